@@ -1,0 +1,151 @@
+"""Every setting once: its default, help, bounds, choices and search range.
+
+`Config` renders to the command line (`add_flags`, `from_flags`), to MLflow params (`to_params`, `from_params`)
+and to the MLproject text (`vlm_core.mlproject`). Functions of the library never receive a `Config`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vlm_core.errors import UserError
+from vlm_core.presets import PRESETS
+
+Model = Literal["clip", "clip-large", "blip", "blip-large", "git", "git-large", "baseline"]
+
+
+def _search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
+    return {"search": {"low": low, "high": high, "log": log}}
+
+
+class Config(BaseModel):
+    """One run's settings, checked when made and never changed afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    preset: Literal["study", "demo"] = Field("study", description="named set of settings to start from")
+    model: Model = Field("blip", description="model family and size; `baseline` is HOG + colour + logistic regression")
+    checkpoint: str = Field("", description="hub name or local Hugging Face folder to use instead of the model's own")
+    weights: Literal["auto", "pretrained", "tiny"] = Field(
+        "auto",
+        description="auto: the checkpoint if it can be had, else tiny from nothing; pretrained: never fall back; "
+        "tiny: never ask the network",
+    )
+    mode: Literal["zero-shot", "probe", "full"] = Field(
+        "full", description="what learns: nothing, the head on frozen features, or every weight"
+    )
+    objective: Literal["classify", "generate"] = Field(
+        "classify", description="learn a classification head, or to write the category's sentence (blip, git)"
+    )
+    readout: Literal["fused", "vision"] = Field(
+        "fused", description="state the head reads: after the family's fusion, or its vision tower alone"
+    )
+
+    data: str = Field(
+        "auto", description="auto, sample, kaggle, hf, or the path of a folder, a zip or a CSV file of products"
+    )
+    label: str = Field("masterCategory", description="column that holds the category")
+    categories: str = Field("", description="comma-separated categories to keep (empty: all that can be learnt)")
+    id_column: str = Field("id", description="column that names the product")
+    picture_column: str = Field("", description="column with the picture's path (empty: images/<id>.jpg)")
+    title_column: str = Field("productDisplayName", description="column with the product's title, if there is one")
+    attributes: str = Field("gender,usage,season", description="comma-separated columns to report subgroups by")
+    min_products: int = Field(2, ge=2, description="remove categories with fewer products than this")
+    protocol: Literal["holdout", "study"] = Field(
+        "holdout", description="holdout: split, then balance training; study: the original, which leaks"
+    )
+    per_category: int = Field(750, ge=0, description="originals to draw a category under holdout (0: all)")
+    train_per_category: int = Field(480, ge=0, description="training rows a category after balancing (0: unbalanced)")
+    seed: int = Field(0, ge=0, lt=2**31, description="varies split, initialisation, order and augmentation")
+
+    image_size: int = Field(0, ge=0, le=1024, description="pixels a side of the model's input (0: the model's own)")
+    epochs: int = Field(10, ge=1, le=1000, description="passes over the training rows")
+    batch_size: int = Field(8, ge=1, le=4096, description="products a step", json_schema_extra=_search(8, 64, log=True))
+    learning_rate: float = Field(
+        2e-5, gt=0, le=1, description="peak learning rate of AdamW", json_schema_extra=_search(1e-6, 3e-3, log=True)
+    )
+    weight_decay: float = Field(
+        0.01, ge=0, le=1, description="AdamW's decay, on matrices only", json_schema_extra=_search(1e-4, 0.3, log=True)
+    )
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="share of the steps that warm up", json_schema_extra=_search(0.0, 0.3)
+    )
+    clip_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    patience: int = Field(3, ge=1, description="epochs without a better validation macro-F1 before stopping")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    threads: int = Field(8, ge=1, description="PyTorch threads, capped at the machine's cores")
+    resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples behind each interval")
+
+    experiment: str = Field("product-categorisation", min_length=1, description="MLflow experiment")
+    run_name: str = Field("", description="MLflow run name (empty: model, mode and seed)")
+    resume: str = Field("", description="id of an unfinished MLflow run to go on with")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Config:
+        generative = self.model.startswith(("blip", "git"))
+        if self.objective == "generate" and not generative:
+            raise ValueError(f"objective=generate needs a generative model (blip or git), not {self.model}")
+        if self.objective == "generate" and self.mode == "probe":
+            raise ValueError("mode=probe trains a classification head: use objective=classify, or mode=full")
+        if self.model == "baseline" and self.mode == "zero-shot":
+            raise ValueError("the baseline has no zero-shot mode: use clip, blip or git")
+        return self
+
+    @property
+    def family(self) -> str:
+        """The model's family: clip, blip, git or baseline."""
+        return self.model.split("-")[0]
+
+    def to_params(self) -> dict[str, str]:
+        """Every setting as text, for MLflow."""
+        return {name: str(value) for name, value in self.model_dump().items()}
+
+
+def build_config(given: Mapping[str, Any]) -> Config:
+    """The configuration of what the user gave, over its preset, over the defaults.
+
+    Raises UserError that names the first setting in error and what it accepts.
+    """
+    preset = given.get("preset", "study")
+    if preset not in PRESETS:
+        raise UserError(f"preset={preset} is not known: choose one of {', '.join(PRESETS)}.")
+    try:
+        return Config(**{**PRESETS[preset], **given})
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+
+
+def from_params(params: Mapping[str, str]) -> Config:
+    """The configuration that was logged as MLflow params; params of other names are passed over."""
+    return build_config({name: text for name, text in params.items() if name in Config.model_fields})
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if not first["loc"]:
+        return first["msg"].removeprefix("Value error, ") + "."
+    name = str(first["loc"][0])
+    if name not in Config.model_fields:
+        return f"there is no setting called {name}: see --help for the list."
+    return f"{name}={first['input']} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}."
+
+
+def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:
+    """Add one `--name` flag a setting (all settings, or those named); a flag not given leaves no value."""
+    for name, field in Config.model_fields.items():
+        if names and name not in names:
+            continue
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        shown = "{" + ",".join(choices) + "}" if choices else name.upper()
+        text = f"{field.description} (default: {field.default!r})".replace("%", "%%")
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=shown, help=text)
+
+
+def from_flags(arguments: Sequence[str] | None, parser: argparse.ArgumentParser) -> Config:
+    """The configuration that a command line gives. Raises UserError as `build_config` does."""
+    add_flags(parser)
+    return build_config(vars(parser.parse_args(arguments)))
