@@ -1,0 +1,126 @@
+"""Views held against torchvision's own operations, and against themselves for determinism."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as reference
+
+from vlm_core.pixels.draws import Draws, draw
+from vlm_core.pixels.views import MEAN, STD, augmented_view, plain_view
+
+ROWS = np.arange(4)
+COPIES = np.zeros(4, dtype=np.int64)
+
+
+def _pictures(height=80, width=60):
+    """Smooth pictures: resampling kernels differ on noise, not on these."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / 9 + phase) + np.cos(y / 11 - phase) for phase in (0, 1, 2)]
+    picture = ((np.stack(waves, axis=-1) + 2) / 4 * 255).astype(np.uint8)
+    return np.stack([picture, picture[::-1], picture[:, ::-1], 255 - picture])
+
+
+def _still(**changes) -> Draws:
+    """Draws that change nothing but what is named."""
+    one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
+    nothing = Draws(one, one * 60 / 80, zero, zero, zero > 0, one, one, one, zero, zero, np.zeros((4, 4, 2), np.float32))
+    return dataclasses.replace(nothing, **changes)
+
+
+def _undo(view):
+    return view * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
+
+
+def _tensor(pictures):
+    return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 255
+
+
+def test_plain_view_is_torchvisions_antialiased_resize_normalised():
+    pictures = _pictures()
+    theirs = reference.normalize(reference.resize(_tensor(pictures), [64, 64], antialias=True), list(MEAN), list(STD))
+    torch.testing.assert_close(plain_view(pictures, 64), theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_draw_that_changes_nothing_is_the_plain_view():
+    pictures = _pictures()
+    torch.testing.assert_close(augmented_view(pictures, 64, _still()), plain_view(pictures, 64), atol=0.05, rtol=0)
+
+
+def test_flip_is_torchvisions():
+    pictures = _pictures()
+    flipped = augmented_view(pictures, 64, _still(flip=np.ones(4, bool)))
+    torch.testing.assert_close(flipped, reference.horizontal_flip(augmented_view(pictures, 64, _still())), atol=1e-4, rtol=0)
+
+
+def test_crop_is_torchvisions_resized_crop():
+    pictures = _pictures()
+    quarter = np.full(4, 0.25, np.float32)
+    ours = augmented_view(pictures, 64, _still(area=quarter, left=np.ones(4, np.float32)))
+    theirs = reference.resized_crop(_tensor(pictures), 0, 30, 40, 30, [64, 64])
+    assert (_undo(ours) - theirs)[..., 2:-2, 2:-2].abs().max() < 0.02
+
+
+def test_rotation_is_torchvisions():
+    pictures = _pictures(64, 64)
+    angle = np.full(4, np.deg2rad(10), np.float32)
+    ours = _undo(augmented_view(pictures, 64, _still(rotation=angle, ratio=np.ones(4, np.float32))))
+    theirs = reference.rotate(_tensor(pictures), 10, interpolation=reference.InterpolationMode.BILINEAR)
+    assert (ours - theirs)[..., 16:48, 16:48].abs().max() < 0.02
+
+
+def test_perspective_is_torchvisions():
+    pictures = _pictures(64, 64)
+    corners = np.tile(np.array([[0.2, 0.1], [0.05, 0.15], [0.1, 0.1], [0.0, 0.2]], np.float32), (4, 1, 1))
+    ours = _undo(augmented_view(pictures, 64, _still(corners=corners, ratio=np.ones(4, np.float32))))
+    square = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    start = (square + 1) * 31.5
+    end = (square * (1 - corners[0]) + 1) * 31.5
+    theirs = reference.perspective(
+        _tensor(pictures), start.tolist(), end.tolist(), interpolation=reference.InterpolationMode.BILINEAR
+    )
+    assert (ours - theirs)[..., 20:44, 20:44].abs().max() < 0.04
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [
+        ("brightness", reference.adjust_brightness),
+        ("contrast", reference.adjust_contrast),
+        ("saturation", reference.adjust_saturation),
+    ],
+)
+def test_colour_is_torchvisions(name, operation):
+    pictures = _pictures()
+    ours = _undo(augmented_view(pictures, 64, _still(**{name: np.full(4, 1.2, np.float32)})))
+    theirs = _undo(augmented_view((operation(_tensor(pictures), 1.2) * 255).round().byte().permute(0, 2, 3, 1).numpy(), 64, _still()))
+    torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)
+
+
+def test_hue_keeps_grey_and_turns_full_circle():
+    grey = np.full((4, 8, 8, 3), 90, np.uint8)
+    turned = augmented_view(grey, 8, _still(hue=np.full(4, 1.0, np.float32), ratio=np.ones(4, np.float32)))
+    torch.testing.assert_close(_undo(turned), torch.full_like(turned, 90 / 255), atol=2e-3, rtol=0)
+    pictures = _pictures()
+    circle = _still(hue=np.full(4, 2 * np.pi, np.float32))
+    torch.testing.assert_close(augmented_view(pictures, 64, circle), augmented_view(pictures, 64, _still()), atol=0.02, rtol=0)
+
+
+def test_the_same_seed_epoch_product_and_copy_give_the_same_view():
+    pictures = _pictures()
+    view = augmented_view(pictures, 64, draw(7, 3, ROWS, COPIES))
+    torch.testing.assert_close(augmented_view(pictures, 64, draw(7, 3, ROWS, COPIES)), view, atol=0, rtol=0)
+    alone = augmented_view(pictures[2:3], 64, draw(7, 3, ROWS[2:3], COPIES[2:3]))
+    torch.testing.assert_close(alone[0], view[2], atol=1e-5, rtol=0)
+    for other in (draw(8, 3, ROWS, COPIES), draw(7, 4, ROWS, COPIES), draw(7, 3, ROWS, COPIES + 1)):
+        assert not torch.allclose(augmented_view(pictures, 64, other), view, atol=0.05)
+
+
+def test_draws_stay_within_their_bounds():
+    many = draw(0, 1, np.arange(500), np.zeros(500, np.int64))
+    assert many.area.min() >= 0.7 and many.area.max() <= 1.0
+    assert np.abs(np.log(many.ratio)).max() <= np.log(4 / 3) + 1e-6
+    assert 0.4 < many.flip.mean() < 0.6
+    assert np.abs(many.rotation).max() <= np.deg2rad(10)
+    assert 0.4 < (many.corners == 0).all(axis=(1, 2)).mean() < 0.6
