@@ -1,0 +1,41 @@
+"""Tiny models of every family for tests, made once: real architectures, random weights, 32 pixels."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import torch
+
+from vlm_core.models import tiny
+from vlm_core.models.categoriser import ADAPTERS, Description, VisionLanguageCategoriser
+
+FAMILIES = ("clip", "blip", "git")
+CAPTIONERS = ("blip", "git")
+CATEGORIES = ("Apparel", "Footwear", "Free Items")
+TITLES = ("Turtle Check Men Navy Blue Shirt", "Titan Women Silver Watch", "apparel", "footwear", "free items")
+
+
+@cache
+def _tiny(family: str) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    return tiny.build_tiny(family, TITLES)
+
+
+def make_tiny(family: str) -> tuple[Any, Any]:
+    """A fresh copy of a family's tiny model, in evaluation mode, and its tokenizer."""
+    hf, tokenizer = _tiny(family)
+    return copy.deepcopy(hf).eval(), tokenizer
+
+
+def make_adapter(family: str) -> Any:
+    """A family's adapter over a fresh tiny model."""
+    return ADAPTERS[family](*make_tiny(family))
+
+
+def make_categoriser(family: str, answer: str = "head", readout: str = "fused") -> VisionLanguageCategoriser:
+    """A categoriser of three categories over a fresh tiny model."""
+    torch.manual_seed(1)
+    description = Description(family, CATEGORIES, (80, 60), answer, readout, {"shirt": "Apparel"})  # type: ignore[arg-type]
+    return VisionLanguageCategoriser(*make_tiny(family), description)

@@ -1,0 +1,175 @@
+"""A vision-language model that categorises: an adapter's chain, an answer that reads its end, and how both are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vlm_core.evaluation.texts import closest_category
+from vlm_core.models.answers import Answer, Head, Prompts, Sentences, write_texts
+from vlm_core.models.blip import Blip
+from vlm_core.models.clip import Clip
+from vlm_core.models.contract import Captioner, Readout, State, run_stages
+from vlm_core.models.git import Git
+from vlm_core.pixels.views import plain_view
+
+ADAPTERS: dict[str, type[Clip] | type[Blip] | type[Git]] = {"clip": Clip, "blip": Blip, "git": Git}
+AnswerKind = Literal["head", "prompts", "sentences"]
+SCHEMA = 1
+
+
+class Categoriser(Protocol):
+    """What every model is once it is trained or loaded, the baseline too."""
+
+    categories: tuple[str, ...]
+    canvas: tuple[int, int]  # (height, width) that pictures are fitted to
+
+    def log_probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Rows (B, C) for pictures (B, H, W, 3) of the canvas's size."""
+
+    def describe(self, pictures: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.int64]] | None:
+        """Generated texts and the category (B,) each maps to, -1 for none; None where the model writes nothing."""
+
+    def save(self, folder: Path) -> None:
+        """Write safetensors and JSON that `load_categoriser` reads."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a saved categoriser needs to be made again, beside its weights."""
+
+    family: str
+    categories: tuple[str, ...]
+    canvas: tuple[int, int]  # (height, width)
+    answer: AnswerKind
+    readout: Readout
+    terms: Mapping[str, str]  # words of the training products that point to one category
+
+
+class VisionLanguageCategoriser:
+    """CLIP, BLIP or GIT with an answer. `stages[:cut]` are frozen, the rest and the answer learn."""
+
+    def __init__(self, hf: Any, tokenizer: Any, description: Description) -> None:
+        self.description = description
+        self.categories = description.categories
+        self.canvas = description.canvas
+        self.adapter = ADAPTERS[description.family](hf, tokenizer)
+        self.answer: Answer = self._make_answer()
+        self.stages = self.adapter.stages(self.answer.readout)
+        self.hf = hf
+        self.image_size = int(hf.config.vision_config.image_size)
+
+    def _make_answer(self) -> Answer:
+        kind, adapter = self.description.answer, self.adapter
+        if kind == "sentences":
+            assert isinstance(adapter, Captioner)
+            return Sentences(adapter, self.categories)
+        if kind == "prompts":
+            assert isinstance(adapter, Clip)
+            return Prompts(adapter, self.categories)
+        readout = self.description.readout
+        return Head(adapter.width(readout), len(self.categories), readout)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.hf.device  # type: ignore[no-any-return]
+
+    def to(self, device: str) -> VisionLanguageCategoriser:
+        """Itself, with all weights moved to a device."""
+        self.hf.to(device)
+        for module in self.answer.modules_that_learn():
+            module.to(device)
+        return self
+
+    def learning_modules(self, cut: int) -> list[nn.Module]:
+        """The modules of all stages from `cut` on, and the answer's."""
+        chain = [module for stage in self.stages[cut:] for module in stage.modules]
+        return chain + list(self.answer.modules_that_learn())
+
+    def learn_from(self, cut: int) -> dict[str, nn.Parameter]:
+        """Freeze everything but the stages from `cut` on and the answer: the parameters left to learn, by name.
+
+        A weight that a frozen stage owns as well stays frozen.
+        """
+        self.hf.requires_grad_(False)
+        for module in self.learning_modules(cut):
+            module.requires_grad_(True)
+        for stage in self.stages[:cut]:
+            for module in stage.modules:
+                module.requires_grad_(False)
+        named = dict(self.hf.named_parameters())
+        if isinstance(self.answer, Head):
+            named |= {f"head.{name}": weight for name, weight in self.answer.named_parameters()}
+        return {name: weight for name, weight in named.items() if weight.requires_grad}
+
+    def set_training(self, training: bool, cut: int) -> None:
+        """Dropout on or off in what learns; always off in what is frozen."""
+        self.hf.eval()
+        for module in self.learning_modules(cut):
+            module.train(training)
+
+    def run(self, state: State, start: int = 0, end: int | None = None) -> State:
+        """The state after `stages[start:end]`."""
+        return run_stages(self.stages[start:end], state)
+
+    def _pixels(self, pictures: NDArray[np.uint8]) -> Iterator[Tensor]:
+        for start in range(0, len(pictures), 32):
+            yield plain_view(pictures[start : start + 32], self.image_size).to(self.device)
+
+    @torch.inference_mode()
+    def log_probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Rows (B, C) for pictures (B, H, W, 3)."""
+        self.hf.eval()
+        rows = [self.answer.log_probabilities(self.run((pixels,))) for pixels in self._pixels(pictures)]
+        return torch.cat(rows).cpu().numpy() if rows else np.empty((0, len(self.categories)), np.float32)
+
+    @torch.inference_mode()
+    def describe(self, pictures: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.int64]] | None:
+        """Greedy texts and the category (B,) each comes closest to, -1 for Unknown Category; None for CLIP and heads."""
+        if not (isinstance(self.answer, Sentences) and isinstance(self.adapter, Captioner)):
+            return None
+        self.hf.eval()
+        texts = [text for pixels in self._pixels(pictures) for text in write_texts(self.adapter, *self.run((pixels,)))]
+        closest = [closest_category(text, self.categories, self.description.terms) for text in texts]
+        return texts, np.array(closest, dtype=np.int64)
+
+    def save(self, folder: Path) -> None:
+        """Write `categoriser.json`, the Hugging Face model and tokenizer in `model/`, and `head.safetensors`."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.hf.save_pretrained(folder / "model", safe_serialization=True)
+        self.adapter.tokenizer.save_pretrained(folder / "model")
+        if isinstance(self.answer, Head):
+            save_file({name: weight.contiguous() for name, weight in self.answer.state_dict().items()}, folder / "head.safetensors")
+        content = {"schema": SCHEMA, **asdict(self.description)}
+        (folder / "categoriser.json").write_text(json.dumps(content, indent=2))
+
+    @classmethod
+    def load(cls, folder: Path) -> VisionLanguageCategoriser:
+        """The categoriser that `save` wrote."""
+        import transformers
+        from safetensors.torch import load_file
+
+        content = json.loads((folder / "categoriser.json").read_text())
+        content.pop("schema")
+        description = Description(
+            **{**content, "categories": tuple(content["categories"]), "canvas": tuple(content["canvas"])}
+        )
+        hf_class = getattr(transformers, ADAPTERS[description.family].hf_class)
+        hf = hf_class.from_pretrained(folder / "model", dtype=torch.float32, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model", local_files_only=True)
+        categoriser = cls(hf, tokenizer, description)
+        if isinstance(categoriser.answer, Head):
+            categoriser.answer.load_state_dict(load_file(folder / "head.safetensors"))
+        hf.eval()
+        return categoriser

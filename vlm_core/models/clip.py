@@ -1,0 +1,61 @@
+"""CLIP: self-attention over image tokens; the fused state is the embedding in the space shared with text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_core.models.contract import Readout, Stage, State
+
+
+class Clip:
+    """Adapter of `transformers.CLIPModel`. Radford et al. 2021, arXiv 2103.00020."""
+
+    family = "clip"
+    hf_class = "CLIPModel"
+
+    def __init__(self, hf: Any, tokenizer: Any) -> None:
+        self.hf = hf
+        self.tokenizer = tokenizer
+
+    def width(self, readout: Readout) -> int:
+        """Shared space's width when fused, else the vision tower's."""
+        return int(self.hf.config.projection_dim if readout == "fused" else self.hf.config.vision_config.hidden_size)
+
+    def stages(self, readout: Readout) -> tuple[Stage, ...]:
+        """The chain; raises ValueError for `tokens`, which no CLIP part reads."""
+        if readout == "tokens":
+            raise ValueError("CLIP has no decoder that reads image tokens")
+        vision, projection = self.hf.vision_model, self.hf.visual_projection
+
+        def embed(state: State) -> State:
+            return (vision.pre_layrnorm(vision.embeddings(state[0])),)  # (B, N, D)
+
+        def pool(state: State) -> State:
+            return (vision.post_layernorm(state[0][:, 0]),)  # (B, D)
+
+        chain = [
+            Stage("vision.embed", "vision", (vision.embeddings, vision.pre_layrnorm), embed),
+            *(block_stage(number, block) for number, block in enumerate(vision.encoder.layers, start=1)),
+            Stage("vision.pool", "vision", (vision.post_layernorm,), pool),
+        ]
+        if readout == "fused":
+            chain.append(Stage("fusion.project", "fusion", (projection,), lambda state: (projection(state[0]),)))
+        return tuple(chain)
+
+    def text_embeddings(self, texts: list[str]) -> Tensor:
+        """Unit vectors (n, D) of texts in the shared space."""
+        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.hf.device)
+        features = self.hf.get_text_features(ids["input_ids"], ids["attention_mask"]).pooler_output
+        return torch.nn.functional.normalize(features, dim=-1)
+
+    def temperature(self) -> Tensor:
+        """What cosines are multiplied with before the softmax."""
+        return torch.exp(self.hf.logit_scale)
+
+
+def block_stage(number: int, block: Any) -> Stage:
+    """A pre-norm vision block as Hugging Face's CLIP, BLIP and GIT have it."""
+    return Stage(f"vision.block.{number}", "vision", (block,), lambda state: (block(state[0], attention_mask=None),))

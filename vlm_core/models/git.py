@@ -1,0 +1,127 @@
+"""GIT: one self-attention over image and text tokens together; the fused state is the last text token's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlm_core.models.blip import PROMPT
+from vlm_core.models.clip import block_stage
+from vlm_core.models.contract import Readout, Stage, State, causal_mask
+
+
+class Git:
+    """Adapter of `transformers.GitForCausalLM`. Wang et al. 2022, arXiv 2205.14100."""
+
+    family = "git"
+    hf_class = "GitForCausalLM"
+
+    def __init__(self, hf: Any, tokenizer: Any) -> None:
+        self.hf = hf
+        self.tokenizer = tokenizer
+
+    def width(self, readout: Readout) -> int:
+        """Joint encoder's width when fused, else the vision tower's."""
+        config = self.hf.config
+        return int(config.hidden_size if readout == "fused" else config.vision_config.hidden_size)
+
+    def stages(self, readout: Readout) -> tuple[Stage, ...]:
+        """The chain: vision blocks, then for `fused` the joint blocks over image and prompt."""
+        vision = self.hf.git.image_encoder.vision_model
+        norm = vision.post_layernorm
+
+        def embed(state: State) -> State:
+            return (vision.pre_layrnorm(vision.embeddings(state[0])),)  # (B, N, D)
+
+        chain = [
+            Stage("vision.embed", "vision", (vision.embeddings, vision.pre_layrnorm), embed),
+            *(block_stage(number, block) for number, block in enumerate(vision.encoder.layers, start=1)),
+            Stage("vision.norm", "vision", (norm,), lambda state: (norm(state[0]),)),
+        ]
+        if readout == "vision":
+            chain.append(Stage("vision.pool", "vision", (), lambda state: (state[0][:, 0],)))  # (B, D)
+        if readout == "fused":
+            chain.extend(self._fusion_stages())
+        return tuple(chain)
+
+    def _fusion_stages(self) -> list[Stage]:
+        git = self.hf.git
+        text_length = len(self.prompt_ids())
+
+        def join(state: State) -> State:
+            return (self._join(state[0], self._prompt(state[0])),)  # (B, N + T, D)
+
+        def block_stage(number: int, block: Any) -> Stage:
+            def run(state: State) -> State:
+                return (block(state[0], _joint_mask(state[0], text_length)),)
+
+            return Stage(f"fusion.block.{number}", "fusion", (block,), run)
+
+        return [
+            Stage("fusion.join", "fusion", (git.visual_projection, git.embeddings), join),
+            *(block_stage(number, block) for number, block in enumerate(git.encoder.layer, start=1)),
+            Stage("fusion.read", "fusion", (), lambda state: (state[0][:, -1],)),  # (B, D)
+        ]
+
+    def _prompt(self, tokens: Tensor) -> Tensor:
+        return tokens.new_tensor(self.prompt_ids()).long().expand(len(tokens), -1)
+
+    def _join(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        return torch.cat((self.hf.git.visual_projection(tokens), self.hf.git.embeddings(ids)), dim=1)
+
+    def writing_modules(self) -> tuple[nn.Module, ...]:
+        """Everything after the vision tower: projection, embeddings, joint blocks and vocabulary."""
+        git = self.hf.git
+        return (git.visual_projection, git.embeddings, git.encoder, self.hf.output)
+
+    def prompt_ids(self) -> list[int]:
+        """[CLS] and the prompt."""
+        words = self.tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
+        return [self.hf.config.bos_token_id, *words]
+
+    def sentence_ids(self, text: str) -> list[int]:
+        """The text's tokens and [SEP]."""
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.hf.config.eos_token_id]
+
+    def token_logits(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Logits (B, T, V) of the token after each of `ids`; image positions never reach the vocabulary."""
+        joint = self._join(tokens, ids)
+        mask = _joint_mask(joint, ids.shape[1])
+        for block in self.hf.git.encoder.layer:
+            joint = block(joint, mask)
+        return self.hf.output(joint[:, tokens.shape[1] :])  # type: ignore[no-any-return]
+
+    def read_prompt(self, tokens: Tensor) -> tuple[Tensor, Any]:
+        """Logits (B, V) after the prompt, and a cache of image and prompt."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.hf.config)
+        joint = self._join(tokens, self._prompt(tokens))
+        mask = _joint_mask(joint, len(self.prompt_ids()))
+        for block in self.hf.git.encoder.layer:
+            joint = block(joint, mask, cache)
+        return self.hf.output(joint[:, -1]), cache
+
+    def read_more(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
+        """Logits (B, T, V) after each of `ids`, read on from the cache."""
+        past = cache.get_seq_length()  # image and text tokens; text positions count from the prompt's first token
+        text = self.hf.git.embeddings(ids, past_key_values_length=past - tokens.shape[1])
+        mask = causal_mask(ids.shape[1], past, text)
+        for block in self.hf.git.encoder.layer:
+            text = block(text, mask, cache)
+        return self.hf.output(text)  # type: ignore[no-any-return]
+
+    def forget(self, cache: Any, count: int) -> None:
+        """Take the last `count` text tokens out of the cache."""
+        cache.crop(-count)
+
+
+def _joint_mask(joint: Tensor, text_length: int) -> Tensor:
+    """Additive mask (1, 1, N + T, N + T): image tokens see each other alone, text sees the image and earlier text."""
+    image_length = joint.shape[1] - text_length
+    mask = causal_mask(text_length, image_length, joint)  # (1, 1, T, N + T)
+    image_rows = joint.new_zeros((1, 1, image_length, image_length))
+    image_rows = nn.functional.pad(image_rows, (0, text_length), value=float("-inf"))
+    return torch.cat((image_rows, mask), dim=2)

@@ -1,0 +1,136 @@
+"""Small models of the same architectures, with a tokenizer of their own, that learn from nothing without a network.
+
+All three share one vision shape (width 128, 4 blocks, patch 8 at 64 px, 0.8 M weights), so that what
+differs between them is the family's mechanism. Whole models hold 1.4 to 1.8 million weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from vlm_core.models.answers import TEMPLATES
+from vlm_core.models.blip import PROMPT
+
+IMAGE_SIZE = 64
+VOCABULARY = 2000
+TEXT_LENGTH = 40
+VISION: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 8,
+    "initializer_range": 0.02,  # BLIP's own default of 1e-10 is for loading a checkpoint: from it nothing learns
+}
+TEXT: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": TEXT_LENGTH,
+}
+
+
+def build_tiny(family: str, texts: Iterable[str]) -> tuple[Any, Any]:
+    """A family's Hugging Face model with random weights, and its tokenizer trained on `texts`.
+
+    Weights depend on torch's random state. Raises KeyError for a family that has no tiny form.
+    """
+    corpus = [*texts, PROMPT, *(template.format("") for template in TEMPLATES)]
+    return {"clip": _clip, "blip": _blip, "git": _git}[family](corpus)
+
+
+def _clip(corpus: list[str]) -> tuple[Any, Any]:
+    from transformers import CLIPConfig, CLIPModel
+
+    tokenizer = _train_clip_tokenizer(corpus)
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = CLIPConfig(
+        text_config={**TEXT, "vocab_size": len(tokenizer), "projection_dim": 128, **ends},
+        vision_config={**VISION, "projection_dim": 128},
+        projection_dim=128,
+    )
+    return CLIPModel(config), tokenizer
+
+
+def _blip(corpus: list[str]) -> tuple[Any, Any]:
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    tokenizer = _train_bert_tokenizer(corpus, bos_token="[DEC]")
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = BlipConfig(text_config={**TEXT, "vocab_size": len(tokenizer), **ends}, vision_config=VISION)
+    return BlipForConditionalGeneration(config), tokenizer
+
+
+def _git(corpus: list[str]) -> tuple[Any, Any]:
+    from transformers import GitConfig, GitForCausalLM
+
+    tokenizer = _train_bert_tokenizer(corpus)
+    config = GitConfig(
+        vision_config=VISION,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **TEXT,
+    )
+    return GitForCausalLM(config), tokenizer
+
+
+# The trainers number affixed characters in the order of a hash map that differs from process to process, and break
+# ties by number: two trainings on the same titles then differ. Listing those characters first settles the order.
+def _train_clip_tokenizer(corpus: list[str]) -> Any:
+    """A byte-level BPE tokenizer as CLIP has it: words end in </w>. The same corpus gives the same tokenizer."""
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    ends = ["<|startoftext|>", "<|endoftext|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = CLIPTokenizer().backend_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=ends + alphabet + [character + "</w>" for character in alphabet],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    vocabulary, merges = _learn(backend, corpus, trainer)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges)
+
+
+def _train_bert_tokenizer(corpus: list[str], bos_token: str | None = None) -> Any:
+    """A lower-case WordPiece tokenizer as BLIP and GIT have it. The same corpus gives the same tokenizer."""
+    from tokenizers import trainers
+    from transformers import BertTokenizer
+
+    ends = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    backend = BertTokenizer().backend_tokenizer
+    alphabet = sorted(set("".join(backend.normalizer.normalize_str(text) for text in corpus)) - {" "})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=ends + alphabet + ["##" + character for character in alphabet],
+        show_progress=False,
+    )
+    vocabulary, _ = _learn(backend, corpus, trainer)
+    tokenizer = BertTokenizer(vocab=vocabulary)
+    if bos_token:
+        tokenizer.add_special_tokens({"bos_token": bos_token})
+    return tokenizer
+
+
+def _learn(backend: Any, corpus: list[str], trainer: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges that the trainer finds with the backend's own normaliser and word splitting."""
+    backend.train_from_iterator(corpus, trainer)
+    model = json.loads(backend.to_str())["model"]
+    return model["vocab"], [tuple(pair) for pair in model.get("merges", ())]
