@@ -1,0 +1,79 @@
+"""Settings: precedence, bounds, and the ways they are rendered and read back."""
+
+import argparse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm_core.config import Config, build_config, from_flags, from_params
+from vlm_core.errors import UserError
+from vlm_core.presets import FROM_NOTHING, PRESETS
+
+
+def _flags(*words):
+    return from_flags(words, argparse.ArgumentParser())
+
+
+def test_the_study_preset_holds_the_studys_settings():
+    config = Config()
+    assert (config.preset, config.batch_size, config.epochs, config.patience) == ("study", 8, 10, 3)
+    assert (config.learning_rate, config.threads, config.device) == (2e-5, 8, "auto")
+    assert (config.per_category, config.train_per_category) == (750, 480)
+
+
+def test_a_flag_goes_over_the_preset_and_the_preset_over_the_default():
+    assert _flags("--preset", "demo").learning_rate == PRESETS["demo"]["learning_rate"]
+    assert _flags("--preset", "demo", "--learning_rate", "1e-4").learning_rate == 1e-4
+    assert _flags().learning_rate == 2e-5
+
+
+def test_every_preset_names_real_settings_and_makes_a_valid_configuration():
+    for name, values in {**PRESETS, "nothing": FROM_NOTHING}.items():
+        assert set(values) <= set(Config.model_fields)
+        build_config({"preset": name if name in PRESETS else "study", **values})
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "learning_rate": st.floats(1e-7, 1.0),
+            "epochs": st.integers(1, 1000),
+            "seed": st.integers(0, 2**31 - 1),
+            "data": st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=30),
+            "readout": st.sampled_from(["fused", "vision"]),
+        }
+    )
+)
+def test_params_bring_the_configuration_back(values):
+    config = Config(**values)
+    assert from_params(config.to_params()) == config
+    assert from_params({**config.to_params(), "mlflow.note": "passed over"}) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--learning_rate", "-1"), "learning_rate=-1"),
+        (("--learning_rate", "nan"), "learning_rate=nan"),
+        (("--epochs", "ten"), "epochs=ten"),
+        (("--model", "resnet"), "model=resnet"),
+        (("--preset", "fast"), "preset=fast"),
+        (("--model", "clip", "--objective", "generate"), "generative model"),
+        (("--model", "blip", "--objective", "generate", "--mode", "probe"), "mode=probe"),
+        (("--model", "baseline", "--mode", "zero-shot"), "zero-shot"),
+    ],
+)
+def test_a_bad_setting_is_named_in_one_sentence(words, said):
+    with pytest.raises(UserError, match=said) as error:
+        _flags(*words)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().epochs = 3  # type: ignore[misc]
+
+
+def test_family_is_the_models_first_word():
+    assert [Config(model=name).family for name in ("clip", "blip-large", "baseline")] == ["clip", "blip", "baseline"]

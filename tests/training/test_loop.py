@@ -1,0 +1,167 @@
+"""The loop: reports, early stopping, what learns, and a resumed run that ends as an uninterrupted one."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.families import make_categoriser
+from vlm_core.errors import UserError
+from vlm_core.pixels.store import PictureStore
+from vlm_core.progress import silent
+from vlm_core.training.batches import PixelBatches, StoredBatches
+from vlm_core.training.checkpoint import Checkpoint, Position
+from vlm_core.training.loop import EpochReport, Plan, StepReport, measure, train
+
+LABELS = np.arange(24) % 3
+TRAIN, VALIDATION = np.arange(15), np.arange(15, 24)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """24 pictures whose colour tells the category."""
+    path = tmp_path_factory.mktemp("store") / "pictures.npy"
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 60, (24, 20, 15, 3), dtype=np.uint8)
+    pixels[np.arange(24), :, :, LABELS] += 150
+    np.save(path, pixels)
+    return PictureStore(path)
+
+
+def _batches(pictures, train=TRAIN, size=64):
+    return PixelBatches(pictures, LABELS, train, size, batch_size=4, seed=3)
+
+
+def _plan(**changes):
+    values = dict(epochs=3, batch_size=4, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, clip_norm=1.0, patience=3, seed=3)
+    return Plan(**{**values, **changes})
+
+
+def _epochs(reports):
+    return [report for report in reports if isinstance(report, EpochReport)]
+
+
+def _weights(model):
+    return {name: weight.clone() for name, weight in model.hf.state_dict().items()}
+
+
+def test_reports_count_steps_and_epochs_and_the_loss_falls(pictures, tmp_path):
+    model = make_categoriser("clip")
+    reports = list(train(model, 0, _batches(pictures), VALIDATION, _plan(epochs=6, patience=6), Checkpoint(tmp_path)))
+    steps = [report for report in reports if isinstance(report, StepReport)]
+    assert len(steps) == 6 * 4 and [step.step for step in steps[:4]] == [1, 2, 3, 4]
+    assert sum(step.products for step in steps[:4]) == 15
+    epochs = _epochs(reports)
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4, 5, 6]
+    assert epochs[-1].training.loss < epochs[0].training.loss
+    assert epochs[-1].validation.confusion.sum() == 9
+    assert epochs[-1].learning_rate == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("family", "answer"), [("clip", "head"), ("blip", "sentences"), ("git", "head")])
+def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, family, answer):
+    whole = make_categoriser(family, answer)
+    reports = _epochs(train(whole, 0, _batches(pictures), VALIDATION, _plan(), Checkpoint(tmp_path / "whole")))
+
+    stopped = make_categoriser(family, answer)
+    halfway = Checkpoint(tmp_path / "halfway")
+    for report in train(stopped, 0, _batches(pictures), VALIDATION, _plan(), halfway):
+        if isinstance(report, StepReport) and (report.epoch, report.step) == (3, 2):
+            break  # in the third epoch: two are kept
+    assert halfway.position().epoch == 2
+    resumed = make_categoriser(family, answer)
+    rest = _epochs(train(resumed, 0, _batches(pictures), VALIDATION, _plan(), halfway))
+
+    assert [report.epoch for report in rest] == [3]
+    assert rest[0].validation.loss == reports[2].validation.loss
+    assert rest[0].training.loss == reports[2].training.loss
+    for name, weight in _weights(whole).items():
+        torch.testing.assert_close(resumed.hf.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_a_finished_run_has_nothing_left_to_do(pictures, tmp_path):
+    for expected in (3, 0):
+        model = make_categoriser("clip")
+        assert len(_epochs(train(model, 0, _batches(pictures), VALIDATION, _plan(), Checkpoint(tmp_path)))) == expected
+
+
+def test_the_best_epochs_weights_come_back(pictures, tmp_path):
+    model, checkpoint = make_categoriser("clip"), Checkpoint(tmp_path)
+    kept = {}
+    for report in train(model, 0, _batches(pictures), VALIDATION, _plan(epochs=5, patience=5), checkpoint):
+        if isinstance(report, EpochReport) and report.best:
+            kept = _weights(model)
+    position = checkpoint.load_best(model.learn_from(0))
+    assert position.best_macro_f1 == max(position.best_macro_f1, position.macro_f1)
+    for name, weight in kept.items():
+        torch.testing.assert_close(model.hf.state_dict()[name], weight, rtol=0, atol=0)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors", ".safetensors"]
+
+
+def test_patience_stops_and_says_why():
+    position = Position()
+    for macro_f1 in (0.5, 0.6, 0.6, 0.55):
+        position = position.after(macro_f1)
+    assert (position.best_epoch, position.best_macro_f1) == (2, 0.6)
+    assert not position.finished(epochs=10, patience=3) and position.finished(epochs=10, patience=2)
+    assert position.verdict(3) == "Validation macro-F1 0.5500 is not above 0.6000: 2 of 3."
+    assert "improved to 0.7000 (before: 0.6000)" in position.after(0.7).verdict(3)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_way_out(pictures, tmp_path):
+    model = make_categoriser("clip")
+    with torch.no_grad():
+        model.answer.linear.bias.fill_(math.nan)
+    with pytest.raises(UserError, match="lower learning_rate"):
+        list(train(model, 0, _batches(pictures), VALIDATION, _plan(), Checkpoint(tmp_path)))
+
+
+@pytest.mark.parametrize("family", ["clip", "blip", "git"])
+def test_a_probe_on_stored_features_equals_one_on_pixels(pictures, tmp_path, family):
+    model = make_categoriser(family)
+    cut = len(model.stages)
+    model.set_training(False, cut)
+    pixels = _batches(pictures)
+    rows = np.arange(24)
+    stored = StoredBatches(pixels, rows, cut, lambda state: model.run(state, 0, cut), silent)
+    assert measure(model, cut, stored, VALIDATION).loss == pytest.approx(
+        measure(model, cut, pixels, VALIDATION).loss, abs=1e-5
+    )
+    before = _weights(model)
+    list(train(model, cut, stored, VALIDATION, _plan(), Checkpoint(tmp_path)))
+    for name, weight in before.items():
+        torch.testing.assert_close(model.hf.state_dict()[name], weight, rtol=0, atol=0)
+    assert set(model.learn_from(cut)) == {"head.linear.weight", "head.linear.bias"}
+
+
+def test_oversampled_copies_get_views_of_their_own(pictures):
+    batches = _batches(pictures, train=np.array([0, 0, 0, 0]))
+    (batch,) = batches.training(1)
+    views = batch.state[0]
+    assert not any(torch.allclose(views[i], views[j]) for i in range(4) for j in range(i))
+    torch.testing.assert_close(next(batches.training(1)).state[0], views, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_mode_is_refused(pictures, tmp_path):
+    model = make_categoriser("clip")
+    list(train(model, 0, _batches(pictures), VALIDATION, _plan(epochs=1), Checkpoint(tmp_path)))
+    with pytest.raises(UserError, match="another model or mode"):
+        list(train(model, 3, _batches(pictures), VALIDATION, _plan(), Checkpoint(tmp_path)))
+
+
+def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_path, monkeypatch):
+    model, checkpoint = make_categoriser("clip"), Checkpoint(tmp_path)
+    list(train(model, 0, _batches(pictures), VALIDATION, _plan(epochs=1), checkpoint))
+    before = json.loads((tmp_path / "position.json").read_text())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        list(train(model, 0, _batches(pictures), VALIDATION, _plan(), checkpoint))
+    assert json.loads((tmp_path / "position.json").read_text()) == before
+    assert not list(tmp_path.glob("*.tmp"))
+    assert checkpoint.load_best(model.learn_from(0)).epoch == 1
