@@ -36,6 +36,7 @@ def make_adapter(family: str) -> Any:
 
 def make_categoriser(family: str, answer: str = "head", readout: str = "fused") -> VisionLanguageCategoriser:
     """A categoriser of three categories over a fresh tiny model."""
-    torch.manual_seed(1)
     description = Description(family, CATEGORIES, (80, 60), answer, readout, {"shirt": "Apparel"})  # type: ignore[arg-type]
-    return VisionLanguageCategoriser(*make_tiny(family), description)
+    hf, tokenizer = make_tiny(family)
+    torch.manual_seed(1)  # after the first call has made the weights, so that every head starts alike
+    return VisionLanguageCategoriser(hf, tokenizer, description)

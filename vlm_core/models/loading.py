@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from vlm_core.errors import UserError
 from vlm_core.models.categoriser import ADAPTERS, Categoriser, Description, VisionLanguageCategoriser
+from vlm_core.models.checkpoints import Found, find_checkpoint, load_pretrained
+from vlm_core.models.positions import resize_input
+from vlm_core.models.tiny import build_tiny
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,51 @@ class Weights:
     tokenizer: Any
     source: str  # e.g. "hub:openai/clip-vit-base-patch32@3d74acf", "folder:...", "tiny"
     pretrained: bool
+
+
+def load_weights(
+    model: str,
+    *,
+    checkpoint: str,
+    weights: Literal["auto", "pretrained", "tiny"],
+    image_size: int,
+    texts: Iterable[str],
+    seed: int,
+    say: Callable[[str], None],
+) -> Weights:
+    """The weights that the settings ask for; `image_size` 0 means the model's own, `texts` train a tiny tokenizer.
+
+    `auto` falls back on tiny weights from nothing when the checkpoint cannot be had within seconds, and says so.
+    Raises UserError when `pretrained` cannot be had, or the checkpoint is unusable.
+    """
+    family = model.split("-")[0]
+    found = None if weights == "tiny" else _find(checkpoint or SIZES[model].checkpoint, weights, say)
+    if found is None:
+        torch.manual_seed(seed)
+        hf, tokenizer = build_tiny(family, texts)
+        resize_input(hf, image_size or hf.config.vision_config.image_size)
+        return Weights(hf, tokenizer, "tiny", pretrained=False)
+    import transformers
+
+    hf, tokenizer = load_pretrained(found, getattr(transformers, ADAPTERS[family].hf_class))
+    own = int(hf.config.vision_config.image_size)
+    wanted = image_size or (own if checkpoint else SIZES[model].image_size)
+    resize_input(hf, wanted)
+    if wanted != own:
+        say(f"{found.name} sees {wanted} pixels a side instead of its {own}: its position embeddings are interpolated.")
+    return Weights(hf, tokenizer, f"{found.source}:{found.name}", pretrained=True)
+
+
+def _find(name: str, weights: str, say: Callable[[str], None]) -> Found | None:
+    """The checkpoint; None when `auto` may go on without it."""
+    found = find_checkpoint(name)
+    if isinstance(found, Found):
+        return found
+    if weights == "pretrained":
+        raise UserError(found.sentence())
+    say(f"WARNING: {found.name} cannot be had: {found.reason}.")
+    say("WARNING: tiny weights from nothing are trained instead: their scores say nothing about the checkpoint.")
+    return None
 
 
 def load_categoriser(folder: Path) -> Categoriser:

@@ -1,0 +1,49 @@
+"""Read, clean, decode and split a catalogue once: `python -m experiments.prepare --data catalogue.zip`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.door import guard, say, show_table
+from vlm_core.config import from_flags
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prepare the catalogue, write `data/processed/dataset_info.json` and print the split."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.prepare", description="Prepare a catalogue and write its dataset_info.json."
+    )
+    config = from_flags(arguments, parser)
+    import numpy as np
+
+    from vlm_core.pipeline import load_data, write_dataset_info
+    from vlm_core.progress import show
+
+    root = Path.cwd()
+    data = load_data(config, root, show, say)
+    path = write_dataset_info(data, root / "data" / "processed")
+    split = data.split
+
+    def count(rows: np.ndarray, index: int) -> str:
+        return f"{int((split.labels[rows] == index).sum()):,}"
+
+    rows = [
+        (name, f"{int((split.labels == index).sum()):,}", count(np.unique(split.train), index))
+        + tuple(count(side, index) for side in (split.train, split.validation, split.test))
+        for index, name in enumerate(split.categories)
+    ]
+    show_table(
+        f"{data.catalogue.name}, protocol {split.protocol}",
+        ("category", "catalogue", "products in training", "training rows", "validation", "test"),
+        rows,
+    )
+    conflicts = data.label_conflicts
+    say(f"Label conflicts: {conflicts} groups of byte-identical pictures whose products disagree on {split.label}.")
+    say(f"Wrote {path.relative_to(root)}.")
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,48 @@
+"""Rows of the tables that commands print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_core.evaluation.bootstrap import Estimate
+    from vlm_core.evaluation.evaluation import Evaluation
+
+LEADERBOARD_COLUMNS = ("model", "protocol", "test macro-F1", "95 % interval", "accuracy", "weights", "run")
+
+
+def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Name, value and interval of the main figures and of each category's F1."""
+    figures: list[tuple[str, Estimate]] = [
+        ("macro-F1", evaluation.macro_f1),
+        ("accuracy", evaluation.accuracy),
+        (f"worst recall ({evaluation.worst_recall.category})", evaluation.worst_recall.recall),
+        ("macro-F1, natural prior", evaluation.natural.macro_f1),
+        ("accuracy, natural prior", evaluation.natural.accuracy),
+        *((f"F1 {score.category} (n={score.support})", score.f1) for score in evaluation.per_category if score.support),
+    ]
+    rows = [(name, f"{figure.value:.4f}", f"{figure.low:.4f} to {figure.high:.4f}") for name, figure in figures]
+    calibration = evaluation.calibration
+    rows += [(name, f"{getattr(calibration, name.lower()):.4f}", "") for name in ("NLL", "Brier", "ECE")]
+    if evaluation.text_rule is not None:
+        rule = evaluation.text_rule
+        rows += [("macro-F1 of the written text", f"{rule.macro_f1:.4f}", ""), ("Unknown Category", f"{rule.unknown_rate:.1%}", "")]
+    return rows
+
+
+def leaderboard_rows(board: pd.DataFrame) -> list[tuple[str, ...]]:
+    """One row a run, in the order given; figures of a leaking run carry a mark."""
+    return [
+        (
+            str(run["model"]),
+            f"{run['protocol']} LEAKS" if run["leaking"] else str(run["protocol"]),
+            f"{run['test_macro_f1']:.4f}",
+            f"{run['test_macro_f1_low']:.4f} to {run['test_macro_f1_high']:.4f}",
+            f"{run['test_accuracy']:.4f}",
+            str(run["weights_source"]),
+            str(run["run_id"])[:8],
+        )
+        for _, run in board.iterrows()
+    ]

@@ -1,0 +1,34 @@
+"""Fine-tune one model and evaluate it: `python -m experiments.train --model blip`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.door import guard, say, show_table
+from vlm_core.config import from_flags
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as the flags say, and print the scores on the test split."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.train", description="Fine-tune one model, evaluate it, log it to MLflow."
+    )
+    config = from_flags(arguments, parser)
+    from experiments.tables import evaluation_rows
+    from vlm_core.pipeline import run_training
+    from vlm_core.progress import show
+
+    outcome = run_training(config, Path.cwd(), show, say)
+    mark = " (LEAKING protocol)" if outcome.split.leaking else ""
+    show_table(
+        f"{outcome.config.model} on the test split{mark}", ("", "score", "95 % interval"), evaluation_rows(outcome.evaluation)
+    )
+    say(outcome.registered)
+    say(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

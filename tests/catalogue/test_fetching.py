@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import termios
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.standins import HubStandIn, KaggleStandIn, hub, wait_for  # noqa: F401
+from vlm_core.catalogue import fetching
+from vlm_core.catalogue.fetching import KAGGLE_PAGE, fetch_hf, fetch_kaggle
+from vlm_core.errors import UserError
+from vlm_core.progress import silent
+
+TABLE = b"id,productDisplayName\n1,Blue, loose shirt\n2,Watch\n"
+PICTURES = {f"images/{number}.jpg": os.urandom(600_000) for number in (1, 2)}
+TITLES = ('Shirt, "slim" fit', "Watch", None)
+PIXELS = (b"\xff\xd8 first \xff\xd9", b"no picture at all", None)
+
+
+def make_archive() -> bytes:
+    """Kaggle's zip: the set, and a second copy of it below `myntradataset/`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in {"styles.csv": TABLE, **PICTURES}.items():
+            archive.writestr(name, data)
+            archive.writestr(f"myntradataset/{name}", data)
+    return buffer.getvalue()
+
+
+def make_shard(first: int, pixels: tuple[bytes | None, ...] = PIXELS, padding: int = 0) -> bytes:
+    """Three products in a parquet file as `datasets` pushes it to the hub."""
+    count = len(pixels)
+    columns = {
+        "id": pa.array(range(first, first + count), pa.int64()),
+        **{name: pa.array(["x"] * count) for name in fetching.COLUMNS[1:7]},
+        "year": pa.array([2012.0, None, 2016.0][:count], pa.float64()),
+        "usage": pa.array(["Casual", None, "y" * padding][:count]),
+        "productDisplayName": pa.array(TITLES[:count]),
+        "image": pa.array([data and {"bytes": data, "path": None} for data in pixels]),
+    }
+    kinds = {name: {"dtype": "string", "_type": "Value"} for name in columns}
+    kinds |= {"id": {"dtype": "int64", "_type": "Value"}, "year": {"dtype": "float64", "_type": "Value"}}
+    kinds["image"] = {"_type": "Image"}
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": kinds}})})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="none", use_dictionary=False)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleStandIn]:
+    stand_in = KaggleStandIn(make_archive())
+    for name, value in stand_in.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    yield stand_in
+    stand_in.close()
+
+
+@pytest.fixture
+def full_hub(hub: HubStandIn) -> HubStandIn:  # noqa: F811
+    hub.repositories["datasets/" + fetching.HF_SET] = {
+        "README.md": b"a set",
+        "data/train-00000-of-00002-abc.parquet": make_shard(1),
+        "data/train-00001-of-00002-def.parquet": make_shard(10, (b"last" * 50_000,)),
+    }
+    return hub
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "styles.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def left_in(root: Path) -> set[str]:
+    return {entry.name for entry in (root / "data" / "raw").iterdir() if not entry.name.endswith(".lock")}
+
+
+def archive_of(tmp_path: Path) -> Path:
+    return tmp_path / "kagglehub" / "datasets" / "paramaggarwal" / "fashion-product-images-small" / "1.archive"
+
+
+def test_kaggle_set_arrives_in_its_layout_without_the_second_copy(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+    folder = fetch_kaggle(tmp_path, silent)
+    assert folder == tmp_path / "data" / "raw" / "myntra_fashion_products"
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"styles.csv": TABLE, **PICTURES}
+    assert left_in(tmp_path) == {folder.name}
+    cached = archive_of(tmp_path).parent / "versions" / "1"
+    assert (folder / "images/1.jpg").samefile(cached / "images/1.jpg")
+    assert not (folder / "styles.csv").samefile(cached / "styles.csv")
+
+
+def test_second_call_asks_nobody(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path: Path) -> None:
+    first = fetch_kaggle(tmp_path, silent), fetch_hf(tmp_path, silent)
+    kaggle.asked.clear()
+    full_hub.asked.clear()
+    assert (fetch_kaggle(tmp_path, silent), fetch_hf(tmp_path, silent)) == first
+    assert kaggle.asked == full_hub.asked == []
+
+
+def test_kagglehub_cache_serves_without_a_network(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+    fetch_kaggle(tmp_path / "one", silent)
+    kaggle.status = 500
+    assert (fetch_kaggle(tmp_path / "two", silent) / "styles.csv").read_bytes() == TABLE
+
+
+def test_kagglehub_cache_that_lost_files_is_filled_again(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+    fetch_kaggle(tmp_path / "one", silent)
+    (archive_of(tmp_path).parent / "versions" / "1" / "styles.csv").unlink()
+    assert (fetch_kaggle(tmp_path / "two", silent) / "styles.csv").read_bytes() == TABLE
+
+
+def test_kaggle_download_goes_on_after_the_connection_broke(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+    kaggle.cut_after = 1_500_000
+    with pytest.raises(UserError, match=r"connection broke off.*Run the command again"):
+        fetch_kaggle(tmp_path, silent)
+    assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
+    assert archive_of(tmp_path).stat().st_size == 2**20  # kagglehub writes whole MiB
+    kaggle.cut_after = None
+    folder = fetch_kaggle(tmp_path, silent)
+    assert kaggle.bodies()[-1].range == f"bytes={2**20}-"
+    assert (folder / "images" / "2.jpg").read_bytes() == PICTURES["images/2.jpg"]
+
+
+def spoil(archive: bytes) -> bytes:
+    """The same zip with one byte of a picture changed: only the member's checksum tells."""
+    at = archive.index(PICTURES["images/1.jpg"])
+    return archive[:at] + bytes([archive[at] ^ 1]) + archive[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda archive: os.urandom(len(archive)), lambda archive: bytes(len(archive)), spoil]
+)
+def test_damaged_kaggle_archive_is_thrown_away(
+    kaggle: KaggleStandIn, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    archive_of(tmp_path).parent.mkdir(parents=True)
+    archive_of(tmp_path).write_bytes(damage(kaggle.archive))
+    with pytest.raises(UserError, match=r"has been thrown away|is fetched afresh"):
+        fetch_kaggle(tmp_path, silent)
+    assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
+    assert (fetch_kaggle(tmp_path, silent) / "styles.csv").read_bytes() == TABLE
+
+
+def test_kaggle_download_goes_on_after_the_process_was_killed(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+    kaggle.slow = True
+    code = (
+        "import sys, pathlib; from vlm_core.catalogue import fetching; fetching.fetch_kaggle(pathlib.Path(sys.argv[1]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: archive_of(tmp_path).exists() and archive_of(tmp_path).stat().st_size >= 2**20)
+        process.kill()
+    assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
+    kaggle.slow = False
+    folder = fetch_kaggle(tmp_path, silent)
+    assert kaggle.bodies()[-1].range.startswith("bytes=")
+    assert (folder / "images/2.jpg").read_bytes() == PICTURES["images/2.jpg"]
+
+
+def test_hub_set_is_written_in_kaggles_layout(full_hub: HubStandIn, tmp_path: Path) -> None:
+    folder = fetch_hf(tmp_path, silent)
+    assert folder == tmp_path / "data" / "raw" / "myntra_fashion_products_hf"
+    rows = read_rows(folder)
+    assert tuple(rows[0]) == fetching.COLUMNS
+    assert [row["id"] for row in rows] == ["1", "2", "3", "10"]
+    assert [row["productDisplayName"] for row in rows] == ['Shirt, "slim" fit', "Watch", "", 'Shirt, "slim" fit']
+    assert [row["year"] for row in rows] == ["2012", "", "2016", "2012"]
+    pictures = {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
+    assert pictures == {"1.jpg": PIXELS[0], "2.jpg": PIXELS[1], "10.jpg": b"last" * 50_000}
+    assert left_in(tmp_path) == {folder.name}
+
+
+def test_hub_is_told_and_asked_nothing_besides(full_hub: HubStandIn, tmp_path: Path) -> None:
+    fetch_hf(tmp_path, silent)
+    assert {asked.path.split("/")[1] for asked in full_hub.asked} == {"api", "datasets", "storage"}
+    assert [asked.path for asked in full_hub.asked if asked.path.startswith("/api")] == [
+        f"/api/datasets/{fetching.HF_SET}"
+    ]
+
+
+def test_hub_download_goes_on_where_it_broke_off(
+    full_hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
+    full_hub.cut_after, full_hub.dead_after_cut = len(make_shard(1)) + 50_000, True
+    with pytest.raises(UserError, match="HTTP 500"):
+        fetch_hf(tmp_path, silent)
+    assert left_in(tmp_path) == {".myntra_fashion_products_hf.partial"}
+    full_hub.cut_after = None
+    full_hub.asked.clear()
+    folder = fetch_hf(tmp_path, silent)
+    stored = [asked for asked in full_hub.asked if asked.path.startswith("/storage")]
+    assert [asked.range for asked in stored] == ["bytes=50000-"]
+    assert (folder / "images" / "10.jpg").read_bytes() == b"last" * 50_000
+
+
+def test_damaged_hub_download_is_thrown_away(full_hub: HubStandIn, tmp_path: Path) -> None:
+    full_hub.cut_after, full_hub.dead_after_cut = 1000, True
+    with pytest.raises(UserError):
+        fetch_hf(tmp_path, silent)
+    (part,) = (tmp_path / "data/raw").rglob("*.part")
+    part.write_bytes(bytes(1000))
+    full_hub.cut_after = None
+    with pytest.raises(UserError, match="damaged and has been thrown away"):
+        fetch_hf(tmp_path, silent)
+    assert len(read_rows(fetch_hf(tmp_path, silent))) == 4
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
+@pytest.mark.parametrize("fetch", [fetch_kaggle, fetch_hf])
+def test_refusal_names_the_status_and_the_way_out(
+    kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path: Path, fetch: object, status: int
+) -> None:
+    kaggle.status = full_hub.status = status
+    with pytest.raises(UserError) as caught:
+        fetch(tmp_path, silent)
+    assert f"HTTP {status}" in str(caught.value)
+    assert KAGGLE_PAGE in str(caught.value)
+    assert "data=" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fetch", [fetch_kaggle, fetch_hf])
+def test_server_that_never_answers_is_given_up(
+    kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetch: object
+) -> None:
+    monkeypatch.setattr(fetching, "SECONDS_TO_ANSWER", 0.3)
+    kaggle.hanging = full_hub.hanging = True
+    start = time.monotonic()
+    with pytest.raises(UserError, match="did not answer"):
+        fetch(tmp_path, silent)
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("fetch", [fetch_kaggle, fetch_hf])
+def test_missing_network_is_said(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path: Path, fetch: object) -> None:
+    kaggle.close()
+    full_hub.close()
+    with pytest.raises(UserError, match="there is no network"):
+        fetch(tmp_path, silent)
+
+
+def test_kaggle_download_that_stalls_is_given_up(
+    kaggle: KaggleStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "READ_SECONDS", 0.3)
+    answer = kaggle.answer
+
+    def stall(handler: object, path: str, query: dict[str, list[str]]) -> None:
+        if path.startswith("/storage"):
+            time.sleep(2)
+        answer(handler, path, query)
+
+    monkeypatch.setattr(kaggle, "answer", stall)
+    with pytest.raises(UserError, match="connection broke off"):
+        fetch_kaggle(tmp_path, silent)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_full_disk_is_said(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path: Path) -> None:
+    archive_of(tmp_path).parent.mkdir(parents=True)
+    archive_of(tmp_path).symlink_to("/dev/full")
+    with pytest.raises(UserError, match="disk is full"):
+        fetch_kaggle(tmp_path, silent)
+    workshop = tmp_path / "data/raw/.myntra_fashion_products_hf.partial"
+    workshop.mkdir(parents=True)
+    shards = full_hub.repositories["datasets/" + fetching.HF_SET]
+    for data in shards.values():
+        (workshop / f"{hashlib.sha256(data).hexdigest()}.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="disk is full"):
+        fetch_hf(tmp_path, silent)
+
+
+def test_disk_that_fills_while_linking_leaves_nothing_that_looks_whole(
+    kaggle: KaggleStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", refuse)
+        with pytest.raises(UserError, match="disk is full"):
+            fetch_kaggle(tmp_path, silent)
+    assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
+    assert (fetch_kaggle(tmp_path, silent) / "styles.csv").exists()
+
+
+def test_pictures_are_copied_where_links_are_refused(
+    kaggle: KaggleStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    assert (fetch_kaggle(tmp_path, silent) / "images/1.jpg").read_bytes() == PICTURES["images/1.jpg"]
+
+
+def test_folder_with_something_else_in_it_is_left_alone(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+    note = tmp_path / "data/raw/myntra_fashion_products/note.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
+    with pytest.raises(UserError, match=r"holds no styles\.csv"):
+        fetch_kaggle(tmp_path, silent)
+    assert note.read_text() == "mine"
+    note.unlink()
+    assert (fetch_kaggle(tmp_path, silent) / "styles.csv").exists()
+
+
+def test_only_one_process_fetches_at_a_time(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    (tmp_path / "data/raw").mkdir(parents=True)
+    with (
+        FileLock(tmp_path / "data/raw/.myntra_fashion_products.lock"),
+        pytest.raises(UserError, match="by another process"),
+    ):
+        fetch_kaggle(tmp_path, silent)
+
+
+def test_place_that_cannot_be_written_is_named(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    with pytest.raises(UserError):
+        fetch_kaggle(tmp_path, silent)
+
+
+def test_set_without_a_column_is_refused(full_hub: HubStandIn, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": [1], "image": [{"bytes": b"x", "path": None}]}), buffer)
+    full_hub.repositories["datasets/" + fetching.HF_SET] = {"data/train.parquet": buffer.getvalue()}
+    with pytest.raises(UserError, match="has no column articleType"):
+        fetch_hf(tmp_path, silent)
+
+
+def test_offline_switch_is_obeyed(full_hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        fetch_hf(tmp_path, silent)
+    assert full_hub.asked == []
+
+
+def test_new_process_needs_the_environment_alone_and_shows_a_bar(full_hub: HubStandIn, tmp_path: Path) -> None:
+    code = "import sys, pathlib; from vlm_core.catalogue import fetching; fetching.fetch_hf(pathlib.Path(sys.argv[1]))"
+    environment = {**os.environ, **full_hub.environment(tmp_path / "home")}
+    terminal, end = os.openpty()
+    termios.tcsetwinsize(end, (24, 100))
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment, stderr=end) as process:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # what reading a terminal ends with
+            while got := os.read(terminal, 10_000):
+                shown += got
+        os.close(terminal)
+    assert process.returncode == 0, shown.decode()
+    assert b"train-00000-of-00002" in shown
+    assert b"Writing products" in shown
+    assert left_in(tmp_path) == {"myntra_fashion_products_hf"}
+    assert not (tmp_path / "home").exists()

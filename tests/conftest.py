@@ -1,0 +1,76 @@
+"""What holds in every test: no network, no telemetry, one thread a worker, nothing of the developer's own."""
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+
+# Libraries read these when they are imported, and subprocesses inherit them. A test may set others for itself.
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "DISABLE_KAGGLE_LOGGING": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+)
+# The suite may run inside `mlflow run` or `make`: neither's run, store or flags are for the tests.
+for _name in list(os.environ):
+    if _name.startswith(("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT", "MLFLOW_TRACKING", "MLFLOW_REGISTRY", "MAKE", "MFLAGS")):
+        del os.environ[_name]
+
+hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("suite")
+
+_LOOPBACK = ("localhost", "127.", "::1", "0.0.0.0")
+_connect, _getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+
+def _local(host: object) -> bool:
+    text = host.decode() if isinstance(host, bytes) else host
+    return not isinstance(text, str) or text in ("", socket.gethostname()) or text.startswith(_LOOPBACK)
+
+
+def _connect_locally(self: socket.socket, address: Any) -> None:
+    if isinstance(address, tuple) and not _local(address[0]):
+        raise OSError(f"a test tried to reach {address[0]}: tests are offline")
+    _connect(self, address)
+
+
+def _look_up_locally(host: Any, *rest: Any, **named: Any) -> Any:
+    if not _local(host):
+        raise socket.gaierror(socket.EAI_NONAME, f"a test tried to reach {host}: tests are offline")
+    return _getaddrinfo(host, *rest, **named)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    socket.socket.connect = _connect_locally
+    socket.getaddrinfo = _look_up_locally
+    if not hasattr(config, "workerinput"):
+        # Models and data that happen to be cached on a machine must not decide what a test sees. Workers inherit this.
+        caches = tempfile.mkdtemp(prefix="caches-of-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(caches, ignore_errors=True))
+        os.environ.update(HF_HOME=f"{caches}/huggingface", KAGGLEHUB_CACHE=f"{caches}/kagglehub")
+        for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
+            os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tests that train set PyTorch's threads as a run would: the next test starts with one again."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

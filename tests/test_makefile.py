@@ -1,0 +1,124 @@
+"""The Makefile, run with make itself, on a copy of the project that pins nothing where an environment is built."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "Makefile").read_text()
+TARGETS = re.findall(r"^([a-z]+):", TEXT, flags=re.MULTILINE)
+
+
+def _make(*words: str, folder: Path = ROOT, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": path or os.environ["PATH"]}
+    return subprocess.run(["make", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def _installed(folder: Path) -> Path:
+    """An environment that make takes for a finished one."""
+    environment = folder / "environment"
+    environment.mkdir()
+    for stamp in (".ready", ".ready-dev"):
+        (environment / stamp).touch()
+    return environment
+
+
+def test_make_alone_lists_every_target_with_what_it_does() -> None:
+    listed = re.findall(r"^  make ([a-z]+) +(\S.*)$", _make().stdout, flags=re.MULTILINE)
+    assert [target for target, _ in listed] == TARGETS
+    assert _make("help").stdout == _make().stdout
+
+
+def test_every_target_is_phony() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", TEXT, flags=re.MULTILINE)
+    assert phony is not None
+    assert sorted(phony[1].split()) == sorted(TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["train"], "-m experiments.train --model blip --data sample"),
+        (
+            ["train", "MODEL=git", "DATA=a.zip", "FLAGS=--epochs 3"],
+            "-m experiments.train --model git --data a.zip --epochs 3",
+        ),
+        (["demo"], "-m experiments.demo"),
+        (["prepare", "DATA=hf"], "-m experiments.prepare --data hf"),
+        (["serve", "MODEL=blip-large"], "mlflow models serve -m models:/categoriser-blip@champion --env-manager local"),
+        (["test"], "-m pytest"),
+    ],
+)
+def test_a_target_runs_its_command_and_installs_nothing_twice(tmp_path: Path, words: list[str], command: str) -> None:
+    environment = _installed(tmp_path)
+    printed = _make("-n", f"VENV={environment}", *words).stdout
+    assert command in printed
+    assert "pip install" not in printed
+
+
+def test_changed_pins_are_installed_again(tmp_path: Path) -> None:
+    environment = _installed(tmp_path)
+    for stamp in environment.iterdir():
+        os.utime(stamp, (0, 0))
+    assert _make("-n", f"VENV={environment}", "train").stdout.count("pip install") == 1
+    assert _make("-n", f"VENV={environment}", "test").stdout.count("pip install") == 2
+
+
+def test_a_missing_python_gives_one_sentence_and_makes_nothing(tmp_path: Path) -> None:
+    done = _make("train", "PYTHON=python3.11-that-is-missing", f"VENV={tmp_path / 'environment'}")
+    assert done.returncode != 0
+    said, *rest = done.stderr.splitlines()
+    assert said.startswith("Python 3.11 is needed: install it")
+    assert [line.split(":")[0] for line in rest] == ["make"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def bare_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Makefile beside a pyproject.toml that pins nothing, set up with a PATH that has no pyenv."""
+    project, tools = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("tools")
+    shutil.copy(ROOT / "Makefile", project)
+    (project / "pyproject.toml").write_text("[project]\ndependencies = []\noptional-dependencies.dev = []\n")
+    for tool in ("sh", "bash", "env", "touch", "chmod", "mkdir", "dirname"):
+        (tools / tool).symlink_to(shutil.which(tool) or tool)
+    (tools / "make").symlink_to(shutil.which("make") or "make")
+    done = _make("setup", f"PYTHON={sys.executable}", folder=project, path=str(tools))
+    assert done.returncode == 0, done.stderr
+    (project / "path").write_text(f"{project}/.venv/bin:{tools}")
+    return project
+
+
+def test_setup_builds_an_environment_once(bare_project: Path) -> None:
+    assert (bare_project / ".venv/bin/python").exists()
+    assert _make("-q", "setup", folder=bare_project).returncode == 0
+    (bare_project / "pyproject.toml").touch()
+    assert _make("-q", "setup", folder=bare_project).returncode == 1
+
+
+@pytest.mark.slow
+def test_mlflow_builds_its_environment_where_pyenv_is_missing(
+    bare_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.utils.environment import _PythonEnv
+    from mlflow.utils.virtualenv import _create_virtualenv
+
+    monkeypatch.setenv("PATH", (bare_project / "path").read_text())
+    made = tmp_path / "made"
+    python_env = _PythonEnv(python=_PythonEnv.from_yaml(ROOT / "python_env.yaml").python)
+    activate = _create_virtualenv(bare_project, python_env, made, env_manager="virtualenv", capture_output=True)
+    asked = "import sys; print(sys.prefix, *sys.version_info[:2])"
+    command = ["bash", "-c", f"{activate} && python -c '{asked}'"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [str(made), "3", "11"]
+
+
+def test_the_stand_in_for_pyenv_refuses_what_it_cannot_give(bare_project: Path) -> None:
+    for words in (["install", "--skip-existing", "3.12.1"], ["install", "--list"], ["versions"], []):
+        done = subprocess.run([bare_project / ".venv/bin/pyenv", *words], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.startswith("pyenv is not installed: its stand-in")
+        assert len(done.stderr.splitlines()) == 1

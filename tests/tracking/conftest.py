@@ -1,0 +1,79 @@
+"""A store of the test's own in an empty working directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from vlm_core.tracking.store import open_mlflow
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST_RUN = """
+import shutil
+from pathlib import Path
+from vlm_core.tracking.store import connect
+from vlm_core.tracking.writer import RunWriter
+
+connect(to_write=True)
+shutil.copy("mlflow.db", "empty.db")
+with RunWriter("first", "first") as run:
+    run.params({"model": "clip"})
+    run.metrics({"x": 1.0})
+    Path("note.txt").write_text("x")
+    run.artifact(Path("note.txt"))
+"""
+
+
+def run_python(script: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a Python process does that runs `script` in `folder`, with the project on its path."""
+    command = [sys.executable, "-c", script, *arguments]
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that MLflow has made, which takes it seconds: once for all workers, then copied.
+
+    It was made by a whole first run; what that printed lies beside it.
+    """
+    from filelock import FileLock
+
+    root = tmp_path_factory.getbasetemp()
+    shared = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / "first-run"
+    shared.mkdir(exist_ok=True)
+    printed = shared / "empty.printed"
+    with FileLock(f"{printed}.lock"):
+        if not printed.exists():
+            done = run_python(FIRST_RUN, shared)
+            assert done.returncode == 0, done.stderr
+            printed.write_text(done.stdout + done.stderr)
+    return shared / "empty.db"
+
+
+def copy_database(empty: Path, folder: Path) -> Path:
+    """An empty store in `folder`, as MLflow would have made it there."""
+    path = folder / "mlflow.db"
+    shutil.copy(empty, path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
+        database.commit()
+    return path
+
+
+@pytest.fixture
+def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, whose default store exists and is empty."""
+    open_mlflow()
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    copy_database(empty_database, tmp_path)
+    return tmp_path

@@ -1,0 +1,223 @@
+"""A prepared catalogue: usable products in a table, their pictures in one memory-mapped file, and what was read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, Row, read_header, read_rows
+from vlm_core.catalogue.sources import Source, open_source
+from vlm_core.errors import UserError
+from vlm_core.pixels.store import PictureStore, UnreadablePicture, decode_picture, fit_picture
+from vlm_core.progress import Progress
+
+SCHEMA: Final = 1  # of the prepared folder: part of its name, so that an older one is never read
+LONGEST_SIDE: Final = 256  # pixels of a stored picture
+PICTURES_MEASURED: Final = 200  # for the canvas
+PICTURES_A_BATCH: Final = 256
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What is left to work with after reading."""
+
+    name: str
+    products: pd.DataFrame  # row i belongs to pictures[i]; str columns, "" where nothing is known
+    pictures: PictureStore
+    reading: ReadingReport
+    fingerprint: str  # 16 hex of contents, whatever their place and order
+
+
+def prepare_catalogue(data: str, columns: Columns, root: Path, progress: Progress) -> Catalogue:
+    """The catalogue that `data` names, decoded once and kept under `root/data/processed` for the next time.
+
+    Raises UserError when there is nothing to read, a column is missing, or no product is usable.
+    """
+    source = open_source(data, root, progress)
+    header = _check_columns(source, columns)
+    key = hashlib.blake2b(f"{SCHEMA}|{source.key()}|{columns}".encode(), digest_size=8).hexdigest()
+    name = re.sub(r"[^\w.-]", "_", Path(source.name).stem) or "catalogue"
+    folder = root / "data" / "processed" / f"{name}-{key}"
+    if not (folder / "reading.json").exists():
+        _prepare(source, header, columns, folder, progress)
+    return _load(source.name, folder)
+
+
+def _check_columns(source: Source, columns: Columns) -> tuple[list[str], str]:
+    """Header and delimiter, once every column that is needed is known to be there."""
+    with source.open_table() as table:
+        header, delimiter = read_header(table, source.name)
+    needed = {"label": columns.label}
+    if columns.picture:
+        needed["picture_column"] = columns.picture
+    else:
+        needed["id_column"] = columns.id
+    for setting, column in needed.items():
+        if column not in header:
+            raise UserError(f"{setting}={column} is no column of {source.name}, which has: {', '.join(header)}.")
+    return header, delimiter
+
+
+def _prepare(source: Source, header: tuple[list[str], str], columns: Columns, folder: Path, progress: Progress) -> None:
+    """Read and decode everything into a temporary folder that takes its name when it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write(source, header, columns, temporary, progress)
+        os.replace(temporary, folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"The disk of {folder.parent} is full: free space there and start again.") from None
+        if not (folder / "reading.json").exists():  # otherwise another process was faster
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(
+    source: Source, header: tuple[list[str], str], columns: Columns, folder: Path, progress: Progress
+) -> None:
+    rows, refused, missing, count = _read(source, header, columns)
+    canvas = _canvas(source, rows, columns)
+    unreadable: list[Refusal] = []
+    kept: list[dict[str, str]] = []
+    pictures = np.lib.format.open_memmap(
+        folder / "all.npy", mode="w+", dtype=np.uint8, shape=(max(1, len(rows)), *canvas, 3)
+    )
+    for row, decoded in progress(_decode(source, rows, columns, canvas), "reading pictures", len(rows)):
+        if isinstance(decoded, str):
+            unreadable.append(Refusal(row.line, f"{_picture_path(row, columns)}: {decoded}"))
+            continue
+        pictures[len(kept)] = decoded.picture
+        kept.append(_product(row, decoded, columns))
+    if not kept:
+        raise UserError(
+            f"{source.name} has no usable product: {count:,} rows read, {len(refused):,} refused, {missing:,} without "
+            f"a picture, {len(unreadable):,} with an unreadable one."
+        )
+    _shrink(pictures, len(kept), folder)
+    pd.DataFrame(kept).to_parquet(folder / "products.parquet", index=False)
+    repaired = sum(row.repaired for row in rows)
+    report = ReadingReport(count, repaired, tuple(refused), missing, tuple(unreadable), len(kept))
+    (folder / "reading.json").write_text(json.dumps(report.to_dict()))
+
+
+def _read(
+    source: Source, header: tuple[list[str], str], columns: Columns
+) -> tuple[list[Row], list[Refusal], int, int]:
+    """Rows that have a picture, refusals, how many pictures are missing, and how many rows were read."""
+    rows: list[Row] = []
+    refused: list[Refusal] = []
+    missing = count = 0
+    with source.open_table() as table:
+        names, delimiter = read_header(table, source.name)
+        for row in read_rows(table, names, delimiter, columns):
+            count += 1
+            if isinstance(row, Refusal):
+                refused.append(row)
+            elif source.has_picture(_picture_path(row, columns)):
+                rows.append(row)
+            else:
+                missing += 1
+    return rows, refused, missing, count
+
+
+def _picture_path(row: Row, columns: Columns) -> str:
+    return row.values[columns.picture] if columns.picture else f"images/{row.values[columns.id]}.jpg"
+
+
+def _canvas(source: Source, rows: list[Row], columns: Columns) -> tuple[int, int]:
+    """Height and width for all pictures: the median of some, its longer side bounded."""
+    sizes = []
+    for row in rows[:: max(1, len(rows) // PICTURES_MEASURED)][:PICTURES_MEASURED]:
+        try:
+            sizes.append(decode_picture(source.read_picture(_picture_path(row, columns))).size)
+        except (OSError, UnreadablePicture):
+            continue
+    if not sizes:
+        return 80, 60
+    width, height = np.median(sizes, axis=0)
+    scale = min(1.0, LONGEST_SIDE / max(width, height))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    picture: NDArray[np.uint8]
+    digest: str
+    perceptual_hash: str
+
+
+def _decode(
+    source: Source, rows: Iterable[Row], columns: Columns, canvas: tuple[int, int]
+) -> Iterator[tuple[Row, _Decoded | str]]:
+    """Each row with its picture, or with the reason why there is none; Pillow decodes outside of Python's lock."""
+
+    def decode(row: Row) -> tuple[Row, _Decoded | str]:
+        try:
+            data = source.read_picture(_picture_path(row, columns))
+            picture = decode_picture(data)
+        except (OSError, UnreadablePicture) as error:
+            return row, str(error)
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        return row, _Decoded(fit_picture(picture, canvas), digest, _perceptual_hash(picture))
+
+    waiting = iter(rows)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        while batch := list(islice(waiting, PICTURES_A_BATCH)):
+            yield from pool.map(decode, batch)
+
+
+def _perceptual_hash(picture: object) -> str:
+    import imagehash
+
+    return str(imagehash.phash(picture, hash_size=8))
+
+
+def _product(row: Row, decoded: _Decoded, columns: Columns) -> dict[str, str]:
+    identity = row.values.get(columns.id) or row.values[columns.picture]
+    return {
+        **row.values,
+        "product_id": identity,
+        "title": row.values.get(columns.title, ""),
+        "picture_digest": decoded.digest,
+        "perceptual_hash": decoded.perceptual_hash,
+    }
+
+
+def _shrink(pictures: np.memmap, count: int, folder: Path) -> None:
+    """Keep the first `count` pictures as pictures.npy."""
+    if count == len(pictures):
+        pictures.flush()
+        os.replace(folder / "all.npy", folder / "pictures.npy")
+        return
+    final = np.lib.format.open_memmap(
+        folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=(count, *pictures.shape[1:])
+    )
+    for start in range(0, count, 1024):
+        final[start : start + 1024] = pictures[start : min(start + 1024, count)]
+    final.flush()
+    (folder / "all.npy").unlink()
+
+
+def _load(name: str, folder: Path) -> Catalogue:
+    products = pd.read_parquet(folder / "products.parquet")
+    reading = ReadingReport.from_dict(json.loads((folder / "reading.json").read_text()))
+    lines = sorted("\x1f".join(values) for values in products.drop(columns="perceptual_hash").itertuples(index=False))
+    fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return Catalogue(name, products, PictureStore(folder / "pictures.npy"), reading, fingerprint)

@@ -1,0 +1,149 @@
+"""Rows of a products table, read one by one: repaired where that is safe, refused with line and reason where not."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, Final
+
+from vlm_core.errors import UserError
+
+DELIMITERS: Final = ",;\t"
+LONGEST_LINE: Final = 1_000_000
+MOST_LINES_A_ROW: Final = 50  # a quote still open after so many lines is a stray one
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of the table is what; an empty picture column means images/<id>.jpg."""
+
+    id: str
+    picture: str
+    title: str
+    label: str
+    attributes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row that is not used, and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReadingReport:
+    """What became of every row."""
+
+    rows_read: int
+    rows_repaired: int
+    refused: tuple[Refusal, ...]
+    pictures_missing: int
+    pictures_unreadable: tuple[Refusal, ...]
+    products: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> ReadingReport:
+        """What `to_dict` gave."""
+        refusals = {
+            name: tuple(Refusal(**entry) for entry in content[name]) for name in ("refused", "pictures_unreadable")
+        }
+        return cls(**{**content, **refusals})
+
+    def summary(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.rows_read:,} rows read, {self.rows_repaired:,} repaired, {len(self.refused):,} refused; "
+            f"{self.pictures_missing:,} pictures missing, {len(self.pictures_unreadable):,} unreadable; "
+            f"{self.products:,} products."
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable line of the table."""
+
+    line: int
+    values: dict[str, str]
+    repaired: bool
+
+
+def read_header(table: BinaryIO, name: str) -> tuple[list[str], str]:
+    """Column names and the delimiter of a table that is open at its start. Raises UserError when there are none."""
+    line = table.readline(LONGEST_LINE).decode("utf-8-sig", "replace").replace("\0", "")
+    delimiter = max(DELIMITERS, key=line.count)
+    header = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+    if not any(header):
+        raise UserError(f"{name} is empty: its first line must name the columns.")
+    return header, delimiter
+
+
+def read_rows(
+    table: BinaryIO, header: Sequence[str], delimiter: str, columns: Columns
+) -> Iterator[Row | Refusal]:
+    """Each line after the header as a usable row or a refusal; never raises for what a line holds.
+
+    Unquoted delimiters are mended where the title is the last column: what is too much belongs to it.
+    """
+    seen: set[str] = set()
+    id_column = columns.id if columns.id in header else columns.picture
+    mendable = bool(columns.title) and header[-1] == columns.title
+    for line, cells in _records(table, delimiter):
+        if not any(cell.strip() for cell in cells):
+            continue
+        repaired = len(cells) > len(header) and mendable
+        if repaired:
+            cells = [*cells[: len(header) - 1], delimiter.join(cells[len(header) - 1 :])]
+        if len(cells) != len(header):
+            yield Refusal(line, f"{len(cells)} fields where the header has {len(header)}")
+            continue
+        values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+        product = values[id_column]
+        if not product or product in seen:
+            yield Refusal(line, f"the id {product} stands in an earlier line" if product else "the id is empty")
+            continue
+        seen.add(product)
+        yield Row(line, values, repaired)
+
+
+def _records(table: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The first line number and the cells of each record; a stray quote costs its own line and no other."""
+    waiting: list[tuple[int, str]] = []
+    for number, line in _lines(table):
+        waiting.append((number, line))
+        while waiting:
+            text = "".join(part for _, part in waiting)
+            closed = text.count('"') % 2 == 0
+            if not closed and len(waiting) < MOST_LINES_A_ROW:
+                break  # a quoted cell may go on in the next line
+            if closed:
+                yield waiting[0][0], _cells(text, delimiter)
+                waiting.clear()
+            else:
+                first, rest = waiting[0], waiting[1:]
+                yield first[0], _cells(first[1], delimiter, quoted=False)
+                waiting = rest
+    while waiting:  # the end came before the closing quote: the quote was a stray one
+        number, line = waiting.pop(0)
+        yield number, _cells(line, delimiter, quoted=line.count('"') % 2 == 0)
+
+
+def _cells(text: str, delimiter: str, *, quoted: bool = True) -> list[str]:
+    style = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style), [])
+    except csv.Error:
+        return text.rstrip("\r\n").split(delimiter)
+
+
+def _lines(table: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Line numbers from 2 on (the header was read), and each line's text."""
+    for number, data in enumerate(iter(lambda: table.readline(LONGEST_LINE), b""), start=2):
+        yield number, data.decode("utf-8", "replace").replace("\0", "")

@@ -1,0 +1,251 @@
+"""The embedded sample catalogue: a small invented shop, drawn by code, in the layout of Kaggle's fashion products.
+
+It has the real catalogue's traits: an uneven prior, gifts that look like what is sold, and its warts (see `Warts`).
+"""
+
+import io
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+from random import Random
+from typing import Final
+from uuid import uuid4
+
+from vlm_core.catalogue.assortment import (
+    ACCESSORIES,
+    APPAREL,
+    ARTICLES,
+    BRANDS,
+    CARE,
+    COLOURS,
+    FOOTWEAR,
+    GIFTS,
+    GIVEN_AWAY,
+    SHARES,
+)
+from vlm_core.catalogue.drawing.camera import photograph
+from vlm_core.catalogue.drawing.pen import Colour, Look, Pen
+from vlm_core.errors import UserError
+from vlm_core.progress import Progress, silent
+
+HEADER: Final = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
+STAMP: Final = "sample.json"  # what the folder was drawn from, so that another drawing is noticed
+DRAWING_VERSION: Final = 1
+MINIMUM_PRODUCTS: Final = 40  # fewer would leave a category with a single product
+RIBBON_SHARE: Final = 0.3  # of the gifts: most must be indistinguishable from what is sold, as in the real catalogue
+WORN_SHARE: Final = 0.55
+
+
+@dataclass(frozen=True)
+class Warts:
+    """How many rows of a sample catalogue have which defect; no row has two."""
+
+    unquoted_commas: int
+    pictures_missing: int
+    pictures_truncated: int
+    copies: int  # rows whose picture is, byte for byte, that of another row of the same category
+    disagreeing_copies: int  # the same, of another category
+    home_products: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of styles.csv and how its picture comes to be."""
+
+    id: int
+    gender: str
+    master_category: str
+    sub_category: str
+    article_type: str
+    base_colour: str
+    season: str
+    year: int
+    usage: str
+    title: str
+    looks_like: str  # the key of ARTICLES that is drawn: a gift's article type does not tell
+    pattern: str
+    picture_of: int  # the id of the product whose picture it has: its own, save for copies
+    picture_kept: float = 1.0  # share of the picture's bytes that are written
+
+    def line(self) -> str:
+        """The row as Kaggle's file has it: nothing is ever quoted."""
+        kind = f"{self.gender},{self.master_category},{self.sub_category},{self.article_type},{self.base_colour}"
+        return f"{self.id},{kind},{self.season},{self.year},{self.usage},{self.title}"
+
+
+def count_warts(products: int) -> Warts:
+    """The warts of a sample catalogue of so many products."""
+    return Warts(
+        unquoted_commas=max(2, products // 400),
+        pictures_missing=1,
+        pictures_truncated=1,
+        copies=max(2, products // 80),
+        disagreeing_copies=1,
+        home_products=1,
+    )
+
+
+def draw_sample(folder: Path, products: int = 1600, seed: int = 7, progress: Progress = silent) -> Path:
+    """The folder, in which a sample catalogue lies afterwards: `styles.csv` and `images/<id>.jpg` of 60x80 px.
+
+    The same arguments give the same bytes (on the same versions of Pillow and numpy). A complete catalogue of the same
+    arguments is left as it is, one of others is replaced. Raises UserError when the folder holds anything else, and
+    when fewer than 40 products are asked for.
+    """
+    if products < MINIMUM_PRODUCTS:
+        raise UserError(f"a sample catalogue needs at least {MINIMUM_PRODUCTS} products: {products} were asked for.")
+    stamp = {"products": products, "seed": seed, "drawing_version": DRAWING_VERSION}
+    if _is_complete(folder, stamp):
+        return folder
+    ours = (folder / STAMP).is_file() or not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not ours:
+        raise UserError(f"{folder} holds something else than a sample catalogue: remove it or choose another folder.")
+    fresh = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+    try:
+        _write(fresh, plan_rows(products, seed), seed, progress)
+        (fresh / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+        _move(fresh, folder, stamp)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def _is_complete(folder: Path, stamp: dict[str, int]) -> bool:
+    try:
+        found = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        pictures = sum(1 for _ in (folder / "images").glob("*.jpg"))
+    except (OSError, ValueError):
+        return False
+    expected = stamp["products"] - count_warts(stamp["products"]).pictures_missing
+    return bool(found == stamp and (folder / "styles.csv").is_file() and pictures == expected)
+
+
+def _move(fresh: Path, folder: Path, stamp: dict[str, int]) -> None:
+    # Another process may have drawn the same catalogue meanwhile: its bytes are ours, and may be in use already.
+    if _is_complete(folder, stamp):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.replace(fresh, folder)
+    except OSError:
+        if not _is_complete(folder, stamp):
+            raise
+
+
+def _write(folder: Path, rows: list[Row], seed: int, progress: Progress) -> None:
+    (folder / "images").mkdir(parents=True)
+    pictures: dict[int, bytes] = {}
+    copied = {row.picture_of for row in rows if row.picture_of != row.id}
+    for row in progress(sorted(rows, key=lambda row: row.picture_of != row.id), "drawing the sample", len(rows)):
+        data = pictures.get(row.picture_of) or draw_picture(row, seed)
+        if row.id in copied:
+            pictures[row.id] = data
+        if row.picture_kept:
+            (folder / "images" / f"{row.id}.jpg").write_bytes(data[: round(len(data) * row.picture_kept)])
+    text = "\n".join([HEADER, *(row.line() for row in rows)]) + "\n"
+    (folder / "styles.csv").write_text(text, encoding="utf-8", newline="\n")
+
+
+def draw_picture(row: Row, seed: int) -> bytes:
+    """The product's picture as a JPEG file."""
+    rng = Random(f"{seed}/{row.picture_of}")
+    main = COLOURS[row.base_colour]
+    look = Look(
+        main=_varied(main, rng),
+        accent=_varied(rng.choice([other for other in COLOURS.values() if _distance(other, main) > 150]), rng),
+        pattern=row.pattern,
+        gender=row.gender,
+        worn=rng.random() < WORN_SHARE,
+        ribbon=row.master_category == GIFTS and rng.random() < RIBBON_SHARE,
+    )
+    pen = Pen(look, rng)
+    ARTICLES[row.looks_like].draw(pen)
+    if look.ribbon:
+        pen.ribbon()
+    buffer = io.BytesIO()
+    photograph(pen.layer, rng).save(buffer, "JPEG", quality=rng.randint(70, 94))
+    return buffer.getvalue()
+
+
+def _varied(colour: Colour, rng: Random) -> Colour:
+    red, green, blue = (min(255, max(0, value + rng.randint(-10, 10))) for value in colour)
+    return red, green, blue
+
+
+def _distance(first: Colour, second: Colour) -> int:
+    return sum(abs(a - b) for a, b in zip(first, second, strict=True))
+
+
+def plan_rows(products: int, seed: int) -> list[Row]:
+    """The rows of a sample catalogue, warts included, in the order of the file."""
+    rng = Random(seed)
+    categories = ["Home", *(category for category, share in SHARES.items() for _ in range(int(share * products)))]
+    categories += [APPAREL] * (products - len(categories))
+    rng.shuffle(categories)
+    ids = rng.sample(range(1000, 60000), products)
+    rows = [_plan_row(product_id, category, rng) for product_id, category in zip(ids, categories, strict=True)]
+    _spoil(rows, rng)
+    return rows
+
+
+def _plan_row(product_id: int, category: str, rng: Random) -> Row:
+    gift = category == GIFTS
+    sold = {name: article.weight for name, article in ARTICLES.items() if article.category == category}
+    weights = GIVEN_AWAY if gift else sold
+    name = rng.choices(list(weights), list(weights.values()))[0]
+    article = ARTICLES[name]
+    gender, colour, pattern = rng.choice(article.genders), rng.choice(article.colours), rng.choice(article.patterns)
+    brand = rng.choice(BRANDS[article.category])
+    words = [brand, gender, *([] if pattern == "Solid" else [pattern]), colour, article.noun]
+    return Row(
+        id=product_id,
+        gender=gender,
+        master_category=category,
+        sub_category="Free Gifts" if gift else article.sub_category,
+        article_type="Free Gifts" if gift and rng.random() < 0.8 else name,
+        base_colour=colour,
+        season=rng.choice(article.seasons),
+        year=rng.randint(2011, 2018),
+        usage=rng.choice(article.usages),
+        title=" ".join(words),
+        looks_like=name,
+        pattern=pattern,
+        picture_of=product_id,
+    )
+
+
+def _spoil(rows: list[Row], rng: Random) -> None:
+    """Give the rows, in place, the defects that `count_warts` promises."""
+    warts = count_warts(len(rows))
+    clean = rng.sample(range(len(rows)), len(rows))
+
+    def take(category: str) -> int:
+        index = next(index for index in clean if rows[index].master_category == category)
+        clean.remove(index)
+        return index
+
+    for number in range(warts.unquoted_commas):
+        index = take(APPAREL)
+        colour = rows[index].base_colour
+        title = rows[index].title.replace(f" {colour} ", f" {colour}, " if number % 2 else f", {colour}, ")
+        rows[index] = replace(rows[index], title=title)
+    for share, count in ((0.0, warts.pictures_missing), (0.7, warts.pictures_truncated)):
+        for _ in range(count):
+            index = take(APPAREL)
+            rows[index] = replace(rows[index], picture_kept=share)
+    for category, _ in zip(cycle((APPAREL, ACCESSORIES, FOOTWEAR, GIFTS, CARE)), range(warts.copies), strict=False):
+        source, copy = take(category), take(category)
+        rows[copy] = replace(rows[source], id=rows[copy].id)
+    for _ in range(warts.disagreeing_copies):
+        source, copy = take(ACCESSORIES), take(GIFTS)
+        kind = replace(rows[copy], article_type="Free Gifts")
+        rows[copy] = replace(
+            rows[source],
+            id=kind.id,
+            master_category=kind.master_category,
+            sub_category=kind.sub_category,
+            article_type=kind.article_type,
+        )

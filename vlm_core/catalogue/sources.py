@@ -1,0 +1,154 @@
+"""Where a catalogue's table and pictures come from: a folder or zip in Kaggle's layout, or any CSV file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from vlm_core.errors import UserError
+from vlm_core.progress import Progress
+
+TABLE: Final = "styles.csv"
+REAL: Final = Path("data/raw/myntra_fashion_products")
+SAMPLE: Final = Path("data/raw/sample")
+MOST_PICTURE_BYTES: Final = 50_000_000
+
+
+class Source(Protocol):
+    """A table of products and the pictures that it names."""
+
+    name: str
+
+    def open_table(self) -> BinaryIO:
+        """The table's bytes, from the start."""
+
+    def has_picture(self, path: str) -> bool:
+        """Whether there is a picture of that path, which never leads out of the source."""
+
+    def read_picture(self, path: str) -> bytes:
+        """A picture's bytes; of a file that is far too large, only enough to see that. Raises OSError."""
+
+    def key(self) -> str:
+        """Sixteen hex digits that change with the contents, without reading the pictures."""
+
+
+def open_source(data: str, root: Path, progress: Progress) -> Source:
+    """The source that `data` names, fetched or drawn first where it has to be. Raises UserError when there is none."""
+    if data == "auto":
+        data = str(root / REAL) if (root / REAL / TABLE).exists() else "sample"
+    if data == "sample":
+        from vlm_core.catalogue.sample import draw_sample
+
+        return FolderSource("sample", draw_sample(root / SAMPLE, progress=progress), TABLE)
+    if data in ("kaggle", "hf"):
+        from vlm_core.catalogue.fetching import fetch_hf, fetch_kaggle
+
+        return _open_folder((fetch_kaggle if data == "kaggle" else fetch_hf)(root, progress))
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.exists():
+        raise UserError(f"data={data} does not exist: give a folder, a zip or a CSV file, or sample, kaggle or hf.")
+    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        return FolderSource(path.name, path.parent, path.name)
+    if zipfile.is_zipfile(path):
+        return ZipSource(path)
+    raise UserError(f"data={data} is neither a folder, a zip nor a CSV file: give one of these.")
+
+
+class FolderSource:
+    """A table in a folder, whose pictures lie below the same folder."""
+
+    def __init__(self, name: str, folder: Path, table: str) -> None:
+        self.name = name
+        self._folder = folder.resolve()
+        self._table = table
+
+    def open_table(self) -> BinaryIO:
+        """The table's bytes."""
+        return (self._folder / self._table).open("rb")
+
+    def _path(self, path: str) -> Path | None:
+        found = (self._folder / path).resolve()
+        return found if found.is_relative_to(self._folder) else None
+
+    def has_picture(self, path: str) -> bool:
+        """Whether the file is there, below the folder."""
+        found = self._path(path)
+        return found is not None and found.is_file()
+
+    def read_picture(self, path: str) -> bytes:
+        """The file's bytes."""
+        found = self._path(path)
+        if found is None:
+            raise OSError(f"{path} leads out of the folder")
+        with found.open("rb") as file:
+            return file.read(MOST_PICTURE_BYTES)
+
+    def key(self) -> str:
+        """Of the table's bytes and every other file's name, size and time."""
+        entries = []
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                state = (Path(folder) / name).stat()
+                entries.append(f"{os.path.relpath(Path(folder) / name, self._folder)}|{state.st_size}|{state.st_mtime_ns}")
+        return _key(self.open_table, entries)
+
+
+class ZipSource:
+    """A zip in Kaggle's layout, read in place; of several tables in it the least nested one counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"data={path} cannot be opened as a zip ({error}): fetch it again.") from None
+        self._entries = {entry.filename: entry for entry in self._zip.infolist() if not entry.is_dir()}
+        tables = [name for name in self._entries if posixpath.basename(name) == TABLE]
+        if not tables:
+            raise UserError(f"data={path} holds no {TABLE}: give a zip in Kaggle's layout ({TABLE} and images/).")
+        self._table = min(tables, key=lambda name: (name.count("/"), name))
+        self._top = self._table.removesuffix(TABLE)
+
+    def open_table(self) -> BinaryIO:
+        """The table's bytes."""
+        return self._zip.open(self._table)  # type: ignore[return-value]
+
+    def has_picture(self, path: str) -> bool:
+        """Whether the zip has such an entry."""
+        return self._top + path in self._entries
+
+    def read_picture(self, path: str) -> bytes:
+        """The entry's bytes, never more than the bound, whatever the zip says of its size."""
+        try:
+            with self._zip.open(self._top + path) as file:
+                return file.read(MOST_PICTURE_BYTES)
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError) as error:
+            raise OSError(f"the zip's entry is broken: {error}") from None
+
+    def key(self) -> str:
+        """Of the table's bytes and every entry's name, size and checksum."""
+        return _key(self.open_table, (f"{e.filename}|{e.file_size}|{e.CRC}" for e in self._entries.values()))
+
+
+def _open_folder(path: Path) -> FolderSource:
+    tables = sorted(path.rglob(TABLE), key=lambda found: (len(found.parts), str(found)))
+    if not tables:
+        raise UserError(f"data={path} holds no {TABLE}: give a folder in Kaggle's layout, or the path of your CSV file.")
+    return FolderSource(path.name, tables[0].parent, TABLE)
+
+
+def _key(open_table: Callable[[], BinaryIO], entries: Iterable[str]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    with open_table() as table:
+        while part := table.read(1 << 20):
+            digest.update(part)
+    for entry in sorted(entries):
+        digest.update(entry.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""Whether probabilities mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 15  # as in Guo et al. 2017, https://arxiv.org/abs/1706.04599, and the default of torchmetrics
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The products whose top probability lies in [low, high); the last bin holds 1 as well."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float  # mean top probability, 0 for an empty bin
+    accuracy: float  # share that is right, 0 for an empty bin
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Three scores, lower is better, and the curve behind the last."""
+
+    nll: float  # nats a product: mean of -log p(true category)
+    brier: float  # mean over products of the sum over categories of squared errors, 0 to 2 (Brier 1950)
+    ece: float  # expected calibration error of the top category over 15 bins of equal width
+    curve: tuple[ReliabilityBin, ...]
+
+
+def measure_calibration(labels: NDArray[np.int64], log_probabilities: NDArray[np.float32]) -> Calibration:
+    """The calibration of log-probabilities (n, C) against true categories (n,), n > 0."""
+    import torch
+    from sklearn.metrics import brier_score_loss
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    logs = log_probabilities.astype(np.float64)
+    probabilities = np.exp(logs)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)  # what rounding to float32 took or gave
+    # torchmetrics puts a probability of exactly 1 in a sixteenth bin, and takes one above 1 for a logit
+    below_one = np.minimum(probabilities, np.nextafter(1.0, 0.0))
+    count = probabilities.shape[1]
+    return Calibration(
+        nll=float(-logs[np.arange(len(labels)), labels].mean()),
+        brier=float(brier_score_loss(labels, probabilities, labels=np.arange(count), scale_by_half=False)),
+        ece=float(
+            multiclass_calibration_error(
+                torch.from_numpy(below_one), torch.from_numpy(labels), num_classes=count, n_bins=BINS, norm="l1"
+            )
+        ),
+        curve=_curve(below_one.max(axis=1), probabilities.argmax(axis=1) == labels),
+    )
+
+
+def _curve(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
+    edges = np.linspace(0, 1, BINS + 1)
+    places = np.searchsorted(edges, confidence, side="right") - 1  # (n,)
+    counts = np.bincount(places, minlength=BINS)
+    full = np.maximum(counts, 1)
+    confidences = np.bincount(places, weights=confidence, minlength=BINS) / full
+    accuracies = np.bincount(places, weights=right, minlength=BINS) / full
+    return tuple(
+        ReliabilityBin(float(low), float(high), int(n), float(confidence), float(accuracy))
+        for (low, high), n, confidence, accuracy in zip(pairwise(edges), counts, confidences, accuracies, strict=True)
+    )

@@ -1,0 +1,288 @@
+"""All that one reading of a labelled split says about a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_core.errors import UserError
+from vlm_core.evaluation.bootstrap import LEVEL, Estimate, Resampled, estimate, resample
+from vlm_core.evaluation.calibration import Calibration, ReliabilityBin, measure_calibration
+from vlm_core.evaluation.names import slugs
+from vlm_core.evaluation.predictions import Predictions
+from vlm_core.evaluation.storing import write_whole
+from vlm_core.evaluation.subgroups import Subgroup, subgroup_table
+from vlm_core.evaluation.summary import Summary, macro_f1, summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class CategoryScore:
+    """One category's figures; all are 0, and F1 has no interval, where it has no support."""
+
+    category: str
+    support: int  # products that truly belong to it
+    precision: float
+    recall: float
+    f1: Estimate
+
+
+@dataclass(frozen=True)
+class WorstRecall:
+    """The category, of those with support, whose products are found least often.
+
+    The interval is of the minimum over categories, whichever category that is in a resample.
+    """
+
+    category: str
+    recall: Estimate
+
+
+@dataclass(frozen=True)
+class NaturalPrior:
+    """Figures with each category weighted to its share of the catalogue."""
+
+    accuracy: Estimate
+    macro_f1: Estimate
+    shares: tuple[float, ...]  # (C,) each category's share of the catalogue
+    covered: float  # share of the catalogue that lies in categories with support, to which the weights are scaled
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """What mapping the generated text to a category comes to; Unknown Category counts as wrong."""
+
+    unknown_rate: float
+    coverage: float  # 1 - unknown_rate
+    accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of the products whose true category is known; F1 means are over the categories with support."""
+
+    n: int
+    unlabelled: int  # products left out, for want of a true category
+    accuracy: Estimate
+    macro_f1: Estimate
+    worst_recall: WorstRecall
+    natural: NaturalPrior
+    per_category: tuple[CategoryScore, ...]  # (C,)
+    confusion: NDArray[np.int64]  # (C, C), rows = true category
+    calibration: Calibration
+    subgroups: tuple[Subgroup, ...]
+    values_left_out: dict[str, int]  # attribute -> smaller values that the subgroups do not show
+    text_rule: TextRule | None  # None where the model writes nothing
+    resamples: int
+    seed: int
+    predictions: Predictions  # of all products, the unlabelled ones too
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The categories (C,), in the order of every array."""
+        return self.predictions.categories
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Scalars by name, e.g. `test_macro_f1`, `test_macro_f1_low` and `test_f1_free_items` for the prefix `test_`.
+
+        Categories without support have none.
+        """
+        values: dict[str, float] = {"products": self.n}
+        for name, figure in (
+            ("accuracy", self.accuracy),
+            ("macro_f1", self.macro_f1),
+            ("worst_recall", self.worst_recall.recall),
+            ("natural_accuracy", self.natural.accuracy),
+            ("natural_macro_f1", self.natural.macro_f1),
+        ):
+            values |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        values |= {name: getattr(self.calibration, name) for name in ("nll", "brier", "ece")}
+        for slug, score in zip(slugs(self.categories), self.per_category, strict=True):
+            if score.support:
+                values |= {
+                    f"precision_{slug}": score.precision,
+                    f"recall_{slug}": score.recall,
+                    f"f1_{slug}": score.f1.value,
+                }
+        if self.text_rule is not None:
+            values |= {f"text_{name}": value for name, value in asdict(self.text_rule).items()}
+        return {f"{prefix}{name}": float(value) for name, value in values.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the predictions, for JSON."""
+        content = {field.name: _plain(getattr(self, field.name)) for field in fields(self)[:-1]}
+        return {"schema": SCHEMA, "interval_level": LEVEL, "categories": list(self.categories), **content}
+
+    def write(self, folder: Path) -> None:
+        """Write `predictions.npz` and `evaluation.json`, each whole or not at all."""
+        self.predictions.write(folder / "predictions.npz")
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        write_whole(folder / "evaluation.json", lambda file: file.write(text.encode("utf-8", "surrogatepass")))
+
+    @classmethod
+    def read(cls, folder: Path) -> Evaluation:
+        """The evaluation that `write` wrote. Raises UserError when files are missing or of another schema."""
+        path = folder / "evaluation.json"
+        try:
+            content = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as an evaluation ({error}): evaluate the run again.") from error
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise UserError(f"{path} is not in schema {SCHEMA}: evaluate the run again with this version.")
+        return _from_dict(content, Predictions.read(folder / "predictions.npz"))
+
+
+def evaluate(
+    predictions: Predictions,
+    attributes: pd.DataFrame,
+    prior: NDArray[np.float64],
+    *,
+    resamples: int,
+    seed: int,
+) -> Evaluation:
+    """The evaluation of the predictions whose true category is known.
+
+    `attributes` has a row for each prediction and a column for each attribute to report by; `prior` (C,) is each
+    category's share of the catalogue. Intervals are of 95 %: see `vlm_core.evaluation.bootstrap`.
+    Raises UserError when no true category is known, ValueError when shapes do not fit.
+    """
+    if len(attributes) != len(predictions):
+        raise ValueError(f"{len(attributes)} rows of attributes do not fit {len(predictions)} predictions")
+    known = predictions.labels >= 0
+    if not known.any():
+        raise UserError("none of the products has one of the model's categories: name the column with `label`.")
+    labels, predicted = predictions.labels[known], predictions.predicted[known]
+    logs = predictions.log_probabilities[known]
+    calibration = measure_calibration(labels, logs)
+    summary = summarise(labels, predicted, predictions.categories, calibration.nll)
+    support = summary.confusion.sum(axis=1)
+    shares, covered = _shares(np.asarray(prior, dtype=np.float64), support)
+    drawn = resample(summary.confusion, shares, resamples=resamples, seed=seed)
+    groups, left_out = subgroup_table(labels, predicted, attributes.loc[known], predictions.categories)
+    rows = (shares / np.maximum(support, 1))[labels]  # (n,) weights that sum to one
+    return Evaluation(
+        n=len(labels),
+        unlabelled=int(len(predictions) - len(labels)),
+        accuracy=estimate(summary.accuracy, drawn.accuracy),
+        macro_f1=estimate(summary.macro_f1, drawn.macro_f1),
+        worst_recall=_worst(summary, support, drawn),
+        natural=NaturalPrior(
+            accuracy=estimate(_weighted_accuracy(labels, predicted, rows), drawn.natural_accuracy),
+            macro_f1=estimate(macro_f1(labels, predicted, rows), drawn.natural_macro_f1),
+            shares=tuple(np.asarray(prior, dtype=np.float64).tolist()),
+            covered=covered,
+        ),
+        per_category=_category_scores(summary, support, drawn),
+        confusion=summary.confusion,
+        calibration=calibration,
+        subgroups=groups,
+        values_left_out=left_out,
+        text_rule=_text_rule(labels, predictions.text_categories, known),
+        resamples=resamples,
+        seed=seed,
+        predictions=predictions,
+    )
+
+
+def _shares(prior: NDArray[np.float64], support: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
+    """Shares (C,) that sum to one over the categories with support, and what these had of the catalogue."""
+    if prior.shape != support.shape or (prior < 0).any() or not np.isclose(prior.sum(), 1):
+        raise ValueError(f"the prior must be {len(support)} shares that sum to one, not {prior}")
+    if (prior[support > 0] == 0).any():
+        raise ValueError("a category with products in the split cannot have no share of the catalogue")
+    covered = float(prior[support > 0].sum())
+    return np.where(support > 0, prior, 0.0) / covered, covered
+
+
+def _weighted_accuracy(labels: NDArray[np.int64], predicted: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(labels, predicted, sample_weight=weights))
+
+
+def _worst(summary: Summary, support: NDArray[np.int64], drawn: Resampled) -> WorstRecall:
+    recalls = np.where(support > 0, list(summary.recall.values()), np.inf)
+    index = int(recalls.argmin())
+    return WorstRecall(list(summary.recall)[index], estimate(recalls[index], drawn.worst_recall))
+
+
+def _category_scores(summary: Summary, support: NDArray[np.int64], drawn: Resampled) -> tuple[CategoryScore, ...]:
+    return tuple(
+        CategoryScore(
+            category=category,
+            support=int(support[index]),
+            precision=summary.precision[category],
+            recall=summary.recall[category],
+            f1=estimate(f1, drawn.f1[:, index]),
+        )
+        for index, (category, f1) in enumerate(summary.per_category_f1.items())
+    )
+
+
+def _text_rule(
+    labels: NDArray[np.int64], text_categories: NDArray[np.int64] | None, known: NDArray[np.bool_]
+) -> TextRule | None:
+    if text_categories is None:
+        return None
+    answered = text_categories[known]
+    unknown = float((answered < 0).mean())
+    accuracy = float((answered == labels).mean())
+    return TextRule(unknown, 1 - unknown, accuracy, macro_f1(labels, answered))
+
+
+def _plain(value: Any) -> Any:
+    """The value in terms of JSON."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _from_dict(content: Mapping[str, Any], predictions: Predictions) -> Evaluation:
+    worst, natural, calibration = content["worst_recall"], content["natural"], content["calibration"]
+    curve = tuple(ReliabilityBin(**part) for part in calibration["curve"])
+    return Evaluation(
+        n=content["n"],
+        unlabelled=content["unlabelled"],
+        accuracy=Estimate(**content["accuracy"]),
+        macro_f1=Estimate(**content["macro_f1"]),
+        worst_recall=WorstRecall(worst["category"], Estimate(**worst["recall"])),
+        natural=NaturalPrior(
+            accuracy=Estimate(**natural["accuracy"]),
+            macro_f1=Estimate(**natural["macro_f1"]),
+            shares=tuple(natural["shares"]),
+            covered=natural["covered"],
+        ),
+        per_category=tuple(
+            CategoryScore(**{**score, "f1": Estimate(**score["f1"])}) for score in content["per_category"]
+        ),
+        confusion=np.array(content["confusion"], dtype=np.int64),
+        calibration=Calibration(**{**calibration, "curve": curve}),
+        subgroups=tuple(
+            Subgroup(
+                **{
+                    **group,
+                    "accuracy": Estimate(**group["accuracy"]),
+                    "thin_categories": tuple(group["thin_categories"]),
+                }
+            )
+            for group in content["subgroups"]
+        ),
+        values_left_out=content["values_left_out"],
+        text_rule=TextRule(**content["text_rule"]) if content["text_rule"] else None,
+        resamples=content["resamples"],
+        seed=content["seed"],
+        predictions=predictions,
+    )

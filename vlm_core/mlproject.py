@@ -1,0 +1,72 @@
+"""The text of `MLproject`, made from `Config`, so that a setting is written down once."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final, Literal, get_args, get_origin
+
+from vlm_core.config import Config
+from vlm_core.presets import FROM_NOTHING, PRESETS
+
+# `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.
+_MLFLOW_DECIDES: Final = frozenset({"experiment"})
+
+_VERBS: Final[dict[str, str]] = {
+    "prepare": "reads, cleans and decodes a catalogue once; takes the settings about data",
+    "evaluate": "scores a stored run on another labelled catalogue",
+    "predict": "writes the categories of a folder, zip or CSV of pictures",
+    "demo": "trains all three families small on the sample catalogue and compares them",
+}
+
+
+def render() -> str:
+    """The whole text of `MLproject`: what `mlflow run` starts, and the settings it takes."""
+    declared = declared_settings()
+    others = [name for name in Config.model_fields if name not in declared]
+    lines = [
+        "# Written by `python -m experiments.mlproject` from vlm_core/config.py: change that, and write this again.",
+        "name: vlm-product-categorisation",
+        "python_env: python_env.yaml",
+        "",
+        "entry_points:",
+        "  # fine-tunes one model and evaluates it: mlflow run . -P model=blip",
+        "  main:",
+        "    parameters:",
+        *(line for name, default in declared.items() for line in _declaration(name, default)),
+        "      # Taken with -P as well. They have no default here, because a preset may set them, because `mlflow run`",
+        "      # decides it, or because it would log an empty text as two quotation marks, and never let go of them.",
+        *(f"      # {name}: {_help(name)}" for name in others),
+        "    command: >-",
+        # exec: a signal from `mlflow run` must reach Python, not a shell that waits for it.
+        "      exec python -m experiments.train",
+        *(f"      --{name}={{{name}}}" for name in declared),
+    ]
+    for verb, what in _VERBS.items():
+        lines += ["", f"  # {what}", f"  {verb}:", f"    command: exec python -m experiments.{verb}"]
+    return "\n".join(lines) + "\n"
+
+
+def declared_settings() -> dict[str, str]:
+    """The settings that `MLproject` declares, with the text of their default.
+
+    MLflow hands a declared default on as if the user had given it, so a setting that a preset sets cannot be among
+    them. It also logs defaults to the run, quoted for the shell, before our code starts, and refuses to change them:
+    only a text that quoting leaves as it is agrees with what the run logs later.
+    """
+    from_presets = set(FROM_NOTHING).union(*PRESETS.values())
+    defaults = {name: str(field.default) for name, field in Config.model_fields.items()}
+    return {
+        name: text
+        for name, text in defaults.items()
+        if name not in from_presets and name not in _MLFLOW_DECIDES and shlex.quote(text) == text
+    }
+
+
+def _declaration(name: str, default: str) -> tuple[str, str]:
+    return f"      # {_help(name)}", f'      {name}: {{default: "{default}"}}'
+
+
+def _help(name: str) -> str:
+    field = Config.model_fields[name]
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return f"{field.description} [{', '.join(choices)}]" if choices else str(field.description)

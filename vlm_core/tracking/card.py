@@ -1,0 +1,193 @@
+"""The model card: README.md in a saved categoriser's folder, for whoever finds the model without its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from vlm_core.evaluation.storing import write_whole
+
+if TYPE_CHECKING:
+    from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.catalogue.splitting import Split
+    from vlm_core.evaluation.bootstrap import Estimate
+    from vlm_core.evaluation.evaluation import Evaluation
+
+_SHOWN_SETTINGS: Final = (
+    *("model", "checkpoint", "mode", "objective", "readout", "preset", "epochs", "batch_size", "learning_rate"),
+    *("weight_decay", "seed"),
+)
+_FEWEST_IN_A_SUBGROUP: Final = 20
+
+
+def write_card(
+    folder: Path,
+    *,
+    run_id: str,
+    settings: Mapping[str, str],
+    weights_source: str,
+    catalogue: Catalogue,
+    split: Split,
+    evaluation: Evaluation,
+) -> Path:
+    """The card `README.md`, written whole into the folder that a categoriser was saved in."""
+    family = str(json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))["family"])
+    sections = [
+        _head(family, split, weights_source),
+        "## How it was made\n\n" + _settings(run_id, settings, weights_source),
+        "## Data\n\n" + _data(catalogue, split),
+        "## Scores\n\n" + _scores(evaluation, split),
+        "## Subgroups\n\n" + _subgroups(evaluation),
+        "## Limits\n\n" + _limits(evaluation, split, weights_source),
+        "## How to load it\n\n" + _loading(family, run_id),
+    ]
+    path = folder / "README.md"
+    text = "\n\n".join(section for section in sections if section) + "\n"
+    write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))
+    return path
+
+
+def _head(family: str, split: Split, weights_source: str) -> str:
+    names = ", ".join(split.categories)
+    lines = [
+        "---",
+        "pipeline_tag: image-classification",
+        f"tags: [product-categorisation, {family}]",
+        "---",
+        f"# {family.upper()} for product categorisation",
+        "",
+        f"Puts a picture of a product into one of {len(split.categories)} categories: {names}.",
+    ]
+    if weights_source != "none":
+        lines.append(f"Before it was trained here, its weights came from `{weights_source}`.")
+    if split.leaking:
+        lines += ["", f"> **These scores reward memory.** {_leakage(split)} They say little about new products."]
+    return "\n".join(lines)
+
+
+def _settings(run_id: str, settings: Mapping[str, str], weights_source: str) -> str:
+    rows = [("run", f"`{run_id}`"), ("weights before training", f"`{weights_source}`")]
+    rows += [(name, f"`{settings[name]}`") for name in _SHOWN_SETTINGS if settings.get(name)]
+    return _table(("setting", "value"), rows)
+
+
+def _data(catalogue: Catalogue, split: Split) -> str:
+    totals = np.bincount(split.labels[split.train], minlength=len(split.categories))
+    singles = np.bincount(split.labels[np.unique(split.train)], minlength=len(split.categories))
+    counts = [
+        (name, f"{split.prior[index]:.2%}", split.originals[name], singles[index], totals[index])
+        for index, name in enumerate(split.categories)
+    ]
+    return "\n".join(
+        [
+            f"Catalogue `{catalogue.name}`, {len(catalogue.products):,} products, fingerprint "
+            f"`{catalogue.fingerprint}`; categories from the column `{split.label}`.",
+            f"Protocol `{split.protocol}`, seed {split.seed}, split `{split.fingerprint}`: {len(split.train):,} "
+            f"training rows, {len(split.validation):,} validation, {len(split.test):,} test. {_leakage(split)}",
+            "",
+            _table(("category", "share of catalogue", "drawn", "training products", "training rows"), counts),
+        ]
+    )
+
+
+def _leakage(split: Split) -> str:
+    return f"{split.leakage.near:.1%} of the evaluation rows have their picture, exactly or nearly, in training."
+
+
+def _scores(evaluation: Evaluation, split: Split) -> str:
+    natural, calibration = evaluation.natural, evaluation.calibration
+    worst = evaluation.worst_recall
+    rows = [
+        ("macro-F1", *_figure(evaluation.macro_f1)),
+        ("accuracy", *_figure(evaluation.accuracy)),
+        (f"lowest recall ({worst.category})", *_figure(worst.recall)),
+        ("macro-F1, categories as frequent as in the catalogue", *_figure(natural.macro_f1)),
+        ("accuracy, categories as frequent as in the catalogue", *_figure(natural.accuracy)),
+        ("negative log-likelihood", f"{calibration.nll:.4f}", ""),
+        ("Brier score", f"{calibration.brier:.4f}", ""),
+        ("expected calibration error", f"{calibration.ece:.4f}", ""),
+    ]
+    categories = [
+        (score.category, score.support, f"{score.precision:.4f}", f"{score.recall:.4f}", *_figure(score.f1))
+        for score in evaluation.per_category
+    ]
+    marked = ", **leaking**" if split.leaking else ""
+    return "\n\n".join(
+        [
+            f"On {evaluation.n:,} test products, read once, after training{marked}. Intervals of 95 % by bootstrap.",
+            _table(("figure", "value", "interval"), rows),
+            _table(("category", "test products", "precision", "recall", "F1", "interval"), categories),
+        ]
+    )
+
+
+def _subgroups(evaluation: Evaluation) -> str:
+    rows = [
+        (group.attribute, group.value or "(none)", group.n, *_figure(group.accuracy), f"{group.macro_f1:.4f}")
+        for group in evaluation.subgroups
+        if group.n >= _FEWEST_IN_A_SUBGROUP
+    ]
+    if not rows:
+        return f"No subgroup has {_FEWEST_IN_A_SUBGROUP} test products."
+    table = _table(("attribute", "value", "test products", "accuracy", "interval", "macro-F1"), rows)
+    return f"Those with at least {_FEWEST_IN_A_SUBGROUP} test products.\n\n{table}"
+
+
+def _limits(evaluation: Evaluation, split: Split, weights_source: str) -> str:
+    weakest = min((score for score in evaluation.per_category if score.support), key=lambda score: score.f1.value)
+    limits = [
+        "It always answers one of its categories, also for a picture of none of them.",
+        f"It is weakest on {weakest.category} (F1 {weakest.f1.value:.2f}, {weakest.support} test products).",
+        "One run with one seed: another seed draws another split and another start.",
+        "It has seen the pictures of this catalogue alone; other cameras, backgrounds and angles are untested.",
+    ]
+    if "Free Items" in split.categories:
+        limits.append("Free Items are defined by their price, not by their looks: no picture can tell them reliably.")
+    if weights_source == "tiny":
+        limits.append("Its weights are tiny and began from nothing: it stands in for a pretrained model, no more.")
+    if split.leaking:
+        limits.append("Training and test overlap: do not compare its scores with those of an honest split.")
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _loading(family: str, run_id: str) -> str:
+    from vlm_core.models.categoriser import ADAPTERS
+
+    served = "\n".join(
+        [
+            "```python",
+            "import base64, mlflow, pandas",
+            f'model = mlflow.pyfunc.load_model("runs:/{run_id}/model")',
+            'picture = base64.b64encode(open("picture.jpg", "rb").read()).decode()',
+            'print(model.predict(pandas.DataFrame({"picture": [picture]})))',
+            "```",
+        ]
+    )
+    if family not in ADAPTERS:
+        return served
+    hf_class = ADAPTERS[family].hf_class
+    own = "\n".join(
+        [
+            "The network alone, without the categories' answer, from the folder that holds this card:",
+            "",
+            "```python",
+            f"from transformers import AutoTokenizer, {hf_class}",
+            f'network = {hf_class}.from_pretrained("model")',
+            'tokenizer = AutoTokenizer.from_pretrained("model")',
+            "```",
+        ]
+    )
+    return f"{served}\n\n{own}"
+
+
+def _figure(estimate: Estimate) -> tuple[str, str]:
+    return f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,133 @@
+"""Putting a saved categoriser into the store as a model that MLflow can load and serve anywhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import vlm_core
+from vlm_core.tracking.store import open_mlflow
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MODEL_NAME: Final = "model"  # runs:/<run id>/model is its address as well
+# What `vlm_core.tracking.serving` needs to answer; the baseline needs no torch, the others no scikit-learn.
+_ALWAYS: Final = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors")
+_NETWORKS: Final = ("tokenizers", "torch", "torchvision", "transformers")
+_BASELINE: Final = ("scikit-image", "scikit-learn", "scipy")
+
+
+def log_model(client: MlflowClient, run_id: str, folder: Path) -> str:
+    """The `models:/` address of a new logged model of the run, made of the categoriser in `folder`.
+
+    Scores the run has of its test are linked to the model. A model that could not be kept whole is marked as failed.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        name=MODEL_NAME,
+        source_run_id=run_id,
+        params=run.data.params,
+        tags={name: text for name, text in run.data.tags.items() if not name.startswith("mlflow.")},
+        model_type="categoriser",
+    )
+    address = f"models:/{model.model_id}"
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "model"
+            meta = Model(
+                artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
+            )
+            save_model(folder, path, meta=meta)
+            client.log_model_artifacts(model.model_id, str(path))
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    _link_scores(client, run, model.model_id)
+    return address
+
+
+def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
+    """Nothing; `path` is a folder that `mlflow.pyfunc.load_model` and `mlflow models serve` take."""
+    description = json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))
+    writes_text = description.get("answer") == "sentences"
+    with tempfile.TemporaryDirectory() as temporary:
+        # MLflow takes the folder's own name over into the model: one that says what it is
+        data = Path(temporary) / "categoriser"
+        data.symlink_to(folder.resolve(), target_is_directory=True)
+        open_mlflow().pyfunc.save_model(
+            path,
+            loader_module="vlm_core.tracking.serving",
+            data_path=str(data),
+            code_paths=[str(Path(vlm_core.__file__).parent)],
+            signature=_signature(description["categories"], writes_text),
+            input_example=_example(),
+            pip_requirements=requirements(description["family"]),
+            mlflow_model=meta,
+        )
+    card = folder / "README.md"
+    if card.exists():
+        shutil.copy(card, path / card.name)
+
+
+def requirements(family: str) -> list[str]:
+    """Pinned packages that inference needs, at the versions that are installed here."""
+    names = sorted((*_ALWAYS, *(_BASELINE if family == "baseline" else _NETWORKS)))
+    # "2.14.1+cpu" names a build of one index; any build of 2.14.1 will do
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]
+
+
+def _signature(categories: list[str], writes_text: bool) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    probabilities = [ColSpec(DataType.double, f"p_{name}", required=False) for name in categories]
+    texts = [ColSpec(DataType.string, name, required=False) for name in ("text", "text_category") if writes_text]
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "picture")]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.string, "category", required=False),
+                ColSpec(DataType.double, "confidence", required=False),
+                *probabilities,
+                *texts,
+                ColSpec(DataType.string, "error", required=False),
+            ]
+        ),
+    )
+
+
+def _example() -> Any:
+    """A table with one small drawn picture."""
+    import pandas as pd
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (60, 80), "white")
+    shirt = [(15, 12), (45, 12), (52, 30), (44, 34), (44, 70), (16, 70), (16, 34), (8, 30)]
+    ImageDraw.Draw(picture).polygon(shirt, "navy")
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return pd.DataFrame({"picture": [base64.b64encode(data.getvalue()).decode()]})
+
+
+def _link_scores(client: MlflowClient, run: Any, model_id: str) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    scores = {name: value for name, value in run.data.metrics.items() if name.startswith("test_")}
+    metrics = [Metric(name, value, now, 0, model_id=model_id, run_id=run.info.run_id) for name, value in scores.items()]
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])

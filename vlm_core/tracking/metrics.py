@@ -1,0 +1,38 @@
+"""Names and values of the figures that a run keeps of each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from vlm_core.evaluation.names import slugs
+
+if TYPE_CHECKING:
+    from vlm_core.evaluation.summary import Summary
+    from vlm_core.training.loop import EpochReport
+
+
+def epoch_metrics(report: EpochReport) -> dict[str, float]:
+    """One epoch's figures: `train_...`, `validation_...` (categories as `slugs` names them), rate and seconds."""
+    validation = report.validation
+    return {
+        "learning_rate": report.learning_rate,
+        "seconds": report.seconds,
+        **_summary_metrics("train", report.training),
+        **_by_category("validation_precision", validation.precision),
+        **_by_category("validation_recall", validation.recall),
+        **_summary_metrics("validation", validation),
+    }
+
+
+def _summary_metrics(prefix: str, summary: Summary) -> dict[str, float]:
+    return {
+        f"{prefix}_loss": summary.loss,
+        f"{prefix}_accuracy": summary.accuracy,
+        **_by_category(f"{prefix}_f1", summary.per_category_f1),
+        f"{prefix}_macro_f1": summary.macro_f1,  # last: a run that has it has the whole epoch
+    }
+
+
+def _by_category(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{slug}": value for slug, value in zip(slugs(tuple(figures)), figures.values(), strict=True)}

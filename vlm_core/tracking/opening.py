@@ -1,0 +1,183 @@
+"""How a run begins (anew, made by `mlflow run`, or gone on with) and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from vlm_core.errors import UserError
+from vlm_core.tracking import tags
+from vlm_core.tracking.store import impatient, store_errors
+from vlm_core.tracking.system import SystemMetrics
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# What MLflow calls a run that nobody has named; another name was given with `mlflow run --run-name`.
+_NOBODYS_NAME: Final = re.compile(r"[a-z]+-[a-z]+-\d+")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """The run that is written to, and the one that `mlflow run` made where that is another (else "")."""
+
+    run_id: str
+    resumed: bool
+    launcher: str = ""
+
+
+def open_run(client: MlflowClient, uri: str, *, experiment: str, name: str, resume: str, parent: str) -> OpenRun:
+    """The run to write to, with status RUNNING.
+
+    Raises UserError for a run or an experiment that cannot be used, with what to do instead.
+    """
+    # taken out of the environment: a second run of this process, or of one it starts, is not the launched one
+    launched = "" if parent else os.environ.pop("MLFLOW_RUN_ID", "")
+    if launched:
+        made_by_mlflow = _launched_run(client, launched)
+        if not resume and not _is_out_of_reach(made_by_mlflow.info.artifact_uri, uri):
+            if name and _NOBODYS_NAME.fullmatch(made_by_mlflow.info.run_name or ""):
+                client.update_run(launched, name=name)
+            client.set_tag(launched, tags.ROLE, tags.RUN)
+            return OpenRun(launched, resumed=False)
+        client.set_tag(launched, tags.ROLE, tags.LAUNCHER)
+    if resume:
+        check_resumable(client, resume)
+        client.update_run(resume, status="RUNNING")
+        run_id = resume
+    else:
+        run_id = _new_run(client, uri, experiment, name, parent)
+    if launched:
+        _mark_launcher(client, launched, run_id)
+    return OpenRun(run_id, resumed=bool(resume), launcher=launched)
+
+
+def end_run(
+    client: MlflowClient, uri: str, run: OpenRun, error: BaseException | None, system: SystemMetrics | None
+) -> None:
+    """Nothing; the run is FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED, as is what `mlflow run` made for it.
+
+    Raises UserError when the store does not take it, unless something else went wrong before.
+    """
+    status = _status(error)
+    try:
+        with store_errors(uri), impatient():
+            if system is not None:
+                system.stop()
+            client.set_tag(run.run_id, tags.ENDED, status)
+            client.set_tag(run.run_id, tags.FAILURE, "" if status == "FINISHED" else _reason(error))
+            client.set_terminated(run.run_id, status)
+            if run.launcher:
+                client.set_terminated(run.launcher, status)
+    except Exception as problem:
+        if error is None:
+            raise
+        _log.warning("The run %s could not be marked as %s: %s", run.run_id, status, problem)
+
+
+def _status(error: BaseException | None) -> str:
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "FINISHED"
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "Ctrl-C"
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def _launched_run(client: MlflowClient, run_id: str) -> Any:
+    run = _find_run(client, run_id)
+    if run is None or run.info.lifecycle_stage == "deleted" or run.info.status not in ("RUNNING", "SCHEDULED"):
+        state = "is not in the tracking store" if run is None else "has ended or was deleted"
+        raise UserError(f"the run {run_id} that MLFLOW_RUN_ID names {state}: unset MLFLOW_RUN_ID.")
+    return run
+
+
+def check_resumable(client: MlflowClient, run_id: str) -> None:
+    """Nothing; raises UserError for a run that cannot be gone on with, with what to do instead."""
+    run = _find_run(client, run_id)
+    if run is None:
+        raise UserError(
+            f"resume={run_id}: there is no such run in this tracking store: copy the id of an unfinished run from "
+            "`mlflow ui`, or check MLFLOW_TRACKING_URI."
+        )
+    facts = run.data.tags
+    if run.info.lifecycle_stage == "deleted":
+        raise UserError(
+            f"resume={run_id}: that run was deleted: `mlflow runs restore --run-id {run_id}` brings it back."
+        )
+    if facts.get(tags.ROLE) == tags.LAUNCHER:
+        other = facts.get(tags.LAUNCHED, "")
+        raise UserError(f"resume={run_id}: that run only went on with another one: use resume={other or '<its id>'}.")
+    if facts.get(tags.ROLE) != tags.RUN:
+        raise UserError(f"resume={run_id}: that run was not begun by this program: choose another.")
+    if run.info.status == "FINISHED":
+        raise UserError(f"resume={run_id}: that run is finished: start a new one instead, without resume.")
+    if run.info.status == "RUNNING" and tags.process_is_alive(facts.get(tags.PROCESS, "")):
+        number = facts[tags.PROCESS].split(":")[1]
+        raise UserError(f"resume={run_id}: process {number} is still at that run: wait for it, or stop it first.")
+
+
+def _find_run(client: MlflowClient, run_id: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _new_run(client: MlflowClient, uri: str, experiment: str, name: str, parent: str) -> str:
+    from mlflow.tracking.context.registry import resolve_tags
+
+    experiment_id = _experiment_id(client, uri, experiment)
+    below = {"mlflow.parentRunId": parent} if parent else {}
+    run = client.create_run(experiment_id, tags=resolve_tags({tags.ROLE: tags.RUN, **below}), run_name=name or None)
+    return str(run.info.run_id)
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            # another process may have made it in between
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise UserError(f"experiment={name} is not accepted by MLflow: {error}.") from error
+    if found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"experiment={name} was deleted: `mlflow experiments restore --experiment-id {found.experiment_id}` brings "
+            "it back; or choose another name."
+        )
+    if _is_out_of_reach(found.artifact_location, uri):
+        raise UserError(
+            f"experiment={name} was made by a running `mlflow ui` and keeps its files there: choose another name, or "
+            "set MLFLOW_TRACKING_URI to the address of `mlflow ui`."
+        )
+    return str(found.experiment_id)
+
+
+def _is_out_of_reach(artifact_uri: str, uri: str) -> bool:
+    """Whether only a server could store files there, and we write to the database directly.
+
+    `mlflow ui` in a folder without mlflow.db makes the Default experiment of this kind.
+    """
+    return artifact_uri.startswith("mlflow-artifacts:") and not uri.startswith("http")
+
+
+def _mark_launcher(client: MlflowClient, launcher: str, run_id: str) -> None:
+    client.set_tag(launcher, tags.LAUNCHED, run_id)
+    client.set_tag(launcher, "mlflow.note.content", f"Only started the run {run_id}, which holds all results.")
+    client.update_run(launcher, name=f"launcher of {run_id[:8]}")

@@ -1,0 +1,199 @@
+"""Runs, read back: one table for the leaderboard and the dashboard, and what each run holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import pandas as pd
+
+from vlm_core.errors import UserError
+from vlm_core.tracking import tags
+from vlm_core.tracking.opening import check_resumable
+from vlm_core.tracking.registry import SCORE
+from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.store.entities import PagedList
+
+    from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.predictions import Predictions
+
+T = TypeVar("T")
+ROWS_A_PAGE: Final = 1000
+_INFO: Final = ("run_id", "name", "experiment", "status", "started", "ended")
+_OURS: Final = f"tags.`{tags.ROLE}` = '{tags.RUN}'"
+
+
+class RunReader:
+    """Reads the store at `uri` (empty: the one this folder's runs are written to); nothing is ever written."""
+
+    def __init__(self, uri: str = "") -> None:
+        self._uri = uri or store_uri()
+        self._client = connect(self._uri)
+
+    def runs(self, filter_string: str = "") -> pd.DataFrame:
+        """All runs of this program, newest first, those that only launched another left out.
+
+        `filter_string` is in MLflow's language, such as "params.model = 'clip' and metrics.test_macro_f1 > 0.8".
+        Columns: run_id, name, experiment, status, started, ended (UTC), and `params.*`, `metrics.*` (last values),
+        `tags.*`. Raises UserError when the filter is not understood.
+        """
+        from mlflow.exceptions import MlflowException
+
+        asked = f"{_OURS} and {filter_string}" if filter_string else _OURS
+        try:
+            rows = [self._row(run, names) for run, names in self._search(asked)]
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            raise UserError(f"the filter {filter_string!r} is not understood: {error.message}") from error
+        return pd.DataFrame(rows, columns=None if rows else list(_INFO))
+
+    def leaderboard(self) -> pd.DataFrame:
+        """Finished runs with a test score, best first within each group that was tested on the same products.
+
+        Groups come newest first and are numbered from 1 in the column `group`; `leaking` is a bool, and only runs
+        that do not leak have a `rank`. Further columns: those of `runs`, without prefix where `_SHOWN` names them.
+        """
+        table = self.runs("attributes.status = 'FINISHED'")
+        scored = table[table[f"metrics.{SCORE}"].notna()] if f"metrics.{SCORE}" in table else table.iloc[:0]
+        board = pd.DataFrame({name: scored[name] for name in _INFO}, index=scored.index)
+        for source in _SHOWN:
+            prefix, name = source.split(".", 1)
+            column = scored.get(source, pd.Series(float("nan"), index=scored.index))
+            board[name] = column if prefix == "metrics" else column.astype(object).fillna("")
+        board["leaking"] = board["leaking"] != "false"
+        keys = list(tags.COMPARABLE)
+        newest = board.groupby(keys, dropna=False)["started"].transform("max")
+        board = board.assign(newest=newest).sort_values(
+            ["newest", *keys, SCORE, "started"], ascending=[False, True, True, True, False, True], kind="stable"
+        )
+        board.insert(0, "group", board.groupby(keys, sort=False, dropna=False).ngroup() + 1)
+        honest = board[~board["leaking"]]
+        rank = honest.groupby("group")[SCORE].rank(method="min", ascending=False)
+        board.insert(1, "rank", rank.reindex(board.index).astype("Int64"))
+        return board.drop(columns="newest").reset_index(drop=True)
+
+    def params(self, run_id: str) -> dict[str, str]:
+        """The settings that the run was made with, as text."""
+        return _settings(self._run(run_id))
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Facts about the run that are no settings."""
+        return dict(self._run(run_id).data.tags)
+
+    def check_resumable(self, run_id: str) -> None:
+        """Nothing; raises UserError for a run that cannot be gone on with, before any work is done for it."""
+        with store_errors(self._uri):
+            check_resumable(self._client, run_id)
+
+    def history(self, run_id: str, metric: str) -> pd.DataFrame:
+        """Columns step and value: one metric over the epochs; the last value of a step counts."""
+        with store_errors(self._uri):
+            points = self._client.get_metric_history(run_id, metric)
+        table = pd.DataFrame({"step": [point.step for point in points], "value": [point.value for point in points]})
+        return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+
+    def artifact(self, run_id: str, path: str) -> Path:
+        """A file or folder among the run's artifacts, downloaded if the store is remote. Raises UserError if absent."""
+        from mlflow.exceptions import MlflowException
+
+        self._run(run_id)
+        with store_errors(self._uri):
+            try:
+                found = Path(
+                    open_mlflow().artifacts.download_artifacts(
+                        run_id=run_id, artifact_path=path, tracking_uri=self._uri
+                    )
+                )
+            except (MlflowException, OSError) as error:
+                raise UserError(f"run {run_id} holds no {path}: it ended before it was written.") from error
+        if not found.exists():
+            raise UserError(f"run {run_id} holds no {path}: it ended before it was written.")
+        return found
+
+    def evaluation(self, run_id: str, name: str = "test") -> Evaluation:
+        """The evaluation that the run wrote under that name, its predictions included."""
+        from vlm_core.evaluation.evaluation import Evaluation
+
+        return Evaluation.read(self.artifact(run_id, f"evaluation/{name}"))
+
+    def predictions(self, run_id: str, name: str = "test") -> Predictions:
+        """What the run's model answered for each product of that evaluation."""
+        from vlm_core.evaluation.predictions import Predictions
+
+        return Predictions.read(self.artifact(run_id, f"evaluation/{name}/predictions.npz"))
+
+    def _search(self, filter_string: str) -> Iterator[tuple[Run, dict[str, str]]]:
+        """Each matching run with the names of all experiments: one request a page, none a run."""
+        client = self._client
+        with store_errors(self._uri):
+            found = _pages(lambda token: client.search_experiments(max_results=ROWS_A_PAGE, page_token=token))
+            names = {experiment.experiment_id: experiment.name for experiment in found}
+            for run in _pages(
+                lambda token: client.search_runs(list(names), filter_string, max_results=ROWS_A_PAGE, page_token=token)
+            ):
+                yield run, names
+
+    def _row(self, run: Run, names: dict[str, str]) -> dict[str, Any]:
+        info = run.info
+        return {
+            "run_id": info.run_id,
+            "name": info.run_name,
+            "experiment": names[info.experiment_id],
+            "status": run.data.tags.get(tags.ENDED, info.status) if info.status == "FAILED" else info.status,
+            "started": pd.to_datetime(info.start_time, unit="ms", utc=True),
+            "ended": pd.to_datetime(info.end_time, unit="ms", utc=True),
+            **{f"params.{name}": text for name, text in _settings(run).items()},
+            **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
+            **{f"tags.{name}": text for name, text in run.data.tags.items()},
+        }
+
+    def _run(self, run_id: str) -> Run:
+        from mlflow.exceptions import MlflowException
+
+        with store_errors(self._uri):
+            try:
+                return self._client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                raise UserError(f"there is no run {run_id} in the tracking store {self._uri}.") from error
+
+
+def _pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
+    """What all pages hold, of which `ask` gives the one that a token names."""
+    page = ask(None)
+    yield from page
+    while page.token:
+        page = ask(page.token)
+        yield from page
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """The run's params, with the values that MLflow would not let us write over an earlier text."""
+    ours = {
+        name.removeprefix(tags.SETTING): text for name, text in run.data.tags.items() if name.startswith(tags.SETTING)
+    }
+    return {**run.data.params, **ours}
+
+
+# Columns of the leaderboard, under their last name.
+_SHOWN: Final = (
+    "params.model",
+    "params.mode",
+    "params.objective",
+    "params.seed",
+    "tags.weights_source",
+    "tags.protocol",
+    "tags.leaking",
+    "tags.catalogue",
+    *(f"tags.{name}" for name in tags.COMPARABLE),
+    f"metrics.{SCORE}",
+    f"metrics.{SCORE}_low",
+    f"metrics.{SCORE}_high",
+    "metrics.test_accuracy",
+)

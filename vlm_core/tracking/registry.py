@@ -1,0 +1,144 @@
+"""One registered model a family, its champion, and the way from a name to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from vlm_core.errors import UserError
+from vlm_core.tracking import tags
+from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION: Final = "champion"
+SCORE: Final = "test_macro_f1"
+_KEPT: Final = (*tags.COMPARABLE, "protocol", "leaking", "leakage", "catalogue", "weights_source")
+
+
+def register(run_id: str) -> str:
+    """One sentence that says which version the run's model became, and whether it is champion now, and why.
+
+    The run must hold its model, its data's tags and its test scores already; the model is named
+    `categoriser-<family>`. The alias `champion` goes to the first version that does not leak, and moves only to one
+    with a better test macro-F1 on the same test products. Raises UserError if the run has no model.
+    """
+    uri = store_uri()
+    with store_errors(uri):
+        client = connect(uri, to_write=True)
+        run = client.get_run(run_id)
+        model_id = _model_of(client, run_id)
+        if model_id is None:
+            raise UserError(f"run {run_id} holds no model to register: let it finish first.")
+        family = str(run.data.params.get("model", "")).split("-")[0] or "model"
+        name = f"categoriser-{family}"
+        facts: dict[str, str] = {key: run.data.tags[key] for key in _KEPT if key in run.data.tags}
+        if SCORE in run.data.metrics:
+            facts[SCORE] = repr(float(run.data.metrics[SCORE]))
+        version = _new_version(client, name, model_id, run_id, facts)
+        return _crown(client, name, str(version.version), facts)
+
+
+def resolve(reference: str) -> Path:
+    """The folder of the categoriser that a run id, `models:/name@alias`, `models:/name/3` or `runs:/id/model` names.
+
+    It is downloaded if the store is remote. Raises UserError if there is none.
+    """
+    uri = store_uri()
+    with store_errors(uri):
+        client = connect(uri)
+        address = reference
+        if not reference.startswith(("models:/", "runs:/")):
+            model_id = _model_of(client, reference)
+            if model_id is None:
+                raise UserError(
+                    f"{reference} is not a run with a model: give the id of a finished run, or a model such as "
+                    f"models:/categoriser-clip@{CHAMPION}."
+                )
+            address = f"models:/{model_id}"
+        return _fetch(address, uri)
+
+
+def _fetch(address: str, uri: str) -> Path:
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    try:
+        folder = Path(open_mlflow().artifacts.download_artifacts(artifact_uri=address, tracking_uri=uri))
+        loader = Model.load(str(folder)).flavors["python_function"]
+    except (MlflowException, OSError, KeyError) as error:
+        raise UserError(
+            f"{address} is not a model of this tracking store: give the id of a finished run, or a model such as "
+            f"models:/categoriser-clip@{CHAMPION}."
+        ) from error
+    categoriser = folder / str(loader.get("data", ""))
+    if not (categoriser / "categoriser.json").exists():
+        raise UserError(f"{address} is a model of another program: give one that this program has trained.")
+    return categoriser
+
+
+def _model_of(client: MlflowClient, run_id: str) -> str | None:
+    """The id of the model that the run logged last, if it did."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    models = [client.get_logged_model(output.model_id) for output in run.outputs.model_outputs] if run.outputs else []
+    ready = [model for model in models if str(model.status) == "READY"]
+    return max(ready, key=lambda model: model.creation_timestamp).model_id if ready else None
+
+
+def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str, facts: dict[str, str]) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return client.create_model_version(name, f"models:/{model_id}", run_id, tags=facts, model_id=model_id)
+
+
+def _crown(client: MlflowClient, name: str, version: str, facts: dict[str, str]) -> str:
+    became = f"Registered {name} version {version}"
+    if facts.get("leaking") != "false":
+        return f"{became}; it cannot be {CHAMPION}, because its test products leak into its training."
+    if SCORE not in facts:
+        return f"{became}; it cannot be {CHAMPION}, because it has no test macro-F1."
+    score = float(facts[SCORE])
+    holder = _champion(client, name)
+    if holder is None:
+        client.set_registered_model_alias(name, CHAMPION, version)
+        return f"{became}; it is the first {CHAMPION}, with a test macro-F1 of {score:.4f}."
+    different = [key for key in tags.COMPARABLE if holder.tags.get(key) != facts.get(key)]
+    if different or SCORE not in holder.tags:
+        why = " and ".join(different) or SCORE
+        return (
+            f"{became}; version {holder.version} stays {CHAMPION}, because the two differ in {why} and so cannot be "
+            f"compared (test macro-F1 {score:.4f} here)."
+        )
+    best = float(holder.tags[SCORE])
+    if score <= best:
+        return f"{became}; version {holder.version} stays {CHAMPION}: test macro-F1 {best:.4f}, here {score:.4f}."
+    client.set_registered_model_alias(name, CHAMPION, version)
+    return (
+        f"{became}; it is {CHAMPION} now: test macro-F1 {score:.4f}, above {best:.4f} of version {holder.version} on "
+        "the same test products."
+    )
+
+
+def _champion(client: MlflowClient, name: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:
+        # MLflow calls an alias that is not there an invalid parameter
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise

@@ -1,0 +1,102 @@
+"""Facts about a run that are no settings: code, machine, data. One name for each, whoever reads or writes it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.catalogue.splitting import Split
+
+ROLE: Final = "role"  # "run", or "launcher" for what `mlflow run` made only to go on with another run
+RUN: Final = "run"
+LAUNCHER: Final = "launcher"
+LAUNCHED: Final = "launched_run"  # on a launcher: the run it went on with
+PROCESS: Final = "process"  # host:pid:start of the process that writes the run
+FAILURE: Final = "failure"  # why the run did not finish
+ENDED: Final = "ended"  # its status by our own account: `mlflow run` makes FAILED of KILLED
+STUDY_LOG: Final = "study_log"  # file name of the study's JSON log
+SETTING: Final = "setting."  # prefix: a param's value in the run where MLflow keeps another text under its name
+# Two runs whose values of these agree were tested on the same products.
+COMPARABLE: Final = ("fingerprint", "label", "split")
+
+_PACKAGES: Final = ("torch", "transformers", "mlflow")
+
+
+def machine_tags() -> dict[str, str]:
+    """Commit of the code (and whether it was changed since), package versions, processor, cores and threads."""
+    tags = {**_commit_tags(), "python": platform.python_version(), "cpu": _processor()}
+    tags["cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    for package in _PACKAGES:
+        try:
+            tags[package] = version(package)
+        except PackageNotFoundError:
+            tags[package] = "not installed"
+    torch: Any = sys.modules.get("torch")  # a run without torch, such as the baseline's, need not wait for it
+    if torch is not None:
+        tags["threads"] = str(torch.get_num_threads())
+        tags["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return tags
+
+
+def data_tags(catalogue: Catalogue, split: Split) -> dict[str, str]:
+    """What a run learnt from and was tested on, and whether test products leak into training."""
+    return {
+        "catalogue": catalogue.name,
+        "fingerprint": catalogue.fingerprint,
+        "label": split.label,
+        "split": split.fingerprint,
+        "protocol": split.protocol,
+        "leakage": f"{split.leakage.near:.4f}",
+        "leaking": str(split.leaking).lower(),
+    }
+
+
+def process_tag() -> str:
+    """This process, told apart from any other that has or had its number."""
+    import psutil
+
+    return f"{platform.node()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def process_is_alive(tag: str) -> bool:
+    """Whether the process of a `process_tag` still runs on this machine; False for one on another machine."""
+    import psutil
+
+    node, _, rest = tag.partition(":")
+    number, _, started = rest.partition(":")
+    if node != platform.node() or not number.isdigit():
+        return False
+    try:
+        return f"{psutil.Process(int(number)).create_time():.2f}" == started
+    except psutil.Error:
+        return False
+
+
+def _commit_tags() -> dict[str, str]:
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        # no optional locks: asking for the state must not write to the user's index
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": str(bool(git("status", "--porcelain"))).lower()}
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": "unknown", "git_dirty": "unknown"}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,204 @@
+"""One run, written as it happens: settings, data, epochs, scores, files and the model."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from vlm_core.tracking import tags
+from vlm_core.tracking.metrics import epoch_metrics
+from vlm_core.tracking.opening import OpenRun, end_run, open_run
+from vlm_core.tracking.signals import StopSignals
+from vlm_core.tracking.store import connect, store_errors, store_uri
+from vlm_core.tracking.study_log import StudyLog
+from vlm_core.tracking.system import SystemMetrics
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.catalogue.splitting import Split
+    from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.predictions import Predictions
+    from vlm_core.training.loop import EpochReport
+
+_ENTITIES_A_REQUEST: Final = 100
+_METRICS_A_REQUEST: Final = 1000
+
+
+class RunWriter:
+    """A context manager for one MLflow run, which ends as FINISHED, FAILED or KILLED.
+
+    It starts a new run in `experiment`, takes over the one that `mlflow run` made, or goes on in the unfinished run
+    `resume`. With `parent`, it always starts a new run, below that one. Files of the study go to `folder`.
+    Every method raises UserError when the store cannot take what it is given.
+    """
+
+    def __init__(
+        self, experiment: str, name: str = "", *, resume: str = "", parent: str = "", folder: Path | None = None
+    ) -> None:
+        self.folder = folder or Path.cwd()
+        self._wanted = {"experiment": experiment, "name": name, "resume": resume, "parent": parent}
+        self._signals = StopSignals()
+        self._log: StudyLog | None = None
+        self._config: dict[str, str] = {}
+        self._epochs_logged: set[int] = set()
+
+    def __enter__(self) -> Self:
+        self._uri = store_uri()
+        self._client: MlflowClient = connect(self._uri, to_write=True)
+        self._signals.catch()
+        try:
+            with self._store():
+                self._run: OpenRun = open_run(self._client, self._uri, **self._wanted)
+        except BaseException:
+            self._signals.release()
+            raise
+        try:
+            self.tags({**tags.machine_tags(), tags.PROCESS: tags.process_tag()})
+            with self._store():
+                self._system = SystemMetrics(self._run.run_id, self._uri, resumed=self._run.resumed)
+                if self._run.resumed:
+                    self._read_back()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._signals.hold()
+        try:
+            end_run(self._client, self._uri, self._run, error, getattr(self, "_system", None))
+        finally:
+            self._signals.release()
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run."""
+        return self._run.run_id
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run had begun before this process."""
+        return self._run.resumed
+
+    def params(self, params: Mapping[str, str]) -> None:
+        """Keep the run's settings, whole.
+
+        `mlflow run` writes the values of its -P before us, as they were typed, and MLflow changes no param: where
+        such a text differs from ours ("1e-4", "0.0001"), ours becomes the tag `setting.<name>`, which RunReader reads.
+        """
+        self._config = dict(params)
+        with self._store():
+            known = self._client.get_run(self.run_id).data.params
+        self._log_batches(params={name: text for name, text in params.items() if name not in known})
+        different = {name: text for name, text in params.items() if known.get(name, text) != text and name != "resume"}
+        self.tags({tags.SETTING + name: text for name, text in different.items()})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Keep facts that are no settings; a later value takes the place of an earlier one."""
+        self._log_batches(tags=values)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Keep figures of one step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entities = [Metric(name, float(value), now, step) for name, value in values.items()]
+        with self._store():
+            for part in _parts(entities, _METRICS_A_REQUEST):
+                self._client.log_batch(self.run_id, metrics=part)
+
+    def dataset(self, catalogue: Catalogue, split: Split) -> None:
+        """Keep the lineage of the data: what is learnt from, selected on and tested on, with the ids as artifacts."""
+        from vlm_core.tracking.lineage import dataset_inputs, write_split
+
+        self.tags(tags.data_tags(catalogue, split))
+        with self._store(), tempfile.TemporaryDirectory() as folder:
+            self._client.log_inputs(self.run_id, datasets=dataset_inputs(catalogue, split))
+            write_split(catalogue, split, Path(folder))
+            self._client.log_artifacts(self.run_id, folder, "split")
+
+    def epoch(self, report: EpochReport) -> None:
+        """Keep one epoch's figures, and the study's JSON log and confusion picture with it in them.
+
+        An epoch that the run holds already, trained again after a crash, adds no second point to its curves.
+        """
+        with self._store():
+            if self._log is None:
+                self._log = StudyLog.begin(self.folder, self._config.get("model", "model"), self._config)
+                self._client.set_tag(self.run_id, tags.STUDY_LOG, self._log.path.name)
+            log, picture = self._log.add(report)
+            self._client.log_artifact(self.run_id, str(log), "logs")
+            self._client.log_artifact(self.run_id, str(picture), "results")
+        if report.epoch not in self._epochs_logged:
+            self.metrics(epoch_metrics(report), step=report.epoch)
+            self._epochs_logged.add(report.epoch)
+
+    def evaluation(self, evaluation: Evaluation, predictions: Predictions, name: str = "test") -> None:
+        """Keep scores as metrics `<name>_...`; as artifacts all of the evaluation, its pictures and every answer."""
+        from vlm_core.evaluation.pictures import draw_confusion, draw_reliability
+
+        title = ", ".join(filter(None, (self._config.get("model"), name)))
+        with self._store(), tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            evaluation.write(folder)
+            predictions.to_frame().to_csv(folder / "predictions.csv", index=False)
+            draw_confusion(evaluation.confusion, evaluation.categories, title, folder / "confusion.png")
+            draw_reliability(evaluation.calibration, title, folder / "reliability.png")
+            self._client.log_artifacts(self.run_id, temporary, f"evaluation/{name}")
+        self.metrics(evaluation.metrics(f"{name}_"))
+
+    def model(self, folder: Path) -> str:
+        """Keep the categoriser that `folder` holds as a model that MLflow can serve: its `models:/` address."""
+        from vlm_core.tracking.logging_model import log_model
+
+        with self._store():
+            return log_model(self._client, self.run_id, folder)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Keep a file, or all files of a folder, under the artifact folder of that name."""
+        with self._store():
+            if path.is_dir():
+                self._client.log_artifacts(self.run_id, str(path), folder or None)
+            else:
+                self._client.log_artifact(self.run_id, str(path), folder or None)
+
+    def _log_batches(self, *, params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> None:
+        from mlflow.entities import Param, RunTag
+
+        with self._store():
+            for part in _parts([Param(name, str(text)) for name, text in (params or {}).items()], _ENTITIES_A_REQUEST):
+                self._client.log_batch(self.run_id, params=part)
+            for part in _parts([RunTag(name, str(text)) for name, text in (tags or {}).items()], _ENTITIES_A_REQUEST):
+                self._client.log_batch(self.run_id, tags=part)
+
+    def _read_back(self) -> None:
+        """Take up the study's log and the epochs that the run has; a log lost with its machine comes from the store."""
+        history = self._client.get_metric_history(self.run_id, "validation_macro_f1")
+        self._epochs_logged = {metric.step for metric in history}
+        name = self._client.get_run(self.run_id).data.tags.get(tags.STUDY_LOG)
+        if name is None:
+            return
+        written = self.folder / "logs" / name
+        if not written.exists():
+            written = Path(self._client.download_artifacts(self.run_id, f"logs/{name}"))
+        self._log = StudyLog.go_on(self.folder, written)
+
+    @contextmanager
+    def _store(self) -> Iterator[None]:
+        with store_errors(self._uri):
+            yield
+
+
+def _parts(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
