@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = from_flags(arguments, parser)
     import numpy as np
 
-    from vlm_core.pipeline import load_data, write_dataset_info
+    from vlm_core.catalogue.duplicates import label_conflicts
+    from vlm_core.data import load_data, write_dataset_info
     from vlm_core.progress import show
 
     root = Path.cwd()
@@ -31,8 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return f"{int((split.labels[rows] == index).sum()):,}"
 
     rows = [
-        (name, f"{int((split.labels == index).sum()):,}", count(np.unique(split.train), index))
-        + tuple(count(side, index) for side in (split.train, split.validation, split.test))
+        (
+            name,
+            f"{int((split.labels == index).sum()):,}",
+            *(count(side, index) for side in (np.unique(split.train), split.train, split.validation, split.test)),
+        )
         for index, name in enumerate(split.categories)
     ]
     show_table(
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("category", "catalogue", "products in training", "training rows", "validation", "test"),
         rows,
     )
-    conflicts = data.label_conflicts
+    conflicts = len(label_conflicts(data.catalogue.products, data.groups, config.label))
     say(f"Label conflicts: {conflicts} groups of byte-identical pictures whose products disagree on {split.label}.")
     say(f"Wrote {path.relative_to(root)}.")
 

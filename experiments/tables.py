@@ -28,7 +28,10 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     rows += [(name, f"{getattr(calibration, name.lower()):.4f}", "") for name in ("NLL", "Brier", "ECE")]
     if evaluation.text_rule is not None:
         rule = evaluation.text_rule
-        rows += [("macro-F1 of the written text", f"{rule.macro_f1:.4f}", ""), ("Unknown Category", f"{rule.unknown_rate:.1%}", "")]
+        rows += [
+            ("macro-F1 of the written text", f"{rule.macro_f1:.4f}", ""),
+            ("Unknown Category", f"{rule.unknown_rate:.1%}", ""),
+        ]
     return rows
 
 

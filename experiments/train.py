@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     outcome = run_training(config, Path.cwd(), show, say)
     mark = " (LEAKING protocol)" if outcome.split.leaking else ""
     show_table(
-        f"{outcome.config.model} on the test split{mark}", ("", "score", "95 % interval"), evaluation_rows(outcome.evaluation)
+        f"{outcome.config.model} on the test split{mark}",
+        ("", "score", "95 % interval"),
+        evaluation_rows(outcome.evaluation),
     )
     say(outcome.registered)
     say(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")

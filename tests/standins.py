@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import io
 import json
+import random
 import re
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +20,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
+# Two sets of products: as Kaggle's zip holds them, and as the hub's parquet files do.
+TABLE = b"id,productDisplayName\n1,Blue, loose shirt\n2,Watch\n"
+PICTURES = {f"images/{number}.jpg": random.Random(number).randbytes(600_000) for number in (1, 2)}
+TITLES = ('Shirt, "slim" fit', "Watch", None)
+PIXELS = (b"\xff\xd8 first \xff\xd9", b"no picture at all", None)
+WORDS = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season")
 
 # A proxy of this machine must not come between; `localhost` is left to one, see `KaggleStandIn.environment`.
 DIRECT = {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
@@ -214,8 +224,53 @@ def _is_large(file: str) -> bool:
     return file.endswith((".parquet", ".safetensors", ".bin"))
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
+def make_archive() -> bytes:
+    """Kaggle's zip: the set, and a second copy of it below `myntradataset/`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in {"styles.csv": TABLE, **PICTURES}.items():
+            archive.writestr(name, data)
+            archive.writestr(f"myntradataset/{name}", data)
+    return buffer.getvalue()
+
+
+def make_shard(first: int, pixels: tuple[bytes | None, ...] = PIXELS) -> bytes:
+    """Three products in a parquet file as `datasets` pushes it to the hub."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = len(pixels)
+    columns = {
+        "id": pa.array(range(first, first + count), pa.int64()),
+        **{name: pa.array(["x"] * count) for name in WORDS},
+        "year": pa.array([2012.0, None, 2016.0][:count], pa.float64()),
+        "usage": pa.array(["Casual", None, "Sports"][:count]),
+        "productDisplayName": pa.array(TITLES[:count]),
+        "image": pa.array([data and {"bytes": data, "path": None} for data in pixels]),
+    }
+    kinds = {name: {"dtype": "string", "_type": "Value"} for name in columns}
+    kinds |= {"id": {"dtype": "int64", "_type": "Value"}, "year": {"dtype": "float64", "_type": "Value"}}
+    kinds["image"] = {"_type": "Image"}
+    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": kinds}})})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="none", use_dictionary=False)
+    return buffer.getvalue()
+
+
+@pytest.fixture(name="kaggle")
+def kaggle_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleStandIn]:
+    """Kaggle with a small set, with kagglehub turned to it and to an empty cache in `tmp_path`."""
+    stand_in = KaggleStandIn(make_archive())
+    for name, value in stand_in.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    yield stand_in
+    stand_in.close()
+
+
+@pytest.fixture(name="hub")
+def hub_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
     """A hub, with huggingface_hub turned to it and to an empty cache in `tmp_path`."""
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session

@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
+from vlm_core.catalogue.splitting import Split
 from vlm_core.config import Config, from_params
+from vlm_core.data import Data, Say, load_data, write_dataset_info
 from vlm_core.errors import UserError
-from vlm_core.evaluation.storing import write_whole
 from vlm_core.presets import FROM_NOTHING
 from vlm_core.progress import Progress
+from vlm_core.scoring import evaluate_rows, set_threads
 
 if TYPE_CHECKING:
-    from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.evaluation.evaluation import Evaluation
-    from vlm_core.evaluation.predictions import Predictions
     from vlm_core.models.categoriser import AnswerKind, Categoriser, VisionLanguageCategoriser
     from vlm_core.models.loading import Weights
-    from vlm_core.pixels.store import PictureStore
     from vlm_core.tracking.writer import RunWriter
     from vlm_core.training.loop import EpochReport, StepReport
-
-Say = Callable[[str], None]
-PREDICTION_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run learns from and is judged on."""
-
-    catalogue: Catalogue
-    split: Split
 
 
 @dataclass(frozen=True)
@@ -54,44 +38,6 @@ class Outcome:
     split: Split
     evaluation: Evaluation
     registered: str  # one sentence: version and champion
-
-
-def load_data(config: Config, root: Path, progress: Progress, say: Say) -> Data:
-    """The prepared catalogue and the split that the settings draw from it. Raises UserError for unusable data."""
-    from vlm_core.catalogue.catalogue import prepare_catalogue
-    from vlm_core.catalogue.duplicates import near_duplicate_groups
-    from vlm_core.catalogue.reading import Columns
-
-    columns = Columns(
-        config.id_column, config.picture_column, config.title_column, config.label, words(config.attributes)
-    )
-    catalogue = prepare_catalogue(config.data, columns, root, progress)
-    say(f"Catalogue {catalogue.name}: {catalogue.reading.summary()}")
-    split = split_catalogue(
-        catalogue.products,
-        near_duplicate_groups(catalogue.products, catalogue.pictures, progress),
-        label=config.label,
-        categories=words(config.categories),
-        min_products=config.min_products,
-        protocol=config.protocol,
-        per_category=config.per_category,
-        train_per_category=config.train_per_category,
-        seed=config.seed,
-    )
-    for name, reason in split.removed.items():
-        say(f"Left out: {name}, {reason}.")
-    say(
-        f"Protocol {split.protocol}: {len(split.train):,} training rows, {len(split.validation):,} for validation, "
-        f"{len(split.test):,} for test, {len(split.categories)} categories."
-    )
-    if split.leaking:
-        say(f"LEAKING: {split.leakage.near:.1%} of the evaluated pictures stand in training too. Scores reward memory.")
-    return Data(catalogue, split)
-
-
-def words(text: str) -> tuple[str, ...]:
-    """The parts of a comma-separated setting."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def run_training(config: Config, root: Path, progress: Progress, say: Say) -> Outcome:
@@ -114,21 +60,16 @@ def _resumed(run_id: str) -> Config:
 
     reader = RunReader()
     config = from_params(reader.params(run_id))
-    weights = {"true": "pretrained", "false": "tiny"}.get(reader.tags(run_id).get("weights_pretrained", ""), config.weights)
+    weights = {"true": "pretrained", "false": "tiny"}.get(
+        reader.tags(run_id).get("weights_pretrained", ""), config.weights
+    )
     return config.model_copy(update={"resume": run_id, "weights": weights})
-
-
-def _set_threads(threads: int) -> None:
-    """Let PyTorch use so many threads, and no more than there are cores."""
-    import torch
-
-    torch.set_num_threads(min(threads, os.cpu_count() or 1))
 
 
 def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: Say) -> Outcome:
     from vlm_core.models.loading import load_weights
 
-    _set_threads(config.threads)
+    set_threads(config.threads)
     weights = load_weights(
         config.model,
         checkpoint=config.checkpoint,
@@ -242,13 +183,14 @@ def _fit(
 
     split = data.split
     cut = len(model.stages) if config.mode == "probe" else 0
-    batches: Batches = PixelBatches(
+    pixels = PixelBatches(
         data.catalogue.pictures, split.labels, split.train, model.image_size, config.batch_size, config.seed
     )
+    batches: Batches = pixels
     if cut:
         model.set_training(False, cut)
         rows = np.unique(np.concatenate([split.train, split.validation]))
-        batches = StoredBatches(batches, rows, cut, lambda state: model.run(state, 0, cut), progress)
+        batches = StoredBatches(pixels, rows, cut, lambda state: model.run(state, 0, cut), progress)
     plan = Plan(**{field.name: getattr(config, field.name) for field in fields(Plan)})
     checkpoint = Checkpoint(folder)
     weights = model.learn_from(cut)
@@ -285,52 +227,16 @@ def _epoch_line(report: EpochReport) -> str:
     )
 
 
-def predict_rows(
-    model: Categoriser, pictures: PictureStore, rows: NDArray[np.int64], ids: NDArray[np.str_], labels: NDArray[np.int64], progress: Progress
-) -> Predictions:
-    """The model's answers for catalogue rows (n,); ids and labels (n_products,) are the whole catalogue's."""
-    from vlm_core.evaluation.predictions import Predictions
-
-    scores, texts, closest = [], [], []
-    starts = range(0, len(rows), PREDICTION_BATCH)
-    for start in progress(starts, "predicting", len(starts)):
-        batch = pictures.take(rows[start : start + PREDICTION_BATCH])
-        scores.append(model.log_probabilities(batch))
-        described = model.describe(batch)
-        if described:
-            texts.extend(described[0])
-            closest.append(described[1])
-    return Predictions(
-        product_ids=ids[rows],
-        labels=labels[rows],
-        log_probabilities=np.concatenate(scores),
-        categories=model.categories,
-        texts=tuple(texts) if texts else None,
-        text_categories=np.concatenate(closest) if closest else None,
-    )
-
-
 def _finish(
     config: Config, data: Data, model: Categoriser, run: RunWriter, source: str, progress: Progress, say: Say
 ) -> Outcome:
     """Read the test split, once; log its evaluation and the model, and register it."""
-    from vlm_core.evaluation.evaluation import evaluate
-    from vlm_core.evaluation.pictures import draw_confusion, draw_reliability
     from vlm_core.tracking.card import write_card
     from vlm_core.tracking.registry import register
 
     catalogue, split = data.catalogue, data.split
-    ids = catalogue.products["product_id"].to_numpy(str)
-    predictions = predict_rows(model, catalogue.pictures, split.test, ids, split.labels, progress)
-    attributes = [name for name in words(config.attributes) if name in catalogue.products.columns]
-    evaluation = evaluate(
-        predictions,
-        catalogue.products[attributes].iloc[split.test].reset_index(drop=True),
-        split.prior,
-        resamples=config.resamples,
-        seed=config.seed,
-    )
-    run.evaluation(evaluation, predictions)
+    evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior, progress)
+    run.evaluation(evaluation)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save(folder)
@@ -344,17 +250,4 @@ def _finish(
             evaluation=evaluation,
         )
         run.model(folder)
-        draw_confusion(evaluation.confusion, split.categories, f"{config.model}, test", folder / "confusion.png")
-        draw_reliability(evaluation.calibration, f"{config.model}, test", folder / "reliability.png")
-        for picture in ("confusion.png", "reliability.png"):
-            run.artifact(folder / picture, "evaluation/test")
     return Outcome(run.run_id, config, split, evaluation, register(run.run_id))
-
-
-def write_dataset_info(data: Data, folder: Path) -> Path:
-    """The path of `dataset_info.json`, written whole into a folder."""
-    catalogue = data.catalogue
-    info = dataset_info(catalogue.products, data.split, catalogue.fingerprint, catalogue.reading.rows_read)
-    path = folder / "dataset_info.json"
-    write_whole(path, lambda file: file.write(json.dumps(info, indent=2, ensure_ascii=False).encode()))
-    return path

@@ -9,7 +9,8 @@ T = TypeVar("T")
 class Progress(Protocol):
     """Passes the values of an iterable through while it shows how far it is."""
 
-    def __call__(self, iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]: ...
+    def __call__(self, iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+        """The values in their order; `total` is how many there are, where that is known."""
 
 
 def silent(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

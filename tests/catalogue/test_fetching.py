@@ -5,75 +5,33 @@ import csv
 import errno
 import hashlib
 import io
-import json
 import os
+import re
 import subprocess
 import sys
 import termios
 import time
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
-from tests.standins import HubStandIn, KaggleStandIn, hub, wait_for  # noqa: F401
+from tests.standins import PICTURES, PIXELS, TABLE, HubStandIn, KaggleStandIn, make_shard, wait_for
+from tests.standins import hub_stand_in as hub_stand_in  # fixtures, `hub` and `kaggle`
+from tests.standins import kaggle_stand_in as kaggle_stand_in
 from vlm_core.catalogue import fetching
 from vlm_core.catalogue.fetching import KAGGLE_PAGE, fetch_hf, fetch_kaggle
 from vlm_core.errors import UserError
 from vlm_core.progress import silent
 
-TABLE = b"id,productDisplayName\n1,Blue, loose shirt\n2,Watch\n"
-PICTURES = {f"images/{number}.jpg": os.urandom(600_000) for number in (1, 2)}
-TITLES = ('Shirt, "slim" fit', "Watch", None)
-PIXELS = (b"\xff\xd8 first \xff\xd9", b"no picture at all", None)
-
-
-def make_archive() -> bytes:
-    """Kaggle's zip: the set, and a second copy of it below `myntradataset/`."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in {"styles.csv": TABLE, **PICTURES}.items():
-            archive.writestr(name, data)
-            archive.writestr(f"myntradataset/{name}", data)
-    return buffer.getvalue()
-
-
-def make_shard(first: int, pixels: tuple[bytes | None, ...] = PIXELS, padding: int = 0) -> bytes:
-    """Three products in a parquet file as `datasets` pushes it to the hub."""
-    count = len(pixels)
-    columns = {
-        "id": pa.array(range(first, first + count), pa.int64()),
-        **{name: pa.array(["x"] * count) for name in fetching.COLUMNS[1:7]},
-        "year": pa.array([2012.0, None, 2016.0][:count], pa.float64()),
-        "usage": pa.array(["Casual", None, "y" * padding][:count]),
-        "productDisplayName": pa.array(TITLES[:count]),
-        "image": pa.array([data and {"bytes": data, "path": None} for data in pixels]),
-    }
-    kinds = {name: {"dtype": "string", "_type": "Value"} for name in columns}
-    kinds |= {"id": {"dtype": "int64", "_type": "Value"}, "year": {"dtype": "float64", "_type": "Value"}}
-    kinds["image"] = {"_type": "Image"}
-    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": kinds}})})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="none", use_dictionary=False)
-    return buffer.getvalue()
+PROGRAM = "import sys, pathlib; from vlm_core.catalogue.fetching import *; {}(pathlib.Path(sys.argv[1]))"
 
 
 @pytest.fixture
-def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleStandIn]:
-    stand_in = KaggleStandIn(make_archive())
-    for name, value in stand_in.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
-    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
-    yield stand_in
-    stand_in.close()
-
-
-@pytest.fixture
-def full_hub(hub: HubStandIn) -> HubStandIn:  # noqa: F811
+def full_hub(hub: HubStandIn) -> HubStandIn:
     hub.repositories["datasets/" + fetching.HF_SET] = {
         "README.md": b"a set",
         "data/train-00000-of-00002-abc.parquet": make_shard(1),
@@ -89,6 +47,15 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
 
 def left_in(root: Path) -> set[str]:
     return {entry.name for entry in (root / "data" / "raw").iterdir() if not entry.name.endswith(".lock")}
+
+
+def refusing(number: int) -> Callable[..., None]:
+    """A call that the system refuses with error `number`; root, who may run this, is refused nothing by modes."""
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise OSError(number, os.strerror(number), str(arguments[0]))
+
+    return refuse
 
 
 def archive_of(tmp_path: Path) -> Path:
@@ -114,21 +81,20 @@ def test_second_call_asks_nobody(kaggle: KaggleStandIn, full_hub: HubStandIn, tm
     assert kaggle.asked == full_hub.asked == []
 
 
-def test_kagglehub_cache_serves_without_a_network(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+def test_kagglehub_cache_serves_without_a_network_and_is_filled_again_when_it_lost_files(
+    kaggle: KaggleStandIn, tmp_path: Path
+) -> None:
     fetch_kaggle(tmp_path / "one", silent)
     kaggle.status = 500
     assert (fetch_kaggle(tmp_path / "two", silent) / "styles.csv").read_bytes() == TABLE
-
-
-def test_kagglehub_cache_that_lost_files_is_filled_again(kaggle: KaggleStandIn, tmp_path: Path) -> None:
-    fetch_kaggle(tmp_path / "one", silent)
+    kaggle.status = 0
     (archive_of(tmp_path).parent / "versions" / "1" / "styles.csv").unlink()
-    assert (fetch_kaggle(tmp_path / "two", silent) / "styles.csv").read_bytes() == TABLE
+    assert (fetch_kaggle(tmp_path / "three", silent) / "styles.csv").read_bytes() == TABLE
 
 
 def test_kaggle_download_goes_on_after_the_connection_broke(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     kaggle.cut_after = 1_500_000
-    with pytest.raises(UserError, match=r"connection broke off.*Run the command again"):
+    with pytest.raises(UserError, match=r"connection broke off.*run the command again"):
         fetch_kaggle(tmp_path, silent)
     assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
     assert archive_of(tmp_path).stat().st_size == 2**20  # kagglehub writes whole MiB
@@ -144,9 +110,7 @@ def spoil(archive: bytes) -> bytes:
     return archive[:at] + bytes([archive[at] ^ 1]) + archive[at + 1 :]
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda archive: os.urandom(len(archive)), lambda archive: bytes(len(archive)), spoil]
-)
+@pytest.mark.parametrize("damage", [lambda archive: archive[::-1], lambda archive: bytes(len(archive)), spoil])
 def test_damaged_kaggle_archive_is_thrown_away(
     kaggle: KaggleStandIn, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -160,10 +124,8 @@ def test_damaged_kaggle_archive_is_thrown_away(
 
 def test_kaggle_download_goes_on_after_the_process_was_killed(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     kaggle.slow = True
-    code = (
-        "import sys, pathlib; from vlm_core.catalogue import fetching; fetching.fetch_kaggle(pathlib.Path(sys.argv[1]))"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-c", PROGRAM.format("fetch_kaggle"), str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: archive_of(tmp_path).exists() and archive_of(tmp_path).stat().st_size >= 2**20)
         process.kill()
     assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
@@ -230,10 +192,7 @@ def test_refusal_names_the_status_and_the_way_out(
     kaggle.status = full_hub.status = status
     with pytest.raises(UserError) as caught:
         fetch(tmp_path, silent)
-    assert f"HTTP {status}" in str(caught.value)
-    assert KAGGLE_PAGE in str(caught.value)
-    assert "data=" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert re.search(f"HTTP {status}.*{KAGGLE_PAGE}.*data=", str(caught.value))
 
 
 @pytest.mark.parametrize("fetch", [fetch_kaggle, fetch_hf])
@@ -280,8 +239,7 @@ def test_full_disk_is_said(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path
         fetch_kaggle(tmp_path, silent)
     workshop = tmp_path / "data/raw/.myntra_fashion_products_hf.partial"
     workshop.mkdir(parents=True)
-    shards = full_hub.repositories["datasets/" + fetching.HF_SET]
-    for data in shards.values():
+    for data in full_hub.repositories["datasets/" + fetching.HF_SET].values():
         (workshop / f"{hashlib.sha256(data).hexdigest()}.part").symlink_to("/dev/full")
     with pytest.raises(UserError, match="disk is full"):
         fetch_hf(tmp_path, silent)
@@ -290,53 +248,42 @@ def test_full_disk_is_said(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path
 def test_disk_that_fills_while_linking_leaves_nothing_that_looks_whole(
     kaggle: KaggleStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*paths: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.copyfile", refuse)
+        patch.setattr("shutil.copyfile", refusing(errno.ENOSPC))
         with pytest.raises(UserError, match="disk is full"):
             fetch_kaggle(tmp_path, silent)
     assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
-    assert (fetch_kaggle(tmp_path, silent) / "styles.csv").exists()
-
-
-def test_pictures_are_copied_where_links_are_refused(
-    kaggle: KaggleStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*paths: object) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr("os.link", refusing(errno.EXDEV))  # pictures are copied instead
     assert (fetch_kaggle(tmp_path, silent) / "images/1.jpg").read_bytes() == PICTURES["images/1.jpg"]
 
 
 def test_folder_with_something_else_in_it_is_left_alone(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     note = tmp_path / "data/raw/myntra_fashion_products/note.txt"
     note.parent.mkdir(parents=True)
-    note.write_text("mine")
+    note.touch()
     with pytest.raises(UserError, match=r"holds no styles\.csv"):
         fetch_kaggle(tmp_path, silent)
-    assert note.read_text() == "mine"
     note.unlink()
     assert (fetch_kaggle(tmp_path, silent) / "styles.csv").exists()
 
 
 def test_only_one_process_fetches_at_a_time(kaggle: KaggleStandIn, tmp_path: Path) -> None:
-    from filelock import FileLock
-
     (tmp_path / "data/raw").mkdir(parents=True)
-    with (
-        FileLock(tmp_path / "data/raw/.myntra_fashion_products.lock"),
-        pytest.raises(UserError, match="by another process"),
-    ):
+    lock = FileLock(tmp_path / "data/raw/.myntra_fashion_products.lock")
+    with lock, pytest.raises(UserError, match="by another process"):
         fetch_kaggle(tmp_path, silent)
 
 
-def test_place_that_cannot_be_written_is_named(kaggle: KaggleStandIn, tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("a file where the folder should be")
-    with pytest.raises(UserError):
-        fetch_kaggle(tmp_path, silent)
+def test_place_that_cannot_be_written_is_named_unless_nothing_is_to_be_written(
+    kaggle: KaggleStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refusing(errno.EACCES))
+        with pytest.raises(UserError, match=r"data/raw cannot be written"):
+            fetch_kaggle(tmp_path, silent)
+    folder = fetch_kaggle(tmp_path, silent)
+    monkeypatch.setattr("os.open", refusing(errno.EROFS))
+    assert fetch_kaggle(tmp_path, silent) == folder
 
 
 def test_set_without_a_column_is_refused(full_hub: HubStandIn, tmp_path: Path) -> None:
@@ -348,20 +295,18 @@ def test_set_without_a_column_is_refused(full_hub: HubStandIn, tmp_path: Path) -
 
 
 def test_offline_switch_is_obeyed(full_hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         fetch_hf(tmp_path, silent)
     assert full_hub.asked == []
 
 
 def test_new_process_needs_the_environment_alone_and_shows_a_bar(full_hub: HubStandIn, tmp_path: Path) -> None:
-    code = "import sys, pathlib; from vlm_core.catalogue import fetching; fetching.fetch_hf(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", PROGRAM.format("fetch_hf"), str(tmp_path)]
     environment = {**os.environ, **full_hub.environment(tmp_path / "home")}
     terminal, end = os.openpty()
     termios.tcsetwinsize(end, (24, 100))
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment, stderr=end) as process:
+    with subprocess.Popen(command, env=environment, stderr=end) as process:
         os.close(end)
         shown = b""
         with contextlib.suppress(OSError):  # what reading a terminal ends with

@@ -98,7 +98,9 @@ def test_groups_stay_whole_and_every_side_has_every_category(sizes, largest_grou
     generator = np.random.default_rng(seed)
     groups = np.repeat(np.arange(len(products)), generator.integers(1, largest_group + 1, len(products)))
     groups = groups[: len(products)]  # neighbours share a group, now and then across categories
-    if any(len(np.unique(groups[products["masterCategory"] == name])) < 5 for name in products["masterCategory"].unique()):
+    if any(
+        len(np.unique(groups[products["masterCategory"] == name])) < 5 for name in products["masterCategory"].unique()
+    ):
         return
     split = _split(products, groups, seed=seed, train_per_category=0)
     sides = [set(groups[side]) for side in (split.train, split.validation, split.test)]

@@ -71,8 +71,12 @@ def test_loss_is_the_models_with_prompt_and_padding_masked(family):
     rows = [sentences.prompt + sentences.sentences[label] for label in labels]
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    asked = torch.tensor([[-100] * len(sentences.prompt) + s + [-100] * (width - len(sentences.prompt) - len(s))
-                          for s in (sentences.sentences[label] for label in labels)])
+    asked = torch.tensor(
+        [
+            [-100] * len(sentences.prompt) + s + [-100] * (width - len(sentences.prompt) - len(s))
+            for s in (sentences.sentences[label] for label in labels)
+        ]
+    )
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     theirs = adapter.hf(pixel_values=PIXELS, input_ids=ids, attention_mask=mask, labels=asked).loss
     ours, _ = sentences.loss((_end(adapter, "tokens"),), labels)

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,29 +16,26 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from transformers.utils import logging as reports
 
-from tests.standins import HubStandIn, hub  # noqa: F401
+from tests.standins import HubStandIn
+from tests.standins import hub_stand_in as hub_stand_in  # the fixture `hub`
 from vlm_core.errors import UserError
 from vlm_core.models.checkpoints import Found, Missing, fetch_checkpoint, find_checkpoint, load_pretrained
 from vlm_core.models.tiny import build_tiny
 
 NAME = "openai/clip-vit-base-patch32"
-REPOSITORY = {
-    "README.md": b"a model",
-    "config.json": b'{"model_type": "clip"}',
-    "tokenizer.json": b"{}",
-    "vocab.json": b"{}",
-    "merges.txt": b"",
-    "model.safetensors": b"s" * 200_000,
-    "pytorch_model.bin": b"b" * 200_000,
-    "tf_model.h5": b"t",
-    "onnx/config.json": b"{}",
-}
+CONFIG = {"config.json": b'{"model_type": "clip"}'}
 NEEDED = ("config.json", "merges.txt", "model.safetensors", "tokenizer.json", "vocab.json")
+REPOSITORY = {
+    **dict.fromkeys([*NEEDED, "README.md", "pytorch_model.bin", "tf_model.h5", "onnx/config.json"], b"{}"),
+    **CONFIG,
+    "model.safetensors": bytes(200_000),
+}
 
 
 @pytest.fixture
-def full_hub(hub: HubStandIn) -> HubStandIn:  # noqa: F811
+def full_hub(hub: HubStandIn) -> HubStandIn:
     hub.repositories[NAME] = dict(REPOSITORY)
     return hub
 
@@ -64,8 +62,9 @@ def save_tiny(family: str, folder: Path) -> type[Any]:
     return type(model)
 
 
-def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
-    weights = change(safetensors.torch.load_file(folder / "model.safetensors"))
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    change(weights)
     safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -75,24 +74,21 @@ def find(name: str | Path) -> Found:
     return found
 
 
-# --- where it can be had from
+def reason_of(name: str, seconds: float = 4.0) -> str:
+    missing = find_checkpoint(name, seconds=seconds)
+    assert isinstance(missing, Missing)
+    return missing.reason
 
 
-@pytest.mark.parametrize(
-    "weights",
-    [
-        {"model.safetensors": b""},
-        {"pytorch_model.bin": b""},
-        {
-            "model.safetensors.index.json": b'{"weight_map": {"a": "model-00001-of-00001.safetensors"}}',
-            "model-00001-of-00001.safetensors": b"",
-        },
-    ],
-)
+PART = "model-00001-of-00001.safetensors"
+INDEX = {"model.safetensors.index.json": json.dumps({"weight_map": {"a": PART}}).encode()}
+
+
+@pytest.mark.parametrize("weights", [{"model.safetensors": b""}, {"pytorch_model.bin": b""}, {**INDEX, PART: b""}])
 def test_folder_with_a_configuration_and_weights_is_found(tmp_path: Path, weights: dict[str, bytes]) -> None:
-    folder = fill(tmp_path / "model", {"config.json": b'{"model_type": "clip"}', **weights})
+    folder = fill(tmp_path / "model", {**CONFIG, **weights})
     found = find(folder)
-    assert found == Found(str(folder), "folder", str(folder), None, tuple(sorted(["config.json", *weights])))
+    assert found == Found(str(folder), "folder", str(folder), None, tuple(sorted([*CONFIG, *weights])))
     assert found.local_files_only
     assert found.safetensors == ("pytorch_model.bin" not in weights)
 
@@ -103,15 +99,9 @@ def test_folder_with_a_configuration_and_weights_is_found(tmp_path: Path, weight
         ({"model.safetensors": b""}, "config.json"),
         ({"model.safetensors": b"", "config.json": b"{"}, "config.json"),
         ({"model.safetensors": b"", "config.json": b"[]"}, "config.json"),
-        ({"config.json": b'{"model_type": "clip"}', "tf_model.h5": b""}, "weights"),
-        (
-            {
-                "config.json": b'{"model_type": "clip"}',
-                "pytorch_model.bin.index.json": b'{"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}',
-            },
-            "weights",
-        ),
-        ({"config.json": b'{"model_type": "clip"}', "model.safetensors.index.json": b"[1]"}, "weights"),
+        ({**CONFIG, "tf_model.h5": b""}, "weights"),
+        ({**CONFIG, **INDEX}, "weights"),
+        ({**CONFIG, "model.safetensors.index.json": b"[1]"}, "weights"),
     ],
 )
 def test_folder_that_lacks_a_file_is_refused(tmp_path: Path, files: dict[str, bytes], lack: str) -> None:
@@ -119,13 +109,8 @@ def test_folder_that_lacks_a_file_is_refused(tmp_path: Path, files: dict[str, by
         find_checkpoint(str(fill(tmp_path / "model", files)))
 
 
-@pytest.mark.parametrize(
-    "name", ["./nowhere", "/no/where", "~/nowhere-at-all", "a/b/c", "no\\where", "a name", "a--b", ""]
-)
-def test_what_is_neither_a_folder_nor_a_name_is_refused(
-    full_hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~/nowhere", "a/b/c", "no\\where", "a name", "a--b", ""])
+def test_what_is_neither_a_folder_nor_a_name_is_refused(full_hub: HubStandIn, name: str) -> None:
     with pytest.raises(UserError, match="checkpoint="):
         find_checkpoint(name)
     assert full_hub.asked == []
@@ -134,76 +119,54 @@ def test_what_is_neither_a_folder_nor_a_name_is_refused(
 def test_hub_is_asked_once_and_only_what_is_needed_is_named(full_hub: HubStandIn) -> None:
     assert find_checkpoint(NAME) == Found(NAME, "hub", NAME, full_hub.commit(NAME), NEEDED)
     assert [asked.path for asked in full_hub.asked] == [f"/api/models/{NAME}"]
-
-
-def test_hub_with_parts_or_with_pytorch_files_alone(full_hub: HubStandIn) -> None:
-    files = full_hub.repositories[NAME]
-    del files["model.safetensors"]
+    del full_hub.repositories[NAME]["model.safetensors"]
     assert not find(NAME).safetensors
-    parts = {f"model-0000{part}-of-00002.safetensors" for part in (1, 2)}
-    files.update(dict.fromkeys([*parts, "model.safetensors.index.json", "model.fp16.safetensors"], b""))
-    assert set(find(NAME).files) - set(NEEDED) == {"model.safetensors.index.json", *parts}
+    full_hub.repositories[NAME] |= {**INDEX, PART: b"", "model.fp16.safetensors": b""}
+    assert {*find(NAME).files} - {*NEEDED} == {*INDEX, PART}
 
 
 def test_hub_that_never_answers_is_given_up_in_time(full_hub: HubStandIn) -> None:
     full_hub.hanging = True
     start = time.monotonic()
-    missing = find_checkpoint(NAME, seconds=0.3)
+    assert "did not answer within 0.3 seconds" in reason_of(NAME, seconds=0.3)
     assert time.monotonic() - start < 1.5
-    assert isinstance(missing, Missing)
-    assert "did not answer within 0.3 seconds" in missing.reason
 
 
-@pytest.mark.parametrize(
-    ("status", "reason"), [(404, "HTTP 404"), (403, "HTTP 403"), (500, "HTTP 500"), (429, "HTTP 429")]
-)
-def test_hub_that_refuses_is_named_with_its_status(full_hub: HubStandIn, status: int, reason: str) -> None:
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+def test_hub_that_refuses_is_named_with_its_status(full_hub: HubStandIn, status: int) -> None:
     full_hub.status = status
-    missing = find_checkpoint(NAME)
-    assert isinstance(missing, Missing)
-    assert reason in missing.reason
+    assert f"HTTP {status}" in reason_of(NAME)
     assert len(full_hub.asked) == 1
 
 
-def test_name_that_the_hub_does_not_know(full_hub: HubStandIn) -> None:
-    missing = find_checkpoint("openai/clip-vit-bse-patch32")
-    assert isinstance(missing, Missing)
-    assert "knows no such model" in missing.reason
-
-
-def test_hub_without_usable_weights(full_hub: HubStandIn) -> None:
+def test_hub_without_the_model_or_its_weights_or_a_network(full_hub: HubStandIn) -> None:
+    assert "knows no such model" in reason_of("openai/clip-vit-bse-patch32")
     full_hub.repositories[NAME] = {"config.json": b"{}", "tf_model.h5": b""}
-    missing = find_checkpoint(NAME)
-    assert isinstance(missing, Missing)
-    assert "no weights" in missing.reason
-
-
-def test_no_network(full_hub: HubStandIn) -> None:
+    assert "no weights" in reason_of(NAME)
+    full_hub.status = 200  # a page, as the network of a hotel answers everything with
+    assert "cannot be reached" in reason_of(NAME)
     full_hub.close()
-    missing = find_checkpoint(NAME)
-    assert isinstance(missing, Missing)
-    assert "cannot be reached" in missing.reason
-
-
-def test_answer_that_is_no_hubs(full_hub: HubStandIn) -> None:
-    full_hub.status = 200  # a log-in page of a hotel's network
-    missing = find_checkpoint(NAME)
-    assert isinstance(missing, Missing)
+    assert "cannot be reached" in reason_of(NAME)
 
 
 def test_sentence_names_the_command_that_fetches_it() -> None:
     sentence = Missing(NAME, "the hub did not answer").sentence()
-    assert f"`hf download {NAME}`" in sentence
-    assert "weights=tiny" in sentence
-    assert "\n" not in sentence
-    commands = importlib.metadata.entry_points(group="console_scripts", name="hf")
-    assert [command.dist.name for command in commands if command.dist] == ["huggingface_hub"]
+    assert re.search(f"`hf download {NAME}`.*weights=tiny", sentence)
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="hf")
+    assert command.module.startswith("huggingface_hub")
 
 
-def test_what_was_fetched_is_found_in_the_cache_without_a_network(full_hub: HubStandIn, tmp_path: Path) -> None:
+def test_what_was_fetched_is_found_in_the_cache_without_a_network(
+    full_hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert "HF_HUB_OFFLINE" in reason_of(NAME)
+        assert full_hub.asked == []
     folder = fetch_checkpoint(find(NAME))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {name: REPOSITORY[name] for name in NEEDED}
     full_hub.asked.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = find(NAME)
     assert found == Found(NAME, "cache", str(folder), full_hub.commit(NAME), NEEDED)
     assert found.local_files_only
@@ -211,28 +174,12 @@ def test_what_was_fetched_is_found_in_the_cache_without_a_network(full_hub: HubS
     assert full_hub.asked == []
 
 
-def test_offline_switch_leaves_the_cache_alone(
-    full_hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    missing = find_checkpoint(NAME)
-    assert isinstance(missing, Missing)
-    assert "HF_HUB_OFFLINE" in missing.reason
-    assert full_hub.asked == []
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    fetch_checkpoint(find(NAME))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert find(NAME).source == "cache"
-
-
 @pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "vocabularies"])
 def test_incomplete_copy_in_the_cache_is_not_taken(full_hub: HubStandIn, lost: str) -> None:
     folder = fetch_checkpoint(find(NAME))
     for file in ("tokenizer.json", "vocab.json") if lost == "vocabularies" else (lost,):
         (folder / file).unlink()
-    assert find(NAME).source == "hub"
-    assert fetch_checkpoint(find(NAME)) == folder
-    assert find(NAME).source == "cache"
+    assert [find(NAME).source, fetch_checkpoint(find(NAME)), find(NAME).source] == ["hub", folder, "cache"]
 
 
 def test_interrupted_download_is_not_taken_for_a_checkpoint(full_hub: HubStandIn) -> None:
@@ -246,10 +193,7 @@ def test_interrupted_download_is_not_taken_for_a_checkpoint(full_hub: HubStandIn
 
 
 def test_new_process_obeys_the_environment(full_hub: HubStandIn, tmp_path: Path) -> None:
-    code = (
-        "from vlm_core.models.checkpoints import find_checkpoint, fetch_checkpoint\n"
-        f"print(fetch_checkpoint(find_checkpoint({NAME!r})))"
-    )
+    code = f"from vlm_core.models.checkpoints import *; print(fetch_checkpoint(find_checkpoint({NAME!r})))"
     environment = {**os.environ, **full_hub.environment(tmp_path / "home")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_relative_to(tmp_path / "home" / "hub")
@@ -258,13 +202,10 @@ def test_new_process_obeys_the_environment(full_hub: HubStandIn, tmp_path: Path)
     assert again.stdout == done.stdout
 
 
-# --- how it becomes a model
-
-
 @pytest.mark.parametrize("family", ["clip", "blip", "git"])
 def test_model_and_tokenizer_come_back_as_they_were_saved(full_hub: HubStandIn, tmp_path: Path, family: str) -> None:
     model_class = save_tiny(family, tmp_path / "model")
-    edit_weights(tmp_path / "model", lambda weights: {name: weight.half() for name, weight in weights.items()})
+    edit_weights(tmp_path / "model", lambda weights: weights.update((name, weights[name].half()) for name in weights))
     config = tmp_path / "model" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float16"}))
     model, tokenizer = load_pretrained(find(tmp_path / "model"), model_class, attn_implementation="eager")
@@ -286,8 +227,7 @@ def test_model_comes_from_the_hub_and_then_from_the_cache(full_hub: HubStandIn, 
     first, _ = load_pretrained(find(NAME), model_class)
     full_hub.close()
     second, _ = load_pretrained(find(NAME), model_class)
-    for name, weight in first.state_dict().items():
-        assert torch.equal(weight, second.state_dict()[name])
+    assert all(torch.equal(weight, second.state_dict()[name]) for name, weight in first.state_dict().items())
     second.save_pretrained(tmp_path / "again")
     assert str(tmp_path) not in (tmp_path / "again" / "config.json").read_text()
     assert first.config._name_or_path == second.config._name_or_path == NAME
@@ -312,63 +252,44 @@ def test_pytorch_file_is_read_and_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: b"",
-        lambda data: b"no safetensors at all " * 100,
-        lambda data: data[:-1000],
-        lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
-    ],
-    ids=["empty", "garbage", "truncated", "pointer"],
-)
-def test_damaged_weights_are_said(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    model_class = save_tiny("clip", tmp_path / "model")
-    file = tmp_path / "model" / "model.safetensors"
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(UserError, match="cannot be read") as caught:
-        load_pretrained(find(tmp_path / "model"), model_class)
-    assert "\n" not in str(caught.value)
-
-
-def test_damaged_cache_names_the_command_that_renews_it(full_hub: HubStandIn, tmp_path: Path) -> None:
+def test_damaged_weights_are_said_with_the_way_to_renew_them(full_hub: HubStandIn, tmp_path: Path) -> None:
     model_class = save_tiny("clip", tmp_path / "saved")
     full_hub.repositories[NAME] = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
-    (fetch_checkpoint(find(NAME)) / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=f"`hf download --force-download {NAME}`"):
-        load_pretrained(find(NAME), model_class)
+    file = fetch_checkpoint(find(NAME)) / "model.safetensors"
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for damaged in (b"", b"no safetensors at all " * 100, file.read_bytes()[:-1000], pointer):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read.*`hf download --force-download") as caught:
+            load_pretrained(find(NAME), model_class)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda weights: {name: weight for name, weight in weights.items() if name != "logit_scale"}, "logit_scale"),
-        (lambda weights: {**weights, "logit_scale": torch.zeros(3)}, "logit_scale"),
-    ],
+    "change",
+    [lambda weights: weights.pop("logit_scale"), lambda weights: weights.update(logit_scale=torch.zeros(3))],
     ids=["absent", "of another shape"],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
-    named: str,
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], change: Callable[[dict[str, torch.Tensor]], object]
 ) -> None:
     model_class = save_tiny("clip", tmp_path / "model")
     edit_weights(tmp_path / "model", change)
+    before = reports.get_verbosity(), reports.is_progress_bar_enabled()
     capfd.readouterr()
-    with pytest.raises(UserError, match=rf"1 weights are absent or of another shape, the first is {named}"):
+    with pytest.raises(UserError, match=r"1 weights are absent or of another shape, the first is logit_scale"):
         load_pretrained(find(tmp_path / "model"), model_class)
-    assert capfd.readouterr() == ("", "")  # one sentence, not the library's table
+    assert capfd.readouterr() == ("", "")  # neither the library's bar nor its table
+    assert (reports.get_verbosity(), reports.is_progress_bar_enabled()) == before
 
 
 def test_weights_to_spare_are_logged_and_old_buffers_are_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model_class = save_tiny("clip", tmp_path / "model")
     buffer = {"vision_model.embeddings.position_ids": torch.arange(17)[None]}  # in every checkpoint older than 2023
-    edit_weights(tmp_path / "model", lambda weights: {**weights, **buffer})
+    edit_weights(tmp_path / "model", lambda weights: weights.update(buffer))
     with caplog.at_level(logging.WARNING):
         load_pretrained(find(tmp_path / "model"), model_class)
         assert caplog.text == ""
-        edit_weights(tmp_path / "model", lambda weights: {**weights, "head.weight": torch.zeros(2)})
+        edit_weights(tmp_path / "model", lambda weights: weights.update({"head.weight": torch.zeros(2)}))
         load_pretrained(find(tmp_path / "model"), model_class)
     assert "holds 1 weights that the model has no place for, the first is head.weight" in caplog.text
 
@@ -376,46 +297,24 @@ def test_weights_to_spare_are_logged_and_old_buffers_are_not(tmp_path: Path, cap
 def test_checkpoint_of_another_family_is_refused(tmp_path: Path) -> None:
     save_tiny("git", tmp_path / "git")
     model_class = save_tiny("blip", tmp_path / "blip")
-    with pytest.raises(UserError, match=r"is of the family git, and the model needs one of blip"):
+    with pytest.raises(UserError, match="is of the family git, and the model needs one of blip"):
         load_pretrained(find(tmp_path / "git"), model_class)
-    config = tmp_path / "git" / "config.json"
-    config.write_text(json.dumps({"architectures": []}))
+    (tmp_path / "git" / "config.json").write_text('{"architectures": []}')
     with pytest.raises(UserError, match="does not name"):
         load_pretrained(find(tmp_path / "git"), model_class)
 
 
-def test_missing_tokenizer_is_not_made_up(tmp_path: Path) -> None:
+def test_tokenizer_that_is_absent_or_broken_or_too_large_is_refused(tmp_path: Path) -> None:
     model_class = save_tiny("clip", tmp_path / "model")
-    (tmp_path / "model" / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="holds no tokenizer"):
-        load_pretrained(find(tmp_path / "model"), model_class)
-
-
-def test_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) -> None:
-    model_class = save_tiny("clip", tmp_path / "model")
-    _, tokenizer = make_tiny("clip")
-    tokenizer = type(tokenizer).from_pretrained(tmp_path / "model")
+    tokenizer = make_tiny("clip")[1].from_pretrained(tmp_path / "model")
     tokenizer.add_tokens(["one-more"])
     tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match=r"tokenizer of (\d+) tokens for a model of (\d+)"):
-        load_pretrained(find(tmp_path / "model"), model_class)
-
-
-def test_unreadable_tokenizer_is_said(tmp_path: Path) -> None:
-    model_class = save_tiny("clip", tmp_path / "model")
+    found = find(tmp_path / "model")
+    with pytest.raises(UserError, match=rf"tokenizer of {len(tokenizer)} tokens for a model of {len(tokenizer) - 1}"):
+        load_pretrained(found, model_class)
     (tmp_path / "model" / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        load_pretrained(find(tmp_path / "model"), model_class)
-
-
-def test_loading_prints_nothing_and_leaves_the_librarys_settings(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from transformers.utils import logging as reports
-
-    before = reports.get_verbosity(), reports.is_progress_bar_enabled()
-    model_class = save_tiny("clip", tmp_path / "model")
-    capfd.readouterr()
-    load_pretrained(find(tmp_path / "model"), model_class)
-    assert capfd.readouterr() == ("", "")
-    assert (reports.get_verbosity(), reports.is_progress_bar_enabled()) == before
+        load_pretrained(found, model_class)
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        load_pretrained(found, model_class)

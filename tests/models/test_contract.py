@@ -41,7 +41,12 @@ def test_saved_and_loaded_is_identical(family, answer, readout, tmp_path):
     assert loaded.categories == CATEGORIES and loaded.canvas == (80, 60)
     np.testing.assert_array_equal(loaded.log_probabilities(PICTURES), model.log_probabilities(PICTURES))
     assert loaded.describe(PICTURES) is None or loaded.describe(PICTURES)[0] == model.describe(PICTURES)[0]
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".jinja", ".txt"}
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".jinja",
+        ".txt",
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -56,7 +61,10 @@ def test_saved_weights_load_with_transformers_alone(family, tmp_path):
     theirs, info = hf_class.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert AutoConfig.from_pretrained(tmp_path / "model").model_type == family
-    assert AutoTokenizer.from_pretrained(tmp_path / "model")("blue shirt")["input_ids"] == model.adapter.tokenizer("blue shirt")["input_ids"]
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "model")("blue shirt")["input_ids"]
+        == model.adapter.tokenizer("blue shirt")["input_ids"]
+    )
     for name, weight in theirs.state_dict().items():
         torch.testing.assert_close(weight, model.hf.state_dict()[name], rtol=0, atol=0)
 

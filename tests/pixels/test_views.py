@@ -25,7 +25,9 @@ def _pictures(height=80, width=60):
 def _still(**changes) -> Draws:
     """Draws that change nothing but what is named."""
     one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
-    nothing = Draws(one, one * 60 / 80, zero, zero, zero > 0, one, one, one, zero, zero, np.zeros((4, 4, 2), np.float32))
+    nothing = Draws(
+        one, one * 60 / 80, zero, zero, zero > 0, one, one, one, zero, zero, np.zeros((4, 4, 2), np.float32)
+    )
     return dataclasses.replace(nothing, **changes)
 
 
@@ -51,7 +53,9 @@ def test_a_draw_that_changes_nothing_is_the_plain_view():
 def test_flip_is_torchvisions():
     pictures = _pictures()
     flipped = augmented_view(pictures, 64, _still(flip=np.ones(4, bool)))
-    torch.testing.assert_close(flipped, reference.horizontal_flip(augmented_view(pictures, 64, _still())), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        flipped, reference.horizontal_flip(augmented_view(pictures, 64, _still())), atol=1e-4, rtol=0
+    )
 
 
 def test_crop_is_torchvisions_resized_crop():
@@ -94,7 +98,11 @@ def test_perspective_is_torchvisions():
 def test_colour_is_torchvisions(name, operation):
     pictures = _pictures()
     ours = _undo(augmented_view(pictures, 64, _still(**{name: np.full(4, 1.2, np.float32)})))
-    theirs = _undo(augmented_view((operation(_tensor(pictures), 1.2) * 255).round().byte().permute(0, 2, 3, 1).numpy(), 64, _still()))
+    theirs = _undo(
+        augmented_view(
+            (operation(_tensor(pictures), 1.2) * 255).round().byte().permute(0, 2, 3, 1).numpy(), 64, _still()
+        )
+    )
     torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)
 
 
@@ -104,7 +112,9 @@ def test_hue_keeps_grey_and_turns_full_circle():
     torch.testing.assert_close(_undo(turned), torch.full_like(turned, 90 / 255), atol=2e-3, rtol=0)
     pictures = _pictures()
     circle = _still(hue=np.full(4, 2 * np.pi, np.float32))
-    torch.testing.assert_close(augmented_view(pictures, 64, circle), augmented_view(pictures, 64, _still()), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        augmented_view(pictures, 64, circle), augmented_view(pictures, 64, _still()), atol=0.02, rtol=0
+    )
 
 
 def test_the_same_seed_epoch_product_and_copy_give_the_same_view():

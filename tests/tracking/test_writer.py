@@ -138,7 +138,7 @@ def test_the_original_protocol_is_marked_as_leaking(store: Path) -> None:
 def test_an_evaluation_is_kept_whole(store: Path, texts: bool) -> None:
     evaluation = make_evaluation(texts=texts)
     with RunWriter("made") as run:
-        run.evaluation(evaluation, evaluation.predictions)
+        run.evaluation(evaluation)
     reader = RunReader()
     metrics = connect().get_run(run.run_id).data.metrics
     assert metrics["test_accuracy"] == pytest.approx(20 / 30)

@@ -35,7 +35,9 @@ def _batches(pictures, train=TRAIN, size=64):
 
 
 def _plan(**changes):
-    values = dict(epochs=3, batch_size=4, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, clip_norm=1.0, patience=3, seed=3)
+    values = dict(
+        epochs=3, batch_size=4, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, clip_norm=1.0, patience=3, seed=3
+    )
     return Plan(**{**values, **changes})
 
 

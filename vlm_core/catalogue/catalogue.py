@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,7 @@ from vlm_core.errors import UserError
 from vlm_core.pixels.store import PictureStore, UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import Progress
 
-SCHEMA: Final = 1  # of the prepared folder: part of its name, so that an older one is never read
+SCHEMA: Final = 2  # of the prepared folder: part of its name, so that an older one is never read
 LONGEST_SIDE: Final = 256  # pixels of a stored picture
 PICTURES_MEASURED: Final = 200  # for the canvas
 PICTURES_A_BATCH: Final = 256
@@ -49,19 +49,19 @@ def prepare_catalogue(data: str, columns: Columns, root: Path, progress: Progres
     Raises UserError when there is nothing to read, a column is missing, or no product is usable.
     """
     source = open_source(data, root, progress)
-    header = _check_columns(source, columns)
+    _check_columns(source, columns)
     key = hashlib.blake2b(f"{SCHEMA}|{source.key()}|{columns}".encode(), digest_size=8).hexdigest()
     name = re.sub(r"[^\w.-]", "_", Path(source.name).stem) or "catalogue"
     folder = root / "data" / "processed" / f"{name}-{key}"
     if not (folder / "reading.json").exists():
-        _prepare(source, header, columns, folder, progress)
+        _prepare(source, columns, folder, progress)
     return _load(source.name, folder)
 
 
-def _check_columns(source: Source, columns: Columns) -> tuple[list[str], str]:
-    """Header and delimiter, once every column that is needed is known to be there."""
+def _check_columns(source: Source, columns: Columns) -> None:
+    """Nothing, once every column that is needed is known to be there."""
     with source.open_table() as table:
-        header, delimiter = read_header(table, source.name)
+        header, _ = read_header(table, source.name)
     needed = {"label": columns.label}
     if columns.picture:
         needed["picture_column"] = columns.picture
@@ -70,15 +70,14 @@ def _check_columns(source: Source, columns: Columns) -> tuple[list[str], str]:
     for setting, column in needed.items():
         if column not in header:
             raise UserError(f"{setting}={column} is no column of {source.name}, which has: {', '.join(header)}.")
-    return header, delimiter
 
 
-def _prepare(source: Source, header: tuple[list[str], str], columns: Columns, folder: Path, progress: Progress) -> None:
+def _prepare(source: Source, columns: Columns, folder: Path, progress: Progress) -> None:
     """Read and decode everything into a temporary folder that takes its name when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(source, header, columns, temporary, progress)
+        _write(source, columns, temporary, progress)
         os.replace(temporary, folder)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -89,10 +88,8 @@ def _prepare(source: Source, header: tuple[list[str], str], columns: Columns, fo
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(
-    source: Source, header: tuple[list[str], str], columns: Columns, folder: Path, progress: Progress
-) -> None:
-    rows, refused, missing, count = _read(source, header, columns)
+def _write(source: Source, columns: Columns, folder: Path, progress: Progress) -> None:
+    rows, report = _read(source, columns)
     canvas = _canvas(source, rows, columns)
     unreadable: list[Refusal] = []
     kept: list[dict[str, str]] = []
@@ -107,34 +104,33 @@ def _write(
         kept.append(_product(row, decoded, columns))
     if not kept:
         raise UserError(
-            f"{source.name} has no usable product: {count:,} rows read, {len(refused):,} refused, {missing:,} without "
-            f"a picture, {len(unreadable):,} with an unreadable one."
+            f"{source.name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
+            f"{report.pictures_missing:,} without a picture, {len(unreadable):,} with an unreadable one."
         )
     _shrink(pictures, len(kept), folder)
     pd.DataFrame(kept).to_parquet(folder / "products.parquet", index=False)
-    repaired = sum(row.repaired for row in rows)
-    report = ReadingReport(count, repaired, tuple(refused), missing, tuple(unreadable), len(kept))
+    report = replace(report, pictures_unreadable=tuple(unreadable), products=len(kept))
     (folder / "reading.json").write_text(json.dumps(report.to_dict()))
 
 
-def _read(
-    source: Source, header: tuple[list[str], str], columns: Columns
-) -> tuple[list[Row], list[Refusal], int, int]:
-    """Rows that have a picture, refusals, how many pictures are missing, and how many rows were read."""
+def _read(source: Source, columns: Columns) -> tuple[list[Row], ReadingReport]:
+    """Rows that have a picture, and the report as far as it goes without decoding."""
     rows: list[Row] = []
     refused: list[Refusal] = []
-    missing = count = 0
+    missing = count = repaired = 0
     with source.open_table() as table:
         names, delimiter = read_header(table, source.name)
         for row in read_rows(table, names, delimiter, columns):
             count += 1
             if isinstance(row, Refusal):
                 refused.append(row)
-            elif source.has_picture(_picture_path(row, columns)):
+                continue
+            repaired += row.repaired
+            if source.has_picture(_picture_path(row, columns)):
                 rows.append(row)
             else:
                 missing += 1
-    return rows, refused, missing, count
+    return rows, ReadingReport(count, repaired, tuple(refused), missing, (), 0)
 
 
 def _picture_path(row: Row, columns: Columns) -> str:
@@ -160,7 +156,6 @@ def _canvas(source: Source, rows: list[Row], columns: Columns) -> tuple[int, int
 class _Decoded:
     picture: NDArray[np.uint8]
     digest: str
-    perceptual_hash: str
 
 
 def _decode(
@@ -175,18 +170,12 @@ def _decode(
         except (OSError, UnreadablePicture) as error:
             return row, str(error)
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        return row, _Decoded(fit_picture(picture, canvas), digest, _perceptual_hash(picture))
+        return row, _Decoded(fit_picture(picture, canvas), digest)
 
     waiting = iter(rows)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         while batch := list(islice(waiting, PICTURES_A_BATCH)):
             yield from pool.map(decode, batch)
-
-
-def _perceptual_hash(picture: object) -> str:
-    import imagehash
-
-    return str(imagehash.phash(picture, hash_size=8))
 
 
 def _product(row: Row, decoded: _Decoded, columns: Columns) -> dict[str, str]:
@@ -196,7 +185,6 @@ def _product(row: Row, decoded: _Decoded, columns: Columns) -> dict[str, str]:
         "product_id": identity,
         "title": row.values.get(columns.title, ""),
         "picture_digest": decoded.digest,
-        "perceptual_hash": decoded.perceptual_hash,
     }
 
 
@@ -218,6 +206,6 @@ def _shrink(pictures: np.memmap, count: int, folder: Path) -> None:
 def _load(name: str, folder: Path) -> Catalogue:
     products = pd.read_parquet(folder / "products.parquet")
     reading = ReadingReport.from_dict(json.loads((folder / "reading.json").read_text()))
-    lines = sorted("\x1f".join(values) for values in products.drop(columns="perceptual_hash").itertuples(index=False))
+    lines = sorted("\x1f".join(values) for values in products.itertuples(index=False))
     fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     return Catalogue(name, products, PictureStore(folder / "pictures.npy"), reading, fingerprint)

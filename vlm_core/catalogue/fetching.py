@@ -75,16 +75,21 @@ def _building(target: Path, place: str) -> Iterator[Path | None]:
 
     workshop = target.with_name(f".{target.name}.partial")
     folder = workshop / "products"
+    if _holds_products(target):  # asked before the lock is taken: what is there may be where nobody can write
+        shutil.rmtree(workshop, ignore_errors=True)
+        yield None
+        return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
-            if _is_whole(target):
+            if _holds_products(target):  # since a moment ago, by another process
                 yield None
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-                yield folder
-                os.replace(folder, target)
+                return
+            _make_way(target)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            yield folder
+            os.replace(folder, target)
             shutil.rmtree(workshop, ignore_errors=True)
     except UserError:
         raise
@@ -94,10 +99,8 @@ def _building(target: Path, place: str) -> Iterator[Path | None]:
         raise UserError(_explain(error, place, target)) from error
 
 
-def _is_whole(target: Path) -> bool:
-    """Whether `target` holds a catalogue. Raises UserError when it holds anything else."""
-    if _holds_products(target):
-        return True
+def _make_way(target: Path) -> None:
+    """Take an empty folder out of the way. Raises UserError when something is in it."""
     if target.exists():
         try:
             target.rmdir()
@@ -105,7 +108,6 @@ def _is_whole(target: Path) -> bool:
             raise UserError(
                 f"{target} is there but holds no {TABLE} and {PICTURES}/: move it away and run the command again."
             ) from None
-    return False
 
 
 def _holds_products(folder: Path) -> bool:
@@ -118,18 +120,18 @@ def _explain(error: Exception, place: str, target: Path) -> str:
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"The disk is full: make room in {target.parent} and in the home folder's cache, then run the command "
-            f"again (a download goes on from where it broke off)."
+            f"The disk is full; make room in {target.parent} and in the home folder's cache, then run the command "
+            f"again: a download goes on from where it broke off."
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         place_on_disk = getattr(error, "filename", None) or target
         return f"{place_on_disk} cannot be written: give yourself the right to write there, then run the command again."
     if status in (401, 403):
-        problem = f"it refuses access (HTTP {status})"
+        problem = f"it refuses access with HTTP {status}"
     elif status == 404:
-        problem = "it does not have the set any more (HTTP 404)"
+        problem = "it does not have the set any more, HTTP 404"
     elif status:
-        problem = f"it answers with an error (HTTP {status})"
+        problem = f"it answers with HTTP {status}"
     elif isinstance(error, TimeoutError):
         problem = f"it did not answer within {SECONDS_TO_ANSWER:.0f} seconds"
     elif type(error).__name__ == "OfflineModeIsEnabled":
@@ -139,8 +141,8 @@ def _explain(error: Exception, place: str, target: Path) -> str:
     else:
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return (
-        f"The catalogue cannot be had from {place}: {problem}. Run the command again (a download goes on from where "
-        f"it broke off), or download the zip by hand from {KAGGLE_PAGE} and give its path with data=."
+        f"The catalogue cannot be had from {place} ({problem}): run the command again, for a download goes on from "
+        f"where it broke off, or download the zip by hand from {KAGGLE_PAGE} and give its path with data=."
     )
 
 

@@ -85,9 +85,7 @@ def read_header(table: BinaryIO, name: str) -> tuple[list[str], str]:
     return header, delimiter
 
 
-def read_rows(
-    table: BinaryIO, header: Sequence[str], delimiter: str, columns: Columns
-) -> Iterator[Row | Refusal]:
+def read_rows(table: BinaryIO, header: Sequence[str], delimiter: str, columns: Columns) -> Iterator[Row | Refusal]:
     """Each line after the header as a usable row or a refusal; never raises for what a line holds.
 
     Unquoted delimiters are mended where the title is the last column: what is too much belongs to it.

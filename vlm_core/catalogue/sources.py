@@ -96,7 +96,9 @@ class FolderSource:
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 state = (Path(folder) / name).stat()
-                entries.append(f"{os.path.relpath(Path(folder) / name, self._folder)}|{state.st_size}|{state.st_mtime_ns}")
+                entries.append(
+                    f"{os.path.relpath(Path(folder) / name, self._folder)}|{state.st_size}|{state.st_mtime_ns}"
+                )
         return _key(self.open_table, entries)
 
 
@@ -140,7 +142,9 @@ class ZipSource:
 def _open_folder(path: Path) -> FolderSource:
     tables = sorted(path.rglob(TABLE), key=lambda found: (len(found.parts), str(found)))
     if not tables:
-        raise UserError(f"data={path} holds no {TABLE}: give a folder in Kaggle's layout, or the path of your CSV file.")
+        raise UserError(
+            f"data={path} holds no {TABLE}: give a folder in Kaggle's layout, or the path of your CSV file."
+        )
     return FolderSource(path.name, tables[0].parent, TABLE)
 
 

@@ -107,13 +107,15 @@ def choose_categories(
     column: pd.Series[str], wanted: Sequence[str], min_products: int
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """Categories to learn, in alphabetical order, and why each other one is left out."""
-    counts = column[column != ""].value_counts().to_dict()
+    counts = {str(name): int(count) for name, count in column[column != ""].value_counts().items()}
     if missing := [name for name in wanted if name not in counts]:
         known = ", ".join(sorted(counts)[:20])
         raise UserError(f"categories={','.join(missing)} is not in the column {column.name}, which has: {known}.")
     study = not wanted and set(STUDY_CATEGORIES) <= set(counts)
     candidates = STUDY_CATEGORIES if study else tuple(wanted) or tuple(counts)
-    removed = {name: "not asked for" if wanted else "not one of the study's" for name in counts if name not in candidates}
+    removed = {
+        name: "not asked for" if wanted else "not one of the study's" for name in counts if name not in candidates
+    }
     removed |= {name: f"fewer than min_products={min_products}" for name in counts if counts[name] < min_products}
     removed |= {name: "a single product" for name in counts if counts[name] == 1}
     kept = tuple(sorted(name for name in candidates if name not in removed))

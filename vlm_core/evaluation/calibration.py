@@ -41,8 +41,8 @@ def measure_calibration(labels: NDArray[np.int64], log_probabilities: NDArray[np
     logs = log_probabilities.astype(np.float64)
     probabilities = np.exp(logs)
     probabilities /= probabilities.sum(axis=1, keepdims=True)  # what rounding to float32 took or gave
-    # torchmetrics puts a probability of exactly 1 in a sixteenth bin, and takes one above 1 for a logit
-    below_one = np.minimum(probabilities, np.nextafter(1.0, 0.0))
+    # torchmetrics counts in float32, puts a probability of exactly 1 in a sixteenth bin, and takes more for a logit
+    below_one = np.minimum(probabilities.astype(np.float32), np.nextafter(np.float32(1), np.float32(0)))
     count = probabilities.shape[1]
     return Calibration(
         nll=float(-logs[np.arange(len(labels)), labels].mean()),
@@ -52,18 +52,21 @@ def measure_calibration(labels: NDArray[np.int64], log_probabilities: NDArray[np
                 torch.from_numpy(below_one), torch.from_numpy(labels), num_classes=count, n_bins=BINS, norm="l1"
             )
         ),
-        curve=_curve(below_one.max(axis=1), probabilities.argmax(axis=1) == labels),
+        curve=_curve(below_one.max(axis=1), below_one.argmax(axis=1) == labels, torch.linspace(0, 1, BINS + 1).numpy()),
     )
 
 
-def _curve(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
-    edges = np.linspace(0, 1, BINS + 1)
+def _curve(
+    confidence: NDArray[np.float32], right: NDArray[np.bool_], edges: NDArray[np.float32]
+) -> tuple[ReliabilityBin, ...]:
+    """The bins of products (n,) between the edges (16,), which are torchmetrics' own to the last bit."""
     places = np.searchsorted(edges, confidence, side="right") - 1  # (n,)
     counts = np.bincount(places, minlength=BINS)
     full = np.maximum(counts, 1)
     confidences = np.bincount(places, weights=confidence, minlength=BINS) / full
     accuracies = np.bincount(places, weights=right, minlength=BINS) / full
+    bounds = np.linspace(0, 1, BINS + 1)
     return tuple(
         ReliabilityBin(float(low), float(high), int(n), float(confidence), float(accuracy))
-        for (low, high), n, confidence, accuracy in zip(pairwise(edges), counts, confidences, accuracies, strict=True)
+        for (low, high), n, confidence, accuracy in zip(pairwise(bounds), counts, confidences, accuracies, strict=True)
     )

@@ -38,7 +38,8 @@ def subgroup_table(
     groups: list[Subgroup] = []
     left_out: dict[str, int] = {}
     for attribute in attributes.columns:
-        values = attributes[attribute].fillna("").astype(str).to_numpy(str)
+        column = attributes[attribute]
+        values = column.astype(object).where(column.notna(), "").astype(str).to_numpy(str)
         distinct, places, counts = np.unique(values, return_inverse=True, return_counts=True)
         order = np.lexsort((distinct, -counts))
         if len(order) > MOST_VALUES:

@@ -141,7 +141,7 @@ def terms_of(products: pd.DataFrame, label: str) -> dict[str, str]:
     for key in sorted(counts):
         category, most = counts[key].most_common(1)[0]
         enough = counts[key].total() >= TERM_PRODUCTS and most >= TERM_SHARE * counts[key].total()
-        if enough and category and len(key) >= _SHORTEST_TERM:
+        if enough and category and len(named[key]) >= _SHORTEST_TERM:
             kept[named[key]] = category
     return kept
 

@@ -161,4 +161,3 @@ def write_texts(captioner: Captioner, tokens: Tensor) -> list[str]:
         return [""] * len(tokens)
     ids = torch.stack(written, dim=1).tolist()
     return [captioner.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
-

@@ -19,6 +19,7 @@ from vlm_core.progress import Progress
 SCHEMA: Final = 1
 PENALTIES: Final = (1e-3, 1e-2, 1e-1)  # scikit-learn's C; below them the score falls, above them it no longer rises
 MOST_TRAINING_ROWS: Final = 50_000  # different pictures; their features take 310 MB
+_LEAST_SCALE: Final = 0.01  # or a colour rare in training would shout in another picture; scores are the same
 _PICTURES_A_PART: Final = 256
 _MOST_STEPS: Final = 1000  # of L-BFGS; it takes about 100 to 150
 
@@ -86,7 +87,7 @@ class Baseline:
     weights: NDArray[np.float32]  # (C, D)
     bias: NDArray[np.float32]  # (C,)
     mean: NDArray[np.float32]  # (D,) of the training features
-    scale: NDArray[np.float32]  # (D,) their standard deviation, 1 where there is none
+    scale: NDArray[np.float32]  # (D,) their standard deviation, at least 0.01
     penalty: float  # scikit-learn's C, the smaller the stronger
 
     def log_probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -178,8 +179,7 @@ def fit_baseline(
     training = np.empty((len(rows), measure.count), np.float32)
     for start, part in _measured(pictures, rows, measure, "measuring training pictures", progress):
         training[start : start + len(part)] = part
-    mean, scale = training.mean(axis=0), training.std(axis=0)
-    scale[scale < 1e-6] = 1
+    mean, scale = training.mean(axis=0), np.maximum(training.std(axis=0), _LEAST_SCALE)
     training -= mean
     training /= scale
     fitted = []
@@ -211,9 +211,11 @@ def _fit(
     """Weights (C, D) and bias (C,) of scikit-learn's multinomial logistic regression."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=penalty, max_iter=_MOST_STEPS)
-    with warnings.catch_warnings():
+    # the products are small: a second thread gains little, and on a busy machine waiting for it costs tenfold
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the validation split judges what it came to
         model.fit(training, labels, sample_weight=repeats.astype(np.float32))
     weights, bias = model.coef_, model.intercept_

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vlm_core.evaluation.texts import closest_category
 from vlm_core.models.answers import Answer, Head, Prompts, Sentences, write_texts
 from vlm_core.models.blip import Blip
+from vlm_core.models.checkpoints import quiet_transformers
 from vlm_core.models.clip import Clip
 from vlm_core.models.contract import Captioner, Readout, State, run_stages
 from vlm_core.models.git import Git
@@ -29,8 +30,17 @@ SCHEMA = 1
 class Categoriser(Protocol):
     """What every model is once it is trained or loaded, the baseline too."""
 
-    categories: tuple[str, ...]
-    canvas: tuple[int, int]  # (height, width) that pictures are fitted to
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The categories (C,)."""
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width that pictures are fitted to."""
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether `describe` gives texts."""
 
     def log_probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Rows (B, C) for pictures (B, H, W, 3) of the canvas's size."""
@@ -77,6 +87,11 @@ class VisionLanguageCategoriser:
             return Prompts(adapter, self.categories)
         readout = self.description.readout
         return Head(adapter.width(readout), len(self.categories), readout)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the answer is a sentence's likelihood, of a model that also writes freely."""
+        return isinstance(self.answer, Sentences)
 
     @property
     def device(self) -> torch.device:
@@ -134,8 +149,8 @@ class VisionLanguageCategoriser:
 
     @torch.inference_mode()
     def describe(self, pictures: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.int64]] | None:
-        """Greedy texts and the category (B,) each comes closest to, -1 for Unknown Category; None for CLIP and heads."""
-        if not (isinstance(self.answer, Sentences) and isinstance(self.adapter, Captioner)):
+        """Greedy texts and the category (B,) each comes closest to, -1 for none; None for CLIP and heads."""
+        if not (self.writes_text and isinstance(self.adapter, Captioner)):
             return None
         self.hf.eval()
         texts = [text for pixels in self._pixels(pictures) for text in write_texts(self.adapter, *self.run((pixels,)))]
@@ -147,10 +162,14 @@ class VisionLanguageCategoriser:
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.hf.save_pretrained(folder / "model", safe_serialization=True)
+        with quiet_transformers():
+            self.hf.save_pretrained(folder / "model")
         self.adapter.tokenizer.save_pretrained(folder / "model")
         if isinstance(self.answer, Head):
-            save_file({name: weight.contiguous() for name, weight in self.answer.state_dict().items()}, folder / "head.safetensors")
+            save_file(
+                {name: weight.contiguous() for name, weight in self.answer.state_dict().items()},
+                folder / "head.safetensors",
+            )
         content = {"schema": SCHEMA, **asdict(self.description)}
         (folder / "categoriser.json").write_text(json.dumps(content, indent=2))
 
@@ -166,7 +185,8 @@ class VisionLanguageCategoriser:
             **{**content, "categories": tuple(content["categories"]), "canvas": tuple(content["canvas"])}
         )
         hf_class = getattr(transformers, ADAPTERS[description.family].hf_class)
-        hf = hf_class.from_pretrained(folder / "model", dtype=torch.float32, local_files_only=True)
+        with quiet_transformers():
+            hf = hf_class.from_pretrained(folder / "model", dtype=torch.float32, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model", local_files_only=True)
         categoriser = cls(hf, tokenizer, description)
         if isinstance(categoriser.answer, Head):

@@ -61,8 +61,8 @@ class Missing:
     def sentence(self) -> str:
         """What a UserError says where nothing else will do: the reason and the ways out."""
         return (
-            f"The checkpoint {self.name} cannot be had: {self.reason}. Fetch it with `hf download {self.name}` where "
-            f"there is a network, give a folder that holds it with checkpoint=, or take weights=tiny."
+            f"The checkpoint {self.name} cannot be had ({self.reason}): fetch it with `hf download {self.name}` where "
+            "there is a network, give a folder that holds it with checkpoint=, or take weights=tiny."
         )
 
 
@@ -129,9 +129,9 @@ def _on_hub(name: str, seconds: float) -> Found | Missing:
     except (TimeoutError, httpx2.TimeoutException):
         return Missing(name, f"the hub did not answer within {seconds:g} seconds, and its cache holds no whole copy")
     except RepositoryNotFoundError:
-        return Missing(name, "the hub knows no such model, or shows it only to people it knows (`hf auth login`)")
+        return Missing(name, "the hub knows no such model, or shows it only after `hf auth login`")
     except HfHubHTTPError as error:
-        return Missing(name, f"the hub answers with an error (HTTP {error.response.status_code})")
+        return Missing(name, f"the hub answers with HTTP {error.response.status_code}")
     except (httpx2.HTTPError, OSError, ValueError):
         return Missing(name, "the hub cannot be reached, and its cache holds no whole copy")
     files = _needed_files([sibling.rfilename for sibling in info.siblings or ()])
@@ -216,7 +216,7 @@ def load_pretrained(found: Found, model_class: type[Model], **settings: Any) -> 
         )
     load: Any = model_class.from_pretrained  # its type knows nothing of the report
     try:
-        with _quiet():
+        with quiet_transformers():
             model, report = load(
                 folder,
                 dtype=torch.float32,  # left to itself, transformers keeps the checkpoint's own
@@ -277,7 +277,7 @@ def _load_tokenizer(found: Found, folder: Path, config: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """While it lasts, transformers prints no bars and no reports: what matters of them is said in a sentence."""
     from transformers.utils import logging as untyped
 

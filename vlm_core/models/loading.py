@@ -1,4 +1,4 @@
-"""A categoriser to start from: a checkpoint of the hub or of a folder, or tiny weights from nothing; and a saved one."""
+"""Weights to start from, a checkpoint's or tiny ones from nothing; and a categoriser that was saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from vlm_core.errors import UserError
-from vlm_core.models.categoriser import ADAPTERS, Categoriser, Description, VisionLanguageCategoriser
+from vlm_core.models.categoriser import ADAPTERS, Categoriser, VisionLanguageCategoriser
 from vlm_core.models.checkpoints import Found, find_checkpoint, load_pretrained
 from vlm_core.models.positions import resize_input
 from vlm_core.models.tiny import build_tiny

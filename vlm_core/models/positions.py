@@ -12,22 +12,24 @@ from vlm_core.errors import UserError
 
 
 def resize_input(hf: Any, image_size: int) -> None:
-    """Make a CLIP, BLIP or GIT take S x S pixels, in place: positions are interpolated bicubically, as Hugging Face does.
+    """Make a CLIP, BLIP or GIT take S x S pixels, in place: positions are interpolated bicubically.
 
-    The model's config says the new size afterwards, so that it saves and loads as such. Raises UserError when the size
-    is no multiple of the patch.
+    The model's config says the new size afterwards, so that it saves and loads as such. Hugging Face's own
+    interpolation gives the same. Raises UserError when the size is no multiple of the patch.
     """
     config = hf.config.vision_config
     if image_size == config.image_size:
         return
     if image_size % config.patch_size:
-        raise UserError(f"image_size={image_size} is not a multiple of this model's patch of {config.patch_size} pixels.")
+        raise UserError(
+            f"image_size={image_size} is not a multiple of this model's patch of {config.patch_size} pixels."
+        )
     embeddings = _vision_embeddings(hf)
     side = image_size // config.patch_size
     table = embeddings.position_embedding
     if isinstance(table, nn.Embedding):  # CLIP and GIT
         weight = _interpolate(table.weight.data, side)
-        embeddings.position_embedding = nn.Embedding.from_pretrained(weight, freeze=False)
+        embeddings.position_embedding = nn.Embedding(*weight.shape, _weight=weight)
         embeddings.position_ids = torch.arange(len(weight)).expand(1, -1)
     else:  # BLIP: a bare parameter (1, 1 + N, D)
         embeddings.position_embedding = nn.Parameter(_interpolate(table.data[0], side)[None])

@@ -106,7 +106,7 @@ def _train_clip_tokenizer(corpus: list[str]) -> Any:
         show_progress=False,
     )
     vocabulary, merges = _learn(backend, corpus, trainer)
-    return CLIPTokenizer(vocab=vocabulary, merges=merges)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges)  # type: ignore[arg-type]  # pairs, as its model takes
 
 
 def _train_bert_tokenizer(corpus: list[str], bos_token: str | None = None) -> Any:

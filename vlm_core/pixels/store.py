@@ -73,7 +73,9 @@ def decode_picture(data: bytes) -> Image:
     except UnreadablePicture:
         raise
     except Exception as error:  # Pillow's decoders raise nearly everything on broken files
-        kind = "it is cut short or broken" if not isinstance(error, Image.UnidentifiedImageError) else "no picture format"
+        kind = (
+            "it is cut short or broken" if not isinstance(error, Image.UnidentifiedImageError) else "no picture format"
+        )
         raise UnreadablePicture(f"it cannot be decoded: {kind}") from error
 
 
@@ -98,3 +100,12 @@ def fit_picture(picture: Image, canvas: tuple[int, int]) -> NDArray[np.uint8]:
     height, width = canvas
     fitted = ImageOps.pad(picture, (width, height), method=Image.Resampling.BICUBIC, color="white")
     return np.asarray(fitted, dtype=np.uint8)
+
+
+def fit_pictures(pictures: NDArray[np.uint8], canvas: tuple[int, int]) -> NDArray[np.uint8]:
+    """Stored pictures (B, H, W, 3) on another canvas; as they are where the canvas is theirs."""
+    from PIL import Image
+
+    if pictures.shape[1:3] == canvas:
+        return pictures
+    return np.stack([fit_picture(Image.fromarray(picture), canvas) for picture in pictures])

@@ -49,8 +49,9 @@ def resolve(reference: str) -> Path:
     with store_errors(uri):
         client = connect(uri)
         address = reference
-        if not reference.startswith(("models:/", "runs:/")):
-            model_id = _model_of(client, reference)
+        if not reference.startswith("models:/"):
+            # MLflow would copy runs:/<id>/model, though it lies on this disk as the run's models:/ address
+            model_id = _model_of(client, reference.removeprefix("runs:/").removesuffix("/model"))
             if model_id is None:
                 raise UserError(
                     f"{reference} is not a run with a model: give the id of a finished run, or a model such as "

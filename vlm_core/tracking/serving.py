@@ -48,12 +48,13 @@ class ServedCategoriser:
         with self._turn:
             for start in range(0, len(pictures), PICTURES_A_BATCH):
                 answers += self._answer(pictures[start : start + PICTURES_A_BATCH])
-        return pd.DataFrame(answers, columns=[*self._columns(answers), "error"]).astype(object)
-
-    def _columns(self, answers: list[dict[str, Any]]) -> list[str]:
         columns = ["category", "confidence", *(f"p_{name}" for name in self._categoriser.categories)]
-        writes = any("text" in answer for answer in answers)
-        return [*columns, "text", "text_category"] if writes else columns
+        if any("text" in answer for answer in answers):
+            columns += ["text", "text_category"]
+        # None, not NaN: MLflow's server writes NaN as it is, which is no JSON
+        return pd.DataFrame(
+            {name: pd.Series([answer.get(name) for answer in answers], dtype=object) for name in (*columns, "error")}
+        )
 
     def _answer(self, pictures: Sequence[object]) -> list[dict[str, Any]]:
         """Answers for at most a batch; only pictures that could be read reach the model."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.splitting import Split
     from vlm_core.evaluation.evaluation import Evaluation
-    from vlm_core.evaluation.predictions import Predictions
     from vlm_core.training.loop import EpochReport
 
 _ENTITIES_A_REQUEST: Final = 100
@@ -143,7 +142,7 @@ class RunWriter:
             self.metrics(epoch_metrics(report), step=report.epoch)
             self._epochs_logged.add(report.epoch)
 
-    def evaluation(self, evaluation: Evaluation, predictions: Predictions, name: str = "test") -> None:
+    def evaluation(self, evaluation: Evaluation, name: str = "test") -> None:
         """Keep scores as metrics `<name>_...`; as artifacts all of the evaluation, its pictures and every answer."""
         from vlm_core.evaluation.pictures import draw_confusion, draw_reliability
 
@@ -151,7 +150,7 @@ class RunWriter:
         with self._store(), tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             evaluation.write(folder)
-            predictions.to_frame().to_csv(folder / "predictions.csv", index=False)
+            evaluation.predictions.to_frame().to_csv(folder / "predictions.csv", index=False)
             draw_confusion(evaluation.confusion, evaluation.categories, title, folder / "confusion.png")
             draw_reliability(evaluation.calibration, title, folder / "reliability.png")
             self._client.log_artifacts(self.run_id, temporary, f"evaluation/{name}")

@@ -1,4 +1,4 @@
-"""Batches for the loop: augmented pixels when weights before the head learn, stored states when only what follows does."""
+"""Batches for the loop: augmented pixels, or stored states of a frozen prefix."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ class Batch:
 class Batches(Protocol):
     """Where the loop's batches come from."""
 
-    start: int  # the stage that a batch's state stands before
-    steps: int  # batches an epoch
+    @property
+    def start(self) -> int:
+        """The stage that a batch's state stands before."""
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """One pass over the training rows in the epoch's order."""
@@ -64,7 +69,7 @@ class PixelBatches:
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Augmented views; the same seed and epoch give the same order and pixels."""
-        copies = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy()
+        copies = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy(np.int64)
         for chosen in _chunks(_order(self.seed, epoch, len(self.rows)), self.batch_size):
             rows = self.rows[chosen]
             draws = draw(self.seed, epoch, rows, copies[chosen])
@@ -96,7 +101,9 @@ class StoredBatches:
             done = 0
             for batch in progress(pixels.plain(rows), "frozen features", -(-len(rows) // 32)):
                 state = prefix(batch.state)
-                self._stored = self._stored or [self._file(number, len(rows), part) for number, part in enumerate(state)]
+                self._stored = self._stored or [
+                    self._file(number, len(rows), part) for number, part in enumerate(state)
+                ]
                 for file, part in zip(self._stored, state, strict=True):
                     file[done : done + len(part)] = part.cpu().numpy()
                 done += len(batch.rows)

@@ -55,9 +55,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def restore(
-        self, weights: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, schedule: Any
-    ) -> Position:
+    def restore(self, weights: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, schedule: Any) -> Position:
         """The kept position, with its weights and optimiser state loaded; the start where nothing is kept.
 
         Raises UserError when what is kept belongs to other weights.
@@ -127,7 +125,9 @@ class Checkpoint:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
         except Exception as error:
             temporary.unlink(missing_ok=True)
-            raise UserError(f"The checkpoint could not be written to {self.folder}: {error}. Free disk space there.") from None
+            raise UserError(
+                f"The checkpoint could not be written to {self.folder}: {error}. Free disk space there."
+            ) from None
         os.replace(temporary, self.folder / name)
 
     def _load(self, name: str, weights: Mapping[str, Any], extra: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -136,7 +136,9 @@ class Checkpoint:
         state: dict[str, Tensor] = load_file(self.folder / name)
         wanted = set(weights) | {prefix + key for prefix in extra for key in weights}
         if set(state) != wanted:
-            raise UserError(f"The checkpoint in {self.folder} belongs to another model or mode: remove it to start again.")
+            raise UserError(
+                f"The checkpoint in {self.folder} belongs to another model or mode: remove it to start again."
+            )
         return state
 
 

@@ -14,7 +14,7 @@ from vlm_core.errors import UserError
 from vlm_core.evaluation.summary import Summary, summarise
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.training.batches import Batch, Batches, Rows
-from vlm_core.training.checkpoint import Checkpoint, Position
+from vlm_core.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def train(
             plan.epochs,
             training=tally.summary(model.categories),
             validation=measured,
-            learning_rate=schedule.get_last_lr()[0],
+            learning_rate=float(schedule.get_last_lr()[0]),
             seconds=time.perf_counter() - started,
             best=position.best_epoch == epoch,
             stop=position.finished(plan.epochs, plan.patience),

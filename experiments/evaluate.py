@@ -1,0 +1,39 @@
+"""Score a stored model on another labelled catalogue: `python -m experiments.evaluate --run <id> --data shop.csv`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.door import guard, say, show_table
+from vlm_core.config import add_flags, build_config
+
+FLAGS = (
+    *("data", "label", "id_column", "picture_column", "title_column", "attributes"),
+    *("resamples", "seed", "threads", "experiment"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluate on every product of the catalogue that the model has not learnt from, and log a child run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.evaluate", description="Score a stored run on another labelled catalogue."
+    )
+    parser.add_argument("--run", required=True, help="id of the finished run whose model is scored")
+    add_flags(parser, FLAGS)
+    given = vars(parser.parse_args(arguments))
+    run_id = given.pop("run")
+    config = build_config(given)
+    from experiments.tables import evaluation_rows
+    from vlm_core.progress import show
+    from vlm_core.scoring import run_evaluation
+
+    child, evaluation = run_evaluation(run_id, config, Path.cwd(), show, say)
+    show_table(f"Run {run_id[:8]} on {config.data}", ("", "score", "95 % interval"), evaluation_rows(evaluation))
+    say(f"MLflow run {child}, below {run_id}.")
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,193 @@
+"""Who becomes champion and who does not; and what a name leads to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.made import make_catalogue, make_evaluation, make_split
+from tests.tracking.models import save_categoriser
+from vlm_core.errors import UserError
+from vlm_core.models.loading import load_categoriser
+from vlm_core.tracking.registry import register, resolve
+from vlm_core.tracking.store import connect, open_mlflow
+from vlm_core.tracking.writer import RunWriter
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_categoriser("clip", tmp_path_factory.mktemp("clip") / "clip")
+
+
+SAID: list[str] = []
+
+
+def _train(model: Path, right: int, *, protocol: str = "holdout", seed: int = 0, fingerprint: str = "c0ffee") -> str:
+    """The id of a finished run of that quality, with its model registered; what was said goes to `SAID`."""
+    catalogue = make_catalogue(fingerprint)
+    with RunWriter("made") as run:
+        run.params({"model": "clip-large"})
+        run.dataset(catalogue, make_split(catalogue, protocol, seed))
+        run.metrics(make_evaluation(right).metrics("test_"))
+        run.model(model)
+        SAID.append(register(run.run_id))
+    return run.run_id
+
+
+def _champion() -> str | None:
+    version = connect().get_registered_model("categoriser-clip").aliases.get("champion")
+    return None if version is None else str(version)
+
+
+def test_champions_come_and_go_by_the_rules(store: Path, clip: Path) -> None:
+    _train(clip, 29, protocol="study")
+    assert "version 1; it cannot be champion, because its test products leak" in SAID[-1]
+    assert _champion() is None
+    _train(clip, 18)
+    assert "version 2; it is the first champion" in SAID[-1]
+    assert _champion() == "2"
+    _train(clip, 18)
+    assert "version 2 stays champion: test macro-F1 0." in SAID[-1]
+    _train(clip, 24)
+    assert "version 4; it is champion now" in SAID[-1]
+    assert _champion() == "4"
+    _train(clip, 30, seed=1)
+    assert "version 4 stays champion, because the two differ in split" in SAID[-1]
+    _train(clip, 30, fingerprint="decaf")
+    assert "differ in fingerprint" in SAID[-1]
+    _train(clip, 30, protocol="study")
+    assert "leak" in SAID[-1]
+    assert _champion() == "4"
+    client = connect()
+    facts = client.get_model_version("categoriser-clip", "4").tags
+    assert facts.keys() >= {"fingerprint", "label", "split", "protocol", "leaking", "test_macro_f1"}
+    client.delete_model_version("categoriser-clip", "4")
+    _train(clip, 12)
+    assert "it is the first champion" in SAID[-1]
+
+
+def test_a_run_without_scores_or_data_is_no_champion(store: Path, clip: Path) -> None:
+    with RunWriter("made") as run:
+        run.params({"model": "clip"})
+        run.model(clip)
+    assert "it cannot be champion" in register(run.run_id)
+    with RunWriter("made") as run:
+        run.params({"model": "clip"})
+        run.tags({"leaking": "false"})
+        run.model(clip)
+    assert "no test macro-F1" in register(run.run_id)
+    assert _champion() is None
+
+
+def test_a_run_without_a_model_cannot_be_registered(store: Path) -> None:
+    with RunWriter("made") as run:
+        pass
+    with pytest.raises(UserError, match="holds no model"):
+        register(run.run_id)
+
+
+def test_every_kind_of_name_leads_to_the_categoriser(store: Path, clip: Path) -> None:
+    run_id = _train(clip, 20)
+    names = (run_id, "models:/categoriser-clip@champion", "models:/categoriser-clip/1", f"runs:/{run_id}/model")
+    folders = {resolve(name) for name in names}
+    assert len(folders) == 1
+    assert load_categoriser(folders.pop()).categories == ("Apparel", "Footwear", "Free Items")
+    model = connect().search_logged_models(["1"])[0]
+    assert (str(model.status), model.source_run_id) == ("READY", run_id)
+    assert {metric.key for metric in model.metrics} >= {"test_macro_f1", "test_accuracy"}
+
+
+def test_of_two_models_of_a_run_the_later_one_counts(store: Path, clip: Path, tmp_path: Path) -> None:
+    later = shutil.copytree(clip, tmp_path / "later")
+    (later / "README.md").write_text("later")
+    with RunWriter("made") as run:
+        run.model(clip)
+        time.sleep(0.01)  # MLflow counts milliseconds
+        run.model(later)
+    assert (resolve(run.run_id) / "README.md").read_text() == "later"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["0" * 32, "models:/categoriser-clip@champion", "models:/none/3", "models:/m-0", "runs:/x/model", "models:/"],
+)
+def test_a_name_that_leads_nowhere(store: Path, name: str) -> None:
+    with pytest.raises(UserError, match="give the id of a finished run, or a model such as"):
+        resolve(name)
+
+
+def test_a_model_of_another_program(store: Path) -> None:
+    mlflow = open_mlflow()
+    (store / "code.py").write_text("def _load_pyfunc(path):\n    return None\n")
+    mlflow.pyfunc.save_model(store / "other", loader_module="code", code_paths=["code.py"], pip_requirements=["mlflow"])
+    client = connect()
+    client.create_registered_model("other")
+    client.create_model_version("other", str(store / "other"))
+    with pytest.raises(UserError, match="a model of another program"):
+        resolve("models:/other/1")
+
+
+def test_a_model_that_could_not_be_kept_whole_is_never_taken(
+    store: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_no_room(*given: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with RunWriter("made") as run, monkeypatch.context() as full:
+        full.setattr("mlflow.tracking.client.MlflowClient.log_model_artifacts", find_no_room)
+        with pytest.raises(UserError, match="is full"):
+            run.model(clip)
+    assert str(connect().search_logged_models(["1"])[0].status) == "FAILED"
+    with pytest.raises(UserError, match="not a run with a model"):
+        resolve(run.run_id)
+
+
+def test_mlflow_serves_the_champion_of_the_default_store(store: Path, clip: Path, tmp_path: Path) -> None:
+    _train(clip, 20)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "--env-manager", "local"]
+    command += ["-m", "models:/categoriser-clip@champion", "--host", "127.0.0.1", "--port", str(port)]
+    # MLflow starts `uvicorn` by name: without an active environment it finds none, or another one's
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with (tmp_path / "served.txt").open("w") as said:
+        server = subprocess.Popen(command, cwd=store, env={**os.environ, "PATH": path}, stdout=said, stderr=said)
+    try:
+        answer = _ask(port, server)
+    except OSError as error:
+        raise AssertionError((tmp_path / "served.txt").read_text()) from error
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+    good, bad = answer["predictions"]
+    assert sum(good[f"p_{name}"] for name in ("Apparel", "Footwear", "Free Items")) == pytest.approx(1)
+    assert (good["error"], bad["category"], bad["confidence"]) == (None, None, None)
+    assert bad["error"] == "The picture is not base64."
+
+
+def _ask(port: int, server: subprocess.Popen[bytes]) -> dict[str, list[dict[str, object]]]:
+    """What the server says to its own example as a data URL and to a bad picture, once it is up."""
+    example = json.loads((resolve("models:/categoriser-clip@champion").parents[1] / "input_example.json").read_text())
+    pictures = [f"data:image/png;base64,{example['data'][0][0]}", "bad!"]
+    body = json.dumps({"dataframe_records": [{"picture": picture} for picture in pictures]}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+    end = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.load(response)  # type: ignore[no-any-return]
+        except urllib.error.URLError as error:
+            if isinstance(error, urllib.error.HTTPError) or server.poll() is not None or time.monotonic() > end:
+                raise
+        time.sleep(0.2)

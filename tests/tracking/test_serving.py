@@ -1,0 +1,187 @@
+"""The served model: rows that answer for themselves, and a model that loads where nothing of ours is installed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.models.families import CATEGORIES, make_categoriser
+from tests.tracking.conftest import run_python
+from tests.tracking.models import save_categoriser
+from vlm_core.pixels.store import decode_picture, fit_picture
+from vlm_core.tracking.logging_model import requirements, save_model
+from vlm_core.tracking.serving import ServedCategoriser, picture_bytes
+
+COLUMNS = ["category", "confidence", *(f"p_{name}" for name in CATEGORIES)]
+
+
+def _picture(shade: int, size: tuple[int, int] = (60, 80)) -> bytes:
+    data = io.BytesIO()
+    picture = Image.new("RGB", size, (shade, 255 - shade, 128))
+    picture.paste((0, 0, shade), (5, 5, 5 + shade % 40 + 5, 60))
+    picture.save(data, "PNG")
+    return data.getvalue()
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@given(st.binary(min_size=1, max_size=200), st.sampled_from(["", "data:image/png;base64,", "DATA:;Base64,", "\n"]))
+def test_any_bytes_come_through_base64_and_data_urls(data: bytes, header: str) -> None:
+    text = _text(data)
+    assert picture_bytes(header + text) == data
+    assert picture_bytes(header + "\n".join(text[start : start + 7] for start in range(0, len(text), 7))) == data
+    assert picture_bytes(header + text.rstrip("=")) == data
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (None, "not a text"),
+        (float("nan"), "not a text"),
+        (7, "not a text"),
+        (b"bytes", "not a text"),
+        ("  ", "not a text"),
+        ("not base64 at all!", "not base64"),
+        ("abcde", "not base64"),
+        ("data:image/png,abcd", "does not hold base64"),
+        ("data:image/png;base64", "does not hold base64"),
+        ("A" * 14_000_000, "larger than 10 MB"),
+    ],
+)
+def test_what_is_no_base64_is_said(picture: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        picture_bytes(picture)
+
+
+def _huge_picture() -> bytes:
+    """A PNG of a few hundred bytes that claims 49 megapixels."""
+    header = b"\x00\x00\x1b\x58\x00\x00\x1b\x58\x08\x02\x00\x00\x00"  # 7000 x 7000, RGB
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_bad_pictures_are_answered_in_their_row_and_good_ones_in_theirs() -> None:
+    model = make_categoriser("clip")
+    good = [_picture(shade) for shade in range(70)]  # more than two batches
+    bad = {3: "bad!", 31: None, 32: _text(good[0][:90]), 50: _text(_huge_picture()), 69: _text(b"x" * 10_000_001)}
+    column: list[object] = [bad.get(row, _text(picture)) for row, picture in enumerate(good)]
+    answers = ServedCategoriser(model).predict(pd.DataFrame({"picture": column}))
+    assert list(answers) == [*COLUMNS, "error"]
+    wrong = answers.index[answers["error"].notna()].tolist()
+    assert wrong == sorted(bad)
+    assert answers.loc[wrong, COLUMNS].map(lambda value: value is None).all(axis=None)
+    assert "megapixels" in answers["error"][50]
+    assert "MB" in answers["error"][69]
+    right = [row for row in range(70) if row not in bad]
+    fitted = np.stack([fit_picture(decode_picture(good[row]), model.canvas) for row in right])
+    expected = np.exp(model.log_probabilities(fitted))
+    np.testing.assert_allclose(answers.loc[right, COLUMNS[2:]].astype(float), expected, atol=1e-5)
+    assert answers["category"][right].tolist() == [CATEGORIES[index] for index in expected.argmax(axis=1)]
+    np.testing.assert_allclose(answers["confidence"][right].astype(float), expected.max(axis=1), atol=1e-5)
+
+
+def test_a_model_that_writes_answers_with_its_text() -> None:
+    model = make_categoriser("git", "sentences")
+    picture = _picture(7)
+    answers = ServedCategoriser(model).predict(pd.DataFrame({"picture": ["bad!", _text(picture)]}))
+    assert list(answers) == [*COLUMNS, "text", "text_category", "error"]
+    described = model.describe(np.stack([fit_picture(decode_picture(picture), model.canvas)]))
+    assert described is not None
+    index = int(described[1][0])
+    assert answers["text"].tolist() == [None, described[0][0]]
+    assert answers["text_category"].tolist() == [None, CATEGORIES[index] if index >= 0 else "Unknown Category"]
+
+
+def test_an_answer_is_json_without_nan() -> None:
+    answers = ServedCategoriser(make_categoriser("clip")).predict(
+        pd.DataFrame({"picture": ["bad!", _text(_picture(1))]})
+    )
+    json.dumps(answers.to_dict(orient="records"), allow_nan=False)
+
+
+def test_no_pictures_no_answers() -> None:
+    answers = ServedCategoriser(make_categoriser("clip")).predict(pd.DataFrame({"picture": []}))
+    assert (len(answers), list(answers)) == (0, [*COLUMNS, "error"])
+
+
+def test_requirements_are_pinned_to_what_is_installed_and_any_build_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "vlm_core.tracking.logging_model.version", lambda name: "2.14.1+cpu" if name == "torch" else "1.0"
+    )
+    assert "torch==2.14.1" in requirements("clip")
+    assert "scikit-image==1.0" in requirements("baseline")
+    assert "scikit-image==1.0" not in requirements("git")
+
+
+ELSEWHERE = """
+import importlib.metadata, json, re, sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+model = Path(sys.argv[1])
+# Stands for an environment that holds the model's requirements alone: what they do not bring cannot be imported.
+allowed, waiting = set(), [line.split("==")[0] for line in (model / "requirements.txt").read_text().split()]
+while waiting:
+    name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+    if name in allowed:
+        continue
+    allowed.add(name)
+    try:
+        needed = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        continue
+    waiting += [re.match(r"[\\w.-]+", line)[0] for line in needed if "extra ==" not in line]
+owners = importlib.metadata.packages_distributions()
+
+class Door(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        makers = {re.sub(r"[-_.]+", "-", maker).lower() for maker in owners.get(name.split(".")[0], ())}
+        return None if makers and not makers & allowed else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Door
+import mlflow, pandas
+served = mlflow.pyfunc.load_model(str(model))
+import vlm_core
+example = served.input_example
+answers = served.predict(pandas.DataFrame({"picture": [example["picture"][0], "bad!"]}))
+schema = {spec["name"] for spec in served.metadata.signature.outputs.to_dict()}
+print(json.dumps([vlm_core.__file__, sorted(schema), answers.to_dict(orient="records")]))
+"""
+
+
+@pytest.mark.parametrize("family", ["blip", "baseline"])
+def test_a_saved_model_answers_in_a_process_that_knows_nothing_of_us(family: str, tmp_path: Path) -> None:
+    folder = save_categoriser(family, tmp_path / "some-folder")
+    (folder / "README.md").write_text("a card")
+    save_model(folder, tmp_path / "model")
+    shutil.rmtree(folder)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = run_python(ELSEWHERE, elsewhere, str(tmp_path / "model"), PYTHONPATH="")
+    assert done.returncode == 0, done.stderr
+    place, schema, (answer, refused) = json.loads(done.stdout.splitlines()[-1])
+    assert Path(place).is_relative_to(tmp_path / "model" / "code")
+    assert sorted(answer) == schema
+    assert sum(answer[f"p_{name}"] for name in CATEGORIES) == pytest.approx(1)
+    assert (answer["error"], refused["error"], refused["category"]) == (None, "The picture is not base64.", None)
+    files = {path.name for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert not {name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".pyc"))}
+    assert (tmp_path / "model" / "README.md").read_text() == "a card"
+    assert (tmp_path / "model" / "data" / "categoriser" / "categoriser.json").exists()

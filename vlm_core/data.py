@@ -1,0 +1,86 @@
+"""The data of one run: a prepared catalogue, its near-duplicate groups and the split that the settings draw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
+from vlm_core.config import Config
+from vlm_core.evaluation.storing import write_whole
+from vlm_core.progress import Progress
+
+if TYPE_CHECKING:
+    from vlm_core.catalogue.catalogue import Catalogue
+
+Say = Callable[[str], None]  # prints one line for people
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from and is judged on."""
+
+    catalogue: Catalogue
+    groups: NDArray[np.int64]  # (n_products,) near-duplicate group
+    split: Split
+
+
+def load_catalogue(config: Config, root: Path, progress: Progress, say: Say) -> Catalogue:
+    """The prepared catalogue. Raises UserError for unusable data."""
+    from vlm_core.catalogue.catalogue import prepare_catalogue
+    from vlm_core.catalogue.reading import Columns
+
+    columns = Columns(
+        config.id_column, config.picture_column, config.title_column, config.label, words(config.attributes)
+    )
+    catalogue = prepare_catalogue(config.data, columns, root, progress)
+    say(f"Catalogue {catalogue.name}: {catalogue.reading.summary()}")
+    return catalogue
+
+
+def load_data(config: Config, root: Path, progress: Progress, say: Say) -> Data:
+    """The prepared catalogue and the split that the settings draw from it. Raises UserError for unusable data."""
+    from vlm_core.catalogue.duplicates import near_duplicate_groups
+
+    catalogue = load_catalogue(config, root, progress, say)
+    groups = near_duplicate_groups(catalogue.products, catalogue.pictures, progress)
+    split = split_catalogue(
+        catalogue.products,
+        groups,
+        label=config.label,
+        categories=words(config.categories),
+        min_products=config.min_products,
+        protocol=config.protocol,
+        per_category=config.per_category,
+        train_per_category=config.train_per_category,
+        seed=config.seed,
+    )
+    for name, reason in split.removed.items():
+        say(f"Left out: {name}, {reason}.")
+    say(
+        f"Protocol {split.protocol}: {len(split.train):,} training rows, {len(split.validation):,} for validation, "
+        f"{len(split.test):,} for test, {len(split.categories)} categories."
+    )
+    if split.leaking:
+        say(f"LEAKING: {split.leakage.near:.1%} of the evaluated pictures stand in training too. Scores reward memory.")
+    return Data(catalogue, groups, split)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated setting."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def write_dataset_info(data: Data, folder: Path) -> Path:
+    """The path of `dataset_info.json`, written whole into a folder."""
+    catalogue = data.catalogue
+    info = dataset_info(catalogue.products, data.split, catalogue.fingerprint, catalogue.reading.rows_read)
+    path = folder / "dataset_info.json"
+    write_whole(path, lambda file: file.write(json.dumps(info, indent=2, ensure_ascii=False).encode()))
+    return path
