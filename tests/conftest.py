@@ -32,6 +32,8 @@ for _name in list(os.environ):
     if _name.startswith(("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT", "MLFLOW_TRACKING", "MLFLOW_REGISTRY", "MAKE", "MFLAGS")):
         del os.environ[_name]
 
+pytest_plugins = ["tests.stores"]
+
 hypothesis.settings.register_profile("suite", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("suite")
 

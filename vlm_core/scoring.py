@@ -94,7 +94,7 @@ def run_evaluation(run_id: str, config: Config, root: Path, progress: Progress, 
     model = load_categoriser(resolve(run_id))
     catalogue = load_catalogue(config, root, progress, say)
     index = {name: number for number, name in enumerate(model.categories)}
-    labels = catalogue.products[config.label].map(index).fillna(-1).to_numpy(np.int64)
+    labels = catalogue.products[config.label].map(index).fillna(-1).to_numpy().astype(np.int64)
     known = labels >= 0
     seen = RunReader().seen_products(run_id, catalogue.fingerprint)
     fresh = ~catalogue.products["product_id"].isin(seen).to_numpy()

@@ -125,9 +125,10 @@ def test_damaged_kaggle_archive_is_thrown_away(
 def test_kaggle_download_goes_on_after_the_process_was_killed(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     kaggle.slow = True
     command = [sys.executable, "-c", PROGRAM.format("fetch_kaggle"), str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: archive_of(tmp_path).exists() and archive_of(tmp_path).stat().st_size >= 2**20)
         process.kill()
+        assert process.communicate()[0] == b""  # what kagglehub tells goes to stderr
     assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
     kaggle.slow = False
     folder = fetch_kaggle(tmp_path, silent)
@@ -181,6 +182,7 @@ def test_damaged_hub_download_is_thrown_away(full_hub: HubStandIn, tmp_path: Pat
     full_hub.cut_after = None
     with pytest.raises(UserError, match="damaged and has been thrown away"):
         fetch_hf(tmp_path, silent)
+    part.write_bytes(bytes(1_000_000))  # longer than the file it is to become
     assert len(read_rows(fetch_hf(tmp_path, silent))) == 4
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.models.families import CATEGORIES, make_categoriser
-from tests.tracking.conftest import run_python
+from tests.stores import run_python
 from tests.tracking.models import save_categoriser
 from vlm_core.pixels.store import decode_picture, fit_picture
 from vlm_core.tracking.logging_model import requirements, save_model

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.conftest import copy_database
+from tests.stores import copy_database
 from vlm_core.errors import UserError
 from vlm_core.tracking.store import connect, impatient, open_mlflow, store_errors, store_uri
 from vlm_core.tracking.writer import RunWriter

@@ -12,7 +12,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pandas as pd
@@ -23,19 +23,21 @@ from vlm_core.pixels.store import PictureStore
 from vlm_core.progress import Progress
 
 Rows = NDArray[np.int64]
-Cells = NDArray[np.uint8]  # (n, SIDE, SIDE, 3) framed pictures
-Level = TypeVar("Level", np.uint8, np.float32)
+Planes = NDArray[np.uint8]  # (n, 4, SIDE, SIDE): red, green, blue, and 1 where there is content
 
 VERSION: Final = 1  # of this method: part of the name under which groups are kept
 SIDE: Final = 32  # cells a side of a frame
+LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's grey
 SPREADS: Final = 2.2  # half a frame's side in standard deviations of the content
 FAINTEST: Final = 16  # levels of 255 from the background at which content begins, above JPEG's noise
+FAINTEST_CELL: Final = 24  # the same for a cell of a frame
 
 # Chosen by looking at pairs of the real catalogue: recoloured copies of one photograph pass, and so do plain black
 # wallets, which are the one thing there that nothing tells apart (214 in a group; the next largest has 25).
 HASH_RADIUS: Final = 8  # bits of 64
+COARSE_SIDE: Final = 8
 COARSE_TOLERANCE: Final = 56  # levels
-MOST_COARSE_CELLS: Final = 3  # of 8 x 8
+MOST_COARSE_CELLS: Final = 3  # of COARSE_SIDE squared
 TOLERANCE: Final = 32  # levels
 MOST_UNREGISTERED: Final = 0.25  # share of the content's cells that differ before registration
 MOST_REGISTERED: Final = 0.08  # and after
@@ -44,7 +46,6 @@ FEWEST_CELLS: Final = 30  # a smaller content is compared as if it had so many
 ROWS_A_BLOCK: Final = 2048
 COLUMNS_A_BLOCK: Final = 8192
 PAIRS_A_BATCH: Final = 20_000
-REGISTERED_A_BATCH: Final = 100
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,10 @@ def frame_picture(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     picture = Image.fromarray(pixels)
     if (factor := max(picture.size) // 96) > 1:
         picture = picture.reduce(factor)
-    red, green, blue = (int(level) for level in _background(np.asarray(picture)[None])[0])
-    x, y, radius = _window(np.asarray(picture.convert("L"), dtype=np.float32))
+        pixels = np.asarray(picture)
+    background = _background(pixels)
+    x, y, radius = _window(np.abs(pixels @ LUMA - background @ LUMA))
+    red, green, blue = (int(level) for level in background)
     window = picture.transform(
         (2 * SIDE, 2 * SIDE),
         Image.Transform.EXTENT,
@@ -112,10 +115,9 @@ def _content(digests: pd.Series[str]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _window(grey: NDArray[np.float32]) -> tuple[float, float, float]:
-    """Centre (x, y) and half the side of the content's window, in pixels of a grey picture (H, W)."""
-    height, width = grey.shape
-    ink = np.abs(grey - np.float32(np.median(_border(grey[None, ..., None]))))
+def _window(ink: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Centre (x, y) and half a side of the content's window, in pixels; ink (H, W) is the distance from grey ground."""
+    height, width = ink.shape
     ink[ink < FAINTEST] = 0
     total = float(ink.sum())
     if total < 0.2 * ink.size:
@@ -127,15 +129,11 @@ def _window(grey: NDArray[np.float32]) -> tuple[float, float, float]:
     return centre_x, centre_y, max(4.0, SPREADS * variance**0.5)
 
 
-def _border(pictures: NDArray[Level]) -> NDArray[Level]:
-    """Border pixels (n, 2 (H + W), channels) of pictures (n, H, W, channels)."""
-    sides = (pictures[:, 0], pictures[:, -1], pictures[:, :, 0], pictures[:, :, -1])
-    return np.concatenate(sides, axis=1)
-
-
-def _background(pictures: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """Median colour (n, 3) of the border of pictures (n, H, W, 3)."""
-    return np.asarray(np.median(_border(pictures), axis=1), dtype=np.int16)
+def _background(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Median colour (3,) of the border of a picture (H, W, 3)."""
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    border.sort(axis=0)
+    return np.asarray(border[len(border) // 2], dtype=np.float32)
 
 
 def _link(pictures: PictureStore, rows: Rows, progress: Progress) -> Rows:
@@ -143,8 +141,7 @@ def _link(pictures: PictureStore, rows: Rows, progress: Progress) -> Rows:
     groups = np.arange(len(rows), dtype=np.int64)
     with tempfile.TemporaryFile() as file:
         hashes = _write_frames(pictures, rows, file, progress)
-        cells: Cells = np.memmap(file, dtype=np.uint8, mode="r", shape=(len(rows), SIDE, SIDE, 3))
-        comparison = _Comparison(cells)
+        comparison = _Comparison(np.memmap(file, dtype=np.uint8, mode="r", shape=(len(rows), 4, SIDE, SIDE)))
         blocks = range(0, len(rows), ROWS_A_BLOCK)
         for start in progress(blocks, "comparing pictures", len(blocks)):
             for first, second in _candidates(hashes, start):
@@ -166,7 +163,9 @@ def _write_frames(pictures: PictureStore, rows: Rows, file: BinaryIO, progress: 
     for index, row in enumerate(progress(rows.tolist(), "framing pictures", len(rows))):
         frame = frame_picture(pictures.take(np.array([row]))[0])
         hashes[index] = np.where(imagehash.phash(Image.fromarray(frame), hash_size=8).hash.ravel(), 1, -1)
-        file.write(frame.tobytes())
+        away = np.abs(frame - _background(frame)).transpose(2, 0, 1).max(axis=0)
+        file.write(frame.transpose(2, 0, 1).tobytes())
+        file.write((away > FAINTEST_CELL).tobytes())
     file.flush()
     return hashes
 
@@ -198,68 +197,61 @@ def _merge(groups: Rows, first: Rows, second: Rows) -> Rows:
 class _Comparison:
     """Whether pairs of framed pictures are the same photograph, from the cheapest test to the dearest."""
 
-    def __init__(self, cells: Cells) -> None:
-        parts = [cells[at : at + ROWS_A_BLOCK] for at in range(0, len(cells), ROWS_A_BLOCK)]
-        self._cells = cells
-        self._background = np.concatenate([_background(part) for part in parts])  # (n, 3)
-        self._coarse = np.concatenate(  # (n, 64, 3)
-            [part.reshape(-1, 8, SIDE // 8, 8, SIDE // 8, 3).mean(axis=(2, 4)).astype(np.int16) for part in parts]
-        ).reshape(len(cells), 64, 3)
+    def __init__(self, planes: Planes) -> None:
+        self._planes = planes
+        cells = SIDE // COARSE_SIDE
+        self._coarse = np.concatenate(  # (n, 3, COARSE_SIDE, COARSE_SIDE)
+            [
+                part[:, :3].reshape(-1, 3, COARSE_SIDE, cells, COARSE_SIDE, cells).mean(axis=(3, 5)).astype(np.int16)
+                for part in (planes[at : at + ROWS_A_BLOCK] for at in range(0, len(planes), ROWS_A_BLOCK))
+            ]
+        )
 
     def same(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
         """Which pairs (p,) of rows are; the order within a pair makes no difference."""
-        same = np.asarray(np.abs(self._background[first] - self._background[second]).max(axis=1) <= TOLERANCE)
-        for test in (self._coarsely, self._unregistered, self._registered):
+        same = np.ones(len(first), dtype=bool)
+        for test, pairs in ((self._coarsely, 5000), (self._unregistered, 1000), (self._registered, 100)):
             left = np.flatnonzero(same)
-            same[left] = test(first[left], second[left])
+            for at in range(0, len(left), pairs):  # so many as a processor's cache likes
+                some = left[at : at + pairs]
+                same[some] = test(first[some], second[some])
         return same
 
     def _coarsely(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
-        differing = np.abs(self._coarse[first] - self._coarse[second]).max(axis=2) > COARSE_TOLERANCE
-        return np.asarray(differing.sum(axis=1) <= MOST_COARSE_CELLS)
+        gap = np.abs(self._coarse[first] - self._coarse[second]).max(axis=1)
+        # The window's corner is background nearly always, and backgrounds are no content that `_share` would look at.
+        corner = gap[:, 0, 0] <= TOLERANCE
+        return np.asarray(corner & ((gap > COARSE_TOLERANCE).sum(axis=(1, 2)) <= MOST_COARSE_CELLS))
 
     def _unregistered(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
-        passed = np.zeros(len(first), dtype=bool)
-        for at in range(0, len(first), 1000):
-            i, j = first[at : at + 1000], second[at : at + 1000]
-            gap = np.abs(self._cells[i].astype(np.int16) - self._cells[j])
-            passed[at : at + 1000] = self._share(gap, i, j) <= MOST_UNREGISTERED
-        return passed
+        one, other = self._planes[first], self._planes[second]
+        gap = np.abs(one[:, :3].astype(np.int16) - other[:, :3])
+        return np.asarray(_share(gap, one[:, 3] | other[:, 3]) <= MOST_UNREGISTERED)
 
     def _registered(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
-        passed = np.zeros(len(first), dtype=bool)
-        for at in range(0, len(first), REGISTERED_A_BATCH):
-            i, j = first[at : at + REGISTERED_A_BATCH], second[at : at + REGISTERED_A_BATCH]
-            gap = np.abs(_residual(self._cells[i].astype(np.float32), self._cells[j].astype(np.float32)))
-            passed[at : at + REGISTERED_A_BATCH] = self._share(gap, i, j) <= MOST_REGISTERED
-        return passed
+        one, other = self._planes[first], self._planes[second]
+        gap = np.abs(_residual(one[:, :3].astype(np.float32), other[:, :3].astype(np.float32)))
+        return np.asarray(_share(gap, one[:, 3] | other[:, 3]) <= MOST_REGISTERED)
 
-    def _share(self, gap: NDArray[Any], first: Rows, second: Rows) -> NDArray[np.float64]:
-        """Share (p,) of the content's cells that differ visibly, of gaps (p, SIDE, SIDE, 3)."""
-        content = self._content(first) | self._content(second)
-        differing = (np.max(gap, axis=3) > TOLERANCE) & content
-        share: NDArray[np.float64] = differing.sum(axis=(1, 2)) / np.maximum(content.sum(axis=(1, 2)), FEWEST_CELLS)
-        return share
 
-    def _content(self, rows: Rows) -> NDArray[np.bool_]:
-        content: NDArray[np.bool_] = (
-            np.abs(self._cells[rows].astype(np.int16) - self._background[rows][:, None, None]).max(axis=3) > 24
-        )
-        return content
+def _share(gap: NDArray[Any], content: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Share (p,) of the content's cells (p, SIDE, SIDE) that differ visibly, of gaps (p, 3, SIDE, SIDE)."""
+    differing = (gap.max(axis=1) > TOLERANCE) & (content > 0)
+    return np.asarray(differing.sum(axis=(1, 2)) / np.maximum(content.sum(axis=(1, 2)), FEWEST_CELLS))
 
 
 def _residual(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What differs between frames (p, S, S, 3) beyond a small shift and change of scale.
+    """What differs between frames (p, 3, S, S) beyond a small shift and change of scale.
 
     One Gauss-Newton step of Lucas and Kanade (1981) on the mean of the two, which makes it symmetric; the step is
     bounded, so that it cannot explain a different picture away.
     """
-    pairs, side = first.shape[:2]
+    pairs, side = len(first), first.shape[-1]
     difference = second - first
-    down, across = np.gradient((first + second) / 2, axis=(1, 2))
+    down, across = np.gradient((first + second) / 2, axis=(2, 3))
     place = ((np.arange(side) - (side - 1) / 2) / (side / 2)).astype(np.float32)
-    growth = across * place[None, None, :, None] + down * place[None, :, None, None]
-    slopes = np.stack([across, down, growth], axis=1).reshape(pairs, 3, -1)  # (p, 3, S * S * 3)
+    growth = across * place + down * place[:, None]
+    slopes = np.stack([across, down, growth], axis=1).reshape(pairs, 3, -1)  # (p, 3, 3 * S * S)
     normal = slopes @ slopes.transpose(0, 2, 1)
     ridge = 1 + 1e-3 * np.trace(normal, axis1=1, axis2=2) / 3  # a flat picture has no slope to solve for
     step = np.linalg.solve(normal + ridge[:, None, None] * np.eye(3), slopes @ difference.reshape(pairs, -1, 1))

@@ -134,9 +134,10 @@ def _records(table: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]
 
 
 def _cells(text: str, delimiter: str, *, quoted: bool = True) -> list[str]:
-    style = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    if not quoted:
+        return text.rstrip("\r\n").split(delimiter)
     try:
-        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style), [])
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
     except csv.Error:
         return text.rstrip("\r\n").split(delimiter)
 

@@ -73,7 +73,8 @@ def split_catalogue(
     Raises UserError when a named category does not exist, one has too few products, or fewer than two are left.
     """
     kept, removed = choose_categories(products[label], categories, min_products)
-    labels = products[label].map({name: index for index, name in enumerate(kept)}).fillna(-1).to_numpy(np.int64)
+    index_of = {name: index for index, name in enumerate(kept)}
+    labels = products[label].map(index_of).fillna(-1).to_numpy().astype(np.int64)
     for index, name in enumerate(kept):
         _check_size(name, np.flatnonzero(labels == index), groups)
     generator = np.random.default_rng([seed, 1])

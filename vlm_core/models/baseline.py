@@ -101,6 +101,11 @@ class Baseline:
         """Logits (B, C) for features (B, D)."""
         return np.asarray((features - self.mean) / self.scale @ self.weights.T + self.bias, dtype=np.float32)
 
+    @property
+    def writes_text(self) -> bool:
+        """Never."""
+        return False
+
     def describe(self, pictures: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.int64]] | None:
         """None: the baseline writes nothing."""
         return None
@@ -211,7 +216,7 @@ def _fit(
     """Weights (C, D) and bias (C,) of scikit-learn's multinomial logistic regression."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     model = LogisticRegression(C=penalty, max_iter=_MOST_STEPS)
     # the products are small: a second thread gains little, and on a busy machine waiting for it costs tenfold

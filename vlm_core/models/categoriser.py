@@ -133,12 +133,12 @@ class VisionLanguageCategoriser:
             module.train(training)
 
     def run(self, state: State, start: int = 0, end: int | None = None) -> State:
-        """The state after `stages[start:end]`."""
-        return run_stages(self.stages[start:end], state)
+        """The state after `stages[start:end]`, on the model's device."""
+        return run_stages(self.stages[start:end], tuple(part.to(self.device) for part in state))
 
     def _pixels(self, pictures: NDArray[np.uint8]) -> Iterator[Tensor]:
         for start in range(0, len(pictures), 32):
-            yield plain_view(pictures[start : start + 32], self.image_size).to(self.device)
+            yield plain_view(pictures[start : start + 32], self.image_size)
 
     @torch.inference_mode()
     def log_probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

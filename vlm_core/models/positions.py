@@ -29,7 +29,7 @@ def resize_input(hf: Any, image_size: int) -> None:
     table = embeddings.position_embedding
     if isinstance(table, nn.Embedding):  # CLIP and GIT
         weight = _interpolate(table.weight.data, side)
-        embeddings.position_embedding = nn.Embedding(*weight.shape, _weight=weight)
+        embeddings.position_embedding = nn.Embedding(len(weight), weight.shape[1], _weight=weight)
         embeddings.position_ids = torch.arange(len(weight)).expand(1, -1)
     else:  # BLIP: a bare parameter (1, 1 + N, D)
         embeddings.position_embedding = nn.Parameter(_interpolate(table.data[0], side)[None])

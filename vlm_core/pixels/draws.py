@@ -46,7 +46,8 @@ class Draws:
         flip = _diagonal(np.where(self.flip, -1.0, 1.0), np.ones(len(self.flip)))
         cos, sin, zero, one = np.cos(self.rotation), np.sin(self.rotation), 0 * self.rotation, 0 * self.rotation + 1
         rotation = np.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], axis=1).reshape(-1, 3, 3)
-        return (crop @ flip @ rotation @ self._perspectives()).astype(np.float32)
+        matrices: NDArray[np.float64] = crop @ flip @ rotation @ self._perspectives()
+        return matrices.astype(np.float32)
 
     def _crops(self, height: int, width: int) -> NDArray[np.float64]:
         """The crop's box; a box wider or higher than the picture is cut to it (torchvision draws again)."""
@@ -74,7 +75,8 @@ class Draws:
         """Matrices (B, 3, 3) that turn RGB about the grey axis of YIQ."""
         cos, sin, zero, one = np.cos(self.hue), np.sin(self.hue), 0 * self.hue, 0 * self.hue + 1
         turn = np.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], axis=1).reshape(-1, 3, 3)
-        return (_RGB @ turn @ _YIQ).astype(np.float32)
+        matrices: NDArray[np.float64] = _RGB @ turn @ _YIQ
+        return matrices.astype(np.float32)
 
 
 def draw(seed: int, epoch: int, rows: NDArray[np.int64], copies: NDArray[np.int64]) -> Draws:

@@ -54,7 +54,7 @@ def decode_picture(data: bytes) -> Image:
 
     Size in bytes and in pixels is bounded before anything is decoded. Raises UnreadablePicture.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
         raise UnreadablePicture("the file is empty")
@@ -73,10 +73,9 @@ def decode_picture(data: bytes) -> Image:
     except UnreadablePicture:
         raise
     except Exception as error:  # Pillow's decoders raise nearly everything on broken files
-        kind = (
-            "it is cut short or broken" if not isinstance(error, Image.UnidentifiedImageError) else "no picture format"
-        )
-        raise UnreadablePicture(f"it cannot be decoded: {kind}") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is in no picture format that is taken" if unknown else "it is cut short or broken"
+        raise UnreadablePicture(reason) from error
 
 
 def _to_rgb(picture: Image) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -126,6 +127,15 @@ class RunReader:
         from vlm_core.evaluation.predictions import Predictions
 
         return Predictions.read(self.artifact(run_id, f"evaluation/{name}/predictions.npz"))
+
+    def seen_products(self, run_id: str, fingerprint: str) -> set[str]:
+        """Ids of the products that the run learnt from or was selected on; none if it saw another catalogue."""
+        if self.tags(run_id).get("fingerprint") != fingerprint:
+            return set()
+        parts = (
+            json.loads(self.artifact(run_id, f"split/{part}.json").read_text()) for part in ("training", "validation")
+        )
+        return {product for part in parts for product in part["products"]}
 
     def _search(self, filter_string: str) -> Iterator[tuple[Run, dict[str, str]]]:
         """Each matching run with the names of all experiments: one request a page, none a run."""

@@ -69,7 +69,7 @@ class PixelBatches:
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Augmented views; the same seed and epoch give the same order and pixels."""
-        copies = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy(np.int64)
+        copies: Rows = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy().astype(np.int64)
         for chosen in _chunks(_order(self.seed, epoch, len(self.rows)), self.batch_size):
             rows = self.rows[chosen]
             draws = draw(self.seed, epoch, rows, copies[chosen])

@@ -115,7 +115,7 @@ def measure(model: VisionLanguageCategoriser, cut: int, batches: Batches, rows: 
 
 def _losses(model: VisionLanguageCategoriser, batch: Batch, start: int) -> tuple[Tensor, Tensor]:
     """Loss () and log-probabilities (B, C) of a batch whose state stands before the stage number `start`."""
-    state = model.run(tuple(part.to(model.device) for part in batch.state), start)
+    state = model.run(batch.state, start)
     return model.answer.loss(state, batch.labels.to(model.device))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from vlm_core.tracking.store import open_mlflow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 FIRST_RUN = """
 import shutil
 from pathlib import Path
