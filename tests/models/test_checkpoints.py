@@ -210,9 +210,7 @@ def test_model_and_tokenizer_come_back_as_they_were_saved(full_hub: HubStandIn, 
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float16"}))
     model, tokenizer = load_pretrained(find(tmp_path / "model"), model_class, attn_implementation="eager")
     expected, words = make_tiny(family)
-    assert type(model) is model_class
-    assert not model.training
-    assert model.config._attn_implementation == "eager"
+    assert (type(model), model.training, model.config._attn_implementation) == (model_class, False, "eager")
     weights = model.state_dict()
     for name, weight in expected.state_dict().items():
         assert weights[name].dtype == weight.dtype  # float32, though the file holds float16
@@ -234,8 +232,7 @@ def test_model_comes_from_the_hub_and_then_from_the_cache(full_hub: HubStandIn, 
 
 
 def test_pytorch_file_is_read_and_never_run(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    model_class = save_tiny("clip", folder)
+    model_class = save_tiny("clip", folder := tmp_path / "model")
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")

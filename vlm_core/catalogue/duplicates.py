@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlm_core.errors import UserError
 from vlm_core.evaluation.storing import write_whole
 from vlm_core.pixels.store import PictureStore
 from vlm_core.progress import Progress
@@ -140,7 +141,10 @@ def _link(pictures: PictureStore, rows: Rows, progress: Progress) -> Rows:
     """A group number (m,) for each of the rows (m,), whose pictures all differ in their bytes."""
     groups = np.arange(len(rows), dtype=np.int64)
     with tempfile.TemporaryFile() as file:
-        hashes = _write_frames(pictures, rows, file, progress)
+        try:
+            hashes = _write_frames(pictures, rows, file, progress)
+        except OSError as error:
+            raise UserError(f"{tempfile.gettempdir()} cannot hold the pictures' frames ({error.strerror}).") from None
         comparison = _Comparison(np.memmap(file, dtype=np.uint8, mode="r", shape=(len(rows), 4, SIDE, SIDE)))
         blocks = range(0, len(rows), ROWS_A_BLOCK)
         for start in progress(blocks, "comparing pictures", len(blocks)):
