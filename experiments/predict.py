@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture_column", default="", help="column with the picture's path (empty: images/<id>.jpg)")
     parser.add_argument("--threads", type=int, default=8, help="PyTorch threads, capped at the machine's cores")
     given = parser.parse_args(arguments)
-    from vlm_core.models.loading import load_categoriser
+    from vlm_core.models.saved import load_categoriser
     from vlm_core.predicting import answer_columns, find_pictures, predict_pictures, write_predictions
     from vlm_core.progress import show
     from vlm_core.scoring import set_threads

@@ -62,6 +62,7 @@ def test_params_bring_the_configuration_back(values):
         (("--model", "clip", "--objective", "generate"), "generative model"),
         (("--model", "blip", "--objective", "generate", "--mode", "probe"), "mode=probe"),
         (("--model", "baseline", "--mode", "zero-shot"), "zero-shot"),
+        (("--preset", "demo", "--checkpoint", "folder"), "weights=auto"),
     ],
 )
 def test_a_bad_setting_is_named_in_one_sentence(words, said):

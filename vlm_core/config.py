@@ -91,6 +91,8 @@ class Config(BaseModel):
             raise ValueError(f"objective=generate needs a generative model (blip or git), not {self.model}")
         if self.objective == "generate" and self.mode == "probe":
             raise ValueError("mode=probe trains a classification head: use objective=classify, or mode=full")
+        if self.checkpoint and self.weights == "tiny":
+            raise ValueError("checkpoint= has no use with weights=tiny (preset demo sets that): add weights=auto")
         if self.model == "baseline" and self.mode == "zero-shot":
             raise ValueError("the baseline has no zero-shot mode: use clip, blip or git")
         return self

@@ -19,7 +19,7 @@ def silent(iterable: Iterable[T], label: str, total: int | None = None) -> Itera
 
 
 def show(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """The values, with a bar on stderr that has the rate and the time to come."""
+    """The values, with a bar on stderr that has the rate and the time to come; nothing where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -30,7 +30,8 @@ def show(iterable: Iterable[T], label: str, total: int | None = None) -> Iterato
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(label, total=total, rate="")
         for value in iterable:
             yield value

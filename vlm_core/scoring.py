@@ -85,7 +85,7 @@ def run_evaluation(run_id: str, config: Config, root: Path, progress: Progress, 
 
     Products that the model learnt from or was selected on are left out. Raises UserError when nothing remains.
     """
-    from vlm_core.models.loading import load_categoriser
+    from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.reader import RunReader
     from vlm_core.tracking.registry import resolve
     from vlm_core.tracking.writer import RunWriter

@@ -41,8 +41,7 @@ def full_hub(hub: HubStandIn) -> HubStandIn:
 
 
 def read_rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "styles.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader((folder / "styles.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def left_in(root: Path) -> set[str]:
@@ -75,10 +74,8 @@ def test_kaggle_set_arrives_in_its_layout_without_the_second_copy(kaggle: Kaggle
 
 def test_second_call_asks_nobody(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path: Path) -> None:
     first = fetch_kaggle(tmp_path, silent), fetch_hf(tmp_path, silent)
-    kaggle.asked.clear()
-    full_hub.asked.clear()
+    kaggle.status = full_hub.status = 500
     assert (fetch_kaggle(tmp_path, silent), fetch_hf(tmp_path, silent)) == first
-    assert kaggle.asked == full_hub.asked == []
 
 
 def test_kagglehub_cache_serves_without_a_network_and_is_filled_again_when_it_lost_files(
@@ -117,7 +114,6 @@ def test_damaged_kaggle_archive_is_thrown_away(
     archive_of(tmp_path).write_bytes(damage(kaggle.archive))
     with pytest.raises(UserError, match=r"has been thrown away|is fetched afresh"):
         fetch_kaggle(tmp_path, silent)
-    assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
     assert (fetch_kaggle(tmp_path, silent) / "styles.csv").read_bytes() == TABLE
 
 
@@ -149,10 +145,9 @@ def test_hub_set_is_written_in_kaggles_layout(full_hub: HubStandIn, tmp_path: Pa
 
 def test_hub_is_told_and_asked_nothing_besides(full_hub: HubStandIn, tmp_path: Path) -> None:
     fetch_hf(tmp_path, silent)
-    assert {asked.path.split("/")[1] for asked in full_hub.asked} == {"api", "datasets", "storage"}
-    assert [asked.path for asked in full_hub.asked if asked.path.startswith("/api")] == [
-        f"/api/datasets/{fetching.HF_SET}"
-    ]
+    paths = [asked.path for asked in full_hub.asked]
+    assert [path for path in paths if fetching.HF_SET not in path] == []
+    assert paths.count(f"/api/datasets/{fetching.HF_SET}") == 1
 
 
 def test_hub_download_goes_on_where_it_broke_off(
@@ -286,6 +281,12 @@ def test_place_that_cannot_be_written_is_named_unless_nothing_is_to_be_written(
     assert fetch_kaggle(tmp_path, silent) == folder
 
 
+def test_credentials_that_are_none_are_said(kaggle: KaggleStandIn, tmp_path: Path) -> None:
+    (tmp_path / "kaggle.json").write_text("{")
+    with pytest.raises(UserError, match="Invalid Kaggle credentials file"):
+        fetch_kaggle(tmp_path, silent)
+
+
 def test_set_without_a_column_is_refused(full_hub: HubStandIn, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"id": [1], "image": [{"bytes": b"x", "path": None}]}), buffer)
@@ -314,7 +315,6 @@ def test_new_process_needs_the_environment_alone_and_shows_a_bar(full_hub: HubSt
                 shown += got
         os.close(terminal)
     assert process.returncode == 0, shown.decode()
-    assert b"train-00000-of-00002" in shown
-    assert b"Writing products" in shown
+    assert re.search(rb"(?s)train-00000-of-00002.*Writing products", shown)  # a bar for each
     assert left_in(tmp_path) == {"myntra_fashion_products_hf"}
     assert not (tmp_path / "home").exists()

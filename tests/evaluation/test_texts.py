@@ -62,13 +62,15 @@ def test_texts_go_where_a_reader_would_put_them(text: str, category: str | None)
 
 
 def test_of_names_that_begin_together_the_longest_is_meant() -> None:
-    categories = ("Shirts", "Tshirts", "Shoes", "Sports Shoes")
+    categories = ("Shirts", "Tshirts", "Shoes", "Sports Shoes", "Sports")
     assert _category("a t-shirt", categories) == "Tshirts"
     assert _category("t shirts", categories) == "Tshirts"
     assert _category("a shirt", categories) == "Shirts"
     assert _category("red sports shoes", categories) == "Sports Shoes"
     assert _category("sports and shoes", categories) == "Sports Shoes"  # "and" joins nothing
     assert _category("red shoe", categories) == "Shoes"
+    assert _category("shoes for sports", categories) == "Shoes"
+    assert _category("a sports watch", categories) == "Sports"
 
 
 def test_parts_of_a_category_name_are_names_unless_they_are_shared() -> None:

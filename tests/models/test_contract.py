@@ -6,7 +6,7 @@ import torch
 
 from tests.models.families import CATEGORIES, FAMILIES, make_adapter, make_categoriser
 from vlm_core.models.contract import run_stages
-from vlm_core.models.loading import load_categoriser
+from vlm_core.models.saved import load_categoriser
 
 KINDS = [
     *((family, "head", readout) for family in FAMILIES for readout in ("fused", "vision")),
@@ -51,9 +51,8 @@ def test_saved_and_loaded_is_identical(family, answer, readout, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_saved_weights_load_with_transformers_alone(family, tmp_path):
-    from transformers import AutoConfig, AutoTokenizer
-
     import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
     model = make_categoriser(family)
     model.save(tmp_path)

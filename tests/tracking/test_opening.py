@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,9 +15,8 @@ import pytest
 
 from tests.tracking.made import make_report
 from vlm_core.errors import UserError
-from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.signals import Terminated
-from vlm_core.tracking.store import connect, open_mlflow
+from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter
 
 
@@ -156,6 +154,17 @@ def test_a_log_that_is_lost_with_its_machine_comes_from_the_store(store: Path, t
     assert [entry["epoch"] for entry in json.loads(second.read_text())["epochs"]] == [1, 2]
 
 
+def test_a_log_that_cannot_be_read_comes_from_the_store_too(store: Path) -> None:
+    with pytest.raises(ValueError, match="boom"), RunWriter("made") as run:
+        run.epoch(make_report(1))
+        raise ValueError("boom")
+    (log,) = (store / "logs").iterdir()
+    log.write_text("")
+    with RunWriter("made", resume=run.run_id) as again:
+        again.epoch(make_report(2))
+    assert [entry["epoch"] for entry in json.loads(log.read_text())["epochs"]] == [1, 2]
+
+
 def test_a_run_that_failed_or_was_stopped_can_be_gone_on_with(store: Path) -> None:
     for error in (ValueError("boom"), KeyboardInterrupt()):
         run_id = _ended_with(error)
@@ -199,121 +208,8 @@ def test_going_on_with_a_run_whose_process_is_at_work(store: Path) -> None:
         assert _status(run.run_id) == "RUNNING"
 
 
-@pytest.fixture
-def launched(store: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A run as `mlflow run` makes one before it starts us."""
-    run_id: str = connect().create_run("0").info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    return run_id
-
-
-def test_the_run_that_mlflow_made_is_taken_over_once(launched: str) -> None:
-    with RunWriter("made", "a name") as run:
-        assert run.run_id == launched
-        assert not run.resumed
-        assert "MLFLOW_RUN_ID" not in os.environ
-        with RunWriter("made", "below", parent=launched) as child:
-            pass
-    kept = connect().get_run(launched)
-    assert (kept.info.run_name, kept.info.status) == ("a name", "FINISHED")
-    assert connect().get_run(child.run_id).data.tags["mlflow.parentRunId"] == launched
-
-
-def test_a_name_given_to_mlflow_run_stays(launched: str) -> None:
-    connect().set_tag(launched, "mlflow.runName", "given with --run-name")
-    with RunWriter("made", "ours"):
-        pass
-    assert connect().get_run(launched).info.run_name == "given with --run-name"
-
-
-def test_a_child_leaves_the_launched_run_alone(launched: str) -> None:
-    with RunWriter("made", parent=launched) as child:
-        assert child.run_id != launched
-        assert os.environ["MLFLOW_RUN_ID"] == launched
-
-
-def test_a_launched_run_that_is_over_or_unknown(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with RunWriter("made") as run:
-        pass
-    for run_id in (run.run_id, "0" * 32):
-        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-        with pytest.raises(UserError, match="unset MLFLOW_RUN_ID"), RunWriter("made"):
-            pass
-
-
-@pytest.mark.parametrize(("error", "status"), [(None, "FINISHED"), (ValueError("boom"), "FAILED")])
-def test_the_launcher_of_a_run_that_is_gone_on_with(
-    store: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: str
-) -> None:
-    run_id = _ended_with(KeyboardInterrupt())
-    launcher = connect().create_run("0").info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", launcher)
-    with suppress(ValueError), RunWriter("made", resume=run_id) as run:
-        assert run.run_id == run_id
-        if error:
-            raise error
-    kept = connect().get_run(launcher)
-    assert (_status(run_id), kept.info.status) == (status, status)
-    assert kept.data.tags["launched_run"] == run_id
-    assert RunReader().runs()["run_id"].tolist() == [run_id]
-    with pytest.raises(UserError, match=f"use resume={run_id}"), RunWriter("made", resume=launcher):
-        pass
-
-
-def test_files_that_only_a_server_could_take_move_the_run_elsewhere(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What `mlflow ui` makes of the Default experiment when it is the first to open a folder."""
-    client = connect()
-    proxied = client.create_experiment("made by mlflow ui", artifact_location="mlflow-artifacts:/5")
-    launcher = client.create_run(proxied).info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", launcher)
-    (store / "note.txt").write_text("x")
-    with RunWriter("made", "a name") as run:
-        run.artifact(store / "note.txt")
-    assert run.run_id != launcher
-    assert RunReader().artifact(run.run_id, "note.txt").read_text() == "x"
-    assert client.get_run(launcher).data.tags["launched_run"] == run.run_id
-    with pytest.raises(UserError, match="choose another name"), RunWriter("made by mlflow ui"):
-        pass
-
-
 def test_a_deleted_experiment(store: Path) -> None:
     client = connect()
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match="mlflow experiments restore"), RunWriter("gone"):
         pass
-
-
-PROJECT = """
-import sys
-from pathlib import Path
-from vlm_core.tracking.writer import RunWriter
-
-given = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
-with RunWriter("made", "inner", resume=given["resume"]) as run:
-    run.params({"learning_rate": "0.0001", "model": "clip"})
-"""
-
-
-def test_a_real_mlflow_project_goes_on_with_a_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_id = _ended_with(ValueError("boom"))
-    project = store / "project"
-    project.mkdir()
-    (project / "door.py").write_text(PROJECT)
-    (project / "MLproject").write_text(
-        "name: made\nentry_points:\n  main:\n    parameters:\n      resume: {type: string}\n"
-        "      learning_rate: {type: float}\n"
-        f"    command: exec {sys.executable} door.py --resume={{resume}} --learning_rate={{learning_rate}}\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
-    submitted = open_mlflow().projects.run(
-        str(project), env_manager="local", parameters={"resume": run_id, "learning_rate": "1e-4"}
-    )
-    launcher = connect().get_run(submitted.run_id)
-    assert launcher.info.status == "FINISHED"
-    assert launcher.data.tags["launched_run"] == run_id
-    assert launcher.data.params["learning_rate"] == "1e-4"
-    assert _status(run_id) == "FINISHED"
-    assert connect().get_run(run_id).data.params["learning_rate"] == "0.0001"

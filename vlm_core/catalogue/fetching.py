@@ -181,6 +181,7 @@ def _download_from_kaggle() -> Path:
         import requests
         from kagglehub import dataset_download
         from kagglehub.cache import Cache
+        from kagglehub.config import get_kaggle_credentials
         from kagglehub.exceptions import DataCorruptionError
         from kagglehub.handle import parse_dataset_handle
         from kagglesdk.kaggle_env import get_endpoint, get_env
@@ -191,6 +192,7 @@ def _download_from_kaggle() -> Path:
         cached = cache.load_from_cache(handle)
         if cached and _holds_products(Path(cached)):
             return Path(cached)
+        get_kaggle_credentials()  # raises ValueError for a file that is none, which must not pass for a damaged archive
         within(SECONDS_TO_ANSWER, lambda: requests.head(get_endpoint(get_env()), timeout=CONNECT_SECONDS))
         try:
             folder = Path(dataset_download(name, force_download=cached is not None))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, BinaryIO, Final
 
 from vlm_core.errors import UserError
@@ -79,7 +81,7 @@ def read_header(table: BinaryIO, name: str) -> tuple[list[str], str]:
     """Column names and the delimiter of a table that is open at its start. Raises UserError when there are none."""
     line = table.readline(LONGEST_LINE).decode("utf-8-sig", "replace").replace("\0", "")
     delimiter = max(DELIMITERS, key=line.count)
-    header = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+    header = [cell.strip() for cell in _cells(line, delimiter)]
     if not any(header):
         raise UserError(f"{name} is empty: its first line must name the columns.")
     return header, delimiter
@@ -113,29 +115,24 @@ def read_rows(table: BinaryIO, header: Sequence[str], delimiter: str, columns: C
 
 def _records(table: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The first line number and the cells of each record; a stray quote costs its own line and no other."""
-    waiting: list[tuple[int, str]] = []
-    for number, line in _lines(table):
-        waiting.append((number, line))
-        while waiting:
-            text = "".join(part for _, part in waiting)
-            closed = text.count('"') % 2 == 0
-            if not closed and len(waiting) < MOST_LINES_A_ROW:
-                break  # a quoted cell may go on in the next line
-            if closed:
-                yield waiting[0][0], _cells(text, delimiter)
-                waiting.clear()
-            else:
-                first, rest = waiting[0], waiting[1:]
-                yield first[0], _cells(first[1], delimiter, quoted=False)
-                waiting = rest
-    while waiting:  # the end came before the closing quote: the quote was a stray one
-        number, line = waiting.pop(0)
-        yield number, _cells(line, delimiter, quoted=line.count('"') % 2 == 0)
+    lines = _lines(table)
+    ahead: deque[tuple[int, str]] = deque()
+    while ahead or (ahead := deque(islice(lines, 1))):
+        number, text = ahead.popleft()
+        if text.count('"') % 2 == 0:
+            yield number, _cells(text, delimiter)
+            continue
+        # A quoted cell may go on in the lines that follow; if it never closes, the quote was a stray one.
+        ahead.extend(islice(lines, max(0, MOST_LINES_A_ROW - len(ahead))))
+        closing = next((index for index, (_, line) in enumerate(ahead) if line.count('"') % 2), None)
+        if closing is None:
+            yield number, text.rstrip("\r\n").split(delimiter)
+            continue
+        text += "".join(ahead.popleft()[1] for _ in range(closing + 1))
+        yield number, _cells(text, delimiter)
 
 
-def _cells(text: str, delimiter: str, *, quoted: bool = True) -> list[str]:
-    if not quoted:
-        return text.rstrip("\r\n").split(delimiter)
+def _cells(text: str, delimiter: str) -> list[str]:
     try:
         return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
     except csv.Error:

@@ -1,17 +1,15 @@
-"""Weights to start from, a checkpoint's or tiny ones from nothing; and a categoriser that was saved."""
+"""Weights to start from: a checkpoint's, or tiny ones from nothing."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from vlm_core.errors import UserError
-from vlm_core.models.categoriser import ADAPTERS, Categoriser, VisionLanguageCategoriser
+from vlm_core.models.categoriser import ADAPTERS
 from vlm_core.models.checkpoints import Found, find_checkpoint, load_pretrained
 from vlm_core.models.positions import resize_input
 from vlm_core.models.tiny import build_tiny
@@ -88,15 +86,3 @@ def _find(name: str, weights: str, say: Callable[[str], None]) -> Found | None:
     say(f"WARNING: {found.name} cannot be had: {found.reason}.")
     say("WARNING: tiny weights from nothing are trained instead: their scores say nothing about the checkpoint.")
     return None
-
-
-def load_categoriser(folder: Path) -> Categoriser:
-    """The categoriser that was saved in a folder, whatever its family. Raises UserError when it holds none."""
-    path = folder / "categoriser.json"
-    if not path.exists():
-        raise UserError(f"{folder} holds no categoriser (no categoriser.json): give the folder of a saved model.")
-    if json.loads(path.read_text())["family"] == "baseline":
-        from vlm_core.models.baseline import Baseline
-
-        return Baseline.load(folder)
-    return VisionLanguageCategoriser.load(folder)

@@ -72,6 +72,8 @@ def decode_picture(data: bytes) -> Image:
             return _to_rgb(ImageOps.exif_transpose(picture))
     except UnreadablePicture:
         raise
+    except Image.DecompressionBombError as error:  # beyond Pillow's own bound, which is higher
+        raise UnreadablePicture(f"its pixels are more than {MOST_PIXELS // 1_000_000} megapixels") from error
     except Exception as error:  # Pillow's decoders raise nearly everything on broken files
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "it is in no picture format that is taken" if unknown else "it is cut short or broken"

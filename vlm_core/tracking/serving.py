@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
+from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
+from vlm_core.pixels.store import LARGEST_BYTES, UnreadablePicture, decode_picture, fit_picture
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vlm_core.models.categoriser import Categoriser
 
 PICTURES_A_BATCH: Final = 32
-LARGEST_PICTURE_BYTES: Final = 10_000_000
 
 
 def _load_pyfunc(data_path: str) -> ServedCategoriser:
     """What MLflow serves, from the folder that a categoriser was saved in."""
-    from vlm_core.models.loading import load_categoriser
+    from vlm_core.models.saved import load_categoriser
 
     return ServedCategoriser(load_categoriser(Path(data_path)))
 
@@ -65,8 +67,6 @@ class ServedCategoriser:
 
     def _read(self, picture: object) -> tuple[NDArray[np.uint8] | None, str | None]:
         """The picture (height, width, 3) on the model's canvas, or what is wrong with it."""
-        from vlm_core.pixels.store import UnreadablePicture, decode_picture, fit_picture
-
         try:
             return fit_picture(decode_picture(picture_bytes(picture)), self._categoriser.canvas), None
         except (ValueError, UnreadablePicture) as error:
@@ -80,8 +80,6 @@ class ServedCategoriser:
             | {f"p_{name}": float(value) for name, value in zip(names, row, strict=True)}
             for row in probabilities
         ]
-        from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
-
         described = self._categoriser.describe(pictures)
         if described is not None:
             for answer, text, index in zip(answers, *described, strict=True):
@@ -96,8 +94,8 @@ def picture_bytes(picture: object) -> bytes:
     header, comma, text = picture.partition(",") if picture.lstrip()[:5].lower() == "data:" else ("", "", picture)
     if header and not (comma and header.rstrip().lower().endswith(";base64")):
         raise ValueError("The data URL does not hold base64: it should begin like data:image/jpeg;base64,")
-    if len(text) > LARGEST_PICTURE_BYTES * 4 // 3 + 1000:
-        raise ValueError(f"The picture is larger than {LARGEST_PICTURE_BYTES // 1_000_000} MB.")
+    if len(text) > LARGEST_BYTES * 4 // 3 + 1000:
+        raise ValueError(f"The picture is larger than {LARGEST_BYTES // 1_000_000} MB.")
     text = "".join(text.split())
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

@@ -132,10 +132,12 @@ class RunWriter:
         An epoch that the run holds already, trained again after a crash, adds no second point to its curves.
         """
         with self._store():
+            begins = self._log is None
             if self._log is None:
                 self._log = StudyLog.begin(self.folder, self._config.get("model", "model"), self._config)
-                self._client.set_tag(self.run_id, tags.STUDY_LOG, self._log.path.name)
             log, picture = self._log.add(report)
+            if begins:
+                self._client.set_tag(self.run_id, tags.STUDY_LOG, log.name)
             self._client.log_artifact(self.run_id, str(log), "logs")
             self._client.log_artifact(self.run_id, str(picture), "results")
         if report.epoch not in self._epochs_logged:
@@ -181,16 +183,25 @@ class RunWriter:
                 self._client.log_batch(self.run_id, tags=part)
 
     def _read_back(self) -> None:
-        """Take up the study's log and the epochs that the run has; a log lost with its machine comes from the store."""
+        """Take up the epochs that the run has, and the study's log where there is one."""
         history = self._client.get_metric_history(self.run_id, "validation_macro_f1")
         self._epochs_logged = {metric.step for metric in history}
         name = self._client.get_run(self.run_id).data.tags.get(tags.STUDY_LOG)
-        if name is None:
-            return
-        written = self.folder / "logs" / name
-        if not written.exists():
-            written = Path(self._client.download_artifacts(self.run_id, f"logs/{name}"))
-        self._log = StudyLog.go_on(self.folder, written)
+        if name is not None:
+            self._log = self._find_log(name)
+
+    def _find_log(self, name: str) -> StudyLog | None:
+        """The log in its folder or, lost with its machine, from the store; None where neither can be read."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return StudyLog.go_on(self.folder, self.folder / "logs" / name)
+        except (OSError, ValueError):
+            pass
+        try:
+            return StudyLog.go_on(self.folder, Path(self._client.download_artifacts(self.run_id, f"logs/{name}")))
+        except (OSError, ValueError, MlflowException):
+            return None
 
     @contextmanager
     def _store(self) -> Iterator[None]:

@@ -1,0 +1,188 @@
+"""A catalogue from its table and pictures to a prepared folder: what is kept, counted, reused and left behind."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlm_core.catalogue import catalogue as module
+from vlm_core.catalogue.catalogue import prepare_catalogue
+from vlm_core.catalogue.reading import Columns
+from vlm_core.errors import UserError
+from vlm_core.progress import silent
+
+KAGGLE = Columns("id", "", "productDisplayName", "masterCategory", ("gender", "season"))
+TABLE = (
+    "id,gender,masterCategory,productDisplayName\n"
+    "1,Men,Apparel,Blue Shirt\n"
+    "2,Women,Footwear,Live, Laugh Flip Flops\n"
+    "3,Men\n"
+    "4,Men,Apparel,No picture\n"
+    "5,Men,Apparel,Cut\n"
+    "6,Women,Accessories,Bag\n"
+)
+
+
+def _picture(colour, size=(60, 80)):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+PICTURES = {"1": _picture("red"), "2": _picture("blue", (30, 40)), "5": _picture("red")[:60], "6": _picture("lime")}
+FILES = {"styles.csv": TABLE.encode(), **{f"images/{name}.jpg": data for name, data in PICTURES.items()}}
+
+
+def _folder(folder, files=FILES):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def _zip(path, files=FILES):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return path
+
+
+def _prepare(place, root, columns=KAGGLE, progress=silent):
+    return prepare_catalogue(str(place), columns, root, progress)
+
+
+def _refused(*_):
+    raise AssertionError("a picture was read although all is prepared")
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_every_row_is_kept_or_accounted_for(tmp_path, make):
+    catalogue = _prepare(make(tmp_path / "shop"), tmp_path)
+    reading = catalogue.reading
+    assert (reading.rows_read, reading.rows_repaired, reading.pictures_missing, reading.products) == (6, 1, 1, 3)
+    assert [refusal.line for refusal in reading.refused] == [4]
+    assert [refusal.line for refusal in reading.pictures_unreadable] == [6]
+    assert "cut short" in reading.pictures_unreadable[0].reason
+    products = catalogue.products
+    assert products["product_id"].tolist() == ["1", "2", "6"]
+    assert products["title"].tolist() == ["Blue Shirt", "Live, Laugh Flip Flops", "Bag"]
+    assert products["masterCategory"].tolist() == ["Apparel", "Footwear", "Accessories"]
+    assert products.index.tolist() == [0, 1, 2] and "season" not in products
+    assert products["picture_digest"].str.fullmatch("[0-9a-f]{32}").all() and products["picture_digest"].is_unique
+    pixels = catalogue.pictures.take(np.arange(3))
+    assert pixels.shape == (3, 80, 60, 3)
+    assert pixels[:, 40, 30].tolist() == [[255, 0, 0], [0, 0, 255], [0, 255, 0]]
+
+
+def test_a_prepared_catalogue_is_taken_as_it_is(tmp_path, monkeypatch):
+    place = _zip(tmp_path / "shop.zip")
+    first = _prepare(place, tmp_path)
+    monkeypatch.setattr(module, "decode_picture", _refused)
+    second = _prepare(place, tmp_path)
+    assert second.products.equals(first.products) and second.reading == first.reading
+    assert second.fingerprint == first.fingerprint
+    assert len(list((tmp_path / "data" / "processed").iterdir())) == 1
+
+
+def test_another_picture_makes_another_catalogue(tmp_path):
+    first = _prepare(_zip(tmp_path / "shop.zip"), tmp_path)
+    second = _prepare(_zip(tmp_path / "shop.zip", {**FILES, "images/1.jpg": _picture("white")}), tmp_path)
+    assert second.fingerprint != first.fingerprint
+    assert second.pictures.take(np.array([0]))[0, 40, 30].tolist() == [255, 255, 255]
+
+
+def test_the_fingerprint_is_of_contents_whatever_their_place_and_order(tmp_path):
+    header, *lines = TABLE.splitlines(keepends=True)
+    shuffled = {**FILES, "styles.csv": (header + "".join(reversed(lines))).encode()}
+    prints = {
+        _prepare(_folder(tmp_path / "one"), tmp_path).fingerprint,
+        _prepare(_zip(tmp_path / "two.zip"), tmp_path).fingerprint,
+        _prepare(_zip(tmp_path / "three.zip", shuffled), tmp_path / "elsewhere").fingerprint,
+    }
+    assert len(prints) == 1
+    assert len(prints.pop()) == 16
+    renamed = {**FILES, "styles.csv": TABLE.replace("Apparel", "Clothes").encode()}
+    assert _prepare(_zip(tmp_path / "four.zip", renamed), tmp_path, KAGGLE).fingerprint not in prints
+
+
+@pytest.mark.parametrize(
+    ("columns", "setting"),
+    [
+        (Columns("id", "", "", "category", ()), "label=category"),
+        (Columns("sku", "", "", "masterCategory", ()), "id_column=sku"),
+        (Columns("id", "photo", "", "masterCategory", ()), "picture_column=photo"),
+    ],
+)
+def test_a_missing_column_is_named_with_those_there_are_before_any_slow_work(tmp_path, monkeypatch, columns, setting):
+    monkeypatch.setattr(module, "decode_picture", _refused)
+    with pytest.raises(UserError, match=f"{setting} .* id, gender, masterCategory, productDisplayName"):
+        _prepare(_zip(tmp_path / "shop.zip"), tmp_path, columns)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "table", [TABLE.splitlines()[0], TABLE.splitlines()[0] + "\n4,Men,Apparel,No picture\n5,M,A,Cut\n"]
+)
+def test_nothing_usable_is_one_sentence_and_leaves_nothing(tmp_path, table):
+    with pytest.raises(UserError, match=r"^[^\n]*no usable product[^\n]*$"):
+        _prepare(_zip(tmp_path / "shop.zip", {**FILES, "styles.csv": table.encode()}), tmp_path)
+    assert list((tmp_path / "data" / "processed").iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pandas.DataFrame.to_parquet", full)
+    with pytest.raises(UserError, match="is full"):
+        _prepare(_zip(tmp_path / "shop.zip"), tmp_path)
+    assert list((tmp_path / "data" / "processed").iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing(tmp_path):
+    def interrupted(iterable, label, total=None):
+        yield next(iter(iterable))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(_zip(tmp_path / "shop.zip"), tmp_path, progress=interrupted)
+    assert list((tmp_path / "data" / "processed").iterdir()) == []
+
+
+def test_two_who_prepare_the_same_at_once_get_the_same(tmp_path):
+    place = _zip(tmp_path / "shop.zip")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: _prepare(place, tmp_path), range(4)))
+    assert len({catalogue.fingerprint for catalogue in found}) == 1
+    assert len(list((tmp_path / "data" / "processed").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("size", "canvas"), [((60, 80), (80, 60)), ((900, 1200), (256, 192)), ((4000, 1), (1, 256))])
+def test_the_canvas_is_the_median_size_bounded(tmp_path, size, canvas):
+    files = {**FILES, **{f"images/{name}.jpg": _picture("red", size) for name in "126"}, "images/5.jpg": b"no picture"}
+    catalogue = _prepare(_zip(tmp_path / "shop.zip", files), tmp_path)
+    assert catalogue.pictures.canvas == canvas
+
+
+@pytest.mark.parametrize("size", [(4000, 1), (1, 4000), (1, 1)])
+def test_a_picture_of_an_odd_shape_costs_no_other(tmp_path, size):
+    files = {**FILES, "images/5.jpg": _picture("black", size)}
+    catalogue = _prepare(_zip(tmp_path / "shop.zip", files), tmp_path)
+    assert catalogue.products["product_id"].tolist()[:2] == ["1", "2"]
+    assert catalogue.reading.products + len(catalogue.reading.pictures_unreadable) == 4
+
+
+def test_the_report_lies_beside_the_pictures_as_json(tmp_path):
+    _prepare(_zip(tmp_path / "shop.zip"), tmp_path)
+    (folder,) = (tmp_path / "data" / "processed").iterdir()
+    assert folder.name.startswith("shop-")
+    assert json.loads((folder / "reading.json").read_text())["rows_read"] == 6
+    shutil.rmtree(folder)
+    assert len(_prepare(tmp_path / "shop.zip", tmp_path).products) == 3

@@ -1,0 +1,165 @@
+"""What a model answered for each product of a split: the end of every family's way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_core.errors import UserError
+from vlm_core.evaluation.storing import write_whole
+from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+_TOLERANCE = 1e-3  # of a row's sum of probabilities; float32 log-softmax over 1,000 categories stays below 1e-5
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One row a product, checked and brought to the types below when made.
+
+    Raises ValueError when shapes, indices or probabilities do not fit.
+    """
+
+    product_ids: NDArray[np.str_]  # (n,)
+    labels: NDArray[np.int64]  # (n,) index into categories, -1 where the true category is unknown
+    log_probabilities: NDArray[np.float32]  # (n, C), finite; each row's exp sums to one
+    categories: tuple[str, ...]  # (C,)
+    texts: tuple[str, ...] | None = None  # (n,) generated texts
+    text_categories: NDArray[np.int64] | None = None  # (n,) category a text maps to, -1 = Unknown Category
+
+    def __post_init__(self) -> None:
+        self._set("product_ids", np.asarray(self.product_ids, dtype=np.str_))
+        self._set("labels", _indices(self.labels, "labels"))
+        self._set("log_probabilities", np.asarray(self.log_probabilities, dtype=np.float32))
+        self._set("categories", tuple(str(name) for name in self.categories))
+        if self.texts is not None:
+            self._set("texts", tuple(self.texts))
+        if self.text_categories is not None:
+            self._set("text_categories", _indices(self.text_categories, "text_categories"))
+        self._check()
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the way a frozen dataclass may still complete itself
+
+    def _check(self) -> None:
+        n, count = len(self.labels), len(self.categories)
+        if count == 0 or len(set(self.categories)) < count:
+            raise ValueError(f"categories must be named and all different, not {self.categories}")
+        if self.product_ids.shape != (n,) or self.labels.shape != (n,):
+            raise ValueError(f"{self.product_ids.shape} product ids do not fit {self.labels.shape} labels")
+        if self.log_probabilities.shape != (n, count):
+            raise ValueError(f"log-probabilities have shape {self.log_probabilities.shape}, not {(n, count)}")
+        if not np.isfinite(self.log_probabilities).all():
+            raise ValueError("log-probabilities must be finite: use a log-softmax, not the log of a rounded zero")
+        if n and np.abs(self.probabilities.sum(axis=1) - 1).max() > _TOLERANCE:
+            raise ValueError("each row of probabilities must sum to one")
+        if (self.texts is None) != (self.text_categories is None):
+            raise ValueError("texts and text_categories come together or not at all")
+        for name, indices in (("labels", self.labels), ("text_categories", self.text_categories)):
+            if indices is not None and n and not -1 <= indices.min() <= indices.max() < count:
+                raise ValueError(f"{name} must lie in -1..{count - 1}")
+        if self.texts is not None and (len(self.texts) != n or self.text_categories.shape != (n,)):  # type: ignore[union-attr]
+            raise ValueError(f"{len(self.texts)} texts do not fit {n} products")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Probabilities (n, C)."""
+        return np.exp(self.log_probabilities.astype(np.float64))
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Index (n,) of the most probable category; the first one where several are equally probable."""
+        indices: NDArray[np.int64] = self.log_probabilities.argmax(axis=1)
+        return indices
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a product: product_id, true, predicted, confidence, p_<category>..., text and text_category if written.
+
+        `true` is empty where the true category is unknown; `text_category` is "Unknown Category" for index -1.
+        """
+        import pandas as pd
+
+        names = np.array([*self.categories, ""], dtype=object)  # index -1 is the last one
+        probabilities = self.probabilities
+        columns: dict[str, Any] = {
+            "product_id": self.product_ids,
+            "true": names[self.labels],
+            "predicted": names[self.predicted],
+            "confidence": probabilities.max(axis=1),
+        }
+        columns |= {f"p_{name}": probabilities[:, index] for index, name in enumerate(self.categories)}
+        if self.texts is not None:
+            columns["text"] = list(self.texts)
+            columns["text_category"] = np.array([*self.categories, UNKNOWN_CATEGORY], dtype=object)[
+                self.text_categories
+            ]
+        return pd.DataFrame(columns)
+
+    def write(self, path: Path) -> None:
+        """Write a compressed NPZ without pickle, whole or not at all."""
+        arrays: dict[str, Any] = {
+            "schema": np.array(SCHEMA),
+            "product_ids": self.product_ids,
+            "labels": self.labels,
+            "log_probabilities": self.log_probabilities,
+            "categories": np.array(self.categories),
+        }
+        if self.texts is not None:
+            arrays |= {**_packed(self.texts), "text_categories": self.text_categories}
+        write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+    @classmethod
+    def read(cls, path: Path) -> Predictions:
+        """The predictions that `write` wrote. Raises UserError when the file is missing or of another schema."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read as stored predictions ({error}): evaluate the run again."
+            ) from error
+        if int(arrays.get("schema", -1)) != SCHEMA:
+            raise UserError(f"{path} is not in schema {SCHEMA}: evaluate the run again with this version.")
+        texts = _unpacked(arrays) if "text_ends" in arrays else None
+        return cls(
+            product_ids=arrays["product_ids"],
+            labels=arrays["labels"],
+            log_probabilities=arrays["log_probabilities"],
+            categories=tuple(arrays["categories"].tolist()),
+            texts=texts,
+            text_categories=arrays.get("text_categories"),
+        )
+
+
+def _packed(texts: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Texts as one row of UTF-8 bytes and where each ends.
+
+    An array of unicode would give each text the room of the longest, and drop zeros at its end.
+    """
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = np.cumsum([len(part) for part in encoded], dtype=np.int64)
+    return {"text_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8), "text_ends": ends}
+
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+    content, ends = arrays["text_bytes"].tobytes(), arrays["text_ends"].tolist()
+    starts = [0, *ends][:-1]
+    return tuple(content[a:b].decode("utf-8", "surrogatepass") for a, b in zip(starts, ends, strict=True))
+
+
+def _indices(values: object, name: str) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be whole numbers, not {array.dtype}")
+    return array.astype(np.int64)

@@ -1,0 +1,26 @@
+"""A categoriser that was saved, whatever its family; the baseline is read without PyTorch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from vlm_core.models.categoriser import Categoriser
+
+
+def load_categoriser(folder: Path) -> Categoriser:
+    """The categoriser that was saved in a folder, whatever its family. Raises UserError when it holds none."""
+    path = folder / "categoriser.json"
+    if not path.exists():
+        raise UserError(f"{folder} holds no categoriser (no categoriser.json): give the folder of a saved model.")
+    if json.loads(path.read_text())["family"] == "baseline":
+        from vlm_core.models.baseline import Baseline
+
+        return Baseline.load(folder)
+    from vlm_core.models.categoriser import VisionLanguageCategoriser
+
+    return VisionLanguageCategoriser.load(folder)
