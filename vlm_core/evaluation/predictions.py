@@ -84,7 +84,7 @@ class Predictions:
         return indices
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a product: product_id, true, predicted, confidence, p_<category>..., text text_category.
+        """One row a product: product_id, true, predicted, confidence, p_<category>..., text, text_category.
 
         `true` is empty where the true category is unknown; `text_category` is "Unknown Category" for index -1.
         """
