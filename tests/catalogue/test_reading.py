@@ -93,6 +93,11 @@ def test_a_stray_quote_swallows_no_other_row(first, third, titles):
     assert _titles(content) == {"1": titles[0], "2": "Sock", "3": titles[1], "4": "Cap"}
 
 
+def test_a_quote_that_is_never_closed_costs_one_row_at_most():
+    content = HEADER + b'0,Men,Apparel,"open\n' + b"".join(b"%d,Men,Apparel,Cap\n" % n for n in range(1, 300))
+    assert set(_titles(content)) >= {str(number) for number in range(1, 300)}
+
+
 def test_a_quoted_title_may_go_on_over_lines():
     first, second = _read(HEADER + b'1,Men,Apparel,"Blue\nShirt"\n2,Men,Apparel,Tie\n')
     assert first.values["title"] == "Blue\nShirt"

@@ -96,9 +96,10 @@ def _png_of_size(width, height):
         (_encoded(_plain(size=(60, 80)), "JPEG")[:300], "cut short"),
         (_encoded(_plain(size=(60, 80)), "PNG")[:60], "cut short"),
         (_png_of_size(8_000, 6_000), "40 megapixels"),
+        (_png_of_size(60_000, 60_000), "40 megapixels"),
         (_encoded(_plain(), "PNG") + bytes(LARGEST_BYTES), "10 MB"),
     ],
-    ids=["no-bytes", "text", "svg", "cut-jpeg", "cut-png", "bomb", "heavy"],
+    ids=["no-bytes", "text", "svg", "cut-jpeg", "cut-png", "bomb", "huge-bomb", "heavy"],
 )
 def test_what_is_no_picture_is_said_so(data, reason):
     with pytest.raises(UnreadablePicture, match=reason):

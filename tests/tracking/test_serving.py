@@ -126,6 +126,7 @@ def test_requirements_are_pinned_to_what_is_installed_and_any_build_of_it(monkey
     )
     assert "torch==2.14.1" in requirements("clip")
     assert "scikit-image==1.0" in requirements("baseline")
+    assert "torch==2.14.1" not in requirements("baseline")
     assert "scikit-image==1.0" not in requirements("git")
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 MODEL_NAME: Final = "model"  # runs:/<run id>/model is its address as well
 # What `vlm_core.tracking.serving` needs to answer, whatever else training needs.
-_ALWAYS: Final = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "tokenizers", "torch", "transformers")
+_ALWAYS: Final = ("mlflow", "numpy", "pandas", "pillow", "safetensors")
+_NETWORKS: Final = ("tokenizers", "torch", "transformers")
 _BASELINE: Final = ("scikit-image",)
 
 
@@ -84,7 +85,7 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
 
 def requirements(family: str) -> list[str]:
     """Pinned packages that inference needs, at the versions that are installed here."""
-    names = sorted((*_ALWAYS, *(_BASELINE if family == "baseline" else ())))
+    names = sorted((*_ALWAYS, *(_BASELINE if family == "baseline" else _NETWORKS)))
     # "2.14.1+cpu" names a build of one index; any build of 2.14.1 will do
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
 

@@ -1,0 +1,92 @@
+"""What the README tells people to type works: the commands are taken from its text and run, on little data."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vlm_core.catalogue.sample import draw_sample
+from vlm_core.config import Config, build_config
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = "\n".join(re.findall(r"^```\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL))
+COMMANDS = [line.split("#")[0].strip() for line in BLOCKS.replace("\\\n", " ").splitlines() if line.strip()]
+LITTLE = "-P epochs=1 -P train_per_category=12 -P per_category=20 -P threads=1 -P resamples=100"
+
+
+def _commands(start):
+    return [command for command in COMMANDS if command.startswith(start)]
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A copy of what `mlflow run .` needs, with a small catalogue of pictures beside it."""
+    folder = tmp_path_factory.mktemp("readme") / "project"
+    folder.mkdir()
+    for name in ("vlm_core", "experiments"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("MLproject", "python_env.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    drawn = draw_sample(folder / "shop", products=320)
+    shutil.copytree(drawn / "images", folder / "photos")
+    shutil.move(shutil.make_archive(str(folder / "other"), "zip", drawn), folder / "other_catalogue.zip")
+    return folder
+
+
+def _run(command, project):
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(project),
+    }
+    done = subprocess.run(
+        shlex.split(command), cwd=project, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_mlflow_run_then_predict_then_evaluate(project):
+    (command,) = _commands("mlflow run . --env-manager local")
+    _run(f"{command} {LITTLE} -P data=shop", project)
+    run_id = _run(
+        f"{sys.executable} -c \"from vlm_core.tracking.reader import RunReader as R; print(R().runs()['run_id'][0])\"",
+        project,
+    )
+    run_id = run_id.strip().splitlines()[-1]
+    (predict,) = _commands("python -m experiments.predict")
+    _run(predict.replace("categoriser-blip", "categoriser-clip"), project)
+    table = pd.read_csv(project / "predictions.csv", dtype={"id": str})
+    assert len(table) == len(list((project / "photos").iterdir()))
+    assert set(table.columns) >= {"id", "category", "confidence", "p_Apparel", "error"}
+    assert table["category"].isna().sum() == table["error"].notna().sum() == 1  # the truncated picture
+    (evaluate,) = _commands("python -m experiments.evaluate")
+    assert "macro-F1" in _run(evaluate.replace("<run id>", run_id) + " --resamples 100 --threads 1", project)
+
+
+def test_every_make_target_named_is_there():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    assert {"train", "test", "demo", "help"} <= named <= targets
+
+
+def test_every_setting_named_is_one():
+    for name, value in re.findall(r"-P (\w+)=(\S*?)[`\s]", README):
+        assert name in Config.model_fields
+        if "<" not in value and value:
+            build_config({name: value})
+    flags = re.findall(r"--(\w+) ", " ".join(_commands("python -m experiments.")))
+    assert {"model", "pictures", "output", "run", "data"} <= set(flags)
+
+
+def test_every_document_linked_is_there():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
