@@ -59,6 +59,7 @@ def _resumed(run_id: str) -> Config:
     from vlm_core.tracking.reader import RunReader
 
     reader = RunReader()
+    reader.check_resumable(run_id)
     config = from_params(reader.params(run_id))
     weights = {"true": "pretrained", "false": "tiny"}.get(
         reader.tags(run_id).get("weights_pretrained", ""), config.weights

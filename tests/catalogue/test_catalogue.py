@@ -7,6 +7,7 @@ import os
 import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,17 @@ def test_a_prepared_catalogue_is_taken_as_it_is(tmp_path, monkeypatch):
     assert len(list((tmp_path / "data" / "processed").iterdir())) == 1
 
 
+def test_a_table_in_the_working_directory_is_prepared_once(tmp_path, monkeypatch):
+    table = TABLE.replace("id,", "id,picture,", 1)
+    table = "".join(line.replace(",", f",{line[0]}.png,", 1) if line[0].isdigit() else line
+                    for line in table.splitlines(keepends=True))  # fmt: skip
+    _folder(tmp_path, {"mine.csv": table.encode(), **{f"{name}.png": data for name, data in PICTURES.items()}})
+    columns = Columns("id", "picture", "productDisplayName", "masterCategory", ())
+    assert len(_prepare(tmp_path / "mine.csv", tmp_path, columns).products) == 3
+    monkeypatch.setattr(module, "decode_picture", _refused)
+    assert len(_prepare(tmp_path / "mine.csv", tmp_path, columns).products) == 3
+
+
 def test_another_picture_makes_another_catalogue(tmp_path):
     first = _prepare(_zip(tmp_path / "shop.zip"), tmp_path)
     second = _prepare(_zip(tmp_path / "shop.zip", {**FILES, "images/1.jpg": _picture("white")}), tmp_path)
@@ -144,6 +156,18 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is full"):
         _prepare(_zip(tmp_path / "shop.zip"), tmp_path)
     assert list((tmp_path / "data" / "processed").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_pictures_that_find_no_room_are_an_error_and_no_crash(tmp_path, monkeypatch):
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, *how, **named: opened(Path("/dev/full") if path.suffix == ".npy" else path, *how, **named),
+    )
+    with pytest.raises(UserError, match="is full"):
+        _prepare(_zip(tmp_path / "shop.zip"), tmp_path)
 
 
 def test_an_interruption_leaves_nothing(tmp_path):

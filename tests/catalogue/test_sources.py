@@ -53,7 +53,7 @@ def test_a_table_and_its_pictures(source):
         source.read_picture("images/3.jpg")
 
 
-@pytest.mark.parametrize("path", ["../secret.jpg", "images/../../secret.jpg", "/etc/hostname"])
+@pytest.mark.parametrize("path", ["../secret.jpg", "images/../../secret.jpg", "/etc/hostname", "x" * 5000, "a\0b"])
 def test_no_path_leads_out_of_a_catalogue(tmp_path, path):
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     for source in (_open(_folder(tmp_path / "shop")), _open(_zip(tmp_path / "shop.zip"))):
@@ -100,11 +100,14 @@ def test_what_is_no_catalogue_is_said_so_in_one_sentence(tmp_path, name, data, m
     assert "\n" not in str(error.value)
 
 
-def test_a_zip_that_is_cut_short(tmp_path):
+def test_a_zip_that_is_cut_short_or_damaged(tmp_path):
     whole = _zip(tmp_path / "whole.zip", {**FILES, "styles.csv": os.urandom(3000)}).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError):
         _open(tmp_path / "cut.zip")
+    (tmp_path / "damaged.zip").write_bytes(whole[:1000] + b"????" + whole[1004:])
+    with pytest.raises(UserError, match=r"styles\.csv of damaged\.zip cannot be read"):
+        _table(_open(tmp_path / "damaged.zip"))
 
 
 def test_a_damaged_picture_is_an_error_of_its_own(tmp_path):
@@ -145,18 +148,28 @@ def test_public_catalogues_are_fetched_first(tmp_path, monkeypatch, name):
     assert asked == [tmp_path]
 
 
+PATHS = ("images/1.jpg", "images/2.jpg")
+
+
 @pytest.mark.parametrize("make", [_folder, _zip])
 @pytest.mark.parametrize(
     "change", [{"styles.csv": TABLE + b"3,Cap\n"}, {"images/1.jpg": b"ONE!"}, {"images/2.jpg": b"TWO"}]
 )
 def test_the_key_follows_the_contents(tmp_path, make, change):
-    before = _open(make(tmp_path / "shop")).key()
-    assert before == _open(tmp_path / "shop").key()
+    before = _open(make(tmp_path / "shop")).key(PATHS)
+    assert before == _open(tmp_path / "shop").key(PATHS)
     make(tmp_path / "shop", {**FILES, **change})
     for name in change:
         if make is _folder:
             os.utime(tmp_path / "shop" / name, ns=(1, 1))  # another time than a moment ago, whatever the clock's tick
-    assert _open(tmp_path / "shop").key() != before
+    assert _open(tmp_path / "shop").key(PATHS) != before
+
+
+def test_the_key_is_blind_to_what_else_lies_beside_a_table(tmp_path):
+    _folder(tmp_path, {"mine.csv": TABLE, "images/1.jpg": b"one", "images/2.jpg": b"two"})
+    before = _open(tmp_path / "mine.csv").key(PATHS)
+    _folder(tmp_path, {"mlflow.db": b"of a run", "data/processed/mine/pictures.npy": b"prepared"})
+    assert _open(tmp_path / "mine.csv").key(PATHS) == before
 
 
 def test_a_zip_that_lies_about_its_sizes_is_bounded(tmp_path):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from vlm_core.errors import UserError
 from vlm_core.pixels.store import PictureStore, UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import Progress
 
-SCHEMA: Final = 2  # of the prepared folder: part of its name, so that an older one is never read
+SCHEMA: Final = 3  # of the prepared folder: part of its name, so that an older one is never read
 LONGEST_SIDE: Final = 256  # pixels of a stored picture
 PICTURES_MEASURED: Final = 200  # for the canvas
 PICTURES_A_BATCH: Final = 256
@@ -50,11 +50,13 @@ def prepare_catalogue(data: str, columns: Columns, root: Path, progress: Progres
     """
     source = open_source(data, root, progress)
     _check_columns(source, columns)
-    key = hashlib.blake2b(f"{SCHEMA}|{source.key()}|{columns}".encode(), digest_size=8).hexdigest()
+    rows, report = _read(source, columns)
+    contents = source.key(_picture_path(row, columns) for row in rows)
+    key = hashlib.blake2b(f"{SCHEMA}|{contents}|{columns}".encode(), digest_size=8).hexdigest()
     name = re.sub(r"[^\w.-]", "_", Path(source.name).stem) or "catalogue"
     folder = root / "data" / "processed" / f"{name}-{key}"
     if not (folder / "reading.json").exists():
-        _prepare(source, columns, folder, progress)
+        _prepare(source, columns, rows, report, folder, progress)
     return _load(source.name, folder)
 
 
@@ -72,12 +74,14 @@ def _check_columns(source: Source, columns: Columns) -> None:
             raise UserError(f"{setting}={column} is no column of {source.name}, which has: {', '.join(header)}.")
 
 
-def _prepare(source: Source, columns: Columns, folder: Path, progress: Progress) -> None:
+def _prepare(
+    source: Source, columns: Columns, rows: list[Row], report: ReadingReport, folder: Path, progress: Progress
+) -> None:
     """Read and decode everything into a temporary folder that takes its name when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(source, columns, temporary, progress)
+        _write(source, columns, rows, report, temporary, progress)
         os.replace(temporary, folder)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -88,29 +92,32 @@ def _prepare(source: Source, columns: Columns, folder: Path, progress: Progress)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(source: Source, columns: Columns, folder: Path, progress: Progress) -> None:
-    rows, report = _read(source, columns)
+def _write(
+    source: Source, columns: Columns, rows: list[Row], report: ReadingReport, folder: Path, progress: Progress
+) -> None:
     canvas = _canvas(source, rows, columns)
     unreadable: list[Refusal] = []
     kept: list[dict[str, str]] = []
-    pictures = np.lib.format.open_memmap(
-        folder / "all.npy", mode="w+", dtype=np.uint8, shape=(max(1, len(rows)), *canvas, 3)
-    )
-    for row, decoded in progress(_decode(source, rows, columns, canvas), "reading pictures", len(rows)):
-        if isinstance(decoded, str):
-            unreadable.append(Refusal(row.line, f"{_picture_path(row, columns)}: {decoded}"))
-            continue
-        pictures[len(kept)] = decoded.picture
-        kept.append(_product(row, decoded, columns))
+    with (folder / "pictures.npy").open("wb") as file:  # written, not mapped: a full disk is an error, not a SIGBUS
+        _write_header(file, (len(rows), *canvas, 3))
+        for row, decoded in progress(_decode(source, rows, columns, canvas), "reading pictures", len(rows)):
+            if isinstance(decoded, str):
+                unreadable.append(Refusal(row.line, f"{_picture_path(row, columns)}: {decoded}"))
+                continue
+            file.write(decoded.picture.tobytes())
+            kept.append(_product(row, decoded, columns))
+        file.seek(0)
+        _write_header(file, (len(kept), *canvas, 3))
     if not kept:
         raise UserError(
             f"{source.name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
             f"{report.pictures_missing:,} without a picture, {len(unreadable):,} with an unreadable one."
         )
-    _shrink(pictures, len(kept), folder)
-    pd.DataFrame(kept).to_parquet(folder / "products.parquet", index=False)
+    products = pd.DataFrame(kept)
+    products.to_parquet(folder / "products.parquet", index=False)
     report = replace(report, pictures_unreadable=tuple(unreadable), products=len(kept))
-    (folder / "reading.json").write_text(json.dumps(report.to_dict()))
+    content = {"fingerprint": _fingerprint(products), "report": report.to_dict()}
+    (folder / "reading.json").write_text(json.dumps(content))
 
 
 def _read(source: Source, columns: Columns) -> tuple[list[Row], ReadingReport]:
@@ -166,11 +173,10 @@ def _decode(
     def decode(row: Row) -> tuple[Row, _Decoded | str]:
         try:
             data = source.read_picture(_picture_path(row, columns))
-            picture = decode_picture(data)
-        except (OSError, UnreadablePicture) as error:
+            picture = fit_picture(decode_picture(data), canvas)
+        except (OSError, ValueError, UnreadablePicture) as error:
             return row, str(error)
-        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        return row, _Decoded(fit_picture(picture, canvas), digest)
+        return row, _Decoded(picture, hashlib.blake2b(data, digest_size=16).hexdigest())
 
     waiting = iter(rows)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -183,29 +189,29 @@ def _product(row: Row, decoded: _Decoded, columns: Columns) -> dict[str, str]:
     return {
         **row.values,
         "product_id": identity,
-        "title": row.values.get(columns.title, ""),
+        "title": row.values.get(columns.title, row.values.get("title", "")),
         "picture_digest": decoded.digest,
     }
 
 
-def _shrink(pictures: np.memmap, count: int, folder: Path) -> None:
-    """Keep the first `count` pictures as pictures.npy."""
-    if count == len(pictures):
-        pictures.flush()
-        os.replace(folder / "all.npy", folder / "pictures.npy")
-        return
-    final = np.lib.format.open_memmap(
-        folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=(count, *pictures.shape[1:])
-    )
-    for start in range(0, count, 1024):
-        final[start : start + 1024] = pictures[start : min(start + 1024, count)]
-    final.flush()
-    (folder / "all.npy").unlink()
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Nothing; numpy leaves room for any number of rows, so that the header can be written again over the first."""
+    layout = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, layout)
+
+
+def _fingerprint(products: pd.DataFrame) -> str:
+    """Of all rows, in whatever order they stand."""
+    lines = sorted("\x1f".join(values) for values in products.itertuples(index=False))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _load(name: str, folder: Path) -> Catalogue:
-    products = pd.read_parquet(folder / "products.parquet")
-    reading = ReadingReport.from_dict(json.loads((folder / "reading.json").read_text()))
-    lines = sorted("\x1f".join(values) for values in products.itertuples(index=False))
-    fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-    return Catalogue(name, products, PictureStore(folder / "pictures.npy"), reading, fingerprint)
+    content = json.loads((folder / "reading.json").read_text())
+    return Catalogue(
+        name,
+        pd.read_parquet(folder / "products.parquet"),
+        PictureStore(folder / "pictures.npy"),
+        ReadingReport.from_dict(content["report"]),
+        content["fingerprint"],
+    )

@@ -15,6 +15,7 @@ from vlm_core.errors import UserError
 DELIMITERS: Final = ",;\t"
 LONGEST_LINE: Final = 1_000_000
 MOST_LINES_A_ROW: Final = 50  # a quote still open after so many lines is a stray one
+FEWEST_COLUMNS_OF_A_ROW: Final = 4  # with fewer, a line of prose has as many commas as a row
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def read_header(table: BinaryIO, name: str) -> tuple[list[str], str]:
     """Column names and the delimiter of a table that is open at its start. Raises UserError when there are none."""
     line = table.readline(LONGEST_LINE).decode("utf-8-sig", "replace").replace("\0", "")
     delimiter = max(DELIMITERS, key=line.count)
-    header = [cell.strip() for cell in _cells(line, delimiter)]
+    header = [cell.strip() for cell in _cells(line, delimiter) or line.split(delimiter)]
     if not any(header):
         raise UserError(f"{name} is empty: its first line must name the columns.")
     return header, delimiter
@@ -95,7 +96,7 @@ def read_rows(table: BinaryIO, header: Sequence[str], delimiter: str, columns: C
     seen: set[str] = set()
     id_column = columns.id if columns.id in header else columns.picture
     mendable = bool(columns.title) and header[-1] == columns.title
-    for line, cells in _records(table, delimiter):
+    for line, cells in _records(table, delimiter, len(header)):
         if not any(cell.strip() for cell in cells):
             continue
         repaired = len(cells) > len(header) and mendable
@@ -113,30 +114,53 @@ def read_rows(table: BinaryIO, header: Sequence[str], delimiter: str, columns: C
         yield Row(line, values, repaired)
 
 
-def _records(table: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The first line number and the cells of each record; a stray quote costs its own line and no other."""
+def _records(table: BinaryIO, delimiter: str, width: int) -> Iterator[tuple[int, list[str]]]:
+    """The first line number and the cells of each record; a stray quote costs its own line and no other.
+
+    A quoted cell may go on over lines as RFC 4180 has it, unless one of these reads as a whole row by itself.
+    """
+    waiting: deque[tuple[int, str]] = deque()
     lines = _lines(table)
-    ahead: deque[tuple[int, str]] = deque()
-    while ahead or (ahead := deque(islice(lines, 1))):
-        number, text = ahead.popleft()
-        if text.count('"') % 2 == 0:
-            yield number, _cells(text, delimiter)
-            continue
-        # A quoted cell may go on in the lines that follow; if it never closes, the quote was a stray one.
-        ahead.extend(islice(lines, max(0, MOST_LINES_A_ROW - len(ahead))))
-        closing = next((index for index, (_, line) in enumerate(ahead) if line.count('"') % 2), None)
-        if closing is None:
+    while waiting or (waiting := deque(islice(lines, 1))):
+        number, text = waiting.popleft()
+        if '"' not in text:
             yield number, text.rstrip("\r\n").split(delimiter)
             continue
-        text += "".join(ahead.popleft()[1] for _ in range(closing + 1))
-        yield number, _cells(text, delimiter)
+        cells, used = _quoted(text, waiting, lines, delimiter, width)
+        for _ in range(used):
+            waiting.popleft()
+        yield number, cells or text.rstrip("\r\n").split(delimiter)
 
 
-def _cells(text: str, delimiter: str) -> list[str]:
+def _quoted(
+    text: str, waiting: deque[tuple[int, str]], lines: Iterator[tuple[int, str]], delimiter: str, width: int
+) -> tuple[list[str] | None, int]:
+    """The cells of a record that begins with `text`, and how many of the waiting lines belong to it.
+
+    None when its quotes make no record. Lines that are looked at are left waiting.
+    """
+    for used in range(MOST_LINES_A_ROW):
+        if text.count('"') % 2 == 0:
+            cells = _cells(text, delimiter)
+            return cells, used if cells else 0
+        if used == len(waiting):
+            waiting.extend(islice(lines, 1))
+        if used == len(waiting):
+            break
+        line = waiting[used][1]
+        if width >= FEWEST_COLUMNS_OF_A_ROW and line.rstrip("\r\n").count(delimiter) >= width - 1:
+            break
+        text += line
+    return None, 0
+
+
+def _cells(text: str, delimiter: str) -> list[str] | None:
+    """The cells of one record; None where its quotes are strays."""
     try:
-        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error:
-        return text.rstrip("\r\n").split(delimiter)
+        return None
+    return records[0] if len(records) == 1 else None
 
 
 def _lines(table: BinaryIO) -> Iterator[tuple[int, str]]:

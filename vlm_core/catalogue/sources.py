@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import posixpath
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
@@ -17,6 +18,7 @@ TABLE: Final = "styles.csv"
 REAL: Final = Path("data/raw/myntra_fashion_products")
 SAMPLE: Final = Path("data/raw/sample")
 MOST_PICTURE_BYTES: Final = 50_000_000
+MOST_TABLE_BYTES: Final = 1_000_000_000
 
 
 class Source(Protocol):
@@ -33,8 +35,8 @@ class Source(Protocol):
     def read_picture(self, path: str) -> bytes:
         """A picture's bytes; of a file that is far too large, only enough to see that. Raises OSError."""
 
-    def key(self) -> str:
-        """Sixteen hex digits that change with the contents, without reading the pictures."""
+    def key(self, paths: Iterable[str]) -> str:
+        """Sixteen hex digits that change with the table or with the pictures of these paths, which are not read."""
 
 
 def open_source(data: str, root: Path, progress: Progress) -> Source:
@@ -74,32 +76,28 @@ class FolderSource:
         return (self._folder / self._table).open("rb")
 
     def _path(self, path: str) -> Path | None:
-        found = (self._folder / path).resolve()
-        return found if found.is_relative_to(self._folder) else None
+        try:
+            found = (self._folder / path).resolve()
+            return found if found.is_relative_to(self._folder) and found.is_file() else None
+        except (OSError, ValueError):  # a name that is too long, or that no file can have
+            return None
 
     def has_picture(self, path: str) -> bool:
         """Whether the file is there, below the folder."""
-        found = self._path(path)
-        return found is not None and found.is_file()
+        return self._path(path) is not None
 
     def read_picture(self, path: str) -> bytes:
         """The file's bytes."""
         found = self._path(path)
         if found is None:
-            raise OSError(f"{path} leads out of the folder")
+            raise OSError(f"{path} is no file of the folder")
         with found.open("rb") as file:
             return file.read(MOST_PICTURE_BYTES)
 
-    def key(self) -> str:
-        """Of the table's bytes and every other file's name, size and time."""
-        entries = []
-        for folder, _, names in os.walk(self._folder):
-            for name in names:
-                state = (Path(folder) / name).stat()
-                entries.append(
-                    f"{os.path.relpath(Path(folder) / name, self._folder)}|{state.st_size}|{state.st_mtime_ns}"
-                )
-        return _key(self.open_table, entries)
+    def key(self, paths: Iterable[str]) -> str:
+        """Of the table's bytes and each picture's path, size and time: what else lies there may change."""
+        states = ((path, (self._folder / path).stat()) for path in paths)
+        return _key(self.open_table, (f"{path}|{state.st_size}|{state.st_mtime_ns}" for path, state in states))
 
 
 class ZipSource:
@@ -119,8 +117,12 @@ class ZipSource:
         self._top = self._table.removesuffix(TABLE)
 
     def open_table(self) -> BinaryIO:
-        """The table's bytes."""
-        return self._zip.open(self._table)  # type: ignore[return-value]
+        """The table's bytes. Raises UserError when the zip is damaged there."""
+        try:
+            with self._zip.open(self._table) as table:
+                return io.BytesIO(table.read(MOST_TABLE_BYTES))
+        except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+            raise UserError(f"{self._table} of {self.name} cannot be read ({error}): fetch the zip again.") from None
 
     def has_picture(self, path: str) -> bool:
         """Whether the zip has such an entry."""
@@ -131,12 +133,13 @@ class ZipSource:
         try:
             with self._zip.open(self._top + path) as file:
                 return file.read(MOST_PICTURE_BYTES)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, KeyError, EOFError) as error:
             raise OSError(f"the zip's entry is broken: {error}") from None
 
-    def key(self) -> str:
-        """Of the table's bytes and every entry's name, size and checksum."""
-        return _key(self.open_table, (f"{e.filename}|{e.file_size}|{e.CRC}" for e in self._entries.values()))
+    def key(self, paths: Iterable[str]) -> str:
+        """Of the table's bytes and each picture's path, size and checksum."""
+        entries = ((path, self._entries[self._top + path]) for path in paths)
+        return _key(self.open_table, (f"{path}|{entry.file_size}|{entry.CRC}" for path, entry in entries))
 
 
 def _open_folder(path: Path) -> FolderSource:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,15 +60,13 @@ def decode_picture(data: bytes) -> Image:
     if len(data) > LARGEST_BYTES:
         raise UnreadablePicture(f"the file is larger than {LARGEST_BYTES // 1_000_000} MB")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes that are bounded here
-            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if picture.width * picture.height > MOST_PIXELS:
-                raise UnreadablePicture(
-                    f"{picture.width} x {picture.height} pixels are more than {MOST_PIXELS // 1_000_000} megapixels"
-                )
-            picture.load()
-            return _to_rgb(ImageOps.exif_transpose(picture))
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > MOST_PIXELS:
+            raise UnreadablePicture(
+                f"{picture.width} x {picture.height} pixels are more than {MOST_PIXELS // 1_000_000} megapixels"
+            )
+        picture.load()
+        return _to_rgb(ImageOps.exif_transpose(picture))
     except UnreadablePicture:
         raise
     except Image.DecompressionBombError as error:  # beyond Pillow's own bound, which is higher
@@ -85,7 +82,7 @@ def _to_rgb(picture: Image) -> Image:
 
     if picture.mode.startswith(("I;16", "I", "F")):  # 16 bits: Pillow's convert would clip, not scale
         values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        top = 65535.0 if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
         picture = Image.fromarray(np.clip(values / top * 255, 0, 255).round().astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
