@@ -207,6 +207,6 @@ def test_the_report_lies_beside_the_pictures_as_json(tmp_path):
     _prepare(_zip(tmp_path / "shop.zip"), tmp_path)
     (folder,) = (tmp_path / "data" / "processed").iterdir()
     assert folder.name.startswith("shop-")
-    assert json.loads((folder / "reading.json").read_text())["rows_read"] == 6
+    assert json.loads((folder / "reading.json").read_text())["report"]["rows_read"] == 6
     shutil.rmtree(folder)
     assert len(_prepare(tmp_path / "shop.zip", tmp_path).products) == 3
