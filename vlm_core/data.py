@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
 from vlm_core.config import Config
-from vlm_core.evaluation.storing import write_whole
 from vlm_core.progress import Progress
+from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue

@@ -19,9 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.storing import write_whole
 from vlm_core.pixels.store import PictureStore
 from vlm_core.progress import Progress
+from vlm_core.storing import write_whole
 
 Rows = NDArray[np.int64]
 Planes = NDArray[np.uint8]  # (n, 4, SIDE, SIDE): red, green, blue, and 1 where there is content

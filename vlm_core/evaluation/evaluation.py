@@ -16,9 +16,9 @@ from vlm_core.evaluation.bootstrap import LEVEL, Estimate, Resampled, estimate, 
 from vlm_core.evaluation.calibration import Calibration, ReliabilityBin, measure_calibration
 from vlm_core.evaluation.names import slugs
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.evaluation.storing import write_whole
 from vlm_core.evaluation.subgroups import Subgroup, subgroup_table
 from vlm_core.evaluation.summary import Summary, macro_f1, summarise
+from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

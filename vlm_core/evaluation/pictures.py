@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.evaluation.storing import write_whole
+from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

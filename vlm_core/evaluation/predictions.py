@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.storing import write_whole
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
+from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.storing import write_whole
 from vlm_core.progress import Progress
+from vlm_core.storing import write_whole
 
 SCHEMA: Final = 1
 PENALTIES: Final = (1e-3, 1e-2, 1e-1)  # scikit-learn's C; below them the score falls, above them it no longer rises

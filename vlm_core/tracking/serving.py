@@ -10,22 +10,17 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
-from vlm_core.pixels.store import LARGEST_BYTES, UnreadablePicture, decode_picture, fit_picture
+from vlm_core.pixels.store import LARGEST_BYTES
+from vlm_core.predicting import PICTURES_A_BATCH, answer_columns, answer_pictures
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from vlm_core.models.categoriser import Categoriser
-
-PICTURES_A_BATCH: Final = 32
 
 
 def _load_pyfunc(data_path: str) -> ServedCategoriser:
@@ -45,46 +40,18 @@ class ServedCategoriser:
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
         """One row (see the module) for each row of the column `picture`."""
-        pictures = list(table["picture"])
+        readers = [partial(picture_bytes, picture) for picture in table["picture"]]
         answers: list[dict[str, Any]] = []
         with self._turn:
-            for start in range(0, len(pictures), PICTURES_A_BATCH):
-                answers += self._answer(pictures[start : start + PICTURES_A_BATCH])
-        columns = ["category", "confidence", *(f"p_{name}" for name in self._categoriser.categories)]
-        if any("text" in answer for answer in answers):
-            columns += ["text", "text_category"]
+            for start in range(0, len(readers), PICTURES_A_BATCH):
+                answers += answer_pictures(self._categoriser, readers[start : start + PICTURES_A_BATCH])
         # None, not NaN: MLflow's server writes NaN as it is, which is no JSON
         return pd.DataFrame(
-            {name: pd.Series([answer.get(name) for answer in answers], dtype=object) for name in (*columns, "error")}
+            {
+                name: pd.Series([answer.get(name) for answer in answers], dtype=object)
+                for name in answer_columns(self._categoriser)
+            }
         )
-
-    def _answer(self, pictures: Sequence[object]) -> list[dict[str, Any]]:
-        """Answers for at most a batch; only pictures that could be read reach the model."""
-        read = [self._read(picture) for picture in pictures]
-        good = [picture for picture, _ in read if picture is not None]
-        answered = iter(self._categorise(np.stack(good)) if good else ())
-        return [{"error": problem} if picture is None else next(answered) for picture, problem in read]
-
-    def _read(self, picture: object) -> tuple[NDArray[np.uint8] | None, str | None]:
-        """The picture (height, width, 3) on the model's canvas, or what is wrong with it."""
-        try:
-            return fit_picture(decode_picture(picture_bytes(picture)), self._categoriser.canvas), None
-        except (ValueError, UnreadablePicture) as error:
-            return None, str(error)
-
-    def _categorise(self, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        names = self._categoriser.categories
-        probabilities = np.exp(self._categoriser.log_probabilities(pictures).astype(np.float64))  # (B, C)
-        answers: list[dict[str, Any]] = [
-            {"category": names[int(row.argmax())], "confidence": float(row.max())}
-            | {f"p_{name}": float(value) for name, value in zip(names, row, strict=True)}
-            for row in probabilities
-        ]
-        described = self._categoriser.describe(pictures)
-        if described is not None:
-            for answer, text, index in zip(answers, *described, strict=True):
-                answer |= {"text": text, "text_category": names[index] if index >= 0 else UNKNOWN_CATEGORY}
-        return answers
 
 
 def picture_bytes(picture: object) -> bytes:

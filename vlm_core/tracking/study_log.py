@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_core.evaluation.storing import write_whole
+from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
     from vlm_core.training.loop import EpochReport

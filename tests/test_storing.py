@@ -3,7 +3,7 @@ from typing import BinaryIO
 
 import pytest
 
-from vlm_core.evaluation.storing import write_whole
+from vlm_core.storing import write_whole
 
 
 def test_a_file_is_written_with_its_folder(tmp_path: Path) -> None:
