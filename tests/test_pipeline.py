@@ -10,6 +10,7 @@ from vlm_core import pipeline
 from vlm_core.catalogue.sample import draw_sample
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
+from vlm_core.presets import FROM_NOTHING
 from vlm_core.progress import silent
 from vlm_core.scoring import run_evaluation
 from vlm_core.tracking.reader import RunReader
@@ -111,9 +112,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run, monkeypatch):
 def test_auto_weights_fall_back_loudly_and_take_the_settings_that_suit(run):
     outcome, lines = run(preset="study", model="clip", batch_size=16)
     assert sum(line.startswith("WARNING") for line in lines) == 2
-    assert outcome.config.learning_rate == 1e-3
+    assert outcome.config.learning_rate == FROM_NOTHING["learning_rate"]
     assert outcome.config.batch_size == 16  # the user's own
-    assert RunReader().params(outcome.run_id)["learning_rate"] == "0.001"
+    assert RunReader().params(outcome.run_id)["learning_rate"] == str(FROM_NOTHING["learning_rate"])
     assert RunReader().tags(outcome.run_id)["weights_source"] == "tiny"
 
 

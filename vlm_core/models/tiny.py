@@ -84,6 +84,8 @@ def _git(corpus: list[str]) -> tuple[Any, Any]:
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        hidden_dropout_prob=0.0,  # as CLIP and BLIP have it: the families shall differ in their mechanism alone
+        attention_probs_dropout_prob=0.0,
         **TEXT,
     )
     return GitForCausalLM(config), tokenizer
