@@ -6,14 +6,15 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.catalogue.reading import Columns, Refusal, read_header, read_rows
-from vlm_core.catalogue.sources import MOST_PICTURE_BYTES, FolderSource
+from vlm_core.catalogue.sources import FolderSource, open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 from vlm_core.pixels.store import UnreadablePicture, decode_picture, fit_picture
@@ -58,20 +59,9 @@ def _in_folder(folder: Path) -> list[Picture]:
 
 
 def _in_zip(path: Path) -> list[Picture]:
-    archive = zipfile.ZipFile(path)
-
-    def reader(name: str) -> Callable[[], bytes]:
-        def read() -> bytes:
-            try:
-                with archive.open(name) as file:
-                    return file.read(MOST_PICTURE_BYTES)
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-                raise OSError(f"the zip's entry is broken: {error}") from None
-
-        return read
-
+    archive = open_zip(path)
     names = sorted(name for name in archive.namelist() if name.lower().endswith(ENDINGS))
-    return [Picture(os.path.splitext(name)[0], reader(name)) for name in names]  # noqa: PTH122
+    return [Picture(str(PurePosixPath(name).with_suffix("")), partial(read_entry, archive, name)) for name in names]
 
 
 def _in_table(path: Path, id_column: str, picture_column: str) -> list[Picture]:
@@ -84,13 +74,13 @@ def _in_table(path: Path, id_column: str, picture_column: str) -> list[Picture]:
         columns = Columns(id_column, picture_column, "", "", ())
         rows = [row for row in read_rows(table, header, delimiter, columns) if not isinstance(row, Refusal)]
 
-    def reader(row_path: str) -> Callable[[], bytes]:
-        return lambda: source.read_picture(row_path)
-
     return [
         Picture(
             row.values.get(id_column) or row.values[picture_column],
-            reader(row.values[picture_column] if picture_column else f"images/{row.values[id_column]}.jpg"),
+            partial(
+                source.read_picture,
+                row.values[picture_column] if picture_column else f"images/{row.values[id_column]}.jpg",
+            ),
         )
         for row in rows
     ]

@@ -100,15 +100,29 @@ class FolderSource:
         return _key(self.open_table, (f"{path}|{state.st_size}|{state.st_mtime_ns}" for path, state in states))
 
 
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """The zip, open for reading. Raises UserError when it is none."""
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be opened as a zip ({error}): fetch it again.") from None
+
+
+def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of a picture in a zip, never more than the bound. Raises OSError when they cannot be read."""
+    try:
+        with archive.open(name) as file:
+            return file.read(MOST_PICTURE_BYTES)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, KeyError, EOFError) as error:
+        raise OSError(f"the zip's entry is broken: {error}") from None
+
+
 class ZipSource:
     """A zip in Kaggle's layout, read in place; of several tables in it the least nested one counts."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"data={path} cannot be opened as a zip ({error}): fetch it again.") from None
+        self._zip = open_zip(path)
         self._entries = {entry.filename: entry for entry in self._zip.infolist() if not entry.is_dir()}
         tables = [name for name in self._entries if posixpath.basename(name) == TABLE]
         if not tables:
@@ -130,11 +144,7 @@ class ZipSource:
 
     def read_picture(self, path: str) -> bytes:
         """The entry's bytes, never more than the bound, whatever the zip says of its size."""
-        try:
-            with self._zip.open(self._top + path) as file:
-                return file.read(MOST_PICTURE_BYTES)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, KeyError, EOFError) as error:
-            raise OSError(f"the zip's entry is broken: {error}") from None
+        return read_entry(self._zip, self._top + path)
 
     def key(self, paths: Iterable[str]) -> str:
         """Of the table's bytes and each picture's path, size and checksum."""
