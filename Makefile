@@ -1,8 +1,9 @@
-# `make` alone lists what can be done here. Settings go behind: make train MODEL=git DATA=shop.zip FLAGS="--preset demo"
+# `make` alone lists what can be done here. Settings go behind: make train MODEL=git DATA=shop.zip FLAGS="--mode lp-ft"
 PYTHON = python3.11
 VENV = .venv
 MODEL = blip
 DATA = sample
+PRESET = demo
 PORT = 5000
 FLAGS =
 
@@ -13,12 +14,12 @@ PINS = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup prepare train demo ui serve test lint types format clean
+.PHONY: help setup prepare train pretrain demo ui serve test lint types format clean
 
 help:  ## list what can be done (this)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'Settings: MODEL=$(MODEL) DATA=$(DATA) PORT=$(PORT) FLAGS="--epochs 3 ...", as in: make train MODEL=clip DATA=shop.zip'
+	@echo 'Settings: MODEL=$(MODEL) DATA=$(DATA) PRESET=$(PRESET) PORT=$(PORT) FLAGS="--epochs 3 ...", as in: make train MODEL=clip DATA=shop.zip'
 	@echo 'No GPU? Name the index of the CPU wheels, as the PyTorch site gives it, for the first run:'
 	@echo '  PIP_EXTRA_INDEX_URL=<address> make setup'
 
@@ -27,8 +28,11 @@ setup: $(VENV)/.ready  ## install what training needs into .venv (the others do 
 prepare: $(VENV)/.ready  ## read, clean and decode a catalogue once: DATA=folder, zip, CSV, kaggle or hf
 	$(RUN) experiments.prepare --data $(DATA) $(FLAGS)
 
-train: $(VENV)/.ready  ## fine-tune BLIP on the sample catalogue, or MODEL on DATA
-	$(RUN) experiments.train --model $(MODEL) --data $(DATA) $(FLAGS)
+train: $(VENV)/.ready  ## train BLIP on the sample catalogue, or MODEL on DATA, with the settings of PRESET
+	$(RUN) experiments.train --preset $(PRESET) --model $(MODEL) --data $(DATA) $(FLAGS)
+
+pretrain: $(VENV)/.ready  ## pretrain MODEL on the pictures, titles and attributes of DATA, and write its weights
+	$(RUN) experiments.pretrain --model $(MODEL) --data $(DATA) $(FLAGS)
 
 demo: $(VENV)/.ready  ## train all three families small on the sample and compare them, in minutes
 	$(RUN) experiments.demo $(FLAGS)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vlm_core.config import Config, build_config, from_flags, from_params
 from vlm_core.errors import UserError
-from vlm_core.presets import FROM_NOTHING, PRESETS
+from vlm_core.presets import PRESETS, SUITING
 
 
 def _flags(*words):
@@ -23,13 +23,19 @@ def test_the_study_preset_holds_the_studys_settings():
 
 
 def test_a_flag_goes_over_the_preset_and_the_preset_over_the_default():
-    assert _flags("--preset", "demo").learning_rate == PRESETS["demo"]["learning_rate"]
-    assert _flags("--preset", "demo", "--learning_rate", "1e-4").learning_rate == 1e-4
-    assert _flags().learning_rate == 2e-5
+    assert _flags("--preset", "demo").mode == "probe"
+    assert _flags("--preset", "demo", "--mode", "full").mode == "full"
+    assert _flags().mode == "full"
+
+
+def test_a_presets_mode_that_trains_a_head_gives_way_to_the_objective_that_has_none():
+    assert _flags("--preset", "demo", "--objective", "generate").mode == "full"
+    with pytest.raises(UserError, match="mode=probe trains a classification head"):
+        _flags("--preset", "demo", "--objective", "generate", "--mode", "probe")
 
 
 def test_every_preset_names_real_settings_and_makes_a_valid_configuration():
-    for name, values in {**PRESETS, "nothing": FROM_NOTHING}.items():
+    for name, values in {**PRESETS, **SUITING}.items():
         assert set(values) <= set(Config.model_fields)
         build_config({"preset": name if name in PRESETS else "study", **values})
 

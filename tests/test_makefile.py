@@ -43,10 +43,10 @@ def test_every_target_is_phony() -> None:
 @pytest.mark.parametrize(
     ("words", "command"),
     [
-        (["train"], "-m experiments.train --model blip --data sample"),
+        (["train"], "-m experiments.train --preset demo --model blip --data sample"),
         (
             ["train", "MODEL=git", "DATA=a.zip", "FLAGS=--epochs 3"],
-            "-m experiments.train --model git --data a.zip --epochs 3",
+            "-m experiments.train --preset demo --model git --data a.zip --epochs 3",
         ),
         (["demo"], "-m experiments.demo"),
         (["prepare", "DATA=hf"], "-m experiments.prepare --data hf"),

@@ -9,7 +9,7 @@ from mlflow.projects._project_spec import EntryPoint, load_project
 
 from vlm_core.config import Config, build_config, from_flags
 from vlm_core.mlproject import declared_settings, render
-from vlm_core.presets import FROM_NOTHING, PRESETS
+from vlm_core.presets import PRESETS, SUITING
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,7 +75,7 @@ def test_what_mlflow_logs_before_the_run_starts_agrees_with_what_the_run_logs() 
 
 def test_no_setting_of_a_preset_is_declared() -> None:
     logged, _ = _entry_point("main").compute_parameters({}, storage_dir=None)
-    for settings in (FROM_NOTHING, *PRESETS.values()):
+    for settings in (*SUITING.values(), *PRESETS.values()):
         assert logged.keys().isdisjoint(settings)
 
 

@@ -10,7 +10,7 @@ from vlm_core import pipeline
 from vlm_core.catalogue.sample import draw_sample
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
-from vlm_core.presets import FROM_NOTHING
+from vlm_core.presets import SUITING
 from vlm_core.progress import silent
 from vlm_core.scoring import run_evaluation
 from vlm_core.tracking.reader import RunReader
@@ -47,6 +47,7 @@ def run(shop, store):
         {"model": "blip", "objective": "generate"},
         {"model": "git", "mode": "zero-shot"},
         {"model": "git", "mode": "probe"},
+        {"model": "clip", "mode": "lp-ft", "augmentation": "mirror"},
         {"model": "blip", "image_size": 96},
         {"model": "baseline"},
     ],
@@ -64,6 +65,7 @@ def test_a_run_ends_evaluated_logged_and_registered(run, given):
     assert reader.params(outcome.run_id)["model"] == given["model"]
     writes = given["model"] in ("blip", "git") and ("objective" in given or given.get("mode") == "zero-shot")
     assert (reader.predictions(outcome.run_id).texts is not None) == writes
+    assert ("test_caption_gender" in reader.metrics(outcome.run_id)) == writes
     info = json.loads(reader.artifact(outcome.run_id, "dataset_info.json").read_text())
     assert info["split_fingerprint"] == outcome.split.fingerprint
     assert "champion" in outcome.registered
@@ -80,9 +82,9 @@ def test_the_study_protocol_is_marked_as_leaking_everywhere(run):
 
 def test_an_interrupted_run_goes_on_to_the_same_end(run, monkeypatch):
     whole, _ = run(model="clip", epochs=3)
-    from vlm_core.training import loop
+    from vlm_core.training.finetuning import FineTuning
 
-    original = loop.measure
+    original = FineTuning.validated
     calls = []
 
     def interrupted(*arguments):
@@ -91,10 +93,10 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(loop, "measure", interrupted)
+    monkeypatch.setattr(FineTuning, "validated", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(model="clip", epochs=3)
-    monkeypatch.setattr(loop, "measure", original)
+    monkeypatch.setattr(FineTuning, "validated", original)
     stopped = RunReader().runs("attributes.status = 'KILLED'")["run_id"].item()
     resumed, lines = run(resume=stopped, model="git", epochs=7)  # the run's own settings count, not these
     assert resumed.run_id == stopped
@@ -112,10 +114,10 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run, monkeypatch):
 def test_auto_weights_fall_back_loudly_and_take_the_settings_that_suit(run):
     outcome, lines = run(preset="study", model="clip", batch_size=16)
     assert sum(line.startswith("WARNING") for line in lines) == 2
-    assert outcome.config.learning_rate == FROM_NOTHING["learning_rate"]
+    assert outcome.config.learning_rate == SUITING["shipped"]["learning_rate"]
     assert outcome.config.batch_size == 16  # the user's own
-    assert RunReader().params(outcome.run_id)["learning_rate"] == str(FROM_NOTHING["learning_rate"])
-    assert RunReader().tags(outcome.run_id)["weights_source"] == "tiny"
+    assert RunReader().params(outcome.run_id)["learning_rate"] == str(SUITING["shipped"]["learning_rate"])
+    assert RunReader().tags(outcome.run_id)["weights_source"] == "shipped:clip"
 
 
 def test_pretrained_weights_never_fall_back(run):

@@ -27,16 +27,18 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    preset: Literal["study", "demo"] = Field("study", description="named set of settings to start from")
+    preset: Literal["study", "demo", "pretrain"] = Field("study", description="named set of settings to start from")
     model: Model = Field("blip", description="model family and size; `baseline` is HOG + colour + logistic regression")
     checkpoint: str = Field("", description="hub name or local Hugging Face folder to use instead of the model's own")
-    weights: Literal["auto", "pretrained", "tiny"] = Field(
+    weights: Literal["auto", "pretrained", "tiny", "tiny-random"] = Field(
         "auto",
-        description="auto: the checkpoint if it can be had, else tiny from nothing; pretrained: never fall back; "
-        "tiny: never ask the network",
+        description="auto: the checkpoint if it can be had, else the tiny pretrained weights that come with this; "
+        "pretrained: never fall back; tiny: never ask the network; tiny-random: tiny from nothing",
     )
-    mode: Literal["zero-shot", "probe", "full"] = Field(
-        "full", description="what learns: nothing, the head on frozen features, or every weight"
+    mode: Literal["zero-shot", "probe", "full", "lp-ft"] = Field(
+        "full",
+        description="what learns: nothing; the head on frozen features; every weight; or first the head, then every "
+        "weight from there",
     )
     objective: Literal["classify", "generate"] = Field(
         "classify", description="learn a classification head, or to write the category's sentence (blip, git)"
@@ -63,6 +65,9 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="varies split, initialisation, order and augmentation")
 
     image_size: int = Field(0, ge=0, le=1024, description="pixels a side of the model's input (0: the model's own)")
+    augmentation: Literal["study", "mirror"] = Field(
+        "study", description="study: crop, mirror, colour, rotation, perspective; mirror: that alone, framing stays"
+    )
     epochs: int = Field(10, ge=1, le=1000, description="passes over the training rows")
     batch_size: int = Field(8, ge=1, le=4096, description="products a step", json_schema_extra=_search(8, 64, log=True))
     learning_rate: float = Field(
@@ -80,6 +85,14 @@ class Config(BaseModel):
     threads: int = Field(8, ge=1, description="PyTorch threads, capped at the machine's cores")
     resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples behind each interval")
 
+    caption_columns: str = Field(
+        "gender,baseColour,articleType",
+        description="comma-separated columns that caption a picture, in reading order; the last one names the thing",
+    )
+    patches_kept: float = Field(1.0, gt=0, le=1, description="pretraining: share of a picture's patches that is shown")
+    tower: str = Field("", description="pretraining: folder of a pretrained model whose vision tower is the start")
+    output: str = Field("", description="pretraining: folder for the weights (empty: pretrained/<run id>)")
+
     experiment: str = Field("product-categorisation", min_length=1, description="MLflow experiment")
     run_name: str = Field("", description="MLflow run name (empty: model, mode and seed)")
     resume: str = Field("", description="id of an unfinished MLflow run to go on with")
@@ -89,10 +102,10 @@ class Config(BaseModel):
         generative = self.model.startswith(("blip", "git"))
         if self.objective == "generate" and not generative:
             raise ValueError(f"objective=generate needs a generative model (blip or git), not {self.model}")
-        if self.objective == "generate" and self.mode == "probe":
-            raise ValueError("mode=probe trains a classification head: use objective=classify, or mode=full")
-        if self.checkpoint and self.weights == "tiny":
-            raise ValueError("checkpoint= has no use with weights=tiny (preset demo sets that): add weights=auto")
+        if self.objective == "generate" and self.mode in ("probe", "lp-ft"):
+            raise ValueError(f"mode={self.mode} trains a classification head: use objective=classify, or mode=full")
+        if self.checkpoint and self.weights.startswith("tiny"):
+            raise ValueError(f"checkpoint= has no use with weights={self.weights}: add weights=auto")
         if self.model == "baseline" and self.mode == "zero-shot":
             raise ValueError("the baseline has no zero-shot mode: use clip, blip or git")
         return self
@@ -107,6 +120,16 @@ class Config(BaseModel):
         return {name: str(value) for name, value in self.model_dump().items()}
 
 
+PRETRAINING_ALONE = ("patches_kept", "tower", "output")
+FINE_TUNING = tuple(name for name in Config.model_fields if name not in PRETRAINING_ALONE)
+PRETRAINING = (
+    *("preset", "model", "checkpoint", "weights", "data", "label", "id_column", "picture_column", "title_column"),
+    *("attributes", "seed", "image_size", "augmentation", "epochs", "batch_size", "learning_rate", "weight_decay"),
+    *("warmup", "clip_norm", "device", "threads", "caption_columns", *PRETRAINING_ALONE),
+    *("experiment", "run_name", "resume"),
+)
+
+
 def build_config(given: Mapping[str, Any]) -> Config:
     """The configuration of what the user gave, over its preset, over the defaults.
 
@@ -115,8 +138,11 @@ def build_config(given: Mapping[str, Any]) -> Config:
     preset = given.get("preset", "study")
     if preset not in PRESETS:
         raise UserError(f"preset={preset} is not known: choose one of {', '.join(PRESETS)}.")
+    values = {**PRESETS[preset], **given}
+    if values.get("objective") == "generate" and "mode" not in given:
+        values.pop("mode", None)  # a preset's mode may train a head, and who asks for sentences wants none
     try:
-        return Config(**{**PRESETS[preset], **given})
+        return Config(**values)
     except ValidationError as error:
         raise UserError(_explain(error)) from None
 
@@ -137,17 +163,21 @@ def _explain(error: ValidationError) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:
-    """Add one `--name` flag a setting (all settings, or those named); a flag not given leaves no value."""
-    for name, field in Config.model_fields.items():
-        if names and name not in names:
-            continue
+    """Add one `--name` flag a setting (those named, or all of fine-tuning); a flag not given leaves no value."""
+    for name in names or FINE_TUNING:
+        field = Config.model_fields[name]
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
         shown = "{" + ",".join(choices) + "}" if choices else name.upper()
         text = f"{field.description} (default: {field.default!r})".replace("%", "%%")
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=shown, help=text)
 
 
-def from_flags(arguments: Sequence[str] | None, parser: argparse.ArgumentParser) -> Config:
-    """The configuration that a command line gives. Raises UserError as `build_config` does."""
-    add_flags(parser)
-    return build_config(vars(parser.parse_args(arguments)))
+def from_flags(
+    arguments: Sequence[str] | None,
+    parser: argparse.ArgumentParser,
+    names: Sequence[str] = FINE_TUNING,
+    preset: str = "study",
+) -> Config:
+    """The configuration that a command line of these settings gives. Raises UserError as `build_config` does."""
+    add_flags(parser, names)
+    return build_config({"preset": preset, **vars(parser.parse_args(arguments))})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.catalogue.exposure import Exposure
 
 Say = Callable[[str], None]  # prints one line for people
 
@@ -29,6 +30,15 @@ class Data:
     catalogue: Catalogue
     groups: NDArray[np.int64]  # (n_products,) near-duplicate group
     split: Split
+
+    def exposed(self, exposure: Exposure | None, say: Say) -> Data:
+        """The same data for weights that have seen something; a leak is said."""
+        if exposure is None:
+            return self
+        split = self.split.exposed(exposure.may_have_seen(self.catalogue.products, self.groups))
+        if share := split.leakage.pretraining:
+            say(f"LEAKING: {share:.1%} of the evaluated products may have been pretrained on. Scores reward memory.")
+        return replace(self, split=split)
 
 
 def load_catalogue(config: Config, root: Path, progress: Progress, say: Say) -> Catalogue:

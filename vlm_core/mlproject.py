@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from typing import Final, Literal, get_args, get_origin
 
-from vlm_core.config import Config
-from vlm_core.presets import FROM_NOTHING, PRESETS
+from vlm_core.config import FINE_TUNING, PRETRAINING_ALONE, Config
+from vlm_core.presets import PRESETS, SUITING
 
 # `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.
 _MLFLOW_DECIDES: Final = frozenset({"experiment"})
 
 _VERBS: Final[dict[str, str]] = {
+    "pretrain": "pretrains one family on a catalogue's pictures, titles and attributes, and writes its weights",
     "prepare": "reads, cleans and decodes a catalogue once; takes the settings about data",
     "evaluate": "scores a stored run on another labelled catalogue",
     "predict": "writes the categories of a folder, zip or CSV of pictures",
@@ -22,7 +23,7 @@ _VERBS: Final[dict[str, str]] = {
 def render() -> str:
     """The whole text of `MLproject`: what `mlflow run` starts, and the settings it takes."""
     declared = declared_settings()
-    others = [name for name in Config.model_fields if name not in declared]
+    others = [name for name in FINE_TUNING if name not in declared]
     lines = [
         "# Written by `python -m experiments.mlproject` from vlm_core/config.py: change that, and write this again.",
         "name: vlm-product-categorisation",
@@ -42,7 +43,10 @@ def render() -> str:
         *(f"      --{name}={{{name}}}" for name in declared),
     ]
     for verb, what in _VERBS.items():
-        lines += ["", f"  # {what}", f"  {verb}:", f"    command: exec python -m experiments.{verb}"]
+        lines += ["", f"  # {what}"]
+        if verb == "pretrain":
+            lines += [f"  # {name}: {_help(name)}" for name in PRETRAINING_ALONE]
+        lines += [f"  {verb}:", f"    command: exec python -m experiments.{verb}"]
     return "\n".join(lines) + "\n"
 
 
@@ -53,12 +57,15 @@ def declared_settings() -> dict[str, str]:
     them. It also logs defaults to the run, quoted for the shell, before our code starts, and refuses to change them:
     only a text that quoting leaves as it is agrees with what the run logs later.
     """
-    from_presets = set(FROM_NOTHING).union(*PRESETS.values())
+    from_presets = set[str]().union(*PRESETS.values(), *SUITING.values())
     defaults = {name: str(field.default) for name, field in Config.model_fields.items()}
     return {
         name: text
         for name, text in defaults.items()
-        if name not in from_presets and name not in _MLFLOW_DECIDES and shlex.quote(text) == text
+        if name in FINE_TUNING
+        and name not in from_presets
+        and name not in _MLFLOW_DECIDES
+        and shlex.quote(text) == text
     }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,18 +15,22 @@ import numpy as np
 
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import Config, from_params
-from vlm_core.data import Data, Say, load_data, write_dataset_info
+from vlm_core.data import Data, Say, load_data, words, write_dataset_info
 from vlm_core.errors import UserError
-from vlm_core.presets import FROM_NOTHING
+from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import Progress
 from vlm_core.scoring import evaluate_rows, set_threads
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.summary import Summary
     from vlm_core.models.categoriser import AnswerKind, Categoriser, VisionLanguageCategoriser
     from vlm_core.models.loading import Weights
     from vlm_core.tracking.writer import RunWriter
-    from vlm_core.training.loop import EpochReport, StepReport
+    from vlm_core.training.checkpoint import Checkpoint, Position
+    from vlm_core.training.loop import EpochReport
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,14 @@ def _resumed(run_id: str) -> Config:
     reader = RunReader()
     reader.check_resumable(run_id)
     config = from_params(reader.params(run_id))
-    weights = {"true": "pretrained", "false": "tiny"}.get(
-        reader.tags(run_id).get("weights_pretrained", ""), config.weights
-    )
-    return config.model_copy(update={"resume": run_id, "weights": weights})
+    source = reader.tags(run_id).get("weights_source", "")
+    kinds = {"": config.weights, "shipped": "tiny", "tiny-random": "tiny-random"}
+    return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
 
 
 def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: Say) -> Outcome:
     from vlm_core.models.loading import load_weights
+    from vlm_core.tracking import tags
 
     set_threads(config.threads)
     weights = load_weights(
@@ -80,17 +84,15 @@ def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: 
         seed=config.seed,
         say=say,
     )
-    if not weights.pretrained:
-        changes = {name: value for name, value in FROM_NOTHING.items() if name not in config.model_fields_set}
-        config = config.model_copy(update=changes)
-        if changes:
-            say("Weights from nothing: " + ", ".join(f"{name}={value}" for name, value in changes.items()) + ".")
+    data = data.exposed(weights.exposure, say)
+    config = _suited(config, weights, say)
     model = _categoriser(config, data, weights)
     with _open_run(config, data, root) as run:
         run.tags(
             {
                 "weights_source": weights.source,
                 "weights_pretrained": str(weights.pretrained).lower(),
+                **(tags.exposure_tags(weights.exposure) if weights.exposure else {}),
                 "weights_total": str(sum(weight.numel() for weight in model.hf.parameters())),
             }
         )
@@ -100,6 +102,16 @@ def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: 
         outcome = _finish(config, data, model, run, weights.source, progress, say)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return outcome
+
+
+def _suited(config: Config, weights: Weights, say: Say) -> Config:
+    """The settings with those that suit tiny weights, where the user and the preset left the study's."""
+    suiting = {**SUITING.get(weights.source.split(":")[0], {}), **(HEAD if config.mode == "probe" else {})}
+    own = config.model_fields_set | ({"mode"} if config.objective == "generate" else set())  # lp-ft trains a head
+    changes = {name: value for name, value in suiting.items() if name not in own}
+    if changes:
+        say(f"For {weights.source}: " + ", ".join(f"{name}={value}" for name, value in changes.items()) + ".")
+    return config.model_copy(update=changes)
 
 
 def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, say: Say) -> Outcome:
@@ -177,15 +189,52 @@ def _fit(
     progress: Progress,
     say: Say,
 ) -> None:
-    """Train, with every epoch tracked; afterwards the model holds its best epoch's weights."""
-    from vlm_core.training.batches import Batches, PixelBatches, StoredBatches
+    """Train as the mode says, with every epoch tracked; afterwards the model holds its best epoch's weights.
+
+    `lp-ft` (Kumar et al. 2022, arXiv 2202.10054) trains the head to its end before anything else may move: a random
+    head's gradients would pull pretrained features apart.
+    """
     from vlm_core.training.checkpoint import Checkpoint
-    from vlm_core.training.loop import EpochReport, Plan, train
+
+    end = len(model.stages)
+    if config.mode == "lp-ft":
+        head = config.model_copy(update=HEAD)
+        say("First the head, on frozen features: " + ", ".join(f"{name}={value}" for name, value in HEAD.items()) + ".")
+        _learn(head, data, model, end, Checkpoint(folder / "head"), progress, lambda report: None)
+
+    def track(report: EpochReport[Summary]) -> None:
+        run.epoch(report)
+        say(_epoch_line(report))
+
+    cut = end if config.mode == "probe" else 0
+    run.tags({"weights_trained": str(sum(weight.numel() for weight in model.learn_from(cut).values()))})
+    best = _learn(config, data, model, cut, Checkpoint(folder), progress, track)
+    say(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
+
+
+def _learn(
+    config: Config,
+    data: Data,
+    model: VisionLanguageCategoriser,
+    cut: int,
+    checkpoint: Checkpoint,
+    progress: Progress,
+    track: Callable[[EpochReport[Summary]], None],
+) -> Position:
+    """Train everything from the cut on; the model then holds its best epoch's weights, whose position comes back."""
+    from vlm_core.training.batches import Batches, PixelBatches, StoredBatches
+    from vlm_core.training.finetuning import FineTuning
+    from vlm_core.training.loop import EpochReport, Plan, show_steps, train
 
     split = data.split
-    cut = len(model.stages) if config.mode == "probe" else 0
     pixels = PixelBatches(
-        data.catalogue.pictures, split.labels, split.train, model.image_size, config.batch_size, config.seed
+        data.catalogue.pictures,
+        split.labels,
+        split.train,
+        model.image_size,
+        config.batch_size,
+        config.seed,
+        config.augmentation,
     )
     batches: Batches = pixels
     if cut:
@@ -193,39 +242,32 @@ def _fit(
         rows = np.unique(np.concatenate([split.train, split.validation]))
         batches = StoredBatches(pixels, rows, cut, lambda state: model.run(state, 0, cut), progress)
     plan = Plan(**{field.name: getattr(config, field.name) for field in fields(Plan)})
-    checkpoint = Checkpoint(folder)
-    weights = model.learn_from(cut)
-    run.tags({"weights_trained": str(sum(weight.numel() for weight in weights.values()))})
-    reports = train(model, cut, batches, split.validation, plan, checkpoint)
-    for report in _shown(reports, batches.steps, config.epochs, checkpoint.position().epoch, progress):
+    reports = train(FineTuning(model, cut, batches, split.validation), plan, checkpoint)
+    for report in show_steps(reports, batches.steps, config.epochs, checkpoint.position().epoch, progress):
         if isinstance(report, EpochReport):
-            run.epoch(report)
-            say(_epoch_line(report))
-    best = checkpoint.load_best(weights)
-    say(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
+            track(report)
+    return checkpoint.load_best(model.learn_from(cut))
 
 
-def _shown(
-    reports: Iterator[StepReport | EpochReport], steps: int, epochs: int, done: int, progress: Progress
-) -> Iterator[StepReport | EpochReport]:
-    """The reports, with a bar that counts the steps of the whole training."""
-    from vlm_core.training.loop import StepReport
-
-    bar = progress(itertools.count(), "training steps", steps * (epochs - done))
-    for report in reports:
-        if isinstance(report, StepReport):
-            next(bar)
-        yield report
-    bar.close()  # type: ignore[attr-defined]
-
-
-def _epoch_line(report: EpochReport) -> str:
+def _epoch_line(report: EpochReport[Summary]) -> str:
     return (
         f"Epoch {report.epoch}/{report.epochs}: "
         f"training loss {report.training.loss:.4f}, macro-F1 {report.training.macro_f1:.4f}; "
         f"validation loss {report.validation.loss:.4f}, macro-F1 {report.validation.macro_f1:.4f} "
         f"({report.seconds:.0f} s). {report.early_stopping}"
     )
+
+
+def _caption_metrics(texts: Sequence[str], products: pd.DataFrame, config: Config) -> dict[str, float]:
+    """How well the test products' written texts name their attributes, where the catalogue has them."""
+    from vlm_core.evaluation.captions import caption_scores
+
+    columns = [name for name in words(config.caption_columns) if name in products]
+    if not columns:
+        return {}
+    truths = [tuple(map(str.lower, row)) for row in products[columns].itertuples(index=False)]
+    scores = caption_scores(texts, truths, columns)
+    return {f"test_caption_{name}": score for name, score in scores.items() if not math.isnan(score)}
 
 
 def _finish(
@@ -238,6 +280,8 @@ def _finish(
     catalogue, split = data.catalogue, data.split
     evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior, progress)
     run.evaluation(evaluation)
+    if evaluation.predictions.texts is not None:
+        run.metrics(_caption_metrics(evaluation.predictions.texts, catalogue.products.iloc[split.test], config))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save(folder)

@@ -83,8 +83,11 @@ def _predict_rows(
 def run_evaluation(run_id: str, config: Config, root: Path, progress: Progress, say: Say) -> tuple[str, Evaluation]:
     """The id of a new run below `run_id`, and the evaluation of that run's model on the catalogue of the settings.
 
-    Products that the model learnt from or was selected on are left out. Raises UserError when nothing remains.
+    Products that the model learnt from, before or in its training, or was selected on are left out. Raises UserError
+    when nothing remains.
     """
+    from vlm_core.catalogue.duplicates import near_duplicate_groups
+    from vlm_core.catalogue.exposure import may_have_seen
     from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.reader import RunReader
     from vlm_core.tracking.registry import resolve
@@ -98,6 +101,9 @@ def run_evaluation(run_id: str, config: Config, root: Path, progress: Progress, 
     known = labels >= 0
     seen = RunReader().seen_products(run_id, catalogue.fingerprint)
     fresh = ~catalogue.products["product_id"].isin(seen).to_numpy()
+    if rule := RunReader().pretraining_rule(run_id, catalogue.fingerprint):
+        groups = near_duplicate_groups(catalogue.products, catalogue.pictures, progress)
+        fresh &= ~may_have_seen(rule, catalogue.products["product_id"], groups)
     rows = np.flatnonzero(known & fresh)
     if not len(rows):
         raise UserError(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlm_core.catalogue.exposure import RULE, may_be_pretrained, may_have_seen, reserved
 from vlm_core.catalogue.splitting import (
     STUDY_CATEGORIES,
     balance,
@@ -15,7 +16,7 @@ from vlm_core.catalogue.splitting import (
 )
 from vlm_core.errors import UserError
 
-REAL_COUNTS = {"Accessories": 1000, "Apparel": 2000, "Footwear": 900, "Free Items": 85, "Personal Care": 760}
+REAL_COUNTS = {"Accessories": 2000, "Apparel": 4000, "Footwear": 1800, "Free Items": 85, "Personal Care": 1700}
 
 
 def _products(counts):
@@ -41,8 +42,11 @@ def test_holdout_has_the_studys_sizes_and_no_product_on_two_sides():
     split = _split(_products(REAL_COUNTS))
     assert split.categories == STUDY_CATEGORIES
     assert _counts(split, split.train) == [480] * 5
-    assert _counts(split, split.test) == [150, 150, 150, 17, 150]
-    assert _counts(split, split.validation) == [120, 120, 120, 14, 120]
+    kept = int((reserved(_products(REAL_COUNTS)["product_id"], np.arange(9585)) & (split.labels == 3)).sum())
+    free = round(kept * 0.2 / 0.36)
+    assert kept < 31  # so that Free Items share what is reserved of them
+    assert _counts(split, split.test) == [150, 150, 150, free, 150]
+    assert _counts(split, split.validation) == [120, 120, 120, kept - free, 120]
     assert split.originals["Free Items"] == 85
     sides = [set(side) for side in (split.train, split.validation, split.test)]
     assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
@@ -52,9 +56,37 @@ def test_holdout_has_the_studys_sizes_and_no_product_on_two_sides():
 def test_only_training_holds_repeats():
     split = _split(_products(REAL_COUNTS))
     free = split.train[split.labels[split.train] == 3]
-    assert len(np.unique(free)) == 85 - 17 - 14 and len(free) == 480
+    judged = _counts(split, split.test)[3] + _counts(split, split.validation)[3]
+    assert len(np.unique(free)) == 85 - judged and len(free) == 480
     for side in (split.validation, split.test):
         assert len(np.unique(side)) == len(side)
+
+
+def test_evaluation_comes_from_products_that_nothing_may_be_pretrained_on():
+    products = _products(REAL_COUNTS)
+    groups = np.arange(len(products))
+    groups[::7] = 3  # a large group across the border
+    kept = reserved(products["product_id"], groups)
+    for seed in range(3):
+        for per_category in (750, 0):
+            split = _split(products, groups, seed=seed, per_category=per_category)
+            assert kept[split.test].all() and kept[split.validation].all()
+            assert not split.exposed(may_have_seen(RULE, products["product_id"], groups)).leaking
+    assert (~kept[split.train]).any()
+
+
+def test_a_category_with_nothing_reserved_is_judged_all_the_same_and_leaks_for_pretrained_weights():
+    products = _products({"a": 400, "b": 12})
+    allowed = may_be_pretrained(products["product_id"])
+    products = products[(products["masterCategory"] == "a") | allowed].reset_index(drop=True)
+    split = _split(products)
+    assert all(count > 0 for side in (split.test, split.validation, split.train) for count in _counts(split, side))
+    assert not split.leaking
+    exposed = split.exposed(may_have_seen(RULE, products["product_id"], np.arange(len(products))))
+    judged = np.concatenate([split.validation, split.test])
+    assert exposed.leaking and exposed.leakage.pretraining == pytest.approx((split.labels[judged] == 1).mean())
+    info = dataset_info(products, exposed, "f" * 16, 400)
+    assert info["leaking"] and info["leakage"]["pretraining"] == exposed.leakage.pretraining
 
 
 def test_study_balances_first_and_leaks():
@@ -74,7 +106,7 @@ def test_study_balances_first_and_leaks():
 
 def test_dataset_info_has_the_originals_keys():
     products = _products(REAL_COUNTS)
-    info = dataset_info(products, _split(products), "f" * 16, 4745)
+    info = dataset_info(products, _split(products), "f" * 16, 9585)
     assert {
         "total_original_csv_entries", "selected_categories_original_counts", "target_samples_per_class",
         "total_samples_after_augmentation", "training_samples", "validation_samples", "augmentation_applied",
@@ -84,7 +116,7 @@ def test_dataset_info_has_the_originals_keys():
     assert set(info["ethical_considerations"]) == {
         "balanced_sampling", "stratified_split", "data_augmentation_for_imbalance", "fairness_metrics_tracked",
     }  # fmt: skip
-    assert len(info["ids"]["test"]) == 617 and info["split_fingerprint"] and info["seed"] == 0
+    assert len(info["ids"]["test"]) == info["test_samples"] > 600 and info["split_fingerprint"] and info["seed"] == 0
 
 
 @settings(max_examples=40, deadline=None)
@@ -111,11 +143,14 @@ def test_groups_stay_whole_and_every_side_has_every_category(sizes, largest_grou
 
 
 def test_a_large_group_goes_to_training():
-    products = _products({"a": 100, "b": 100})
-    groups = np.arange(200)
-    groups[:60] = 0
-    split = _split(products, groups)
-    assert set(range(60)) <= set(split.train) and (split.labels[split.test] == 0).sum() == 20
+    products = _products({"a": 600, "b": 600})
+    groups = np.arange(1200)
+    large = np.flatnonzero(reserved(products["product_id"], groups))[:100]  # all of it may judge, and it fits no quota
+    groups[large] = large[0]
+    split = _split(products, groups, per_category=0, train_per_category=0)
+    kept = reserved(products["product_id"], groups) & (split.labels == 0)
+    assert set(large) <= set(split.train)
+    assert 0 < (split.labels[split.test] == 0).sum() <= kept.sum() - 100
 
 
 def test_the_seed_varies_the_split_and_the_fingerprint_and_repeats_both():
@@ -156,7 +191,10 @@ def test_what_cannot_be_split_is_refused_in_one_sentence(counts, changes, said):
 
 def test_unbalanced_training_keeps_the_catalogues_shares():
     split = _split(_products({"a": 1000, "b": 100}), per_category=0, train_per_category=0)
-    assert _counts(split, split.train) == [640, 64] and _counts(split, split.test) == [200, 20]
+    kept = reserved(_products({"a": 1000, "b": 100})["product_id"], np.arange(1100))
+    judges = [int(kept[:1000].sum()), int(kept[1000:].sum())]
+    assert _counts(split, split.test) == [round(count * 0.2 / 0.36) for count in judges]
+    assert _counts(split, split.train) == [1000 - judges[0], 100 - judges[1]]
 
 
 def test_balance_keeps_every_small_categorys_product():

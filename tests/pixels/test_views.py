@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms.v2 import functional as reference
 
 from vlm_core.pixels.draws import Draws, draw
-from vlm_core.pixels.views import MEAN, STD, augmented_view, plain_view
+from vlm_core.pixels.views import MEAN, STD, augmented_view, mirrored_view, plain_view
 
 ROWS = np.arange(4)
 COPIES = np.zeros(4, dtype=np.int64)
@@ -48,6 +48,14 @@ def test_plain_view_is_torchvisions_antialiased_resize_normalised():
 def test_a_draw_that_changes_nothing_is_the_plain_view():
     pictures = _pictures()
     torch.testing.assert_close(augmented_view(pictures, 64, _still()), plain_view(pictures, 64), atol=0.05, rtol=0)
+
+
+def test_a_mirrored_view_is_the_plain_one_or_its_mirror_image():
+    pictures = _pictures()
+    flip = np.array([True, False, True, False])
+    ours, plain = mirrored_view(pictures, 64, _still(flip=flip)), plain_view(pictures, 64)
+    torch.testing.assert_close(ours[1::2], plain[1::2])
+    torch.testing.assert_close(ours[::2], plain[::2].flip(3), atol=1e-5, rtol=1e-5)
 
 
 def test_flip_is_torchvisions():

@@ -22,7 +22,7 @@ def _card(folder: Path, protocol: str) -> str:
         folder,
         run_id="0123456789abcdef",
         settings={"model": "blip", "mode": "full", "checkpoint": "", "seed": "4"},
-        weights_source="tiny",
+        weights_source="tiny-random",
         catalogue=catalogue,
         split=make_split(catalogue, protocol),
         evaluation=make_evaluation(20),

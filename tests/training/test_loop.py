@@ -13,7 +13,8 @@ from vlm_core.pixels.store import PictureStore
 from vlm_core.progress import silent
 from vlm_core.training.batches import PixelBatches, StoredBatches
 from vlm_core.training.checkpoint import Checkpoint, Position
-from vlm_core.training.loop import EpochReport, Plan, StepReport, measure, train
+from vlm_core.training.finetuning import FineTuning
+from vlm_core.training.loop import EpochReport, Plan, StepReport, train
 
 LABELS = np.arange(24) % 3
 TRAIN, VALIDATION = np.arange(15), np.arange(15, 24)
@@ -35,9 +36,7 @@ def _batches(pictures, train=TRAIN, size=64):
 
 
 def _plan(**changes):
-    values = dict(
-        epochs=3, batch_size=4, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, clip_norm=1.0, patience=3, seed=3
-    )
+    values = dict(epochs=3, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, clip_norm=1.0, patience=3, seed=3)
     return Plan(**{**values, **changes})
 
 
@@ -51,7 +50,9 @@ def _weights(model):
 
 def test_reports_count_steps_and_epochs_and_the_loss_falls(pictures, tmp_path):
     model = make_categoriser("clip")
-    reports = list(train(model, 0, _batches(pictures), VALIDATION, _plan(epochs=6, patience=6), Checkpoint(tmp_path)))
+    reports = list(
+        train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=6, patience=6), Checkpoint(tmp_path))
+    )
     steps = [report for report in reports if isinstance(report, StepReport)]
     assert len(steps) == 6 * 4 and [step.step for step in steps[:4]] == [1, 2, 3, 4]
     assert sum(step.products for step in steps[:4]) == 15
@@ -65,16 +66,18 @@ def test_reports_count_steps_and_epochs_and_the_loss_falls(pictures, tmp_path):
 @pytest.mark.parametrize(("family", "answer"), [("clip", "head"), ("blip", "sentences"), ("git", "head")])
 def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, family, answer):
     whole = make_categoriser(family, answer)
-    reports = _epochs(train(whole, 0, _batches(pictures), VALIDATION, _plan(), Checkpoint(tmp_path / "whole")))
+    reports = _epochs(
+        train(FineTuning(whole, 0, _batches(pictures), VALIDATION), _plan(), Checkpoint(tmp_path / "whole"))
+    )
 
     stopped = make_categoriser(family, answer)
     halfway = Checkpoint(tmp_path / "halfway")
-    for report in train(stopped, 0, _batches(pictures), VALIDATION, _plan(), halfway):
+    for report in train(FineTuning(stopped, 0, _batches(pictures), VALIDATION), _plan(), halfway):
         if isinstance(report, StepReport) and (report.epoch, report.step) == (3, 2):
             break  # in the third epoch: two are kept
     assert halfway.position().epoch == 2
     resumed = make_categoriser(family, answer)
-    rest = _epochs(train(resumed, 0, _batches(pictures), VALIDATION, _plan(), halfway))
+    rest = _epochs(train(FineTuning(resumed, 0, _batches(pictures), VALIDATION), _plan(), halfway))
 
     assert [report.epoch for report in rest] == [3]
     assert rest[0].validation.loss == reports[2].validation.loss
@@ -86,13 +89,16 @@ def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, famil
 def test_a_finished_run_has_nothing_left_to_do(pictures, tmp_path):
     for expected in (3, 0):
         model = make_categoriser("clip")
-        assert len(_epochs(train(model, 0, _batches(pictures), VALIDATION, _plan(), Checkpoint(tmp_path)))) == expected
+        assert (
+            len(_epochs(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(), Checkpoint(tmp_path))))
+            == expected
+        )
 
 
 def test_the_best_epochs_weights_come_back(pictures, tmp_path):
     model, checkpoint = make_categoriser("clip"), Checkpoint(tmp_path)
     kept = {}
-    for report in train(model, 0, _batches(pictures), VALIDATION, _plan(epochs=5, patience=5), checkpoint):
+    for report in train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=5, patience=5), checkpoint):
         if isinstance(report, EpochReport) and report.best:
             kept = _weights(model)
     position = checkpoint.load_best(model.learn_from(0))
@@ -117,7 +123,7 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(pictures, tmp_path):
     with torch.no_grad():
         model.answer.linear.bias.fill_(math.nan)
     with pytest.raises(UserError, match="lower learning_rate"):
-        list(train(model, 0, _batches(pictures), VALIDATION, _plan(), Checkpoint(tmp_path)))
+        list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(), Checkpoint(tmp_path)))
 
 
 @pytest.mark.parametrize("family", ["clip", "blip", "git"])
@@ -128,11 +134,11 @@ def test_a_probe_on_stored_features_equals_one_on_pixels(pictures, tmp_path, fam
     pixels = _batches(pictures)
     rows = np.arange(24)
     stored = StoredBatches(pixels, rows, cut, lambda state: model.run(state, 0, cut), silent)
-    assert measure(model, cut, stored, VALIDATION).loss == pytest.approx(
-        measure(model, cut, pixels, VALIDATION).loss, abs=1e-5
+    assert FineTuning(model, cut, stored, VALIDATION).validated().loss == pytest.approx(
+        FineTuning(model, cut, pixels, VALIDATION).validated().loss, abs=1e-5
     )
     before = _weights(model)
-    list(train(model, cut, stored, VALIDATION, _plan(), Checkpoint(tmp_path)))
+    list(train(FineTuning(model, cut, stored, VALIDATION), _plan(), Checkpoint(tmp_path)))
     for name, weight in before.items():
         torch.testing.assert_close(model.hf.state_dict()[name], weight, rtol=0, atol=0)
     assert set(model.learn_from(cut)) == {"head.linear.weight", "head.linear.bias"}
@@ -148,14 +154,14 @@ def test_oversampled_copies_get_views_of_their_own(pictures):
 
 def test_a_checkpoint_of_another_mode_is_refused(pictures, tmp_path):
     model = make_categoriser("clip")
-    list(train(model, 0, _batches(pictures), VALIDATION, _plan(epochs=1), Checkpoint(tmp_path)))
+    list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=1), Checkpoint(tmp_path)))
     with pytest.raises(UserError, match="another model or mode"):
-        list(train(model, 3, _batches(pictures), VALIDATION, _plan(), Checkpoint(tmp_path)))
+        list(train(FineTuning(model, 3, _batches(pictures), VALIDATION), _plan(), Checkpoint(tmp_path)))
 
 
 def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_path, monkeypatch):
     model, checkpoint = make_categoriser("clip"), Checkpoint(tmp_path)
-    list(train(model, 0, _batches(pictures), VALIDATION, _plan(epochs=1), checkpoint))
+    list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=1), checkpoint))
     before = json.loads((tmp_path / "position.json").read_text())
 
     def full(*_):
@@ -163,7 +169,7 @@ def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_p
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(UserError, match="No space left on device"):
-        list(train(model, 0, _batches(pictures), VALIDATION, _plan(), checkpoint))
+        list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(), checkpoint))
     assert json.loads((tmp_path / "position.json").read_text()) == before
     assert not list(tmp_path.glob("*.tmp"))
     assert checkpoint.load_best(model.learn_from(0)).epoch == 1

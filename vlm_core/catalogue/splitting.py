@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlm_core.catalogue.exposure import reserved
 from vlm_core.errors import UserError
 
 Rows = NDArray[np.int64]
@@ -20,6 +21,7 @@ STUDY_CATEGORIES = ("Accessories", "Apparel", "Footwear", "Free Items", "Persona
 TEST_SHARE = 0.20
 VALIDATION_SHARE = 0.16
 STUDY_TRAINING_SHARE = 0.8
+FEWEST_JUDGING_GROUPS = 4  # of the reserved quarter, for a category to be judged on it alone
 FEWEST_GROUPS = 5  # that three splits with several training products can be drawn from
 
 
@@ -30,6 +32,7 @@ class Leakage:
     exact: float  # the same bytes
     near: float  # the same near-duplicate group, exact copies included
     near_by_category: dict[str, float]
+    pretraining: float = 0.0  # that the weights may have seen, themselves or as a near-copy, before training
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,12 @@ class Split:
     @property
     def leaking(self) -> bool:
         """Whether scores on this split reward memory: always under `study`."""
-        return self.protocol == "study" or self.leakage.near > 0
+        return self.protocol == "study" or self.leakage.near > 0 or self.leakage.pretraining > 0
+
+    def exposed(self, seen: NDArray[np.bool_]) -> Split:
+        """The split for weights that may have seen the products (n_products,) before training."""
+        share = float(seen[np.concatenate([self.validation, self.test])].mean())
+        return replace(self, leakage=replace(self.leakage, pretraining=share))
 
 
 def split_catalogue(
@@ -82,9 +90,10 @@ def split_catalogue(
         train, validation, drawn = _split_as_the_study(labels, len(kept), train_per_category, generator)
         test = validation
     else:
-        chosen = _draw(labels, len(kept), per_category, generator)
+        may_judge = reserved(products["product_id"], groups)
+        chosen = _draw(labels, len(kept), per_category, may_judge, generator)
         drawn = chosen
-        train, validation, test = _hold_out(chosen, labels, groups, generator)
+        train, validation, test = _hold_out(chosen, labels, groups, may_judge, generator)
         train = balance(train, labels, train_per_category, generator)
     counts = np.bincount(labels[labels >= 0], minlength=len(kept))
     return Split(
@@ -137,29 +146,46 @@ def _check_size(name: str, rows: Rows, groups: Rows) -> None:
         )
 
 
-def _draw(labels: Rows, count: int, per_category: int, generator: np.random.Generator) -> Rows:
-    """Up to `per_category` rows of each category (0: all), in random order."""
+def _draw(
+    labels: Rows, count: int, per_category: int, may_judge: NDArray[np.bool_], generator: np.random.Generator
+) -> Rows:
+    """Up to `per_category` rows of each category (0: all), in random order, enough of them such as may judge."""
     shuffled = [generator.permutation(np.flatnonzero(labels == index)) for index in range(count)]
-    return np.concatenate([rows[: per_category or None] for rows in shuffled])
+    if per_category == 0:
+        return np.concatenate(shuffled)
+    return np.concatenate([_with_judges(rows, per_category, may_judge) for rows in shuffled])
 
 
-def _hold_out(chosen: Rows, labels: Rows, groups: Rows, generator: np.random.Generator) -> tuple[Rows, Rows, Rows]:
+def _with_judges(rows: Rows, count: int, may_judge: NDArray[np.bool_]) -> Rows:
+    """The first `count` of the rows, after those that may judge were put to the front as far as they are needed."""
+    count = min(count, len(rows))
+    judges = rows[may_judge[rows]][: round((TEST_SHARE + VALIDATION_SHARE) * count)]
+    return np.concatenate([judges, rows[~np.isin(rows, judges)]])[:count]
+
+
+def _hold_out(
+    chosen: Rows, labels: Rows, groups: Rows, may_judge: NDArray[np.bool_], generator: np.random.Generator
+) -> tuple[Rows, Rows, Rows]:
     """Training, validation and test rows; a near-duplicate group stays whole, on one side.
 
-    A group counts for the category of its first row. Groups go to test, then to validation, while they fit into the
-    category's quota, so that large groups end up in training.
+    A group counts for the category of its first row. It goes to the emptier of test and validation while it fits into
+    the category's quota there, so that large groups end up in training. Only groups that may judge are taken for
+    either; a category that has few of them shares these, and one that has hardly any is judged on all its groups.
     """
     table = pd.DataFrame({"row": chosen, "group": groups[chosen], "label": labels[chosen]})
     table["home"] = table.groupby("group")["label"].transform("first")
+    table["judges"] = may_judge[chosen]
     sides = pd.Series("train", index=table.index)
     for _, members in table.groupby("home"):
-        sizes = members.groupby("group").size()
-        quotas = {
-            "test": max(1, round(TEST_SHARE * len(members))),
-            "validation": max(1, round(VALIDATION_SHARE * len(members))),
-        }
+        judging = members[members["judges"]]
+        if judging["group"].nunique() < FEWEST_JUDGING_GROUPS:
+            judging = members
+        sizes = judging.groupby("group").size()
+        wanted = min((TEST_SHARE + VALIDATION_SHARE) * len(members), len(judging))
+        test = max(1, round(wanted * TEST_SHARE / (TEST_SHARE + VALIDATION_SHARE)))
+        quotas = {"test": test, "validation": max(1, round(wanted) - test)}
         placed = _fill(sizes.iloc[generator.permutation(len(sizes))], quotas)
-        sides[members.index] = members["group"].map(placed)
+        sides[judging.index] = judging["group"].map(placed)
     return tuple(np.sort(table.loc[sides == side, "row"].to_numpy()) for side in ("train", "validation", "test"))  # type: ignore[return-value]
 
 
@@ -168,7 +194,8 @@ def _fill(sizes: pd.Series[int], quotas: dict[str, int]) -> dict[int, str]:
     room = dict(quotas)
     placed: dict[int, str] = {}
     for group, size in sizes.items():
-        side = next((name for name in room if size <= room[name]), "train")
+        fitting = [name for name in room if size <= room[name]]
+        side = max(fitting, key=lambda name: room[name] / quotas[name], default="train")
         placed[int(group)] = side  # type: ignore[call-overload]
         if side != "train":
             room[side] -= int(size)
@@ -279,6 +306,7 @@ def dataset_info(products: pd.DataFrame, split: Split, catalogue_fingerprint: st
             "exact": split.leakage.exact,
             "near": split.leakage.near,
             "near_by_category": split.leakage.near_by_category,
+            "pretraining": split.leakage.pretraining,
         },
         "label": split.label,
         "seed": split.seed,

@@ -47,7 +47,10 @@ class Clip:
 
     def text_embeddings(self, texts: list[str]) -> Tensor:
         """Unit vectors (n, D) of texts in the shared space."""
-        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.hf.device)
+        longest = self.hf.config.text_config.max_position_embeddings
+        ids = self.tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(
+            self.hf.device
+        )
         features = self.hf.get_text_features(ids["input_ids"], ids["attention_mask"]).pooler_output
         return torch.nn.functional.normalize(features, dim=-1)
 

@@ -1,4 +1,4 @@
-"""Weights to start from: a checkpoint's, or tiny ones from nothing."""
+"""Weights to start from: a checkpoint's, the tiny pretrained ones that come with this package, or tiny random ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import torch
 
+from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
 from vlm_core.models.categoriser import ADAPTERS
 from vlm_core.models.checkpoints import Found, find_checkpoint, load_pretrained
 from vlm_core.models.positions import resize_input
+from vlm_core.models.shipped import read_exposure, shipped_weights
 from vlm_core.models.tiny import build_tiny
 
 
@@ -39,41 +41,47 @@ class Weights:
 
     hf: Any
     tokenizer: Any
-    source: str  # e.g. "hub:openai/clip-vit-base-patch32@3d74acf", "folder:...", "tiny"
+    source: str  # e.g. "hub:openai/clip-vit-base-patch32", "folder:...", "shipped:clip", "tiny-random"
     pretrained: bool
+    exposure: Exposure | None  # what pretraining saw, where it is known
 
 
 def load_weights(
     model: str,
     *,
     checkpoint: str,
-    weights: Literal["auto", "pretrained", "tiny"],
+    weights: Literal["auto", "pretrained", "tiny", "tiny-random"],
     image_size: int,
     texts: Iterable[str],
     seed: int,
     say: Callable[[str], None],
 ) -> Weights:
-    """The weights that the settings ask for; `image_size` 0 means the model's own, `texts` train a tiny tokenizer.
+    """The weights that the settings ask for; `image_size` 0 means the model's own.
 
-    `auto` falls back on tiny weights from nothing when the checkpoint cannot be had within seconds, and says so.
+    `texts` are what the tokenizer of random weights is trained on.
+
+    `auto` falls back on the shipped tiny weights when the checkpoint cannot be had within seconds, and says so.
     Raises UserError when `pretrained` cannot be had, or the checkpoint is unusable.
     """
     family = model.split("-")[0]
-    found = None if weights == "tiny" else _find(checkpoint or SIZES[model].checkpoint, weights, say)
-    if found is None:
+    if weights == "tiny-random":
         torch.manual_seed(seed)
         hf, tokenizer = build_tiny(family, texts)
         resize_input(hf, image_size or hf.config.vision_config.image_size)
-        return Weights(hf, tokenizer, "tiny", pretrained=False)
+        return Weights(hf, tokenizer, "tiny-random", pretrained=False, exposure=None)
+    found = None if weights == "tiny" else _find(checkpoint or SIZES[model].checkpoint, weights, say)
+    source = f"{found.source}:{found.name}" if found else f"shipped:{family}"
+    own_size = not found or bool(checkpoint)
+    found = found or shipped_weights(family)
     import transformers
 
     hf, tokenizer = load_pretrained(found, getattr(transformers, ADAPTERS[family].hf_class))
     own = int(hf.config.vision_config.image_size)
-    wanted = image_size or (own if checkpoint else SIZES[model].image_size)
+    wanted = image_size or (own if own_size else SIZES[model].image_size)
     resize_input(hf, wanted)
     if wanted != own:
         say(f"{found.name} sees {wanted} pixels a side instead of its {own}: its position embeddings are interpolated.")
-    return Weights(hf, tokenizer, f"{found.source}:{found.name}", pretrained=True)
+    return Weights(hf, tokenizer, source, pretrained=True, exposure=read_exposure(found))
 
 
 def _find(name: str, weights: str, say: Callable[[str], None]) -> Found | None:
@@ -84,5 +92,5 @@ def _find(name: str, weights: str, say: Callable[[str], None]) -> Found | None:
     if weights == "pretrained":
         raise UserError(found.sentence())
     say(f"WARNING: {found.name} cannot be had: {found.reason}.")
-    say("WARNING: tiny weights from nothing are trained instead: their scores say nothing about the checkpoint.")
+    say("WARNING: the tiny pretrained weights that come with this are taken: they stand in for the checkpoint.")
     return None

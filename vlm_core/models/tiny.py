@@ -23,6 +23,7 @@ VISION: dict[str, Any] = {
     "num_attention_heads": 4,
     "image_size": IMAGE_SIZE,
     "patch_size": 8,
+    "hidden_act": "gelu",  # CLIP's and GIT's own quick_gelu is three operations, and BLIP has gelu anyway
     "initializer_range": 0.02,  # BLIP's own default of 1e-10 is for loading a checkpoint: from it nothing learns
 }
 TEXT: dict[str, Any] = {
@@ -30,6 +31,7 @@ TEXT: dict[str, Any] = {
     "intermediate_size": 512,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
+    "hidden_act": "gelu",
     "max_position_embeddings": TEXT_LENGTH,
 }
 

@@ -41,6 +41,12 @@ def augmented_view(pictures: NDArray[np.uint8], image_size: int, draws: Draws) -
     return _normalise(grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False))
 
 
+def mirrored_view(pictures: NDArray[np.uint8], image_size: int, draws: Draws) -> Tensor:
+    """Pixels (B, 3, S, S) as in the plain view, those mirrored that are drawn to be."""
+    flip = draws.flip[:, None, None, None]
+    return plain_view(np.where(flip, pictures[:, :, ::-1], pictures), image_size)
+
+
 def _to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(255)
 

@@ -72,7 +72,7 @@ def _head(family: str, split: Split, weights_source: str) -> str:
 def _settings(run_id: str, settings: Mapping[str, str], weights_source: str) -> str:
     rows = [("run", f"`{run_id}`"), ("weights before training", f"`{weights_source}`")]
     rows += [(name, f"`{settings[name]}`") for name in _SHOWN_SETTINGS if settings.get(name)]
-    return _table(("setting", "value"), rows)
+    return markdown_table(("setting", "value"), rows)
 
 
 def _data(catalogue: Catalogue, split: Split) -> str:
@@ -89,13 +89,15 @@ def _data(catalogue: Catalogue, split: Split) -> str:
             f"Protocol `{split.protocol}`, seed {split.seed}, split `{split.fingerprint}`: {len(split.train):,} "
             f"training rows, {len(split.validation):,} validation, {len(split.test):,} test. {_leakage(split)}",
             "",
-            _table(("category", "share of catalogue", "drawn", "training products", "training rows"), counts),
+            markdown_table(("category", "share of catalogue", "drawn", "training products", "training rows"), counts),
         ]
     )
 
 
 def _leakage(split: Split) -> str:
-    return f"{split.leakage.near:.1%} of the evaluation rows have their picture, exactly or nearly, in training."
+    before = split.leakage.pretraining
+    text = f"{split.leakage.near:.1%} of the evaluation rows have their picture, exactly or nearly, in training."
+    return f"{text} {before:.1%} of them may have been pretrained on." if before else text
 
 
 def _scores(evaluation: Evaluation, split: Split) -> str:
@@ -119,8 +121,8 @@ def _scores(evaluation: Evaluation, split: Split) -> str:
     return "\n\n".join(
         [
             f"On {evaluation.n:,} test products, read once, after training{marked}. Intervals of 95 % by bootstrap.",
-            _table(("figure", "value", "interval"), rows),
-            _table(("category", "test products", "precision", "recall", "F1", "interval"), categories),
+            markdown_table(("figure", "value", "interval"), rows),
+            markdown_table(("category", "test products", "precision", "recall", "F1", "interval"), categories),
         ]
     )
 
@@ -133,7 +135,7 @@ def _subgroups(evaluation: Evaluation) -> str:
     ]
     if not rows:
         return f"No subgroup has {_FEWEST_IN_A_SUBGROUP} test products."
-    table = _table(("attribute", "value", "test products", "accuracy", "interval", "macro-F1"), rows)
+    table = markdown_table(("attribute", "value", "test products", "accuracy", "interval", "macro-F1"), rows)
     return f"Those with at least {_FEWEST_IN_A_SUBGROUP} test products.\n\n{table}"
 
 
@@ -147,8 +149,10 @@ def _limits(evaluation: Evaluation, split: Split, weights_source: str) -> str:
     ]
     if "Free Items" in split.categories:
         limits.append("Free Items are defined by their price, not by their looks: no picture can tell them reliably.")
-    if weights_source == "tiny":
+    if weights_source == "tiny-random":
         limits.append("Its weights are tiny and began from nothing: it stands in for a pretrained model, no more.")
+    if weights_source.startswith("shipped:"):
+        limits.append("Its weights are tiny and were pretrained on one catalogue: it stands in for a published model.")
     if split.leaking:
         limits.append("Training and test overlap: do not compare its scores with those of an honest split.")
     return "\n".join(f"- {limit}" for limit in limits)
@@ -188,6 +192,7 @@ def _figure(estimate: Estimate) -> tuple[str, str]:
     return f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

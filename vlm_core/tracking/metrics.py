@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from vlm_core.training.loop import EpochReport
 
 
-def epoch_metrics(report: EpochReport) -> dict[str, float]:
+def epoch_metrics(report: EpochReport[Summary]) -> dict[str, float]:
     """One epoch's figures: `train_...`, `validation_...` (categories as `slugs` names them), rate and seconds."""
     validation = report.validation
     return {
         "learning_rate": report.learning_rate,
-        "seconds": report.seconds,
         **_summary_metrics("train", report.training),
         **_by_category("validation_precision", validation.precision),
         **_by_category("validation_recall", validation.recall),
         **_summary_metrics("validation", validation),
+        "seconds": report.seconds,  # last: a run that has it has the whole epoch
     }
 
 
@@ -30,7 +30,7 @@ def _summary_metrics(prefix: str, summary: Summary) -> dict[str, float]:
         f"{prefix}_loss": summary.loss,
         f"{prefix}_accuracy": summary.accuracy,
         **_by_category(f"{prefix}_f1", summary.per_category_f1),
-        f"{prefix}_macro_f1": summary.macro_f1,  # last: a run that has it has the whole epoch
+        f"{prefix}_macro_f1": summary.macro_f1,
     }
 
 

@@ -86,6 +86,10 @@ class RunReader:
         """Facts about the run that are no settings."""
         return dict(self._run(run_id).data.tags)
 
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """The last value of each of the run's metrics."""
+        return dict(self._run(run_id).data.metrics)
+
     def check_resumable(self, run_id: str) -> None:
         """Nothing; raises UserError for a run that cannot be gone on with, before any work is done for it."""
         with store_errors(self._uri):
@@ -129,13 +133,22 @@ class RunReader:
         return Predictions.read(self.artifact(run_id, f"evaluation/{name}/predictions.npz"))
 
     def seen_products(self, run_id: str, fingerprint: str) -> set[str]:
-        """Ids of the products that the run learnt from or was selected on; none if it saw another catalogue."""
+        """Ids of the products that the run learnt from or was selected on; none if it saw another catalogue.
+
+        What its weights were pretrained on before is not among them: see `pretraining_rule`.
+        """
         if self.tags(run_id).get("fingerprint") != fingerprint:
             return set()
         parts = (
             json.loads(self.artifact(run_id, f"split/{part}.json").read_text()) for part in ("training", "validation")
         )
         return {product for part in parts for product in part["products"]}
+
+    def pretraining_rule(self, run_id: str, fingerprint: str) -> str:
+        """The rule of what the run's weights may have seen before; "" if that was in another catalogue, or unknown."""
+        facts = self.tags(run_id)
+        seen_here = facts.get(tags.PRETRAINING_CATALOGUE) == fingerprint
+        return facts.get(tags.PRETRAINING_RULE, "") if seen_here else ""
 
     def _search(self, filter_string: str) -> Iterator[tuple[Run, dict[str, str]]]:
         """Each matching run with the names of all experiments: one request a page, none a run."""

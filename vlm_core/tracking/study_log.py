@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
+    from vlm_core.evaluation.summary import Summary
     from vlm_core.training.loop import EpochReport
 
 _NAME = re.compile(r"(?P<model>.+)_training_log_(?P<stamp>\d{8}_\d{6})\.json")
@@ -63,7 +64,7 @@ class StudyLog:
         """Where the picture of an epoch's confusion matrix is."""
         return self.root / "results" / f"{self.model}_confusion_matrix_{self.stamp}_epoch_{epoch}.png"
 
-    def add(self, report: EpochReport) -> tuple[Path, Path]:
+    def add(self, report: EpochReport[Summary]) -> tuple[Path, Path]:
         """The log and the picture, both written whole, with this epoch in them.
 
         An epoch that is trained again after an interruption takes its own and all later entries' place.
@@ -80,7 +81,7 @@ class StudyLog:
         return self.path, picture
 
 
-def entry_of(report: EpochReport) -> dict[str, Any]:
+def entry_of(report: EpochReport[Summary]) -> dict[str, Any]:
     """One epoch with exactly the keys of the original study's log."""
     return {
         "epoch": report.epoch,

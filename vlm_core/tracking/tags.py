@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.catalogue.exposure import Exposure
     from vlm_core.catalogue.splitting import Split
 
 ROLE: Final = "role"  # "run", or "launcher" for what `mlflow run` made only to go on with another run
@@ -23,6 +24,8 @@ FAILURE: Final = "failure"  # why the run did not finish
 ENDED: Final = "ended"  # its status by our own account: `mlflow run` makes FAILED of KILLED
 STUDY_LOG: Final = "study_log"  # file name of the study's JSON log
 SETTING: Final = "setting."  # prefix: a param's value in the run where MLflow keeps another text under its name
+PRETRAINING_RULE: Final = "pretraining_rule"  # which products the weights may have seen
+PRETRAINING_CATALOGUE: Final = "pretraining_catalogue"  # fingerprint of the catalogue they saw
 # Two runs whose values of these agree were tested on the same products.
 COMPARABLE: Final = ("fingerprint", "label", "split")
 
@@ -54,7 +57,17 @@ def data_tags(catalogue: Catalogue, split: Split) -> dict[str, str]:
         "split": split.fingerprint,
         "protocol": split.protocol,
         "leakage": f"{split.leakage.near:.4f}",
+        "leakage_pretraining": f"{split.leakage.pretraining:.4f}",
         "leaking": str(split.leaking).lower(),
+    }
+
+
+def exposure_tags(exposure: Exposure) -> dict[str, str]:
+    """What the weights that a run started from had seen."""
+    return {
+        PRETRAINING_RULE: exposure.rule,
+        PRETRAINING_CATALOGUE: exposure.catalogue_fingerprint,
+        "pretraining_products": exposure.products_fingerprint,
     }
 
 

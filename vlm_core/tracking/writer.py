@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.splitting import Split
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.summary import Summary
     from vlm_core.training.loop import EpochReport
 
 _ENTITIES_A_REQUEST: Final = 100
@@ -126,7 +127,7 @@ class RunWriter:
             write_split(catalogue, split, Path(folder))
             self._client.log_artifacts(self.run_id, folder, "split")
 
-    def epoch(self, report: EpochReport) -> None:
+    def epoch(self, report: EpochReport[Summary]) -> None:
         """Keep one epoch's figures, and the study's JSON log and confusion picture with it in them.
 
         An epoch that the run holds already, trained again after a crash, adds no second point to its curves.
@@ -140,9 +141,13 @@ class RunWriter:
                 self._client.set_tag(self.run_id, tags.STUDY_LOG, log.name)
             self._client.log_artifact(self.run_id, str(log), "logs")
             self._client.log_artifact(self.run_id, str(picture), "results")
-        if report.epoch not in self._epochs_logged:
-            self.metrics(epoch_metrics(report), step=report.epoch)
-            self._epochs_logged.add(report.epoch)
+        self.figures(report.epoch, epoch_metrics(report))
+
+    def figures(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Keep an epoch's figures once: one that the run holds already adds no second point."""
+        if epoch not in self._epochs_logged:
+            self.metrics(values, step=epoch)
+            self._epochs_logged.add(epoch)
 
     def evaluation(self, evaluation: Evaluation, name: str = "test") -> None:
         """Keep scores as metrics `<name>_...`; as artifacts all of the evaluation, its pictures and every answer."""
@@ -184,7 +189,7 @@ class RunWriter:
 
     def _read_back(self) -> None:
         """Take up the epochs that the run has, and the study's log where there is one."""
-        history = self._client.get_metric_history(self.run_id, "validation_macro_f1")
+        history = self._client.get_metric_history(self.run_id, "seconds")
         self._epochs_logged = {metric.step for metric in history}
         name = self._client.get_run(self.run_id).data.tags.get(tags.STUDY_LOG)
         if name is not None:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,11 @@ from torch import Tensor
 from vlm_core.models.contract import State
 from vlm_core.pixels.draws import draw
 from vlm_core.pixels.store import PictureStore
-from vlm_core.pixels.views import augmented_view, plain_view
+from vlm_core.pixels.views import augmented_view, mirrored_view, plain_view
 from vlm_core.progress import Progress
 
 Rows = NDArray[np.int64]
+Augmentation = Literal["study", "mirror"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class PixelBatches:
     image_size: int
     batch_size: int
     seed: int
+    augmentation: Augmentation = "study"
     start: int = 0
 
     @property
@@ -69,11 +71,12 @@ class PixelBatches:
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Augmented views; the same seed and epoch give the same order and pixels."""
+        view = mirrored_view if self.augmentation == "mirror" else augmented_view
         copies: Rows = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy().astype(np.int64)
         for chosen in _chunks(_order(self.seed, epoch, len(self.rows)), self.batch_size):
             rows = self.rows[chosen]
             draws = draw(self.seed, epoch, rows, copies[chosen])
-            yield self._batch(rows, augmented_view(self.pictures.take(rows), self.image_size, draws))
+            yield self._batch(rows, view(self.pictures.take(rows), self.image_size, draws))
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
         """Plain views."""

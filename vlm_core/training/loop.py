@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.summary import Summary, summarise
-from vlm_core.models.categoriser import VisionLanguageCategoriser
-from vlm_core.training.batches import Batch, Batches, Rows
+from vlm_core.progress import Progress
 from vlm_core.training.checkpoint import Checkpoint
+
+
+class Measured(Protocol):
+    """The figures of one pass."""
+
+    @property
+    def macro_f1(self) -> float:
+        """What epochs are compared by."""
+
+
+M = TypeVar("M", bound=Measured)
+M_co = TypeVar("M_co", bound=Measured, covariant=True)
+
+
+class Task(Protocol[M_co]):
+    """What is learnt: the weights, the losses to descend, and the figures of a pass."""
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights that learn, by name; all others are frozen by the call."""
+
+    def losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
+        """The loss () and the number of products of each step; the weights move between two of them."""
+
+    def trained(self) -> M_co:
+        """The figures of the epoch that `losses` last walked through."""
+
+    def validated(self) -> M_co:
+        """The figures of the weights as they are, on products that are not learnt from."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +54,6 @@ class Plan:
     """How to learn; units and bounds are those of the settings of the same names."""
 
     epochs: int
-    batch_size: int
     learning_rate: float
     weight_decay: float
     warmup: float
@@ -43,13 +74,13 @@ class StepReport:
 
 
 @dataclass(frozen=True)
-class EpochReport:
+class EpochReport(Generic[M]):
     """One pass over the training rows and one over the validation rows."""
 
     epoch: int  # from 1
     epochs: int
-    training: Summary
-    validation: Summary
+    training: M
+    validation: M
     learning_rate: float  # at the epoch's end
     seconds: float
     best: bool
@@ -57,27 +88,23 @@ class EpochReport:
     early_stopping: str
 
 
-def train(
-    model: VisionLanguageCategoriser, cut: int, batches: Batches, validation: Rows, plan: Plan, checkpoint: Checkpoint
-) -> Iterator[StepReport | EpochReport]:
-    """Reports of every step and epoch; afterwards the checkpoint holds the best epoch's weights.
+def train(task: Task[M], plan: Plan, checkpoint: Checkpoint) -> Iterator[StepReport | EpochReport[M]]:
+    """Reports of every step and epoch; afterwards the checkpoint holds the last and the best epoch's weights.
 
     Goes on from the checkpoint's last epoch where there is one, to the same end as an uninterrupted run. An epoch is
     kept when its report has been consumed. Raises UserError when the loss is no longer a number.
     """
-    weights = model.learn_from(cut)
-    optimiser, schedule = _optimiser(weights, plan, batches.steps)
+    weights = task.weights()
+    optimiser, schedule = _optimiser(weights, plan, task.steps)
     position = checkpoint.restore(weights, optimiser, schedule)
     while not position.finished(plan.epochs, plan.patience):
         started, epoch = time.perf_counter(), position.epoch + 1
-        torch.manual_seed(plan.seed * 1_000_003 + epoch)  # dropout alone draws from it
-        model.set_training(True, cut)
-        tally = _Tally()
-        for step, batch in enumerate(batches.training(epoch), start=1):
-            loss, log_probabilities = _losses(model, batch, batches.start)
-            if not math.isfinite(float(loss.detach())):
+        torch.manual_seed(plan.seed * 1_000_003 + epoch)  # what is drawn on the way: dropout, patches, negatives
+        for step, (loss, products) in enumerate(task.losses(epoch), start=1):
+            value = float(loss.detach())
+            if not math.isfinite(value):
                 raise UserError(
-                    f"The loss is {float(loss.detach())} at epoch {epoch}, step {step}: "
+                    f"The loss is {value} at epoch {epoch}, step {step}: "
                     f"lower learning_rate (now {plan.learning_rate}) or clip_norm and start again."
                 )
             optimiser.zero_grad(set_to_none=True)
@@ -85,15 +112,14 @@ def train(
             nn.utils.clip_grad_norm_(weights.values(), plan.clip_norm)
             optimiser.step()
             schedule.step()
-            tally.add(batch, loss.detach(), log_probabilities)
-            yield StepReport(epoch, step, batches.steps, float(loss.detach()), len(batch.labels))
-        measured = measure(model, cut, batches, validation)
-        position = position.after(measured.macro_f1)
+            yield StepReport(epoch, step, task.steps, value, products)
+        trained, validated = task.trained(), task.validated()
+        position = position.after(validated.macro_f1)
         yield EpochReport(
             epoch,
             plan.epochs,
-            training=tally.summary(model.categories),
-            validation=measured,
+            training=trained,
+            validation=validated,
             learning_rate=float(schedule.get_last_lr()[0]),
             seconds=time.perf_counter() - started,
             best=position.best_epoch == epoch,
@@ -103,20 +129,16 @@ def train(
         checkpoint.keep(position, weights, optimiser, schedule)
 
 
-def measure(model: VisionLanguageCategoriser, cut: int, batches: Batches, rows: Rows) -> Summary:
-    """The figures of the model as it is, on the rows' plain views."""
-    model.set_training(False, cut)
-    tally = _Tally()
-    with torch.inference_mode():
-        for batch in batches.plain(rows):
-            tally.add(batch, *_losses(model, batch, batches.start))
-    return tally.summary(model.categories)
-
-
-def _losses(model: VisionLanguageCategoriser, batch: Batch, start: int) -> tuple[Tensor, Tensor]:
-    """Loss () and log-probabilities (B, C) of a batch whose state stands before the stage number `start`."""
-    state = model.run(batch.state, start)
-    return model.answer.loss(state, batch.labels.to(model.device))
+def show_steps(
+    reports: Iterator[StepReport | EpochReport[M]], steps: int, epochs: int, done: int, progress: Progress
+) -> Iterator[StepReport | EpochReport[M]]:
+    """The reports, with a bar that counts the steps of the whole training, of which `done` epochs are over."""
+    bar = progress(itertools.count(), "training steps", steps * (epochs - done))
+    for report in reports:
+        if isinstance(report, StepReport):
+            next(bar)
+        yield report
+    bar.close()  # type: ignore[attr-defined]
 
 
 def _optimiser(
@@ -136,21 +158,3 @@ def _optimiser(
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-
-
-class _Tally:
-    """Losses, labels and answers of one pass."""
-
-    def __init__(self) -> None:
-        self._loss = 0.0
-        self._labels: list[Tensor] = []
-        self._predicted: list[Tensor] = []
-
-    def add(self, batch: Batch, loss: Tensor, log_probabilities: Tensor) -> None:
-        self._loss += float(loss) * len(batch.labels)
-        self._labels.append(batch.labels)
-        self._predicted.append(log_probabilities.argmax(dim=1).cpu())
-
-    def summary(self, categories: tuple[str, ...]) -> Summary:
-        labels, predicted = torch.cat(self._labels).numpy(), torch.cat(self._predicted).numpy()
-        return summarise(labels, predicted, categories, self._loss / len(labels))

@@ -1,0 +1,32 @@
+"""Pretrain a family on a catalogue's pictures, titles and attributes: `python -m experiments.pretrain --model clip`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.door import guard, say, show_table
+from vlm_core.config import PRETRAINING, from_flags
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Pretrain as the flags say, and print what the stored weights can do untrained."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.pretrain",
+        description="Pretrain CLIP, BLIP or GIT on pictures and their titles; write weights that checkpoint= takes.",
+    )
+    config = from_flags(arguments, parser, PRETRAINING, preset="pretrain")
+    from vlm_core.pretraining import run_pretraining
+    from vlm_core.progress import show
+
+    outcome = run_pretraining(config, Path.cwd(), show, say)
+    rows = [(name, f"{value:.4f}") for name, value in outcome.figures.items()]
+    show_table("On products that were not learnt from, before any fine-tuning", ("figure", "value"), rows)
+    say(f"Weights: {outcome.folder}. Fine-tune them with checkpoint={outcome.folder} weights=auto.")
+    say(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

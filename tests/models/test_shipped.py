@@ -1,0 +1,91 @@
+"""The tiny pretrained weights that come with the package: whole, small, and what they say they are."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.families import CAPTIONERS, FAMILIES
+from vlm_core.catalogue.exposure import RULE, Exposure
+from vlm_core.errors import UserError
+from vlm_core.models.answers import write_texts
+from vlm_core.models.contract import run_stages
+from vlm_core.models.loading import load_weights
+from vlm_core.models.shipped import FOLDER, shipped_weights
+
+
+def _load(family, **changes):
+    lines = []
+    given = {"checkpoint": "", "weights": "tiny", "image_size": 0, "texts": (), "seed": 0, "say": lines.append}
+    return load_weights(family, **{**given, **changes}), lines
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_familys_weights_are_whole_small_and_carry_what_they_saw(family):
+    found = shipped_weights(family)
+    folder = FOLDER / family
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".md", ".safetensors"}
+    assert found.safetensors
+    exposure = Exposure.read(folder)
+    assert exposure.rule == RULE and exposure.products > 20_000
+    assert {before.rule for before in exposure.before} <= {RULE}
+    card = (folder / "README.md").read_text()
+    for said in ("## What it saw", exposure.products_fingerprint, exposure.catalogue_fingerprint, "Licence", "Limits"):
+        assert said in card
+
+
+def test_the_families_saw_the_same_products_and_share_the_towers_shape():
+    exposures = [Exposure.read(FOLDER / family) for family in FAMILIES]
+    assert len({exposure.products_fingerprint for exposure in exposures}) == 1
+    shapes = []
+    for family in FAMILIES:
+        config = json.loads((FOLDER / family / "config.json").read_text())["vision_config"]
+        shapes.append(
+            [config[name] for name in ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "hidden_act")]
+        )
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tiny_means_the_shipped_weights_and_tiny_random_means_nothing_was_learnt(family):
+    shipped, _ = _load(family)
+    assert shipped.source == f"shipped:{family}" and shipped.pretrained and shipped.exposure is not None
+    assert all(weight.dtype == torch.float32 for weight in shipped.hf.parameters())
+    random, _ = _load(family, weights="tiny-random", texts=["men shirt"])
+    assert random.source == "tiny-random" and not random.pretrained and random.exposure is None
+
+
+def test_auto_falls_back_on_the_shipped_weights_and_says_so(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    weights, lines = _load("clip", weights="auto")
+    assert weights.source == "shipped:clip"
+    assert sum(line.startswith("WARNING") for line in lines) == 2
+
+
+@pytest.mark.parametrize("family", CAPTIONERS)
+def test_a_captioner_writes_words_of_the_shop_about_any_picture(family):
+    weights, _ = _load(family)
+    from vlm_core.models.categoriser import ADAPTERS
+
+    adapter = ADAPTERS[family](weights.hf, weights.tokenizer)
+    pixels = torch.full((2, 3, 64, 64), 1.9)
+    pixels[0, :, 16:48, 20:44] = torch.tensor([-1.7, -1.6, 1.0])[:, None, None]  # something blue on white
+    with torch.inference_mode():
+        texts = write_texts(adapter, *run_stages(adapter.stages("tokens"), (pixels,)))
+    assert all(np.any([word in text.split() for word in ("men", "women", "unisex", "boys", "girls")]) for text in texts)
+
+
+def test_a_changed_or_absent_file_is_refused_with_the_way_out(tmp_path):
+    shutil.copytree(FOLDER / "clip", tmp_path / "clip")
+    assert shipped_weights("clip", tmp_path).reference == str(tmp_path / "clip")
+    (tmp_path / "clip" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json.*git checkout.*tiny-random"):
+        shipped_weights("clip", tmp_path)
+    (tmp_path / "clip" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="cannot be read.*git checkout"):
+        shipped_weights("clip", tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        shipped_weights("git", tmp_path)

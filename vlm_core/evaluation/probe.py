@@ -1,0 +1,34 @@
+"""What a linear layer can read from frozen features."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_core.evaluation.summary import macro_f1
+
+FEWEST_OF_A_CATEGORY = 5  # in the rows that are fitted, and again in those that are scored
+
+
+def probe_macro_f1(features: NDArray[np.float32], labels: NDArray[np.str_]) -> float:
+    """Macro-F1 of a logistic regression that is fitted on every other row and scored on the rest.
+
+    `features` (n, D), `labels` (n,), "" where unknown. Categories with fewer than five rows on either side are left
+    out; nan when fewer than two categories stay.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    fitted = np.arange(len(labels)) % 2 == 0
+    names = [
+        name
+        for name in np.unique(labels[labels != ""])
+        if min((labels[fitted] == name).sum(), (labels[~fitted] == name).sum()) >= FEWEST_OF_A_CATEGORY
+    ]
+    if len(names) < 2:
+        return float("nan")
+    used = np.isin(labels, names)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
+    probe.fit(features[fitted & used], labels[fitted & used])
+    return macro_f1(labels[~fitted & used], probe.predict(features[~fitted & used]))

@@ -1,0 +1,107 @@
+"""The model card of pretrained weights: README.md beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from vlm_core.config import PRETRAINING, Config, build_config
+from vlm_core.storing import write_whole
+from vlm_core.tracking.card import markdown_table
+from vlm_core.tracking.reader import RunReader
+
+if TYPE_CHECKING:
+    from vlm_core.catalogue.exposure import Exposure
+
+# Settings that name a place or this machine, and those that the command below states in words.
+_NOT_SHOWN: Final = frozenset(
+    {"model", "preset", "output", "resume", "run_name", "experiment", "data", "checkpoint", "weights", "tower"}
+)
+_FIGURES: Final = {
+    "probe_macro_f1": "macro-F1 of a logistic regression on frozen fused features, half of the rows fitted",
+    "zero_shot_accuracy": "accuracy of the prompts over the names of the things, without training",
+    "caption_all": "share of captions in which all of the below are right",
+    "caption_bleu": "BLEU-2 of the captions",
+}
+
+
+def write_pretraining_card(
+    folder: Path, run_id: str, config: Config, exposure: Exposure, figures: Mapping[str, float]
+) -> None:
+    """Write the card: how the weights were made, what they saw, what they can do untrained, and what they cannot."""
+    family = config.family
+    text = "\n\n".join(
+        [
+            f"---\nlicense: other\ntags: [product-categorisation, {family}]\n---",
+            f"# {family.upper()}, pretrained on a catalogue",
+            "A model in Hugging Face's format (fp16), pretrained on a shop's pictures, titles and attributes: a start "
+            "for fine-tuning where no published checkpoint can be had.",
+            "## How it was made\n\n" + _recipe(config) + "\n\n" + _curve(run_id),
+            "## What it saw\n\n" + _data(exposure, config),
+            "## What it can do before fine-tuning\n\n" + _scores(figures),
+            "## Limits\n\n" + _LIMITS,
+            "## Licence\n\n" + _LICENCE,
+        ]
+    )
+    write_whole(folder / "README.md", lambda file: file.write((text + "\n").encode()))
+
+
+def _recipe(config: Config) -> str:
+    start = build_config({"preset": "pretrain", "model": config.model}).to_params()
+    given = {
+        name: text
+        for name, text in config.to_params().items()
+        if name in PRETRAINING and name not in _NOT_SHOWN and text != start[name]
+    }
+    command = " ".join(["python -m experiments.pretrain", f"--model {config.model}", "--data <catalogue>"])
+    command += "".join(f" --{name} {text}" for name, text in given.items())
+    command += " --tower <folder of the CLIP model that lent its vision tower>" if config.tower else ""
+    command += f" --checkpoint <folder or hub name> --weights {config.weights}" if config.checkpoint else ""
+    return f"```\n{command}\n```"
+
+
+def _curve(run_id: str) -> str:
+    reader = RunReader()
+    with_values = [name for name in sorted(reader.metrics(run_id)) if name.startswith(("train_", "validation_"))]
+    names = [*with_values, "seconds"]
+    columns = [reader.history(run_id, name)["value"].tolist() for name in names]
+    rows = [
+        (epoch, *(f"{value:.3f}" for value in values)) for epoch, values in enumerate(zip(*columns, strict=True), 1)
+    ]
+    return markdown_table(("epoch", *names), rows)
+
+
+def _data(exposure: Exposure, config: Config) -> str:
+    return (
+        f"{exposure.products:,} products of `{exposure.catalogue}` (fingerprint `{exposure.catalogue_fingerprint}`), "
+        f"all with `{exposure.rule}`; fingerprint of their ids `{exposure.products_fingerprint}`. Sentences came from "
+        f"the titles and the columns {config.caption_columns} and {config.attributes}. Products outside of that rule "
+        "were never shown: splits that are drawn here take validation and test from these alone, without those that "
+        "have a near-copy inside. `exposure.json` says the same for programs."
+    )
+
+
+def _scores(figures: Mapping[str, float]) -> str:
+    rows = [
+        (name, _FIGURES.get(name, f"share of captions with the right {name.removeprefix('caption_')}"), f"{value:.4f}")
+        for name, value in figures.items()
+    ]
+    table = markdown_table(("figure", "what it is", "value"), rows)
+    return (
+        f"On products of the same catalogue that were not learnt from, with the weights as they are stored.\n\n{table}"
+    )
+
+
+_LIMITS: Final = "\n".join(
+    [
+        "- It knows this catalogue's pictures and words; others are untested.",
+        "- Its scores say nothing about larger models of its family.",
+        "- Genders, colours and usages are the catalogue's own labels, with its errors and stereotypes.",
+        "- One seed.",
+    ]
+)
+_LICENCE: Final = (
+    "The weights hold no picture. They were learnt from a catalogue whose pictures and texts belong to its owners: ask "
+    "them before you use the weights for anything but research and evaluation."
+)

@@ -1,0 +1,78 @@
+"""Fine-tuning as the loop's task: a categoriser that learns a category from each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vlm_core.evaluation.summary import Summary, summarise
+from vlm_core.models.categoriser import VisionLanguageCategoriser
+from vlm_core.training.batches import Batch, Batches, Rows
+
+
+class _Tally:
+    """Losses, labels and answers of one pass."""
+
+    def __init__(self) -> None:
+        self._loss = 0.0
+        self._labels: list[Tensor] = []
+        self._predicted: list[Tensor] = []
+
+    def add(self, batch: Batch, loss: Tensor, log_probabilities: Tensor) -> None:
+        self._loss += float(loss) * len(batch.labels)
+        self._labels.append(batch.labels)
+        self._predicted.append(log_probabilities.argmax(dim=1).cpu())
+
+    def summary(self, categories: tuple[str, ...]) -> Summary:
+        labels, predicted = torch.cat(self._labels).numpy(), torch.cat(self._predicted).numpy()
+        return summarise(labels, predicted, categories, self._loss / len(labels))
+
+
+@dataclass
+class FineTuning:
+    """Everything from the stage `cut` on learns the labels of `batches`; `validation` rows tell how well."""
+
+    model: VisionLanguageCategoriser
+    cut: int
+    batches: Batches
+    validation: Rows
+    _tally: _Tally = field(default_factory=_Tally, init=False)
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return self.batches.steps
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights from the cut on, and the answer's."""
+        return self.model.learn_from(self.cut)
+
+    def losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
+        """The answer's loss on each training batch."""
+        self.model.set_training(True, self.cut)
+        self._tally = _Tally()
+        for batch in self.batches.training(epoch):
+            loss, log_probabilities = self._loss(batch)
+            self._tally.add(batch, loss.detach(), log_probabilities)
+            yield loss, len(batch.labels)
+
+    def trained(self) -> Summary:
+        """The figures of the last epoch's batches, each as the weights were when it came."""
+        return self._tally.summary(self.model.categories)
+
+    def validated(self) -> Summary:
+        """The figures of the weights as they are, on the validation rows' plain views."""
+        self.model.set_training(False, self.cut)
+        tally = _Tally()
+        with torch.inference_mode():
+            for batch in self.batches.plain(self.validation):
+                tally.add(batch, *self._loss(batch))
+        return tally.summary(self.model.categories)
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss () and log-probabilities (B, C) of a batch whose state stands before the stage `batches.start`."""
+        state = self.model.run(batch.state, self.batches.start)
+        return self.model.answer.loss(state, batch.labels.to(self.model.device))
