@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
+from transformers import BlipForImageTextRetrieval
 
 from vlm_core.models.blip import Blip
 from vlm_core.models.clip import Clip
@@ -90,8 +91,6 @@ class Bootstrapping(nn.Module):
     readout: Readout = "tokens"
 
     def __init__(self, blip: Blip) -> None:
-        from transformers import BlipForImageTextRetrieval
-
         super().__init__()
         self.blip = blip
         self.hf = blip.hf
@@ -117,10 +116,13 @@ class Bootstrapping(nn.Module):
         ids, seen = written["input_ids"], written["attention_mask"]
         pictures = normalize(self.retrieval.vision_proj(tokens[:, 0]), dim=-1)
         sentences = normalize(self.retrieval.text_proj(self._read(ids, seen)), dim=-1)
-        logits = self.logit_scale.exp().clamp(max=LARGEST_SCALE) * pictures @ sentences.T
+        cosines = pictures @ sentences.T
+        logits = self.logit_scale.exp().clamp(max=LARGEST_SCALE) * cosines
+        # At the learnt scale nearly every drawn negative is as true as the pair itself: a shop has many alike.
+        wrong = hard_negatives(FIRST_SCALE * cosines.detach(), texts)
         return {
             "contrastive": contrastive_loss(logits, texts),
-            "matching": self._matching(tokens, ids, seen, *hard_negatives(logits.detach(), texts)),
+            "matching": self._matching(tokens, ids, seen, *wrong),
             "captioning": captioning_loss(self.blip, tokens, texts),
         }
 
