@@ -34,6 +34,12 @@ def test_a_presets_mode_that_trains_a_head_gives_way_to_the_objective_that_has_n
         _flags("--preset", "demo", "--objective", "generate", "--mode", "probe")
 
 
+def test_a_presets_weights_give_way_to_a_checkpoint_that_is_named():
+    assert _flags("--preset", "demo", "--checkpoint", "folder").weights == "auto"
+    with pytest.raises(UserError, match="checkpoint= has no use with weights=tiny"):
+        _flags("--preset", "demo", "--checkpoint", "folder", "--weights", "tiny")
+
+
 def test_every_preset_names_real_settings_and_makes_a_valid_configuration():
     for name, values in {**PRESETS, **SUITING}.items():
         assert set(values) <= set(Config.model_fields)
@@ -68,7 +74,7 @@ def test_params_bring_the_configuration_back(values):
         (("--model", "clip", "--objective", "generate"), "generative model"),
         (("--model", "blip", "--objective", "generate", "--mode", "probe"), "mode=probe"),
         (("--model", "baseline", "--mode", "zero-shot"), "zero-shot"),
-        (("--preset", "demo", "--checkpoint", "folder"), "weights=auto"),
+        (("--weights", "tiny", "--checkpoint", "folder"), "weights=auto"),
     ],
 )
 def test_a_bad_setting_is_named_in_one_sentence(words, said):

@@ -138,11 +138,13 @@ def build_config(given: Mapping[str, Any]) -> Config:
     preset = given.get("preset", "study")
     if preset not in PRESETS:
         raise UserError(f"preset={preset} is not known: choose one of {', '.join(PRESETS)}.")
-    values = {**PRESETS[preset], **given}
-    if values.get("objective") == "generate" and "mode" not in given:
-        values.pop("mode", None)  # a preset's mode may train a head, and who asks for sentences wants none
+    preferred = dict(PRESETS[preset])
+    if given.get("objective") == "generate":
+        preferred.pop("mode", None)  # it may train a head, and who asks for sentences wants none
+    if given.get("checkpoint"):
+        preferred.pop("weights", None)  # it may be tiny, and who names a checkpoint wants that
     try:
-        return Config(**values)
+        return Config(**{**preferred, **given})
     except ValidationError as error:
         raise UserError(_explain(error)) from None
 
