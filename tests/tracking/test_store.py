@@ -8,6 +8,8 @@ import shutil
 import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from tests.stores import copy_database
 from vlm_core.errors import UserError
 from vlm_core.tracking.store import connect, impatient, open_mlflow, store_errors, store_uri
 from vlm_core.tracking.writer import RunWriter
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_default_is_the_place_where_every_mlflow_command_looks(store: Path) -> None:
@@ -71,6 +75,15 @@ def read_only(empty_database: Path) -> Iterator[Path]:
     yield path
     folder.chmod(stat.S_IRWXU)
     shutil.rmtree(folder)
+
+
+def test_two_runs_that_make_the_store_at_once_both_succeed(tmp_path: Path) -> None:
+    command = "from vlm_core.tracking.store import connect; connect('sqlite:///mlflow.db', to_write=True)"
+    openers = [
+        subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        for _ in range(3)
+    ]
+    assert [opener.wait(timeout=120) for opener in openers] == [0, 0, 0]
 
 
 def test_a_read_only_store_is_refused_for_writing_and_can_be_read(read_only: Path) -> None:

@@ -68,11 +68,25 @@ def connect(uri: str = "", *, to_write: bool = False) -> MlflowClient:
     """
     mlflow = open_mlflow()
     uri = uri or store_uri()
-    with store_errors(uri), impatient():
+    with store_errors(uri), impatient(), _alone(uri, to_write):
         _knock(uri, to_write)
         client: MlflowClient = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
+
+
+@contextmanager
+def _alone(uri: str, to_write: bool) -> Iterator[None]:
+    """No other process of ours opens the same database file to write: two that make its tables at once both fail."""
+    path = sqlite_path(uri)
+    if path is None or not to_write:
+        yield
+        return
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        yield
 
 
 @contextmanager
