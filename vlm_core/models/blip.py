@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlm_core.models.clip import block_stage
+from vlm_core.models.blocks import ALL, FIRST, LAST, text_block, vision_stages
 from vlm_core.models.contract import Readout, Stage, State, causal_mask
 
 PROMPT = "a picture of"  # what the original captioner was trained with
@@ -33,7 +33,7 @@ class Blip:
         norm = vision.post_layernorm
         chain = [
             Stage("vision.embed", "vision", (vision.embeddings,), lambda state: (vision.embeddings(state[0]),)),
-            *(block_stage(number, block) for number, block in enumerate(vision.encoder.layers, start=1)),
+            *vision_stages(vision.encoder.layers, read=FIRST if readout == "vision" else ALL),
             Stage("vision.norm", "vision", (norm,), lambda state: (norm(state[0]),)),  # (B, N, D)
         ]
         if readout == "vision":
@@ -51,10 +51,11 @@ class Blip:
             return state[0], bert.embeddings(ids)  # (B, N, D), (B, T, D)
 
         def block_stage(number: int, block: Any) -> Stage:
+            read = LAST if number == len(bert.encoder.layer) else ALL
+
             def run(state: State) -> State:
                 tokens, text = state
-                mask = causal_mask(text.shape[1], 0, text)
-                return tokens, block(text, encoder_hidden_states=tokens, attention_mask=mask)
+                return tokens, text_block(block, text, causal_mask(text.shape[1], 0, text), tokens, read)
 
             return Stage(f"fusion.block.{number}", "fusion", (block,), run)
 

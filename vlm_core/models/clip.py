@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlm_core.models.blocks import FIRST, vision_stages
 from vlm_core.models.contract import Readout, Stage, State
 
 
@@ -38,7 +39,7 @@ class Clip:
 
         chain = [
             Stage("vision.embed", "vision", (vision.embeddings, vision.pre_layrnorm), embed),
-            *(block_stage(number, block) for number, block in enumerate(vision.encoder.layers, start=1)),
+            *vision_stages(vision.encoder.layers, read=FIRST),
             Stage("vision.pool", "vision", (vision.post_layernorm,), pool),
         ]
         if readout == "fused":
@@ -57,8 +58,3 @@ class Clip:
     def temperature(self) -> Tensor:
         """What cosines are multiplied with before the softmax."""
         return torch.exp(self.hf.logit_scale)
-
-
-def block_stage(number: int, block: Any) -> Stage:
-    """A pre-norm vision block as Hugging Face's CLIP, BLIP and GIT have it."""
-    return Stage(f"vision.block.{number}", "vision", (block,), lambda state: (block(state[0], attention_mask=None),))

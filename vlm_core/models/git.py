@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.models.blip import PROMPT
-from vlm_core.models.clip import block_stage
+from vlm_core.models.blocks import ALL, FIRST, LAST, text_block, vision_stages
 from vlm_core.models.contract import Readout, Stage, State, causal_mask
 
 
@@ -37,7 +37,7 @@ class Git:
 
         chain = [
             Stage("vision.embed", "vision", (vision.embeddings, vision.pre_layrnorm), embed),
-            *(block_stage(number, block) for number, block in enumerate(vision.encoder.layers, start=1)),
+            *vision_stages(vision.encoder.layers, read=FIRST if readout == "vision" else ALL),
             Stage("vision.norm", "vision", (norm,), lambda state: (norm(state[0]),)),
         ]
         if readout == "vision":
@@ -54,8 +54,10 @@ class Git:
             return (self._join(state[0], self._prompt(state[0])),)  # (B, N + T, D)
 
         def block_stage(number: int, block: Any) -> Stage:
+            read = LAST if number == len(git.encoder.layer) else ALL
+
             def run(state: State) -> State:
-                return (block(state[0], _joint_mask(state[0], text_length)),)
+                return (text_block(block, state[0], _joint_mask(state[0], text_length), read=read),)
 
             return Stage(f"fusion.block.{number}", "fusion", (block,), run)
 
@@ -90,7 +92,7 @@ class Git:
         joint = self._join(tokens, ids)
         mask = _joint_mask(joint, ids.shape[1])
         for block in self.hf.git.encoder.layer:
-            joint = block(joint, mask)
+            joint = text_block(block, joint, mask)
         return self.hf.output(joint[:, tokens.shape[1] :])  # type: ignore[no-any-return]
 
     def read_prompt(self, tokens: Tensor) -> tuple[Tensor, Any]:
