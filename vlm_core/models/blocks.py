@@ -32,7 +32,10 @@ def vision_stages(blocks: Any, read: slice = ALL) -> list[Stage]:
 
 
 def vision_block(block: Any, tokens: Tensor, read: slice = ALL) -> Tensor:
-    """Tokens `read` (B, R, D) after a pre-norm block of CLIP's, BLIP's or GIT's vision tower over `tokens` (B, N, D)."""
+    """Tokens `read` (B, R, D) after a pre-norm block of a family's vision tower over `tokens` (B, N, D).
+
+    Dropout of attention, which is 0 in the published towers, is not applied.
+    """
     attention = block.self_attn
     normed = block.layer_norm1(tokens)
     if hasattr(attention, "qkv"):  # BLIP's three projections are one layer
@@ -75,10 +78,10 @@ def attend(
     query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Multi-head attention (B, R, D) of projected queries (B, R, D) to projected keys and values (B, N, D)."""
-    split = [
-        part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value)
-    ]  # (B, heads, ., D / heads)
-    return scaled_dot_product_attention(*split, attn_mask=mask, dropout_p=dropout).transpose(1, 2).flatten(2)
+    # each (B, heads, tokens, D / heads)
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def _thirds(layer: Any, tokens: Tensor, read: slice) -> tuple[Tensor, Tensor, Tensor]:
