@@ -78,8 +78,10 @@ def attend(
     query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Multi-head attention (B, R, D) of projected queries (B, R, D) to projected keys and values (B, N, D)."""
-    # each (B, heads, tokens, D / heads)
-    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    batch, _, width = query.shape
+    query, key, value = (  # each (B, heads, tokens, D / heads)
+        part.reshape(batch, -1, heads, width // heads).transpose(1, 2) for part in (query, key, value)
+    )
     mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2)
 
