@@ -16,7 +16,8 @@ def _flags(*words):
 
 
 def test_the_study_preset_holds_the_studys_settings():
-    config = Config()
+    config = _flags("--preset", "study")
+    assert config == Config(preset="study")
     assert (config.preset, config.batch_size, config.epochs, config.patience) == ("study", 8, 10, 3)
     assert (config.learning_rate, config.threads, config.device) == (2e-5, 8, "auto")
     assert (config.per_category, config.train_per_category) == (750, 480)
@@ -25,7 +26,12 @@ def test_the_study_preset_holds_the_studys_settings():
 def test_a_flag_goes_over_the_preset_and_the_preset_over_the_default():
     assert _flags("--preset", "demo").mode == "probe"
     assert _flags("--preset", "demo", "--mode", "full").mode == "full"
-    assert _flags().mode == "full"
+    assert _flags().mode == "auto"
+    assert _flags("--preset", "study").mode == "full"
+
+
+def test_a_configuration_knows_what_was_given():
+    assert _flags("--preset", "demo", "--epochs", "10").model_fields_set == {"preset", "epochs"}
 
 
 def test_a_presets_mode_that_trains_a_head_gives_way_to_the_objective_that_has_none():

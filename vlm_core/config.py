@@ -22,12 +22,21 @@ def _search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
     return {"search": {"low": low, "high": high, "log": log}}
 
 
+def _choose(*choices: str) -> dict[str, Any]:
+    return {"search": {"choices": list(choices)}}
+
+
 class Config(BaseModel):
-    """One run's settings, checked when made and never changed afterwards."""
+    """One run's settings, checked when made and never changed afterwards.
+
+    `model_fields_set` names those that were given: the others may make way for what suits the weights.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    preset: Literal["study", "demo", "pretrain"] = Field("study", description="named set of settings to start from")
+    preset: Literal["cpu", "study", "demo", "pretrain"] = Field(
+        "cpu", description="named set of settings to start from"
+    )
     model: Model = Field("blip", description="model family and size; `baseline` is HOG + colour + logistic regression")
     checkpoint: str = Field("", description="hub name or local Hugging Face folder to use instead of the model's own")
     weights: Literal["auto", "pretrained", "tiny", "tiny-random"] = Field(
@@ -35,11 +44,24 @@ class Config(BaseModel):
         description="auto: the checkpoint if it can be had, else the tiny pretrained weights that come with this; "
         "pretrained: never fall back; tiny: never ask the network; tiny-random: tiny from nothing",
     )
-    mode: Literal["zero-shot", "probe", "full", "lp-ft"] = Field(
+    mode: Literal["auto", "zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full"] = Field(
         "full",
-        description="what learns: nothing; the head on frozen features; every weight; or first the head, then every "
-        "weight from there",
+        description="what learns: nothing; the head on frozen features; the last `blocks` blocks; all after the vision "
+        "tower; low-rank adapters in the last blocks; first the head, then the last blocks from there; every weight. "
+        "auto: lp-ft for pretrained weights, full for models from nothing",
+        json_schema_extra=_choose("probe", "last-blocks", "fusion", "lora", "lp-ft", "full"),
     )
+    blocks: int = Field(
+        2, ge=0, le=100, description="blocks at the chain's end that learn (0: all)", json_schema_extra=_search(1, 4)
+    )
+    lora_rank: int = Field(
+        8, ge=1, le=256, description="rank of mode=lora's adapters", json_schema_extra=_search(2, 32, log=True)
+    )
+    views: int = Field(
+        3, ge=0, le=100, description="augmented views a picture that frozen layers see (0: the plain one alone)"
+    )
+    cache_gib: float = Field(10.0, ge=0, le=1e6, description="most GiB on disk for what frozen layers computed")
+    cache_precision: Literal["fp16", "fp32"] = Field("fp16", description="numbers that it is kept in")
     objective: Literal["classify", "generate"] = Field(
         "classify", description="learn a classification head, or to write the category's sentence (blip, git)"
     )
@@ -135,7 +157,7 @@ def build_config(given: Mapping[str, Any]) -> Config:
 
     Raises UserError that names the first setting in error and what it accepts.
     """
-    preset = given.get("preset", "study")
+    preset = given.get("preset", Config.model_fields["preset"].default)
     if preset not in PRESETS:
         raise UserError(f"preset={preset} is not known: choose one of {', '.join(PRESETS)}.")
     preferred = dict(PRESETS[preset])
@@ -144,7 +166,7 @@ def build_config(given: Mapping[str, Any]) -> Config:
     if given.get("checkpoint"):
         preferred.pop("weights", None)  # it may be tiny, and who names a checkpoint wants that
     try:
-        return Config(**{**preferred, **given})
+        return Config.model_construct(set(given), **dict(Config(**{**preferred, **given})))
     except ValidationError as error:
         raise UserError(_explain(error)) from None
 
@@ -178,8 +200,9 @@ def from_flags(
     arguments: Sequence[str] | None,
     parser: argparse.ArgumentParser,
     names: Sequence[str] = FINE_TUNING,
-    preset: str = "study",
+    preset: str = "",
 ) -> Config:
     """The configuration that a command line of these settings gives. Raises UserError as `build_config` does."""
     add_flags(parser, names)
+    preset = preset or Config.model_fields["preset"].default
     return build_config({"preset": preset, **vars(parser.parse_args(arguments))})

@@ -6,7 +6,7 @@ import shlex
 from typing import Final, Literal, get_args, get_origin
 
 from vlm_core.config import FINE_TUNING, PRETRAINING_ALONE, Config
-from vlm_core.presets import PRESETS, SUITING
+from vlm_core.presets import HEAD, PRESETS, SUITING
 
 # `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.
 _MLFLOW_DECIDES: Final = frozenset({"experiment"})
@@ -34,7 +34,7 @@ def render() -> str:
         "  main:",
         "    parameters:",
         *(line for name, default in declared.items() for line in _declaration(name, default)),
-        "      # Taken with -P as well. They have no default here, because a preset may set them, because `mlflow run`",
+        "      # Taken with -P as well. They have no default here, because a preset or the mode may set them, because `mlflow run`",
         "      # decides it, or because it would log an empty text as two quotation marks, and never let go of them.",
         *(f"      # {name}: {_help(name)}" for name in others),
         "    command: >-",
@@ -57,7 +57,7 @@ def declared_settings() -> dict[str, str]:
     them. It also logs defaults to the run, quoted for the shell, before our code starts, and refuses to change them:
     only a text that quoting leaves as it is agrees with what the run logs later.
     """
-    from_presets = set[str]().union(*PRESETS.values(), *SUITING.values())
+    from_presets = set(HEAD).union(*PRESETS.values(), *SUITING.values())
     defaults = {name: str(field.default) for name, field in Config.model_fields.items()}
     return {
         name: text

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from vlm_core.catalogue.splitting import Split
 from vlm_core.config import Config, from_params
 from vlm_core.data import Data, Say, load_data, words, write_dataset_info
 from vlm_core.errors import UserError
+from vlm_core.fitting import GIB, Fit
 from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import Progress
 from vlm_core.scoring import evaluate_rows, set_threads
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from vlm_core.models.categoriser import AnswerKind, Categoriser, VisionLanguageCategoriser
     from vlm_core.models.loading import Weights
     from vlm_core.tracking.writer import RunWriter
-    from vlm_core.training.checkpoint import Checkpoint, Position
     from vlm_core.training.loop import EpochReport
 
 
@@ -54,7 +54,7 @@ def run_training(config: Config, root: Path, progress: Progress, say: Say) -> Ou
         say(f"Going on with run {config.resume} and its own settings: model={config.model}, mode={config.mode}.")
     data = load_data(config, root, progress, say)
     if config.model == "baseline":
-        return _run_baseline(config, data, root, progress, say)
+        return _run_baseline(config.model_copy(update={"mode": "full"}), data, root, progress, say)
     return _run_model(config, data, root, progress, say)
 
 
@@ -96,22 +96,30 @@ def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: 
                 "weights_total": str(sum(weight.numel() for weight in model.hf.parameters())),
             }
         )
-        checkpoint = root / "checkpoints" / run.run_id
         if config.mode != "zero-shot":
-            _fit(config, data, model, run, checkpoint, progress, say)
+            _fit(config, data, model, run, root, progress, say)
         outcome = _finish(config, data, model, run, weights.source, progress, say)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    shutil.rmtree(root / "checkpoints" / outcome.run_id, ignore_errors=True)
     return outcome
 
 
 def _suited(config: Config, weights: Weights, say: Say) -> Config:
-    """The settings with those that suit tiny weights, where the user and the preset left the study's."""
-    suiting = {**SUITING.get(weights.source.split(":")[0], {}), **(HEAD if config.mode == "probe" else {})}
-    own = config.model_fields_set | ({"mode"} if config.objective == "generate" else set())  # lp-ft trains a head
-    changes = {name: value for name, value in suiting.items() if name not in own}
+    """The settings with those that suit the weights and the mode, where the user gave none."""
+    word = weights.source.split(":")[0]
+    mode = _mode(config, word) if config.mode == "auto" else config.mode
+    suiting = {**SUITING.get(word, {}), **(HEAD if mode == "probe" else {})}
+    changes = {name: value for name, value in suiting.items() if name not in config.model_fields_set} | {"mode": mode}
+    changes = {name: value for name, value in changes.items() if value != getattr(config, name)}
     if changes:
         say(f"For {weights.source}: " + ", ".join(f"{name}={value}" for name, value in changes.items()) + ".")
     return config.model_copy(update=changes)
+
+
+def _mode(config: Config, word: str) -> str:
+    """What `auto` is: nothing is worth freezing from nothing, and sentences need no head."""
+    if word == "tiny-random" or (word == "shipped" and config.objective == "generate"):
+        return "full"
+    return "fusion" if config.objective == "generate" else "lp-ft"
 
 
 def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, say: Say) -> Outcome:
@@ -185,68 +193,24 @@ def _fit(
     data: Data,
     model: VisionLanguageCategoriser,
     run: RunWriter,
-    folder: Path,
+    root: Path,
     progress: Progress,
     say: Say,
 ) -> None:
-    """Train as the mode says, with every epoch tracked; afterwards the model holds its best epoch's weights.
+    """Train as the mode says, with every epoch tracked; afterwards the model holds its best epoch's weights."""
+    from vlm_core.training.states import StateCache
 
-    `lp-ft` (Kumar et al. 2022, arXiv 2202.10054) trains the head to its end before anything else may move: a random
-    head's gradients would pull pretrained features apart.
-    """
-    from vlm_core.training.checkpoint import Checkpoint
-
-    end = len(model.stages)
-    if config.mode == "lp-ft":
-        head = config.model_copy(update=HEAD)
-        say("First the head, on frozen features: " + ", ".join(f"{name}={value}" for name, value in HEAD.items()) + ".")
-        _learn(head, data, model, end, Checkpoint(folder / "head"), progress, lambda report: None)
+    def begin(weights: int) -> None:
+        run.tags({"weights_trained": str(weights)})
 
     def track(report: EpochReport[Summary]) -> None:
         run.epoch(report)
         say(_epoch_line(report))
 
-    cut = end if config.mode == "probe" else 0
-    run.tags({"weights_trained": str(sum(weight.numel() for weight in model.learn_from(cut).values()))})
-    best = _learn(config, data, model, cut, Checkpoint(folder), progress, track)
+    cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
+    fit = Fit(config, data, model, root / "checkpoints" / run.run_id, cache, progress, say)
+    best = fit.run(begin, track)
     say(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
-
-
-def _learn(
-    config: Config,
-    data: Data,
-    model: VisionLanguageCategoriser,
-    cut: int,
-    checkpoint: Checkpoint,
-    progress: Progress,
-    track: Callable[[EpochReport[Summary]], None],
-) -> Position:
-    """Train everything from the cut on; the model then holds its best epoch's weights, whose position comes back."""
-    from vlm_core.training.batches import Batches, PixelBatches, StoredBatches
-    from vlm_core.training.finetuning import FineTuning
-    from vlm_core.training.loop import EpochReport, Plan, show_steps, train
-
-    split = data.split
-    pixels = PixelBatches(
-        data.catalogue.pictures,
-        split.labels,
-        split.train,
-        model.image_size,
-        config.batch_size,
-        config.seed,
-        config.augmentation,
-    )
-    batches: Batches = pixels
-    if cut:
-        model.set_training(False, cut)
-        rows = np.unique(np.concatenate([split.train, split.validation]))
-        batches = StoredBatches(pixels, rows, cut, lambda state: model.run(state, 0, cut), progress)
-    plan = Plan(**{field.name: getattr(config, field.name) for field in fields(Plan)})
-    reports = train(FineTuning(model, cut, batches, split.validation), plan, checkpoint)
-    for report in show_steps(reports, batches.steps, config.epochs, checkpoint.position().epoch, progress):
-        if isinstance(report, EpochReport):
-            track(report)
-    return checkpoint.load_best(model.learn_from(cut))
 
 
 def _epoch_line(report: EpochReport[Summary]) -> str:

@@ -10,8 +10,7 @@ import torch
 from tests.models.families import make_categoriser
 from vlm_core.errors import UserError
 from vlm_core.pixels.store import PictureStore
-from vlm_core.progress import silent
-from vlm_core.training.batches import PixelBatches, StoredBatches
+from vlm_core.training.batches import PixelBatches
 from vlm_core.training.checkpoint import Checkpoint, Position
 from vlm_core.training.finetuning import FineTuning
 from vlm_core.training.loop import EpochReport, Plan, StepReport, train
@@ -124,24 +123,6 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out(pictures, tmp_path):
         model.answer.linear.bias.fill_(math.nan)
     with pytest.raises(UserError, match="lower learning_rate"):
         list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(), Checkpoint(tmp_path)))
-
-
-@pytest.mark.parametrize("family", ["clip", "blip", "git"])
-def test_a_probe_on_stored_features_equals_one_on_pixels(pictures, tmp_path, family):
-    model = make_categoriser(family)
-    cut = len(model.stages)
-    model.set_training(False, cut)
-    pixels = _batches(pictures)
-    rows = np.arange(24)
-    stored = StoredBatches(pixels, rows, cut, lambda state: model.run(state, 0, cut), silent)
-    assert FineTuning(model, cut, stored, VALIDATION).validated().loss == pytest.approx(
-        FineTuning(model, cut, pixels, VALIDATION).validated().loss, abs=1e-5
-    )
-    before = _weights(model)
-    list(train(FineTuning(model, cut, stored, VALIDATION), _plan(), Checkpoint(tmp_path)))
-    for name, weight in before.items():
-        torch.testing.assert_close(model.hf.state_dict()[name], weight, rtol=0, atol=0)
-    assert set(model.learn_from(cut)) == {"head.linear.weight", "head.linear.bias"}
 
 
 def test_oversampled_copies_get_views_of_their_own(pictures):

@@ -42,6 +42,12 @@ class Catalogue:
     reading: ReadingReport
     fingerprint: str  # 16 hex of contents, whatever their place and order
 
+    @property
+    def pictures_fingerprint(self) -> str:
+        """16 hex of which picture stands in which row, at which size."""
+        content = "\n".join([str(self.pictures.canvas), *self.products["picture_digest"]])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
 
 def prepare_catalogue(data: str, columns: Columns, root: Path, progress: Progress) -> Catalogue:
     """The catalogue that `data` names, decoded once and kept under `root/data/processed` for the next time.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,6 +21,7 @@ from vlm_core.models.checkpoints import quiet_transformers
 from vlm_core.models.clip import Clip
 from vlm_core.models.contract import Captioner, Readout, State, run_stages
 from vlm_core.models.git import Git
+from vlm_core.models.lora import ADAPTER, add_adapters
 from vlm_core.pixels.views import plain_view
 
 ADAPTERS: dict[str, type[Clip] | type[Blip] | type[Git]] = {"clip": Clip, "blip": Blip, "git": Git}
@@ -105,6 +107,30 @@ class VisionLanguageCategoriser:
             module.to(device)
         return self
 
+    def cut(self, mode: str, blocks: int) -> int:
+        """The first stage that learns: every one in mode `full`, those of the fusion, the last `blocks` blocks and what
+        follows them (all for 0, or where there are no more), or none but the answer (`probe`).
+        """
+        if mode == "probe":
+            return len(self.stages)
+        if mode == "fusion":
+            return next((n for n, stage in enumerate(self.stages) if stage.part == "fusion"), len(self.stages))
+        found = [n for n, stage in enumerate(self.stages) if ".block." in stage.name]
+        return 0 if mode == "full" or not 0 < blocks < len(found) else found[-blocks]
+
+    def fingerprint(self, cut: int) -> str:
+        """32 hex of all that decides what `stages[:cut]` compute: their weights and the model's configuration."""
+        config = self.hf.config.to_dict()
+        config.pop("_name_or_path", None)
+        names = [stage.name for stage in self.stages[:cut]]
+        digest = hashlib.blake2b(json.dumps([names, config], sort_keys=True, default=str).encode(), digest_size=16)
+        for stage in self.stages[:cut]:
+            for module in stage.modules:
+                for name, tensor in module.state_dict().items():
+                    digest.update(name.encode())
+                    digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def learning_modules(self, cut: int) -> list[nn.Module]:
         """The modules of all stages from `cut` on, and the answer's."""
         chain = [module for stage in self.stages[cut:] for module in stage.modules]
@@ -113,7 +139,7 @@ class VisionLanguageCategoriser:
     def learn_from(self, cut: int) -> dict[str, nn.Parameter]:
         """Freeze everything but the stages from `cut` on and the answer: the parameters left to learn, by name.
 
-        A weight that a frozen stage owns as well stays frozen.
+        A weight that a frozen stage owns as well stays frozen. Where adapters were added, they and a head learn alone.
         """
         self.hf.requires_grad_(False)
         for module in self.learning_modules(cut):
@@ -122,9 +148,16 @@ class VisionLanguageCategoriser:
             for module in stage.modules:
                 module.requires_grad_(False)
         named = dict(self.hf.named_parameters())
+        if any(ADAPTER in name for name in named):
+            for name, weight in named.items():
+                weight.requires_grad_(ADAPTER in name)
         if isinstance(self.answer, Head):
             named |= {f"head.{name}": weight for name, weight in self.answer.named_parameters()}
         return {name: weight for name, weight in named.items() if weight.requires_grad}
+
+    def add_adapters(self, cut: int, rank: int) -> Callable[[], None]:
+        """Low-rank adapters in the attention of what learns; what comes back merges them into the weights."""
+        return add_adapters(self.hf, self.learning_modules(cut), rank)
 
     def set_training(self, training: bool, cut: int) -> None:
         """Dropout on or off in what learns; always off in what is frozen."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,10 +16,12 @@ from vlm_core.models.contract import State
 from vlm_core.pixels.draws import draw
 from vlm_core.pixels.store import PictureStore
 from vlm_core.pixels.views import augmented_view, mirrored_view, plain_view
-from vlm_core.progress import Progress
+from vlm_core.training.states import StoredStates
 
 Rows = NDArray[np.int64]
 Augmentation = Literal["study", "mirror"]
+PREFIX_BATCH = 8
+PLAIN_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,19 @@ class Batches(Protocol):
     def plain(self, rows: Rows) -> Iterator[Batch]:
         """The rows in their order, without augmentation."""
 
+    def view(self, view: int, rows: Rows) -> Iterator[Batch]:
+        """The rows in their order, plain (0) or as the view of that number."""
+
+    def view_batches(self, rows: int) -> int:
+        """How many batches `view` gives of so many rows."""
+
+    def sized(self, batch_size: int) -> Batches:
+        """The same with another number of products a step."""
+
+    @property
+    def source(self) -> PixelBatches:
+        """The pixels behind."""
+
 
 @dataclass(frozen=True)
 class PixelBatches:
@@ -69,72 +82,113 @@ class PixelBatches:
         """Batches an epoch."""
         return -(-len(self.rows) // self.batch_size)
 
+    def order(self, epoch: int) -> Iterator[tuple[Rows, Rows]]:
+        """Each batch's rows (B,) in the epoch, and which copy of its product each of them is."""
+        copies: Rows = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy().astype(np.int64)
+        for chosen in chunks(np.random.default_rng([self.seed, epoch]).permutation(len(self.rows)), self.batch_size):
+            yield self.rows[chosen], copies[chosen]
+
     def training(self, epoch: int) -> Iterator[Batch]:
         """Augmented views; the same seed and epoch give the same order and pixels."""
-        view = mirrored_view if self.augmentation == "mirror" else augmented_view
-        copies: Rows = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy().astype(np.int64)
-        for chosen in _chunks(_order(self.seed, epoch, len(self.rows)), self.batch_size):
-            rows = self.rows[chosen]
-            draws = draw(self.seed, epoch, rows, copies[chosen])
-            yield self._batch(rows, view(self.pictures.take(rows), self.image_size, draws))
+        for rows, copies in self.order(epoch):
+            yield self._batch(rows, self._augmented(epoch, rows, copies))
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
         """Plain views."""
-        for chosen in _chunks(rows, 32):
+        for chosen in chunks(rows, 32):
             yield self._batch(chosen, plain_view(self.pictures.take(chosen), self.image_size))
+
+    def view(self, view: int, rows: Rows) -> Iterator[Batch]:
+        """The rows in their order, plain (0) or as a first copy is seen in the epoch `view`; few at a time.
+
+        Few, because the activations of large batches leave the processor's caches.
+        """
+        for chosen in chunks(rows, PREFIX_BATCH):
+            if view:
+                pixels = self._augmented(view, chosen, np.zeros(len(chosen), dtype=np.int64))
+            else:
+                pixels = plain_view(self.pictures.take(chosen), self.image_size)
+            yield self._batch(chosen, pixels)
+
+    def view_batches(self, rows: int) -> int:
+        """How many batches `view` gives of so many rows."""
+        return -(-rows // PREFIX_BATCH)
+
+    def sized(self, batch_size: int) -> PixelBatches:
+        """The same with another number of products a step."""
+        return replace(self, batch_size=batch_size)
+
+    @property
+    def source(self) -> PixelBatches:
+        """Itself."""
+        return self
+
+    def _augmented(self, epoch: int, rows: Rows, copies: Rows) -> Tensor:
+        view = mirrored_view if self.augmentation == "mirror" else augmented_view
+        return view(self.pictures.take(rows), self.image_size, draw(self.seed, epoch, rows, copies))
 
     def _batch(self, rows: Rows, pixels: Tensor) -> Batch:
         return Batch((pixels,), torch.from_numpy(self.labels[rows]), rows)
 
 
+@dataclass(frozen=True)
 class StoredBatches:
-    """States at the cut of the plain view, computed once a product and kept in a temporary file on disk."""
+    """States at the stage `start`, which were computed once a picture and view, in the order that pixels come in.
 
-    def __init__(
-        self, pixels: PixelBatches, rows: Rows, start: int, prefix: Callable[[State], State], progress: Progress
-    ) -> None:
-        self.pixels = pixels
-        self.start = start
-        self.steps = pixels.steps
-        self._place = np.full(len(pixels.labels), -1)
-        self._place[rows] = np.arange(len(rows))
-        self._folder = tempfile.TemporaryDirectory(prefix="states-")
-        self._stored: list[np.memmap] = []
-        with torch.inference_mode():
-            done = 0
-            for batch in progress(pixels.plain(rows), "frozen features", -(-len(rows) // 32)):
-                state = prefix(batch.state)
-                self._stored = self._stored or [
-                    self._file(number, len(rows), part) for number, part in enumerate(state)
-                ]
-                for file, part in zip(self._stored, state, strict=True):
-                    file[done : done + len(part)] = part.cpu().numpy()
-                done += len(batch.rows)
+    Views are walked through over the epochs; copies of one product are a view apart. With no view training takes the
+    plain one.
+    """
 
-    def _file(self, number: int, count: int, part: Tensor) -> np.memmap:
-        path = Path(self._folder.name) / f"{number}.npy"
-        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, *part.shape[1:]))
+    source: PixelBatches
+    start: int
+    plain_states: StoredStates
+    view_states: Sequence[StoredStates]
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return self.source.steps
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Stored states in the epoch's order."""
-        rows = self.pixels.rows
-        for chosen in _chunks(_order(self.pixels.seed, epoch, len(rows)), self.pixels.batch_size):
-            yield self._batch(rows[chosen])
+        for rows, copies in self.source.order(epoch):
+            yield self._batch(rows, self._views(epoch, rows, copies))
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
-        """Stored states of the rows, which must be among those stored."""
-        for chosen in _chunks(rows, 256):
-            yield self._batch(chosen)
+        """Stored states of the rows' plain views; the rows must be among those stored."""
+        for chosen in chunks(rows, PLAIN_BATCH):
+            yield self._batch(chosen, self.plain_states.take(chosen))
 
-    def _batch(self, rows: Rows) -> Batch:
-        state = tuple(torch.from_numpy(file[self._place[rows]]) for file in self._stored)
-        return Batch(state, torch.from_numpy(self.pixels.labels[rows]), rows)
+    def view(self, view: int, rows: Rows) -> Iterator[Batch]:
+        """Stored states of a view of the rows, as `PixelBatches.view` numbers them."""
+        states = self.view_states[view - 1] if view else self.plain_states
+        for chosen in chunks(rows, PLAIN_BATCH):
+            yield self._batch(chosen, states.take(chosen))
+
+    def view_batches(self, rows: int) -> int:
+        """How many batches `view` gives of so many rows."""
+        return -(-rows // PLAIN_BATCH)
+
+    def sized(self, batch_size: int) -> StoredBatches:
+        """The same with another number of products a step."""
+        return replace(self, source=self.source.sized(batch_size))
+
+    def _views(self, epoch: int, rows: Rows, copies: Rows) -> State:
+        if not self.view_states:
+            return self.plain_states.take(rows)
+        numbers = (epoch - 1 + copies) % len(self.view_states)
+        taken = [(numbers == number, self.view_states[number].take(rows[numbers == number])) for number in set(numbers)]
+        state = tuple(torch.empty(len(rows), *part.shape[1:]) for part in taken[0][1])
+        for places, parts in taken:
+            for whole, part in zip(state, parts, strict=True):
+                whole[torch.from_numpy(places)] = part
+        return state
+
+    def _batch(self, rows: Rows, state: State) -> Batch:
+        return Batch(state, torch.from_numpy(self.source.labels[rows]), rows)
 
 
-def _order(seed: int, epoch: int, count: int) -> Rows:
-    return np.random.default_rng([seed, epoch]).permutation(count)
-
-
-def _chunks(rows: Rows, size: int) -> Iterator[Rows]:
+def chunks(rows: Rows, size: int) -> Iterator[Rows]:
+    """The rows in their order, `size` at a time."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

@@ -1,0 +1,159 @@
+"""How a run's model learns: which weights, in which phases, from pixels or from the kept states of what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vlm_core.config import Config
+from vlm_core.data import Data, Say
+from vlm_core.presets import HEAD
+from vlm_core.progress import Progress
+
+if TYPE_CHECKING:
+    from vlm_core.evaluation.summary import Summary
+    from vlm_core.models.categoriser import VisionLanguageCategoriser
+    from vlm_core.models.contract import State
+    from vlm_core.training.batches import Batches, Rows
+    from vlm_core.training.checkpoint import Checkpoint, Position
+    from vlm_core.training.loop import EpochReport
+    from vlm_core.training.states import Entry, StateCache, StoredStates
+
+    Track = Callable[[EpochReport[Summary]], None]
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training of a model on a run's data; checkpoints are kept in `folder`."""
+
+    config: Config
+    data: Data
+    model: VisionLanguageCategoriser
+    folder: Path
+    cache: StateCache
+    progress: Progress
+    say: Say
+
+    def run(self, begin: Callable[[int], None], track: Track) -> Position:
+        """Train as the mode says; the model then holds its best epoch's weights, whose position comes back.
+
+        `begin` is told how many weights learn. `lp-ft` (Kumar et al. 2022, arXiv 2202.10054) trains the head to its
+        end before anything else may move: a random head's gradients would pull pretrained features apart.
+        """
+        from vlm_core.training.checkpoint import Checkpoint
+
+        config, model = self.config, self.model
+        cut = model.cut(config.mode, config.blocks)
+        batches = self._stored(self._pixels(), cut, config.views)
+        merge = model.add_adapters(cut, config.lora_rank) if config.mode == "lora" else None
+        begin(sum(weight.numel() for weight in model.learn_from(cut).values()))
+        if config.mode == "lp-ft":
+            self._learn_head(batches)
+        best = self._learn(config, cut, batches, Checkpoint(self.folder), track)
+        if merge:
+            merge()
+        return best
+
+    def _learn_head(self, batches: Batches) -> None:
+        from vlm_core.training.checkpoint import Checkpoint
+
+        self.say("First the head, on frozen features: " + ", ".join(f"{name}={value}" for name, value in HEAD.items()))
+        head, end = self.config.model_copy(update=HEAD), len(self.model.stages)
+        features = self._stored(batches, end, self.config.views if batches.start else 0)
+        self._learn(head, end, features, Checkpoint(self.folder / "head"), lambda report: None)
+
+    def _pixels(self) -> Batches:
+        from vlm_core.training.batches import PixelBatches
+
+        config, split = self.config, self.data.split
+        return PixelBatches(
+            self.data.catalogue.pictures,
+            split.labels,
+            split.train,
+            self.model.image_size,
+            config.batch_size,
+            config.seed,
+            config.augmentation,
+        )
+
+    def _learn(self, config: Config, cut: int, batches: Batches, checkpoint: Checkpoint, track: Track) -> Position:
+        """Train everything from the cut on."""
+        from vlm_core.training.finetuning import FineTuning
+        from vlm_core.training.loop import EpochReport, Plan, show_steps, train
+
+        batches = batches.sized(config.batch_size)
+        plan = Plan(**{field.name: getattr(config, field.name) for field in fields(Plan)})
+        reports = train(FineTuning(self.model, cut, batches, self.data.split.validation), plan, checkpoint)
+        for report in show_steps(reports, batches.steps, plan.epochs, checkpoint.position().epoch, self.progress):
+            if isinstance(report, EpochReport):
+                track(report)
+        return checkpoint.load_best(self.model.learn_from(cut))
+
+    def _stored(self, source: Batches, cut: int, views: int) -> Batches:
+        """Batches at the cut: run through the frozen stages once a view, kept on disk; `source` if there is no room."""
+        from vlm_core.training.batches import StoredBatches
+
+        if cut == source.start:
+            return source
+        self.model.set_training(False, cut)
+        train, validation = np.unique(self.data.split.train), np.unique(self.data.split.validation)
+        rows = {0: validation if views else np.union1d(train, validation), **dict.fromkeys(range(1, views + 1), train)}
+        weights = self.model.fingerprint(cut)
+        entries = {view: self._entry(weights, view) for view in rows}
+        if not self._make_room(source, cut, rows, entries):
+            return source
+        for _ in range(3):  # another process may make room for itself between filling and reading
+            try:
+                states = {view: self._fill(source, cut, view, rows[view], entry) for view, entry in entries.items()}
+            except KeyError:
+                continue
+            return StoredBatches(source.source, cut, states[0], [states[view] for view in range(1, views + 1)])
+        return source
+
+    def _entry(self, weights: str, view: int) -> Entry:
+        catalogue, config = self.data.catalogue, self.config
+        key = {
+            "weights": weights,
+            "pictures": catalogue.pictures_fingerprint,
+            "image_size": str(self.model.image_size),
+            "view": f"{config.augmentation} {config.seed} {view}" if view else "plain",
+        }
+        return self.cache.entry(key, len(catalogue.products))
+
+    def _make_room(self, source: Batches, cut: int, rows: dict[int, Rows], entries: dict[int, Entry]) -> bool:
+        """Whether what is missing has room in the cache, in which older entries then make way."""
+        (state,) = (self._run(source.start, cut, batch.state) for batch in source.view(0, rows[0][:1]))
+        shapes = [tuple(part.shape[1:]) for part in state]
+        needed = self.cache.bytes_of(shapes, sum(map(len, rows.values())))
+        if needed > self.cache.limit_bytes:
+            self.say(
+                f"The frozen layers' states of {len(rows)} views take {needed / GIB:.1f} GiB, more than cache_gib="
+                f"{self.config.cache_gib:g}: they are computed anew in every epoch."
+            )
+            return False
+        missing = sum(len(entry.missing(rows[view])) for view, entry in entries.items())
+        self.cache.make_room(self.cache.bytes_of(shapes, missing), list(entries.values()))
+        return True
+
+    def _fill(self, source: Batches, cut: int, view: int, rows: Rows, entry: Entry) -> StoredStates:
+        """The view's states, after those that were missing have been computed. Raises KeyError when they went again."""
+
+        def compute(missing: Rows) -> Iterator[tuple[Rows, State]]:
+            name = f"frozen layers, view {view}" if view else "frozen layers, plain view"
+            for batch in self.progress(source.view(view, missing), name, source.view_batches(len(missing))):
+                yield batch.rows, self._run(source.start, cut, batch.state)
+
+        entry.fill(rows, compute)
+        return entry.read(rows)
+
+    def _run(self, start: int, cut: int, state: State) -> State:
+        import torch
+
+        with torch.inference_mode():
+            return self.model.run(state, start, cut)
