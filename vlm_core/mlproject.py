@@ -35,7 +35,7 @@ def render() -> str:
         "    parameters:",
         *(line for name, default in declared.items() for line in _declaration(name, default)),
         "      # Taken with -P as well. They have no default here, because a preset or the mode may set them, because",
-        "      # `mlflow run` decides it, or because it would log an empty text as two quotation marks, and never let go.",
+        "      # `mlflow run` decides it, or because it would log an empty text as two quotation marks for good.",
         *(f"      # {name}: {_help(name)}" for name in others),
         "    command: >-",
         # exec: a signal from `mlflow run` must reach Python, not a shell that waits for it.
