@@ -115,6 +115,17 @@ class Config(BaseModel):
     tower: str = Field("", description="pretraining: folder of a pretrained model whose vision tower is the start")
     output: str = Field("", description="pretraining: folder for the weights (empty: pretrained/<run id>)")
 
+    trials: int = Field(30, ge=1, le=100_000, description="tuning: finished trials to reach")
+    search: str = Field(
+        "learning_rate,weight_decay,batch_size,blocks", description="tuning: comma-separated settings to search"
+    )
+    objectives: Literal["score", "score,seconds"] = Field(
+        "score", description="tuning: validation macro-F1, or that and the seconds a picture, with no pruning"
+    )
+    study: str = Field("", description="tuning: the study's name, to go on with it (empty: model and mode)")
+    storage: str = Field("", description="tuning: a database's address for several machines (empty: optuna.log here)")
+    workers: int = Field(1, ge=1, le=64, description="tuning: processes on this machine, which share its threads")
+
     experiment: str = Field("product-categorisation", min_length=1, description="MLflow experiment")
     run_name: str = Field("", description="MLflow run name (empty: model, mode and seed)")
     resume: str = Field("", description="id of an unfinished MLflow run to go on with")
@@ -137,13 +148,15 @@ class Config(BaseModel):
         """The model's family: clip, blip, git or baseline."""
         return self.model.split("-")[0]
 
-    def to_params(self) -> dict[str, str]:
-        """Every setting as text, for MLflow."""
-        return {name: str(value) for name, value in self.model_dump().items()}
+    def to_params(self, names: Sequence[str] = ()) -> dict[str, str]:
+        """The settings of those names (empty: all) as text, for MLflow."""
+        return {name: str(getattr(self, name)) for name in names or type(self).model_fields}
 
 
 PRETRAINING_ALONE = ("patches_kept", "tower", "output")
-FINE_TUNING = tuple(name for name in Config.model_fields if name not in PRETRAINING_ALONE)
+TUNING_ALONE = ("trials", "search", "objectives", "study", "storage", "workers")
+FINE_TUNING = tuple(name for name in Config.model_fields if name not in (*PRETRAINING_ALONE, *TUNING_ALONE))
+TUNING = (*(name for name in FINE_TUNING if name not in ("resume", "run_name")), *TUNING_ALONE)
 PRETRAINING = (
     *("preset", "model", "checkpoint", "weights", "data", "label", "id_column", "picture_column", "title_column"),
     *("attributes", "seed", "image_size", "augmentation", "epochs", "batch_size", "learning_rate", "weight_decay"),
@@ -184,6 +197,12 @@ def _explain(error: ValidationError) -> str:
     if name not in Config.model_fields:
         return f"there is no setting called {name}: see --help for the list."
     return f"{name}={first['input']} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}."
+
+
+def searchable() -> dict[str, dict[str, Any]]:
+    """The range of each setting that can be tuned: `low`, `high` and `log`, or `choices`."""
+    extras = {name: field.json_schema_extra for name, field in Config.model_fields.items()}
+    return {name: dict(extra["search"]) for name, extra in extras.items() if isinstance(extra, dict)}  # type: ignore[arg-type]
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:

@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """A problem its reader can mend: the text is one clear sentence that names the way out."""
+
+
+class Diverged(UserError):
+    """A training whose loss is no longer a number."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import shlex
 from typing import Final, Literal, get_args, get_origin
 
-from vlm_core.config import FINE_TUNING, PRETRAINING_ALONE, Config
+from vlm_core.config import FINE_TUNING, PRETRAINING_ALONE, TUNING_ALONE, Config
 from vlm_core.presets import HEAD, PRESETS, SUITING
 
 # `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.
 _MLFLOW_DECIDES: Final = frozenset({"experiment"})
 
 _VERBS: Final[dict[str, str]] = {
+    "tune": "searches the settings of one model with Optuna, and retrains the winner; takes those of main as well",
     "pretrain": "pretrains one family on a catalogue's pictures, titles and attributes, and writes its weights",
     "prepare": "reads, cleans and decodes a catalogue once; takes the settings about data",
     "evaluate": "scores a stored run on another labelled catalogue",
     "predict": "writes the categories of a folder, zip or CSV of pictures",
     "demo": "trains all three families small on the sample catalogue and compares them",
 }
+_OWN_SETTINGS: Final = {"pretrain": PRETRAINING_ALONE, "tune": TUNING_ALONE}
 
 
 def render() -> str:
@@ -44,8 +46,7 @@ def render() -> str:
     ]
     for verb, what in _VERBS.items():
         lines += ["", f"  # {what}"]
-        if verb == "pretrain":
-            lines += [f"  # {name}: {_help(name)}" for name in PRETRAINING_ALONE]
+        lines += [f"  # {name}: {_help(name)}" for name in _OWN_SETTINGS.get(verb, ())]
         lines += [f"  {verb}:", f"    command: exec python -m experiments.{verb}"]
     return "\n".join(lines) + "\n"
 

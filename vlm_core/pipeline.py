@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shutil
+import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +15,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_core.catalogue.splitting import Split
-from vlm_core.config import Config, from_params
+from vlm_core.config import FINE_TUNING, Config, from_params
 from vlm_core.data import Data, Say, load_data, words, write_dataset_info
 from vlm_core.errors import UserError
 from vlm_core.fitting import GIB, Fit
 from vlm_core.presets import HEAD, SUITING
-from vlm_core.progress import Progress
-from vlm_core.scoring import evaluate_rows, set_threads
+from vlm_core.progress import Progress, silent
+from vlm_core.scoring import caption_metrics, evaluate_rows, set_threads
+from vlm_core.tracking.metrics import epoch_metrics
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.evaluation.summary import Summary
     from vlm_core.models.categoriser import AnswerKind, Categoriser, VisionLanguageCategoriser
     from vlm_core.models.loading import Weights
     from vlm_core.tracking.writer import RunWriter
+    from vlm_core.training.checkpoint import Position
     from vlm_core.training.loop import EpochReport
 
 
@@ -44,10 +45,24 @@ class Outcome:
     registered: str  # one sentence: version and champion
 
 
-def run_training(config: Config, root: Path, progress: Progress, say: Say) -> Outcome:
+@dataclass(frozen=True)
+class TrialResult:
+    """What a search learns from a run that read no test product."""
+
+    macro_f1: float  # best epoch, validation
+    seconds: float  # a picture, from pixels to answer
+    pruned: bool
+
+
+class _Pruned(Exception):
+    """A trial that is not worth going on with."""
+
+
+def run_training(config: Config, root: Path, progress: Progress, say: Say, *, parent: str = "") -> Outcome:
     """Train as the settings say, evaluate on the test split once, and log and register the model in MLflow.
 
-    `root` is the working directory, below which data, logs and checkpoints are kept. Raises UserError.
+    `root` is the working directory, below which data, logs and checkpoints are kept. With `parent`, the run is one
+    below that MLflow run. Raises UserError.
     """
     if config.resume:
         config = _resumed(config.resume)
@@ -55,7 +70,52 @@ def run_training(config: Config, root: Path, progress: Progress, say: Say) -> Ou
     data = load_data(config, root, progress, say)
     if config.model == "baseline":
         return _run_baseline(config.model_copy(update={"mode": "full"}), data, root, progress, say)
-    return _run_model(config, data, root, progress, say)
+    return _run_model(config, data, root, progress, say, parent)
+
+
+def run_trial(
+    config: Config,
+    data: Data,
+    root: Path,
+    parent: str,
+    begin: Callable[[str], None],
+    goes_on: Callable[[int, float], bool],
+) -> TrialResult:
+    """Train in a run below `parent` without reading the test split; `begin` is told its id.
+
+    `goes_on` is asked after each epoch with its validation macro-F1; the run ends as pruned when it says no.
+    """
+    config, data, model, facts = _prepare(config, data, lambda line: None)
+    with _open_run(config, data, root, parent) as run:
+        begin(run.run_id)
+        run.tags({**facts, "kind": "trial"})
+
+        def track(report: EpochReport[Summary]) -> None:
+            run.figures(report.epoch, epoch_metrics(report))
+            if not goes_on(report.epoch, report.validation.macro_f1):
+                raise _Pruned
+
+        try:
+            best = _fit(config, data, model, run, root, track, silent, lambda line: None)
+        except _Pruned:
+            run.tags({"pruned": "true"})
+            return TrialResult(0.0, float("inf"), pruned=True)
+        finally:
+            shutil.rmtree(root / "checkpoints" / run.run_id, ignore_errors=True)
+        seconds = _seconds_a_picture(model, data)
+        run.metrics({"best_validation_macro_f1": best.best_macro_f1, "seconds_a_picture": seconds})
+    return TrialResult(best.best_macro_f1, seconds, pruned=False)
+
+
+def _seconds_a_picture(model: VisionLanguageCategoriser, data: Data) -> float:
+    """Median over three passes of 32 validation pictures."""
+    pictures = data.catalogue.pictures.take(data.split.validation[:32])
+    passes = []
+    for _ in range(3):
+        started = time.perf_counter()
+        model.log_probabilities(pictures)
+        passes.append((time.perf_counter() - started) / len(pictures))
+    return statistics.median(passes)
 
 
 def _resumed(run_id: str) -> Config:
@@ -70,7 +130,25 @@ def _resumed(run_id: str) -> Config:
     return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
 
 
-def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: Say) -> Outcome:
+def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: Say, parent: str) -> Outcome:
+    config, data, model, facts = _prepare(config, data, say)
+    with _open_run(config, data, root, parent) as run:
+        run.tags(facts)
+
+        def track(report: EpochReport[Summary]) -> None:
+            run.epoch(report)
+            say(_epoch_line(report))
+
+        if config.mode != "zero-shot":
+            best = _fit(config, data, model, run, root, track, progress, say)
+            say(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
+        outcome = _finish(config, data, model, run, facts["weights_source"], progress, say)
+    shutil.rmtree(root / "checkpoints" / outcome.run_id, ignore_errors=True)
+    return outcome
+
+
+def _prepare(config: Config, data: Data, say: Say) -> tuple[Config, Data, VisionLanguageCategoriser, dict[str, str]]:
+    """The settings that suit the weights, the data as those have seen it, the model, and facts for the run's tags."""
     from vlm_core.models.loading import load_weights
     from vlm_core.tracking import tags
 
@@ -87,20 +165,13 @@ def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: 
     data = data.exposed(weights.exposure, say)
     config = _suited(config, weights, say)
     model = _categoriser(config, data, weights)
-    with _open_run(config, data, root) as run:
-        run.tags(
-            {
-                "weights_source": weights.source,
-                "weights_pretrained": str(weights.pretrained).lower(),
-                **(tags.exposure_tags(weights.exposure) if weights.exposure else {}),
-                "weights_total": str(sum(weight.numel() for weight in model.hf.parameters())),
-            }
-        )
-        if config.mode != "zero-shot":
-            _fit(config, data, model, run, root, progress, say)
-        outcome = _finish(config, data, model, run, weights.source, progress, say)
-    shutil.rmtree(root / "checkpoints" / outcome.run_id, ignore_errors=True)
-    return outcome
+    facts = {
+        "weights_source": weights.source,
+        "weights_pretrained": str(weights.pretrained).lower(),
+        **(tags.exposure_tags(weights.exposure) if weights.exposure else {}),
+        "weights_total": str(sum(weight.numel() for weight in model.hf.parameters())),
+    }
+    return config, data, model, facts
 
 
 def _suited(config: Config, weights: Weights, say: Say) -> Config:
@@ -142,13 +213,13 @@ def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, sa
 
 
 @contextmanager
-def _open_run(config: Config, data: Data, root: Path) -> Iterator[RunWriter]:
+def _open_run(config: Config, data: Data, root: Path, parent: str = "") -> Iterator[RunWriter]:
     """The run's writer, with settings and data logged."""
     from vlm_core.tracking.writer import RunWriter
 
     name = config.run_name or f"{config.model}-{config.mode}-{config.seed}"
-    with RunWriter(config.experiment, name, resume=config.resume, folder=root) as run:
-        run.params(config.to_params())
+    with RunWriter(config.experiment, name, resume=config.resume, parent=parent, folder=root) as run:
+        run.params(config.to_params(FINE_TUNING))
         run.dataset(data.catalogue, data.split)
         with tempfile.TemporaryDirectory() as folder:
             run.artifact(write_dataset_info(data, Path(folder)))
@@ -194,23 +265,18 @@ def _fit(
     model: VisionLanguageCategoriser,
     run: RunWriter,
     root: Path,
+    track: Callable[[EpochReport[Summary]], None],
     progress: Progress,
     say: Say,
-) -> None:
-    """Train as the mode says, with every epoch tracked; afterwards the model holds its best epoch's weights."""
+) -> Position:
+    """Train as the mode says; afterwards the model holds its best epoch's weights, whose position comes back."""
     from vlm_core.training.states import StateCache
 
     def begin(weights: int) -> None:
         run.tags({"weights_trained": str(weights)})
 
-    def track(report: EpochReport[Summary]) -> None:
-        run.epoch(report)
-        say(_epoch_line(report))
-
     cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
-    fit = Fit(config, data, model, root / "checkpoints" / run.run_id, cache, progress, say)
-    best = fit.run(begin, track)
-    say(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
+    return Fit(config, data, model, root / "checkpoints" / run.run_id, cache, progress, say).run(begin, track)
 
 
 def _epoch_line(report: EpochReport[Summary]) -> str:
@@ -220,18 +286,6 @@ def _epoch_line(report: EpochReport[Summary]) -> str:
         f"validation loss {report.validation.loss:.4f}, macro-F1 {report.validation.macro_f1:.4f} "
         f"({report.seconds:.0f} s). {report.early_stopping}"
     )
-
-
-def _caption_metrics(texts: Sequence[str], products: pd.DataFrame, config: Config) -> dict[str, float]:
-    """How well the test products' written texts name their attributes, where the catalogue has them."""
-    from vlm_core.evaluation.captions import caption_scores
-
-    columns = [name for name in words(config.caption_columns) if name in products]
-    if not columns:
-        return {}
-    truths = [tuple(map(str.lower, row)) for row in products[columns].itertuples(index=False)]
-    scores = caption_scores(texts, truths, columns)
-    return {f"test_caption_{name}": score for name, score in scores.items() if not math.isnan(score)}
 
 
 def _finish(
@@ -245,14 +299,18 @@ def _finish(
     evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior, progress)
     run.evaluation(evaluation)
     if evaluation.predictions.texts is not None:
-        run.metrics(_caption_metrics(evaluation.predictions.texts, catalogue.products.iloc[split.test], config))
+        run.metrics(
+            caption_metrics(
+                evaluation.predictions.texts, catalogue.products.iloc[split.test], words(config.caption_columns)
+            )
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save(folder)
         write_card(
             folder,
             run_id=run.run_id,
-            settings=config.to_params(),
+            settings=config.to_params(FINE_TUNING),
             weights_source=source,
             catalogue=catalogue,
             split=split,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_core.config import Config, from_params
+from vlm_core.config import PRETRAINING, Config, from_params
 from vlm_core.data import Say, load_catalogue, words
 from vlm_core.errors import UserError
 from vlm_core.progress import Progress
@@ -74,7 +74,7 @@ def run_pretraining(config: Config, root: Path, progress: Progress, say: Say) ->
     with RunWriter(
         config.experiment, config.run_name or f"{config.model}-pretraining", resume=config.resume, folder=root
     ) as run:
-        run.params(config.to_params())
+        run.params(config.to_params(PRETRAINING))
         run.tags(
             {
                 "kind": "pretraining",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +17,8 @@ from vlm_core.errors import UserError
 from vlm_core.progress import Progress
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.evaluation.predictions import Predictions
@@ -121,3 +125,15 @@ def run_evaluation(run_id: str, config: Config, root: Path, progress: Progress, 
         run.tags({"catalogue": catalogue.name, "fingerprint": catalogue.fingerprint})
         run.evaluation(evaluation, name="external")
     return run.run_id, evaluation
+
+
+def caption_metrics(texts: Sequence[str], products: pd.DataFrame, columns: Sequence[str]) -> dict[str, float]:
+    """How well the test products' written texts name their attributes, where the catalogue has them."""
+    from vlm_core.evaluation.captions import caption_scores
+
+    columns = [name for name in columns if name in products]
+    if not columns:
+        return {}
+    truths = [tuple(map(str.lower, row)) for row in products[columns].itertuples(index=False)]
+    scores = caption_scores(texts, truths, columns)
+    return {f"test_caption_{name}": score for name, score in scores.items() if not math.isnan(score)}

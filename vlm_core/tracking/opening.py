@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # What MLflow calls a run that nobody has named; another name was given with `mlflow run --run-name`.
 _NOBODYS_NAME: Final = re.compile(r"[a-z]+-[a-z]+-\d+")
+_MOST_CHILDREN: Final = 1000  # that can stand as running below one run
 _log = logging.getLogger(__name__)
 
 
@@ -77,6 +78,17 @@ def end_run(
         if error is None:
             raise
         _log.warning("The run %s could not be marked as %s: %s", run.run_id, status, problem)
+
+
+def end_dead_children(client: MlflowClient, uri: str, parent: str) -> None:
+    """Nothing; runs below `parent` that stand as RUNNING although their process is gone are KILLED."""
+    with store_errors(uri):
+        experiment = client.get_run(parent).info.experiment_id
+        asked = f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([experiment], asked, max_results=_MOST_CHILDREN):
+            if tags.process_is_dead(run.data.tags.get(tags.PROCESS, "")):
+                client.set_tag(run.info.run_id, tags.FAILURE, "its process was killed")
+                client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _status(error: BaseException | None) -> str:

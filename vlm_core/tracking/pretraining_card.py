@@ -57,7 +57,7 @@ def _recipe(config: Config) -> str:
     command = " ".join(["python -m experiments.pretrain", f"--model {config.model}", "--data <catalogue>"])
     command += "".join(f" --{name} {text}" for name, text in given.items())
     command += " --tower <folder of the CLIP model that lent its vision tower>" if config.tower else ""
-    command += f" --checkpoint <folder or hub name> --weights {config.weights}" if config.checkpoint else ""
+    command += " --checkpoint <folder or hub name>" if config.checkpoint else ""
     return f"```\n{command}\n```"
 
 

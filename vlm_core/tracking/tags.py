@@ -78,6 +78,11 @@ def process_tag() -> str:
     return f"{platform.node()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
+def process_is_dead(tag: str) -> bool:
+    """Whether the process of a `process_tag` ran on this machine and has ended, or nothing is known of it."""
+    return tag.partition(":")[0] in ("", platform.node()) and not process_is_alive(tag)
+
+
 def process_is_alive(tag: str) -> bool:
     """Whether the process of a `process_tag` still runs on this machine; False for one on another machine."""
     import psutil

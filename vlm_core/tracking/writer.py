@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from vlm_core.tracking import tags
 from vlm_core.tracking.metrics import epoch_metrics
-from vlm_core.tracking.opening import OpenRun, end_run, open_run
+from vlm_core.tracking.opening import OpenRun, end_dead_children, end_run, open_run
 from vlm_core.tracking.signals import StopSignals
 from vlm_core.tracking.store import connect, store_errors, store_uri
 from vlm_core.tracking.study_log import StudyLog
@@ -89,6 +89,10 @@ class RunWriter:
     def resumed(self) -> bool:
         """Whether the run had begun before this process."""
         return self._run.resumed
+
+    def end_dead_children(self) -> None:
+        """Mark the runs below this one that died with their process as KILLED."""
+        end_dead_children(self._client, self._uri, self.run_id)
 
     def params(self, params: Mapping[str, str]) -> None:
         """Keep the run's settings, whole.

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vlm_core.errors import UserError
+from vlm_core.errors import Diverged
 from vlm_core.progress import Progress
 from vlm_core.training.checkpoint import Checkpoint
 
@@ -92,7 +92,7 @@ def train(task: Task[M], plan: Plan, checkpoint: Checkpoint) -> Iterator[StepRep
     """Reports of every step and epoch; afterwards the checkpoint holds the last and the best epoch's weights.
 
     Goes on from the checkpoint's last epoch where there is one, to the same end as an uninterrupted run. An epoch is
-    kept when its report has been consumed. Raises UserError when the loss is no longer a number.
+    kept when its report has been consumed. Raises Diverged when the loss is no longer a number.
     """
     weights = task.weights()
     optimiser, schedule = _optimiser(weights, plan, task.steps)
@@ -103,7 +103,7 @@ def train(task: Task[M], plan: Plan, checkpoint: Checkpoint) -> Iterator[StepRep
         for step, (loss, products) in enumerate(task.losses(epoch), start=1):
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise UserError(
+                raise Diverged(
                     f"The loss is {value} at epoch {epoch}, step {step}: "
                     f"lower learning_rate (now {plan.learning_rate}) or clip_norm and start again."
                 )

@@ -1,0 +1,36 @@
+"""Search one model's settings and retrain the winner: `python -m experiments.tune --model clip --trials 30`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.door import guard, say, show_table
+from vlm_core.config import TUNING, from_flags
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Search as the flags say, and print the best trials and the winner's scores on the test split."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tune",
+        description="Search one model's settings with Optuna; the winner alone is evaluated on the test split.",
+    )
+    config = from_flags(arguments, parser, TUNING)
+    from experiments.tables import evaluation_rows
+    from vlm_core.progress import show
+    from vlm_core.search import count_states, run_search
+
+    outcome = run_search(config, Path.cwd(), show, say)
+    show_table("Best trials", ("trial", "validation macro-F1", "settings"), outcome.best_rows())
+    say("Trials: " + ", ".join(f"{count} {state}" for state, count in count_states(outcome.study).items()) + ".")
+    if outcome.winner:
+        columns = ("", "score", "95 % interval")
+        show_table("The winner on the test split", columns, evaluation_rows(outcome.winner.evaluation))
+        say(outcome.winner.registered)
+    say(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,170 @@
+"""Searches on a small drawn catalogue: trials below one run, killed and gone on with, one look at the test split."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tests.stores import ROOT
+from vlm_core import pipeline
+from vlm_core.catalogue.sample import draw_sample
+from vlm_core.config import build_config
+from vlm_core.errors import Diverged, UserError
+from vlm_core.progress import silent
+from vlm_core.search import JOURNAL, count_states, run_search
+from vlm_core.tracking.reader import RunReader
+
+SMALL = {
+    "preset": "demo", "model": "clip", "epochs": 3, "train_per_category": 12, "per_category": 20, "threads": 1,
+    "resamples": 100, "search": "learning_rate,weight_decay", "trials": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """The sample catalogue with 320 products, drawn once."""
+    return draw_sample(tmp_path_factory.mktemp("shop") / "shop", products=320)
+
+
+@pytest.fixture
+def search(shop, store):
+    """Run a small search in a store of its own: the outcome, and the lines that were said."""
+
+    def start(**given):
+        lines = []
+        return run_search(build_config({**SMALL, "data": str(shop), **given}), store, silent, lines.append), lines
+
+    return start
+
+
+def _runs(kind):
+    runs = RunReader().runs()
+    return runs[runs["tags.kind"] == kind]
+
+
+def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, monkeypatch):
+    tested = []
+    evaluate = pipeline.evaluate_rows
+    monkeypatch.setattr(
+        pipeline, "evaluate_rows", lambda config, *rest: tested.append(config) or evaluate(config, *rest)
+    )
+    outcome, _ = search()
+    assert sum(count_states(outcome.study).values()) == 3
+    best = max(outcome.study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: trial.value)
+    assert [(config.learning_rate, config.weight_decay) for config in tested] == [
+        (best.params["learning_rate"], best.params["weight_decay"])
+    ]
+    reader = RunReader()
+    trials = _runs("trial")
+    assert len(trials) == 3 and set(trials["tags.mlflow.parentRunId"]) == {outcome.run_id}
+    assert not any(name.startswith("metrics.test") for name in trials.dropna(axis=1, how="all"))
+    assert reader.tags(outcome.winner.run_id)["mlflow.parentRunId"] == outcome.run_id
+    assert reader.metrics(outcome.winner.run_id)["validation_macro_f1"] >= 0
+    assert reader.metrics(outcome.run_id)["best_validation_macro_f1"] == best.value
+    assert json.loads(reader.tags(outcome.run_id)["best_settings"]) == best.params
+    names = {path.name for path in reader.artifact(outcome.run_id, "search").iterdir()}
+    assert names >= {"trials.csv", "optimization_history.html"}
+
+
+def test_the_winner_repeats_its_trial(search):
+    outcome, _ = search()
+    history = RunReader().history(outcome.winner.run_id, "validation_macro_f1")
+    assert history["value"].max() == outcome.best.value
+
+
+def test_trials_share_the_states_of_frozen_layers(search, store):
+    search()
+    assert len([folder for folder in (store / "cache").iterdir() if folder.is_dir()]) == 1
+
+
+def test_hopeless_trials_are_pruned(search):
+    outcome, _ = search(trials=14, search="learning_rate", epochs=6, seed=3)
+    assert count_states(outcome.study)["pruned"] > 0 and sum(count_states(outcome.study).values()) == 14
+    assert (
+        len(_runs("trial").query("`tags.pruned` == 'true' and status == 'FINISHED'"))
+        == count_states(outcome.study)["pruned"]
+    )
+
+
+def test_two_objectives_give_a_front(search):
+    outcome, _ = search(objectives="score,seconds", trials=2)
+    assert all(0 < trial.values[1] < 10 for trial in outcome.study.best_trials)
+    assert (RunReader().artifact(outcome.run_id, "search") / "pareto_front.html").exists()
+
+
+def test_a_study_that_is_done_says_so_and_goes_on_when_it_is_to_have_more(search):
+    search(trials=2)
+    with pytest.raises(UserError, match="has its 2 trials and its winner"):
+        search(trials=2)
+    outcome, _ = search(trials=3)
+    assert count_states(outcome.study) == {"complete": 3} and outcome.winner
+
+
+def test_other_settings_are_another_study(search):
+    search(trials=1)
+    with pytest.raises(UserError, match="begun with train_per_category=12, not 13"):
+        search(trials=2, train_per_category=13)
+    assert count_states(search(trials=1, train_per_category=13, study="other")[0].study) == {"complete": 1}
+
+
+def test_a_diverging_trial_counts_as_pruned(search, monkeypatch):
+    calls, run_trial = [], pipeline.run_trial
+
+    def diverge_first(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise Diverged("The loss is nan")
+        return run_trial(*given)
+
+    monkeypatch.setattr("vlm_core.search.run_trial", diverge_first)
+    assert count_states(search()[0].study) == {"complete": 2, "pruned": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"search": "learning_rate,nose"}, "search=nose: that setting has no range"),
+        ({"search": "lora_rank"}, "none of these has an effect on mode=probe"),
+        ({"storage": "nosuch://x"}, "The study cannot be kept"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(search, given, words):
+    with pytest.raises(UserError, match=words):
+        search(**given)
+
+
+def test_two_workers_do_the_trials_together(search, store):
+    outcome, _ = search(workers=2, trials=4)
+    states = count_states(outcome.study)
+    assert 4 <= states["complete"] + states.get("pruned", 0) <= 5 and "running" not in states
+    assert len({trial.user_attrs["process"] for trial in outcome.study.get_trials()}) == 2
+    assert (RunReader().runs()["status"] == "FINISHED").all()
+
+
+def test_a_killed_search_goes_on_to_all_its_trials_and_leaves_no_orphan(shop, store):
+    flags = {**SMALL, "data": str(shop), "trials": 4}
+    command = [sys.executable, "-m", "experiments.tune", *(f"--{name}={value}" for name, value in flags.items())]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (store / "killed.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=store, env=environment, stdout=log, stderr=log)
+    storage = optuna.storages.journal.JournalFileBackend(str(store / JOURNAL))
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and "Trial 0" not in (store / "killed.log").read_text():
+        time.sleep(0.02)
+    while time.monotonic() < deadline and not (RunReader().runs().get("status") == "RUNNING").sum() > 1:
+        time.sleep(0.02)  # the second trial has begun
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command, cwd=store, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "it is repeated" in done.stdout
+    study = optuna.load_study(study_name="clip-probe", storage=optuna.storages.JournalStorage(storage))
+    states = count_states(study)
+    assert states.pop("fail") == 1 and sum(states.values()) == 4 and not {"running", "waiting"} & states.keys()
+    assert set(RunReader().runs()["status"]) == {"FINISHED", "KILLED"}
