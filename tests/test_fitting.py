@@ -54,8 +54,8 @@ def _fit(data, model, folder, **settings):
 def _batches(fit, cut):
     """The run's batches at the cut, and the same views from pixels."""
     views = fit.config.views
-    pixels = fit._pixels()
-    return fit._stored(pixels, cut, views), pixels
+    pixels = fit.pixels()
+    return fit.stored(pixels, cut, views), pixels
 
 
 def _first_step(model, cut, batches):
@@ -163,7 +163,7 @@ def test_views_are_walked_through_and_copies_are_a_view_apart(data, tmp_path):
     model = make_categoriser("clip")
     split = SimpleNamespace(**{**vars(data.split), "train": np.array([0, 0, 1])})
     fit, _ = _fit(SimpleNamespace(catalogue=data.catalogue, split=split), model, tmp_path, mode="last-blocks", views=2)
-    stored = fit._stored(fit._pixels(), model.cut("last-blocks", 1), 2)
+    stored = fit.stored(fit.pixels(), model.cut("last-blocks", 1), 2)
     seen = {}
     for epoch in (1, 2, 3):
         (batch,) = stored.training(epoch)
@@ -179,7 +179,7 @@ def test_a_second_run_and_a_probe_of_another_seed_find_what_is_kept(data, tmp_pa
     model = make_categoriser("git")
     fit, _ = _fit(data, model, tmp_path, mode="probe", views=0)
     cut = len(model.stages)
-    fit._stored(fit._pixels(), cut, 0)
+    fit.stored(fit.pixels(), cut, 0)
     model.run = None  # nothing may be computed any more
     again, _ = _fit(data, model, tmp_path, mode="probe", views=0, seed=9)
     entry = again._entry(model.fingerprint(cut), 0)
@@ -202,6 +202,6 @@ def test_other_weights_are_not_served_stale_states(data, tmp_path):
 def test_too_little_room_is_said_and_the_run_goes_on_from_pixels(data, tmp_path):
     model = make_categoriser("clip")
     fit, said = _fit(data, model, tmp_path, mode="last-blocks", cache_gib=1e-6)
-    assert isinstance(fit._stored(fit._pixels(), model.cut("last-blocks", 1), 3), PixelBatches)
+    assert isinstance(fit.stored(fit.pixels(), model.cut("last-blocks", 1), 3), PixelBatches)
     assert "computed anew in every epoch" in said[0]
     assert fit.run(lambda count: None, lambda report: None).epoch == 3

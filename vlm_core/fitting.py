@@ -50,7 +50,7 @@ class Fit:
 
         config, model = self.config, self.model
         cut = model.cut(config.mode, config.blocks)
-        batches = self._stored(self._pixels(), cut, config.views)
+        batches = self.stored(self.pixels(), cut, config.views)
         merge = model.add_adapters(cut, config.lora_rank) if config.mode == "lora" else None
         begin(sum(weight.numel() for weight in model.learn_from(cut).values()))
         if config.mode == "lp-ft":
@@ -65,10 +65,11 @@ class Fit:
 
         self.say("First the head, on frozen features: " + ", ".join(f"{name}={value}" for name, value in HEAD.items()))
         head, end = self.config.model_copy(update=HEAD), len(self.model.stages)
-        features = self._stored(batches, end, self.config.views if batches.start else 0)
+        features = self.stored(batches, end, self.config.views if batches.start else 0)
         self._learn(head, end, features, Checkpoint(self.folder / "head"), lambda report: None)
 
-    def _pixels(self) -> Batches:
+    def pixels(self) -> Batches:
+        """Batches of what the model sees when nothing is frozen."""
         from vlm_core.training.batches import PixelBatches
 
         config, split = self.config, self.data.split
@@ -95,8 +96,8 @@ class Fit:
                 track(report)
         return checkpoint.load_best(self.model.learn_from(cut))
 
-    def _stored(self, source: Batches, cut: int, views: int) -> Batches:
-        """Batches at the cut: run through the frozen stages once a view, kept on disk; `source` if there is no room."""
+    def stored(self, source: Batches, cut: int, views: int) -> Batches:
+        """Batches at the cut, run through the frozen stages once a view and kept; `source` where there is no room."""
         from vlm_core.training.batches import StoredBatches
 
         if cut == source.start:

@@ -1,0 +1,78 @@
+"""Measure every way of training against the naive one: `python -m experiments.benchmark --data shop.zip`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.door import guard, say
+from vlm_core.errors import UserError
+from vlm_core.storing import write_whole
+
+FAMILIES = ("clip", "blip", "git")
+# Commas separate kinds on the command line.
+KINDS = ("naive", "full", "probe", "one block", "two blocks", "LoRA", "LoRA uncached")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is not in the results yet, one process a figure, and write the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark",
+        description="Seconds a picture of every mode next to a naive loop, on published architectures with random "
+        "weights; hours on two cores. Figures that the results hold are not measured again.",
+    )
+    parser.add_argument("--data", default="sample", help="catalogue whose pictures are used (default: sample)")
+    parser.add_argument("--families", default=",".join(FAMILIES), help="default: clip,blip,git")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="what to measure, comma-separated (also Trainer)")
+    parser.add_argument("--sizes", default="224", help="pixels a side, comma-separated (default: 224)")
+    parser.add_argument("--growth", default="1000,5000,20000,40000", help="numbers of pictures; empty: none")
+    parser.add_argument("--steps", type=int, default=5, help="steps a figure (default: 5)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="PyTorch threads (default: all cores)")
+    parser.add_argument("--results", default="results/benchmark.json", help="file of the figures")
+    parser.add_argument("--output", default="", help="Markdown file for the tables (empty: print them)")
+    given = parser.parse_args(arguments)
+    path, root = Path(given.results), str(Path.cwd())
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    from vlm_core.benchmark import growth, report, steps
+
+    def keep(name: str, work: Callable[..., Any], *values: Any) -> None:
+        if name in results:
+            return
+        say(f"Measuring {name} ...")
+        results[name] = _alone(work, *values)
+        write_whole(path, lambda file: file.write(json.dumps(results, indent=1).encode()))
+
+    keep("gemm", steps.gemm_gflops, given.threads)
+    sizes = [int(size) for size in given.sizes.split(",")]
+    for size in sizes:
+        keep(f"input {size}", steps.measure_input, size, given.data, root, given.threads)
+    for family in given.families.split(","):
+        for size in sizes:
+            for kind in given.kinds.split(","):
+                name = f"train {family} {size} {kind}"
+                keep(name, steps.measure, kind, family, size, given.data, root, given.threads, given.steps)
+    for count in filter(None, given.growth.split(",")):
+        keep(f"growth {count}", growth.measure_growth, int(count), given.data, root, given.threads)
+    text = report.whole(results)
+    if given.output:
+        write_whole(Path(given.output), lambda file: file.write(text.encode()))
+    say(f"Wrote {given.output}." if given.output else text)
+
+
+def _alone(work: Callable[..., Any], *values: Any) -> Any:
+    """What `work` gives in a process of its own, whose memory is its alone."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        try:
+            return pool.apply(work, values)
+        except MemoryError:
+            raise UserError("The memory does not suffice for this figure: leave it out with --kinds.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

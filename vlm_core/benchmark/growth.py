@@ -1,0 +1,88 @@
+"""How time and memory grow with the catalogue: kept states of its first n pictures, and an epoch on them."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from vlm_core.config import build_config
+from vlm_core.data import load_data
+from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.models.loading import load_weights
+from vlm_core.progress import silent
+from vlm_core.training.batches import PixelBatches, StoredBatches
+from vlm_core.training.checkpoint import Checkpoint
+from vlm_core.training.finetuning import FineTuning
+from vlm_core.training.loop import Plan, train
+from vlm_core.training.states import StateCache
+
+
+def measure_growth(pictures: int, data: str, root: str, threads: int) -> dict[str, Any]:
+    """Seconds a picture of the frozen layers and of the head's epoch, and peak MiB over the loaded model's.
+
+    States are those before the last block, the largest that a preset keeps. Files that are mapped into memory are the
+    system's to drop and are not counted.
+    """
+    torch.set_num_threads(threads)
+    config = build_config({"preset": "demo", "data": data, "model": "clip"})
+    loaded = load_data(config, Path(root), silent, lambda line: None)
+    store = loaded.catalogue.pictures
+    pictures = min(pictures, len(store))
+    weights = load_weights("clip", checkpoint="", weights="tiny", image_size=0, texts=(), seed=0, say=lambda line: None)
+    description = Description("clip", loaded.split.categories, store.canvas, "head", "fused", {})
+    model = VisionLanguageCategoriser(weights.hf, weights.tokenizer, description)
+    rows, labels = np.arange(pictures), np.arange(len(store)) % len(loaded.split.categories)
+    cut = model.cut("last-blocks", 1)
+    pixels = PixelBatches(store, labels, rows, model.image_size, 128, 0)
+    with tempfile.TemporaryDirectory() as folder, _Peak() as peak:
+        entry = StateCache(Path(folder), 2**40).entry({"benchmark": "growth"}, len(store))
+        started = time.perf_counter()
+        with torch.inference_mode():
+            entry.fill(rows, lambda missing: ((b.rows, model.run(b.state, 0, cut)) for b in pixels.view(0, missing)))
+        filled = time.perf_counter()
+        batches = StoredBatches(pixels, cut, entry.read(rows), [])
+        plan = Plan(1, 1e-4, 0.01, 0.1, 1.0, 1, 0)
+        list(train(FineTuning(model, cut, batches, rows[:64]), plan, Checkpoint(Path(folder) / "checkpoint")))
+        ended = time.perf_counter()
+    return {
+        "pictures": pictures,
+        "prefix": (filled - started) / pictures,
+        "epoch": (ended - filled) / pictures,
+        "peak_mib": peak.mib,
+        "whole_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+class _Peak:
+    """Watches the process's own memory, shared and mapped files left out: `mib` above what it was at first."""
+
+    def __enter__(self) -> _Peak:
+        self._process, self._over = psutil.Process(), threading.Event()
+        self._first = self._highest = self._own()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def mib(self) -> float:
+        return (self._highest - self._first) / 2**20
+
+    def _own(self) -> int:
+        memory = self._process.memory_info()
+        return int(memory.rss - getattr(memory, "shared", 0))
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.05):
+            self._highest = max(self._highest, self._own())

@@ -1,0 +1,148 @@
+"""The benchmark's tables in Markdown, from the figures that `measure` gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vlm_core.tracking.card import markdown_table
+from vlm_core.tracking.tags import machine_tags
+
+Figures = Mapping[str, Any]
+EPOCHS, TRAINED, VALIDATED, VIEWS = 10, 2400, 600, 3  # the study's, and the recipe's views
+
+
+def training_table(results: Sequence[Figures]) -> str:
+    """Seconds a picture of a training step by kind, next to naive, of each family and size."""
+    rows = []
+    for result in results:
+        naive = find(results, "naive", result["family"], result["image_size"])
+        train = result["train"]
+        prefix = result.get("prefix")
+        rows.append(
+            (
+                result["family"],
+                result["image_size"],
+                result["kind"],
+                spread(train),
+                f"{naive['train']['median'] / train['median']:,.1f}" if naive else "",
+                f"{prefix['seconds']:.3f}" if prefix else "",
+                f"{result['kib_a_view']:,.0f}" if prefix else "",
+                f"{result['peak_mib']:,.0f}",
+            )
+        )
+    names = ("family", "pixels", "kind", "train, s a picture", "times naive", "frozen layers, s a view", "KiB a view")
+    return markdown_table((*names, "peak MiB"), rows)
+
+
+def naive_table(results: Sequence[Figures], gemm_gflops: float) -> str:
+    """What the naive step spends, and its share of the machine's rate for matrix products."""
+    rows = [
+        (
+            result["family"],
+            result["image_size"],
+            spread(result["train"]),
+            f"{result['input']['median'] / result['train']['median']:.1%}",
+            f"{result['evaluate']['median']:.3f}",
+            f"{result['gflop']:.0f}",
+            f"{result['gflop'] / result['train']['median'] / gemm_gflops:.0%}",
+        )
+        for result in results
+        if result["kind"] == "naive"
+    ]
+    names = ("family", "pixels", "train, s a picture", "of it decoding and augmenting", "evaluate, s a picture")
+    return markdown_table((*names, "GFLOP a picture", "share of GEMM rate"), rows)
+
+
+def study_table(results: Sequence[Figures], views: int = VIEWS) -> str:
+    """Hours of the study's ten epochs, extrapolated from the seconds a picture; and the ratios of the sums."""
+    rows, sums = [], [0.0, 0.0]
+    for family in ("clip", "blip", "git"):
+        naive, ours = find(results, "naive", family, 224), find(results, "one block", family, 224)
+        if not naive or not ours:
+            continue
+        hours = (naive_hours(naive), kept_hours(ours, views))
+        sums = [total + part for total, part in zip(sums, hours, strict=True)]
+        rows.append((family, f"{hours[0]:.2f}", f"{hours[1]:.2f}", f"{hours[0] / hours[1]:.1f}"))
+    if rows:
+        rows.append(("all", f"{sums[0]:.2f}", f"{sums[1]:.2f}", f"{sums[0] / sums[1]:.1f}"))
+    larger = find(results, "naive", "blip", 384)
+    if rows and larger:
+        original = sums[0] - naive_hours(find(results, "naive", "blip", 224) or larger) + naive_hours(larger)
+        rows.append(("all, BLIP at its own 384", f"{original:.2f}", f"{sums[1]:.2f}", f"{original / sums[1]:.1f}"))
+    return markdown_table(("family", "naive, h", f"one block, {views} views, caches included, h", "times"), rows)
+
+
+def naive_hours(naive: Figures) -> float:
+    """Of the study's epochs of training and validation."""
+    seconds = TRAINED * naive["train"]["median"] + VALIDATED * naive["evaluate"]["median"]
+    return float(EPOCHS * seconds / 3600)
+
+
+def kept_hours(ours: Figures, views: int) -> float:
+    """The same, the frozen layers' passes over `views` views and the plain validation view included."""
+    prefix = (views * TRAINED + VALIDATED) * ours["prefix"]["seconds"]
+    epochs = EPOCHS * (TRAINED * ours["train"]["median"] + VALIDATED * ours["evaluate"]["median"])
+    return float((prefix + epochs) / 3600)
+
+
+def growth_table(rows: Iterable[Figures]) -> str:
+    """Time and memory of keeping states of so many pictures, and of an epoch on them."""
+    names = ("pictures", "frozen layers, ms a picture", "epoch of the head, ms a picture", "peak MiB over the model's")
+    lines = [
+        (
+            f"{row['pictures']:,}",
+            f"{1000 * row['prefix']:.2f}",
+            f"{1000 * row['epoch']:.3f}",
+            f"{row['peak_mib']:,.0f}",
+        )
+        for row in rows
+    ]
+    return markdown_table(names, lines)
+
+
+def input_table(rows: Iterable[Figures]) -> str:
+    """Milliseconds a picture of what comes before the model."""
+    lines = [
+        (row["image_size"], *(f"{1000 * row[name]['median']:.2f}" for name in ("decode", "augment_pillow", "augment")))
+        for row in rows
+    ]
+    return markdown_table(("pixels", "decode JPEG, ms", "augment with Pillow, ms", "ours, ms"), lines)
+
+
+def spread(seconds: Figures) -> str:
+    """Median and quartiles."""
+    return f"{seconds['median']:.4f} ({seconds['low']:.4f} to {seconds['high']:.4f}, {seconds['steps']} steps)"
+
+
+def find(results: Sequence[Figures], kind: str, family: str, image_size: int) -> Figures | None:
+    """The figures of that kind, or None."""
+    for result in results:
+        if (result["kind"], result["family"], result["image_size"]) == (kind, family, image_size):
+            return result
+    return None
+
+
+def machine() -> str:
+    """Processor, cores and the library's version."""
+    facts = machine_tags()
+    return f"{facts['cpu']}, {facts['cores']} cores, PyTorch {facts['torch']}"
+
+
+def whole(results: Mapping[str, Any]) -> str:
+    """All tables that there are figures for, under their headings."""
+
+    def those(kind: str) -> list[Figures]:
+        return [figures for name, figures in results.items() if name.startswith(kind)]
+
+    trained = those("train ")
+    parts = [
+        f"Machine: {machine()}, {results['gemm']:.0f} GFLOP/s in single-precision matrix products.",
+        "### Naive fine-tuning\n\n" + naive_table(trained, results["gemm"]),
+        "### Every mode next to it\n\n" + training_table(trained),
+        "### The study's ten epochs (2,400 training and 600 validation pictures), extrapolated\n\n"
+        + study_table(trained),
+        "### Before the model\n\n" + input_table(those("input ")),
+        "### How it grows\n\n" + growth_table(those("growth ")),
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,187 @@
+"""One measurement in a process of its own: seconds of training steps, and the memory that they took."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlm_core.benchmark.naive import augment, decode, full_size, fused_state, jpegs, naive_steps, trainer_steps
+from vlm_core.config import Config, build_config
+from vlm_core.data import Data, load_data
+from vlm_core.fitting import Fit
+from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.progress import silent
+from vlm_core.training.batches import Batches
+from vlm_core.training.checkpoint import Checkpoint
+from vlm_core.training.finetuning import FineTuning
+from vlm_core.training.loop import Plan, StepReport, train
+from vlm_core.training.states import StateCache
+
+BATCH = 8
+# What is measured, and the settings it is: all of them fine-tune the fused read-out.
+OURS: dict[str, dict[str, Any]] = {
+    "probe": {"mode": "probe", "batch_size": 128},
+    "one block": {"mode": "last-blocks", "blocks": 1},
+    "two blocks": {"mode": "last-blocks", "blocks": 2},
+    "LoRA": {"mode": "lora", "blocks": 2},
+    "LoRA uncached": {"mode": "lora", "blocks": 2, "cache_gib": 0},
+    "full": {"mode": "full"},
+}
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Median seconds a picture and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+    steps: int
+
+    @classmethod
+    def of(cls, steps: list[float], pictures: int) -> Seconds:
+        """Of steps of so many pictures each."""
+        each = [step / pictures for step in steps]
+        low, _, high = statistics.quantiles(each, n=4) if len(each) > 1 else (each[0],) * 3
+        return cls(statistics.median(each), low, high, len(each))
+
+
+def measure(kind: str, family: str, image_size: int, data: str, root: str, threads: int, steps: int) -> dict[str, Any]:
+    """Figures of one kind of training of one family: seconds a picture, bytes kept a view, peak MiB."""
+    torch.set_num_threads(threads)
+    config = build_config(
+        {
+            "preset": "cpu", "data": data, "model": family, "per_category": 12, "train_per_category": 400,
+            "batch_size": BATCH, "views": 1, "cache_gib": 20, "patience": 1, **OURS.get(kind, {}),
+        }
+    )  # fmt: skip
+    loaded = load_data(config, Path(root), silent, lambda line: None)
+    figures = _baseline(kind, family, image_size, loaded, steps) if kind not in OURS else {}
+    if kind in OURS:
+        figures = _ours(config, family, image_size, loaded, steps)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"kind": kind, "family": family, "image_size": image_size, **figures, "peak_mib": peak}
+
+
+def _baseline(kind: str, family: str, image_size: int, data: Data, steps: int) -> dict[str, Any]:
+    rows = np.unique(data.split.train)
+    files = jpegs(data.catalogue.pictures.take(rows))
+    labels = torch.from_numpy(data.split.labels[rows])
+    hf, tokenizer = full_size(family, image_size)
+    model = _categoriser(family, hf, tokenizer, data)
+    prompt = model.adapter.prompt_ids() if family != "clip" else ()  # type: ignore[union-attr]
+    read, width = fused_state(family, hf, prompt)
+    if kind == "Trainer":
+        seconds = trainer_steps(read, width, hf, files, labels, image_size, BATCH, steps + 1)
+        return {"train": asdict(Seconds.of(seconds, BATCH))}
+    flops = _flops(lambda: torch.autograd.backward(read(torch.zeros(1, 3, image_size, image_size)).sum()))
+    _first, *rest = itertools.islice(naive_steps(read, width, hf, files, labels, image_size, BATCH), steps + 1)
+    hf.eval()
+    with torch.inference_mode():
+        evaluation = _timed(lambda: read(torch.zeros(BATCH, 3, image_size, image_size)), 3)
+    return {
+        "train": asdict(Seconds.of([step for step, _ in rest], BATCH)),
+        "input": asdict(Seconds.of([prepared for _, prepared in rest], BATCH)),
+        "evaluate": asdict(Seconds.of(evaluation, BATCH)),
+        "gflop": flops / 1e9,
+    }
+
+
+def _categoriser(family: str, hf: Any, tokenizer: Any, data: Data) -> VisionLanguageCategoriser:
+    canvas = data.catalogue.pictures.canvas
+    return VisionLanguageCategoriser(
+        hf, tokenizer, Description(family, data.split.categories, canvas, "head", "fused", {})
+    )
+
+
+def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) -> dict[str, Any]:
+    model = _categoriser(family, *full_size(family, image_size), data)
+    cut = model.cut(config.mode, config.blocks)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = StateCache(Path(folder) / "cache", int(config.cache_gib * 2**30), config.cache_precision)
+        fit = Fit(config, data, model, Path(folder), cache, silent, lambda line: None)
+        started = time.perf_counter()
+        batches = fit.stored(fit.pixels(), cut, config.views)
+        kept = len(np.unique(data.split.train)) + len(data.split.validation)
+        prefix = {"seconds": (time.perf_counter() - started) / kept, "views": kept} if batches.start else None
+        if config.mode == "lora":
+            model.add_adapters(cut, config.lora_rank)
+        seconds = _step_seconds(config, model, cut, batches, data, steps)
+        evaluation = _timed(lambda: FineTuning(model, cut, batches, data.split.validation).validated(), 3)
+        bytes_kept = sum(path.stat().st_blocks * 512 for path in Path(folder).rglob("part-*.npy"))
+    return {
+        "train": asdict(Seconds.of(seconds, config.batch_size)),
+        "evaluate": asdict(Seconds.of(evaluation, len(data.split.validation))),
+        "prefix": prefix,
+        "kib_a_view": bytes_kept / kept / 1024,
+        "weights_trained": sum(weight.numel() for weight in model.learn_from(cut).values()),
+    }
+
+
+def _step_seconds(
+    config: Config, model: VisionLanguageCategoriser, cut: int, batches: Batches, data: Data, steps: int
+) -> list[float]:
+    """Of the loop's own steps, the first left out; it is left before its epoch ends."""
+    plan = Plan(1, config.learning_rate, config.weight_decay, config.warmup, config.clip_norm, 1, config.seed)
+    wanted = min(batches.steps - 1, steps * (1 if cut == 0 or not batches.start else 5))
+    ends = []
+    with tempfile.TemporaryDirectory() as folder:
+        for report in train(FineTuning(model, cut, batches, data.split.validation), plan, Checkpoint(Path(folder))):
+            assert isinstance(report, StepReport)
+            ends.append(time.perf_counter())
+            if len(ends) > wanted:
+                break
+    return [later - earlier for earlier, later in itertools.pairwise(ends)]
+
+
+def measure_input(image_size: int, data: str, root: str, threads: int) -> dict[str, Any]:
+    """Seconds a picture of decoding and augmentation, theirs and ours."""
+    torch.set_num_threads(threads)
+    config = build_config({"preset": "cpu", "data": data, "per_category": 12, "train_per_category": 40})
+    loaded = load_data(config, Path(root), silent, lambda line: None)
+    from vlm_core.training.batches import PixelBatches
+
+    rows = np.unique(loaded.split.train)[:32]
+    files, view = jpegs(loaded.catalogue.pictures.take(rows)), augment(image_size)
+    decoded = [decode(file) for file in files]
+    ours = PixelBatches(loaded.catalogue.pictures, loaded.split.labels, rows, image_size, 8, 0)
+    return {
+        "image_size": image_size,
+        "decode": asdict(Seconds.of(_timed(lambda: [decode(file) for file in files], 9), len(files))),
+        "augment_pillow": asdict(Seconds.of(_timed(lambda: [view(picture) for picture in decoded], 9), len(files))),
+        "augment": asdict(Seconds.of(_timed(lambda: list(ours.training(1)), 9), len(rows))),
+    }
+
+
+def gemm_gflops(threads: int) -> float:
+    """The machine's rate for products of large single-precision matrices, in GFLOP/s."""
+    torch.set_num_threads(threads)
+    matrix = torch.randn(2048, 2048)
+    return 2 * 2048**3 / min(_timed(lambda: matrix @ matrix, 9)) / 1e9
+
+
+def _timed(work: Any, times: int) -> list[float]:
+    work()
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _flops(work: Any) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
