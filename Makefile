@@ -14,7 +14,7 @@ PINS = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup prepare train pretrain demo ui serve test lint types format clean
+.PHONY: help setup prepare train pretrain tune bench demo ui serve test lint types format clean
 
 help:  ## list what can be done (this)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,12 @@ train: $(VENV)/.ready  ## train BLIP on the sample catalogue, or MODEL on DATA, 
 
 pretrain: $(VENV)/.ready  ## pretrain MODEL on the pictures, titles and attributes of DATA, and write its weights
 	$(RUN) experiments.pretrain --model $(MODEL) --data $(DATA) $(FLAGS)
+
+tune: $(VENV)/.ready  ## search MODEL's settings on DATA with Optuna, and retrain the winner
+	$(RUN) experiments.tune --model $(MODEL) --data $(DATA) $(FLAGS)
+
+bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning (an hour on two cores): docs/performance.md
+	$(RUN) experiments.benchmark --data $(DATA) --sizes 224,384 --output docs/performance.md $(FLAGS)
 
 demo: $(VENV)/.ready  ## train all three families small on the sample and compare them, in minutes
 	$(RUN) experiments.demo $(FLAGS)

@@ -17,7 +17,7 @@ ROOMS = ("experiments", "vlm_core", "dashboard")
 DOORS = {
     "mlflow": {"vlm_core/tracking/"},
     "optuna": {"vlm_core/search.py", "experiments/tune.py"},
-    "transformers": {"vlm_core/models/", "vlm_core/training/"},
+    "transformers": {"vlm_core/models/", "vlm_core/training/", "vlm_core/benchmark/"},
     "peft": {"vlm_core/models/", "vlm_core/training/"},
     "dash": {"dashboard/"},
     "ray": set(),  # one module, named here by whoever brings it

@@ -14,6 +14,7 @@ _MLFLOW_DECIDES: Final = frozenset({"experiment"})
 _VERBS: Final[dict[str, str]] = {
     "tune": "searches the settings of one model with Optuna, and retrains the winner; takes those of main as well",
     "pretrain": "pretrains one family on a catalogue's pictures, titles and attributes, and writes its weights",
+    "benchmark": "measures every way of training next to a naive loop",
     "prepare": "reads, cleans and decodes a catalogue once; takes the settings about data",
     "evaluate": "scores a stored run on another labelled catalogue",
     "predict": "writes the categories of a folder, zip or CSV of pictures",

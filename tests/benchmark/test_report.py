@@ -1,0 +1,35 @@
+"""The tables' figures, worked by hand."""
+
+import pytest
+
+from vlm_core.benchmark.report import kept_hours, naive_hours, study_table, training_table
+
+
+def _seconds(median):
+    return {"median": median, "low": median, "high": median, "steps": 3}
+
+
+NAIVE = {
+    "kind": "naive", "family": "clip", "image_size": 224, "train": _seconds(0.3), "evaluate": _seconds(0.1),
+    "input": _seconds(0.03), "gflop": 26.0, "peak_mib": 2400.0,
+}  # fmt: skip
+KEPT = {
+    "kind": "one block", "family": "clip", "image_size": 224, "train": _seconds(0.005), "evaluate": _seconds(0.002),
+    "prefix": {"seconds": 0.07, "views": 40}, "kib_a_view": 77.0, "peak_mib": 1500.0,
+}  # fmt: skip
+
+
+def test_hours_are_those_of_ten_epochs_of_training_and_validation():
+    assert naive_hours(NAIVE) == pytest.approx(10 * (2400 * 0.3 + 600 * 0.1) / 3600)
+    assert kept_hours(KEPT, views=3) == pytest.approx(
+        ((3 * 2400 + 600) * 0.07 + 10 * (2400 * 0.005 + 600 * 0.002)) / 3600
+    )
+
+
+def test_ratios_stand_beside_the_naive_figure_of_the_same_size():
+    assert (
+        "| clip | 224 | one block | 0.0050 (0.0050 to 0.0050, 3 steps) | 60.0 | 0.070 | 77 | 1,500 |"
+        in training_table([NAIVE, KEPT])
+    )
+    assert "| clip | 2.17 | 0.19 | 11.5 |" in study_table([NAIVE, KEPT])
+    assert "| clip | 224 | one block | 0.0050 (0.0050 to 0.0050, 3 steps) |  |" in training_table([KEPT])
