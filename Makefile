@@ -38,7 +38,9 @@ tune: $(VENV)/.ready  ## search MODEL's settings on DATA with Optuna, and retrai
 	$(RUN) experiments.tune --model $(MODEL) --data $(DATA) $(FLAGS)
 
 bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning (an hour on two cores): docs/performance.md
-	$(RUN) experiments.benchmark --data $(DATA) --sizes 224,384 --output docs/performance.md $(FLAGS)
+	$(RUN) experiments.benchmark --data $(DATA) --families blip --sizes 384 --kinds "naive,full,one block" $(FLAGS)
+	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block" $(FLAGS)
+	$(RUN) experiments.benchmark --data $(DATA) --output docs/performance.md $(FLAGS)
 
 demo: $(VENV)/.ready  ## train all three families small on the sample and compare them, in minutes
 	$(RUN) experiments.demo $(FLAGS)

@@ -30,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="sample", help="catalogue whose pictures are used (default: sample)")
     parser.add_argument("--families", default=",".join(FAMILIES), help="default: clip,blip,git")
     parser.add_argument("--kinds", default=",".join(KINDS), help="what to measure, comma-separated (also Trainer)")
-    parser.add_argument(
-        "--sizes", default="224", help="pixels a side, comma-separated (default: 224; 384 is BLIP's own, and its alone)"
-    )
+    parser.add_argument("--sizes", default="224", help="pixels a side, comma-separated (default: 224)")
     parser.add_argument("--growth", default="1000,5000,20000,40000", help="numbers of pictures; empty: none")
     parser.add_argument("--steps", type=int, default=5, help="steps a figure (default: 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="PyTorch threads (default: all cores)")
@@ -55,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for size in sizes:
         keep(f"input {size}", steps.measure_input, size, given.data, root, given.threads)
     for family in given.families.split(","):
-        for size in sizes if family == "blip" else sizes[:1]:
+        for size in sizes:
             for kind in given.kinds.split(","):
                 name = f"train {family} {size} {kind}"
                 keep(name, steps.measure, kind, family, size, given.data, root, given.threads, given.steps)

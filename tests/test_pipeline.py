@@ -49,6 +49,9 @@ def run(shop, store):
         {"model": "git", "mode": "probe"},
         {"model": "clip", "mode": "lp-ft", "augmentation": "mirror"},
         {"model": "blip", "image_size": 96},
+        {"model": "git", "mode": "fusion", "objective": "generate"},
+        {"model": "blip", "mode": "lora", "blocks": 1},
+        {"model": "clip", "preset": "cpu", "weights": "tiny", "blocks": 2},
         {"model": "baseline"},
     ],
     ids=lambda given: "-".join(map(str, given.values())),
@@ -68,6 +71,9 @@ def test_a_run_ends_evaluated_logged_and_registered(run, given):
     assert ("test_caption_gender" in reader.metrics(outcome.run_id)) == writes
     info = json.loads(reader.artifact(outcome.run_id, "dataset_info.json").read_text())
     assert info["split_fingerprint"] == outcome.split.fingerprint
+    assert ("train_seconds" in reader.metrics(outcome.run_id)) == (
+        given["model"] != "baseline" and given.get("mode") != "zero-shot"
+    )
     assert "champion" in outcome.registered
     assert not list(Path("checkpoints").glob("*/*"))
 

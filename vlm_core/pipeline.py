@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from vlm_core.errors import UserError
 from vlm_core.fitting import GIB, Fit
 from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import Progress, silent
-from vlm_core.scoring import caption_metrics, evaluate_rows, set_threads
+from vlm_core.scoring import caption_metrics, evaluate_rows, seconds_a_picture, set_threads
 from vlm_core.tracking.metrics import epoch_metrics
 
 if TYPE_CHECKING:
@@ -102,20 +101,9 @@ def run_trial(
             return TrialResult(0.0, float("inf"), pruned=True)
         finally:
             shutil.rmtree(root / "checkpoints" / run.run_id, ignore_errors=True)
-        seconds = _seconds_a_picture(model, data)
+        seconds = seconds_a_picture(model, data.catalogue.pictures.take(data.split.validation[:32]))
         run.metrics({"best_validation_macro_f1": best.best_macro_f1, "seconds_a_picture": seconds})
     return TrialResult(best.best_macro_f1, seconds, pruned=False)
-
-
-def _seconds_a_picture(model: VisionLanguageCategoriser, data: Data) -> float:
-    """Median over three passes of 32 validation pictures."""
-    pictures = data.catalogue.pictures.take(data.split.validation[:32])
-    passes = []
-    for _ in range(3):
-        started = time.perf_counter()
-        model.log_probabilities(pictures)
-        passes.append((time.perf_counter() - started) / len(pictures))
-    return statistics.median(passes)
 
 
 def _resumed(run_id: str) -> Config:
@@ -276,7 +264,10 @@ def _fit(
         run.tags({"weights_trained": str(weights)})
 
     cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
-    return Fit(config, data, model, root / "checkpoints" / run.run_id, cache, progress, say).run(begin, track)
+    started = time.perf_counter()
+    best = Fit(config, data, model, root / "checkpoints" / run.run_id, cache, progress, say).run(begin, track)
+    run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, frozen layers included
+    return best
 
 
 def _epoch_line(report: EpochReport[Summary]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlm_core.benchmark.report import kept_hours, naive_hours, study_table, training_table
+from vlm_core.benchmark.report import FAMILIES, kept_hours, naive_hours, study_table, training_table
 
 
 def _seconds(median):
@@ -31,5 +31,7 @@ def test_ratios_stand_beside_the_naive_figure_of_the_same_size():
         "| clip | 224 | one block | 0.0050 (0.0050 to 0.0050, 3 steps) | 60.0 | 0.070 | 77 | 1,500 |"
         in training_table([NAIVE, KEPT])
     )
-    assert "| clip | 2.17 | 0.19 | 11.5 |" in study_table([NAIVE, KEPT])
+    families = [{**figures, "family": family} for family in FAMILIES for figures in (NAIVE, KEPT)]
+    assert "| one block, 3 views | 0.19 | 0.19 | 0.19 | 0.56 | 11.5 |  |" in study_table(families)
+    assert "one block" not in study_table([NAIVE, KEPT])
     assert "| clip | 224 | one block | 0.0050 (0.0050 to 0.0050, 3 steps) |  |" in training_table([KEPT])
