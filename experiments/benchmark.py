@@ -17,7 +17,7 @@ from vlm_core.storing import write_whole
 
 FAMILIES = ("clip", "blip", "git")
 # Commas separate kinds on the command line.
-KINDS = ("naive", "full", "probe", "one block", "two blocks", "LoRA", "LoRA uncached")
+KINDS = ("naive", "full", "probe", "one block", "two blocks", "two blocks at 32", "LoRA", "LoRA uncached")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results[name] = _alone(work, *values)
         write_whole(path, lambda file: file.write(json.dumps(results, indent=1).encode()))
 
-    keep("gemm", steps.gemm_gflops, given.threads)
     sizes = [int(size) for size in given.sizes.split(",")]
     for size in sizes:
         keep(f"input {size}", steps.measure_input, size, given.data, root, given.threads)
