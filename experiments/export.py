@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vlm_core.progress import show
 
     export = run_export(given.run, PRECISIONS[given.precision], given.pictures, given.threads, Path.cwd(), show, say)
-    show_table(f"Run {given.run[:8]} on {given.pictures} pictures", COLUMNS, export_rows(export.comparisons))
+    show_table(f"Run {given.run[:8]} on {export.pictures} pictures", COLUMNS, export_rows(export.comparisons))
     for address in export.addresses:
         say(f"Serve it: mlflow models serve -m {address} --env-manager local --port 5001")
 

@@ -53,6 +53,7 @@ class Comparison:
 class Export:
     """What was exported: PyTorch and each precision compared, and the addresses that MLflow serves them under."""
 
+    pictures: int  # that they were compared on
     comparisons: tuple[Comparison, ...]
     addresses: tuple[str, ...]
 
@@ -88,7 +89,7 @@ def run_export(
         addresses = tuple(
             add_export(run_id, made[name].folder, f"onnx/{name}", compared[name].metrics()) for name in precisions
         )
-    return Export((first, *(compared[name] for name in precisions)), addresses)
+    return Export(len(pictures), (first, *(compared[name] for name in precisions)), addresses)
 
 
 def compare(

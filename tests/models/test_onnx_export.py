@@ -28,11 +28,16 @@ PICTURES = np.random.default_rng(3).integers(0, 256, (40, 80, 60, 3), dtype=np.u
 
 
 def _make_shallow(family, answer, readout):
-    """A tiny model with half of its vision blocks and, where it writes, two categories: a graph is quicker to trace."""
+    """A tiny model with fewer blocks and, where it writes, two categories: a graph is quicker to trace."""
     hf, tokenizer = make_tiny(family)
     tower = hf.git.image_encoder.vision_model if family == "git" else hf.vision_model
     tower.encoder.layers = tower.encoder.layers[:2]
-    categories = CATEGORIES[1:] if answer == "sentences" else CATEGORIES
+    categories = CATEGORIES
+    if answer == "sentences":
+        categories = CATEGORIES[1:]
+        encoder = hf.git.encoder if family == "git" else hf.text_decoder.bert.encoder
+        encoder.layer = encoder.layer[:1]
+        (hf.config if family == "git" else hf.config.text_config).num_hidden_layers = 1
     torch.manual_seed(1)
     return VisionLanguageCategoriser(hf, tokenizer, Description(family, categories, (80, 60), answer, readout, {}))
 
