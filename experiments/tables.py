@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.exporting import Comparison
 
 LEADERBOARD_COLUMNS = ("model", "protocol", "test macro-F1", "95 % interval", "accuracy", "weights", "run")
 
@@ -48,4 +51,18 @@ def leaderboard_rows(board: pd.DataFrame) -> list[tuple[str, ...]]:
             str(run["run_id"])[:8],
         )
         for _, run in board.iterrows()
+    ]
+
+
+def export_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """One row a form of the model: size, distance from PyTorch, and seconds a picture at each batch."""
+    return [
+        (
+            each.form,
+            f"{each.megabytes:.1f}",
+            f"{each.largest_difference:.2g}",
+            f"{each.equal_answers:.1%}",
+            *(f"{seconds:.5f}" for seconds in each.seconds.values()),
+        )
+        for each in comparisons
     ]

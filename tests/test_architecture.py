@@ -18,6 +18,8 @@ DOORS = {
     "mlflow": {"vlm_core/tracking/"},
     "optuna": {"vlm_core/search.py", "experiments/tune.py"},
     "transformers": {"vlm_core/models/", "vlm_core/training/", "vlm_core/benchmark/"},
+    "onnx": {"vlm_core/models/onnx_export.py"},
+    "onnxruntime": {"vlm_core/models/onnx_export.py", "vlm_core/models/onnx_categoriser.py"},
     "peft": {"vlm_core/models/", "vlm_core/training/"},
     "dash": {"dashboard/"},
     "ray": set(),  # one module, named here by whoever brings it
@@ -26,7 +28,10 @@ DOORS = {
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "skops", "jsonpickle"}
 PICKLE_CALLS = {"torch.load", "torch.save", "pd.read_pickle", "pandas.read_pickle"}
 # Each costs a `--help` more than it may take.
-HEAVY = {"torch", "mlflow", "transformers", "sklearn", "skimage", "scipy", "datasets", "kagglehub", "matplotlib"}
+HEAVY = {
+    *("torch", "mlflow", "transformers", "onnxruntime"),
+    *("sklearn", "skimage", "scipy", "datasets", "kagglehub", "matplotlib"),
+}
 
 
 def _python_files(*folders: str) -> list[Path]:

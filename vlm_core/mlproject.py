@@ -18,6 +18,7 @@ _VERBS: Final[dict[str, str]] = {
     "prepare": "reads, cleans and decodes a catalogue once; takes the settings about data",
     "evaluate": "scores a stored run on another labelled catalogue",
     "predict": "writes the categories of a folder, zip or CSV of pictures",
+    "export": "writes a stored run's model as ONNX in fp32 and int8, held against PyTorch",
     "demo": "trains all three families small on the sample catalogue and compares them",
 }
 _OWN_SETTINGS: Final = {"pretrain": PRETRAINING_ALONE, "tune": TUNING_ALONE}

@@ -116,7 +116,7 @@ class Sentences:
     def _score(self, tokens: Tensor, first: Tensor, cache: Any, sentence: list[int]) -> Tensor:
         score = functional.log_softmax(first, dim=-1)[:, sentence[0]]  # (B,)
         ids = torch.tensor(sentence, device=tokens.device)
-        logits = self.captioner.read_more(tokens, ids[:-1].expand(len(tokens), -1), cache)
+        logits = self.captioner.read_more(tokens, ids[:-1].expand(tokens.shape[0], -1), cache)
         self.captioner.forget(cache, len(sentence) - 1)
         steps = functional.log_softmax(logits, dim=-1)  # (B, T - 1, V)
         return score + steps[:, torch.arange(len(ids) - 1), ids[1:]].sum(dim=1)

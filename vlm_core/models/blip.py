@@ -66,7 +66,7 @@ class Blip:
         ]
 
     def _prompt(self, tokens: Tensor) -> Tensor:
-        return tokens.new_tensor(self.prompt_ids()).long().expand(len(tokens), -1)
+        return tokens.new_tensor(self.prompt_ids()).long().expand(tokens.shape[0], -1)
 
     def writing_modules(self) -> tuple[nn.Module, ...]:
         """The text decoder."""

@@ -68,7 +68,7 @@ class Git:
         ]
 
     def _prompt(self, tokens: Tensor) -> Tensor:
-        return tokens.new_tensor(self.prompt_ids()).long().expand(len(tokens), -1)
+        return tokens.new_tensor(self.prompt_ids()).long().expand(tokens.shape[0], -1)
 
     def _join(self, tokens: Tensor, ids: Tensor) -> Tensor:
         return torch.cat((self.hf.git.visual_projection(tokens), self.hf.git.embeddings(ids)), dim=1)

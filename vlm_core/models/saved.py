@@ -1,4 +1,4 @@
-"""A categoriser that was saved, whatever its family; the baseline is read without PyTorch."""
+"""A saved categoriser, whatever its family: the baseline is read without PyTorch, ONNX without transformers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ def load_categoriser(folder: Path) -> Categoriser:
     path = folder / "categoriser.json"
     if not path.exists():
         raise UserError(f"{folder} holds no categoriser (no categoriser.json): give the folder of a saved model.")
-    if json.loads(path.read_text())["family"] == "baseline":
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("engine") == "onnx":
+        from vlm_core.models.onnx_categoriser import OnnxCategoriser
+
+        return OnnxCategoriser.load(folder)
+    if content["family"] == "baseline":
         from vlm_core.models.baseline import Baseline
 
         return Baseline.load(folder)

@@ -23,6 +23,7 @@ MODEL_NAME: Final = "model"  # runs:/<run id>/model is its address as well
 _ALWAYS: Final = ("mlflow", "numpy", "pandas", "pillow", "safetensors")
 _NETWORKS: Final = ("tokenizers", "torch", "transformers")
 _BASELINE: Final = ("scikit-image",)
+_ONNX: Final = ("onnxruntime", "torch")  # PyTorch fits pictures to the model's input
 
 
 def log_model(client: MlflowClient, run_id: str, folder: Path) -> str:
@@ -63,7 +64,8 @@ def log_model(client: MlflowClient, run_id: str, folder: Path) -> str:
 def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
     """Nothing; `path` is a folder that `mlflow.pyfunc.load_model` and `mlflow models serve` take."""
     description = json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))
-    writes_text = description.get("answer") == "sentences"
+    engine = description.get("engine", "")
+    writes_text = description.get("answer") == "sentences" and not engine
     with tempfile.TemporaryDirectory() as temporary:
         # MLflow takes the folder's own name over into the model: one that says what it is
         data = Path(temporary) / "categoriser"
@@ -75,7 +77,7 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
             code_paths=[str(Path(vlm_core.__file__).parent)],
             signature=_signature(description["categories"], writes_text),
             input_example=_example(),
-            pip_requirements=requirements(description["family"]),
+            pip_requirements=requirements(description["family"], engine),
             mlflow_model=meta,
         )
     card = folder / "README.md"
@@ -83,9 +85,10 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
         shutil.copy(card, path / card.name)
 
 
-def requirements(family: str) -> list[str]:
-    """Pinned packages that inference needs, at the versions that are installed here."""
-    names = sorted((*_ALWAYS, *(_BASELINE if family == "baseline" else _NETWORKS)))
+def requirements(family: str, engine: str = "") -> list[str]:
+    """Pinned packages that inference needs, at the versions that are installed here; `engine` is "onnx" for exports."""
+    own = _ONNX if engine == "onnx" else _BASELINE if family == "baseline" else _NETWORKS
+    names = sorted((*_ALWAYS, *own))
     # "2.14.1+cpu" names a build of one index; any build of 2.14.1 will do
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
 

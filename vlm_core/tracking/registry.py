@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 CHAMPION: Final = "champion"
 SCORE: Final = "test_macro_f1"
 _KEPT: Final = (*tags.COMPARABLE, "protocol", "leaking", "leakage", "catalogue", "weights_source")
+
+# runs:/<id>/onnx/int8 could be fetched by its address as well, but MLflow would copy it though it lies on this disk
+_EXPORT: Final = re.compile(r"runs:/(?P<run>[^/]+)/(?P<path>onnx/[^/]+)/?")
 
 
 def register(run_id: str) -> str:
@@ -41,13 +45,16 @@ def register(run_id: str) -> str:
 
 
 def resolve(reference: str) -> Path:
-    """The folder of the categoriser that a run id, `models:/name@alias`, `models:/name/3` or `runs:/id/model` names.
+    """The folder of the categoriser that a run id or an address names.
 
+    Addresses are `models:/name@alias`, `models:/name/3`, `runs:/id/model` and, for an export, `runs:/id/onnx/int8`.
     It is downloaded if the store is remote. Raises UserError if there is none.
     """
     uri = store_uri()
     with store_errors(uri):
         client = connect(uri)
+        if export := _EXPORT.fullmatch(reference):
+            return _fetch(reference, uri, run_id=export["run"], artifact_path=export["path"])
         address = reference
         if not reference.startswith("models:/"):
             # MLflow would copy runs:/<id>/model, though it lies on this disk as the run's models:/ address
@@ -58,15 +65,15 @@ def resolve(reference: str) -> Path:
                     f"models:/categoriser-clip@{CHAMPION}."
                 )
             address = f"models:/{model_id}"
-        return _fetch(address, uri)
+        return _fetch(address, uri, artifact_uri=address)
 
 
-def _fetch(address: str, uri: str) -> Path:
+def _fetch(address: str, uri: str, **place: str) -> Path:
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
     try:
-        folder = Path(open_mlflow().artifacts.download_artifacts(artifact_uri=address, tracking_uri=uri))
+        folder = Path(open_mlflow().artifacts.download_artifacts(**place, tracking_uri=uri))
         loader = Model.load(str(folder)).flavors["python_function"]
     except (MlflowException, OSError, KeyError) as error:
         raise UserError(

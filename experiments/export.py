@@ -1,0 +1,37 @@
+"""Export a stored run's model to ONNX: `python -m experiments.export --run <id> --precision both`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.door import guard, say, show_table
+
+PRECISIONS = {"fp32": ("fp32",), "int8": ("int8",), "both": ("fp32", "int8")}
+COLUMNS = ("", "MB", "largest difference", "equal answers", "s a picture, 1", "s a picture, 32")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the model's ONNX forms into its run, and print how they compare with PyTorch."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.export", description="Export a stored run's model to ONNX, compared with PyTorch."
+    )
+    parser.add_argument("--run", required=True, help="id of the finished run whose model is exported")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="both", help="numbers of the linear layers")
+    parser.add_argument("--pictures", type=int, default=64, help="test pictures to compare on")
+    parser.add_argument("--threads", type=int, default=8, help="threads of both engines, capped at the machine's cores")
+    given = parser.parse_args(arguments)
+    from experiments.tables import export_rows
+    from vlm_core.exporting import run_export
+    from vlm_core.progress import show
+
+    export = run_export(given.run, PRECISIONS[given.precision], given.pictures, given.threads, Path.cwd(), show, say)
+    show_table(f"Run {given.run[:8]} on {export.pictures} pictures", COLUMNS, export_rows(export.comparisons))
+    for address in export.addresses:
+        say(f"Serve it: mlflow models serve -m {address} --env-manager local --port 5001")
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,145 @@
+"""ONNX forms of every family and answer: the same answers at any batch, kept and read back, or refused."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.families import CATEGORIES, FAMILIES, make_categoriser, make_tiny
+from tests.tracking.models import save_categoriser
+from vlm_core.errors import UserError
+from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.models.onnx_export import export_onnx, quantise_onnx
+from vlm_core.models.saved import load_categoriser
+from vlm_core.tracking.logging_model import requirements
+
+KINDS = [
+    *((family, "head", readout) for family in FAMILIES for readout in ("fused", "vision")),
+    ("clip", "prompts", "fused"),
+    ("blip", "sentences", "fused"),
+    ("git", "sentences", "fused"),
+]
+PICTURES = np.random.default_rng(3).integers(0, 256, (40, 80, 60, 3), dtype=np.uint8)
+
+
+def _make_shallow(family, answer, readout):
+    """A tiny model with fewer blocks and, where it writes, two categories: a graph is quicker to trace."""
+    hf, tokenizer = make_tiny(family)
+    tower = hf.git.image_encoder.vision_model if family == "git" else hf.vision_model
+    tower.encoder.layers = tower.encoder.layers[:2]
+    categories = CATEGORIES
+    if answer == "sentences":
+        categories = CATEGORIES[1:]
+        encoder = hf.git.encoder if family == "git" else hf.text_decoder.bert.encoder
+        encoder.layer = encoder.layer[:1]
+        (hf.config if family == "git" else hf.config.text_config).num_hidden_layers = 1
+    torch.manual_seed(1)
+    return VisionLanguageCategoriser(hf, tokenizer, Description(family, categories, (80, 60), answer, readout, {}))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model of a kind and its fp32 export, made once."""
+
+    @cache
+    def make(family, answer, readout):
+        model = _make_shallow(family, answer, readout)
+        model.log_probabilities(PICTURES[:1])  # what an answer keeps from inference must not hinder the export
+        return model, export_onnx(model, tmp_path_factory.mktemp("exported"))
+
+    return make
+
+
+@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
+def test_fp32_answers_as_pytorch_does_at_every_batch(exported, family, answer, readout):
+    model, onnx = exported(family, answer, readout)
+    assert (onnx.categories, onnx.canvas, onnx.writes_text) == (model.categories, (80, 60), False)
+    for batch in (0, 1, 2, 5, 32, 40):
+        rows = onnx.log_probabilities(PICTURES[:batch])
+        assert rows.shape == (batch, len(model.categories)) and rows.dtype == np.float32
+        np.testing.assert_allclose(rows, model.log_probabilities(PICTURES[:batch]), atol=1e-4)
+    assert onnx.describe(PICTURES[:1]) is None
+
+
+@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
+def test_int8_mostly_gives_the_same_answers_and_is_smaller(exported, family, answer, readout, tmp_path):
+    model, onnx = exported(family, answer, readout)
+    small = quantise_onnx(onnx, tmp_path)
+    assert (small.description.precision, small.description.family) == ("int8", family)
+    rows, expected = small.log_probabilities(PICTURES), model.log_probabilities(PICTURES)
+    np.testing.assert_allclose(np.exp(rows).sum(axis=1), 1, atol=1e-5)
+    sizes = [(each.folder / "model.onnx").stat().st_size for each in (onnx, small)]
+    assert sizes[1] < 0.85 * sizes[0]  # embeddings of tokens and patches stay as they are
+    assert (rows.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.75  # random weights hardly prefer one
+    assert np.abs(rows - expected).max() < 0.2
+
+
+def test_saved_and_loaded_is_identical_and_needs_no_transformers(exported, tmp_path):
+    _, onnx = exported("git", "head", "fused")
+    onnx.save(tmp_path / "saved")
+    rows = load_categoriser(tmp_path / "saved").log_probabilities(PICTURES)
+    np.testing.assert_array_equal(rows, onnx.log_probabilities(PICTURES))
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {"categoriser.json", "model.onnx"}
+    assert {path.name for path in onnx.folder.iterdir()} == {"categoriser.json", "model.onnx"}
+    content = json.loads((tmp_path / "saved" / "categoriser.json").read_text())
+    assert (content["engine"], content["family"], content["answer"]) == ("onnx", "git", "head")
+    script = (
+        "import sys; from pathlib import Path; from vlm_core.models.saved import load_categoriser; "
+        "load_categoriser(Path(sys.argv[1])); print(sorted({'transformers', 'onnx', 'peft'} & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "saved")]
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_an_export_leaves_the_model_as_it_was(exported):
+    model, _ = exported("clip", "prompts", "fused")
+    fresh = _make_shallow("clip", "prompts", "fused")
+    for name, weight in model.hf.state_dict().items():
+        torch.testing.assert_close(weight, fresh.hf.state_dict()[name], rtol=0, atol=0)
+    np.testing.assert_allclose(model.log_probabilities(PICTURES), fresh.log_probabilities(PICTURES), atol=1e-6)
+
+
+def test_what_has_no_graph_is_refused(exported, tmp_path):
+    _, onnx = exported("clip", "head", "vision")
+    for model in (load_categoriser(save_categoriser("baseline", tmp_path / "baseline")), onnx):
+        with pytest.raises(UserError, match="only CLIP, BLIP and GIT"):
+            export_onnx(model, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*arguments, **named):
+        Path(arguments[2]).write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.onnx.export", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(make_categoriser("clip"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["graph gone", "graph torn", "schema"])
+def test_a_damaged_folder_is_said(exported, damage, tmp_path):
+    _, onnx = exported("clip", "head", "vision")
+    onnx.save(tmp_path)
+    graph, description = tmp_path / "model.onnx", tmp_path / "categoriser.json"
+    if damage == "graph gone":
+        graph.unlink()
+    elif damage == "graph torn":
+        graph.write_bytes(graph.read_bytes()[:5000])
+    else:
+        description.write_text(description.read_text().replace('"schema": 1', '"schema": 9'))
+    with pytest.raises(UserError, match="export again"):
+        load_categoriser(tmp_path)
+
+
+def test_a_served_export_requires_onnxruntime_and_no_transformers():
+    needed = {pin.split("==")[0] for pin in requirements("clip", "onnx")}
+    assert {"onnxruntime", "torch", "mlflow"} <= needed
+    assert needed.isdisjoint({"transformers", "tokenizers", "onnx"})
