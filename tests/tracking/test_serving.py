@@ -172,6 +172,7 @@ def test_a_saved_model_answers_in_a_process_that_knows_nothing_of_us(family: str
     folder = save_categoriser(family, tmp_path / "some-folder")
     (folder / "README.md").write_text("a card")
     save_model(folder, tmp_path / "model")
+    assert not list((tmp_path / "model" / "code").rglob("*.safetensors"))  # the tiny weights stay at home
     shutil.rmtree(folder)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -70,11 +70,13 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
         # MLflow takes the folder's own name over into the model: one that says what it is
         data = Path(temporary) / "categoriser"
         data.symlink_to(folder.resolve(), target_is_directory=True)
+        code = Path(temporary) / "vlm_core"  # all of it but the tiny weights, which no saved model starts from
+        shutil.copytree(Path(vlm_core.__file__).parent, code, ignore=shutil.ignore_patterns("weights", "__pycache__"))
         open_mlflow().pyfunc.save_model(
             path,
             loader_module="vlm_core.tracking.serving",
             data_path=str(data),
-            code_paths=[str(Path(vlm_core.__file__).parent)],
+            code_paths=[str(code)],
             signature=_signature(description["categories"], writes_text),
             input_example=_example(),
             pip_requirements=requirements(description["family"], engine),
