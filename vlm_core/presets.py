@@ -26,7 +26,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 # By the first word of the weights' source; taken instead of the preset's values, and said so.
 SUITING: Final[dict[str, dict[str, Any]]] = {
     "tiny-random": {"batch_size": 32, "learning_rate": 4e-4, "epochs": 8},
-    "shipped": {"blocks": 0, "batch_size": 32, "learning_rate": 1e-4, "epochs": 8, "augmentation": "mirror"},
+    "shipped": {"batch_size": 32, "learning_rate": 1e-4, "epochs": 8, "augmentation": "mirror"},
 }
 
 # A linear layer on frozen features: its passes cost next to nothing, and the study's rate would not move it.
