@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def _look_up_locally(host: Any, *rest: Any, **named: Any) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job is started with Ctrl-C ignored, and so is all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     socket.socket.connect = _connect_locally
     socket.getaddrinfo = _look_up_locally
     if not hasattr(config, "workerinput"):

@@ -176,7 +176,7 @@ def test_a_saved_model_answers_in_a_process_that_knows_nothing_of_us(family: str
     shutil.rmtree(folder)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = run_python(ELSEWHERE, elsewhere, str(tmp_path / "model"), PYTHONPATH="")
+    done = run_python(ELSEWHERE, elsewhere, str(tmp_path / "model"), PYTHONPATH="", PYTHONDONTWRITEBYTECODE="1")
     assert done.returncode == 0, done.stderr
     place, schema, (answer, refused) = json.loads(done.stdout.splitlines()[-1])
     assert Path(place).is_relative_to(tmp_path / "model" / "code")

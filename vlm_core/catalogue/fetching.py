@@ -196,8 +196,9 @@ def _download_from_kaggle() -> Path:
         within(SECONDS_TO_ANSWER, lambda: requests.head(get_endpoint(get_env()), timeout=CONNECT_SECONDS))
         try:
             folder = Path(dataset_download(name, force_download=cached is not None))
-        except (DataCorruptionError, zipfile.BadZipFile, ValueError) as error:
-            # kagglehub would go on from a damaged archive for ever.
+        except (DataCorruptionError, zipfile.BadZipFile, ValueError, TypeError) as error:
+            # kagglehub would go on from a damaged archive for ever. Zeros pass for a tar, which it unpacks with an
+            # argument that Python before 3.11.4 does not know: Kaggle itself sends zips.
             Path(cache.get_archive_path(handle)).unlink(missing_ok=True)
             raise RuntimeError("what arrived was damaged and has been thrown away") from error
         if not _holds_products(folder):
