@@ -182,7 +182,7 @@ def test_a_second_run_and_a_probe_of_another_seed_find_what_is_kept(data, tmp_pa
     fit.stored(fit.pixels(), cut, 0)
     model.run = None  # nothing may be computed any more
     again, _ = _fit(data, model, tmp_path, mode="probe", views=0, seed=9)
-    entry = again._entry(model.fingerprint(cut), 0)
+    entry = again.entry(model.fingerprint(cut), 0)
     assert not len(entry.missing(np.arange(24)))
 
 

@@ -106,18 +106,19 @@ class Fit:
         train, validation = np.unique(self.data.split.train), np.unique(self.data.split.validation)
         rows = {0: validation if views else np.union1d(train, validation), **dict.fromkeys(range(1, views + 1), train)}
         weights = self.model.fingerprint(cut)
-        entries = {view: self._entry(weights, view) for view in rows}
+        entries = {view: self.entry(weights, view) for view in rows}
         if not self._make_room(source, cut, rows, entries):
             return source
         for _ in range(3):  # another process may make room for itself between filling and reading
             try:
-                states = {view: self._fill(source, cut, view, rows[view], entry) for view, entry in entries.items()}
+                states = {view: self.fill(source, cut, view, rows[view], entry) for view, entry in entries.items()}
             except KeyError:
                 continue
             return StoredBatches(source.source, cut, states[0], [states[view] for view in range(1, views + 1)])
         return source
 
-    def _entry(self, weights: str, view: int) -> Entry:
+    def entry(self, weights: str, view: int) -> Entry:
+        """Where the states of a view are kept, of frozen stages with that fingerprint."""
         catalogue, config = self.data.catalogue, self.config
         key = {
             "weights": weights,
@@ -142,7 +143,7 @@ class Fit:
         self.cache.make_room(self.cache.bytes_of(shapes, missing), list(entries.values()))
         return True
 
-    def _fill(self, source: Batches, cut: int, view: int, rows: Rows, entry: Entry) -> StoredStates:
+    def fill(self, source: Batches, cut: int, view: int, rows: Rows, entry: Entry) -> StoredStates:
         """The view's states, after those that were missing have been computed. Raises KeyError when they went again."""
 
         def compute(missing: Rows) -> Iterator[tuple[Rows, State]]:

@@ -15,7 +15,7 @@ NAIVE = {
 }  # fmt: skip
 KEPT = {
     "kind": "one block", "family": "clip", "image_size": 224, "train": _seconds(0.005), "evaluate": _seconds(0.002),
-    "prefix": {"seconds": 0.07, "views": 40}, "kib_a_view": 77.0, "peak_mib": 1500.0,
+    "prefix": {"seconds": 0.07, "views": 40, "kib": 77.0}, "peak_mib": 1500.0,
 }  # fmt: skip
 
 

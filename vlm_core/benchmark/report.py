@@ -28,7 +28,7 @@ def training_table(results: Sequence[Figures]) -> str:
                 spread(train),
                 f"{naive['train']['median'] / train['median']:,.1f}" if naive else "",
                 f"{prefix['seconds']:.3f}" if prefix else "",
-                f"{result['kib_a_view']:,.0f}" if prefix else "",
+                f"{prefix['kib']:,.0f}" if prefix else "",
                 f"{result['peak_mib']:,.0f}",
             )
         )
