@@ -1,4 +1,4 @@
-"""A store of the test's own in an empty working directory."""
+"""A store of the test's own in an empty working directory, and a small shop for whole runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vlm_core.catalogue.sample import draw_sample
 from vlm_core.tracking.store import open_mlflow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +37,12 @@ def run_python(script: str, folder: Path, *arguments: str, **environment: str) -
     command = [sys.executable, "-c", script, *arguments]
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample catalogue with 320 products, drawn once."""
+    return draw_sample(tmp_path_factory.mktemp("shop") / "shop", products=320)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from experiments import predict
 from tests.stores import run_python
 from tests.tracking.test_serving import ELSEWHERE
 from vlm_core import exporting, pipeline
-from vlm_core.catalogue.sample import draw_sample
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
 from vlm_core.models.onnx_export import export_onnx
@@ -27,12 +26,6 @@ from vlm_core.tracking.store import open_mlflow
 SMALL = {
     "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory):
-    """The sample catalogue with 320 products, drawn once."""
-    return draw_sample(tmp_path_factory.mktemp("shop") / "shop", products=320)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from vlm_core import pipeline
-from vlm_core.catalogue.sample import draw_sample
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
 from vlm_core.presets import SUITING
@@ -18,12 +17,6 @@ from vlm_core.tracking.reader import RunReader
 SMALL = {
     "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory):
-    """The sample catalogue with 320 products, drawn once."""
-    return draw_sample(tmp_path_factory.mktemp("shop") / "shop", products=320)
 
 
 @pytest.fixture

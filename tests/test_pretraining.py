@@ -14,7 +14,6 @@ from safetensors.numpy import load_file
 
 from tests.stores import ROOT
 from vlm_core.catalogue.exposure import RULE, Exposure
-from vlm_core.catalogue.sample import draw_sample
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
 from vlm_core.pipeline import run_training
@@ -23,12 +22,6 @@ from vlm_core.progress import silent
 from vlm_core.tracking.reader import RunReader
 
 SMALL = {"preset": "pretrain", "epochs": 1, "batch_size": 64, "patches_kept": 0.5, "threads": 1}
-
-
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory):
-    """The sample catalogue with 320 products, drawn once."""
-    return draw_sample(tmp_path_factory.mktemp("shop") / "shop", products=320)
 
 
 @pytest.fixture

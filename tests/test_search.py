@@ -13,7 +13,6 @@ from optuna.trial import TrialState
 
 from tests.stores import ROOT
 from vlm_core import pipeline
-from vlm_core.catalogue.sample import draw_sample
 from vlm_core.config import build_config
 from vlm_core.errors import Diverged, UserError
 from vlm_core.progress import silent
@@ -24,12 +23,6 @@ SMALL = {
     "preset": "demo", "model": "clip", "epochs": 3, "train_per_category": 12, "per_category": 20, "threads": 1,
     "resamples": 100, "search": "learning_rate,weight_decay", "trials": 3,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory):
-    """The sample catalogue with 320 products, drawn once."""
-    return draw_sample(tmp_path_factory.mktemp("shop") / "shop", products=320)
 
 
 @pytest.fixture
