@@ -37,7 +37,7 @@ pretrain: $(VENV)/.ready  ## pretrain MODEL on the pictures, titles and attribut
 tune: $(VENV)/.ready  ## search MODEL's settings on DATA with Optuna, and retrain the winner
 	$(RUN) experiments.tune --model $(MODEL) --data $(DATA) $(FLAGS)
 
-bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning (an hour on two cores): docs/performance.md
+bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning (half an hour on two cores): docs/performance.md
 	$(RUN) experiments.benchmark --data $(DATA) --families blip --sizes 384 --kinds "naive,full,one block" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --output docs/performance.md $(FLAGS)

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmark",
         description="Seconds a picture of every mode next to a naive loop, on published architectures with random "
-        "weights; hours on two cores. Figures that the results hold are not measured again.",
+        "weights; half an hour on two cores. Figures that the results hold are not measured again.",
     )
     parser.add_argument("--data", default="sample", help="catalogue whose pictures are used (default: sample)")
     parser.add_argument("--families", default=",".join(FAMILIES), help="default: clip,blip,git")

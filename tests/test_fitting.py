@@ -199,6 +199,14 @@ def test_other_weights_are_not_served_stale_states(data, tmp_path):
     assert model.fingerprint(3) != before
 
 
+@pytest.mark.parametrize("family", CAPTIONERS)
+def test_another_prompt_is_another_state(family, monkeypatch):
+    model = make_categoriser(family)
+    before = model.fingerprint(3)
+    monkeypatch.setattr(model.adapter, "prompt_ids", lambda: [1, 2, 3])
+    assert model.fingerprint(3) != before
+
+
 def test_too_little_room_is_said_and_the_run_goes_on_from_pixels(data, tmp_path):
     model = make_categoriser("clip")
     fit, said = _fit(data, model, tmp_path, mode="last-blocks", cache_gib=1e-6)

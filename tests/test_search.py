@@ -2,12 +2,14 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
 
 import optuna
+import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -104,6 +106,19 @@ def test_other_settings_are_another_study(search):
     with pytest.raises(UserError, match="begun with train_per_category=12, not 13"):
         search(trials=2, train_per_category=13)
     assert count_states(search(trials=1, train_per_category=13, study="other")[0].study) == {"complete": 1}
+
+
+def test_a_second_process_does_trials_for_the_one_that_leads(search):
+    first, _ = search(trials=1)
+    elsewhere = psutil.Process(os.getppid())  # alive, and not us
+    tag = f"{platform.node()}:{elsewhere.pid}:{elsewhere.create_time():.2f}"
+    for name, text in {"process": tag, "winner_run": ""}.items():
+        first.study.set_user_attr(name, text)
+    outcome, lines = search(trials=3)
+    assert "Another process leads" in " ".join(lines)
+    assert outcome.winner is None and outcome.run_id == first.run_id
+    assert count_states(outcome.study) == {"complete": 3}
+    assert set(_runs("trial")["tags.mlflow.parentRunId"]) == {first.run_id}
 
 
 def test_a_diverging_trial_counts_as_pruned(search, monkeypatch):

@@ -95,7 +95,7 @@ def test_blips_encoder_shares_all_but_its_self_attention_with_the_decoder():
         assert own.crossattention is shared.crossattention and own.output is shared.output
         assert own.attention is not shared.attention
         torch.testing.assert_close(own.attention.state_dict(), shared.attention.state_dict())
-    names = objective.parameters_by_name()
+    names = dict(objective.named_parameters())
     assert len({id(weight) for weight in names.values()}) == len(names)
     assert any("retrieval.itm_head" in name for name in names)
 
@@ -104,7 +104,7 @@ def test_every_weight_of_the_objective_gets_a_gradient():
     for family in FAMILIES:
         adapter = make_adapter(family)
         objective = make_objective(adapter)
-        weights = objective.parameters_by_name()
+        weights = dict(objective.named_parameters())
         torch.stack(list(objective.terms(_state(adapter, objective), TEXTS).values())).sum().backward()
         assert {name for name, weight in weights.items() if weight.grad is None} == set()
         assert set(map(id, adapter.hf.parameters())) <= set(map(id, weights.values()))

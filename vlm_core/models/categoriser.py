@@ -119,11 +119,14 @@ class VisionLanguageCategoriser:
         return 0 if mode == "full" or not 0 < blocks < len(found) else found[-blocks]
 
     def fingerprint(self, cut: int) -> str:
-        """32 hex of all that decides what `stages[:cut]` compute: their weights and the model's configuration."""
+        """32 hex of all that decides what `stages[:cut]` compute: weights, the model's configuration, the prompt."""
         config = self.hf.config.to_dict()
         config.pop("_name_or_path", None)
         names = [stage.name for stage in self.stages[:cut]]
-        digest = hashlib.blake2b(json.dumps([names, config], sort_keys=True, default=str).encode(), digest_size=16)
+        prompt = self.adapter.prompt_ids() if isinstance(self.adapter, Captioner) else []
+        digest = hashlib.blake2b(
+            json.dumps([names, config, prompt], sort_keys=True, default=str).encode(), digest_size=16
+        )
         for stage in self.stages[:cut]:
             for module in stage.modules:
                 for name, tensor in module.state_dict().items():

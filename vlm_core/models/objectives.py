@@ -6,7 +6,7 @@ the parts that only pretraining needs. Terms are means over the batch; their sum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -32,8 +32,8 @@ class Objective(Protocol):
     def terms(self, state: State, texts: Sequence[str]) -> dict[str, Tensor]:
         """Named losses () of pictures' states, as the chain to `readout` ends, and a sentence about each picture."""
 
-    def parameters_by_name(self) -> dict[str, nn.Parameter]:
-        """Everything that learns."""
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Everything that learns, as `torch.nn.Module` names it."""
 
 
 class Contrastive(nn.Module):
@@ -56,10 +56,6 @@ class Contrastive(nn.Module):
         logits = scale * normalize(state[0], dim=-1) @ self.clip.text_embeddings(list(texts)).T
         return {"contrastive": contrastive_loss(logits, texts)}
 
-    def parameters_by_name(self) -> dict[str, nn.Parameter]:
-        """CLIP's own."""
-        return dict(self.named_parameters())
-
 
 class Captioning(nn.Module):
     """GIT: the sentence is written about the picture, token by token. Wang et al. 2022, arXiv 2205.14100."""
@@ -74,10 +70,6 @@ class Captioning(nn.Module):
     def terms(self, state: State, texts: Sequence[str]) -> dict[str, Tensor]:
         """`captioning`."""
         return {"captioning": captioning_loss(self.git, state[0], texts)}
-
-    def parameters_by_name(self) -> dict[str, nn.Parameter]:
-        """GIT's own."""
-        return dict(self.named_parameters())
 
 
 class Bootstrapping(nn.Module):
@@ -141,10 +133,6 @@ class Bootstrapping(nn.Module):
         pictures = torch.cat([some, some, wrong_picture[:count]])
         logits = self.retrieval.itm_head(self._read(ids[texts], seen[texts], tokens[pictures]))
         return cross_entropy(logits, (torch.arange(3 * count, device=ids.device) < count).long())
-
-    def parameters_by_name(self) -> dict[str, nn.Parameter]:
-        """BLIP's own, the encoder's self-attention, the projections, the matching head and the scale."""
-        return dict(self.named_parameters())
 
 
 def make_objective(adapter: Adapter) -> Objective:

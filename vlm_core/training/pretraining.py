@@ -49,7 +49,7 @@ class Pretraining:
 
     def weights(self) -> dict[str, nn.Parameter]:
         """All of the objective's."""
-        weights = self.objective.parameters_by_name()
+        weights = dict(self.objective.named_parameters())
         for weight in weights.values():
             weight.requires_grad_(True)
         return weights
