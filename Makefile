@@ -14,7 +14,7 @@ PINS = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup prepare train pretrain tune bench demo ui serve test lint types format clean
+.PHONY: help setup prepare train pretrain tune bench demo dashboard ui serve test lint types format clean
 
 help:  ## list what can be done (this)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning (half an 
 
 demo: $(VENV)/.ready  ## train all three families small on the sample and compare them, in minutes
 	$(RUN) experiments.demo $(FLAGS)
+
+dashboard: $(VENV)/.ready  ## compare runs and categorise pictures on http://127.0.0.1:8050
+	$(RUN) dashboard $(FLAGS)
 
 ui: $(VENV)/.ready  ## show the runs in MLflow's page on PORT
 	$(RUN) mlflow ui --port $(PORT)

@@ -68,10 +68,13 @@ def test_all_pages_are_read_each_run_once(store: Path, monkeypatch: pytest.Monke
     client.create_run("0")
     asked = []
     search = type(client).search_runs
+    monkeypatch.setattr(reader_module, "ROWS_A_FIRST_PAGE", 3)
     monkeypatch.setattr(reader_module, "ROWS_A_PAGE", 5)
     monkeypatch.setattr(type(client), "search_runs", lambda *given, **named: asked.append(1) or search(*given, **named))
+    assert [len(page) for page in RunReader().pages()] == [3, 5, 5, 5, 5]
+    asked.clear()
     table = RunReader().runs()
-    assert len(asked) == 5  # of 5 runs each: none asks for a run by itself
+    assert len(asked) == 5  # none asks for a run by itself
     assert sorted(table["metrics.figure"]) == [float(number) for number in range(23)]
     assert table["experiment"].nunique() == 8
 

@@ -66,6 +66,22 @@ def prepare_catalogue(data: str, columns: Columns, root: Path, progress: Progres
     return _load(source.name, folder)
 
 
+def find_prepared(root: Path, fingerprint: str) -> Path | None:
+    """The folder below `root/data/processed` of a prepared catalogue with that fingerprint; None if there is none."""
+    for report in sorted((root / "data" / "processed").glob("*/reading.json")):
+        try:
+            if json.loads(report.read_text())["fingerprint"] == fingerprint:
+                return report.parent
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
+def load_prepared(folder: Path) -> Catalogue:
+    """The catalogue in a folder that `find_prepared` found."""
+    return _load(folder.name.rsplit("-", 1)[0], folder)
+
+
 def _check_columns(source: Source, columns: Columns) -> None:
     """Nothing, once every column that is needed is known to be there."""
     with source.open_table() as table:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROWS_A_PAGE: Final = 1000
+ROWS_A_FIRST_PAGE: Final = 100
 _INFO: Final = ("run_id", "name", "experiment", "status", "started", "ended")
 _OURS: Final = f"tags.`{tags.ROLE}` = '{tags.RUN}'"
 
@@ -44,14 +45,25 @@ class RunReader:
         """
         from mlflow.exceptions import MlflowException
 
-        asked = f"{_OURS} and {filter_string}" if filter_string else _OURS
         try:
-            rows = [self._row(run, names) for run, names in self._search(asked)]
+            return pd.concat(list(self.pages(filter_string)), ignore_index=True)
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             raise UserError(f"the filter {filter_string!r} is not understood: {error.message}") from error
-        return pd.DataFrame(rows, columns=None if rows else list(_INFO))
+
+    def pages(self, filter_string: str = "") -> Iterator[pd.DataFrame]:
+        """What `runs` gives, in parts, of which the first is small and soon there; at least one, be it empty."""
+        asked = f"{_OURS} and {filter_string}" if filter_string else _OURS
+        rows: list[dict[str, Any]] = []
+        size, given = ROWS_A_FIRST_PAGE, 0
+        for run, names in self._search(asked):
+            rows.append(self._row(run, names))
+            if len(rows) == size:
+                yield pd.DataFrame(rows)
+                rows, size, given = [], ROWS_A_PAGE, given + 1
+        if rows or not given:
+            yield pd.DataFrame(rows, columns=None if rows else list(_INFO))
 
     def leaderboard(self) -> pd.DataFrame:
         """Finished runs with a test score, best first within each group that was tested on the same products.
@@ -157,7 +169,12 @@ class RunReader:
             found = _pages(lambda token: client.search_experiments(max_results=ROWS_A_PAGE, page_token=token))
             names = {experiment.experiment_id: experiment.name for experiment in found}
             for run in _pages(
-                lambda token: client.search_runs(list(names), filter_string, max_results=ROWS_A_PAGE, page_token=token)
+                lambda token: client.search_runs(
+                    list(names),
+                    filter_string,
+                    max_results=ROWS_A_PAGE if token else ROWS_A_FIRST_PAGE,
+                    page_token=token,
+                )
             ):
                 yield run, names
 

@@ -1,0 +1,162 @@
+"""The dashboard's shell: navigation, themes and the table of pages."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import dash
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash.development.base_component import Component
+
+from dashboard.components import aria, icon
+from dashboard.pages import catalogue, categorise, compare, leaderboard, run, search
+from dashboard.pictures import serve_pictures
+from dashboard.runs import Runs
+from dashboard.security import protect
+from dashboard.theme import MANTINE
+
+PAGES: Final = (leaderboard, run, compare, catalogue, categorise, search)  # in the order of the navigation
+MILLISECONDS_A_TICK: Final = 2000
+LARGEST_REQUEST: Final = 120_000_000  # bytes: eight pictures of 10 MB in base64
+
+
+def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: tuple[str, str] | None = None) -> Dash:
+    """The Dash application over a tracking store; `login` is the user and password that it asks for."""
+    app = Dash(
+        __name__,
+        title="VLM product categorisation",
+        use_pages=True,
+        pages_folder="",
+        update_title="",
+        serve_locally=True,
+        suppress_callback_exceptions=True,
+        meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
+    )
+    app.server.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
+    app.server.config["MLFLOW_UI"] = mlflow_ui
+    dash.page_registry.clear()
+    for order, page in enumerate(PAGES):
+        dash.register_page(
+            page.__name__,
+            path=page.PATH,
+            name=page.NAME,
+            title=f"{page.NAME} · VLM product categorisation",
+            order=order,
+            layout=partial(_page, page, runs),
+        )
+        page.register(app, runs)
+    app.layout = _shell()
+    app.callback(
+        Output("shell-version", "data"),
+        Output("shell-store", "children"),
+        Input("shell-tick", "n_intervals"),
+        State("shell-version", "data"),
+    )(partial(tick, runs))
+    app.callback(
+        Output("shell", "navbar"), Input("shell-burger", "opened"), State("shell", "navbar"), prevent_initial_call=True
+    )(toggle_navigation)
+    app.callback(Output("shell-links", "children"), Input("_pages_location", "pathname"))(navigation)
+    app.callback(Output("shell-burger", "opened"), Input("_pages_location", "pathname"), prevent_initial_call=True)(
+        lambda path: False
+    )
+    serve_pictures(app.server, runs.root)
+    protect(app, login)
+    return app
+
+
+def _page(page: Any, runs: Runs, **query: str) -> Component:
+    """A page as Dash asks for it, with what stands in the address behind the question mark."""
+    return html.Div(page.layout(runs, query), className="page")
+
+
+def tick(runs: Runs, count: int | None, version: int | None) -> tuple[Any, Any]:
+    """The store's version if it moved, and how the store stands."""
+    view = runs.view()
+    if view.version == version:
+        return no_update, no_update
+    words = {"loading": "reading the store", "away": "store away", "ready": f"{len(view.table):,} runs"}
+    dot = html.Span(className=f"store-dot {view.state}", **aria(hidden="true"))
+    return view.version, dmc.Group([dot, dmc.Text(words[view.state], size="xs")], gap=6, wrap="nowrap")
+
+
+def toggle_navigation(opened: bool, navbar: dict[str, Any]) -> dict[str, Any]:
+    """The navigation of small screens, open or not."""
+    return {**navbar, "collapsed": {"mobile": not opened}}
+
+
+def navigation(path: str) -> list[Component]:
+    """One link a page; the open one is marked."""
+    return [
+        dmc.NavLink(
+            label=page.NAME,
+            href=page.PATH,
+            leftSection=icon(page.ICON),
+            active=path == page.PATH,
+            **({"aria-current": "page"} if path == page.PATH else {}),
+        )
+        for page in PAGES
+        if page.IN_NAVIGATION
+    ]
+
+
+def _shell() -> Component:
+    brand = dcc.Link(
+        dmc.Group([icon("logo", 26), dmc.Text("VLM categorisation", fw=700, visibleFrom="xs")], gap=10, wrap="nowrap"),
+        href="/",
+        className="brand",
+    )
+    header = dmc.AppShellHeader(
+        dmc.Group(
+            [
+                dmc.Group(
+                    [
+                        dmc.Burger(id="shell-burger", opened=False, hiddenFrom="sm", size="sm", **aria(label="Pages")),
+                        brand,
+                    ],
+                    gap="sm",
+                    wrap="nowrap",
+                ),
+                dmc.Group(
+                    [
+                        html.Div(id="shell-store", role="status"),
+                        dmc.ColorSchemeToggle(
+                            id="shell-scheme",
+                            lightIcon=icon("moon"),
+                            darkIcon=icon("sun"),
+                            size="lg",
+                            variant="default",
+                            **aria(label="Light or dark theme"),
+                        ),
+                    ],
+                    gap="md",
+                    wrap="nowrap",
+                ),
+            ],
+            h="100%",
+            px="md",
+            justify="space-between",
+            wrap="nowrap",
+        )
+    )
+    return dmc.MantineProvider(
+        [
+            html.A("Skip to the page", href="#content", className="skip-link"),
+            dcc.Interval(id="shell-tick", interval=MILLISECONDS_A_TICK),
+            dcc.Store(id="shell-version"),
+            dmc.AppShell(
+                [
+                    header,
+                    dmc.AppShellNavbar(html.Nav(id="shell-links", **aria(label="Pages")), p="sm"),
+                    dmc.AppShellMain(html.Main(dash.page_container, id="content")),
+                ],
+                id="shell",
+                header={"height": 56},
+                navbar={"width": 200, "breakpoint": "sm", "collapsed": {"mobile": True}},
+                padding="lg",
+            ),
+        ],
+        theme=MANTINE,
+        defaultColorScheme="auto",
+    )

@@ -1,0 +1,148 @@
+"""Pieces that pages share: badges, cards, the designed states, and a page's state in its address."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import dash_mantine_components as dmc
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash.development.base_component import Component
+
+from dashboard.runs import View
+from dashboard.theme import family_colour, family_of
+
+GRAPH_CONFIG: Final[Any] = {"displaylogo": False, "displayModeBar": False, "responsive": True}
+FAMILY_NAMES: Final = {"clip": "CLIP", "blip": "BLIP", "git": "GIT", "baseline": "HOG baseline"}
+
+
+def aria(**names: str) -> dict[str, Any]:
+    """ARIA attributes for any component: `aria(label="Pages")`."""
+    return {f"aria-{name}": text for name, text in names.items()}
+
+
+def icon(name: str, size: int = 18) -> Component:
+    """A decorative icon of assets/icons, in the colour of the text around it."""
+    address = f"url(/assets/icons/{name}.svg)"
+    style = {"width": size, "height": size, "maskImage": address, "WebkitMaskImage": address}
+    return html.Span(className="icon", style=style, **aria(hidden="true"))
+
+
+def page_header(title: str, text: str, *actions: Component) -> Component:
+    """A page's title, one sentence on what it is for, and its actions on the right."""
+    words = dmc.Box([dmc.Title(title, order=1, size="h2"), dmc.Text(text, c="dimmed", size="sm", maw=760)])
+    return dmc.Group([words, dmc.Group(list(actions), gap="sm")], justify="space-between", align="flex-end", mb="lg")
+
+
+def card(title: str, *children: Any, note: str = "", actions: Sequence[Component] = (), **settings: Any) -> Component:
+    """A titled panel; `note` stands small below the title."""
+    heading = dmc.Box(
+        [dmc.Title(title, order=2, size="h5"), dmc.Text(note, size="xs", c="dimmed", mt=2) if note else None]
+    )
+    head = dmc.Group([heading, dmc.Group(list(actions), gap="xs")], justify="space-between", align="flex-start")
+    return dmc.Paper([head, dmc.Box(list(children), mt="sm")], withBorder=True, p="lg", **settings)
+
+
+def graph(identity: str | dict[str, str], figure: Any, label: str, height: int = 340) -> Component:
+    """A Plotly figure with a text for those who cannot see it."""
+    return html.Div(
+        dcc.Graph(id=identity, figure=figure, config=GRAPH_CONFIG, style={"height": f"{height}px"}),
+        role="img",
+        **aria(label=label),
+    )
+
+
+def number_tile(label: str, value: str, note: str = "") -> Component:
+    """One figure large, with what it is above and its interval or unit below."""
+    return dmc.Paper(
+        [
+            dmc.Text(label, size="xs", c="dimmed"),
+            dmc.Text(value, size="xl", fw=650, className="figures"),
+            dmc.Text(note or "\u00a0", size="xs", c="dimmed", className="figures"),
+        ],
+        withBorder=True,
+        p="md",
+    )
+
+
+def family_dot(model: str) -> Component:
+    """The colour of the model's family, as a dot."""
+    return html.Span(className="family-dot", style={"backgroundColor": family_colour(model)}, **aria(hidden="true"))
+
+
+def family_label(model: str) -> Component:
+    """The dot and the family's name."""
+    name = FAMILY_NAMES.get(family_of(model), str(model))
+    return dmc.Group([family_dot(model), dmc.Text(name, size="sm", fw=550)], gap=6, wrap="nowrap")
+
+
+def leak_badge() -> Component:
+    """The red mark of a protocol that leaks."""
+    return dmc.Badge("leaking", className="badge-leaking", variant="filled", size="sm")
+
+
+def status_badge(status: str) -> Component:
+    """How a run stands, in words as well as in colour."""
+    colours = {"FINISHED": "teal", "RUNNING": "blue", "FAILED": "red", "KILLED": "orange"}
+    return dmc.Badge(
+        status.lower(), color=colours.get(status, "gray"), variant="outline", size="sm", className="status"
+    )
+
+
+def notice(title: str, text: Any, kind: str = "info") -> Component:
+    """A message in a page's place: kind is "info", "warning" or "error"."""
+    colours = {"info": "blue", "warning": "orange", "error": "red"}
+    return dmc.Alert(text, title=title, color=colours[kind], variant="outline", className=f"notice {kind}")
+
+
+def empty_state(title: str, text: str, command: str = "", picture: str = "empty") -> Component:
+    """A page without content: what is missing and, as a command, how to get it."""
+    return dmc.Stack(
+        [
+            html.Div(icon(picture, 44), className="empty-icon"),
+            dmc.Title(title, order=2, size="h4"),
+            dmc.Text(text, c="dimmed", ta="center", maw=520),
+            dmc.Code(command, block=True) if command else None,
+        ],
+        align="center",
+        gap="sm",
+        py=64,
+        className="empty-state",
+    )
+
+
+def skeleton(height: int = 320) -> Component:
+    """The shape of what is on its way."""
+    return dmc.Skeleton(height=height, radius="md")
+
+
+def store_state(view: View) -> Component | None:
+    """What a page shows in place of its content when the store gives none; None when there are runs."""
+    if not view.table.empty:
+        return None
+    if view.state == "loading":
+        return dmc.Stack([skeleton(80), skeleton(420)], **aria(label="The runs are being read"))
+    if view.state == "away":
+        return empty_state(
+            "The tracking store does not answer", f"{view.problem} This page tries again by itself.", picture="away"
+        )
+    return empty_state("No runs yet", "Train a first model; it appears here while it learns.", "make train")
+
+
+def keep_in_url(app: Dash, page: str, names: Sequence[str], prop: str = "value") -> None:
+    """Write the values of the page's controls `<page>-<name>` into the address, so that it can be sent on."""
+    app.clientside_callback(
+        ClientsideFunction("address", "keep"),
+        Output(f"{page}-address", "data"),
+        [Input(f"{page}-{name}", prop) for name in names],
+    )
+
+
+def address_store(page: str) -> Component:
+    """What `keep_in_url` needs in the page's layout."""
+    return dcc.Store(id=f"{page}-address")
+
+
+def listed(text: str | None) -> list[str]:
+    """The parts of a comma-separated part of the address."""
+    return [part for part in (text or "").split(",") if part]

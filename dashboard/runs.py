@@ -1,0 +1,198 @@
+"""What the pages know of the tracking store: a table kept up to date beside them, so that no page waits for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import pandas as pd
+
+from vlm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.tracking.reader import RunReader
+
+T = TypeVar("T")
+SECONDS_BETWEEN: Final = 3.0  # readings of what moves
+SECONDS_UNTIL_WHOLE: Final = 120.0  # after which all is read anew: deleted runs go, changed tags come
+SECONDS_OF_INTEREST: Final = 60.0  # nobody has looked for so long: the store is left in peace
+MOST_KEPT: Final = 64  # evaluations and logs of runs in memory
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class View:
+    """The store as last seen. `state` is "loading" (nothing read yet), "ready" or "away" (`problem` says why)."""
+
+    table: pd.DataFrame  # as RunReader.runs gives it
+    state: str
+    problem: str
+    version: int  # grows whenever the table or the state changes
+    whole: bool  # False while the first reading still goes on
+
+
+class Runs:
+    """The store at `uri` (empty: the default one), read by a thread of its own from `start` on."""
+
+    def __init__(self, uri: str = "", root: Path | None = None) -> None:
+        self.uri = uri
+        self.root = root or Path.cwd()
+        self._reader: RunReader | None = None
+        self._view = View(pd.DataFrame(), "loading", "", 0, whole=False)
+        self._kept: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._looked = time.monotonic()
+        self._read_whole = float("-inf")
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to read in the background; the thread ends with the process."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="runs", daemon=True)
+            self._thread.start()
+
+    def view(self) -> View:
+        """The store as last seen, at once."""
+        self._looked = time.monotonic()
+        return self._view
+
+    def table(self) -> pd.DataFrame:
+        """All runs as last seen, newest first."""
+        return self.view().table
+
+    def row(self, run_id: str) -> dict[str, Any] | None:
+        """One run's row without its empty cells; None if the store was not seen to hold it."""
+        table = self.table()
+        found = table[table["run_id"] == run_id] if "run_id" in table else table
+        if found.empty:
+            return None
+        row = found.iloc[0]
+        return {str(name): value for name, value in row.items() if not _is_missing(value)}
+
+    def evaluation(self, run_id: str, name: str = "test") -> Evaluation | None:
+        """The run's stored evaluation; None if it has none."""
+        return self._keep(("evaluation", run_id, name), lambda: self.reader().evaluation(run_id, name))
+
+    def epochs(self, run_id: str) -> list[dict[str, Any]]:
+        """The entries of the study's log of the run, one an epoch (see vlm_core.tracking.study_log); [] without one."""
+        row = self.row(run_id) or {}
+        name = row.get("tags.study_log")
+        if not name:
+            return []
+        stamp = "" if row.get("status") != "RUNNING" else str(self._view.version)
+
+        def read() -> list[dict[str, Any]]:
+            entries: list[dict[str, Any]] = json.loads(self.artifact(run_id, f"logs/{name}").read_text())["epochs"]
+            return entries
+
+        return self._keep(("epochs", run_id, stamp), read) or []
+
+    def artifact(self, run_id: str, path: str) -> Path:
+        """A file of the run. Raises UserError if it has none of that name."""
+        return self.reader().artifact(run_id, path)
+
+    def text(self, run_id: str, path: str) -> str:
+        """The text of a file of the run; "" if it has none."""
+        return self._keep(("text", run_id, path), lambda: self.artifact(run_id, path).read_text("utf-8")) or ""
+
+    def reader(self) -> RunReader:
+        """The open store. Raises UserError when it is away."""
+        if self._reader is None:
+            from vlm_core.tracking.reader import RunReader
+
+            self._reader = RunReader(self.uri)
+        return self._reader
+
+    def refresh(self, *, whole: bool = False) -> None:
+        """Read what has changed since the last time, or all of it; a store that is away is said in the view."""
+        try:
+            if whole or not self._view.whole or time.monotonic() - self._read_whole > SECONDS_UNTIL_WHOLE:
+                self._read_all()
+            else:
+                self._read_changes()
+        except UserError as error:
+            self._reader = None
+            self._publish(self._view.table, "away", str(error), whole=False)
+
+    def _watch(self) -> None:
+        while True:
+            if time.monotonic() - self._looked < SECONDS_OF_INTEREST or not self._view.whole:
+                try:
+                    self.refresh()
+                except Exception:  # the thread must outlive whatever one reading meets
+                    _log.exception("the tracking store could not be read")
+                    self._publish(self._view.table, "away", "The tracking store could not be read.", whole=False)
+            time.sleep(SECONDS_BETWEEN)
+
+    def _read_all(self) -> None:
+        """All runs, page by page: the first ones are shown while the others are still read."""
+        started = time.monotonic()
+        parts: list[pd.DataFrame] = []
+        first = not self._view.whole and self._view.table.empty
+        for part in self.reader().pages():
+            parts.append(part)
+            if first:
+                self._publish(_together(parts), "ready", "", whole=False)
+        self._publish(_together(parts), "ready", "", whole=True)
+        self._read_whole = started
+
+    def _read_changes(self) -> None:
+        """Runs that are new, run, or ran when last seen."""
+        table = self._view.table
+        reader = self.reader()
+        if table.empty:
+            self._publish(reader.runs(), "ready", "", whole=True)
+            return
+        newest = int(table["started"].max().timestamp() * 1000)
+        found = [reader.runs(f"attributes.start_time >= {newest}"), reader.runs("attributes.status = 'RUNNING'")]
+        ran = table.loc[table["status"] == "RUNNING", "run_id"]
+        ended = sorted(set(ran) - set(pd.concat(found)["run_id"]))
+        if ended:
+            found.append(reader.runs("attributes.run_id IN (" + ", ".join(f"'{name}'" for name in ended) + ")"))
+        fresh = _together([part for part in found if not part.empty]).drop_duplicates("run_id")
+        if fresh.empty:
+            return
+        kept = table[~table["run_id"].isin([*fresh["run_id"], *ended])]
+        merged = _together([fresh, kept]).sort_values("started", ascending=False, kind="stable", ignore_index=True)
+        if not merged.equals(table):
+            self._publish(merged, "ready", "", whole=True)
+
+    def _publish(self, table: pd.DataFrame, state: str, problem: str, *, whole: bool) -> None:
+        old = self._view
+        if (state, problem, whole) == (old.state, old.problem, old.whole) and table.equals(old.table):
+            return
+        self._view = View(table, state, problem, old.version + 1, whole)
+
+    def _keep(self, key: tuple[str, ...], make: Callable[[], T]) -> T | None:
+        """What `make` gives, remembered among the last 64; None, not remembered, where the run has no such file."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                kept: T = self._kept[key]
+                return kept
+        try:
+            made = make()
+        except (UserError, OSError, ValueError, KeyError):
+            return None
+        with self._lock:
+            self._kept[key] = made
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return made
+
+
+def _together(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [part for part in parts if not part.empty]
+    return pd.concat(filled, ignore_index=True) if filled else (parts[0] if parts else pd.DataFrame())
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NaT or (isinstance(value, float) and value != value)

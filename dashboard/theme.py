@@ -1,0 +1,51 @@
+"""Colours, type and spacing: one scale of each, for every page."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+# Okabe and Ito's palette, told apart by colour-blind readers too: https://jfly.uni-koeln.de/color/
+FAMILY_COLOURS: Final = {"clip": "#0072B2", "blip": "#D55E00", "git": "#009E73", "baseline": "#8A8F98"}
+OTHER_COLOUR: Final = "#CC79A7"
+SERIES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # where runs, not families, differ
+DASHES: Final = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SEQUENTIAL: Final = ((0.0, "#F4F7FB"), (0.25, "#C6DBEF"), (0.5, "#7FB2DA"), (0.75, "#3182BD"), (1.0, "#08519C"))
+DIVERGING: Final = ((0.0, "#B35806"), (0.25, "#F1A340"), (0.5, "#F7F7F7"), (0.75, "#67A9CF"), (1.0, "#2166AC"))
+FONT: Final = "Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+MANTINE: Final[dict[str, Any]] = {
+    "primaryColor": "blue",
+    "primaryShade": {"light": 8, "dark": 5},
+    "fontFamily": FONT,
+    "headings": {"fontFamily": FONT, "fontWeight": "650"},
+    "defaultRadius": "md",
+    "autoContrast": True,
+}
+
+
+def family_of(model: str) -> str:
+    """The family of a model's name: "clip" for "clip-large"."""
+    return str(model).split("-")[0]
+
+
+def family_colour(model: str) -> str:
+    """The one colour of a model's family, on every page."""
+    return FAMILY_COLOURS.get(family_of(model), OTHER_COLOUR)
+
+
+def layout(**settings: Any) -> dict[str, Any]:
+    """A figure's layout: no background and no colour of text, which assets/style.css gives to both themes."""
+    base: dict[str, Any] = {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": 13},
+        "margin": {"l": 56, "r": 16, "t": 16, "b": 48},
+        "hoverlabel": {"font": {"family": FONT, "size": 13}},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "title": {"text": ""}},
+        "colorway": list(SERIES),
+        "xaxis": {"zeroline": False, "automargin": True},
+        "yaxis": {"zeroline": False, "automargin": True},
+    }
+    for name, value in settings.items():
+        base[name] = {**base[name], **value} if isinstance(value, dict) and name in base else value
+    return base
