@@ -13,6 +13,17 @@ from dashboard.runs import View
 from dashboard.theme import family_colour, family_of
 
 GRAPH_CONFIG: Final[Any] = {"displaylogo": False, "displayModeBar": False, "responsive": True}
+# AG Grid in the theme's colours, which follow from light to dark by themselves.
+GRID_OPTIONS: Final[dict[str, Any]] = {
+    "theme": {
+        "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', borderColor: 'var(--line)', "
+        "foregroundColor: 'var(--mantine-color-text)', headerBackgroundColor: 'var(--faint)', fontSize: 13, "
+        "accentColor: 'var(--accent)', browserColorScheme: 'inherit', fontFamily: 'inherit', headerFontWeight: 600, "
+        "wrapperBorderRadius: 8, oddRowBackgroundColor: 'transparent', spacing: 7})"
+    },
+    "animateRows": True,
+    "ensureDomOrder": True,
+}
 FAMILY_NAMES: Final = {"clip": "CLIP", "blip": "BLIP", "git": "GIT", "baseline": "HOG baseline"}
 
 

@@ -90,18 +90,14 @@ class Runs:
         stamp = "" if row.get("status") != "RUNNING" else str(self._view.version)
 
         def read() -> list[dict[str, Any]]:
-            entries: list[dict[str, Any]] = json.loads(self.artifact(run_id, f"logs/{name}").read_text())["epochs"]
+            entries: list[dict[str, Any]] = json.loads(self.reader().text(run_id, f"logs/{name}"))["epochs"]
             return entries
 
         return self._keep(("epochs", run_id, stamp), read) or []
 
-    def artifact(self, run_id: str, path: str) -> Path:
-        """A file of the run. Raises UserError if it has none of that name."""
-        return self.reader().artifact(run_id, path)
-
     def text(self, run_id: str, path: str) -> str:
         """The text of a file of the run; "" if it has none."""
-        return self._keep(("text", run_id, path), lambda: self.artifact(run_id, path).read_text("utf-8")) or ""
+        return self._keep(("text", run_id, path), lambda: self.reader().text(run_id, path)) or ""
 
     def reader(self) -> RunReader:
         """The open store. Raises UserError when it is away."""

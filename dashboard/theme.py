@@ -43,9 +43,15 @@ def layout(**settings: Any) -> dict[str, Any]:
         "hoverlabel": {"font": {"family": FONT, "size": 13}},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "title": {"text": ""}},
         "colorway": list(SERIES),
-        "xaxis": {"zeroline": False, "automargin": True},
-        "yaxis": {"zeroline": False, "automargin": True},
+        "xaxis": {"zeroline": False, "automargin": True, "title": {"font": {"size": 13}}},
+        "yaxis": {"zeroline": False, "automargin": True, "title": {"font": {"size": 13}}},
     }
-    for name, value in settings.items():
-        base[name] = {**base[name], **value} if isinstance(value, dict) and name in base else value
-    return base
+    return _merged(base, settings)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        merged[name] = _merged(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
+    return merged

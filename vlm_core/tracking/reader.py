@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ROWS_A_PAGE: Final = 1000
 ROWS_A_FIRST_PAGE: Final = 100
-_INFO: Final = ("run_id", "name", "experiment", "status", "started", "ended")
+_INFO: Final = ("run_id", "name", "experiment", "experiment_id", "status", "started", "ended")
 _OURS: Final = f"tags.`{tags.ROLE}` = '{tags.RUN}'"
 
 
@@ -40,8 +41,8 @@ class RunReader:
         """All runs of this program, newest first, those that only launched another left out.
 
         `filter_string` is in MLflow's language, such as "params.model = 'clip' and metrics.test_macro_f1 > 0.8".
-        Columns: run_id, name, experiment, status, started, ended (UTC), and `params.*`, `metrics.*` (last values),
-        `tags.*`. Raises UserError when the filter is not understood.
+        Columns: run_id, name, experiment, experiment_id, status, started, ended (UTC), and `params.*`, `metrics.*`
+        (last values), `tags.*`. Raises UserError when the filter is not understood.
         """
         from mlflow.exceptions import MlflowException
 
@@ -114,8 +115,11 @@ class RunReader:
         table = pd.DataFrame({"step": [point.step for point in points], "value": [point.value for point in points]})
         return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
 
-    def artifact(self, run_id: str, path: str) -> Path:
-        """A file or folder among the run's artifacts, downloaded if the store is remote. Raises UserError if absent."""
+    def artifact(self, run_id: str, path: str, into: Path | None = None) -> Path:
+        """A file or folder among the run's artifacts, copied `into` a folder, or one of MLflow's that stays.
+
+        Raises UserError if absent.
+        """
         from mlflow.exceptions import MlflowException
 
         self._run(run_id)
@@ -123,7 +127,10 @@ class RunReader:
             try:
                 found = Path(
                     open_mlflow().artifacts.download_artifacts(
-                        run_id=run_id, artifact_path=path, tracking_uri=self._uri
+                        run_id=run_id,
+                        artifact_path=path,
+                        tracking_uri=self._uri,
+                        dst_path=None if into is None else str(into),
                     )
                 )
             except (MlflowException, OSError) as error:
@@ -136,13 +143,20 @@ class RunReader:
         """The evaluation that the run wrote under that name, its predictions included."""
         from vlm_core.evaluation.evaluation import Evaluation
 
-        return Evaluation.read(self.artifact(run_id, f"evaluation/{name}"))
+        with tempfile.TemporaryDirectory() as folder:
+            return Evaluation.read(self.artifact(run_id, f"evaluation/{name}", Path(folder)))
 
     def predictions(self, run_id: str, name: str = "test") -> Predictions:
         """What the run's model answered for each product of that evaluation."""
         from vlm_core.evaluation.predictions import Predictions
 
-        return Predictions.read(self.artifact(run_id, f"evaluation/{name}/predictions.npz"))
+        with tempfile.TemporaryDirectory() as folder:
+            return Predictions.read(self.artifact(run_id, f"evaluation/{name}/predictions.npz", Path(folder)))
+
+    def text(self, run_id: str, path: str) -> str:
+        """The text of a file among the run's artifacts, `model/README.md` for its card. Raises UserError if absent."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.artifact(run_id, path, Path(folder)).read_text("utf-8")
 
     def seen_products(self, run_id: str, fingerprint: str) -> set[str]:
         """Ids of the products that the run learnt from or was selected on; none if it saw another catalogue.
@@ -151,9 +165,7 @@ class RunReader:
         """
         if self.tags(run_id).get("fingerprint") != fingerprint:
             return set()
-        parts = (
-            json.loads(self.artifact(run_id, f"split/{part}.json").read_text()) for part in ("training", "validation")
-        )
+        parts = (json.loads(self.text(run_id, f"split/{part}.json")) for part in ("training", "validation"))
         return {product for part in parts for product in part["products"]}
 
     def pretraining_rule(self, run_id: str, fingerprint: str) -> str:
@@ -184,6 +196,7 @@ class RunReader:
             "run_id": info.run_id,
             "name": info.run_name,
             "experiment": names[info.experiment_id],
+            "experiment_id": info.experiment_id,
             "status": run.data.tags.get(tags.ENDED, info.status) if info.status == "FAILED" else info.status,
             "started": pd.to_datetime(info.start_time, unit="ms", utc=True),
             "ended": pd.to_datetime(info.end_time, unit="ms", utc=True),

@@ -1,0 +1,70 @@
+// Cells of the grids. React escapes every text, so names from the store are never HTML.
+var dagcomponentfuncs = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
+const make = (...given) => window.React.createElement(...given);
+
+// Follows a link of this site without loading the page anew, as dcc.Link does.
+const follow = (event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
+  event.preventDefault();
+  window.history.pushState({}, "", event.currentTarget.getAttribute("href"));
+  window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+  window.scrollTo(0, 0);
+};
+
+const heatColour = (value) => {
+  const share = Math.max(0, Math.min(1, value));
+  return `color-mix(in oklab, #0072B2 ${Math.round(share * share * 55)}%, var(--surface))`; // the text's colour reads on all of them
+};
+
+dagcomponentfuncs.BandHeading = function (props) {
+  const { heading, count, leaks } = props.data;
+  return make("div", { className: "band" + (leaks ? " leaking" : "") },
+    make("span", { className: "truncate" }, heading),
+    leaks ? make("span", { className: "tag" }, "leaking") : null,
+    make("span", { className: "count" }, count === 1 ? "1 run" : count + " runs"));
+};
+
+dagcomponentfuncs.RunLink = function (props) {
+  return make("a", { className: "cell-link", href: "/run?run=" + encodeURIComponent(props.data.run_id), onClick: follow }, props.value || "unnamed");
+};
+
+dagcomponentfuncs.Rank = function (props) {
+  if (props.data.leaking === "true" && props.data.score != null) return make("span", { className: "cell-leak" }, "leaking");
+  return make("span", { className: props.value === 1 ? "cell-rank-1" : "" }, props.value == null ? "–" : props.value);
+};
+
+dagcomponentfuncs.Family = function (props) {
+  const dot = make("span", { className: "family-dot", style: { backgroundColor: props.data.colour }, "aria-hidden": "true" });
+  return make("span", { className: "cell-family" }, dot, props.data.model);
+};
+
+dagcomponentfuncs.Interval = function (props) {
+  const { score, low, high, validation, colour } = props.data;
+  if (score == null) {
+    return make("span", { className: "cell-interval" }, make("span", { className: "validation" }, validation == null ? "–" : "validation " + validation.toFixed(3)));
+  }
+  const from = props.low, width = Math.max(1e-6, props.high - props.low);
+  const place = (value) => (100 * (value - from)) / width + "%";
+  return make("span", { className: "cell-interval", title: low == null ? "" : `95 % interval ${low.toFixed(3)} to ${high.toFixed(3)}` },
+    make("b", null, score.toFixed(3)),
+    make("span", { className: "track" },
+      low == null ? null : make("span", { className: "span", style: { left: place(low), width: (100 * (high - low)) / width + "%", background: colour } }),
+      make("span", { className: "point", style: { left: place(score), background: colour } })));
+};
+
+dagcomponentfuncs.Heat = function (props) {
+  if (props.value == null) return "–";
+  return make("div", { className: "cell-heat", style: { background: heatColour(props.value) } }, props.value.toFixed(3));
+};
+
+dagcomponentfuncs.HeatStrip = function (props) {
+  const cells = props.slugs.filter((slug) => props.data["f1_" + slug] != null).map((slug) => {
+    const value = props.data["f1_" + slug];
+    return make("i", { key: slug, title: slug.replaceAll("_", " ") + " " + value.toFixed(3), style: { background: heatColour(value) } });
+  });
+  return make("div", { className: "cell-strip" }, cells);
+};
+
+dagcomponentfuncs.Status = function (props) {
+  return make("span", { className: "cell-status " + props.value }, String(props.value || "").toLowerCase());
+};

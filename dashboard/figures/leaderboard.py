@@ -1,0 +1,64 @@
+"""Score against cost, with the runs that no other beats in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import plotly.graph_objects as go
+
+from dashboard.boards import COSTS
+from dashboard.components import FAMILY_NAMES
+from dashboard.theme import family_colour, layout
+
+_SYMBOLS: Final = {"zero-shot": "x", "probe": "diamond", "lora": "star", "lp-ft": "square", "full": "circle"}
+
+
+def pareto_front(rows: Sequence[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
+    """The rows, cheapest first, than which none is both cheaper (or as cheap) and better; rows without either out."""
+    front: list[dict[str, Any]] = []
+    usable = [row for row in rows if row.get("score") is not None and row.get(cost) is not None]
+    for row in sorted(usable, key=lambda row: (row[cost], -row["score"])):
+        if not front or row["score"] > front[-1]["score"]:
+            front.append(row)
+    return front
+
+
+def score_against_cost(rows: Sequence[dict[str, Any]], cost: str) -> go.Figure:
+    """Macro-F1 with its interval over a cost on a log axis, a colour a family, and the Pareto front."""
+    figure = go.Figure()
+    front = pareto_front(rows, cost)
+    if len(front) > 1:
+        line = {"color": "#8A8F98", "width": 1.5, "dash": "dot", "shape": "hv"}
+        points = {"x": [row[cost] for row in front], "y": [row["score"] for row in front]}
+        figure.add_scatter(**points, mode="lines", line=line, name="Pareto front", hoverinfo="skip")
+    for family, name in FAMILY_NAMES.items():
+        members = [row for row in rows if row["family"] == family and None not in (row.get("score"), row.get(cost))]
+        if members:
+            figure.add_scatter(**_points(members, cost), name=name, marker=_marker(members, family))
+    positive = all(row[cost] > 0 for row in rows if row.get(cost) is not None)
+    figure.update_layout(
+        **layout(
+            xaxis={"title": {"text": COSTS[cost][1]}, **({"type": "log", "dtick": "D2"} if positive else {})},
+            yaxis={"title": {"text": "test macro-F1"}},
+        )
+    )
+    return figure
+
+
+def _marker(rows: Sequence[dict[str, Any]], family: str) -> dict[str, Any]:
+    symbols = [_SYMBOLS.get(row.get("mode", ""), "circle") for row in rows]
+    return {"color": family_colour(family), "size": 11, "symbol": symbols, "line": {"width": 1, "color": "white"}}
+
+
+def _points(rows: Sequence[dict[str, Any]], cost: str) -> dict[str, Any]:
+    up = [row.get("high", row["score"]) - row["score"] for row in rows]
+    down = [row["score"] - row.get("low", row["score"]) for row in rows]
+    return {
+        "x": [row[cost] for row in rows],
+        "y": [row["score"] for row in rows],
+        "error_y": {"array": up, "arrayminus": down, "thickness": 1, "width": 0, "color": "#8A8F98"},
+        "mode": "markers",
+        "customdata": [[row["name"], row.get("mode", ""), row["run_id"]] for row in rows],
+        "hovertemplate": "%{customdata[0]} (%{customdata[1]})<br>macro-F1 %{y:.3f}<br>%{x:,.4g}<extra></extra>",
+    }

@@ -1,0 +1,151 @@
+"""Figures of one run: learning curves, confusion, calibration and subgroups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from dashboard.theme import DIVERGING, SEQUENTIAL, layout
+from vlm_core.evaluation.calibration import ReliabilityBin
+from vlm_core.evaluation.subgroups import Subgroup
+
+MOST_WITH_NUMBERS: Final = 20  # categories a side of a matrix whose cells still have room for a number
+_GREY: Final = "#8A8F98"
+
+
+def learning_curves(epochs: Sequence[Mapping[str, Any]], colour: str) -> go.Figure:
+    """Loss and macro-F1 over the epochs of the study's log, training dotted and validation solid."""
+    figure = make_subplots(cols=2, horizontal_spacing=0.12)
+    for column, (name, title) in enumerate((("overall_loss", "loss, nats"), ("macro_f1", "macro-F1")), start=1):
+        for part, dash in (("training", "dot"), ("validation", "solid")):
+            figure.add_scatter(
+                x=[entry["epoch"] for entry in epochs],
+                y=[entry[f"{part}_summary"][name] for entry in epochs],
+                name=part,
+                showlegend=column == 1,
+                mode="lines+markers",
+                line={"color": colour if part == "validation" else _GREY, "dash": dash, "width": 2},
+                row=1,
+                col=column,
+            )
+        figure.update_yaxes(title_text=title, row=1, col=column)
+    figure.update_layout(**layout())
+    figure.update_xaxes(title_text="epoch", zeroline=False, title_font_size=13, tickformat="d")
+    figure.update_yaxes(zeroline=False, title_font_size=13)
+    return figure
+
+
+def confusion(
+    matrix: NDArray[np.int64], categories: Sequence[str], kind: str, before: NDArray[np.int64] | None
+) -> go.Figure:
+    """A confusion matrix (C, C), rows = true category.
+
+    `kind` is "counts", "share" of the row, or "difference" to the matrix of the epoch `before` (none: zeros).
+    """
+    values: NDArray[Any] = matrix
+    form, colours, limits = ".0f", SEQUENTIAL, (0.0, float(max(1, matrix.max(initial=0))))
+    if kind == "share":
+        values = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        form, limits = ".0%", (0.0, 1.0)
+    elif kind == "difference":
+        values = matrix - (matrix if before is None else before)
+        top = float(max(1, np.abs(values).max(initial=0)))
+        form, colours, limits = "+.0f", DIVERGING, (-top, top)
+    numbers = f"%{{z:{form}}}" if len(categories) <= MOST_WITH_NUMBERS else ""
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=list(categories),
+            y=list(categories),
+            zmin=limits[0],
+            zmax=limits[1],
+            colorscale=colours,
+            texttemplate=numbers,
+            xgap=2,
+            ygap=2,
+            showscale=not numbers,
+            hovertemplate=f"true %{{y}}<br>answer %{{x}}<br>%{{z:{form}}}<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        **layout(
+            xaxis={"title": {"text": "answer of the model"}, "showgrid": False, "tickangle": -35},
+            yaxis={"title": {"text": "true category"}, "showgrid": False, "autorange": "reversed"},
+        )
+    )
+    return figure
+
+
+def reliability(curve: Sequence[ReliabilityBin], colour: str) -> go.Figure:
+    """How often the model is right at each confidence, and how many products have that confidence."""
+    full = [part for part in curve if part.n]
+    figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.76, 0.24], vertical_spacing=0.06)
+    line = {"color": _GREY, "dash": "dot"}
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line=line, name="perfectly calibrated", hoverinfo="skip", row=1, col=1
+    )
+    figure.add_scatter(
+        x=[part.confidence for part in full],
+        y=[part.accuracy for part in full],
+        mode="lines+markers",
+        line={"color": colour, "width": 2},
+        marker={"size": 8},
+        name="this run",
+        customdata=[part.n for part in full],
+        hovertemplate="confidence %{x:.2f}<br>right %{y:.1%}<br>%{customdata} products<extra></extra>",
+        row=1,
+        col=1,
+    )
+    figure.add_bar(
+        x=[(part.low + part.high) / 2 for part in curve],
+        y=[part.n for part in curve],
+        marker_color=_GREY,
+        showlegend=False,
+        hovertemplate="%{y} products<extra></extra>",
+        row=2,
+        col=1,
+    )
+    figure.update_layout(**layout(), bargap=0.1)
+    figure.update_xaxes(range=[0, 1], zeroline=False)
+    figure.update_xaxes(title_text="confidence", title_font_size=13, row=2, col=1)
+    figure.update_yaxes(title_text="share right", title_font_size=13, range=[0, 1.03], zeroline=False, row=1, col=1)
+    figure.update_yaxes(title_text="n", title_font_size=13, zeroline=False, row=2, col=1)
+    return figure
+
+
+def subgroups(groups: Sequence[Subgroup], colour: str, overall: float) -> go.Figure:
+    """Accuracy with Wilson's interval of each subgroup; fewer than 20 products are drawn hollow."""
+    names = [f"{group.value or 'not given'}  (n {group.n:,})" for group in groups]
+    figure = go.Figure()
+    figure.add_vline(x=overall, line={"color": _GREY, "dash": "dot", "width": 1})
+    figure.add_scatter(
+        x=[group.accuracy.value for group in groups],
+        y=names,
+        mode="markers",
+        error_x={
+            "array": [group.accuracy.high - group.accuracy.value for group in groups],
+            "arrayminus": [group.accuracy.value - group.accuracy.low for group in groups],
+            "color": colour,
+            "thickness": 1.5,
+            "width": 0,
+        },
+        marker={
+            "color": colour,
+            "size": 10,
+            "symbol": ["circle-open" if group.n < 20 else "circle" for group in groups],
+        },
+        hovertemplate="%{y}<br>accuracy %{x:.1%}<extra></extra>",
+    )
+    figure.update_layout(
+        **layout(
+            xaxis={"title": {"text": "accuracy (dotted: all products)"}, "range": [0, 1.02], "tickformat": ".0%"},
+            yaxis={"autorange": "reversed"},
+            showlegend=False,
+        )
+    )
+    return figure
