@@ -34,6 +34,7 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
         suppress_callback_exceptions=True,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     app.server.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
     app.server.config["MLFLOW_UI"] = mlflow_ui
     dash.page_registry.clear()
@@ -105,6 +106,7 @@ def _shell() -> Component:
     brand = dcc.Link(
         dmc.Group([icon("logo", 26), dmc.Text("VLM categorisation", fw=700, visibleFrom="xs")], gap=10, wrap="nowrap"),
         href="/",
+        title="To the leaderboard",
         className="brand",
     )
     header = dmc.AppShellHeader(
@@ -149,7 +151,7 @@ def _shell() -> Component:
                 [
                     header,
                     dmc.AppShellNavbar(html.Nav(id="shell-links", **aria(label="Pages")), p="sm"),
-                    dmc.AppShellMain(html.Main(dash.page_container, id="content")),
+                    dmc.AppShellMain(html.Div(dash.page_container, id="content", tabIndex=-1)),
                 ],
                 id="shell",
                 header={"height": 56},

@@ -84,3 +84,58 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delenv(name, raising=False)
     copy_database(empty_database, tmp_path)
     return tmp_path
+
+
+FILLING = (
+    {"model": "clip", "mode": "lp-ft", "epochs": 3},
+    {"model": "blip", "mode": "probe", "epochs": 2},
+    {"model": "baseline"},
+    {"model": "clip", "mode": "probe", "epochs": 2, "protocol": "study"},
+)
+
+
+@pytest.fixture(scope="session")
+def filled_store(shop: Path, empty_database: Path) -> Path:
+    """A folder whose default store holds four real short runs on the small shop and one that failed: not to be changed.
+
+    `filled_copy` gives one that may be. Made once for all workers.
+    """
+    from filelock import FileLock
+
+    folder = empty_database.parent.parent / "filled"
+    folder.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            copy_database(empty_database, folder)
+            with pytest.MonkeyPatch.context() as patch:
+                for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+                    patch.delenv(name, raising=False)
+                patch.chdir(folder)
+                _fill(shop, folder)
+            (folder / "done").touch()
+    return folder
+
+
+def _fill(shop: Path, folder: Path) -> None:
+    from vlm_core.config import build_config
+    from vlm_core.pipeline import run_training
+    from vlm_core.progress import silent
+    from vlm_core.tracking.writer import RunWriter
+
+    small = {"preset": "demo", "threads": 1, "resamples": 100, "train_per_category": 20, "per_category": 30}
+    for given in FILLING:
+        run_training(build_config({**small, "data": str(shop), **given}), folder, silent, lambda line: None)
+    with pytest.raises(RuntimeError), RunWriter("product-categorisation", "<b>broken</b>", folder=folder) as run:
+        run.params({"model": "git", "mode": "full"})
+        run.tags({"fingerprint": "f", "label": "masterCategory", "split": "other", "leaking": "false"})
+        raise RuntimeError("<script>alert(1)</script>")
+
+
+@pytest.fixture
+def filled_copy(filled_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, whose default store holds the same runs and may be written to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with closing(sqlite3.connect(filled_store / "mlflow.db")) as database:
+        database.execute("VACUUM INTO ?", (str(tmp_path / "mlflow.db"),))
+    return tmp_path

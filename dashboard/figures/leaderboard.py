@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -12,6 +13,9 @@ from dashboard.components import FAMILY_NAMES
 from dashboard.theme import family_colour, layout
 
 _SYMBOLS: Final = {"zero-shot": "x", "probe": "diamond", "lora": "star", "lp-ft": "square", "full": "circle"}
+
+
+_DOUBLING: Final = {"type": "log", "dtick": math.log10(2), "tickformat": ",.3~s"}
 
 
 def pareto_front(rows: Sequence[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
@@ -39,7 +43,7 @@ def score_against_cost(rows: Sequence[dict[str, Any]], cost: str) -> go.Figure:
     positive = all(row[cost] > 0 for row in rows if row.get(cost) is not None)
     figure.update_layout(
         **layout(
-            xaxis={"title": {"text": COSTS[cost][1]}, **({"type": "log", "dtick": "D2"} if positive else {})},
+            xaxis={"title": {"text": COSTS[cost][1]}, **(_DOUBLING if positive else {})},
             yaxis={"title": {"text": "test macro-F1"}},
         )
     )

@@ -312,7 +312,8 @@ def _scatter_card(cost: str) -> Component:
     return card(
         "Score against cost",
         graph("leaderboard-scatter", figure, "Macro-F1 of each run against what it costs, with the Pareto front"),
-        note="The chosen test set, or that with most runs. Dotted: runs that none beats in both.",
+        note="The chosen test set, or that with most runs. Dotted: runs that none beats in both. "
+        "Diamonds are probes, squares lp-ft, stars LoRA.",
         actions=[choice],
         mt="lg",
     )

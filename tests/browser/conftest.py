@@ -1,0 +1,94 @@
+"""A real browser on a real server over real runs."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stores import ROOT
+
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, driven by Playwright. Without one: skipped on a user's machine, a failure in CI."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        message = "no Chromium is installed (Debian: apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=_FLAGS)
+        yield opened
+        opened.close()
+
+
+class Site:
+    """A running dashboard and one page in the browser; what the page complained of is in `complaints`."""
+
+    def __init__(self, address, browser, **settings):
+        self.address = address
+        self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **settings})
+        self.context.set_default_timeout(20_000)
+        self.page = self.context.new_page()
+        self.complaints = []
+        self.page.on("console", lambda line: line.type == "error" and self.complaints.append(line.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def open(self, path):
+        self.page.goto(self.address + path)
+        return self.page
+
+
+def serve(folder: Path, *arguments: str) -> tuple[subprocess.Popen, str]:
+    """A dashboard on the store in `folder`, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "dashboard", "--port", str(port), *arguments]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+        except OSError:
+            assert process.poll() is None, "the dashboard ended at once"
+            time.sleep(0.25)
+        else:
+            return process, address
+    raise AssertionError("the dashboard did not start")
+
+
+@pytest.fixture(scope="session")
+def address(filled_store: Path) -> Iterator[str]:
+    """Where the dashboard over the filled store listens."""
+    process, found = serve(filled_store)
+    yield found
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture
+def site(address, browser):
+    """A fresh page; it must have had nothing to complain of."""
+    opened = Site(address, browser)
+    yield opened
+    opened.context.close()
+    assert opened.complaints == []

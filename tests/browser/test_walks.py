@@ -1,0 +1,127 @@
+"""Walks through the dashboard in a real browser, as its users take them."""
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Site, serve
+from vlm_core.tracking.writer import RunWriter
+
+expect.set_options(timeout=20_000)
+PAGES = ("/", "/compare", "/catalogue", "/categorise", "/search")
+
+
+def _settled(page):
+    """Wait until nothing is asked of the server, save for the tick of two seconds."""
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("[data-dash-is-loading=true]")).to_have_count(0)
+    return page
+
+
+def _run_link(page):
+    return page.locator("a.cell-link", has_text="clip-lp-ft-0").first
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_complains_overflows_or_shuts_anybody_out(address, browser, scheme):
+    site = Site(address, browser, color_scheme=scheme)
+    run = re.search(r"run=\w+", site.open("/").locator("a.cell-link").first.get_attribute("href"))[0]
+    for path in (*PAGES, f"/run?{run}"):
+        for width in (1440, 390):
+            site.page.set_viewport_size({"width": width, "height": 900})
+            page = _settled(site.open(path))
+            page.wait_for_timeout(700)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} overflows {width} px"
+        serious = [
+            (path, each["id"], [node["html"][:200] for node in each["nodes"][:3]])
+            for each in Axe().run(page).response["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+    assert site.complaints == []
+    site.context.close()
+
+
+def test_from_the_leaderboard_to_a_comparison_and_to_a_run(site):
+    page = _settled(site.open("/"))
+    expect(page.locator(".band.leaking .tag")).to_have_text("leaking")
+    boxes = page.locator(".ag-row:not(.ag-full-width-row) input[type=checkbox]")
+    boxes.nth(1).check()
+    boxes.nth(2).check()
+    page.get_by_role("button", name="Compare 2 runs").click()
+    page.wait_for_url(re.compile(r"/compare\?runs=\w+,\w+"))
+    page.go_back()
+    _run_link(page).click()
+    page.wait_for_url(re.compile(r"/run\?run=\w+"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("clip-lp-ft-0")
+
+
+def test_bands_stay_together_however_the_grid_is_sorted(site):
+    page = _settled(site.open("/"))
+    for _ in range(3):
+        page.locator(".ag-header-cell[col-id=name]").click()
+        rows = page.locator(".ag-center-cols-container .ag-row, .ag-full-width-container .ag-row")
+        places = sorted((int(row.get_attribute("row-index")), row.get_attribute("row-id")) for row in rows.all())
+        headings = [place for place, name in places if name.startswith("band-")]
+        assert headings[0] == 0 and len(headings) == 2
+
+
+def test_the_address_holds_the_state_and_restores_it(site):
+    page = _settled(site.open("/"))
+    page.get_by_text("Latency", exact=True).first.click()
+    page.get_by_label("Find").fill("clip")
+    page.wait_for_url(re.compile(r"cost=latency.*find=clip|find=clip.*cost=latency"))
+    page.reload()
+    expect(page.get_by_label("Find")).to_have_value("clip")
+    expect(page.locator("input[value=latency]")).to_be_checked()
+
+
+def test_the_keyboard_moves_through_the_epochs(site):
+    page = _settled(site.open("/"))
+    _run_link(page).click()
+    note = page.locator("#run-confusion-note")
+    expect(note).to_contain_text("Test split")
+    page.get_by_role("slider", name="Epoch").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(note).to_have_text("Validation after epoch 3")
+    page.keyboard.press("ArrowLeft")
+    expect(note).to_have_text("Validation after epoch 2")
+
+
+def test_a_run_in_progress_appears_moves_and_its_name_is_text(filled_copy, browser):
+    process, address = serve(filled_copy)
+    site = Site(address, browser)
+    try:
+        page = _settled(site.open("/"))
+        with RunWriter("shop", "<img src=x onerror=alert(1)>", folder=filled_copy) as run:
+            run.params({"model": "git", "mode": "full"})
+            run.tags({"fingerprint": "f", "label": "kind", "split": "new", "protocol": "holdout", "leaking": "false"})
+            run.metrics({"validation_macro_f1": 0.123}, step=1)
+            expect(page.get_by_text("validation 0.123")).to_be_visible()
+            expect(page.get_by_text("<img src=x onerror=alert(1)>")).to_be_visible()
+            run.metrics({"validation_macro_f1": 0.456}, step=2)
+            expect(page.get_by_text("validation 0.456")).to_be_visible()
+            run.metrics({"test_macro_f1": 0.789})
+        expect(page.get_by_text("0.789")).to_be_visible()
+        assert site.complaints == []
+    finally:
+        site.context.close()
+        process.terminate()
+        process.wait(20)
+
+
+def test_an_empty_store_has_a_designed_page_and_themes_change(store, browser):
+    process, address = serve(store)
+    site = Site(address, browser, color_scheme="light")
+    try:
+        page = _settled(site.open("/"))
+        expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
+        page.get_by_label("Light or dark theme").click()
+        expect(page.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
+        assert site.complaints == []
+    finally:
+        site.context.close()
+        process.terminate()
+        process.wait(20)

@@ -1,0 +1,73 @@
+"""The leaderboard's callbacks, called directly over real runs."""
+
+import json
+
+import pytest
+from dash import no_update
+
+from dashboard.pages import leaderboard
+from dashboard.runs import Runs
+
+
+@pytest.fixture
+def runs(filled_store):
+    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    made.refresh()
+    return made
+
+
+def _text(component):
+    return json.dumps(component, default=lambda part: part.to_plotly_json())
+
+
+def test_rows_stand_in_bands_and_the_leaking_protocol_carries_its_mark(runs):
+    rows, columns, style, warning = leaderboard.update_grid(runs, 1, "", "", False, None)
+    headings = [row for row in rows if "heading" in row]
+    assert [heading["leaks"] for heading in headings] == [True, False]  # the newest test set first
+    assert len(rows) - len(headings) == 4
+    honest = [row for row in rows if row.get("leaking") == "false"]
+    assert sorted(row["rank"] for row in honest) == [1, 2, 3]
+    assert "1 of 3 test sets leak" in _text(warning)
+    assert "px" in style["height"]
+    fields = [column.get("field") for column in columns]
+    assert "f1_apparel" in fields and "score" in fields
+
+
+def test_failed_runs_come_when_asked_and_columns_are_sent_once(runs):
+    rows, columns, _, _ = leaderboard.update_grid(runs, 1, "", "", True, None)
+    assert any(row.get("status") == "FAILED" and row["name"] == "<b>broken</b>" for row in rows)
+    assert leaderboard.update_grid(runs, 1, "", "", True, columns)[1] is no_update
+
+
+def test_one_honest_test_set_has_no_warning(runs):
+    honest = next(row["set"] for row in leaderboard.make_board(runs.table()).rows if "rank" in row)
+    rows, _, _, warning = leaderboard.update_grid(runs, 1, honest, "preset", False, None)
+    assert warning is None and rows[0]["heading"].endswith("preset demo")
+
+
+def test_the_scatter_takes_one_test_set_and_a_known_cost(runs):
+    names = {trace.name for trace in leaderboard.update_scatter(runs, 1, "", "no such cost").data}
+    assert {"CLIP", "BLIP"} <= names
+    assert leaderboard.update_scatter(runs, 1, None, "weights").layout.xaxis.title.text == "trained weights"
+
+
+@pytest.mark.parametrize(
+    ("selected", "disabled", "count"), [(None, True, 0), ([], True, 0), (1, True, 1), (2, False, 2), (9, False, 6)]
+)
+def test_two_to_six_runs_are_compared(selected, disabled, count):
+    rows = [{"run_id": f"r{number}"} for number in range(selected)] if isinstance(selected, int) else selected
+    href, is_disabled, _ = leaderboard.update_compare(rows)
+    assert is_disabled is disabled and len([part for part in href.split("=")[1].split(",") if part]) == count
+
+
+def test_the_page_opens_with_what_its_address_says(runs):
+    page = _text(leaderboard.layout(runs, {"group": "preset", "cost": "latency", "find": "<i>"}))
+    assert '"value": "latency"' in page and '"value": "preset"' in page and '"value": "<i>"' in page
+
+
+def test_an_empty_and_an_unread_store_have_their_own_pages(store):
+    runs = Runs("", store)
+    assert "The runs are being read" in _text(leaderboard.layout(runs, {}))
+    runs.refresh()
+    state, hidden, choices = leaderboard.update_state(runs, 1, True)
+    assert hidden and "No runs yet" in _text(state) and "make train" in _text(state) and choices[0]["value"] == ""

@@ -1,0 +1,89 @@
+"""The callbacks of a run's page, called directly over real runs."""
+
+import json
+
+import numpy as np
+import pytest
+from flask import Flask
+
+from dashboard.pages import run as page
+from dashboard.pages.run_parts import confusion_of, differing_params
+from dashboard.runs import Runs
+
+
+@pytest.fixture
+def runs(filled_store):
+    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    made.refresh()
+    return made
+
+
+@pytest.fixture
+def clip(runs):
+    table = runs.table()
+    return table[(table["params.model"] == "clip") & (table["params.mode"] == "lp-ft")]["run_id"].item()
+
+
+@pytest.fixture(autouse=True)
+def _server():
+    server = Flask("test")
+    server.config["MLFLOW_UI"] = "http://mlflow.example/"
+    with server.app_context():
+        yield
+
+
+def _text(component):
+    return json.dumps(component, default=lambda part: part.to_plotly_json())
+
+
+def test_the_head_names_the_run_and_links_to_mlflow(runs, clip):
+    head, hidden = page.update_head(runs, 1, clip)
+    experiment = runs.row(clip)["experiment_id"]
+    assert not hidden and f"http://mlflow.example/#/experiments/{experiment}/runs/{clip}" in _text(head)
+
+
+def test_an_unknown_run_is_said(runs):
+    head, hidden = page.update_head(runs, 1, "none")
+    assert hidden and "No such run" in _text(head)
+    assert page.update_details(runs, "none", None) == (None, None)
+
+
+def test_curves_and_the_slider_cover_all_epochs_and_the_test_split(runs, clip):
+    figure, last, place, marks = page.update_curves(runs, 1, clip, None, None)
+    assert len(figure.data[0].x) == 3 and (last, place) == (4, 4)
+    assert [mark["label"] for mark in marks] == ["1", "2", "3", "test"]
+    assert page.update_curves(runs, 1, clip, 2, 4)[2] == 2  # a chosen epoch stays
+
+
+def test_each_epochs_matrix_is_that_of_the_log_and_the_last_one_is_of_the_test_split(runs, clip):
+    entries = runs.epochs(clip)
+    second = confusion_of(runs, clip, 2)
+    np.testing.assert_array_equal(second.matrix, entries[1]["validation_summary"]["confusion_matrix"])
+    np.testing.assert_array_equal(second.before, entries[0]["validation_summary"]["confusion_matrix"])
+    assert confusion_of(runs, clip, 1).before is None
+    np.testing.assert_array_equal(confusion_of(runs, clip, 4).matrix, runs.evaluation(clip).confusion)
+    figure, note = page.update_confusion(runs, 4, "counts", 1, clip)
+    assert note.startswith("Test split") and int(np.sum(figure.data[0].z)) == runs.evaluation(clip).n
+
+
+def test_details_show_scores_mistakes_settings_and_the_card(runs, clip):
+    tiles, details = page.update_details(runs, clip, "")
+    text = _text(details)
+    assert f"{runs.evaluation(clip).macro_f1.value:.3f}" in _text(tiles)
+    assert "/picture/" in text and "By gender" in text and "Model card" in text and "lp-ft" in text
+
+
+def test_a_failed_run_shows_why_as_text(runs):
+    table = runs.table()
+    failed = table[table["status"] == "FAILED"]["run_id"].item()
+    head, _ = page.update_head(runs, 1, failed)
+    assert "RuntimeError: <script>alert(1)</script>" in _text(head)
+    waiting, _ = page.update_details(runs, failed, "")
+    assert "Not tested yet" in _text(waiting)
+
+
+def test_settings_that_differ_from_the_preset_are_found(runs, clip):
+    differing = {name: (ours, preset) for name, ours, preset in differing_params(runs.row(clip))}
+    assert differing["mode"] == ("lp-ft", "probe") and differing["train_per_category"] == ("20", "480")
+    assert "preset" not in differing and "weights" not in differing
+    assert differing_params({"params.preset": "unheard of"}) == []

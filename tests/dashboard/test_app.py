@@ -1,0 +1,95 @@
+"""The shell and the pages through Flask's test client, over real runs."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from dashboard.app import PAGES, create_app, navigation, tick, toggle_navigation
+from dashboard.runs import Runs
+from tests.stores import ROOT
+
+
+@pytest.fixture
+def runs(filled_store):
+    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    made.refresh()
+    return made
+
+
+@pytest.fixture
+def client(runs):
+    return create_app(runs).server.test_client()
+
+
+def _callback(client, output, inputs, state=()):
+    """What a callback of the running app answers."""
+    names = [part.strip(".") for part in output.strip(".").split("...")]
+    outputs = [dict(zip(("id", "property"), name.rsplit(".", 1), strict=True)) for name in names]
+    body = {
+        "output": output,
+        "outputs": outputs if output.startswith("..") else outputs[0],
+        "inputs": [dict(zip(("id", "property", "value"), part, strict=True)) for part in inputs],
+        "state": [dict(zip(("id", "property", "value"), part, strict=True)) for part in state],
+        "changedPropIds": [f"{inputs[0][0]}.{inputs[0][1]}"],
+    }
+    return client.post("/_dash-update-component", json=body)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.NAME)
+def test_every_page_is_served_under_its_address(client, page):
+    assert client.get(page.PATH).status_code == 200
+    inputs = [("_pages_location", "pathname", page.PATH), ("_pages_location", "search", "")]
+    answer = _callback(client, ".._pages_content.children..._pages_store.data..", inputs)
+    assert answer.status_code == 200
+    assert page.NAME in json.dumps(answer.get_json())
+
+
+def test_an_unknown_page_is_said(client):
+    inputs = [("_pages_location", "pathname", "/nowhere"), ("_pages_location", "search", "")]
+    assert "404" in _callback(client, ".._pages_content.children..._pages_store.data..", inputs).get_data(as_text=True)
+
+
+def test_two_apps_live_in_one_process(runs):
+    assert create_app(runs).server.test_client().get("/").status_code == 200
+    assert create_app(runs).server.test_client().get("/run").status_code == 200
+
+
+def test_the_store_is_told_once_a_change(runs):
+    version, words = tick(runs, 0, None)
+    assert "5 runs" in json.dumps(words.to_plotly_json(), default=lambda part: part.to_plotly_json())
+    assert tick(runs, 1, version)[0] is not version
+
+
+def test_the_open_page_is_marked_and_small_screens_open_the_navigation():
+    links = navigation("/compare")
+    assert [link.active for link in links].count(True) == 1
+    assert toggle_navigation(True, {"width": 1})["collapsed"] == {"mobile": False}
+
+
+def test_pictures_of_prepared_catalogues_are_served_and_no_others(client, runs):
+    row = next(row for row in runs.table().to_dict("records") if row["params.model"] == "baseline")
+    product = runs.evaluation(row["run_id"]).predictions.product_ids[0]
+    answer = client.get(f"/picture/{row['tags.fingerprint']}", query_string={"product": product})
+    assert answer.status_code == 200 and answer.data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert client.get(f"/picture/{row['tags.fingerprint']}?product=none").status_code == 404
+    assert client.get("/picture/..%2f..?product=1").mimetype != "image/png"
+
+
+def _start(*arguments, folder):
+    command = [sys.executable, "-m", "dashboard", *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_a_port_that_is_taken_is_said_in_one_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = _start("--port", str(taken.getsockname()[1]), folder=tmp_path)
+    assert done.returncode == 1 and "choose another with --port" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_other_machines_need_a_password(tmp_path):
+    done = _start("--host", "0.0.0.0", folder=tmp_path)
+    assert done.returncode == 1 and "DASHBOARD_PASSWORD" in done.stderr and "Traceback" not in done.stderr
