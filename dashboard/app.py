@@ -67,7 +67,7 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
     return app
 
 
-def _page(page: Any, runs: Runs, **query: str) -> Component:
+def _page(page: Any, runs: Runs, /, **query: str) -> Component:
     """A page as Dash asks for it, with what stands in the address behind the question mark."""
     return html.Div(page.layout(runs, query), className="page")
 

@@ -1,25 +1,130 @@
-"""Compare."""
+"""Two to six runs side by side, and whether they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, Final
 
-from dash import Dash
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
-from dashboard.components import page_header
+from dashboard.boards import COMPARABLE
+from dashboard.comparison import Comparison, compare_runs
+from dashboard.components import address_store, empty_state, keep_in_url, listed, page_header, skeleton, store_state
+from dashboard.pages.compare_parts import comparison_cards, disagreement_gallery, right_choices
 from dashboard.runs import Runs
 
 NAME: Final = "Compare"
 PATH: Final = "/compare"
 ICON: Final = "compare"
 IN_NAVIGATION: Final = True
+MOST: Final = 6
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    return page_header("Compare", "")
+    """The page's frame, with the runs that the address names."""
+    view = runs.view()
+    return html.Div(
+        [
+            page_header(
+                "Compare",
+                "Two to six runs side by side. Those tested on the same products are tested against each other.",
+            ),
+            address_store("compare"),
+            html.Div(store_state(view), id="compare-state"),
+            html.Div(
+                [
+                    dmc.MultiSelect(
+                        id="compare-runs",
+                        label="Runs",
+                        description="Up to six, searched by name, model or test set",
+                        data=_choices(runs),
+                        value=listed(query.get("runs"))[:MOST],
+                        maxValues=MOST,
+                        searchable=True,
+                        clearable=True,
+                        hidePickedOptions=True,
+                        nothingFoundMessage="No run of that name",
+                        mb="lg",
+                        debounce=200,
+                    ),
+                    dcc.Loading(
+                        html.Div(id="compare-body", style={"minHeight": 320}),
+                        custom_spinner=skeleton(320),
+                        delay_show=200,
+                    ),
+                ],
+                id="compare-content",
+                hidden=view.table.empty,
+            ),
+        ]
+    )
 
 
 def register(app: Dash, runs: Runs) -> None:
-    pass
+    """Bind the page's callbacks."""
+    chosen = Input("compare-runs", "value")
+    app.callback(
+        Output("compare-state", "children"),
+        Output("compare-content", "hidden"),
+        Output("compare-runs", "data"),
+        Input("shell-version", "data"),
+    )(partial(update_state, runs))
+    app.callback(Output("compare-body", "children"), chosen)(partial(update_body, runs))
+    app.callback(
+        Output("compare-gallery", "children"), Input("compare-right", "value"), State("compare-runs", "value")
+    )(partial(update_gallery, runs))
+    keep_in_url(app, "compare", ("runs",))
+
+
+def update_state(runs: Runs, version: int | None) -> tuple[Any, bool, Any]:
+    """What stands in the page's place while the store gives none, and the runs to choose from."""
+    state = store_state(runs.view())
+    return state, state is not None, _choices(runs)
+
+
+def update_body(runs: Runs, chosen: Sequence[str] | None) -> Any:
+    """The comparison of the chosen runs."""
+    names = list(chosen or ())[:MOST]
+    if len(names) < 2:
+        return empty_state(
+            "Choose two runs", "Or select them on the leaderboard, and press Compare.", picture="compare"
+        )
+    found = _compared(runs, tuple(names))
+    if len(found.runs) < 2:
+        missing = (
+            "These runs have no evaluation on a test split: they have not finished, or are no longer in the store."
+        )
+        return empty_state("Nothing to compare yet", missing, picture="compare")
+    return comparison_cards(runs, found)
+
+
+def update_gallery(runs: Runs, who: str | None, chosen: Sequence[str] | None) -> Any:
+    """Pictures on which the runs disagree, of those where `who` is right."""
+    return disagreement_gallery(runs, _compared(runs, tuple(chosen or ())[:MOST]), who or right_choices([])[0]["value"])
+
+
+@lru_cache(maxsize=16)
+def _compared(runs: Runs, names: tuple[str, ...]) -> Comparison:
+    return compare_runs(runs, names)
+
+
+def _choices(runs: Runs) -> list[dict[str, str]]:
+    table = runs.table()
+    if "metrics.test_macro_f1" not in table:
+        return []
+    tested = table[table["metrics.test_macro_f1"].notna()]
+    return [
+        {
+            "value": str(row["run_id"]),
+            "label": f"{row['name']} · {row.get('params.model', '')} · {row['metrics.test_macro_f1']:.3f} · {_place(row)}",
+        }
+        for row in tested.to_dict("records")
+    ]
+
+
+def _place(row: Mapping[Any, Any]) -> str:
+    split = str(row.get(COMPARABLE[-1], ""))[:6]
+    return f"{row.get('tags.catalogue', '')} {row.get('tags.label', '')} {split}"

@@ -275,6 +275,7 @@ def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[di
         {
             **{"field": "score", "headerName": "Macro-F1", "width": 250, "cellRenderer": "Interval", "sort": "desc"},
             "cellRendererParams": {"low": low, "high": high},
+            "equals": {"function": "false"},  # it also draws what is no score yet: always anew
             "filter": "agNumberColumnFilter",
         },
         *heat,

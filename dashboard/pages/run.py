@@ -248,7 +248,9 @@ def _settings_card(row: Mapping[str, Any]) -> Component:
         striped="odd",
         withTableBorder=False,
     )
-    return card("Settings", html.Div(table, className="scroll-x"), note=f"Where they differ from preset={preset}.")
+    return card(
+        "Settings", html.Div(table, className="scroll-x", tabIndex=0), note=f"Where they differ from preset={preset}."
+    )
 
 
 def _model_card(runs: Runs, run_id: str) -> Component:

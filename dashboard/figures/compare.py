@@ -1,0 +1,171 @@
+"""Figures of several runs at once; each run keeps one colour and one dash through all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, family_of, layout
+from vlm_core.evaluation.evaluation import Evaluation
+
+MOST_BARS: Final = 20  # categories in the bars; of more, those in which the runs differ most
+MOST_NUMBERS: Final = 12
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How a run looks in every figure."""
+
+    name: str
+    colour: str
+    dash: str
+    pattern: str
+
+
+def drawn(names: Sequence[str], models: Sequence[str]) -> list[Drawn]:
+    """The family's colour for each run; a second run of a family is dashed, and its bars are hatched."""
+    seen: dict[str, int] = {}
+    looks = []
+    for name, model in zip(names, models, strict=True):
+        place = seen.setdefault(family_of(model), 0)
+        seen[family_of(model)] += 1
+        patterns = ("", "/", ".", "x", "-", "+")
+        looks.append(Drawn(name, family_colour(model), DASHES[place % len(DASHES)], patterns[place % len(patterns)]))
+    return looks
+
+
+def curves(looks: Sequence[Drawn], epochs: Sequence[Sequence[dict[str, Any]]]) -> go.Figure:
+    """Validation loss and macro-F1 of each run over its epochs."""
+    figure = make_subplots(cols=2, horizontal_spacing=0.12)
+    for look, entries in zip(looks, epochs, strict=True):
+        for column, name in enumerate(("overall_loss", "macro_f1"), start=1):
+            figure.add_scatter(
+                x=[entry["epoch"] for entry in entries],
+                y=[entry["validation_summary"][name] for entry in entries],
+                name=look.name,
+                legendgroup=look.name,
+                showlegend=column == 1,
+                mode="lines+markers",
+                line={"color": look.colour, "dash": look.dash, "width": 2},
+                row=1,
+                col=column,
+            )
+    figure.update_layout(**layout())
+    figure.update_xaxes(title_text="epoch", zeroline=False, title_font_size=13, tickformat="d")
+    figure.update_yaxes(zeroline=False, title_font_size=13)
+    figure.update_yaxes(title_text="validation loss, nats", col=1)
+    figure.update_yaxes(title_text="validation macro-F1", col=2)
+    return figure
+
+
+def category_bars(looks: Sequence[Drawn], evaluations: Sequence[Evaluation]) -> go.Figure:
+    """F1 of each category with its interval, side by side; of many categories those that differ most."""
+    shown = most_different(evaluations, MOST_BARS)
+    figure = go.Figure()
+    for look, evaluation in zip(looks, evaluations, strict=True):
+        scores = {score.category: score.f1 for score in evaluation.per_category if score.support}
+        names = [name for name in shown if name in scores]
+        figure.add_bar(
+            x=names,
+            y=[scores[name].value for name in names],
+            error_y={
+                "array": [scores[name].high - scores[name].value for name in names],
+                "arrayminus": [scores[name].value - scores[name].low for name in names],
+                "color": "#8A8F98",
+                "thickness": 1.2,
+                "width": 2,
+            },
+            name=look.name,
+            marker={"color": look.colour, "pattern": {"shape": look.pattern, "fgcolor": "white"}},
+            hovertemplate="%{x}<br>F1 %{y:.3f}<extra>" + _plain(look.name) + "</extra>",
+        )
+    figure.update_layout(**layout(yaxis={"title": {"text": "F1"}, "range": [0, 1.03]}), barmode="group", bargap=0.25)
+    return figure
+
+
+def most_different(evaluations: Sequence[Evaluation], most: int) -> list[str]:
+    """Up to `most` categories, in the evaluations' order, among which the F1 of the runs spreads widest."""
+    values: dict[str, list[float]] = {}
+    for evaluation in evaluations:
+        for score in evaluation.per_category:
+            if score.support:
+                values.setdefault(score.category, []).append(score.f1.value)
+    widest = sorted(values, key=lambda name: min(values[name]) - max(values[name]))[:most]
+    return [name for name in values if name in widest]
+
+
+def confusions(looks: Sequence[Drawn], evaluations: Sequence[Evaluation]) -> go.Figure:
+    """The runs' confusion matrices as shares of each row, on one scale."""
+    columns = min(3, len(looks))
+    rows = -(-len(looks) // columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[_plain(look.name) for look in looks],
+        horizontal_spacing=0.05,
+        shared_yaxes=True,
+    )
+    for place, evaluation in enumerate(evaluations):
+        share = _row_share(evaluation.confusion)
+        heat = _heat(share, evaluation.categories, ".0%", 0.0, 1.0, SEQUENTIAL)
+        figure.add_trace(heat, row=place // columns + 1, col=place % columns + 1)
+    figure.update_layout(**layout(margin={"t": 32}))
+    figure.update_xaxes(showgrid=False, tickangle=-35, automargin=True)
+    figure.update_yaxes(showgrid=False, autorange="reversed", automargin=True)
+    return figure
+
+
+def confusion_difference(a: Evaluation, b: Evaluation) -> go.Figure:
+    """Row share of a minus that of b, for two runs of the same categories."""
+    values = _row_share(a.confusion) - _row_share(b.confusion)
+    top = float(max(0.01, np.abs(values).max()))
+    figure = go.Figure(_heat(values, a.categories, "+.0%", -top, top, DIVERGING))
+    figure.update_layout(
+        **layout(
+            xaxis={"showgrid": False, "tickangle": -35, "title": {"text": "answer of the model"}},
+            yaxis={"showgrid": False, "autorange": "reversed", "title": {"text": "true category"}},
+        )
+    )
+    return figure
+
+
+def agreement(names: Sequence[str], shares: NDArray[np.float64]) -> go.Figure:
+    """How often each two of the runs answer alike (R, R)."""
+    figure = go.Figure(
+        _heat(shares, [_plain(name) for name in names], ".1%", float(min(0.5, shares.min())), 1.0, SEQUENTIAL)
+    )
+    figure.update_layout(**layout(xaxis={"showgrid": False}, yaxis={"showgrid": False, "autorange": "reversed"}))
+    return figure
+
+
+def _row_share(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
+
+
+def _heat(
+    values: NDArray[np.float64], names: Sequence[str], form: str, low: float, high: float, colours: Any
+) -> go.Heatmap:
+    return go.Heatmap(
+        z=values,
+        x=list(names),
+        y=list(names),
+        zmin=low,
+        zmax=high,
+        colorscale=colours,
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        texttemplate=f"%{{z:{form}}}" if len(names) <= MOST_NUMBERS else "",
+        hovertemplate=f"%{{y}} → %{{x}}<br>%{{z:{form}}}<extra></extra>",
+    )
+
+
+def _plain(text: str) -> str:
+    """The text as it is: Plotly reads some HTML in texts."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,98 @@
+"""Paired tests against scipy, scikit-learn, hand-worked numbers and simulations."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score, f1_score
+
+from vlm_core.errors import UserError
+from vlm_core.evaluation.paired import paired_test, paired_tests
+from vlm_core.evaluation.predictions import Predictions
+
+
+def _predictions(labels, answers, categories=3, ids=None):
+    logs = np.full((len(labels), categories), np.log(0.1 / (categories - 1)))
+    logs[np.arange(len(labels)), answers] = np.log(0.9)
+    ids = [f"p{number}" for number in range(len(labels))] if ids is None else ids
+    return Predictions(ids, np.array(labels), logs, tuple("abcdef"[:categories]))
+
+
+def _draw(generator, n=200, accuracy=0.7, categories=3):
+    labels = generator.integers(0, categories, n)
+    wrong = (labels + generator.integers(1, categories, n)) % categories
+    return labels, [np.where(generator.random(n) < accuracy, labels, wrong) for _ in range(2)]
+
+
+def test_figures_are_those_of_scipy_and_scikit_learn():
+    labels, (a, b) = _draw(np.random.default_rng(1))
+    found = paired_test(_predictions(labels, a), _predictions(labels, b))
+    only_a, only_b = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
+    assert (found.only_a_right, found.only_b_right, found.n) == (only_a, only_b, 200)
+    assert found.p_mcnemar == pytest.approx(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    expected = f1_score(labels, a, average="macro") - f1_score(labels, b, average="macro")
+    assert found.difference.value == pytest.approx(expected)
+    assert found.kappa == pytest.approx(cohen_kappa_score(a, b))
+    assert found.agreement == pytest.approx((a == b).mean())
+
+
+def test_the_interval_is_that_of_resampling_products_within_their_category():
+    generator = np.random.default_rng(2)
+    labels, (a, b) = _draw(generator, n=120)
+    found = paired_test(_predictions(labels, a), _predictions(labels, b), resamples=4000).difference
+    slow = []
+    for _ in range(2000):
+        rows = np.concatenate([generator.choice(np.flatnonzero(labels == k), (labels == k).sum()) for k in range(3)])
+        scores = [f1_score(labels[rows], each[rows], average="macro", labels=[0, 1, 2]) for each in (a, b)]
+        slow.append(scores[0] - scores[1])
+    np.testing.assert_allclose([found.low, found.high], np.quantile(slow, [0.025, 0.975]), atol=0.015)
+
+
+def test_order_of_the_products_does_not_matter_and_sides_can_be_changed():
+    labels, (a, b) = _draw(np.random.default_rng(3))
+    one, other = _predictions(labels, a), _predictions(labels, b)
+    order = np.random.default_rng(4).permutation(len(labels))
+    shuffled = _predictions(labels[order], b[order], ids=one.product_ids[order])
+    assert paired_test(one, shuffled) == paired_test(one, other)
+    back = paired_test(other, one)
+    assert back.difference.value == pytest.approx(-paired_test(one, other).difference.value)
+
+
+def test_equal_answers_differ_in_nothing():
+    labels, (a, _) = _draw(np.random.default_rng(5))
+    found = paired_test(_predictions(labels, a), _predictions(labels, a))
+    assert (found.p_mcnemar, found.p_bootstrap, found.agreement, found.kappa) == (1.0, 1.0, 1.0, 1.0)
+    assert (found.difference.value, found.difference.low, found.difference.high) == (0.0, 0.0, 0.0)
+
+
+def test_holms_correction_by_hand():
+    labels, answers = _draw(np.random.default_rng(6), n=300)
+    third = np.where(np.random.default_rng(7).random(300) < 0.95, labels, (labels + 1) % 3)
+    tests = paired_tests([_predictions(labels, each) for each in (*answers, third)])
+    plain = sorted(test.p_bootstrap for test in tests.values())
+    corrected = sorted(test.p_holm for test in tests.values())
+    by_hand = np.maximum.accumulate([min(1.0, p * (3 - place)) for place, p in enumerate(plain)])
+    np.testing.assert_allclose(corrected, by_hand)
+    assert paired_tests([_predictions(labels, third)]) == {}
+
+
+def test_runs_of_other_products_categories_or_labels_are_refused():
+    labels, (a, b) = _draw(np.random.default_rng(8))
+    one = _predictions(labels, a)
+    with pytest.raises(UserError, match="same products and categories"):
+        paired_test(one, _predictions(labels, b, categories=4))
+    with pytest.raises(UserError, match="same products and categories"):
+        paired_test(one, _predictions(labels, b, ids=[f"q{number}" for number in range(200)]))
+    with pytest.raises(UserError, match="other true categories"):
+        paired_test(one, _predictions((labels + 1) % 3, b))
+
+
+def test_under_no_difference_the_tests_reject_in_about_one_of_twenty():
+    generator = np.random.default_rng(9)
+    rejected = np.zeros(2)
+    draws = 400
+    for seed in range(draws):
+        labels, (a, b) = _draw(generator, n=150)
+        found = paired_test(_predictions(labels, a), _predictions(labels, b), resamples=400, seed=seed)
+        rejected += [found.p_bootstrap < 0.05, found.p_mcnemar < 0.05]
+    assert 0.02 <= rejected[0] / draws <= 0.09
+    assert rejected[1] / draws <= 0.07  # the exact test is careful: its steps are whole products
