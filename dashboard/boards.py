@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,6 +113,27 @@ def banded(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: st
         banded_rows.append({**heading, "leaks": test_set.leaking})
         banded_rows += [{**row, "band": number} for row in members]
     return banded_rows
+
+
+def run_choices(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Tested runs to choose from, newest first, as value and label."""
+    if SCORE not in table:
+        return []
+    return [
+        {"value": str(row["run_id"]), "label": " · ".join(filter(None, _described(row)))}
+        for row in table[table[SCORE].notna()].to_dict("records")
+    ]
+
+
+def best_run(board: Board) -> str:
+    """The id of the best honest run of the test set with most runs; "" without one."""
+    key = most_compared(board)
+    return next((row["run_id"] for row in board.rows if row["set"] == key and row.get("rank") == 1), "")
+
+
+def _described(row: Mapping[Any, Any]) -> list[str]:
+    place = f"{row.get('tags.catalogue', '')} {row.get('tags.label', '')} {str(row.get('tags.split', ''))[:6]}"
+    return [str(row["name"]), str(row.get("params.model", "")), f"{row[SCORE]:.3f}", place]
 
 
 def _fields(table: pd.DataFrame) -> pd.DataFrame:

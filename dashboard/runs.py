@@ -18,6 +18,7 @@ from vlm_core.errors import UserError
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.predictions import Predictions
     from vlm_core.tracking.reader import RunReader
 
 T = TypeVar("T")
@@ -80,6 +81,10 @@ class Runs:
     def evaluation(self, run_id: str, name: str = "test") -> Evaluation | None:
         """The run's stored evaluation; None if it has none."""
         return self._keep(("evaluation", run_id, name), lambda: self.reader().evaluation(run_id, name))
+
+    def predictions(self, run_id: str, name: str) -> Predictions | None:
+        """The run's answers on a split; None if it kept none."""
+        return self._keep(("predictions", run_id, name), lambda: self.reader().predictions(run_id, name))
 
     def epochs(self, run_id: str) -> list[dict[str, Any]]:
         """The entries of the study's log of the run, one an epoch (see vlm_core.tracking.study_log); [] without one."""

@@ -187,6 +187,7 @@ def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, sa
     split = data.split
     with _open_run(config, data, root) as run:
         run.tags({"weights_source": "none", "weights_pretrained": "false"})
+        started = time.perf_counter()
         model = fit_baseline(
             data.catalogue.pictures,
             split.labels,
@@ -197,6 +198,7 @@ def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, sa
             config.seed,
             progress,
         )
+        run.metrics({"train_seconds": time.perf_counter() - started})
         return _finish(config, data, model, run, "none", progress, say)
 
 
@@ -295,6 +297,9 @@ def _finish(
                 evaluation.predictions.texts, catalogue.products.iloc[split.test], words(config.caption_columns)
             )
         )
+    validation = evaluate_rows(config, catalogue, model, split.validation, split.labels, split.prior, progress)
+    run.predictions(validation.predictions, "validation")  # of the chosen epoch: thresholds are drawn on these
+    run.metrics({"seconds_a_picture": seconds_a_picture(model, catalogue.pictures.take(split.validation[:32]))})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save(folder)

@@ -1,25 +1,255 @@
-"""Categorise."""
+"""Categories for pictures that are dropped, pasted or clicked, by several models side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final
 
-from dash import Dash
+import dash_mantine_components as dmc
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
+from flask import Response
 
-from dashboard.components import page_header
+from dashboard.answers import SAMPLES, as_csv, categorise, receive, sample_picture
+from dashboard.boards import best_run, make_board, run_choices
+from dashboard.components import (
+    address_store,
+    aria,
+    card,
+    graph,
+    icon,
+    keep_in_url,
+    listed,
+    page_header,
+    skeleton,
+    store_state,
+)
+from dashboard.figures.categorise import coverage_at, coverage_curves
+from dashboard.figures.compare import drawn
+from dashboard.pages.categorise_parts import result_cards
 from dashboard.runs import Runs
+from dashboard.warm import Uploads, WarmModels
 
 NAME: Final = "Categorise"
 PATH: Final = "/categorise"
 ICON: Final = "camera"
 IN_NAVIGATION: Final = True
+MOST_MODELS: Final = 4
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    return page_header("Categorise", "")
+    """The page; no model is loaded before there is a picture."""
+    view = runs.view()
+    models = listed(query.get("models")) or [name for name in [best_run(make_board(view.table))] if name]
+    return html.Div(
+        [
+            page_header("Categorise", "Drop pictures of products and see what each model makes of them."),
+            address_store("categorise"),
+            *(dcc.Store(id=f"categorise-{name}") for name in ("pictures", "results", "paste", "refused")),
+            dcc.Download(id="categorise-download"),
+            html.Div(store_state(view), id="categorise-state"),
+            html.Div(
+                [
+                    dmc.SimpleGrid(
+                        [_picture_card(), _model_card(runs, models, query.get("threshold"))], cols={"base": 1, "lg": 2}
+                    ),
+                    dcc.Loading(
+                        html.Div(id="categorise-cards", style={"minHeight": 120}, role="status"),
+                        custom_spinner=skeleton(240),
+                        delay_show=200,
+                    ),
+                ],
+                id="categorise-content",
+                hidden=view.table.empty,
+            ),
+        ]
+    )
 
 
 def register(app: Dash, runs: Runs) -> None:
-    pass
+    """Bind the page's callbacks; models and uploads live as long as the app."""
+    models, uploads = WarmModels(partial(_resolve, runs)), Uploads()
+    app.callback(
+        Output("categorise-state", "children"),
+        Output("categorise-content", "hidden"),
+        Output("categorise-models", "data"),
+        Input("shell-version", "data"),
+    )(partial(update_state, runs))
+    app.callback(
+        Output("categorise-pictures", "data"),
+        Output("categorise-upload", "contents"),
+        Input("categorise-upload", "contents"),
+        Input("categorise-paste", "data"),
+        Input("categorise-refused", "data"),
+        Input({"type": "categorise-sample", "index": ALL}, "n_clicks"),
+        State("categorise-upload", "filename"),
+        prevent_initial_call=True,
+    )(partial(take_pictures, uploads))
+    app.callback(
+        Output("categorise-results", "data"),
+        Input("categorise-pictures", "data"),
+        Input("categorise-models", "value"),
+        prevent_initial_call=True,
+    )(partial(update_results, models, uploads))
+    threshold = Input("categorise-threshold", "value")
+    app.callback(Output("categorise-cards", "children"), Input("categorise-results", "data"), threshold)(
+        partial(update_cards, runs)
+    )
+    app.callback(
+        Output("categorise-coverage", "figure"),
+        Output("categorise-coverage-note", "children"),
+        Input("categorise-models", "value"),
+        threshold,
+    )(partial(update_coverage, runs))
+    app.callback(
+        Output("categorise-download", "data"),
+        Input("categorise-csv", "n_clicks"),
+        State("categorise-results", "data"),
+        State("categorise-threshold", "value"),
+        prevent_initial_call=True,
+    )(partial(download, runs))
+    keep_in_url(app, "categorise", ("models", "threshold"))
+    app.server.add_url_rule("/sample/<int:place>.jpg", "sample", sample)
+
+
+def update_state(runs: Runs, version: int | None) -> tuple[Any, bool, Any]:
+    """What stands in the page's place while the store gives none, and the models to choose from."""
+    state = store_state(runs.view())
+    return state, state is not None, run_choices(runs.table())
+
+
+def take_pictures(
+    uploads: Uploads, contents: Any, paste: Any, refused: Any, clicks: Any, names: Any
+) -> tuple[Any, Any]:
+    """The new pictures, whichever way they came; the page then lets go of the upload's bytes."""
+    source = ctx.triggered_id
+    if source == "categorise-upload" and contents:
+        return receive(uploads, contents, names), None
+    if source == "categorise-paste" and paste:
+        return receive(uploads, [paste.get("contents")], ["pasted picture"]), no_update
+    if source == "categorise-refused" and refused:
+        said = "The picture is larger than 10 MB."
+        return [{"name": str(name), "error": said} for name in refused["names"]], no_update
+    if isinstance(source, dict) and any(clicks):
+        place = int(source["index"])
+        return [{"name": f"sample {place + 1}", "token": uploads.put(sample_picture(place))}], no_update
+    return no_update, no_update
+
+
+def update_results(models: WarmModels, uploads: Uploads, pictures: Any, chosen: Sequence[str] | None) -> Any:
+    """What the chosen models say of the pictures."""
+    return categorise(models, uploads, pictures or [], list(chosen or ())[:MOST_MODELS])
+
+
+def update_cards(runs: Runs, results: Any, threshold: float) -> Any:
+    """The results as cards, drawn anew as the threshold moves; nothing is predicted again."""
+    return result_cards(runs, results or [], threshold)
+
+
+def update_coverage(runs: Runs, chosen: Sequence[str] | None, threshold: float) -> tuple[Any, Any]:
+    """What the threshold costs on the validation split of each model that kept its answers there."""
+    names = list(chosen or ())[:MOST_MODELS]
+    rows = [runs.row(name) or {} for name in names]
+    kept = [(row, runs.predictions(name, "validation")) for name, row in zip(names, rows, strict=True)]
+    known = [(row, predictions) for row, predictions in kept if predictions is not None]
+    looks = drawn([str(row.get("name")) for row, _ in known], [str(row.get("params.model", "")) for row, _ in known])
+    said = [_said(str(row.get("name")), predictions, threshold) for row, predictions in kept]
+    return coverage_curves(looks, [each for _, each in known], threshold), [html.Div(line) for line in said]
+
+
+def download(runs: Runs, clicks: int | None, results: Any, threshold: float) -> Any:
+    """The results as a CSV file."""
+    if not clicks or not results:
+        return no_update
+    run_ids = {run_id for result in results for run_id in result.get("answers", {})}
+    names = {run_id: str((runs.row(run_id) or {}).get("name", run_id)) for run_id in run_ids}
+    return {"content": as_csv(results, names, threshold), "filename": "categories.csv", "type": "text/csv"}
+
+
+def sample(place: int) -> Response:
+    """A sample picture."""
+    return Response(sample_picture(place), mimetype="image/jpeg", headers={"Cache-Control": "max-age=86400"})
+
+
+def _resolve(runs: Runs, run_id: str) -> Any:
+    from vlm_core.tracking.registry import resolve
+
+    return resolve(run_id, runs.uri)
+
+
+def _said(name: str, predictions: Any, threshold: float) -> str:
+    if predictions is None:
+        return f"{name}: kept no answers on its validation split, so the cost of a threshold is not known."
+    coverage, right = coverage_at(predictions, threshold)
+    answered = f"{name}: answers {coverage:.1%} of {len(predictions):,} validation products"
+    return f"{answered}, {right:.1%} of these rightly." if coverage else f"{answered}."
+
+
+def _picture_card() -> Component:
+    upload = dcc.Upload(
+        dmc.Stack(
+            [
+                icon("picture", 36),
+                dmc.Text("Drop pictures here, paste one, or choose files", fw=550, ta="center"),
+                dmc.Text("JPEG, PNG, WebP or GIF, up to eight, 10 MB and 40 megapixels each", size="xs", c="dimmed"),
+            ],
+            align="center",
+            gap=6,
+        ),
+        id="categorise-upload",
+        multiple=True,
+        className="dropzone",
+        className_active="dropzone active",
+    )
+    samples = [
+        html.Button(
+            html.Img(src=f"/sample/{place}.jpg", alt=""),
+            id={"type": "categorise-sample", "index": place},
+            className="sample",
+            **aria(label=f"Sample picture {place + 1}"),
+        )
+        for place in range(SAMPLES)
+    ]
+    hint = dmc.Text("Or try one of these:", size="sm", c="dimmed", mt="md", mb="xs")
+    return card(
+        "Pictures", upload, hint, html.Div(samples, className="samples"), note="They stay in memory, never on disk."
+    )
+
+
+def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Component:
+    try:
+        value = min(1.0, max(0.0, float(threshold or 0)))
+    except ValueError:
+        value = 0.0
+    select = dmc.MultiSelect(
+        id="categorise-models",
+        label="Models",
+        data=run_choices(runs.table()),
+        value=list(chosen)[:MOST_MODELS],
+        maxValues=MOST_MODELS,
+        searchable=True,
+        hidePickedOptions=True,
+        debounce=200,
+    )
+    slider = dmc.Slider(
+        id="categorise-threshold",
+        min=0,
+        max=1,
+        step=0.01,
+        value=value,
+        updatemode="drag",
+        thumbLabel="Threshold for Unknown",
+        marks=[{"value": place, "label": f"{place:.0%}"} for place in (0, 0.25, 0.5, 0.75, 1)],
+        mb="xl",
+        mt=4,
+        mx="sm",
+    )
+    return card(
+        "Models and threshold",
+        select,
+        dmc.Text("Answer “Unknown Category” below this confidence", size="sm", fw=500, mt="md"),
+        slider,
+        dmc.Text(id="categorise-coverage-note", size="sm"),
+        graph("categorise-coverage", {"data": [], "layout": {}}, "Coverage and accuracy over the threshold", 220),
+    )

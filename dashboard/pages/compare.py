@@ -10,7 +10,7 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
-from dashboard.boards import COMPARABLE
+from dashboard.boards import run_choices
 from dashboard.comparison import Comparison, compare_runs
 from dashboard.components import address_store, empty_state, keep_in_url, listed, page_header, skeleton, store_state
 from dashboard.pages.compare_parts import comparison_cards, disagreement_gallery, right_choices
@@ -40,7 +40,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         id="compare-runs",
                         label="Runs",
                         description="Up to six, searched by name, model or test set",
-                        data=_choices(runs),
+                        data=run_choices(runs.table()),
                         value=listed(query.get("runs"))[:MOST],
                         maxValues=MOST,
                         searchable=True,
@@ -82,7 +82,7 @@ def register(app: Dash, runs: Runs) -> None:
 def update_state(runs: Runs, version: int | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place while the store gives none, and the runs to choose from."""
     state = store_state(runs.view())
-    return state, state is not None, _choices(runs)
+    return state, state is not None, run_choices(runs.table())
 
 
 def update_body(runs: Runs, chosen: Sequence[str] | None) -> Any:
@@ -109,22 +109,3 @@ def update_gallery(runs: Runs, who: str | None, chosen: Sequence[str] | None) ->
 @lru_cache(maxsize=16)
 def _compared(runs: Runs, names: tuple[str, ...]) -> Comparison:
     return compare_runs(runs, names)
-
-
-def _choices(runs: Runs) -> list[dict[str, str]]:
-    table = runs.table()
-    if "metrics.test_macro_f1" not in table:
-        return []
-    tested = table[table["metrics.test_macro_f1"].notna()]
-    return [
-        {
-            "value": str(row["run_id"]),
-            "label": f"{row['name']} · {row.get('params.model', '')} · {row['metrics.test_macro_f1']:.3f} · {_place(row)}",
-        }
-        for row in tested.to_dict("records")
-    ]
-
-
-def _place(row: Mapping[Any, Any]) -> str:
-    split = str(row.get(COMPARABLE[-1], ""))[:6]
-    return f"{row.get('tags.catalogue', '')} {row.get('tags.label', '')} {split}"

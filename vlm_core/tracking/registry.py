@@ -44,13 +44,13 @@ def register(run_id: str) -> str:
         return _crown(client, name, str(version.version), facts)
 
 
-def resolve(reference: str) -> Path:
-    """The folder of the categoriser that a run id or an address names.
+def resolve(reference: str, uri: str = "") -> Path:
+    """The folder of the categoriser that a run id or an address names, in the store at `uri` (empty: the default one).
 
     Addresses are `models:/name@alias`, `models:/name/3`, `runs:/id/model` and, for an export, `runs:/id/onnx/int8`.
     It is downloaded if the store is remote. Raises UserError if there is none.
     """
-    uri = store_uri()
+    uri = uri or store_uri()
     with store_errors(uri):
         client = connect(uri)
         if export := _EXPORT.fullmatch(reference):

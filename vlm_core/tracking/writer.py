@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.splitting import Split
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.predictions import Predictions
     from vlm_core.evaluation.summary import Summary
     from vlm_core.training.loop import EpochReport
 
@@ -166,6 +167,12 @@ class RunWriter:
             draw_reliability(evaluation.calibration, title, folder / "reliability.png")
             self._client.log_artifacts(self.run_id, temporary, f"evaluation/{name}")
         self.metrics(evaluation.metrics(f"{name}_"))
+
+    def predictions(self, predictions: Predictions, name: str) -> None:
+        """Keep every answer on a split as an artifact, without scores."""
+        with self._store(), tempfile.TemporaryDirectory() as temporary:
+            predictions.write(Path(temporary) / "predictions.npz")
+            self._client.log_artifacts(self.run_id, temporary, f"evaluation/{name}")
 
     def model(self, folder: Path) -> str:
         """Keep the categoriser that `folder` holds as a model that MLflow can serve: its `models:/` address."""

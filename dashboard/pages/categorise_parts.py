@@ -1,0 +1,81 @@
+"""The cards of what models say of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import html
+from dash.development.base_component import Component
+
+from dashboard.answers import answer_shown
+from dashboard.components import family_dot, icon, notice
+from dashboard.runs import Runs
+from dashboard.theme import family_colour
+from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
+
+
+def result_cards(runs: Runs, results: Sequence[Mapping[str, Any]], threshold: float) -> Component | None:
+    """A card a picture, with a column a model; a download below the heading."""
+    if not results:
+        return None
+    rows = {run_id: runs.row(run_id) or {} for result in results for run_id in result.get("answers", {})}
+    download = dmc.Button(
+        "Download CSV", id="categorise-csv", leftSection=icon("download", 16), variant="default", size="sm"
+    )
+    head = dmc.Group([dmc.Title("Results", order=2, size="h4"), download], justify="space-between", mt="xl", mb="md")
+    return html.Div([head, dmc.Stack([_card(rows, result, threshold) for result in results])])
+
+
+def _card(rows: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], threshold: float) -> Component:
+    name = dmc.Text(str(result["name"]), size="sm", fw=600, className="truncate", title=str(result["name"]))
+    if "error" in result:
+        return dmc.Paper(
+            [name, dmc.Box(notice("Not a picture we can take", result["error"], "error"), mt="xs")],
+            withBorder=True,
+            p="lg",
+        )
+    picture = html.Img(src=result["thumbnail"], alt=f"Uploaded picture {result['name']}", className="uploaded")
+    columns = [_answer(rows[run_id], answer, threshold) for run_id, answer in result["answers"].items()]
+    if not columns:
+        columns = [dmc.Text("Choose a model.", c="dimmed")]
+    answers = html.Div(columns, className="answers")
+    return dmc.Paper(
+        html.Div([html.Div([picture, name], className="upload"), answers], className="result"), withBorder=True, p="lg"
+    )
+
+
+def _answer(row: Mapping[str, Any], answer: Mapping[str, Any], threshold: float) -> Component:
+    model = str(row.get("params.model", ""))
+    title = dmc.Group(
+        [family_dot(model), dmc.Text(str(row.get("name", "model")), size="sm", fw=600)], gap=6, wrap="nowrap"
+    )
+    if "error" in answer:
+        return html.Div([title, notice("This model cannot answer", answer["error"], "error")])
+    shown = answer_shown(answer, threshold)
+    unknown = " unknown" if shown == UNKNOWN_CATEGORY else ""
+    parts = [
+        title,
+        dmc.Text(shown, size="lg", fw=650, className=f"answer{unknown}"),
+        html.Div([_bar(name, value, family_colour(model)) for name, value in answer["top"]], className="bars"),
+    ]
+    if "text" in answer:
+        parts.append(
+            html.Div([html.Q(str(answer["text"])), " → ", html.B(str(answer["text_category"]))], className="written")
+        )
+    seen = html.Img(src=answer["seen"], alt="The picture as the model saw it", className="seen")
+    note = dmc.Text(f"{answer['ms']:.0f} ms · as the model saw it", size="xs", c="dimmed", className="figures")
+    parts.append(dmc.Group([seen, note], gap="sm", mt="sm", wrap="nowrap"))
+    return html.Div(parts)
+
+
+def _bar(name: str, value: float, colour: str) -> Component:
+    return html.Div(
+        [
+            html.Span(name, className="truncate", title=name),
+            html.Span(html.Span(style={"width": f"{value:.2%}", "background": colour}), className="track"),
+            html.Span(f"{value:.1%}", className="figures"),
+        ],
+        className="bar",
+    )
