@@ -124,7 +124,11 @@ def _ask(models: WarmModels, run_id: str, data: bytes) -> dict[str, Any]:
     probabilities = [(name[2:], value) for name, value in answer.items() if name.startswith("p_")]
     top = sorted(probabilities, key=lambda pair: -pair[1])[:5]
     texts: dict[str, Any] = {name: answer[name] for name in ("text", "text_category") if name in answer}
-    shown: dict[str, Any] = {"confidence": answer["confidence"], "ms": round(answered.seconds * 1000, 1), "seen": _seen(data, answered)}
+    shown: dict[str, Any] = {
+        "confidence": answer["confidence"],
+        "ms": round(answered.seconds * 1000, 1),
+        "seen": _seen(data, answered),
+    }
     return {"top": [[name, round(value, 6)] for name, value in top], **shown, **texts}
 
 

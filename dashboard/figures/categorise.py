@@ -44,7 +44,7 @@ def coverage_curves(looks: Sequence[Drawn], predictions: Sequence[Predictions], 
     figure.update_layout(
         **layout(
             xaxis={"title": {"text": "threshold"}, "range": [0, 1]},
-            yaxis={"title": {"text": "share of validation products"}, "range": [0, 1.03], "tickformat": ".0%"},
+            yaxis={"title": {"text": "share, validation"}, "range": [0, 1.03], "tickformat": ".0%"},
         )
     )
     return figure

@@ -29,7 +29,7 @@ def result_cards(runs: Runs, results: Sequence[Mapping[str, Any]], threshold: fl
 
 
 def _card(rows: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], threshold: float) -> Component:
-    name = dmc.Text(str(result["name"]), size="sm", fw=600, className="truncate", title=str(result["name"]))
+    name = html.Div(str(result["name"]), className="file-name truncate", title=str(result["name"]))
     if "error" in result:
         return dmc.Paper(
             [name, dmc.Box(notice("Not a picture we can take", result["error"], "error"), mt="xs")],
