@@ -115,14 +115,12 @@ def banded(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: st
     return banded_rows
 
 
-def run_choices(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Tested runs to choose from, newest first, as value and label."""
-    if SCORE not in table:
-        return []
-    return [
-        {"value": str(row["run_id"]), "label": " · ".join(filter(None, _described(row)))}
-        for row in table[table[SCORE].notna()].to_dict("records")
-    ]
+def run_choices(table: pd.DataFrame, chosen: Sequence[str] | None = ()) -> list[dict[str, str]]:
+    """Tested runs to choose from, newest first, as value and label; chosen ones that are not (yet) known as well."""
+    tested = table[table[SCORE].notna()].to_dict("records") if SCORE in table else []
+    known = [{"value": str(row["run_id"]), "label": " · ".join(filter(None, _described(row)))} for row in tested]
+    missing = [name for name in chosen or () if name not in {each["value"] for each in known}]
+    return [*known, *({"value": name, "label": f"run {name[:8]}"} for name in missing)]
 
 
 def best_run(board: Board) -> str:

@@ -16,7 +16,7 @@ ROOMS = ("experiments", "vlm_core", "dashboard")
 # The one place where each of these libraries may be imported. A folder ends with a slash.
 DOORS = {
     "mlflow": {"vlm_core/tracking/"},
-    "optuna": {"vlm_core/search.py", "experiments/tune.py"},
+    "optuna": {"vlm_core/search.py", "vlm_core/importances.py", "experiments/tune.py"},
     "transformers": {"vlm_core/models/", "vlm_core/training/", "vlm_core/benchmark/"},
     "onnx": {"vlm_core/models/onnx_export.py"},
     "onnxruntime": {"vlm_core/models/onnx_export.py", "vlm_core/models/onnx_categoriser.py"},

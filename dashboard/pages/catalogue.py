@@ -1,25 +1,260 @@
-"""Catalogue."""
+"""The products that models learn from and are judged on, and what leaks between the two."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
-from dash import Dash
+import dash_mantine_components as dmc
+import numpy as np
+from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
-from dashboard.components import page_header
+from dashboard.components import (
+    address_store,
+    aria,
+    card,
+    empty_state,
+    graph,
+    keep_in_url,
+    leak_badge,
+    number_tile,
+    page_header,
+    skeleton,
+    store_state,
+)
+from dashboard.figures.catalogue import balance, height_of
+from dashboard.pictures import picture_address
 from dashboard.runs import Runs
+from dashboard.splits import PARTS, SplitView, duplicate_report, page_of, read_split, split_choices
 
 NAME: Final = "Catalogue"
 PATH: Final = "/catalogue"
 ICON: Final = "catalogue"
 IN_NAVIGATION: Final = True
+A_PAGE: Final = 24
+MOST_CONFLICTS: Final = 8  # groups shown
+NOT_HERE: Final = "The catalogue's pictures are not on this machine: run `make prepare DATA=...` here to see them."
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    return page_header("Catalogue", "")
+    """The page, with the split that the address names or the newest one."""
+    choices = split_choices(runs)
+    chosen = query.get("split") or (choices[0]["value"] if choices else None)
+    part = query.get("part", "test")
+    return html.Div(
+        [
+            page_header("Catalogue", "What models learn from and are judged on, and what leaks between the two."),
+            address_store("catalogue"),
+            html.Div(id="catalogue-state"),
+            html.Div(
+                [
+                    dmc.Select(
+                        id="catalogue-split",
+                        label="Split",
+                        data=choices,
+                        value=chosen,
+                        searchable=True,
+                        allowDeselect=False,
+                        w={"base": "100%", "sm": 520},
+                        mb="lg",
+                    ),
+                    dcc.Loading(
+                        html.Div(id="catalogue-report", style={"minHeight": 240}),
+                        custom_spinner=skeleton(240),
+                        delay_show=200,
+                    ),
+                    _grid_card(query.get("category"), part if part in PARTS else "test"),
+                    dcc.Loading(
+                        html.Div(id="catalogue-duplicates", style={"minHeight": 120}),
+                        custom_spinner=skeleton(120),
+                        delay_show=200,
+                    ),
+                ],
+                id="catalogue-content",
+            ),
+        ]
+    )
 
 
 def register(app: Dash, runs: Runs) -> None:
-    pass
+    """Bind the page's callbacks."""
+    split = Input("catalogue-split", "value")
+    app.callback(
+        Output("catalogue-state", "children"),
+        Output("catalogue-content", "hidden"),
+        Output("catalogue-split", "data"),
+        Output("catalogue-split", "value"),
+        Input("shell-version", "data"),
+        State("catalogue-split", "value"),
+    )(partial(update_state, runs))
+    app.callback(
+        Output("catalogue-report", "children"),
+        Output("catalogue-category", "data"),
+        Output("catalogue-category", "value"),
+        split,
+        State("catalogue-category", "value"),
+    )(partial(update_report, runs))
+    app.callback(Output("catalogue-duplicates", "children"), split)(partial(update_duplicates, runs))
+    app.callback(
+        Output("catalogue-pictures", "children"),
+        Output("catalogue-page", "total"),
+        split,
+        Input("catalogue-category", "value"),
+        Input("catalogue-part", "value"),
+        Input("catalogue-page", "value"),
+    )(partial(update_pictures, runs))
+    app.callback(
+        Output("catalogue-page", "value"),
+        split,
+        Input("catalogue-category", "value"),
+        Input("catalogue-part", "value"),
+        prevent_initial_call=True,
+    )(lambda *given: 1)
+    keep_in_url(app, "catalogue", ("split", "category", "part"))
+
+
+def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any, Any]:
+    """What stands in the page's place while the store gives none, and the splits to choose from."""
+    choices = split_choices(runs)
+    if chosen and chosen not in {each["value"] for each in choices}:
+        choices.append({"value": chosen, "label": f"split of run {chosen[:8]}"})
+    missing = empty_state("No split yet", "The first run that reads a catalogue brings it here.", "make train")
+    state = store_state(runs.view()) or (None if choices else missing)
+    return state, state is not None, choices, chosen or (choices[0]["value"] if choices else None)
+
+
+def update_report(runs: Runs, run_id: str | None, category: str | None) -> tuple[Any, Any, Any]:
+    """Figures of the split, and its categories to choose from."""
+    split = read_split(runs, run_id or "")
+    if split is None:
+        return dmc.Text("This run logged no split.", c="dimmed"), [], ""
+    choices = [{"value": "", "label": "All categories"}, *({"value": name, "label": name} for name in split.categories)]
+    return _report(split), choices, category if category in split.categories else ""
+
+
+def update_pictures(
+    runs: Runs, run_id: str | None, category: str | None, part: str, page: int | None
+) -> tuple[Any, int]:
+    """One page of a part's products as pictures."""
+    split = read_split(runs, run_id or "")
+    if split is None:
+        return None, 1
+    if split.catalogue is None:
+        return dmc.Text(NOT_HERE, size="sm", c="dimmed"), 1
+    rows = split.products(part, category or "")
+    shown = page_of(rows, page or 1, A_PAGE)
+    cards = [_product(split, row) for row in shown]
+    counted = dmc.Text(f"{len(rows):,} products", size="sm", c="dimmed", mb="sm")
+    return html.Div([counted, html.Div(cards, className="gallery")]), max(1, -(-len(rows) // A_PAGE))
+
+
+def update_duplicates(runs: Runs, run_id: str | None) -> Any:
+    """Near-duplicates and label conflicts of the whole catalogue."""
+    split = read_split(runs, run_id or "")
+    if split is None:
+        return None
+    report = duplicate_report(runs.root, split.fingerprint, split.info["label"])
+    if split.catalogue is None or report is None:
+        return card("Duplicates and label conflicts", dmc.Text(NOT_HERE, size="sm", c="dimmed"), mt="lg")
+    groups, products, conflicts, places = report
+    share = products / len(split.catalogue.products)
+    said = (
+        f"{groups:,} groups of near-duplicates hold {products:,} products ({share:.1%} of the catalogue); "
+        f"{len(conflicts):,} of the groups carry more than one {split.info['label']}."
+    )
+    shown = [
+        _product(split, row)
+        for conflict in conflicts[:MOST_CONFLICTS]
+        for row in split.catalogue.products.iloc[np.flatnonzero(places == conflict.group)[:3]].to_dict("records")
+    ]
+    gallery = html.Div(shown, className="gallery") if shown else None
+    note = (
+        "Near-duplicates stay on one side of an honest split. Below: groups with conflicting labels, up to three each."
+    )
+    return card("Duplicates and label conflicts", dmc.Text(said, size="sm", mb="md"), gallery, note=note, mt="lg")
+
+
+def _report(split: SplitView) -> Component:
+    info, counts = split.info, split.counts()
+    tiles = [
+        number_tile("Rows in the catalogue", f"{info['total_original_csv_entries']:,}"),
+        number_tile("Categories", str(len(split.categories)), f"{len(info['removed_categories'])} left out"),
+        number_tile("Training rows", f"{info['training_samples']:,}", f"{len(split.ids('training')):,} products"),
+        number_tile("Validation", f"{info['validation_samples']:,}"),
+        number_tile("Test", f"{info['test_samples']:,}"),
+        number_tile("Leak, near-copies", f"{info['leakage']['near']:.1%}", "of evaluated products"),
+    ]
+    figure = graph(
+        "catalogue-balance",
+        balance(split.categories, counts),
+        "Products a category",
+        height_of(split.categories, counts),
+    )
+    return dmc.Stack(
+        [
+            dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 6}, spacing="md"),
+            dmc.SimpleGrid(
+                [
+                    card("Class balance", figure, note="The catalogue, and training before and after balancing."),
+                    dmc.Stack([_leakage(info), _reading(split)], gap="lg"),
+                ],
+                cols={"base": 1, "lg": 2},
+            ),
+        ],
+        gap="lg",
+        mb="lg",
+    )
+
+
+def _leakage(info: Mapping[str, Any]) -> Component:
+    leakage = info["leakage"]
+    said = (
+        f"Under protocol {info['protocol']} {leakage['near']:.1%} of the evaluated products, or a near-copy, stand in "
+        "training too: scores on this split reward memory."
+        if info["leaking"]
+        else "No evaluated product, nor a near-copy of one, stands in training."
+    )
+    body = [[name, f"{share:.1%}"] for name, share in leakage["near_by_category"].items()]
+    body += [["exact copies, all", f"{leakage['exact']:.1%}"], ["seen in pretraining", f"{leakage['pretraining']:.1%}"]]
+    table = dmc.Table(data={"head": ["Category", "Evaluated products also in training"], "body": body})
+    scroll = html.Div(table, className="scroll-x", style={"maxHeight": 320, "overflowY": "auto"}, tabIndex=0)
+    badge = [leak_badge()] if info["leaking"] else []
+    return card("Leakage report", dmc.Text(said, size="sm", mb="sm"), scroll, actions=badge)
+
+
+def _reading(split: SplitView) -> Component:
+    lines = [f"{name}: {reason}" for name, reason in split.info["removed_categories"].items()]
+    left_out = [dmc.Text("Left out", size="sm", fw=600, mt="sm"), *(dmc.Text(line, size="sm") for line in lines)]
+    read = split.catalogue.reading.summary() if split.catalogue is not None else NOT_HERE
+    return card("Reading", dmc.Text(read, size="sm"), *(left_out if lines else []))
+
+
+def _grid_card(category: str | None, part: str) -> Component:
+    controls = dmc.Group(
+        [
+            dmc.Select(
+                id="catalogue-category", data=[], value=category or "", searchable=True, allowDeselect=False, size="xs",
+                w=200, **aria(label="Category"),
+            ),
+            dmc.SegmentedControl(id="catalogue-part", data=list(PARTS), value=part, size="xs", **aria(label="Part")),
+        ],
+        gap="sm",
+    )  # fmt: skip
+    pages = dmc.Pagination(
+        id="catalogue-page",
+        total=1,
+        value=1,
+        size="sm",
+        mt="md",
+        **aria(label="Pages of products"),
+    )
+    return card("Products", html.Div(id="catalogue-pictures", style={"minHeight": 200}), pages, actions=[controls])
+
+
+def _product(split: SplitView, row: Mapping[Any, Any]) -> Component:
+    product, label = str(row["product_id"]), str(row[split.info["label"]])
+    picture = html.Img(src=picture_address(split.fingerprint, product), alt=f"Product {product}, a {label}")
+    lines = [html.B(label), html.Div(str(row.get("title", ""))), html.Div(product, className="figures")]
+    return html.Figure([picture, html.Figcaption(lines)])

@@ -75,6 +75,7 @@ def register(app: Dash, runs: Runs) -> None:
         Output("categorise-content", "hidden"),
         Output("categorise-models", "data"),
         Input("shell-version", "data"),
+        State("categorise-models", "value"),
     )(partial(update_state, runs))
     app.callback(
         Output("categorise-pictures", "data"),
@@ -113,10 +114,10 @@ def register(app: Dash, runs: Runs) -> None:
     app.server.add_url_rule("/sample/<int:place>.jpg", "sample", sample)
 
 
-def update_state(runs: Runs, version: int | None) -> tuple[Any, bool, Any]:
+def update_state(runs: Runs, version: int | None, chosen: Sequence[str] | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place while the store gives none, and the models to choose from."""
     state = store_state(runs.view())
-    return state, state is not None, run_choices(runs.table())
+    return state, state is not None, run_choices(runs.table(), chosen)
 
 
 def take_pictures(
@@ -225,7 +226,7 @@ def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Com
     select = dmc.MultiSelect(
         id="categorise-models",
         label="Models",
-        data=run_choices(runs.table()),
+        data=run_choices(runs.table(), chosen),
         value=list(chosen)[:MOST_MODELS],
         maxValues=MOST_MODELS,
         searchable=True,

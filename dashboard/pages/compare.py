@@ -26,6 +26,7 @@ MOST: Final = 6
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """The page's frame, with the runs that the address names."""
     view = runs.view()
+    chosen = listed(query.get("runs"))[:MOST]
     return html.Div(
         [
             page_header(
@@ -40,8 +41,8 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         id="compare-runs",
                         label="Runs",
                         description="Up to six, searched by name, model or test set",
-                        data=run_choices(runs.table()),
-                        value=listed(query.get("runs"))[:MOST],
+                        data=run_choices(runs.table(), chosen),
+                        value=chosen,
                         maxValues=MOST,
                         searchable=True,
                         clearable=True,
@@ -71,6 +72,7 @@ def register(app: Dash, runs: Runs) -> None:
         Output("compare-content", "hidden"),
         Output("compare-runs", "data"),
         Input("shell-version", "data"),
+        State("compare-runs", "value"),
     )(partial(update_state, runs))
     app.callback(Output("compare-body", "children"), chosen)(partial(update_body, runs))
     app.callback(
@@ -79,10 +81,10 @@ def register(app: Dash, runs: Runs) -> None:
     keep_in_url(app, "compare", ("runs",))
 
 
-def update_state(runs: Runs, version: int | None) -> tuple[Any, bool, Any]:
+def update_state(runs: Runs, version: int | None, chosen: Sequence[str] | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place while the store gives none, and the runs to choose from."""
     state = store_state(runs.view())
-    return state, state is not None, run_choices(runs.table())
+    return state, state is not None, run_choices(runs.table(), chosen)
 
 
 def update_body(runs: Runs, chosen: Sequence[str] | None) -> Any:

@@ -92,7 +92,7 @@ def register(app: Dash, runs: Runs) -> None:
         Output("leaderboard-content", "hidden"),
         Output("leaderboard-set", "data"),
         version,
-        State("leaderboard-content", "hidden"),
+        State("leaderboard-set", "value"),
     )(partial(update_state, runs))
     app.callback(
         Output("leaderboard-compare-link", "href"),
@@ -128,7 +128,7 @@ def update_scatter(runs: Runs, version: int | None, chosen: str | None, cost: st
     return score_against_cost(rows, cost if cost in COSTS else "train")
 
 
-def update_state(runs: Runs, version: int | None, hidden: bool) -> tuple[Any, bool, Any]:
+def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
     """What stands in the board's place while the store gives none, and the test sets to choose from."""
     view = runs.view()
     board = _board(runs, view)
@@ -137,7 +137,7 @@ def update_state(runs: Runs, version: int | None, hidden: bool) -> tuple[Any, bo
         state = notice(
             "The tracking store does not answer", f"What was last seen stands below. {view.problem}", "warning"
         )
-    return state, not board.rows, _choices(board)
+    return state, not board.rows, _choices(board, chosen)
 
 
 def update_compare(selected: list[dict[str, Any]] | None) -> tuple[str, bool, str]:
@@ -161,12 +161,14 @@ def _board(runs: Runs, view: View) -> Board:
     return _board_of(runs, view.version)
 
 
-def _choices(board: Board) -> list[dict[str, str]]:
+def _choices(board: Board, chosen: str | None) -> list[dict[str, str]]:
     named = [
         {"value": each.key, "label": f"{each.name} ({each.runs} runs{', leaking' if each.leaking else ''})"}
         for each in board.sets
     ]
-    return [{"value": "", "label": f"All test sets ({len(board.rows):,} runs)"}, *named]
+    known = {each.key for each in board.sets}
+    missing = [{"value": chosen, "label": chosen}] if chosen and chosen not in known else []
+    return [{"value": "", "label": f"All test sets ({len(board.rows):,} runs)"}, *named, *missing]
 
 
 def _controls(board: Board, query: Mapping[str, str]) -> Component:
@@ -176,7 +178,7 @@ def _controls(board: Board, query: Mapping[str, str]) -> Component:
             dmc.Select(
                 id="leaderboard-set",
                 label="Test set",
-                data=_choices(board),
+                data=_choices(board, query.get("set")),
                 value=query.get("set", ""),
                 searchable=True,
                 allowDeselect=False,

@@ -69,5 +69,5 @@ def test_an_empty_and_an_unread_store_have_their_own_pages(store):
     runs = Runs("", store)
     assert "The runs are being read" in _text(leaderboard.layout(runs, {}))
     runs.refresh()
-    state, hidden, choices = leaderboard.update_state(runs, 1, True)
+    state, hidden, choices = leaderboard.update_state(runs, 1, "")
     assert hidden and "No runs yet" in _text(state) and "make train" in _text(state) and choices[0]["value"] == ""

@@ -1,0 +1,142 @@
+"""Figures of a study: history, importances, parallel coordinates, slices and the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dashboard.studies import Study, Trial
+from dashboard.theme import layout
+
+_SYMBOLS: Final = {"complete": "circle", "pruned": "x", "running": "circle-open", "failed": "triangle-down"}
+_GREY: Final = "#8A8F98"
+
+
+def history(study: Study, colour: str) -> go.Figure:
+    """Each trial's score in the order they began, and the best so far of the complete ones."""
+    figure = go.Figure()
+    complete = [trial for trial in study.trials if trial.state == "complete" and trial.score is not None]
+    if complete:
+        best = np.maximum.accumulate([trial.score or 0.0 for trial in complete])
+        line = {"color": colour, "width": 2, "shape": "hv"}
+        figure.add_scatter(x=[trial.number for trial in complete], y=best, mode="lines", line=line, name="best so far")
+    for state, symbol in _SYMBOLS.items():
+        shown = [trial for trial in study.trials if trial.state == state and trial.score is not None]
+        if shown:
+            marker = {"symbol": symbol, "size": 10, "color": colour if state == "complete" else _GREY}
+            figure.add_scatter(
+                x=[trial.number for trial in shown],
+                y=[trial.score for trial in shown],
+                mode="markers",
+                marker=marker,
+                name=state,
+                hovertemplate="trial %{x}<br>macro-F1 %{y:.4f}<extra>" + state + "</extra>",
+            )
+    figure.update_layout(
+        **layout(
+            xaxis={"title": {"text": "trial"}, "tickformat": "d"}, yaxis={"title": {"text": "validation macro-F1"}}
+        )
+    )
+    return figure
+
+
+def importance_bars(shares: Mapping[str, float], colour: str) -> go.Figure:
+    """Each setting's share of the score's variance."""
+    names = list(shares)[::-1]
+    figure = go.Figure(go.Bar(x=[shares[name] for name in names], y=names, orientation="h", marker_color=colour))
+    figure.update_traces(hovertemplate="%{y}: %{x:.1%}<extra></extra>", texttemplate="%{x:.0%}", textposition="auto")
+    figure.update_layout(**layout(xaxis={"tickformat": ".0%", "title": {"text": "share of the score's variance"}}))
+    return figure
+
+
+def parallel(study: Study) -> go.Figure:
+    """A line a trial through its settings to its score."""
+    trials = [trial for trial in study.trials if trial.score is not None and len(trial.settings) == len(study.searched)]
+    scores = [trial.score for trial in trials]
+    dimensions = [_dimension(name, [trial.settings[name] for trial in trials]) for name in study.searched]
+    dimensions.append({"label": "macro-F1", "values": scores})
+    colours = {"color": scores, "colorscale": [[0, "#9DB9D3"], [1, "#08519C"]]}
+    figure = go.Figure(go.Parcoords(line=colours, dimensions=dimensions if trials else []))
+    figure.update_layout(**layout(margin={"l": 64, "r": 64, "t": 48, "b": 24}))
+    return figure
+
+
+def slices(study: Study, ranges: Mapping[str, Mapping[str, Any]], colour: str) -> go.Figure:
+    """The score over each searched setting, on a log axis where the setting's range is searched so."""
+    names = list(study.searched) or [""]
+    figure = make_subplots(cols=len(names), shared_yaxes=True, horizontal_spacing=0.03)
+    for column, name in enumerate(names, start=1):
+        for state in ("complete", "pruned"):
+            shown = [trial for trial in study.trials if trial.state == state and name in trial.settings]
+            figure.add_scatter(
+                x=[trial.settings[name] for trial in shown],
+                y=[trial.score for trial in shown],
+                mode="markers",
+                marker={"color": colour if state == "complete" else _GREY, "size": 9, "symbol": _SYMBOLS[state]},
+                name=state,
+                legendgroup=state,
+                showlegend=column == 1,
+                customdata=[trial.number for trial in shown],
+                hovertemplate="trial %{customdata}<br>%{x}<br>macro-F1 %{y:.4f}<extra></extra>",
+                row=1,
+                col=column,
+            )
+        numbers = all(not isinstance(trial.settings.get(name), str) for trial in study.trials)
+        kind = "log" if numbers and ranges.get(name, {}).get("log") else None
+        figure.update_xaxes(title_text=name, title_font_size=13, type=kind, nticks=5, row=1, col=column)
+    figure.update_layout(**layout())
+    figure.update_yaxes(title_text="validation macro-F1", title_font_size=13, col=1)
+    return figure
+
+
+def pareto(study: Study, colour: str) -> go.Figure:
+    """Score against seconds a picture, and the trials that none beats in both."""
+    shown = [trial for trial in study.trials if trial.state == "complete" and None not in (trial.score, trial.seconds)]
+    front: list[Trial] = []
+    for trial in sorted(shown, key=lambda trial: (trial.seconds or 0, -(trial.score or 0))):
+        if not front or (trial.score or 0) > (front[-1].score or 0):
+            front.append(trial)
+    figure = go.Figure()
+    line = {"color": _GREY, "dash": "dot", "shape": "hv"}
+    figure.add_scatter(
+        x=[t.seconds for t in front], y=[t.score for t in front], mode="lines", line=line, name="Pareto front"
+    )
+    figure.add_scatter(
+        x=[trial.seconds for trial in shown],
+        y=[trial.score for trial in shown],
+        mode="markers",
+        marker={"color": colour, "size": 10},
+        name="trials",
+        customdata=[trial.number for trial in shown],
+        hovertemplate="trial %{customdata}<br>%{x:.4f} s a picture<br>macro-F1 %{y:.4f}<extra></extra>",
+    )
+    figure.update_layout(
+        **layout(xaxis={"title": {"text": "seconds a picture"}}, yaxis={"title": {"text": "validation macro-F1"}})
+    )
+    return figure
+
+
+def _dimension(name: str, values: Sequence[float | str]) -> dict[str, Any]:
+    """One axis; words are numbered, and numbers over more than two decades stand by their logarithm."""
+    if any(isinstance(value, str) for value in values):
+        words = sorted(set(map(str, values)))
+        return {
+            "label": name,
+            "values": [words.index(str(value)) for value in values],
+            "tickvals": list(range(len(words))),
+            "ticktext": words,
+        }
+    numbers = np.array([float(value) for value in values if not isinstance(value, str)])
+    if len(numbers) and numbers.min() > 0 and numbers.max() / numbers.min() > 20:
+        ticks = np.linspace(np.log10(numbers.min()), np.log10(numbers.max()), 5)
+        return {
+            "label": name,
+            "values": np.log10(numbers),
+            "tickvals": ticks,
+            "ticktext": [f"{10**tick:.2g}" for tick in ticks],
+        }
+    return {"label": name, "values": numbers}
