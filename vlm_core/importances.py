@@ -27,6 +27,7 @@ def importances(trials: Sequence[Mapping[str, float | str]], scores: Sequence[fl
             ranges[name] = FloatDistribution(min(numbers), max(numbers), log=min(numbers) > 0)
         else:
             ranges[name] = CategoricalDistribution(sorted(set(map(str, each))))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
     for trial, score in zip(trials, scores, strict=True):
         given = {name: trial[name] for name in ranges}

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from dashboard.studies import Study, Trial
@@ -14,6 +15,8 @@ from dashboard.theme import layout
 
 _SYMBOLS: Final = {"complete": "circle", "pruned": "x", "running": "circle-open", "failed": "triangle-down"}
 _GREY: Final = "#8A8F98"
+_SCORES: Final = ["#C9D8E6", "#0B559F"]
+_WIDE: Final = 20.0  # highest over lowest, from which an axis is logarithmic
 
 
 def history(study: Study, colour: str) -> go.Figure:
@@ -54,14 +57,30 @@ def importance_bars(shares: Mapping[str, float], colour: str) -> go.Figure:
 
 
 def parallel(study: Study) -> go.Figure:
-    """A line a trial through its settings to its score."""
+    """A line a trial through its settings, each from its lowest to its highest value, to its score; dark is good."""
     trials = [trial for trial in study.trials if trial.score is not None and len(trial.settings) == len(study.searched)]
-    scores = [trial.score for trial in trials]
-    dimensions = [_dimension(name, [trial.settings[name] for trial in trials]) for name in study.searched]
-    dimensions.append({"label": "macro-F1", "values": scores})
-    colours = {"color": scores, "colorscale": [[0, "#9DB9D3"], [1, "#08519C"]]}
-    figure = go.Figure(go.Parcoords(line=colours, dimensions=dimensions if trials else []))
-    figure.update_layout(**layout(margin={"l": 64, "r": 64, "t": 48, "b": 24}))
+    names = [*study.searched, "macro-F1"]
+    columns = [[trial.settings[name] for trial in trials] for name in study.searched]
+    columns.append([trial.score or 0.0 for trial in trials])
+    places = np.array([_places(column) for column in columns])  # (axes, trials)
+    figure = go.Figure()
+    for number, trial in enumerate(trials):
+        figure.add_scatter(
+            x=names,
+            y=places[:, number],
+            mode="lines+markers",
+            line={"color": sample_colorscale(_SCORES, [places[-1, number]])[0], "width": 2},
+            marker={"size": 6},
+            opacity=1.0 if trial.state == "complete" else 0.45,
+            customdata=[_text(column[number]) for column in columns],
+            hovertemplate=f"trial {trial.number} ({trial.state})<br>%{{x}} %{{customdata}}<extra></extra>",
+            showlegend=False,
+        )
+    for name, column in zip(names, columns, strict=True):
+        for end, shift in ((0, -16), (-1, 16)):
+            text = _text(sorted(column, key=_order)[end]) if column else ""
+            figure.add_annotation(x=name, y=float(end == -1), text=text, yshift=shift, showarrow=False)
+    figure.update_layout(**layout(yaxis={"visible": False, "range": [-0.15, 1.15]}, xaxis={"side": "top"}))
     return figure
 
 
@@ -86,8 +105,12 @@ def slices(study: Study, ranges: Mapping[str, Mapping[str, Any]], colour: str) -
                 col=column,
             )
         numbers = all(not isinstance(trial.settings.get(name), str) for trial in study.trials)
-        kind = "log" if numbers and ranges.get(name, {}).get("log") else None
-        figure.update_xaxes(title_text=name, title_font_size=13, type=kind, nticks=5, row=1, col=column)
+        axis: dict[str, Any] = {"nticks": 5}
+        values = [float(trial.settings[name]) for trial in study.trials if name in trial.settings] if numbers else []
+        if values and ranges.get(name, {}).get("log") and min(values) > 0:
+            ticks = np.geomspace(min(values), max(values), 4)
+            axis = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:.2g}" for tick in ticks]}
+        figure.update_xaxes(title_text=name, title_font_size=13, row=1, col=column, **axis)
     figure.update_layout(**layout())
     figure.update_yaxes(title_text="validation macro-F1", title_font_size=13, col=1)
     return figure
@@ -120,23 +143,21 @@ def pareto(study: Study, colour: str) -> go.Figure:
     return figure
 
 
-def _dimension(name: str, values: Sequence[float | str]) -> dict[str, Any]:
-    """One axis; words are numbered, and numbers over more than two decades stand by their logarithm."""
+def _places(values: Sequence[float | str]) -> list[float]:
+    """Each value's place (0 to 1) on its axis: words in alphabetical order, wide ranges of numbers by logarithm."""
     if any(isinstance(value, str) for value in values):
         words = sorted(set(map(str, values)))
-        return {
-            "label": name,
-            "values": [words.index(str(value)) for value in values],
-            "tickvals": list(range(len(words))),
-            "ticktext": words,
-        }
-    numbers = np.array([float(value) for value in values if not isinstance(value, str)])
-    if len(numbers) and numbers.min() > 0 and numbers.max() / numbers.min() > 20:
-        ticks = np.linspace(np.log10(numbers.min()), np.log10(numbers.max()), 5)
-        return {
-            "label": name,
-            "values": np.log10(numbers),
-            "tickvals": ticks,
-            "ticktext": [f"{10**tick:.2g}" for tick in ticks],
-        }
-    return {"label": name, "values": numbers}
+        return [words.index(str(value)) / max(1, len(words) - 1) for value in values]
+    numbers = np.array(values, dtype=float)
+    if len(numbers) and numbers.min() > 0 and numbers.max() / numbers.min() > _WIDE:
+        numbers = np.log(numbers)
+    span = float(np.ptp(numbers)) if len(numbers) else 0.0
+    return [float(value) for value in (numbers - numbers.min()) / span] if span else [0.5] * len(numbers)
+
+
+def _order(value: float | str) -> tuple[bool, float, str]:
+    return (True, 0.0, value) if isinstance(value, str) else (False, value, "")
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"

@@ -159,7 +159,7 @@ def _figures(study: Study) -> list[Component]:
                 className="scroll-x wide",
                 tabIndex=0,
             ),
-            note="Drag along an axis to keep the trials that pass there.",
+            note="A line a trial, each axis from its lowest to its highest value; dark is good, faint was pruned.",
         ),
     ]
     if study.both:

@@ -1,0 +1,101 @@
+"""What is said about several runs, over hand-made and real ones."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dashboard.comparison import answers_of, compare_runs, differing_settings, disagreements, in_words, seeds_of_one
+from dashboard.pages import compare as page
+from dashboard.runs import Runs
+from vlm_core.evaluation.bootstrap import Estimate
+from vlm_core.evaluation.paired import PairedTest, paired_test
+
+
+@pytest.fixture
+def runs(filled_store):
+    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    made.refresh()
+    return made
+
+
+@pytest.fixture
+def names(runs):
+    table = runs.table()
+    return table[table["metrics.test_macro_f1"].notna()]["run_id"].tolist()  # leaking clip, baseline, blip, clip
+
+
+def _text(component):
+    return json.dumps(component, default=lambda part: part.to_plotly_json())
+
+
+def _test(difference, p):
+    return PairedTest(100, 5, 3, 0.7, Estimate(*difference), p, p, 0.9, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "said"),
+    [
+        ((0.012, 0.001, 0.023), 0.03, "A beats B by 1.2 points of macro-F1, 95 % interval 0.1 to 2.3, p = 0.030."),
+        ((-0.012, -0.023, -0.001), 0.0004, "B beats A by 1.2 points of macro-F1, 95 % interval 0.1 to 2.3, p < 0.001."),
+        (
+            (0.012, -0.001, 0.023),
+            0.2,
+            "No difference can be shown between A and B: 1.2 points of macro-F1, 95 % interval -0.1 to 2.3, p = 0.200.",
+        ),
+    ],
+)
+def test_a_test_in_words(difference, p, said):
+    assert in_words("A", "B", _test(difference, p)) == said
+
+
+def test_only_runs_of_the_same_products_are_tested_against_each_other(runs, names):
+    found = compare_runs(runs, [*names, "unknown"])
+    assert len(found.runs) == 4
+    assert sorted(map(len, found.groups)) == [1, 3] and len(found.tests) == 3
+    (a, b), test = next(iter(found.tests.items()))
+    alone = paired_test(found.runs[a].evaluation.predictions, found.runs[b].evaluation.predictions)
+    assert test.difference == alone.difference and test.p_holm >= alone.p_bootstrap
+
+
+def test_disagreements_by_who_is_right():
+    labels = np.array([0, 1, 2, -1, 1])
+    answers = np.array([[0, 1, 0, 0, 1], [0, 2, 1, 1, 0]])
+    assert disagreements(labels, answers, "all").tolist() == [1, 2, 4]
+    assert disagreements(labels, answers, "nobody").tolist() == [2]
+    assert disagreements(labels, answers, "0").tolist() == [1, 4]
+    assert disagreements(labels, answers, "1").tolist() == []
+
+
+def test_answers_are_matched_by_product(runs, names):
+    found = compare_runs(runs, names)
+    group = max(found.groups, key=len)
+    labels, answers = answers_of(found, group)
+    for place, row in zip(group, answers, strict=True):
+        assert (row == labels).mean() == pytest.approx(found.runs[place].evaluation.accuracy.value)
+
+
+def test_settings_differ_where_they_differ_and_seeds_of_one_configuration_are_pooled(runs, names):
+    found = compare_runs(runs, names)
+    assert {"model", "mode", "protocol"} <= {line[0] for line in differing_settings(found)}
+    assert seeds_of_one(found) == []
+    one = found.runs[0]
+    twin = type(one)(**{**one.__dict__, "row": {**one.row, "params.seed": "9"}})
+    (pooled,) = seeds_of_one(type(found)((one, twin), (), {}))
+    assert pooled[1] == 2 and pooled[2] == pytest.approx(one.evaluation.macro_f1.value) and pooled[3] == 0
+
+
+def test_the_page_from_nothing_to_a_comparison(runs, names):
+    assert "Choose two runs" in _text(page.update_body(runs, []))
+    assert "Nothing to compare yet" in _text(page.update_body(runs, ["x", "y"]))
+    body = _text(page.update_body(runs, names))
+    for said in (
+        "What can be said",
+        "were tested on other products",
+        "Leaking protocol",
+        "Where they disagree",
+        "Settings",
+    ):
+        assert said in body
+    assert "/picture/" in _text(page.update_gallery(runs, "all", names))
+    assert len(page.update_state(runs, 1, ["gone"])[2]) == 5
