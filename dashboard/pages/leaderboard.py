@@ -7,14 +7,12 @@ from functools import lru_cache, partial
 from typing import Any, Final
 from urllib.parse import quote
 
-import dash_ag_grid as dag
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.boards import COSTS, GROUPINGS, Board, TestSet, banded, make_board, most_compared, rows_of
 from dashboard.components import (
-    GRID_OPTIONS,
     address_store,
     aria,
     card,
@@ -25,6 +23,7 @@ from dashboard.components import (
     store_state,
 )
 from dashboard.figures.leaderboard import score_against_cost
+from dashboard.pages.leaderboard_parts import OPTIONS, columns_of, grid, height
 from dashboard.runs import Runs, View
 from dashboard.theme import layout as figure_layout
 
@@ -32,9 +31,7 @@ NAME: Final = "Leaderboard"
 PATH: Final = "/"
 ICON: Final = "trophy"
 IN_NAVIGATION: Final = True
-MOST_COLUMNS: Final = 12  # categories with a column each; more share one strip
 MOST_COMPARED: Final = 6
-ROW_PIXELS: Final = 40
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
@@ -59,7 +56,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                 [
                     _controls(board, query),
                     html.Div(_leak_notice(board.sets, chosen), id="leaderboard-leak"),
-                    _grid(),
+                    grid(),
                     _scatter_card(query.get("cost", "train")),
                 ],
                 id="leaderboard-content",
@@ -111,12 +108,12 @@ def update_grid(
     """Rows, columns (where they changed), the grid's height and the warning that belong to the controls."""
     board = _board(runs, runs.view())
     rows = rows_of(board, chosen or "", hide_failed=not everything)
-    made = _columns(rows, [each for each in board.sets if not chosen or each.key == chosen])
+    made = columns_of(rows, [each for each in board.sets if not chosen or each.key == chosen])
     shown = banded(rows, board.sets, grouping or "")
     return (
         shown,
         no_update if made == columns else made,
-        _height(len(shown)),
+        height(len(shown)),
         _leak_notice(board.sets, chosen or ""),
     )
 
@@ -149,7 +146,7 @@ def update_compare(selected: list[dict[str, Any]] | None) -> tuple[str, bool, st
 
 def find(text: str | None) -> dict[str, Any]:
     """The grid's options with a text that rows must hold."""
-    return {**_OPTIONS, "quickFilterText": text or ""}
+    return {**OPTIONS, "quickFilterText": text or ""}
 
 
 @lru_cache(maxsize=8)
@@ -219,88 +216,6 @@ def _leak_notice(sets: Sequence[TestSet], chosen: str) -> Component | None:
     )
     one = "This test set leaks" if chosen else f"{len(leaking)} of {len(sets)} test sets leak"
     return dmc.Box(notice(one, text, "error"), mb="md")
-
-
-_OPTIONS: Final[dict[str, Any]] = {
-    **GRID_OPTIONS,
-    "rowHeight": ROW_PIXELS,
-    "headerHeight": ROW_PIXELS,
-    "rowSelection": {"mode": "multiRow", "isRowSelectable": {"function": "params.data.heading == null"}},
-    "isFullWidthRow": {"function": "params.rowNode.data.heading != null"},
-    "fullWidthCellRenderer": "BandHeading",
-    "postSortRows": {"function": "keepBands(params)"},
-    "suppressCellFocus": False,
-}
-
-
-def _height(rows: int) -> dict[str, str]:
-    """As high as its rows and the bar below them, up to most of the screen."""
-    return {"height": f"min({ROW_PIXELS * (rows + 1) + 24}px, 74vh)", "minHeight": "220px"}
-
-
-def _grid() -> Component:
-    grid = dag.AgGrid(
-        id="leaderboard-grid",
-        rowData=[],
-        columnDefs=[],
-        getRowId="params.data.run_id",
-        dashGridOptions=_OPTIONS,
-        defaultColDef={"sortable": True, "resizable": True, "filter": True, "suppressHeaderMenuButton": False},
-        style=_height(12),
-    )
-    return html.Div(grid, role="region", **aria(label="Runs"))
-
-
-def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[dict[str, Any]]:
-    scores = [row for row in rows if row.get("score") is not None]
-    low = min((row.get("low", row["score"]) for row in scores), default=0.0)
-    high = max((row.get("high", row["score"]) for row in scores), default=1.0)
-    slugs = sorted({slug for each in sets for slug in each.categories})
-    heat: list[dict[str, Any]] = [
-        {
-            "field": f"f1_{slug}",
-            "headerName": slug.replace("_", " "),
-            "cellRenderer": "Heat",
-            "width": 104,
-            "filter": False,
-        }
-        for slug in slugs
-    ]
-    if len(slugs) > MOST_COLUMNS:
-        strip = {"slugs": slugs}
-        heat = [{"headerName": "F1 a category", "cellRenderer": "HeatStrip", "cellRendererParams": strip, "width": 280}]
-    return [
-        {"field": "rank", "headerName": "#", "width": 96, "pinned": "left", "cellRenderer": "Rank", "filter": False},
-        {"field": "name", "headerName": "Run", "minWidth": 170, "flex": 1, "cellRenderer": "RunLink"},
-        {"field": "family", "headerName": "Model", "width": 120, "cellRenderer": "Family"},
-        {"field": "mode", "headerName": "Mode", "width": 110},
-        {
-            **{"field": "score", "headerName": "Macro-F1", "width": 250, "cellRenderer": "Interval", "sort": "desc"},
-            "cellRendererParams": {"low": low, "high": high},
-            "equals": {"function": "false"},  # it also draws what is no score yet: always anew
-            "filter": "agNumberColumnFilter",
-        },
-        *heat,
-        _number("train", "Training, s", "d3.format(',.3~s')(params.value)"),
-        _number("latency", "Latency, ms", "d3.format('.3~r')(params.value)"),
-        _number("weights", "Trained weights", "d3.format('.3~s')(params.value)"),
-        {
-            "field": "weights_source",
-            "headerName": "Weights",
-            "width": 140,
-            "valueGetter": {"function": "params.data.weights"},
-        },
-        {"field": "seed", "headerName": "Seed", "width": 90},
-        {"field": "status", "headerName": "Status", "width": 120, "cellRenderer": "Status"},
-        {"field": "started", "headerName": "Started (UTC)", "width": 150},
-    ]
-
-
-def _number(name: str, title: str, shown: str) -> dict[str, Any]:
-    return {
-        **{"field": name, "headerName": title, "width": 130, "type": "rightAligned", "filter": "agNumberColumnFilter"},
-        "valueFormatter": {"function": f"params.value == null ? '–' : {shown}"},
-    }
 
 
 def _scatter_card(cost: str) -> Component:

@@ -167,7 +167,9 @@ def test_uploads_are_bounded_and_the_oldest_make_way():
     uploads = Uploads(most_bytes=100)
     first, second = uploads.put(b"a" * 60), uploads.put(b"b" * 60)
     assert uploads.get(first) is None and uploads.get(second) == b"b" * 60
-    (result,) = categorise(WarmModels(lambda name: pytest.fail("")), uploads, [{"name": "x", "token": first}], [])
+    (result,) = categorise(
+        WarmModels(lambda name: pytest.fail("a model was asked")), uploads, [{"name": "x", "token": first}], []
+    )
     assert "upload it again" in result["error"]
 
 

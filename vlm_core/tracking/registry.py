@@ -55,7 +55,6 @@ def resolve(reference: str, uri: str = "") -> Path:
         client = connect(uri)
         if export := _EXPORT.fullmatch(reference):
             return _fetch(reference, uri, run_id=export["run"], artifact_path=export["path"])
-        address = reference
         if not reference.startswith("models:/"):
             # MLflow would copy runs:/<id>/model, though it lies on this disk as the run's models:/ address
             model_id = _model_of(client, reference.removeprefix("runs:/").removesuffix("/model"))
@@ -64,8 +63,9 @@ def resolve(reference: str, uri: str = "") -> Path:
                     f"{reference} is not a run with a model: give the id of a finished run, or a model such as "
                     f"models:/categoriser-clip@{CHAMPION}."
                 )
-            address = f"models:/{model_id}"
-        return _fetch(address, uri, artifact_uri=address)
+            # its own place, not its models:/ address, which MLflow looks up in the default store alone
+            return _fetch(reference, uri, artifact_uri=client.get_logged_model(model_id).artifact_location)
+        return _fetch(reference, uri, artifact_uri=reference)
 
 
 def _fetch(address: str, uri: str, **place: str) -> Path:
