@@ -10,7 +10,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from dashboard.boards import TestSet
-from dashboard.components import aria
+from dashboard.components import GRID_OPTIONS, aria
 
 MOST_COLUMNS: Final = 12  # categories with a column each; more share one strip
 ROW_PIXELS: Final = 40

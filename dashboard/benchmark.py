@@ -1,0 +1,237 @@
+"""Time the dashboard over a store of many runs, next to MLflow's own search: `python -m dashboard.benchmark --runs 2000`.
+
+The runs are made up (ten epochs, five categories), in a store of their own below --folder, which is kept and used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from flask.testing import FlaskClient
+
+from dashboard.runs import Runs
+
+EPOCHS: Final = 10
+CATEGORIES: Final = ("accessories", "apparel", "footwear", "free_items", "personal_care")
+FAMILIES: Final = ("clip", "blip", "git", "baseline")
+REPEATS: Final = 5
+PORT: Final = 8059
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m dashboard.benchmark", description="Time pages over many runs.")
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--folder", type=Path, default=Path("results/many-runs"))
+    given = parser.parse_args(arguments)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    uri = f"sqlite:///{given.folder.resolve()}/mlflow.db"
+    _fill(uri, given.folder.resolve(), given.runs)
+    rows = [*_search(uri, given.runs), *_server(uri, given.folder), *_browser(uri, given.folder)]
+    print(f"{given.runs:,} runs of {EPOCHS} epochs, {os.cpu_count()} cores; medians of {REPEATS} (lowest to highest)")
+    for name, seconds in rows:
+        middle, low, high = statistics.median(seconds), min(seconds), max(seconds)
+        print(f"{name:58} {middle * 1000:8.0f} ms  ({low * 1000:.0f} to {high * 1000:.0f})")
+
+
+def _fill(uri: str, folder: Path, count: int) -> None:
+    from vlm_core.tracking.store import connect, open_mlflow
+
+    client = connect(uri, to_write=True)
+    found = client.get_experiment_by_name("many")
+    experiment = found.experiment_id if found else client.create_experiment("many", f"{folder}/mlruns/many")
+    entities = open_mlflow().entities
+    generator = np.random.default_rng(0)
+    for number in range(_count(client, experiment), count):
+        run = client.create_run(experiment, tags={"role": "run"}, run_name=f"run-{number}")
+        now = int(time.time() * 1000)
+        metrics = [entities.Metric(name, value, now, step) for name, value, step in _metrics(generator)]
+        params = [entities.Param(name, text) for name, text in _params(number).items()]
+        tags = [entities.RunTag(name, text) for name, text in _tags(number).items()]
+        client.log_batch(run.info.run_id, metrics, params, tags)
+        client.set_terminated(run.info.run_id, "FAILED" if number % 50 == 0 else "FINISHED")
+        if number % 200 == 0:
+            print(f"made {number:,} of {count:,} runs", flush=True)
+
+
+def _count(client: Any, experiment: str) -> int:
+    count, token = 0, None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        count, token = count + len(page), page.token
+        if not token:
+            return count
+
+
+def _metrics(generator: np.random.Generator) -> list[tuple[str, float, int]]:
+    score = float(generator.uniform(0.5, 0.98))
+    epochs = [
+        (f"{part}_{name}", float(generator.random()), epoch)
+        for epoch in range(1, EPOCHS + 1)
+        for part in ("train", "validation")
+        for name in ("loss", "accuracy", "macro_f1", *(f"f1_{category}" for category in CATEGORIES))
+    ]
+    test = {
+        "test_macro_f1": score,
+        "test_macro_f1_low": score - 0.03,
+        "test_macro_f1_high": score + 0.02,
+        "test_accuracy": score,
+        "train_seconds": float(generator.uniform(5, 5000)),
+        "seconds_a_picture": float(generator.uniform(0.001, 0.4)),
+        **{f"test_f1_{category}": float(generator.uniform(0.3, 1)) for category in CATEGORIES},
+        **{f"test_recall_{category}": float(generator.uniform(0.3, 1)) for category in CATEGORIES},
+    }
+    return [*epochs, *((name, value, 0) for name, value in test.items())]
+
+
+def _params(number: int) -> dict[str, str]:
+    from vlm_core.config import FINE_TUNING, build_config
+
+    params = build_config({"preset": ("cpu", "demo", "study")[number % 3], "model": FAMILIES[number % 4]})
+    return {**params.to_params(FINE_TUNING), "seed": str(number % 5)}
+
+
+def _tags(number: int) -> dict[str, str]:
+    seed, leaks = number % 5, number % 10 == 9
+    return {
+        "fingerprint": "0123456789abcdef",
+        "catalogue": "myntra",
+        "label": "masterCategory",
+        "split": f"{seed}{'leak' if leaks else 'good'}",
+        "protocol": "study" if leaks else "holdout",
+        "leaking": str(leaks).lower(),
+        "weights_source": f"shipped:{FAMILIES[number % 4]}",
+        "weights_trained": str(1000 * (1 + number % 7)),
+    }
+
+
+def _times(act: Callable[[], object]) -> list[float]:
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        act()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _search(uri: str, count: int) -> list[tuple[str, list[float]]]:
+    from vlm_core.tracking.store import connect
+
+    client = connect(uri)
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    return [
+        ("MLflow: search_runs, the first 100 runs", _times(lambda: client.search_runs(experiments, max_results=100))),
+        (f"MLflow: search_runs, all {count:,} runs", _times(lambda: _count(client, experiments[0]))),
+    ]
+
+
+def _server(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
+    """Server time of what the leaderboard asks, through the application without a network."""
+    from dashboard.app import create_app
+
+    runs = Runs(uri, folder)
+    whole = _times(lambda: runs.refresh(whole=True))
+    client = create_app(runs).server.test_client()
+    chosen = next(each["value"] for each in _choices(runs) if each["value"])
+    asked = {
+        "page": [
+            ("_pages_content.children", "_pages_store.data"),
+            (("_pages_location.pathname", "/"), ("_pages_location.search", "")),
+        ],
+        "all test sets": _grid("", ""),
+        "one test set": _grid(chosen, ""),
+        "grouped by weights": _grid("", "weights"),
+        "scatter": [
+            ("leaderboard-scatter.figure",),
+            (("shell-version.data", 1), ("leaderboard-set.value", ""), ("leaderboard-cost.value", "latency")),
+        ],
+    }
+    rows = [("dashboard: reading the whole store, beside the pages", whole)]
+    rows.append(("dashboard: reading what changed", _times(runs.refresh)))
+    for name, (outputs, inputs) in asked.items():
+        rows.append((f"dashboard: leaderboard, {name}", _times(lambda o=outputs, i=inputs: _ask(client, o, i))))  # type: ignore[misc]
+    return rows
+
+
+def _choices(runs: Runs) -> list[dict[str, str]]:
+    from dashboard.pages.leaderboard import update_state
+
+    choices: list[dict[str, str]] = update_state(runs, 1, "")[2]
+    return choices
+
+
+def _grid(chosen: str, grouping: str) -> list[Any]:
+    outputs = ("rowData", "columnDefs", "style")
+    inputs = (("shell-version.data", 1), ("leaderboard-set.value", chosen), ("leaderboard-group.value", grouping))
+    return [
+        (*(f"leaderboard-grid.{name}" for name in outputs), "leaderboard-leak.children"),
+        (*inputs, ("leaderboard-all.checked", False)),
+    ]
+
+
+def _ask(client: FlaskClient, outputs: Sequence[str], inputs: Sequence[tuple[str, Any]]) -> None:
+    named = [dict(zip(("id", "property"), name.rsplit(".", 1), strict=True)) for name in outputs]
+    several = len(outputs) > 1
+    body = {
+        "output": f"..{'...'.join(outputs)}.." if several else outputs[0],
+        "outputs": named if several else named[0],
+        "inputs": [{"id": n.rsplit(".", 1)[0], "property": n.rsplit(".", 1)[1], "value": value} for n, value in inputs],
+        "state": [{"id": "leaderboard-grid", "property": "columnDefs", "value": None}]
+        if "rowData" in outputs[0]
+        else [],
+        "changedPropIds": [inputs[0][0]],
+    }
+    answer = client.post("/_dash-update-component", json=body)
+    if answer.status_code != 200:
+        raise RuntimeError(f"{outputs} answered {answer.status_code}")
+
+
+def _browser(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
+    """From asking for the page to its first rows in Chromium: of a server that has just begun, and of one that is warm."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        print("playwright is not installed (`make test` installs it): no figure of the browser.")
+        return []
+    command = [sys.executable, "-m", "dashboard", "--store", uri, "--port", str(PORT)]
+    address = f"http://127.0.0.1:{PORT}/"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, sync_playwright() as playwright:
+        try:
+            while True:
+                try:
+                    urllib.request.urlopen(address).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            chromium = playwright.chromium.launch(
+                executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+            )
+
+            def paint() -> None:
+                page = chromium.new_context().new_page()
+                page.goto(address)
+                page.locator(".ag-row").first.wait_for(timeout=120_000)
+                page.close()
+
+            started = time.perf_counter()
+            paint()
+            first = time.perf_counter() - started
+            time.sleep(15)  # until the whole store has been read
+            warm = _times(paint)
+            chromium.close()
+        finally:
+            process.terminate()
+    return [("browser: first rows, of a server just started", [first]), ("browser: first rows, of a warm server", warm)]
+
+
+if __name__ == "__main__":
+    main()
