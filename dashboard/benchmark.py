@@ -1,6 +1,6 @@
-"""Time the dashboard over a store of many runs, next to MLflow's own search: `python -m dashboard.benchmark --runs 2000`.
+"""Time the dashboard over a store of many runs, next to MLflow's own search: `python -m dashboard.benchmark`.
 
-The runs are made up (ten epochs, five categories), in a store of their own below --folder, which is kept and used again.
+The runs are made up (ten epochs, five categories), in a store of their own below --folder, kept for the next time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ CATEGORIES: Final = ("accessories", "apparel", "footwear", "free_items", "person
 FAMILIES: Final = ("clip", "blip", "git", "baseline")
 REPEATS: Final = 5
 PORT: Final = 8059
+_NO_COLUMNS: Final = {"id": "leaderboard-grid", "property": "columnDefs", "value": None}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -196,7 +197,7 @@ def _ask(client: FlaskClient, outputs: Sequence[str], inputs: Sequence[tuple[str
 
 
 def _browser(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
-    """From asking for the page to its first rows in Chromium: of a server that has just begun, and of one that is warm."""
+    """From asking for the page to its first rows in Chromium: of a server just started, and of a warm one."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

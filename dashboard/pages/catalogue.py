@@ -248,6 +248,7 @@ def _grid_card(category: str | None, part: str) -> Component:
         value=1,
         size="sm",
         mt="md",
+        withControls=False,
         **aria(label="Pages of products"),
     )
     return card("Products", html.Div(id="catalogue-pictures", style={"minHeight": 200}), pages, actions=[controls])
