@@ -102,6 +102,7 @@ def register(app: Dash, runs: Runs) -> None:
         Output("categorise-coverage-note", "children"),
         Input("categorise-models", "value"),
         threshold,
+        Input("shell-version", "data"),
     )(partial(update_coverage, runs))
     app.callback(
         Output("categorise-download", "data"),
@@ -148,9 +149,11 @@ def update_cards(runs: Runs, results: Any, threshold: float) -> Any:
     return result_cards(runs, results or [], threshold)
 
 
-def update_coverage(runs: Runs, chosen: Sequence[str] | None, threshold: float) -> tuple[Any, Any]:
+def update_coverage(
+    runs: Runs, chosen: Sequence[str] | None, threshold: float, version: int | None = None
+) -> tuple[Any, Any]:
     """What the threshold costs on the validation split of each model that kept its answers there."""
-    names = list(chosen or ())[:MOST_MODELS]
+    names = [name for name in list(chosen or ())[:MOST_MODELS] if runs.row(name)]
     rows = [runs.row(name) or {} for name in names]
     kept = [(row, runs.predictions(name, "validation")) for name, row in zip(names, rows, strict=True)]
     known = [(row, predictions) for row, predictions in kept if predictions is not None]
@@ -252,5 +255,5 @@ def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Com
         dmc.Text("Answer “Unknown Category” below this confidence", size="sm", fw=500, mt="md"),
         slider,
         dmc.Text(id="categorise-coverage-note", size="sm"),
-        graph("categorise-coverage", {"data": [], "layout": {}}, "Coverage and accuracy over the threshold", 220),
+        graph("categorise-coverage", {"data": [], "layout": {}}, "Coverage and accuracy over the threshold", 280),
     )

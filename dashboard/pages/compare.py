@@ -7,10 +7,10 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc, html
+from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from dashboard.boards import run_choices
+from dashboard.boards import SCORE, run_choices
 from dashboard.comparison import Comparison, compare_runs
 from dashboard.components import address_store, empty_state, keep_in_url, listed, page_header, skeleton, store_state
 from dashboard.pages.compare_parts import comparison_cards, disagreement_gallery, right_choices
@@ -34,6 +34,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                 "Two to six runs side by side. Those tested on the same products are tested against each other.",
             ),
             address_store("compare"),
+            dcc.Store(id="compare-known"),
             html.Div(store_state(view), id="compare-state"),
             html.Div(
                 [
@@ -71,30 +72,35 @@ def register(app: Dash, runs: Runs) -> None:
         Output("compare-state", "children"),
         Output("compare-content", "hidden"),
         Output("compare-runs", "data"),
+        Output("compare-known", "data"),
         Input("shell-version", "data"),
         State("compare-runs", "value"),
+        State("compare-known", "data"),
     )(partial(update_state, runs))
-    app.callback(Output("compare-body", "children"), chosen)(partial(update_body, runs))
+    app.callback(Output("compare-body", "children"), chosen, Input("compare-known", "data"))(partial(update_body, runs))
     app.callback(
         Output("compare-gallery", "children"), Input("compare-right", "value"), State("compare-runs", "value")
     )(partial(update_gallery, runs))
     keep_in_url(app, "compare", ("runs",))
 
 
-def update_state(runs: Runs, version: int | None, chosen: Sequence[str] | None) -> tuple[Any, bool, Any]:
-    """What stands in the page's place while the store gives none, and the runs to choose from."""
+def update_state(
+    runs: Runs, version: int | None, chosen: Sequence[str] | None, known: Sequence[str] | None
+) -> tuple[Any, bool, Any, Any]:
+    """What stands in the page's place, the runs to choose from, and those of the chosen ones that can be compared."""
     state = store_state(runs.view())
-    return state, state is not None, run_choices(runs.table(), chosen)
+    tested = list(_tested(runs, chosen or ()))
+    return state, state is not None, run_choices(runs.table(), chosen), no_update if tested == known else tested
 
 
-def update_body(runs: Runs, chosen: Sequence[str] | None) -> Any:
+def update_body(runs: Runs, chosen: Sequence[str] | None, known: Sequence[str] | None = None) -> Any:
     """The comparison of the chosen runs."""
     names = list(chosen or ())[:MOST]
     if len(names) < 2:
         return empty_state(
             "Choose two runs", "Or select them on the leaderboard, and press Compare.", picture="compare"
         )
-    found = _compared(runs, tuple(names))
+    found = _compared(runs, _tested(runs, names))
     if len(found.runs) < 2:
         missing = (
             "These runs have no evaluation on a test split: they have not finished, or are no longer in the store."
@@ -105,9 +111,16 @@ def update_body(runs: Runs, chosen: Sequence[str] | None) -> Any:
 
 def update_gallery(runs: Runs, who: str | None, chosen: Sequence[str] | None) -> Any:
     """Pictures on which the runs disagree, of those where `who` is right."""
-    return disagreement_gallery(runs, _compared(runs, tuple(chosen or ())[:MOST]), who or right_choices([])[0]["value"])
+    return disagreement_gallery(
+        runs, _compared(runs, _tested(runs, chosen or ())), who or right_choices([])[0]["value"]
+    )
 
 
 @lru_cache(maxsize=16)
 def _compared(runs: Runs, names: tuple[str, ...]) -> Comparison:
     return compare_runs(runs, names)
+
+
+def _tested(runs: Runs, chosen: Sequence[str]) -> tuple[str, ...]:
+    """Those of the chosen runs that have been seen with a score on their test split."""
+    return tuple(name for name in list(chosen)[:MOST] if SCORE in (runs.row(name) or {}))

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from dash import no_update
 
 from dashboard.comparison import answers_of, compare_runs, differing_settings, disagreements, in_words, seeds_of_one
 from dashboard.pages import compare as page
@@ -98,4 +99,13 @@ def test_the_page_from_nothing_to_a_comparison(runs, names):
     ):
         assert said in body
     assert "/picture/" in _text(page.update_gallery(runs, "all", names))
-    assert len(page.update_state(runs, 1, ["gone"])[2]) == 5
+    assert len(page.update_state(runs, 1, ["gone"], None)[2]) == 5
+
+
+def test_runs_that_are_not_read_yet_are_compared_once_they_are(runs, names, filled_store):
+    late = Runs(runs.uri, filled_store)
+    assert "Nothing to compare yet" in _text(page.update_body(late, names))
+    assert page.update_state(late, 0, names, [])[3] is no_update
+    late.refresh()
+    assert page.update_state(late, 1, names, [])[3] == names
+    assert "What can be said" in _text(page.update_body(late, names, names))
