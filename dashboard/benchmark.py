@@ -152,7 +152,7 @@ def _server(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
         "one test set": _grid(chosen, ""),
         "grouped by weights": _grid("", "weights"),
         "scatter": [
-            ("leaderboard-scatter.figure",),
+            ("leaderboard-scatter.children",),
             (("shell-version.data", 1), ("leaderboard-set.value", ""), ("leaderboard-cost.value", "latency")),
         ],
     }

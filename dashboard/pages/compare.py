@@ -11,9 +11,9 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.boards import SCORE, run_choices
-from dashboard.comparison import Comparison, compare_runs
+from dashboard.comparison import ALL, Comparison, compare_runs
 from dashboard.components import address_store, empty_state, keep_in_url, listed, page_header, skeleton, store_state
-from dashboard.pages.compare_parts import comparison_cards, disagreement_gallery, right_choices
+from dashboard.pages.compare_parts import comparison_cards, disagreement_gallery
 from dashboard.runs import Runs
 
 NAME: Final = "Compare"
@@ -111,9 +111,7 @@ def update_body(runs: Runs, chosen: Sequence[str] | None, known: Sequence[str] |
 
 def update_gallery(runs: Runs, who: str | None, chosen: Sequence[str] | None) -> Any:
     """Pictures on which the runs disagree, of those where `who` is right."""
-    return disagreement_gallery(
-        runs, _compared(runs, _tested(runs, chosen or ())), who or right_choices([])[0]["value"]
-    )
+    return disagreement_gallery(runs, _compared(runs, _tested(runs, chosen or ())), who or ALL)
 
 
 @lru_cache(maxsize=16)

@@ -20,18 +20,19 @@ from dashboard.components import (
     keep_in_url,
     notice,
     page_header,
+    skeleton,
     store_state,
 )
 from dashboard.figures.leaderboard import score_against_cost
 from dashboard.pages.leaderboard_parts import OPTIONS, columns_of, grid, height
 from dashboard.runs import Runs, View
-from dashboard.theme import layout as figure_layout
 
 NAME: Final = "Leaderboard"
 PATH: Final = "/"
 ICON: Final = "trophy"
 IN_NAVIGATION: Final = True
 MOST_COMPARED: Final = 6
+SCATTER_PIXELS: Final = 340
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
@@ -81,7 +82,7 @@ def register(app: Dash, runs: Runs) -> None:
         hide,
         State("leaderboard-grid", "columnDefs"),
     )(partial(update_grid, runs))
-    app.callback(Output("leaderboard-scatter", "figure"), version, controls[0], Input("leaderboard-cost", "value"))(
+    app.callback(Output("leaderboard-scatter", "children"), version, controls[0], Input("leaderboard-cost", "value"))(
         partial(update_scatter, runs)
     )
     app.callback(
@@ -119,10 +120,17 @@ def update_grid(
 
 
 def update_scatter(runs: Runs, version: int | None, chosen: str | None, cost: str | None) -> Any:
-    """The figure of the chosen test set, or of that with most runs: scores of two test sets share no axis."""
+    """The figure of the chosen test set, or of that with most runs: scores of two test sets share no axis.
+
+    Before the first tick it waits: the browser takes longer over Plotly than over all of the grid.
+    """
+    if version is None:
+        return skeleton(SCATTER_PIXELS)
     board = _board(runs, runs.view())
     rows = rows_of(board, chosen or most_compared(board), hide_failed=True)
-    return score_against_cost(rows, cost if cost in COSTS else "train")
+    figure = score_against_cost(rows, cost if cost in COSTS else "train")
+    label = "Macro-F1 of each run against what it costs, with the Pareto front"
+    return graph("leaderboard-figure", figure, label, SCATTER_PIXELS)
 
 
 def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
@@ -226,10 +234,9 @@ def _scatter_card(cost: str) -> Component:
         size="xs",
         **aria(label="Cost"),
     )
-    figure = {"data": [], "layout": figure_layout()}
     return card(
         "Score against cost",
-        graph("leaderboard-scatter", figure, "Macro-F1 of each run against what it costs, with the Pareto front"),
+        html.Div(skeleton(SCATTER_PIXELS), id="leaderboard-scatter"),
         note="The chosen test set, or that with most runs. Dotted: runs that none beats in both. "
         "Diamonds are probes, squares lp-ft, stars LoRA.",
         actions=[choice],

@@ -45,10 +45,12 @@ def test_one_honest_test_set_has_no_warning(runs):
     assert warning is None and rows[0]["heading"].endswith("preset demo")
 
 
-def test_the_scatter_takes_one_test_set_and_a_known_cost(runs):
-    names = {trace.name for trace in leaderboard.update_scatter(runs, 1, "", "no such cost").data}
-    assert {"CLIP", "BLIP"} <= names
-    assert leaderboard.update_scatter(runs, 1, None, "weights").layout.xaxis.title.text == "trained weights"
+def test_the_scatter_waits_for_the_grid_and_takes_one_test_set_and_a_known_cost(runs):
+    figure = leaderboard.update_scatter(runs, 1, "", "no such cost").children.figure
+    assert {"CLIP", "BLIP"} <= {trace.name for trace in figure.data}
+    weights = leaderboard.update_scatter(runs, 1, None, "weights").children.figure
+    assert weights.layout.xaxis.title.text == "trained weights"
+    assert "Skeleton" in str(leaderboard.update_scatter(runs, None, "", "train"))
 
 
 @pytest.mark.parametrize(
