@@ -25,6 +25,7 @@ EPOCHS: Final = 10
 CATEGORIES: Final = ("accessories", "apparel", "footwear", "free_items", "personal_care")
 FAMILIES: Final = ("clip", "blip", "git", "baseline")
 REPEATS: Final = 5
+REQUESTS: Final = 500
 PORT: Final = 8059
 _NO_COLUMNS: Final = {"id": "leaderboard-grid", "property": "columnDefs", "value": None}
 
@@ -33,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m dashboard.benchmark", description="Time pages over many runs.")
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--folder", type=Path, default=Path("results/many-runs"))
+    parser.add_argument("--categorise", default="", help="instead: ids of runs here, comma-separated, to ask 500 times")
     given = parser.parse_args(arguments)
+    if given.categorise:
+        _categorise(given.categorise.split(","))
+        return
     given.folder.mkdir(parents=True, exist_ok=True)
     uri = f"sqlite:///{given.folder.resolve()}/mlflow.db"
     _fill(uri, given.folder.resolve(), given.runs)
@@ -42,6 +47,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, seconds in rows:
         middle, low, high = statistics.median(seconds), min(seconds), max(seconds)
         print(f"{name:58} {middle * 1000:8.0f} ms  ({low * 1000:.0f} to {high * 1000:.0f})")
+
+
+def _categorise(run_ids: Sequence[str]) -> None:
+    """Print the process's memory over 500 uploads, each through the page's own callbacks."""
+    import base64
+
+    import psutil
+
+    from dashboard.answers import receive, sample_picture
+    from dashboard.pages.categorise import update_cards, update_results
+    from dashboard.warm import Uploads, WarmModels
+    from vlm_core.tracking.registry import resolve
+
+    runs, models, uploads = Runs(), WarmModels(resolve), Uploads()
+    runs.refresh()
+    started = time.perf_counter()
+    for number in range(1, REQUESTS + 1):
+        content = "data:image/jpeg;base64," + base64.b64encode(sample_picture(number)).decode()
+        results = update_results(models, uploads, receive(uploads, [content], ["picture"]), run_ids)
+        update_cards(runs, results, 0.5)
+        if number in (1, 50, 100, 250, REQUESTS):
+            mib = psutil.Process().memory_info().rss / 2**20
+            print(f"{number:4} requests: {mib:6.0f} MiB, {time.perf_counter() - started:6.1f} s", flush=True)
 
 
 def _fill(uri: str, folder: Path, count: int) -> None:
