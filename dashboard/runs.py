@@ -114,11 +114,14 @@ class Runs:
 
     def refresh(self, *, whole: bool = False) -> None:
         """Read what has changed since the last time, or all of it; a store that is away is said in the view."""
+        from vlm_core.tracking.store import impatient
+
         try:
-            if whole or not self._view.whole or time.monotonic() - self._read_whole > SECONDS_UNTIL_WHOLE:
-                self._read_all()
-            else:
-                self._read_changes()
+            with impatient():
+                if whole or not self._view.whole or time.monotonic() - self._read_whole > SECONDS_UNTIL_WHOLE:
+                    self._read_all()
+                else:
+                    self._read_changes()
         except UserError as error:
             self._reader = None
             self._publish(self._view.table, "away", str(error), whole=False)
