@@ -197,7 +197,11 @@ def _report(split: SplitView) -> Component:
             dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 6}, spacing="md"),
             dmc.SimpleGrid(
                 [
-                    card("Class balance", figure, note="The catalogue, and training before and after balancing."),
+                    card(
+                        "Class balance",
+                        html.Div(figure, style={"maxHeight": 640, "overflowY": "auto"}, tabIndex=0),
+                        note="The catalogue, and training before and after balancing.",
+                    ),
                     dmc.Stack([_leakage(info), _reading(split)], gap="lg"),
                 ],
                 cols={"base": 1, "lg": 2},
@@ -210,10 +214,14 @@ def _report(split: SplitView) -> Component:
 
 def _leakage(info: Mapping[str, Any]) -> Component:
     leakage = info["leakage"]
+    causes = []
+    if leakage["near"]:
+        causes.append(f"{leakage['near']:.1%} of the evaluated products, or near-copies, stand in training too")
+    if leakage["pretraining"]:
+        causes.append(f"{leakage['pretraining']:.1%} of them may have been pretrained on")
     said = (
-        f"Under protocol {info['protocol']} {leakage['near']:.1%} of the evaluated products, or a near-copy, stand in "
-        "training too: scores on this split reward memory."
-        if info["leaking"]
+        f"Under protocol {info['protocol']} {' and '.join(causes)}: scores on this split reward memory."
+        if causes
         else "No evaluated product, nor a near-copy of one, stands in training."
     )
     body = [[name, f"{share:.1%}"] for name, share in leakage["near_by_category"].items()]
@@ -226,7 +234,10 @@ def _leakage(info: Mapping[str, Any]) -> Component:
 
 def _reading(split: SplitView) -> Component:
     lines = [f"{name}: {reason}" for name, reason in split.info["removed_categories"].items()]
-    left_out = [dmc.Text("Left out", size="sm", fw=600, mt="sm"), *(dmc.Text(line, size="sm") for line in lines)]
+    listed = html.Div(
+        [dmc.Text(line, size="sm") for line in lines], style={"maxHeight": 200, "overflowY": "auto"}, tabIndex=0
+    )
+    left_out = [dmc.Text("Left out", size="sm", fw=600, mt="sm"), listed]
     read = split.catalogue.reading.summary() if split.catalogue is not None else NOT_HERE
     return card("Reading", dmc.Text(read, size="sm"), *(left_out if lines else []))
 
