@@ -64,8 +64,11 @@ def test_a_run_ends_evaluated_logged_and_registered(run, given):
     assert ("test_caption_gender" in reader.metrics(outcome.run_id)) == writes
     info = json.loads(reader.artifact(outcome.run_id, "dataset_info.json").read_text())
     assert info["split_fingerprint"] == outcome.split.fingerprint
-    assert ("train_seconds" in reader.metrics(outcome.run_id)) == (
-        given["model"] != "baseline" and given.get("mode") != "zero-shot"
+    assert ("train_seconds" in reader.metrics(outcome.run_id)) == (given.get("mode") != "zero-shot")
+    assert reader.metrics(outcome.run_id)["seconds_a_picture"] > 0
+    kept = reader.predictions(outcome.run_id, "validation")
+    assert len(kept) == len(outcome.split.validation) and set(kept.product_ids).isdisjoint(
+        stored.predictions.product_ids
     )
     assert "champion" in outcome.registered
     assert not list(Path("checkpoints").glob("*/*"))

@@ -47,13 +47,14 @@ def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, mon
     tested = []
     evaluate = pipeline.evaluate_rows
     monkeypatch.setattr(
-        pipeline, "evaluate_rows", lambda config, *rest: tested.append(config) or evaluate(config, *rest)
+        pipeline, "evaluate_rows", lambda config, *rest: tested.append((config, set(rest[2].tolist()))) or evaluate(config, *rest)
     )
     outcome, _ = search()
     assert sum(count_states(outcome.study).values()) == 3
     best = max(outcome.study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: trial.value)
-    assert [(config.learning_rate, config.weight_decay) for config in tested] == [
-        (best.params["learning_rate"], best.params["weight_decay"])
+    expected = (best.params["learning_rate"
+    assert [(config.learning_rate, config.weight_decay) for config, _ in tested] == [expected, expected]
+    assert tested[0][1].isdisjoint(tested[1][1])  # its test split, and the validation split for thresholds, best.params["weight_decay"])
     ]
     reader = RunReader()
     trials = _runs("trial")

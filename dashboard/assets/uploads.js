@@ -16,6 +16,12 @@
   };
   for (const name of ["drop", "change"]) document.addEventListener(name, guard, true);
 
+  // Dash's upload leaves its input without a name for those who hear the page.
+  new MutationObserver(() => {
+    const input = document.querySelector("#categorise-upload input:not([aria-label])");
+    if (input) input.setAttribute("aria-label", "Pictures to categorise");
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
   document.addEventListener("paste", (event) => {
     const item = Array.from((event.clipboardData || {}).items || []).find((each) => each.type.startsWith("image/"));
     const file = item && item.getAsFile();

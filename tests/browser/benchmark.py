@@ -1,4 +1,4 @@
-"""Time the dashboard over a store of many runs, next to MLflow's own search: `python -m dashboard.benchmark`.
+"""Time the dashboard over a store of many runs, next to MLflow's own search: `python -m tests.browser.benchmark`.
 
 The runs are made up (ten epochs, five categories), in a store of their own below --folder, kept for the next time.
 """
@@ -31,7 +31,7 @@ _NO_COLUMNS: Final = {"id": "leaderboard-grid", "property": "columnDefs", "value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dashboard.benchmark", description="Time pages over many runs.")
+    parser = argparse.ArgumentParser(prog="python -m tests.browser.benchmark", description="Time pages over many runs.")
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--folder", type=Path, default=Path("results/many-runs"))
     parser.add_argument("--categorise", default="", help="instead: ids of runs here, comma-separated, to ask 500 times")
