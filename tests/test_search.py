@@ -46,16 +46,18 @@ def _runs(kind):
 def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, monkeypatch):
     tested = []
     evaluate = pipeline.evaluate_rows
-    monkeypatch.setattr(
-        pipeline, "evaluate_rows", lambda config, *rest: tested.append((config, set(rest[2].tolist()))) or evaluate(config, *rest)
-    )
+
+    def noted(config, catalogue, model, rows, *rest):
+        tested.append((config, set(rows.tolist())))
+        return evaluate(config, catalogue, model, rows, *rest)
+
+    monkeypatch.setattr(pipeline, "evaluate_rows", noted)
     outcome, _ = search()
     assert sum(count_states(outcome.study).values()) == 3
     best = max(outcome.study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: trial.value)
-    expected = (best.params["learning_rate"
-    assert [(config.learning_rate, config.weight_decay) for config, _ in tested] == [expected, expected]
-    assert tested[0][1].isdisjoint(tested[1][1])  # its test split, and the validation split for thresholds, best.params["weight_decay"])
-    ]
+    settings = (best.params["learning_rate"], best.params["weight_decay"])
+    assert [(config.learning_rate, config.weight_decay) for config, _ in tested] == [settings, settings]
+    assert tested[0][1].isdisjoint(tested[1][1])  # the test split, and validation for thresholds
     reader = RunReader()
     trials = _runs("trial")
     assert len(trials) == 3 and set(trials["tags.mlflow.parentRunId"]) == {outcome.run_id}
