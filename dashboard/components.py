@@ -39,6 +39,11 @@ def icon(name: str, size: int = 18) -> Component:
     return html.Span(className="icon", style=style, **aria(hidden="true"))
 
 
+def button_link(text: Any, address: str, primary: bool = False) -> Component:
+    """A link to a page of the dashboard that looks like a button: one element, one stop of the tab key."""
+    return dcc.Link(text, href=address, className="button-link primary" if primary else "button-link")
+
+
 def page_header(title: str, text: str, *actions: Component) -> Component:
     """A page's title, one sentence on what it is for, and its actions on the right."""
     words = dmc.Box([dmc.Title(title, order=1, size="h2"), dmc.Text(text, c="dimmed", size="sm", maw=760)])

@@ -74,8 +74,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tests that train set PyTorch's threads as a run would: the next test starts with one again."""
+def _as_before() -> Iterator[None]:
+    """Each test starts with one thread of PyTorch's, and imports from nowhere but this tree.
+
+    Tests that train set the threads as a run would; a served model leaves the folder of its code in the path, which
+    processes started later would take for the library's.
+    """
+    path = sys.path[:]
     yield
+    sys.path[:] = path
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

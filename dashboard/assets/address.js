@@ -10,7 +10,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         if (empty) wanted.delete(name);
         else wanted.set(name, Array.isArray(value) ? value.join(",") : String(value));
       }
-      const text = wanted.toString();
+      const text = wanted.toString().replaceAll("%2C", ",");
       window.history.replaceState(window.history.state, "", window.location.pathname + (text ? "?" + text : ""));
       return window.dash_clientside.no_update;
     },

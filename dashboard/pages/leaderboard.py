@@ -8,13 +8,14 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, Output, State, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.boards import COSTS, GROUPINGS, Board, TestSet, banded, make_board, most_compared, rows_of
 from dashboard.components import (
     address_store,
     aria,
+    button_link,
     card,
     graph,
     keep_in_url,
@@ -45,11 +46,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
             page_header(
                 "Leaderboard",
                 "Test macro-F1 with its 95 % interval. Only runs tested on the same products are ranked together.",
-                dcc.Link(
-                    dmc.Button("Compare selected", id="leaderboard-compare", disabled=True),
-                    href="/compare",
-                    id="leaderboard-compare-link",
-                ),
+                html.Div(update_compare(None), id="leaderboard-compare"),
             ),
             address_store("leaderboard"),
             html.Div(store_state(view), id="leaderboard-state"),
@@ -92,12 +89,7 @@ def register(app: Dash, runs: Runs) -> None:
         version,
         State("leaderboard-set", "value"),
     )(partial(update_state, runs))
-    app.callback(
-        Output("leaderboard-compare-link", "href"),
-        Output("leaderboard-compare", "disabled"),
-        Output("leaderboard-compare", "children"),
-        Input("leaderboard-grid", "selectedRows"),
-    )(update_compare)
+    app.callback(Output("leaderboard-compare", "children"), Input("leaderboard-grid", "selectedRows"))(update_compare)
     app.callback(Output("leaderboard-grid", "dashGridOptions"), Input("leaderboard-find", "value"))(find)
     keep_in_url(app, "leaderboard", ("set", "group", "cost", "find"))
     keep_in_url(app, "leaderboard", ("all",), "checked")
@@ -145,11 +137,12 @@ def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[A
     return state, not board.rows, _choices(board, chosen)
 
 
-def update_compare(selected: list[dict[str, Any]] | None) -> tuple[str, bool, str]:
-    """The address of the comparison of the selected runs."""
+def update_compare(selected: list[dict[str, Any]] | None) -> Any:
+    """The link to the comparison of the selected runs; below two, a disabled button that says what to do."""
     names = [row["run_id"] for row in selected or () if "heading" not in row][:MOST_COMPARED]
-    text = f"Compare {len(names)} runs" if len(names) > 1 else "Select runs to compare"
-    return "/compare?runs=" + ",".join(map(quote, names)), len(names) < 2, text
+    if len(names) < 2:
+        return dmc.Button("Select runs to compare", disabled=True)
+    return button_link(f"Compare {len(names)} runs", "/compare?runs=" + ",".join(map(quote, names)), primary=True)
 
 
 def find(text: str | None) -> dict[str, Any]:

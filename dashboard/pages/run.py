@@ -14,6 +14,7 @@ from flask import current_app
 from dashboard.components import (
     address_store,
     aria,
+    button_link,
     card,
     empty_state,
     graph,
@@ -183,13 +184,14 @@ def _head(runs: Runs, run_id: str) -> Component:
         return html.Div([dcc.Store(id="run-ended"), page_header("Run", ""), store_state(view) or missing])
     place = f"{current_app.config['MLFLOW_UI'].rstrip('/')}/#/experiments/{row.get('experiment_id', '0')}/runs/{run_id}"
     mlflow = html.A(
-        dmc.Button("MLflow", rightSection=icon("external", 14), variant="default", size="sm"),
+        ["MLflow", icon("external", 14)],
         href=place,
+        className="button-link",
         target="_blank",
         rel="noopener noreferrer",
         **aria(label="This run in MLflow's own pages, which `mlflow ui` serves"),
     )
-    compare = dcc.Link(dmc.Button("Compare", variant="default", size="sm"), href=f"/compare?runs={run_id}")
+    compare = button_link("Compare", f"/compare?runs={run_id}")
     header = page_header(
         str(row.get("name", "Run")), f"{run_id} · started {row['started']:%Y-%m-%d %H:%M} UTC", compare, mlflow
     )

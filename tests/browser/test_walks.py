@@ -50,7 +50,7 @@ def test_from_the_leaderboard_to_a_comparison_and_to_a_run(site):
     boxes = page.locator(".ag-row:not(.ag-full-width-row) input[type=checkbox]")
     boxes.nth(1).check()
     boxes.nth(2).check()
-    page.get_by_role("button", name="Compare 2 runs").click()
+    page.get_by_role("link", name="Compare 2 runs").click()
     page.wait_for_url(re.compile(r"/compare\?runs=\w+,\w+"))
     page.go_back()
     _run_link(page).click()

@@ -53,13 +53,16 @@ def test_the_scatter_waits_for_the_grid_and_takes_one_test_set_and_a_known_cost(
     assert "Skeleton" in str(leaderboard.update_scatter(runs, None, "", "train"))
 
 
-@pytest.mark.parametrize(
-    ("selected", "disabled", "count"), [(None, True, 0), ([], True, 0), (1, True, 1), (2, False, 2), (9, False, 6)]
-)
-def test_two_to_six_runs_are_compared(selected, disabled, count):
-    rows = [{"run_id": f"r{number}"} for number in range(selected)] if isinstance(selected, int) else selected
-    href, is_disabled, _ = leaderboard.update_compare(rows)
-    assert is_disabled is disabled and len([part for part in href.split("=")[1].split(",") if part]) == count
+@pytest.mark.parametrize("selected", [None, [], [{"run_id": "r0"}], [{"run_id": "r0"}, {"heading": "Test set"}]])
+def test_a_comparison_needs_two_runs(selected):
+    assert leaderboard.update_compare(selected).disabled is True
+
+
+@pytest.mark.parametrize(("selected", "compared"), [(2, 2), (9, 6)])
+def test_two_to_six_runs_are_compared(selected, compared):
+    link = leaderboard.update_compare([{"run_id": f"r{number}"} for number in range(selected)])
+    assert link.href == "/compare?runs=" + ",".join(f"r{number}" for number in range(compared))
+    assert link.children == f"Compare {compared} runs"
 
 
 def test_the_page_opens_with_what_its_address_says(runs):
