@@ -38,7 +38,7 @@ class Corruption:
 def corrupt(
     pictures: NDArray[np.uint8], name: str, severity: int, *, seed: int, rows: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """The pictures (n, H, W, 3) spoilt as `CORRUPTIONS[name]` says; what is drawn hangs on seed, name and row (n,) alone.
+    """The pictures (n, H, W, 3) spoilt as `CORRUPTIONS[name]` says; draws depend on seed, name and row (n,) alone.
 
     So a picture meets the same noise, side and place at each severity, in whatever company it comes.
     Raises KeyError for an unknown name, ValueError for another severity than 1, 2 or 3.
@@ -57,7 +57,7 @@ def studio_background(picture: Picture) -> NDArray[np.bool_]:
     """Where (H, W) the background is: all that hangs together with the border and has nearly its median colour."""
     from scipy.ndimage import label
 
-    away = np.abs(picture - np.median(_border(picture), axis=0)).max(axis=2)
+    away = np.abs(picture - np.median(_border(picture), axis=0)).transpose(2, 0, 1).max(axis=0)
     patches, _ = label(away <= GROUND_TOLERANCE)
     rim = np.unique(_border(patches))
     return np.isin(patches, rim[rim > 0])
