@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import log_softmax
+from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
@@ -68,11 +69,11 @@ def test_neighbours_vote_by_cosine():
     angles = np.deg2rad([0, 10, 20, 100, 110, 120, 130])
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     lengths = np.array([1, 50, 3, 2, 9, 0.1, 4], np.float32)[:, None]  # cosine does not see them
-    training = Labelled(features * lengths, np.array([0, 0, 1, 2, 2, 1, 2]))
-    at_five = Labelled(np.array([[np.cos(0.1), np.sin(0.1)]], np.float32), np.array([0]))
-    fitted = k_nearest(training, at_five, 3)
-    assert fitted.settings == {"neighbours": 3}  # of 1, 3 and 5: at 5 a tie is not the reason, 0 has two of five votes
-    np.testing.assert_allclose(np.exp(fitted.log_probabilities(at_five.features)), [[3 / 6, 2 / 6, 1 / 6]], rtol=1e-6)
+    training = Labelled(features * lengths, np.array([0, 0, 1, 1, 1, 2, 2]))
+    asked = Labelled(np.array([[np.cos(0.1), np.sin(0.1)]], np.float32), np.array([0]))
+    fitted = k_nearest(training, asked, 3)
+    assert fitted.settings == {"neighbours": 3}  # the largest that is right: of five, three are of category 1
+    np.testing.assert_allclose(np.exp(fitted.log_probabilities(asked.features)), [[3 / 6, 2 / 6, 1 / 6]], rtol=1e-6)
 
 
 def test_the_number_of_neighbours_is_the_best_on_validation():
@@ -84,11 +85,8 @@ def test_the_number_of_neighbours_is_the_best_on_validation():
     chosen = theirs[fitted.settings["neighbours"]]
     answers = fitted.log_probabilities(TEST.features).argmax(axis=1)
     np.testing.assert_array_equal(answers, chosen.predict(TEST.features))
-    from sklearn.metrics import f1_score
-
-    scores = {
-        k: f1_score(VALIDATION.labels, m.predict(VALIDATION.features), average="macro") for k, m in theirs.items()
-    }
+    predicted = {k: model.predict(VALIDATION.features) for k, model in theirs.items()}
+    scores = {k: f1_score(VALIDATION.labels, answers, average="macro") for k, answers in predicted.items()}
     best = max(scores.values())
     assert fitted.settings["neighbours"] == max(k for k, score in scores.items() if score == best)
 
