@@ -62,9 +62,9 @@ def measure_robustness(
     (https://arxiv.org/abs/1903.12261, section 4) compare rises of the error, but without their reference network.
     Raises ValueError when the labels do not fit or the model has other categories.
     """
-    if model.categories != categories or len(labels) != len(pictures):
-        raise ValueError(f"{len(labels)} labels of {categories} do not fit {len(pictures)} pictures and the model")
-    if not len(labels) or labels.min() < 0 or labels.max() >= len(categories):
+    if model.categories != categories:
+        raise ValueError(f"the model's categories are {model.categories}, not {categories}")
+    if not len(labels) == len(pictures) > 0 or labels.min() < 0 or labels.max() >= len(categories):
         raise ValueError("robustness needs pictures, each with one of the categories as its true one")
     accuracy, clean = _scores(model, pictures, labels)
     kinds = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
