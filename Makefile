@@ -39,7 +39,7 @@ tune: $(VENV)/.ready  ## search MODEL's settings on DATA with Optuna, and retrai
 
 bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning (half an hour on two cores): docs/performance.md
 	$(RUN) experiments.benchmark --data $(DATA) --families blip --sizes 384 --kinds "naive,full,one block" $(FLAGS)
-	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block" $(FLAGS)
+	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block,one block int8" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --output docs/performance.md $(FLAGS)
 
 demo: $(VENV)/.ready  ## train all three families small on the sample and compare them, in minutes
