@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import ClientsideFunction, Dash, Input, dcc, html
 from dash.development.base_component import Component
 
 from dashboard.runs import View
@@ -147,18 +147,15 @@ def store_state(view: View) -> Component | None:
 
 def keep_in_url(app: Dash, page: str, names: Sequence[str], prop: str = "value") -> None:
     """Write the values of the page's controls `<page>-<name>` into the address, so that it can be sent on."""
-    app.clientside_callback(
-        ClientsideFunction("address", "keep"),
-        Output(f"{page}-address", "data"),
-        [Input(f"{page}-{name}", prop) for name in names],
-    )
-
-
-def address_store(page: str) -> Component:
-    """What `keep_in_url` needs in the page's layout."""
-    return dcc.Store(id=f"{page}-address")
+    controls = [Input(f"{page}-{name}", prop) for name in names]
+    app.clientside_callback(ClientsideFunction("address", "keep"), controls)
 
 
 def listed(text: str | None) -> list[str]:
     """The parts of a comma-separated part of the address."""
     return [part for part in (text or "").split(",") if part]
+
+
+def counted(text: str | None, least: int = 1) -> int:
+    """The number in a part of the address, at least `least`; `least` where it holds none."""
+    return max(least, int(text)) if text and text.isdecimal() and len(text) < 7 else least

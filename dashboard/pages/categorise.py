@@ -14,7 +14,6 @@ from flask import Response
 from dashboard.answers import SAMPLES, as_csv, categorise, receive, sample_picture
 from dashboard.boards import best_run, make_board, run_choices
 from dashboard.components import (
-    address_store,
     aria,
     card,
     graph,
@@ -45,7 +44,6 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     return html.Div(
         [
             page_header("Categorise", "Drop pictures of products and see what each model makes of them."),
-            address_store("categorise"),
             *(dcc.Store(id=f"categorise-{name}") for name in ("pictures", "results", "paste", "refused")),
             dcc.Download(id="categorise-download"),
             html.Div(store_state(view), id="categorise-state"),

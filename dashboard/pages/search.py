@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, html
+from dash import Dash, Input, Output, State, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.components import (
     GRID_OPTIONS,
-    address_store,
     aria,
     card,
     empty_state,
@@ -44,7 +43,6 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
             page_header(
                 "Search", "Optuna's studies: every trial is a run, and the test split is read by the winner alone."
             ),
-            address_store("search"),
             html.Div(id="search-state"),
             html.Div(
                 [
@@ -88,7 +86,8 @@ def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[A
     state = store_state(runs.view()) or (
         None if choices else empty_state("No search yet", missing, "make tune", "search")
     )
-    return state, state is not None, choices, chosen or (choices[0]["value"] if choices else None)
+    found = no_update if chosen or not choices else choices[0]["value"]
+    return state, state is not None, choices, found
 
 
 def update_body(runs: Runs, run_id: str | None, version: int | None) -> Any:

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from dash import no_update
 
 from dashboard.figures.search import history, importance_bars, parallel, pareto, slices
 from dashboard.pages import catalogue as catalogue_page
@@ -118,7 +119,7 @@ def runs(filled_store):
 
 def test_a_store_without_a_search_says_how_to_begin_one(runs):
     state, hidden, choices, value = search_page.update_state(runs, 1, None)
-    assert hidden and "make tune" in _text(state) and choices == [] and value is None
+    assert hidden and "make tune" in _text(state) and choices == [] and value is no_update
 
 
 def test_the_search_page_draws_all_of_a_study(table, runs, monkeypatch):
@@ -147,6 +148,8 @@ def test_the_catalogue_page_reports_leaks_duplicates_and_products(runs):
     assert "scores on this split reward memory" in _text(report) and categories[0]["label"] == "All categories"
     pictures, pages = catalogue_page.update_pictures(runs, leaking, "", "training", 1)
     assert _text(pictures).count("/picture/") == 24 and pages > 1
+    behind, _ = catalogue_page.update_pictures(runs, leaking, "", "training", 10_000)
+    assert 0 < _text(behind).count("/picture/") <= 24  # an address from a larger part shows the last page
     assert "groups of near-duplicates" in _text(catalogue_page.update_duplicates(runs, leaking))
 
 
