@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Dash, Input, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.runs import View
@@ -149,6 +149,18 @@ def keep_in_url(app: Dash, page: str, names: Sequence[str], prop: str = "value")
     """Write the values of the page's controls `<page>-<name>` into the address, so that it can be sent on."""
     controls = [Input(f"{page}-{name}", prop) for name in names]
     app.clientside_callback(ClientsideFunction("address", "keep"), controls)
+
+
+def take_first(app: Dash, identity: str) -> None:
+    """Let a choice without a value take the first one as soon as there is one."""
+    app.callback(
+        Output(identity, "value"), Input(identity, "data"), State(identity, "value"), prevent_initial_call=True
+    )(first_choice)
+
+
+def first_choice(choices: Sequence[dict[str, str]], chosen: str | None) -> Any:
+    """The first of the choices where none is chosen."""
+    return no_update if chosen or not choices else choices[0]["value"]
 
 
 def listed(text: str | None) -> list[str]:

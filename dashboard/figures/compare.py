@@ -42,7 +42,7 @@ def drawn(names: Sequence[str], models: Sequence[str]) -> list[Drawn]:
 
 def curves(looks: Sequence[Drawn], epochs: Sequence[Sequence[dict[str, Any]]]) -> go.Figure:
     """Validation loss and macro-F1 of each run over its epochs."""
-    figure = make_subplots(cols=2, horizontal_spacing=0.12)
+    figure = make_subplots(cols=2, horizontal_spacing=0.2)
     for look, entries in zip(looks, epochs, strict=True):
         for column, name in enumerate(("overall_loss", "macro_f1"), start=1):
             figure.add_scatter(

@@ -23,6 +23,7 @@ from dashboard.components import (
     page_header,
     skeleton,
     store_state,
+    take_first,
 )
 from dashboard.figures.catalogue import balance, height_of
 from dashboard.pictures import picture_address
@@ -84,7 +85,6 @@ def register(app: Dash, runs: Runs) -> None:
         Output("catalogue-state", "children"),
         Output("catalogue-content", "hidden"),
         Output("catalogue-split", "data"),
-        Output("catalogue-split", "value"),
         Input("shell-version", "data"),
         State("catalogue-split", "value"),
     )(partial(update_state, runs))
@@ -111,18 +111,18 @@ def register(app: Dash, runs: Runs) -> None:
         Input("catalogue-part", "value"),
         prevent_initial_call=True,
     )(lambda *given: 1)
+    take_first(app, "catalogue-split")
     keep_in_url(app, "catalogue", ("split", "category", "part", "page"))
 
 
-def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any, Any]:
+def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place while the store gives none, and the splits to choose from."""
     choices = split_choices(runs)
     if chosen and chosen not in {each["value"] for each in choices}:
         choices.append({"value": chosen, "label": f"split of run {chosen[:8]}"})
     missing = empty_state("No split yet", "The first run that reads a catalogue brings it here.", "make train")
     state = store_state(runs.view()) or (None if choices else missing)
-    found = no_update if chosen or not choices else choices[0]["value"]
-    return state, state is not None, choices, found
+    return state, state is not None, choices
 
 
 def update_report(runs: Runs, run_id: str | None, category: str | None) -> tuple[Any, Any, Any]:
@@ -263,7 +263,9 @@ def _grid_card(category: str | None, part: str, page: int) -> Component:
         withControls=False,
         **aria(label="Pages of products"),
     )
-    return card("Products", html.Div(id="catalogue-pictures", style={"minHeight": 200}), pages, actions=[controls])
+    pictures = html.Div(id="catalogue-pictures", style={"minHeight": 320})
+    shown = dcc.Loading(pictures, custom_spinner=skeleton(320), delay_show=200)
+    return card("Products", shown, pages, actions=[controls])
 
 
 def _product(split: SplitView, row: Mapping[Any, Any]) -> Component:

@@ -76,7 +76,7 @@ def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[di
     heat: list[dict[str, Any]] = [
         {
             "field": f"f1_{slug}",
-            "headerName": slug.replace("_", " "),
+            "headerName": slug.replace("_", " ").title(),
             "cellRenderer": "Heat",
             "width": 104,
             "filter": False,
@@ -87,16 +87,19 @@ def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[di
         strip = {"slugs": slugs}
         heat = [{"headerName": "F1 a category", "cellRenderer": "HeatStrip", "cellRendererParams": strip, "width": 280}]
     return [
-        {"field": "rank", "headerName": "#", "width": 96, "pinned": "left", "cellRenderer": "Rank", "filter": False},
-        {"field": "name", "headerName": "Run", "minWidth": 170, "flex": 1, "cellRenderer": "RunLink"},
-        {"field": "family", "headerName": "Model", "width": 120, "cellRenderer": "Family"},
-        {"field": "mode", "headerName": "Mode", "width": 110},
+        {
+            **{"field": "rank", "headerName": "#", "width": 76, "pinned": "left", "cellRenderer": "Rank"},
+            **{"filter": False, "cellStyle": {"padding": "0 8px"}, "resizable": False},
+        },
+        {"field": "name", "headerName": "Run", "minWidth": 124, "flex": 1, "cellRenderer": "RunLink"},
         {
             **{"field": "score", "headerName": "Macro-F1", "width": 250, "cellRenderer": "Interval"},
             "cellRendererParams": {"low": low, "high": high},
             "equals": {"function": "false"},  # it also draws what is no score yet: always anew
             "filter": "agNumberColumnFilter",
         },
+        {"field": "family", "headerName": "Model", "width": 120, "cellRenderer": "Family"},
+        {"field": "mode", "headerName": "Mode", "width": 110},
         *heat,
         _number("train", "Training, s", "d3.format(',.3~s')(params.value)"),
         _number("latency", "Latency, ms", "d3.format('.3~r')(params.value)"),

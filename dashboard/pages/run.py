@@ -108,7 +108,8 @@ def update_curves(runs: Runs, version: int | None, run_id: str, epoch: int | Non
     row = runs.row(run_id) or {}
     top = len(epochs)
     place = top + 1 if epoch is None or epoch == last or epoch > top + 1 else epoch
-    marks = [{"value": number, "label": str(number)} for number in range(1, top + 1) if top <= 12 or number % 5 == 0]
+    step = max(1, -(-top // 8))  # so many labels as a phone has room for
+    marks = [{"value": number, "label": str(number)} for number in range(step, top + 2 - step, step)]
     marks.append({"value": top + 1, "label": "test"})
     return learning_curves(epochs, family_colour(row.get("params.model", ""))), top + 1, place, marks
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, html, no_update
+from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from dashboard.components import (
@@ -20,7 +20,9 @@ from dashboard.components import (
     keep_in_url,
     number_tile,
     page_header,
+    skeleton,
     store_state,
+    take_first,
 )
 from dashboard.figures.search import history, importance_bars, parallel, pareto, slices
 from dashboard.runs import Runs
@@ -56,7 +58,11 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         w={"base": "100%", "sm": 420},
                         mb="lg",
                     ),
-                    html.Div(id="search-body"),
+                    dcc.Loading(
+                        html.Div(id="search-body", style={"minHeight": 320}),
+                        custom_spinner=skeleton(320),
+                        delay_show=200,
+                    ),
                 ],
                 id="search-content",
             ),
@@ -71,23 +77,22 @@ def register(app: Dash, runs: Runs) -> None:
         Output("search-state", "children"),
         Output("search-content", "hidden"),
         Output("search-study", "data"),
-        Output("search-study", "value"),
         version,
         State("search-study", "value"),
     )(partial(update_state, runs))
     app.callback(Output("search-body", "children"), Input("search-study", "value"), version)(partial(update_body, runs))
+    take_first(app, "search-study")
     keep_in_url(app, "search", ("study",))
 
 
-def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any, Any]:
+def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place without a study, and the studies to choose from."""
     choices = study_choices(runs.table())
     missing = "Search the settings of a model; its trials appear here while they learn."
     state = store_state(runs.view()) or (
         None if choices else empty_state("No search yet", missing, "make tune", "search")
     )
-    found = no_update if chosen or not choices else choices[0]["value"]
-    return state, state is not None, choices, found
+    return state, state is not None, choices
 
 
 def update_body(runs: Runs, run_id: str | None, version: int | None) -> Any:

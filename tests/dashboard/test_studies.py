@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from dash import no_update
 
+from dashboard.components import first_choice
 from dashboard.figures.search import history, importance_bars, parallel, pareto, slices
 from dashboard.pages import catalogue as catalogue_page
 from dashboard.pages import search as search_page
@@ -118,8 +119,14 @@ def runs(filled_store):
 
 
 def test_a_store_without_a_search_says_how_to_begin_one(runs):
-    state, hidden, choices, value = search_page.update_state(runs, 1, None)
-    assert hidden and "make tune" in _text(state) and choices == [] and value is no_update
+    state, hidden, choices = search_page.update_state(runs, 1, None)
+    assert hidden and "make tune" in _text(state) and choices == []
+    assert first_choice(choices, None) is no_update
+
+
+def test_the_newest_study_is_shown_until_another_is_chosen():
+    choices = [{"value": "b", "label": "B"}, {"value": "a", "label": "A"}]
+    assert first_choice(choices, None) == "b" and first_choice(choices, "a") is no_update
 
 
 def test_the_search_page_draws_all_of_a_study(table, runs, monkeypatch):
