@@ -97,6 +97,11 @@ def test_parallel_lines_run_from_lowest_to_highest(table):
     assert best.y[-1] == 1.0 and list(best.x) == ["learning_rate", "mode", "macro-F1"]
 
 
+def test_a_study_whose_trials_have_no_score_yet_has_no_text_in_the_void(table):
+    figure = parallel(read_study(table[table["run_id"].isin(["s", "t9"])], "s"))
+    assert len(figure.data) == 0 and len(figure.layout.annotations) == 0
+
+
 def test_the_front_of_two_objectives_is_drawn(table):
     front = pareto(read_study(table, "s"), "#000000").data[0]
     assert list(front.y) == [0.65, 0.7]
