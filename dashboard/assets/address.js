@@ -6,7 +6,8 @@
     const text = wanted.toString().replaceAll("%2C", ",").replaceAll("%3A", ":");
     window.history.replaceState(window.history.state, "", window.location.pathname + (text ? "?" + text : ""));
   };
-  const plain = (value) => (Array.isArray(value) ? value.join(",") : value === false ? "" : String(value ?? ""));
+  // what a control stands at by itself (nothing, off, 0) and uploads, which are here alone, are not said
+  const plain = (value) => (Array.isArray(value) ? value.join(",") : String(value || "").replace(/^upload:.*/, ""));
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     address: {
