@@ -13,14 +13,23 @@ from dash.development.base_component import Component
 
 from dashboard.components import aria, icon
 from dashboard.dropzone import sample
-from dashboard.pages import attention, catalogue, categorise, compare, leaderboard, run, search
+from dashboard.pages import attention, catalogue, categorise, compare, leaderboard, run, search, study
 from dashboard.pictures import serve_pictures
 from dashboard.runs import Runs
 from dashboard.security import protect
 from dashboard.theme import MANTINE
 from dashboard.warm import Uploads, WarmModels
 
-PAGES: Final = (leaderboard, run, compare, catalogue, categorise, attention, search)  # in the order of the navigation
+PAGES: Final = (
+    leaderboard,
+    run,
+    compare,
+    catalogue,
+    categorise,
+    attention,
+    search,
+    study,
+)  # in the order of the navigation
 MILLISECONDS_A_TICK: Final = 2000
 LARGEST_REQUEST: Final = 120_000_000  # bytes: eight pictures of 10 MB in base64
 

@@ -127,6 +127,18 @@ def empty_state(title: str, text: str, command: str = "", picture: str = "empty"
     )
 
 
+def table(head: Sequence[str], body: Sequence[Sequence[Any]], label: str, most_pixels: int = 0) -> Component:
+    """A table of texts or components whose first column names the row; it scrolls by itself, by keyboard too."""
+    rows = [
+        dmc.TableTr([dmc.TableTh(row[0], className="row-name"), *(dmc.TableTd(cell) for cell in row[1:])])
+        for row in body
+    ]
+    parts = [dmc.TableThead(dmc.TableTr([dmc.TableTh(name) for name in head])), dmc.TableTbody(rows)]
+    style = {"maxHeight": most_pixels, "overflowY": "auto"} if most_pixels else {}
+    made = dmc.Table(parts, highlightOnHover=True, stickyHeader=bool(most_pixels))
+    return html.Div(made, className="scroll-x", style=style, tabIndex=0, role="region", **aria(label=label))
+
+
 def skeleton(height: int = 320) -> Component:
     """The shape of what is on its way."""
     return dmc.Skeleton(height=height, radius="md")

@@ -58,7 +58,9 @@ def view_cards(runs: Runs, views: Sequence[View]) -> Component:
     scale = html.Div(
         [html.Span("matters little"), html.Span(className="ramp"), html.Span("matters most")], className="scale"
     )
-    cards = dmc.SimpleGrid([_card(runs, view) for view in views], cols={"base": 1, "xs": 2, "lg": min(4, max(2, len(views)))}, spacing="md")
+    cards = dmc.SimpleGrid(
+        [_card(runs, view) for view in views], cols={"base": 1, "xs": 2, "lg": min(4, max(2, len(views)))}, spacing="md"
+    )
     head = dmc.Group([dmc.Title("Maps", order=2, size="h4"), scale], justify="space-between", mt="xl", mb="md")
     return html.Div([head, cards])
 
