@@ -62,6 +62,9 @@ class Config(BaseModel):
     )
     cache_gib: float = Field(10.0, ge=0, le=1e6, description="most GiB on disk for what frozen layers computed")
     cache_precision: Literal["fp16", "fp32"] = Field("fp16", description="numbers that it is kept in")
+    prefix: Literal["torch", "int8"] = Field(
+        "torch", description="what runs frozen layers: PyTorch, or onnxruntime in int8, whose error is logged"
+    )
     objective: Literal["classify", "generate"] = Field(
         "classify", description="learn a classification head, or to write the category's sentence (blip, git)"
     )

@@ -273,7 +273,8 @@ def _fit(
 
     cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     started = time.perf_counter()
-    best = Fit(config, data, model, root / "checkpoints" / run.run_id, cache, progress, say).run(begin, track)
+    folder = root / "checkpoints" / run.run_id
+    best = Fit(config, data, model, folder, cache, progress, say, run.metrics).run(begin, track)
     run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, frozen layers included
     return best
 

@@ -17,6 +17,7 @@ from vlm_core.benchmark.cost import pareto
 _SYMBOLS: Final = {"zero-shot": "x", "probe": "diamond", "lora": "star", "lp-ft": "square", "full": "circle"}
 
 
+_WIDE: Final = 4.0  # highest cost over lowest, from which the axis doubles
 _DOUBLING: Final = {"type": "log", "dtick": math.log10(2), "tickformat": ",.3~s"}
 
 
@@ -28,7 +29,7 @@ def pareto_front(rows: Sequence[dict[str, Any]], cost: str) -> list[dict[str, An
 
 
 def score_against_cost(rows: Sequence[dict[str, Any]], cost: str) -> go.Figure:
-    """Macro-F1 with its interval over a cost on a log axis, a colour a family, and the Pareto front."""
+    """Macro-F1 with its interval over a cost (logarithmic where wide), a colour a family, and the Pareto front."""
     figure = go.Figure()
     front = pareto_front(rows, cost)
     if len(front) > 1:
@@ -39,10 +40,11 @@ def score_against_cost(rows: Sequence[dict[str, Any]], cost: str) -> go.Figure:
         members = [row for row in rows if row["family"] == family and None not in (row.get("score"), row.get(cost))]
         if members:
             figure.add_scatter(**_points(members, cost), name=name, marker=_marker(members, family))
-    positive = all(row[cost] > 0 for row in rows if row.get(cost) is not None)
+    costs = [row[cost] for row in rows if row.get(cost) is not None]
+    wide = bool(costs) and min(costs) > 0 and max(costs) > _WIDE * min(costs)
     figure.update_layout(
         **layout(
-            xaxis={"title": {"text": COSTS[cost][1]}, **(_DOUBLING if positive else {})},
+            xaxis={"title": {"text": COSTS[cost][1]}, **(_DOUBLING if wide else {})},
             yaxis={"title": {"text": "test macro-F1"}},
         )
     )

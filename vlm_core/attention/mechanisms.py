@@ -176,6 +176,7 @@ class Mechanism(nn.Module):
     """
 
     readout: Readout = "tokens"
+    names: Tensor
 
     def __init__(self, name: str, names: Tensor, token_width: int) -> None:
         """`name` is one of DESIGNS, `names` (C, T) are frozen vectors of the categories' names."""
@@ -203,25 +204,24 @@ class Mechanism(nn.Module):
 
     def _block(self, last: bool) -> nn.Module:
         kind, weighting = self.design.kind, self.design.weighting
-        hidden = self._hidden()
+        hidden = self._hidden_units()
         if kind == "joint-self-attention":
             return JointBlock(weighting, hidden, last)
         if kind in POOLED:
             return PooledBlock(hidden)
         return CrossBlock(weighting, hidden, among_each_other=kind == "cross-attention")
 
-    def _hidden(self) -> int:
-        """Width of an MLP's hidden layer that gives a block 12 WIDTH^2 weights, the projection of names included.
+    def _hidden_units(self) -> int:
+        """Width of an MLP's hidden layer with which a mechanism has about 12 DEPTH WIDTH^2 + T WIDTH weights in all.
 
-        A hidden unit has 2 WIDTH weights, an attention 4 WIDTH^2, and half of them where it has no queries and keys.
+        The second term is a projection of names. A hidden unit has 2 WIDTH weights, an attention 4 WIDTH^2, and half
+        of them where it has no queries and keys.
         """
         attentions = {"cross-attention": 2, "attention-pool": 1, "joint-self-attention": 1}.get(self.design.kind, 0)
         units = 6 * WIDTH - 2 * WIDTH * attentions
         if self.design.weighting == "uniform":
             units += WIDTH
-        if self.reads_names:
-            units -= self.project_names.in_features // (2 * DEPTH)
-        return units
+        return units if self.reads_names else units + self.names.shape[1] // (2 * DEPTH)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, C) for tokens (B, 1 + N, D), the class token first."""
@@ -242,7 +242,7 @@ class Mechanism(nn.Module):
             parts.append(self.project_names(self.names)[None])
         if self.has_query:
             parts.append(self.query)
-        return _normalise(self.project(tokens[:, 1:])), torch.cat(parts, dim=1).expand(len(tokens), -1, -1)
+        return self.project(tokens[:, 1:]), torch.cat(parts, dim=1).expand(len(tokens), -1, -1)
 
     def log_probabilities(self, state: State) -> Tensor:
         """Log-softmax (B, C) of the logits."""

@@ -139,7 +139,8 @@ def _place(picture: Picture, share: float, generator: np.random.Generator) -> tu
 
 
 def _levels(values: NDArray[np.floating]) -> Picture:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    rounded: Picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded
 
 
 CORRUPTIONS: Final[dict[str, Corruption]] = {
