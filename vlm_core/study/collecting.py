@@ -112,9 +112,9 @@ def _read_trial(reader: RunReader, cell: Cell, row: pd.Series[Any], folder: Path
 
 
 def collect(
-    parent: str, name: str, plan: Plan, config: Config, data: Data, failed: Mapping[str, str]
+    parent: str, name: str, plan: Plan, config: Config, data: Data, failed: Mapping[str, str], *, whole: bool = True
 ) -> results.Results:
-    """The results of the cells that have finished so far."""
+    """The results of the cells that have finished so far; not `whole`, without cost and audit, which take a while."""
     from vlm_core.tracking.tags import machine_tags
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -137,8 +137,8 @@ def collect(
             calibration=tuple(_calibration(main)),
             gaps=tuple(_gaps(main, data, words(config.attributes))),
             rules=tuple(_rules(trials)),
-            cost=_costs(main, data, config) if "cost" in plan.parts else (),
-            labels=_labels(trials, main, data) if "labels" in plan.parts else None,
+            cost=_costs(main, data, config) if whole and "cost" in plan.parts else (),
+            labels=_labels(trials, main, data) if whole and "labels" in plan.parts else None,
             faithfulness={label: found for label, each in main.items() if (found := each[0].json("faithfulness"))},
             mechanism={label: found for label, each in main.items() if (found := each[0].json("mechanism"))},
         )
@@ -274,6 +274,56 @@ def _robustness(cells: Mapping[str, Sequence[Trial]]) -> list[results.Robustness
             )
         )
     return rows
+
+
+def _calibration(cells: Mapping[str, Sequence[Trial]]) -> list[results.CalibrationRow]:
+    from vlm_core.evaluation.selective import detect_unknown, measure_risk_coverage
+    from vlm_core.evaluation.temperature import measure_scaling
+
+    rows = []
+    for label, trials in cells.items():
+        tested = [trial.evaluation.predictions for trial in trials]
+        scalings = [measure_scaling(trial.validation, each) for trial, each in zip(trials, tested, strict=True)]
+        curves = [measure_risk_coverage(each) for each in tested]
+        unknown = [trial.answers("unknown") for trial in trials]
+        found = [
+            detect_unknown(each.probabilities.max(axis=1), strange.probabilities.max(axis=1))
+            for each, strange in zip(tested, unknown, strict=True)
+            if strange is not None and len(strange)
+        ]
+        rows.append(
+            results.CalibrationRow(
+                label=label,
+                run_ids=tuple(trial.run_id for trial in trials),
+                temperature=over_seeds([each.temperature for each in scalings]),
+                ece=over_seeds([each.before.ece for each in scalings]),
+                ece_scaled=over_seeds([each.after.ece for each in scalings]),
+                nll=over_seeds([each.before.nll for each in scalings]),
+                nll_scaled=over_seeds([each.after.nll for each in scalings]),
+                aurc=over_seeds([each.aurc for each in curves]),
+                coverage=curves[0].coverage,
+                risk=curves[0].risk,
+                unknown=found[0].unknown if found else 0,
+                auroc_unknown=over_seeds([each.auroc.value for each in found]) if found else None,
+                auroc_products=found[0].auroc if found else None,
+            )
+        )
+    return rows
+
+
+def _gaps(cells: Mapping[str, Sequence[Trial]], data: Data, attributes: Sequence[str]) -> list[results.GapRow]:
+    from vlm_core.evaluation.gaps import measure_gaps
+
+    products = data.catalogue.products.set_index("product_id")
+    table = products[[name for name in attributes if name in products.columns]]
+    return [
+        results.GapRow(
+            label,
+            tuple(trial.run_id for trial in trials),
+            measure_gaps([trial.evaluation.predictions for trial in trials], table),
+        )
+        for label, trials in cells.items()
+    ]
 
 
 def _rules(trials: Trials) -> list[results.RulesRow]:

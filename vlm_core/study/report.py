@@ -6,12 +6,11 @@ import base64
 import csv
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vlm_core.data import Data
-from vlm_core.storing import write_whole
 from vlm_core.study.measuring import FOLDER
 from vlm_core.study.results import FILE, Results
 from vlm_core.study.sections import LABELS, Section, make_sections
@@ -33,10 +32,18 @@ def write_report(run: RunWriter, results: Results, data: Data) -> None:
     }
     if results.labels:
         texts["labels.csv"] = _as_csv(results.labels.rows)
+    _keep(run, texts)
+
+
+def write_results(run: RunWriter, results: Results) -> None:
+    """Nothing; `results.json` is in `study` of the run's artifacts, for those who watch the study run."""
+    _keep(run, {FILE: results.to_json()})
+
+
+def _keep(run: RunWriter, texts: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in texts.items():
-            content = text.encode("utf-8", "surrogatepass")
-            write_whole(Path(folder) / name, lambda file, content=content: file.write(content))
+            (Path(folder) / name).write_text(text, encoding="utf-8", errors="surrogatepass")
         run.artifact(Path(folder), FOLDER)
 
 

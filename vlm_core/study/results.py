@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
+from vlm_core.benchmark.cost import Cost
 from vlm_core.evaluation.bootstrap import Estimate
-from vlm_core.evaluation.gaps import AttributeGap
+from vlm_core.evaluation.gaps import Gap
 from vlm_core.evaluation.rules import RuleScore
 from vlm_core.evaluation.seed_comparison import SeedComparison
 
@@ -88,7 +89,8 @@ class CalibrationRow:
     coverage: tuple[float, ...]  # of the first seed's curve
     risk: tuple[float, ...]
     unknown: int  # products of categories that no model was trained on
-    auroc_unknown: Estimate  # of telling them by confidence, over seeds
+    auroc_unknown: Estimate | None  # of telling them by confidence, over seeds; None where there are none
+    auroc_products: Estimate | None  # of the first seed alone, with DeLong's interval over products
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class GapRow:
 
     label: str
     run_ids: tuple[str, ...]
-    gaps: tuple[AttributeGap, ...]
+    gaps: tuple[Gap, ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class CostRow:
 
     label: str
     run_id: str
-    cost: Mapping[str, Any]  # as vlm_core.benchmark.cost.Cost has it
+    cost: Cost
     macro_f1: float
     on_front: bool  # no other is both cheaper (p50) and better
 

@@ -19,7 +19,7 @@ from vlm_core.data import Say, load_data
 from vlm_core.errors import UserError
 from vlm_core.progress import Progress
 from vlm_core.study.cells import Done, Todo, carry_out
-from vlm_core.study.plan import MECHANISM, Plan, plan_study
+from vlm_core.study.plan import MECHANISM, Cell, Plan, plan_study
 from vlm_core.tracking import tags
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.writer import RunWriter
@@ -50,7 +50,7 @@ def run_study(config: Config, root: Path, progress: Progress, say: Say) -> Study
     """
     from vlm_core.attention.mechanisms import DESIGNS
     from vlm_core.study.collecting import collect
-    from vlm_core.study.report import write_report
+    from vlm_core.study.report import write_report, write_results
 
     plan = plan_study(config, tuple(DESIGNS))
     name = config.study or config.preset
@@ -62,12 +62,16 @@ def run_study(config: Config, root: Path, progress: Progress, say: Say) -> Study
         run.end_dead_children()
         todo = find_todo(plan, RunReader().children(run.run_id))
         say(f"Study {name}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} of them done before.")
-        failed: dict[str, str] = {}
+        failed, left = dict[str, str](), {each.cell.key for each in todo}
         for number, done in enumerate(_carry_out(todo, plan, config, root, run.run_id), start=1):
             ended = f"FAILED: {done.failure}" if done.failure else f"run {done.run_id}"
             say(f"[{number}/{len(todo)}] {done.key}: {ended} ({done.seconds:.0f} s).")
             if done.failure:
                 failed[done.key] = done.failure
+            left.discard(done.key)
+            if left and not any(Cell.of(key).seed == Cell.of(done.key).seed for key in left):
+                # the dashboard shows it while the other seeds run
+                write_results(run, collect(run.run_id, name, plan, config, data, failed, whole=False))
         say("Collecting the results ...")
         results = collect(run.run_id, name, plan, config, data, failed)
         write_report(run, results, data)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.study import drawing
 from vlm_core.study.results import Results, Row
+
+LABELS: Final = "Labels that look wrong"
 
 
 @dataclass(frozen=True)
@@ -215,20 +218,132 @@ def _calibration(results: Results) -> Section | None:
         (
             row.label,
             *(shown(each) for each in (row.temperature, row.ece, row.ece_scaled, row.nll, row.nll_scaled, row.aurc)),
-            f"{shown(row.auroc_unknown)} (n = {row.unknown})" if row.unknown else "",
+            *("" if each is None else shown(each) for each in (row.auroc_unknown, row.auroc_products)),
         )
         for row in results.calibration
     )
-    columns = ("", "temperature", "ECE", "ECE, scaled", "NLL", "NLL, scaled", "AURC", "AUROC of unknown")
+    columns = ("", "temperature", "ECE", "ECE, scaled", "NLL", "NLL, scaled", "AURC", "AUROC over seeds", "AUROC, one seed")
     says = (
         "Temperature is fitted on validation (Guo et al. 2017). AURC is the area under the risk-coverage curve, lower is "
-        "better. Unknown products are of categories that no model was trained on; 0.5 is guessing. They are few: read "
-        "the interval, which is over seeds and not over products.",
+        "better. AUROC is of telling, by confidence, products of known categories from "
+        f"{results.calibration[0].unknown} of categories that no model was trained on; 0.5 is guessing. Its first interval "
+        "is over seeds, which all see the same unknown products; the second is DeLong's over products, of one seed.",
     )
     figure = drawing.draw_risk({row.label: (row.coverage, row.risk) for row in results.calibration})
     return Section(
         "Calibration and the unknown", says, (Table("Means over seeds", columns, rows),), (("Risk and coverage", figure),)
     )
+
+
+def _attention(results: Results) -> Section | None:
+    if not results.faithfulness:
+        return None
+    curves = {
+        f"{label}: {name}": {each["map"]: (found["shares"], each[name]) for each in found["curves"]}
+        for label, found in results.faithfulness.items()
+        for name in ("deletion", "insertion")
+    }
+    n = next(iter(results.faithfulness.values()))["n"]
+    says = (
+        f"Maps of {n} test products of the first seed, by each family's own mechanism (raw) and weighted by gradients "
+        "(Chefer et al. 2021). Cells of a fixed grid are blurred, most important first (deletion: a low area is good), or "
+        "come back (insertion: a high one is). Controls: a random order, nearness to the centre, and another picture's map.",
+        *(each["verdict"] for found in results.faithfulness.values() for each in found["comparisons"]),
+    )
+    tables = (_area_table(results), _randomised_table(results), _mechanism_table(results))
+    figure = drawing.draw_curves(curves)
+    return Section("What attention maps are worth", says, tables, (("Deletion and insertion", figure),))
+
+
+def _area_table(results: Results) -> Table:
+    rows = tuple(
+        (f"{label}: {each['map']}", _interval(each["deletion_area"]), _interval(each["insertion_area"]))
+        for label, found in results.faithfulness.items()
+        for each in found["curves"]
+    )
+    return Table("Area under the curves, mean over pictures", ("", "deletion", "insertion"), rows)
+
+
+def _randomised_table(results: Results) -> Table:
+    rows = tuple(
+        (f"{label}: {each['method']}", _interval(each["correlation"]))
+        for label, found in results.faithfulness.items()
+        for each in found["randomised"]
+    )
+    return Table("Likeness to the map of shuffled weights (Adebayo et al. 2018)", ("", "Spearman's correlation"), rows)
+
+
+def _mechanism_table(results: Results) -> Table:
+    names = ("relative_entropy", "distance_share", "product_share", "product_area", "head_diversity")
+    rows = tuple(
+        (
+            f"{label}: {layer['name']}, {layer['kind']}",
+            *("" if layer[name] is None else f"{layer[name]:.3f}" for name in names),
+        )
+        for label, layers in results.mechanism.items()
+        for layer in layers
+    )
+    columns = ("entropy (1: even)", "distance (share of side)", "on the product", "product's area", "head diversity")
+    return Table("Each layer's attention", ("", *columns), rows)
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    return shown(Estimate(value["value"], value["low"], value["high"]))
+
+
+def _gaps(results: Results) -> Section | None:
+    if not results.gaps:
+        return None
+    gaps = tuple(
+        (
+            f"{row.label}: {gap.attribute}",
+            f"{gap.best} − {gap.worst}",
+            shown(gap.accuracy_gap),
+            p_value(gap.p_holm),
+            p_value(gap.p_within_categories),
+        )
+        for row in results.gaps
+        for gap in row.gaps
+        if gap.best
+    )
+    values = tuple(
+        (
+            f"{row.label}: {gap.attribute} {value.value or 'not given'}" + (" (thin)" if value.thin else ""),
+            f"{value.n:,}",
+            shown(value.accuracy),
+            f"{value.macro_f1:.3f}",
+        )
+        for row in results.gaps
+        for gap in row.gaps
+        for value in gap.values
+    )
+    says = (
+        "Accuracy of the best served value less that of the worst. Each product counts once over the seeds; values with "
+        "fewer than 20 products are thin and left out. Subgroups hold different categories, some harder than others: the "
+        "last p-value is of a difference that is left within categories.",
+    )
+    columns = ("", "best and worst", "gap (95 %)", "p, Holm", "p within categories")
+    tables = (Table("Gaps", columns, gaps), Table("Values", ("", "n", "accuracy (95 %)", "macro-F1"), values))
+    return Section("Subgroup gaps", says, tables)
+
+
+def _labels(results: Results) -> Section | None:
+    labels = results.labels
+    if labels is None:
+        return None
+    without = tuple((label, shown(whole), shown(kept)) for label, (whole, kept) in labels.without.items())
+    counts = tuple((name, f"{count:,}") for name, count in labels.by_category.items())
+    says = (
+        f"Confident learning (Northcutt et al. 2021) on out-of-fold probabilities of a logistic regression over frozen "
+        f"features: of {labels.products:,} products {labels.flagged:,} have a label that looks wrong. They are candidates, "
+        "not errors: a category of price, such as Free Items, looks wrong by construction. `labels.csv` lists all; the "
+        "worst are shown.",
+    )
+    tables = (
+        Table("Test macro-F1 of the first seed with all products, and without those", ("", "all", "without"), without),
+        Table("Flagged, by given category", ("", "products"), counts),
+    )
+    return Section(LABELS, says, tables)
 
 
 def _rules(results: Results) -> Section | None:
