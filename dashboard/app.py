@@ -20,16 +20,8 @@ from dashboard.security import protect
 from dashboard.theme import MANTINE
 from dashboard.warm import Uploads, WarmModels
 
-PAGES: Final = (
-    leaderboard,
-    run,
-    compare,
-    catalogue,
-    categorise,
-    attention,
-    search,
-    study,
-)  # in the order of the navigation
+# in the order of the navigation
+PAGES: Final = (leaderboard, run, compare, study, catalogue, categorise, attention, search)
 MILLISECONDS_A_TICK: Final = 2000
 LARGEST_REQUEST: Final = 120_000_000  # bytes: eight pictures of 10 MB in base64
 

@@ -55,12 +55,10 @@ def ask(looker: Looker, run_id: str, source: str, method: Any, category: str, la
 
 def view_cards(runs: Runs, views: Sequence[View]) -> Component:
     """A card a model, and what the colours mean."""
-    scale = html.Div(
-        [html.Span("matters little"), html.Span(className="ramp"), html.Span("matters most")], className="scale"
-    )
-    cards = dmc.SimpleGrid(
-        [_card(runs, view) for view in views], cols={"base": 1, "xs": 2, "lg": min(4, max(2, len(views)))}, spacing="md"
-    )
+    ramp = [html.Span("matters little"), html.Span(className="ramp"), html.Span("matters most")]
+    scale = html.Div(ramp, className="scale")
+    columns = {"base": 1, "xs": 2, "lg": min(4, max(2, len(views)))}
+    cards = dmc.SimpleGrid([_card(runs, view) for view in views], cols=columns, spacing="md")
     head = dmc.Group([dmc.Title("Maps", order=2, size="h4"), scale], justify="space-between", mt="xl", mb="md")
     return html.Div([head, cards])
 

@@ -182,12 +182,9 @@ def _leak(runs: Runs, found: Evidence) -> Component | None:
     ]
     panels, categories = len({row["label"] for row in rows}), len({row["category"] for row in rows})
     drawn = graph("study-leak", figures.leak_dumbbells(rows), "F1 under both protocols", 110 + 44 * categories)
-    scroll = html.Div(
-        drawn, className="scroll-x wide", tabIndex=0, role="region", **aria(label="F1 under both protocols")
-    )
     return card(
         "What the leak is worth",
-        scroll if panels > 1 else drawn,
+        _wide(drawn, "F1 under both protocols") if panels > 1 else drawn,
         table(head, body, "Both protocols", most_pixels=420),
         note="The same configurations under both protocols, means over seeds; their test products differ.",
         actions=[leak_badge()],
@@ -217,7 +214,7 @@ def _robustness(runs: Runs, found: Evidence) -> Component | None:
     drawn = graph("study-drops", figure, "Relative drop by corruption", figures.height_of(len(rows)) + 60)
     return card(
         "Robustness",
-        html.Div(drawn, className="scroll-x wide", tabIndex=0, role="region", **aria(label="Relative drop")),
+        _wide(drawn, "Relative drop"),
         table(["", "Mean drop"], [[_linked(row), shown(row["mean_drop"], ".1%")] for row in rows], "Mean drop"),
         note="Relative drop of macro-F1 on spoilt pictures, mean over three severities; none was trained on.",
     )
@@ -234,7 +231,7 @@ def _calibration(runs: Runs, found: Evidence) -> Component | None:
         "Calibration and the unknown",
         graph("study-risk", figures.risk_curves(rows), "Risk over coverage", 340),
         table(head, body, "Calibration"),
-        note="Temperature is fitted on validation. Unknown products are of categories no model learnt; 0.5 is guessing.",
+        note="Temperature is fitted on validation. Unknown products are of categories that no model learnt.",
     )
 
 
@@ -312,6 +309,11 @@ def _costs(runs: Runs, found: Evidence) -> Component | None:
 
 def _faithfulness(runs: Runs, found: Evidence) -> Component | None:
     return None
+
+
+def _wide(drawn: Component, label: str) -> Component:
+    """A figure that scrolls by itself where the page is narrow."""
+    return html.Div(drawn, className="scroll-x wide", tabIndex=0, role="region", **aria(label=label))
 
 
 def _p(value: float | None) -> str:
