@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -11,6 +12,7 @@ import plotly.graph_objects as go
 from dashboard.boards import COSTS
 from dashboard.components import FAMILY_NAMES
 from dashboard.theme import family_colour, layout
+from vlm_core.benchmark.cost import pareto
 
 _SYMBOLS: Final = {"zero-shot": "x", "probe": "diamond", "lora": "star", "lp-ft": "square", "full": "circle"}
 
@@ -20,12 +22,9 @@ _DOUBLING: Final = {"type": "log", "dtick": math.log10(2), "tickformat": ",.3~s"
 
 def pareto_front(rows: Sequence[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
     """The rows, cheapest first, than which none is both cheaper (or as cheap) and better; rows without either out."""
-    front: list[dict[str, Any]] = []
     usable = [row for row in rows if row.get("score") is not None and row.get(cost) is not None]
-    for row in sorted(usable, key=lambda row: (row[cost], -row["score"])):
-        if not front or row["score"] > front[-1]["score"]:
-            front.append(row)
-    return front
+    on_front = pareto([(row[cost], row["score"]) for row in usable])
+    return sorted(itertools.compress(usable, on_front), key=lambda row: row[cost])
 
 
 def score_against_cost(rows: Sequence[dict[str, Any]], cost: str) -> go.Figure:

@@ -109,10 +109,13 @@ class Sentences:
     @torch.no_grad()
     def log_probabilities(self, state: State) -> Tensor:
         """Log of p(sentence | picture), normalised over the categories' sentences (B, C)."""
-        (tokens,) = state
+        return functional.log_softmax(self.log_likelihoods(state[0]), dim=1)
+
+    @torch.no_grad()
+    def log_likelihoods(self, tokens: Tensor) -> Tensor:
+        """Log of p(sentence | picture) among all texts (B, C), the end token included, for image tokens (B, N, D)."""
         first, cache = self.captioner.read_prompt(tokens)
-        scores = [self._score(tokens, first, cache, sentence) for sentence in self.sentences]
-        return functional.log_softmax(torch.stack(scores, dim=1), dim=1)
+        return torch.stack([self._score(tokens, first, cache, sentence) for sentence in self.sentences], dim=1)
 
     def _score(self, tokens: Tensor, first: Tensor, cache: Any, sentence: list[int]) -> Tensor:
         score = functional.log_softmax(first, dim=-1)[:, sentence[0]]  # (B,)

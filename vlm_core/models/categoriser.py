@@ -154,7 +154,7 @@ class VisionLanguageCategoriser:
         if any(ADAPTER in name for name in named):
             for name, weight in named.items():
                 weight.requires_grad_(ADAPTER in name)
-        if isinstance(self.answer, Head):
+        if isinstance(self.answer, nn.Module):
             named |= {f"head.{name}": weight for name, weight in self.answer.named_parameters()}
         return {name: weight for name, weight in named.items() if weight.requires_grad}
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_core.models.blocks import FIRST, vision_stages
+from vlm_core.models.blocks import ALL, FIRST, vision_stages
 from vlm_core.models.contract import Readout, Stage, State
 
 
@@ -26,9 +26,7 @@ class Clip:
         return int(self.hf.config.projection_dim if readout == "fused" else self.hf.config.vision_config.hidden_size)
 
     def stages(self, readout: Readout) -> tuple[Stage, ...]:
-        """The chain; raises ValueError for `tokens`, which no CLIP part reads."""
-        if readout == "tokens":
-            raise ValueError("CLIP has no decoder that reads image tokens")
+        """The chain; no part of CLIP reads `tokens` (B, N, D), which end at the last block."""
         vision, projection = self.hf.vision_model, self.hf.visual_projection
 
         def embed(state: State) -> State:
@@ -39,9 +37,11 @@ class Clip:
 
         chain = [
             Stage("vision.embed", "vision", (vision.embeddings, vision.pre_layrnorm), embed),
-            *vision_stages(vision.encoder.layers, read=FIRST),
-            Stage("vision.pool", "vision", (vision.post_layernorm,), pool),
+            *vision_stages(vision.encoder.layers, read=ALL if readout == "tokens" else FIRST),
         ]
+        if readout == "tokens":
+            return tuple(chain)
+        chain.append(Stage("vision.pool", "vision", (vision.post_layernorm,), pool))
         if readout == "fused":
             chain.append(Stage("fusion.project", "fusion", (projection,), lambda state: (projection(state[0]),)))
         return tuple(chain)

@@ -1,0 +1,154 @@
+"""What attention contributes: one frozen vision tower with kept tokens, and nothing exchanged but the mechanism."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlm_core.attention.mechanisms import Mechanism
+from vlm_core.config import Config
+from vlm_core.data import Data, Say
+from vlm_core.evaluation.predictions import Predictions
+from vlm_core.fitting import Fit
+from vlm_core.models.answers import Answer
+from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.models.clip import Clip
+from vlm_core.models.contract import Adapter, Captioner
+from vlm_core.models.loading import Weights
+from vlm_core.progress import Progress
+from vlm_core.training.batches import PLAIN_BATCH, chunks
+from vlm_core.training.states import StateCache
+
+# Every mechanism is trained once with each, and the best on validation is kept.
+LEARNING_RATES: Final = (3e-4, 1e-3, 3e-3)
+
+
+@dataclass(frozen=True)
+class MechanismResult:
+    """One mechanism with one seed, at the learning rate and epoch that were best on validation."""
+
+    mechanism: str
+    seed: int
+    weights: int  # that were trained
+    learning_rate: float  # chosen
+    validation_macro_f1: dict[float, float]  # learning rate -> best epoch's
+    best_epoch: int  # of the chosen learning rate's training, from 1
+    seconds: float  # of training with all learning rates, without the tower
+    validation: Predictions
+    test: Predictions
+
+
+class MechanismCategoriser(VisionLanguageCategoriser):
+    """A family's vision tower, all of it frozen and shared, under a mechanism. It is compared, never served."""
+
+    def __init__(
+        self, mechanism: str, hf: Any, tokenizer: Any, family: str, categories: tuple[str, ...], canvas: tuple[int, int]
+    ) -> None:
+        self.mechanism = mechanism
+        super().__init__(hf, tokenizer, Description(family, categories, canvas, "head", "tokens", {}))
+
+    def _make_answer(self) -> Answer:
+        names = name_vectors(self.adapter, self.categories)
+        return Mechanism(self.mechanism, names, self.adapter.width("tokens")).eval()
+
+    def save(self, folder: Path) -> None:
+        """Nothing: raises TypeError, for what it would write could not be loaded."""
+        raise TypeError("a mechanism of the ablation is not kept")
+
+
+def run_mechanism(
+    mechanism: str,
+    config: Config,
+    data: Data,
+    tower: Weights,
+    cache: StateCache,
+    progress: Progress,
+    say: Say,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+) -> MechanismResult:
+    """The result of one of DESIGNS with the seed of the settings, on data that the same seed has drawn.
+
+    `tower` is a family's model, of which the vision tower alone is used. Initialisation, order of products, views,
+    optimiser, steps and learning rates to choose from are the same for every mechanism; the test split is read once,
+    by the learning rate chosen. The same call gives the same result.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        fits = [
+            _make_fit(mechanism, config, rate, data, tower, Path(folder) / str(number), cache, progress, say)
+            for number, rate in enumerate(learning_rates)
+        ]
+        cut = len(fits[0].model.stages)
+        fits[0].stored(fits[0].pixels(), cut, config.views)  # what all mechanisms share takes none of their seconds
+        started = time.perf_counter()
+        weights: list[int] = []
+        positions = [fit.run(weights.append, lambda report: None) for fit in fits]
+        seconds = time.perf_counter() - started
+    chosen = max(range(len(fits)), key=lambda number: positions[number].best_macro_f1)
+    return MechanismResult(
+        mechanism=mechanism,
+        seed=config.seed,
+        weights=weights[chosen],
+        learning_rate=learning_rates[chosen],
+        validation_macro_f1={
+            rate: position.best_macro_f1 for rate, position in zip(learning_rates, positions, strict=True)
+        },
+        best_epoch=positions[chosen].best_epoch,
+        seconds=seconds,
+        validation=_predict(fits[chosen], data.split.validation),
+        test=_predict(fits[chosen], data.split.test),
+    )
+
+
+def _make_fit(
+    mechanism: str,
+    config: Config,
+    learning_rate: float,
+    data: Data,
+    tower: Weights,
+    folder: Path,
+    cache: StateCache,
+    progress: Progress,
+    say: Say,
+) -> Fit:
+    """A training of the mechanism alone."""
+    torch.manual_seed(config.seed)
+    model = MechanismCategoriser(
+        mechanism, tower.hf, tower.tokenizer, config.family, data.split.categories, data.catalogue.pictures.canvas
+    )
+    config = config.model_copy(update={"mode": "probe", "learning_rate": learning_rate})
+    return Fit(config, data, model, folder, cache, progress, say)
+
+
+@torch.inference_mode()
+def _predict(fit: Fit, rows: NDArray[np.int64]) -> Predictions:
+    """The answers of a trained mechanism on plain views of catalogue rows (n,), from kept tokens."""
+    model, cut = fit.model, len(fit.model.stages)
+    model.set_training(False, cut)
+    tokens = fit.fill(fit.pixels(), cut, 0, rows, fit.entry(model.fingerprint(cut), 0))
+    answers = [model.answer.log_probabilities(tokens.take(chosen)) for chosen in chunks(rows, PLAIN_BATCH)]
+    return Predictions(
+        product_ids=fit.data.catalogue.products["product_id"].to_numpy(str)[rows],
+        labels=fit.data.split.labels[rows],
+        log_probabilities=torch.cat(answers).cpu().numpy(),
+        categories=model.categories,
+    )
+
+
+@torch.no_grad()
+def name_vectors(adapter: Adapter, categories: Sequence[str]) -> Tensor:
+    """A frozen vector (C, T) a category's name: of CLIP's text tower, else the mean of its pieces' embeddings."""
+    names = [name.lower() for name in categories]
+    if isinstance(adapter, Clip):
+        return adapter.text_embeddings(names).clone()
+    assert isinstance(adapter, Captioner)
+    embeddings = adapter.hf.get_input_embeddings().weight
+    return torch.stack([embeddings[adapter.sentence_ids(name)[:-1]].mean(dim=0) for name in names])

@@ -1,0 +1,315 @@
+"""From the runs of a study's cells to its results."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from vlm_core.config import STUDY, Config
+from vlm_core.data import Data, words
+from vlm_core.errors import UserError
+from vlm_core.evaluation.evaluation import Evaluation, evaluate
+from vlm_core.evaluation.predictions import Predictions
+from vlm_core.evaluation.rules import RuleScore
+from vlm_core.evaluation.seeds import over_seeds
+from vlm_core.study import results
+from vlm_core.study.measuring import FOLDER
+from vlm_core.study.plan import BASELINE, MECHANISM, Cell, Plan
+from vlm_core.tracking.reader import RunReader
+
+if TYPE_CHECKING:
+    from vlm_core.evaluation.bootstrap import Estimate
+
+FEATURES_OF_SIMPLE: Final = "features"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished cell: its run, and what was tested and measured."""
+
+    cell: Cell
+    run_id: str
+    facts: Mapping[str, Any]  # its row of RunReader.runs
+    evaluation: Evaluation
+    validation: Predictions
+    measured: Path  # folder of measurements, which may lack
+
+    def json(self, name: str) -> Any:
+        """A measurement, or None where it was not made."""
+        path = self.measured / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def answers(self, name: str) -> Predictions | None:
+        """Answers that were kept under that name, or None."""
+        path = self.measured / f"{name}.npz"
+        return Predictions.read(path) if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Trials:
+    """All finished cells of a study."""
+
+    plan: Plan
+    trials: tuple[Trial, ...]
+
+    @cached_property
+    def by_configuration(self) -> dict[str, list[Trial]]:
+        """The trials of each configuration, by seed, in the plan's order."""
+        found: dict[str, list[Trial]] = defaultdict(list)
+        for trial in self.trials:
+            found[trial.cell.configuration].append(trial)
+        return dict(found)
+
+    def main(self, protocol: str) -> dict[str, list[Trial]]:
+        """Label -> trials of the configurations that are compared most closely."""
+        return {
+            trials[0].cell.label: trials
+            for trials in self.by_configuration.values()
+            if self.plan.is_main(trials[0].cell) and trials[0].cell.protocol == protocol
+        }
+
+    def mechanisms(self) -> dict[str, list[Trial]]:
+        """Mechanism -> trials of the ablation."""
+        return {
+            trials[0].cell.label: trials
+            for trials in self.by_configuration.values()
+            if trials[0].cell.model == MECHANISM
+        }
+
+
+def read_trials(parent: str, plan: Plan, folder: Path) -> Trials:
+    """The finished cells of the study whose run is `parent`; artifacts are copied into `folder`."""
+    reader = RunReader()
+    children = reader.children(parent)
+    found = []
+    for cell in plan.cells:
+        runs = children[(children["name"] == cell.key) & (children["status"] == "FINISHED")] if len(children) else ()
+        if len(runs):
+            row = runs.iloc[0]
+            found.append(_read_trial(reader, cell, row, folder / str(row["run_id"])))
+    return Trials(plan, tuple(found))
+
+
+def _read_trial(reader: RunReader, cell: Cell, row: pd.Series[Any], folder: Path) -> Trial:
+    run_id = str(row["run_id"])
+    folder.mkdir(parents=True)
+    try:
+        measured = reader.artifact(run_id, FOLDER, folder)
+    except UserError:
+        measured = folder / FOLDER
+    return Trial(
+        cell, run_id, row.to_dict(), reader.evaluation(run_id), reader.predictions(run_id, "validation"), measured
+    )
+
+
+def collect(
+    parent: str, name: str, plan: Plan, config: Config, data: Data, failed: Mapping[str, str]
+) -> results.Results:
+    """The results of the cells that have finished so far."""
+    from vlm_core.tracking.tags import machine_tags
+
+    with tempfile.TemporaryDirectory() as temporary:
+        trials = read_trials(parent, plan, Path(temporary))
+        main = trials.main("holdout")
+        return results.Results(
+            study=name,
+            run_id=parent,
+            settings=config.to_params(STUDY),
+            machine=machine_tags(),
+            catalogue=data.catalogue.name,
+            categories=data.split.categories,
+            cells=len(plan.cells),
+            done=len(trials.trials),
+            failed=dict(failed),
+            rows=(*_rows(trials), *_simple_rows(trials)),
+            pairs=(*_pairs("families", main), *_pairs("mechanisms", trials.mechanisms())),
+            leak=tuple(_leak(main, trials.main("study"))),
+            robustness=tuple(_robustness(main)),
+            calibration=tuple(_calibration(main)),
+            gaps=tuple(_gaps(main, data, words(config.attributes))),
+            rules=tuple(_rules(trials)),
+            cost=_costs(main, data, config) if "cost" in plan.parts else (),
+            labels=_labels(trials, main, data) if "labels" in plan.parts else None,
+            faithfulness={label: found for label, each in main.items() if (found := each[0].json("faithfulness"))},
+            mechanism={label: found for label, each in main.items() if (found := each[0].json("mechanism"))},
+        )
+
+
+def _rows(trials: Trials) -> list[results.Row]:
+    return [_row(each[0].cell, each, [trial.evaluation for trial in each]) for each in trials.by_configuration.values()]
+
+
+def _simple_rows(trials: Trials) -> list[results.Row]:
+    """Rules on frozen features, whose answers the probes' runs keep; the commonest category needs no features."""
+    from vlm_core.models.simple_baselines import SIMPLE_BASELINES
+
+    rows = []
+    for name in SIMPLE_BASELINES:
+        for each in trials.by_configuration.values():
+            answers = [trial.answers(name) for trial in each]
+            kept = [given for given in answers if given is not None]
+            if len(kept) == len(each):
+                evaluations = [_scores(given, trial.evaluation) for given, trial in zip(kept, each, strict=True)]
+                rows.append(_row(each[0].cell, each, evaluations, simple=name))
+                if name == "majority":
+                    break
+    return rows
+
+
+def _scores(answers: Predictions, like: Evaluation) -> Evaluation:
+    """The evaluation of answers on the products of another, whose intervals are not asked for."""
+    prior = np.array(like.natural.shares)
+    return evaluate(answers, pd.DataFrame(index=range(len(answers))), prior, resamples=100, seed=0)
+
+
+def _row(cell: Cell, trials: Sequence[Trial], evaluations: Sequence[Evaluation], simple: str = "") -> results.Row:
+    """A configuration's means; with `simple`, of the rule of that name on its features."""
+
+    def mean(read: Any) -> Estimate:
+        return over_seeds([float(read(each)) for each in evaluations])
+
+    features = "" if simple == "majority" else f", {cell.model} {FEATURES_OF_SIMPLE}"
+    facts = trials[0].facts
+    kind = BASELINE if simple or cell.model == BASELINE else MECHANISM if cell.model == MECHANISM else "family"
+    return results.Row(
+        configuration=f"{simple}/{cell.configuration}" if simple else cell.configuration,
+        label=f"{simple}{features}" if simple else cell.label,
+        model=cell.model,
+        kind=kind,
+        protocol=cell.protocol,
+        seeds=tuple(trial.cell.seed for trial in trials),
+        run_ids=tuple(trial.run_id for trial in trials),
+        test_products=evaluations[0].n,
+        macro_f1=mean(lambda each: each.macro_f1.value),
+        accuracy=mean(lambda each: each.accuracy.value),
+        worst_recall=mean(lambda each: each.worst_recall.recall.value),
+        natural_macro_f1=mean(lambda each: each.natural.macro_f1.value),
+        per_category={
+            score.category: mean(lambda each, place=place: each.per_category[place].f1.value)
+            for place, score in enumerate(evaluations[0].per_category)
+        },
+        weights=0 if simple else _whole(facts.get("tags.weights_total")),
+        weights_trained=0 if simple else _whole(facts.get("tags.weights_trained")),
+        train_seconds=0.0 if simple else _mean_seconds(trials),
+    )
+
+
+def _whole(text: Any) -> int:
+    return int(text) if isinstance(text, str) and text.isdigit() else 0
+
+
+def _mean_seconds(trials: Sequence[Trial]) -> float:
+    seconds = [trial.facts.get("metrics.train_seconds", 0.0) for trial in trials]
+    return float(np.nan_to_num(seconds).mean())
+
+
+def _pairs(group: str, cells: Mapping[str, Sequence[Trial]]) -> list[results.Pair]:
+    """Every pair of the configurations, over the seeds that all of them have."""
+    from vlm_core.evaluation.seed_comparison import compare_all, in_words
+
+    shared = set.intersection(*({trial.cell.seed for trial in each} for each in cells.values())) if cells else set()
+    answers = {
+        label: [trial.evaluation.predictions for trial in each if trial.cell.seed in shared]
+        for label, each in cells.items()
+    }
+    if not shared or len(cells) < 2:
+        return []
+    return [
+        results.Pair(group, a, b, test, in_words(a, b, test)) for (a, b), test in compare_all(answers).items()
+    ]
+
+
+def _leak(
+    honest: Mapping[str, Sequence[Trial]], leaking: Mapping[str, Sequence[Trial]]
+) -> list[results.LeakRow]:
+    rows = []
+    for label in leaking:
+        found = [each for trial in leaking[label] if (each := trial.json("leak"))]
+        if label not in honest or not found:
+            continue
+        for place, category in enumerate(honest[label][0].evaluation.categories):
+            scores = [[trial.evaluation.per_category[place].f1.value for trial in side[label]] for side in (honest, leaking)]
+            rows.append(
+                results.LeakRow(
+                    label=label,
+                    category=category,
+                    holdout_f1=float(np.mean(scores[0])),
+                    study_f1=float(np.mean(scores[1])),
+                    copied=float(np.mean([each["categories"][place]["copied"] for each in found])),
+                    right_by_copy=float(np.mean([each["categories"][place]["right_by_copy"] for each in found])),
+                )
+            )
+    return rows
+
+
+def _robustness(cells: Mapping[str, Sequence[Trial]]) -> list[results.RobustnessRow]:
+    rows = []
+    for label, trials in cells.items():
+        found = [each for trial in trials if (each := trial.json("robustness"))]
+        if not found:
+            continue
+        names = list(found[0]["drops"])
+
+        def severities(name: str, found: list[Any] = found) -> tuple[float, float, float]:
+            drops = [[score["drop"] for score in each["scores"] if score["corruption"] == name] for each in found]
+            one, two, three = np.mean(drops, axis=0).tolist()
+            return one, two, three
+
+        rows.append(
+            results.RobustnessRow(
+                label=label,
+                run_ids=tuple(trial.run_id for trial in trials),
+                mean_drop=over_seeds([each["mean_drop"] for each in found]),
+                drops={name: over_seeds([each["drops"][name] for each in found]) for name in names},
+                by_severity={name: severities(name) for name in names},
+            )
+        )
+    return rows
+
+
+def _rules(trials: Trials) -> list[results.RulesRow]:
+    rows = []
+    for each in trials.by_configuration.values():
+        found = [given for trial in each if (given := trial.json("rules"))]
+        if found:
+            rules = {name: _mean_rule([given[name] for given in found]) for name in found[0]}
+            rows.append(results.RulesRow(each[0].cell.label, tuple(trial.run_id for trial in each), rules))
+    return rows
+
+
+def _mean_rule(scores: Sequence[Mapping[str, Any]]) -> RuleScore:
+    def mean(name: str) -> float:
+        return float(np.mean([score[name] for score in scores if score[name] is not None]))
+
+    names = ("accuracy", "macro_f1", "unknown_rate", "coverage", "covered_accuracy")
+    return RuleScore(n=sum(score["n"] for score in scores), **{name: mean(name) for name in names})
+
+
+def _costs(cells: Mapping[str, Sequence[Trial]], data: Data, config: Config) -> tuple[results.CostRow, ...]:
+    """Measured here, one after the other, when no cell is running any more."""
+    from vlm_core.benchmark.cost import measure_cost, pareto
+    from vlm_core.models.saved import load_categoriser
+    from vlm_core.tracking.registry import resolve
+
+    pictures = data.catalogue.pictures.take(data.split.validation[:32])
+    costs = {
+        label: measure_cost(load_categoriser(resolve(trials[0].run_id)), pictures, threads=config.threads)
+        for label, trials in cells.items()
+    }
+    scores = {
+        label: float(np.mean([trial.evaluation.macro_f1.value for trial in trials])) for label, trials in cells.items()
+    }
+    front = pareto([(costs[label].p50_seconds, scores[label]) for label in costs])
+    return tuple(
+        results.CostRow(label, cells[label][0].run_id, costs[label], scores[label], on_front)
+        for label, on_front in zip(costs, front, strict=True)
+    )

@@ -1,0 +1,298 @@
+"""A study's results as a report's sections: what each table and figure says, and what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vlm_core.evaluation.bootstrap import Estimate
+from vlm_core.study import drawing
+from vlm_core.study.results import Results, Row
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts; the first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report; `says` are paragraphs, `figures` are SVG with a caption each."""
+
+    title: str
+    says: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    figures: tuple[tuple[str, str], ...] = ()  # (caption, SVG)
+
+
+def make_sections(results: Results) -> list[Section]:
+    """The sections that the results have something to say in, in the order of the report."""
+    makers: tuple[Callable[[Results], Section | None], ...] = (
+        _protocol,
+        _scores,
+        _pairs,
+        _leak,
+        _ablation,
+        _attention,
+        _robustness,
+        _calibration,
+        _gaps,
+        _rules,
+        _cost,
+        _labels,
+        _runs,
+    )
+    return [section for make in makers if (section := make(results)) is not None]
+
+
+def _protocol(results: Results) -> Section:
+    settings, machine = results.settings, results.machine
+    seeds = int(settings["seeds"])
+    says = [
+        f"Catalogue {results.catalogue}, label {settings['label']}, {len(results.categories)} categories: "
+        f"{', '.join(results.categories)}. {results.done} of {results.cells} runs are in this report.",
+        f"{seeds} seed{'s' * (seeds > 1)}; a seed varies the split, the initialisation, the order and the augmentation. Means "
+        "over seeds carry Student's interval of 95 %. Near-duplicate pictures stay on one side of a split, training "
+        "alone is balanced, models are selected on validation, and each run reads its test split once.",
+        f"Tuning budget: none. Every family has the settings of preset {settings['preset']}, and nothing was searched "
+        "for any of them; so a family for which these settings happen to be better has an advantage. Mechanisms of the "
+        "ablation choose among the same learning rates on validation.",
+        f"Machine: {machine.get('cpu')}, {machine.get('cores')} cores; PyTorch {machine.get('torch')}, transformers "
+        f"{machine.get('transformers')}; code {machine.get('git_commit', '')[:12]}.",
+    ]
+    if results.failed:
+        says.append("Failed, and left out: " + "; ".join(f"{key} ({why})" for key, why in results.failed.items()) + ".")
+    return Section("What was done", tuple(says))
+
+
+def _scores(results: Results) -> Section | None:
+    rows = [row for row in results.rows if row.kind != "mechanism" and row.protocol == "holdout"]
+    if not rows:
+        return None
+    rows = sorted(rows, key=lambda row: -row.macro_f1.value)
+    figure = drawing.draw_intervals([(row.label, row.macro_f1, row.kind) for row in rows], "macro-F1, mean over seeds")
+    says = (
+        f"Test macro-F1 of about {rows[0].test_products} products a seed. The natural prior weights each category to its "
+        "share of the catalogue. Worst recall is that of the category found least often.",
+    )
+    return Section("Scores", says, (_score_table(rows), _category_table(rows)), (("Macro-F1 with its interval", figure),))
+
+
+def _score_table(rows: Sequence[Row]) -> Table:
+    return Table(
+        "Mean over seeds with its 95 % interval",
+        ("", "macro-F1", "accuracy", "worst recall", "macro-F1, natural prior", "weights trained", "train s"),
+        tuple(
+            (
+                row.label,
+                *(shown(each) for each in (row.macro_f1, row.accuracy, row.worst_recall, row.natural_macro_f1)),
+                f"{row.weights_trained:,}" if row.weights else "",
+                f"{row.train_seconds:.0f}" if row.train_seconds else "",
+            )
+            for row in rows
+        ),
+    )
+
+
+def _category_table(rows: Sequence[Row]) -> Table:
+    names = list(rows[0].per_category)
+    cells = tuple((row.label, *(shown(row.per_category[name]) for name in names)) for row in rows)
+    return Table("F1 a category", ("", *names), cells)
+
+
+def _pairs(results: Results) -> Section | None:
+    return _compared(results, "families", "Do the families differ?")
+
+
+def _compared(results: Results, group: str, title: str, before: tuple[str, ...] = ()) -> Section | None:
+    pairs = [pair for pair in results.pairs if pair.group == group]
+    if not pairs:
+        return None
+    rows = tuple(
+        (
+            f"{pair.a} − {pair.b}",
+            shown(pair.test.difference, signed=True),
+            shown(pair.test.over_seeds, signed=True),
+            p_value(pair.test.p_bootstrap_holm),
+            p_value(pair.test.p_mcnemar_holm),
+            f"{pair.test.only_a_right} : {pair.test.only_b_right}",
+            f"{100 * pair.test.detectable_macro_f1:.1f}",
+        )
+        for pair in pairs
+    )
+    columns = (
+        "pair",
+        "difference of macro-F1 (products resampled)",
+        "the same over seeds",
+        "p, bootstrap",
+        "p, exact McNemar",
+        "one alone is right",
+        "detectable, points",
+    )
+    says = (
+        *before,
+        "Both models of a pair answered the same products in every seed. The interval resamples products within their "
+        "category, with all their appearances in all seeds; p-values are corrected by Holm's method over the "
+        f"{len(pairs)} pairs. McNemar's test counts each product once. The last column is the smallest difference that "
+        "would be found four times in five with this many products: what is smaller may exist unseen.",
+    )
+    words = Table("In words", ("",), tuple((pair.words,) for pair in pairs))
+    figure = drawing.draw_intervals(
+        [(f"{pair.a} − {pair.b}", pair.test.difference, "pair") for pair in pairs], "difference of macro-F1", zero=True
+    )
+    return Section(title, says, (Table("Pairs", columns, rows), words), (("Differences with their intervals", figure),))
+
+
+def _leak(results: Results) -> Section | None:
+    if not results.leak:
+        return None
+    rows = tuple(
+        (
+            f"{row.label}: {row.category}",
+            f"{row.holdout_f1:.3f}",
+            f"{row.study_f1:.3f}",
+            f"{row.study_f1 - row.holdout_f1:+.3f}",
+            f"{row.copied:.1%}",
+            f"{row.right_by_copy:.1%}",
+        )
+        for row in results.leak
+    )
+    columns = ("", "F1, holdout", "F1, study (LEAKS)", "change", "test products copied", "right answers with a copy")
+    says = (
+        "The original protocol repeats small categories before it splits, and selects on its test rows. The same "
+        "configurations under both protocols; a copied product has a near-copy in training. The test products of the "
+        "two protocols differ, so the change is of protocols, not of products.",
+    )
+    return Section("What the leak is worth", says, (Table("Both protocols, means over seeds", columns, rows),))
+
+
+def _ablation(results: Results) -> Section | None:
+    rows = [row for row in results.rows if row.kind == "mechanism"]
+    if not rows:
+        return None
+    rows = sorted(rows, key=lambda row: -row.macro_f1.value)
+    before = (
+        "One frozen vision tower with kept tokens, and only the fusion exchanged: the same number of weights to 10 %, the "
+        "same data, order, optimiser, steps and learning rates to choose from. This, and not the comparison of the "
+        "families, can speak of the mechanism: families differ in much else.",
+    )
+    compared = _compared(results, "mechanisms", "What the attention mechanism contributes", before)
+    figure = drawing.draw_intervals([(row.label, row.macro_f1, row.kind) for row in rows], "macro-F1, mean over seeds")
+    tables, figures = (compared.tables, compared.figures) if compared else ((), ())
+    return Section(
+        "What the attention mechanism contributes",
+        compared.says if compared else before,
+        (_score_table(rows), *tables),
+        (("Macro-F1 with its interval", figure), *figures),
+    )
+
+
+def _robustness(results: Results) -> Section | None:
+    if not results.robustness:
+        return None
+    names = list(results.robustness[0].drops)
+    rows = tuple(
+        (row.label, shown(row.mean_drop, percent=True), *(f"{row.drops[name].value:.1%}" for name in names))
+        for row in results.robustness
+    )
+    figure = drawing.draw_severities({row.label: row.by_severity for row in results.robustness})
+    says = (
+        "Relative drop of test macro-F1 on spoilt pictures, mean over three severities and the seeds; none was trained on. "
+        "Below zero: better than on clean pictures.",
+    )
+    table = Table("Relative drop", ("", "mean drop", *names), rows)
+    return Section("Robustness", says, (table,), (("Relative drop by severity", figure),))
+
+
+def _calibration(results: Results) -> Section | None:
+    if not results.calibration:
+        return None
+    rows = tuple(
+        (
+            row.label,
+            *(shown(each) for each in (row.temperature, row.ece, row.ece_scaled, row.nll, row.nll_scaled, row.aurc)),
+            f"{shown(row.auroc_unknown)} (n = {row.unknown})" if row.unknown else "",
+        )
+        for row in results.calibration
+    )
+    columns = ("", "temperature", "ECE", "ECE, scaled", "NLL", "NLL, scaled", "AURC", "AUROC of unknown")
+    says = (
+        "Temperature is fitted on validation (Guo et al. 2017). AURC is the area under the risk-coverage curve, lower is "
+        "better. Unknown products are of categories that no model was trained on; 0.5 is guessing. They are few: read "
+        "the interval, which is over seeds and not over products.",
+    )
+    figure = drawing.draw_risk({row.label: (row.coverage, row.risk) for row in results.calibration})
+    return Section(
+        "Calibration and the unknown", says, (Table("Means over seeds", columns, rows),), (("Risk and coverage", figure),)
+    )
+
+
+def _rules(results: Results) -> Section | None:
+    if not results.rules:
+        return None
+    rows = tuple(
+        (
+            f"{row.label}: {name}",
+            *(f"{each:.3f}" for each in (rule.macro_f1, rule.accuracy)),
+            *("" if each is None else f"{each:.1%}" for each in (rule.unknown_rate, rule.coverage, rule.covered_accuracy)),
+        )
+        for row in results.rules
+        for name, rule in row.rules.items()
+    )
+    columns = ("", "macro-F1", "accuracy", "unknown", "coverage", "right of the covered")
+    says = ("Models that learnt to write the category's name, asked in several ways; an Unknown Category counts as wrong.",)
+    return Section("Decision rules of models that write", says, (Table("Means over seeds", columns, rows),))
+
+
+def _cost(results: Results) -> Section | None:
+    if not results.cost:
+        return None
+    trained = {row.label: row for row in results.rows if row.protocol == "holdout"}
+    rows = tuple(
+        (
+            row.label,
+            f"{row.macro_f1:.3f}",
+            f"{row.cost.weights:,}",
+            f"{trained[row.label].weights_trained:,}",
+            "" if row.cost.flops is None else f"{row.cost.flops / 1e9:.3f}",
+            f"{1000 * row.cost.p50_seconds:.1f} / {1000 * row.cost.p95_seconds:.1f}",
+            f"{row.cost.pictures_a_second:.0f}",
+            f"{row.cost.peak_mib:.0f}",
+            f"{trained[row.label].train_seconds:.0f}",
+            "yes" if row.on_front else "",
+        )
+        for row in results.cost
+    )
+    columns = ("", "macro-F1", "weights", "trained", "GFLOP a picture", "p50 / p95, ms", "pictures a second at 32")
+    figure = drawing.draw_costs([(row.label, row.cost.p50_seconds, row.macro_f1, row.on_front) for row in results.cost])
+    says = (f"Threads: {results.cost[0].cost.threads}. Measured one after the other, with no run beside them.",)
+    table = Table("Cost of an answer", (*columns, "peak MiB over the model", "train s", "on the front"), rows)
+    return Section("Cost", says, (table,), (("Score against latency", figure),))
+
+
+def _runs(results: Results) -> Section:
+    rows = tuple((f"{row.label} ({row.protocol})", *_ids(row)) for row in results.rows)
+    says = (f"Every figure above is computed from these runs, below the run {results.run_id}.",)
+    return Section("Runs", says, (Table("Seed: run", ("", "runs"), rows),))
+
+
+def _ids(row: Row) -> tuple[str]:
+    return (", ".join(f"{seed}: {run_id}" for seed, run_id in zip(row.seeds, row.run_ids, strict=True)),)
+
+
+def shown(estimate: Estimate, *, signed: bool = False, percent: bool = False) -> str:
+    """A figure and its interval as text; without interval where there is none."""
+    form = "{:+.3f}" if signed else "{:.1%}" if percent else "{:.3f}"
+    value = form.format(estimate.value)
+    if estimate.low != estimate.low:
+        return value
+    return f"{value} ({form.format(estimate.low)} to {form.format(estimate.high)})"
+
+
+def p_value(p: float) -> str:
+    """A p-value as text."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
