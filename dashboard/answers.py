@@ -158,7 +158,6 @@ def _seen(data: bytes, answered: Answered) -> str:
 def _map(data: bytes, model: Categoriser) -> str | None:
     """Where the model looked for its answer; None for one without attention."""
     from vlm_core.attention.maps import explain
-
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
     if not isinstance(model, VisionLanguageCategoriser):

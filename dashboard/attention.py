@@ -19,7 +19,6 @@ from vlm_core.pixels.store import UnreadablePicture, decode_picture, fit_picture
 
 if TYPE_CHECKING:
     from vlm_core.attention.maps import LayerAttention, Method
-
     from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
 
 T = TypeVar("T")

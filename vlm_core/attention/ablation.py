@@ -133,7 +133,8 @@ def _predict(fit: Fit, rows: NDArray[np.int64]) -> Predictions:
     """The answers of a trained mechanism on plain views of catalogue rows (n,), from kept tokens."""
     model, cut = fit.model, len(fit.model.stages)
     model.set_training(False, cut)
-    tokens = fit.fill(fit.pixels(), cut, 0, rows, fit.entry(model.fingerprint(cut), 0))
+    entry, run = fit.entry(model.fingerprint(cut), 0), fit.frozen(0, cut)
+    tokens = fit.fill(fit.pixels(), 0, rows, entry, run)
     answers = [model.answer.log_probabilities(tokens.take(chosen)) for chosen in chunks(rows, PLAIN_BATCH)]
     return Predictions(
         product_ids=fit.data.catalogue.products["product_id"].to_numpy(str)[rows],

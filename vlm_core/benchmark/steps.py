@@ -130,7 +130,7 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
 
 
 def _prefix(fit: Fit, cut: int, rows: NDArray[np.int64]) -> dict[str, float]:
-    """Seconds and KiB that a view of one picture costs, and the seconds before the first one: an ONNX graph's making."""
+    """Seconds and KiB of a view of one picture, and the seconds that making an ONNX graph takes before."""
     entry, run = fit.entry("benchmark", 2), fit.frozen(0, cut)
     first = next(fit.pixels().view(2, rows[:1]))
     began = time.perf_counter()

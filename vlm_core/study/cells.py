@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vlm_core.config import FINE_TUNING
+from vlm_core.config import FINE_TUNING, Config
 from vlm_core.data import load_data
 from vlm_core.progress import silent
 from vlm_core.study.plan import MECHANISM, Cell, Plan
+
+if TYPE_CHECKING:
+    from vlm_core.models.loading import Weights
 
 ENCODER: Final = "clip"  # family whose frozen vision tower the ablation of mechanisms shares
 
@@ -67,7 +70,6 @@ def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:
     """Train one mechanism on the kept tokens of a frozen encoder, and keep its answers and scores."""
     from vlm_core.attention.ablation import run_mechanism
     from vlm_core.fitting import GIB
-    from vlm_core.models.loading import load_weights
     from vlm_core.scoring import evaluate_answers, set_threads
     from vlm_core.tracking import tags
     from vlm_core.tracking.writer import RunWriter
@@ -76,15 +78,7 @@ def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:
     config = plan.encoder_settings(cell, ENCODER)
     set_threads(config.threads)
     data = load_data(config, root, silent, _quiet)
-    tower = load_weights(
-        config.model,
-        checkpoint=config.checkpoint,
-        weights=config.weights,
-        image_size=config.image_size,
-        texts=(),
-        seed=config.seed,
-        say=_quiet,
-    )
+    tower = load_encoder(config)
     data = data.exposed(tower.exposure, _quiet)
     cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     with RunWriter(config.experiment, cell.key, parent=parent, folder=root) as run:
@@ -97,6 +91,21 @@ def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:
         run.tags({"weights_trained": str(result.weights), "chosen_learning_rate": str(result.learning_rate)})
         run.metrics({"train_seconds": result.seconds, "best_epoch": result.best_epoch})
         return run.run_id
+
+
+def load_encoder(config: Config) -> Weights:
+    """The weights whose frozen vision tower mechanisms and the label audit share. Raises UserError."""
+    from vlm_core.models.loading import load_weights
+
+    return load_weights(
+        ENCODER,
+        checkpoint=config.checkpoint,
+        weights=config.weights,
+        image_size=config.image_size,
+        texts=(),
+        seed=config.seed,
+        say=_quiet,
+    )
 
 
 def _quiet(line: str) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,15 +12,14 @@ import pandas as pd
 
 from vlm_core.config import STUDY, Config
 from vlm_core.data import Data, words
-from vlm_core.errors import UserError
 from vlm_core.evaluation.evaluation import Evaluation, evaluate
+from vlm_core.evaluation.leak import CategoryLeak
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.rules import RuleScore
 from vlm_core.evaluation.seeds import over_seeds
 from vlm_core.study import results
-from vlm_core.study.measuring import FOLDER
 from vlm_core.study.plan import BASELINE, MECHANISM, Cell, Plan
-from vlm_core.tracking.reader import RunReader
+from vlm_core.study.trials import Trial, Trials, read_trials
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.bootstrap import Estimate
@@ -32,89 +27,11 @@ if TYPE_CHECKING:
 FEATURES_OF_SIMPLE: Final = "features"
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One finished cell: its run, and what was tested and measured."""
-
-    cell: Cell
-    run_id: str
-    facts: Mapping[str, Any]  # its row of RunReader.runs
-    evaluation: Evaluation
-    validation: Predictions
-    measured: Path  # folder of measurements, which may lack
-
-    def json(self, name: str) -> Any:
-        """A measurement, or None where it was not made."""
-        path = self.measured / f"{name}.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
-    def answers(self, name: str) -> Predictions | None:
-        """Answers that were kept under that name, or None."""
-        path = self.measured / f"{name}.npz"
-        return Predictions.read(path) if path.exists() else None
-
-
-@dataclass(frozen=True)
-class Trials:
-    """All finished cells of a study."""
-
-    plan: Plan
-    trials: tuple[Trial, ...]
-
-    @cached_property
-    def by_configuration(self) -> dict[str, list[Trial]]:
-        """The trials of each configuration, by seed, in the plan's order."""
-        found: dict[str, list[Trial]] = defaultdict(list)
-        for trial in self.trials:
-            found[trial.cell.configuration].append(trial)
-        return dict(found)
-
-    def main(self, protocol: str) -> dict[str, list[Trial]]:
-        """Label -> trials of the configurations that are compared most closely."""
-        return {
-            trials[0].cell.label: trials
-            for trials in self.by_configuration.values()
-            if self.plan.is_main(trials[0].cell) and trials[0].cell.protocol == protocol
-        }
-
-    def mechanisms(self) -> dict[str, list[Trial]]:
-        """Mechanism -> trials of the ablation."""
-        return {
-            trials[0].cell.label: trials
-            for trials in self.by_configuration.values()
-            if trials[0].cell.model == MECHANISM
-        }
-
-
-def read_trials(parent: str, plan: Plan, folder: Path) -> Trials:
-    """The finished cells of the study whose run is `parent`; artifacts are copied into `folder`."""
-    reader = RunReader()
-    children = reader.children(parent)
-    found = []
-    for cell in plan.cells:
-        runs = children[(children["name"] == cell.key) & (children["status"] == "FINISHED")] if len(children) else ()
-        if len(runs):
-            row = runs.iloc[0]
-            found.append(_read_trial(reader, cell, row, folder / str(row["run_id"])))
-    return Trials(plan, tuple(found))
-
-
-def _read_trial(reader: RunReader, cell: Cell, row: pd.Series[Any], folder: Path) -> Trial:
-    run_id = str(row["run_id"])
-    folder.mkdir(parents=True)
-    try:
-        measured = reader.artifact(run_id, FOLDER, folder)
-    except UserError:
-        measured = folder / FOLDER
-    return Trial(
-        cell, run_id, row.to_dict(), reader.evaluation(run_id), reader.predictions(run_id, "validation"), measured
-    )
-
-
 def collect(
     parent: str, name: str, plan: Plan, config: Config, data: Data, failed: Mapping[str, str], *, whole: bool = True
 ) -> results.Results:
     """The results of the cells that have finished so far; not `whole`, without cost and audit, which take a while."""
+    from vlm_core.study.auditing import find_suspects
     from vlm_core.tracking.tags import machine_tags
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -138,10 +55,14 @@ def collect(
             gaps=tuple(_gaps(main, data, words(config.attributes))),
             rules=tuple(_rules(trials)),
             cost=_costs(main, data, config) if whole and "cost" in plan.parts else (),
-            labels=_labels(trials, main, data) if whole and "labels" in plan.parts else None,
+            labels=find_suspects(_first_answers(main), data, config) if whole and "labels" in plan.parts else None,
             faithfulness={label: found for label, each in main.items() if (found := each[0].json("faithfulness"))},
             mechanism={label: found for label, each in main.items() if (found := each[0].json("mechanism"))},
         )
+
+
+def _first_answers(cells: Mapping[str, Sequence[Trial]]) -> dict[str, Predictions]:
+    return {label: trials[0].evaluation.predictions for label, trials in cells.items()}
 
 
 def _rows(trials: Trials) -> list[results.Row]:
@@ -223,32 +144,43 @@ def _pairs(group: str, cells: Mapping[str, Sequence[Trial]]) -> list[results.Pai
     }
     if not shared or len(cells) < 2:
         return []
+    return [results.Pair(group, a, b, test, in_words(a, b, test)) for (a, b), test in compare_all(answers).items()]
+
+
+def _leak(honest: Mapping[str, Sequence[Trial]], leaking: Mapping[str, Sequence[Trial]]) -> list[results.LeakRow]:
+    from vlm_core.evaluation.leak import leak_comparison
+
+    def answers(trials: Sequence[Trial]) -> list[Predictions]:
+        return [trial.evaluation.predictions for trial in trials]
+
     return [
-        results.Pair(group, a, b, test, in_words(a, b, test)) for (a, b), test in compare_all(answers).items()
+        results.LeakRow(
+            label=label,
+            run_ids=tuple(trial.run_id for trial in trials),
+            scores=leak_comparison(answers(honest[label]), answers(trials)),
+            leaks=_mean_leaks([each for trial in trials if (each := trial.json("leak"))]),
+        )
+        for label, trials in leaking.items()
+        if label in honest
     ]
 
 
-def _leak(
-    honest: Mapping[str, Sequence[Trial]], leaking: Mapping[str, Sequence[Trial]]
-) -> list[results.LeakRow]:
-    rows = []
-    for label in leaking:
-        found = [each for trial in leaking[label] if (each := trial.json("leak"))]
-        if label not in honest or not found:
-            continue
-        for place, category in enumerate(honest[label][0].evaluation.categories):
-            scores = [[trial.evaluation.per_category[place].f1.value for trial in side[label]] for side in (honest, leaking)]
-            rows.append(
-                results.LeakRow(
-                    label=label,
-                    category=category,
-                    holdout_f1=float(np.mean(scores[0])),
-                    study_f1=float(np.mean(scores[1])),
-                    copied=float(np.mean([each["categories"][place]["copied"] for each in found])),
-                    right_by_copy=float(np.mean([each["categories"][place]["right_by_copy"] for each in found])),
-                )
-            )
-    return rows
+def _mean_leaks(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[CategoryLeak, ...]:
+    names = ("copied", "accuracy_copied", "accuracy_others", "right_by_copy")
+    return tuple(
+        CategoryLeak(
+            category=parts[0]["category"],
+            support=sum(part["support"] for part in parts),
+            **{name: _mean([part[name] for part in parts]) for name in names},
+        )
+        for parts in zip(*seeds, strict=True)
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """The mean of what is known; nan where nothing is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _robustness(cells: Mapping[str, Sequence[Trial]]) -> list[results.RobustnessRow]:
@@ -337,11 +269,9 @@ def _rules(trials: Trials) -> list[results.RulesRow]:
 
 
 def _mean_rule(scores: Sequence[Mapping[str, Any]]) -> RuleScore:
-    def mean(name: str) -> float:
-        return float(np.mean([score[name] for score in scores if score[name] is not None]))
-
     names = ("accuracy", "macro_f1", "unknown_rate", "coverage", "covered_accuracy")
-    return RuleScore(n=sum(score["n"] for score in scores), **{name: mean(name) for name in names})
+    means = {name: _mean([score[name] for score in scores]) for name in names}
+    return RuleScore(n=sum(score["n"] for score in scores), **means)
 
 
 def _costs(cells: Mapping[str, Sequence[Trial]], data: Data, config: Config) -> tuple[results.CostRow, ...]:

@@ -48,7 +48,9 @@ def draw_severities(drops: Mapping[str, Mapping[str, tuple[float, float, float]]
     def draw(panels: Any) -> None:
         for axes, name in zip(panels.flat, names, strict=False):
             for label, by_name in drops.items():
-                axes.plot([1, 2, 3], 100 * np.array(by_name[name]), "o-", color=colour_of(label), label=label, markersize=3)
+                axes.plot(
+                    [1, 2, 3], 100 * np.array(by_name[name]), "o-", color=colour_of(label), label=label, markersize=3
+                )
             axes.set_title(name, fontsize=9)
             axes.set_xticks([1, 2, 3])
         for axes in panels.flat[len(names) :]:
@@ -113,7 +115,12 @@ def _svg(draw: Callable[[Any], None], *, height: float, panels: tuple[int, int] 
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "svg.hashsalt": "study"}
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "svg.hashsalt": "study",
+    }
     with rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, height), layout="constrained")
         rows, columns = panels or (1, 1)

@@ -132,11 +132,11 @@ def _simple(trained: Trained) -> None:
     """What simple rules make of the frozen features that the probe's head reads."""
     from vlm_core.models.simple_baselines import SIMPLE_BASELINES, Labelled, frozen_features
 
-    assert isinstance(trained.model, VisionLanguageCategoriser)
-    split, pictures = trained.data.split, trained.data.catalogue.pictures
+    model, split, pictures = trained.model, trained.data.split, trained.data.catalogue.pictures
+    assert isinstance(model, VisionLanguageCategoriser)
 
     def features(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return frozen_features(trained.model, pictures, rows, trained.progress)
+        return frozen_features(model, pictures, rows, trained.progress)
 
     training, validation = (
         Labelled(features(rows), split.labels[rows]) for rows in (np.unique(split.train), split.validation)

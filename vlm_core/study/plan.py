@@ -1,4 +1,4 @@
-"""What a study runs: a matrix of families, modes, objectives, protocols and seeds, as cells that stand by themselves."""
+"""What a study runs: families, modes, objectives, protocols and seeds, as cells that stand by themselves."""
 
 from __future__ import annotations
 

@@ -7,13 +7,18 @@ import csv
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from vlm_core.data import Data
+from vlm_core.study.closer_looks import LABELS
+from vlm_core.study.formatting import Section
 from vlm_core.study.measuring import FOLDER
-from vlm_core.study.results import FILE, Results
-from vlm_core.study.sections import LABELS, Section, make_sections
+from vlm_core.study.results import FILE, Results, Suspect
+from vlm_core.study.sections import make_sections
 
 if TYPE_CHECKING:
     from vlm_core.tracking.writer import RunWriter
@@ -31,7 +36,7 @@ def write_report(run: RunWriter, results: Results, data: Data) -> None:
         FILE: results.to_json(),
     }
     if results.labels:
-        texts["labels.csv"] = _as_csv(results.labels.rows)
+        texts["labels.csv"] = _as_csv(results.labels.suspects)
     _keep(run, texts)
 
 
@@ -84,13 +89,12 @@ def _gallery(results: Results, data: Data) -> list[dict[str, str]]:
         return []
     ids = data.catalogue.products["product_id"].to_numpy(str)
     rows = {product: row for row, product in enumerate(ids)}
-    shown = [entry for entry in results.labels.rows if entry["product_id"] in rows][:MOST_IN_GALLERY]
     return [
         {
-            "source": _data_uri(data, rows[entry["product_id"]]),
-            "says": f"{entry['product_id']}: {entry['given']}, perhaps {entry['suggested']}",
+            "source": _data_uri(data, rows[suspect.product_id]),
+            "says": f"{suspect.product_id}: {suspect.given}, perhaps {suspect.suggested}",
         }
-        for entry in shown
+        for suspect in results.labels.suspects[:MOST_IN_GALLERY]
     ]
 
 
@@ -98,14 +102,14 @@ def _data_uri(data: Data, row: int) -> str:
     from PIL import Image
 
     file = io.BytesIO()
-    (picture,) = data.catalogue.pictures.take([row])
+    (picture,) = data.catalogue.pictures.take(np.array([row]))
     Image.fromarray(picture).save(file, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _as_csv(rows: Sequence[dict[str, str]]) -> str:
+def _as_csv(suspects: Sequence[Suspect]) -> str:
     file = io.StringIO()
-    writer = csv.DictWriter(file, ["product_id", "given", "suggested", "score", "title"])
+    writer = csv.DictWriter(file, [field.name for field in fields(Suspect)])
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(asdict(suspect) for suspect in suspects)
     return file.getvalue()

@@ -11,6 +11,8 @@ from typing import Any, Final
 from vlm_core.benchmark.cost import Cost
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.gaps import Gap
+from vlm_core.evaluation.label_audit import WithoutSuspects
+from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
 from vlm_core.evaluation.rules import RuleScore
 from vlm_core.evaluation.seed_comparison import SeedComparison
 
@@ -53,14 +55,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class LeakRow:
-    """One category of one model under both protocols, means over seeds."""
+    """One model under both protocols, by category and, last, as a whole."""
 
     label: str
-    category: str
-    holdout_f1: float
-    study_f1: float
-    copied: float  # share of the test products under `study` that have a near-copy in training
-    right_by_copy: float  # share of the right answers under `study` whose product has one
+    run_ids: tuple[str, ...]  # under `study`
+    scores: tuple[ProtocolScore, ...]
+    leaks: tuple[CategoryLeak, ...]  # under `study`, means over seeds
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RobustnessRow:
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """Calibration before and after temperature scaling on validation, and what confidence is worth; means over seeds."""
+    """Calibration before and after temperature scaling, and what confidence is worth; means over seeds."""
 
     label: str
     run_ids: tuple[str, ...]
@@ -123,14 +123,25 @@ class CostRow:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """A product whose label looks wrong."""
+
+    product_id: str
+    given: str
+    suggested: str
+    score: float  # probability of the given category by models that did not learn from it
+    title: str
+
+
+@dataclass(frozen=True)
 class LabelRow:
     """What the label audit found."""
 
-    products: int  # audited
-    flagged: int
-    by_category: dict[str, int]
-    rows: tuple[dict[str, str], ...]  # the worst first: product_id, given, suggested, score, title
-    without: dict[str, tuple[Estimate, Estimate]]  # label of a configuration -> macro-F1 with and without the flagged
+    encoder: str  # family whose frozen features were looked at
+    audited: int
+    macro_f1: float  # of the models that look
+    suspects: tuple[Suspect, ...]  # the most suspicious first
+    without: dict[str, WithoutSuspects]  # label of a configuration -> macro-F1 of its first seed
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ def _carry_out(todo: Sequence[Todo], plan: Plan, config: Config, root: Path, par
 
 def _watch(leader: int) -> None:
     """End this process soon after its leader has gone, so that no cell is written by two."""
+
     def look() -> None:
         while os.getppid() == leader:
             time.sleep(SECONDS_BETWEEN_LOOKS)

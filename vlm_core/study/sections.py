@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
 
-from vlm_core.evaluation.bootstrap import Estimate
-from vlm_core.study import drawing
+from vlm_core.study import closer_looks, drawing
+from vlm_core.study.formatting import Section, Table, p_value, share, shown
 from vlm_core.study.results import Results, Row
-
-LABELS: Final = "Labels that look wrong"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first column names the row."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the report; `says` are paragraphs, `figures` are SVG with a caption each."""
-
-    title: str
-    says: tuple[str, ...]
-    tables: tuple[Table, ...] = ()
-    figures: tuple[tuple[str, str], ...] = ()  # (caption, SVG)
 
 
 def make_sections(results: Results) -> list[Section]:
@@ -40,13 +17,13 @@ def make_sections(results: Results) -> list[Section]:
         _pairs,
         _leak,
         _ablation,
-        _attention,
-        _robustness,
-        _calibration,
-        _gaps,
-        _rules,
-        _cost,
-        _labels,
+        closer_looks.attention,
+        closer_looks.robustness,
+        closer_looks.calibration,
+        closer_looks.gaps,
+        closer_looks.rules,
+        closer_looks.cost,
+        closer_looks.labels,
         _runs,
     )
     return [section for make in makers if (section := make(results)) is not None]
@@ -58,7 +35,7 @@ def _protocol(results: Results) -> Section:
     says = [
         f"Catalogue {results.catalogue}, label {settings['label']}, {len(results.categories)} categories: "
         f"{', '.join(results.categories)}. {results.done} of {results.cells} runs are in this report.",
-        f"{seeds} seed{'s' * (seeds > 1)}; a seed varies the split, the initialisation, the order and the augmentation. Means "
+        f"{seeds} seed{'s' * (seeds > 1)}; a seed varies the split, initialisation, order and augmentation. Means "
         "over seeds carry Student's interval of 95 %. Near-duplicate pictures stay on one side of a split, training "
         "alone is balanced, models are selected on validation, and each run reads its test split once.",
         f"Tuning budget: none. Every family has the settings of preset {settings['preset']}, and nothing was searched "
@@ -79,10 +56,12 @@ def _scores(results: Results) -> Section | None:
     rows = sorted(rows, key=lambda row: -row.macro_f1.value)
     figure = drawing.draw_intervals([(row.label, row.macro_f1, row.kind) for row in rows], "macro-F1, mean over seeds")
     says = (
-        f"Test macro-F1 of about {rows[0].test_products} products a seed. The natural prior weights each category to its "
-        "share of the catalogue. Worst recall is that of the category found least often.",
+        f"Test macro-F1 of about {rows[0].test_products} products a seed. The natural prior weights each category to "
+        "its share of the catalogue. Worst recall is that of the category found least often.",
     )
-    return Section("Scores", says, (_score_table(rows), _category_table(rows)), (("Macro-F1 with its interval", figure),))
+    return Section(
+        "Scores", says, (_score_table(rows), _category_table(rows)), (("Macro-F1 with its interval", figure),)
+    )
 
 
 def _score_table(rows: Sequence[Row]) -> Table:
@@ -155,20 +134,23 @@ def _leak(results: Results) -> Section | None:
         return None
     rows = tuple(
         (
-            f"{row.label}: {row.category}",
-            f"{row.holdout_f1:.3f}",
-            f"{row.study_f1:.3f}",
-            f"{row.study_f1 - row.holdout_f1:+.3f}",
-            f"{row.copied:.1%}",
-            f"{row.right_by_copy:.1%}",
+            f"{row.label}: {score.category}",
+            shown(score.holdout),
+            shown(score.study),
+            shown(score.difference, signed=True),
+            *(share(each) for each in (leak.copied, leak.accuracy_copied, leak.accuracy_others, leak.right_by_copy)),
         )
         for row in results.leak
+        for score, leak in zip(row.scores, row.leaks, strict=True)
     )
-    columns = ("", "F1, holdout", "F1, study (LEAKS)", "change", "test products copied", "right answers with a copy")
+    columns = (
+        *("", "F1, holdout", "F1, study (LEAKS)", "change", "tested with a copy", "right with a copy"),
+        *("right without", "of the right, with a copy"),
+    )
     says = (
         "The original protocol repeats small categories before it splits, and selects on its test rows. The same "
-        "configurations under both protocols; a copied product has a near-copy in training. The test products of the "
-        "two protocols differ, so the change is of protocols, not of products.",
+        "configurations under both protocols; a copy is a near-duplicate in training, and `all` is macro-F1. The "
+        "protocols test other products, so the change is one of protocols, with Welch's interval.",
     )
     return Section("What the leak is worth", says, (Table("Both protocols, means over seeds", columns, rows),))
 
@@ -179,8 +161,8 @@ def _ablation(results: Results) -> Section | None:
         return None
     rows = sorted(rows, key=lambda row: -row.macro_f1.value)
     before = (
-        "One frozen vision tower with kept tokens, and only the fusion exchanged: the same number of weights to 10 %, the "
-        "same data, order, optimiser, steps and learning rates to choose from. This, and not the comparison of the "
+        "One frozen vision tower with kept tokens, and only the fusion exchanged: the same number of weights to 10 %, "
+        "the same data, order, optimiser, steps and learning rates to choose from. This, and not the comparison of the "
         "families, can speak of the mechanism: families differ in much else.",
     )
     compared = _compared(results, "mechanisms", "What the attention mechanism contributes", before)
@@ -194,201 +176,6 @@ def _ablation(results: Results) -> Section | None:
     )
 
 
-def _robustness(results: Results) -> Section | None:
-    if not results.robustness:
-        return None
-    names = list(results.robustness[0].drops)
-    rows = tuple(
-        (row.label, shown(row.mean_drop, percent=True), *(f"{row.drops[name].value:.1%}" for name in names))
-        for row in results.robustness
-    )
-    figure = drawing.draw_severities({row.label: row.by_severity for row in results.robustness})
-    says = (
-        "Relative drop of test macro-F1 on spoilt pictures, mean over three severities and the seeds; none was trained on. "
-        "Below zero: better than on clean pictures.",
-    )
-    table = Table("Relative drop", ("", "mean drop", *names), rows)
-    return Section("Robustness", says, (table,), (("Relative drop by severity", figure),))
-
-
-def _calibration(results: Results) -> Section | None:
-    if not results.calibration:
-        return None
-    rows = tuple(
-        (
-            row.label,
-            *(shown(each) for each in (row.temperature, row.ece, row.ece_scaled, row.nll, row.nll_scaled, row.aurc)),
-            *("" if each is None else shown(each) for each in (row.auroc_unknown, row.auroc_products)),
-        )
-        for row in results.calibration
-    )
-    columns = ("", "temperature", "ECE", "ECE, scaled", "NLL", "NLL, scaled", "AURC", "AUROC over seeds", "AUROC, one seed")
-    says = (
-        "Temperature is fitted on validation (Guo et al. 2017). AURC is the area under the risk-coverage curve, lower is "
-        "better. AUROC is of telling, by confidence, products of known categories from "
-        f"{results.calibration[0].unknown} of categories that no model was trained on; 0.5 is guessing. Its first interval "
-        "is over seeds, which all see the same unknown products; the second is DeLong's over products, of one seed.",
-    )
-    figure = drawing.draw_risk({row.label: (row.coverage, row.risk) for row in results.calibration})
-    return Section(
-        "Calibration and the unknown", says, (Table("Means over seeds", columns, rows),), (("Risk and coverage", figure),)
-    )
-
-
-def _attention(results: Results) -> Section | None:
-    if not results.faithfulness:
-        return None
-    curves = {
-        f"{label}: {name}": {each["map"]: (found["shares"], each[name]) for each in found["curves"]}
-        for label, found in results.faithfulness.items()
-        for name in ("deletion", "insertion")
-    }
-    n = next(iter(results.faithfulness.values()))["n"]
-    says = (
-        f"Maps of {n} test products of the first seed, by each family's own mechanism (raw) and weighted by gradients "
-        "(Chefer et al. 2021). Cells of a fixed grid are blurred, most important first (deletion: a low area is good), or "
-        "come back (insertion: a high one is). Controls: a random order, nearness to the centre, and another picture's map.",
-        *(each["verdict"] for found in results.faithfulness.values() for each in found["comparisons"]),
-    )
-    tables = (_area_table(results), _randomised_table(results), _mechanism_table(results))
-    figure = drawing.draw_curves(curves)
-    return Section("What attention maps are worth", says, tables, (("Deletion and insertion", figure),))
-
-
-def _area_table(results: Results) -> Table:
-    rows = tuple(
-        (f"{label}: {each['map']}", _interval(each["deletion_area"]), _interval(each["insertion_area"]))
-        for label, found in results.faithfulness.items()
-        for each in found["curves"]
-    )
-    return Table("Area under the curves, mean over pictures", ("", "deletion", "insertion"), rows)
-
-
-def _randomised_table(results: Results) -> Table:
-    rows = tuple(
-        (f"{label}: {each['method']}", _interval(each["correlation"]))
-        for label, found in results.faithfulness.items()
-        for each in found["randomised"]
-    )
-    return Table("Likeness to the map of shuffled weights (Adebayo et al. 2018)", ("", "Spearman's correlation"), rows)
-
-
-def _mechanism_table(results: Results) -> Table:
-    names = ("relative_entropy", "distance_share", "product_share", "product_area", "head_diversity")
-    rows = tuple(
-        (
-            f"{label}: {layer['name']}, {layer['kind']}",
-            *("" if layer[name] is None else f"{layer[name]:.3f}" for name in names),
-        )
-        for label, layers in results.mechanism.items()
-        for layer in layers
-    )
-    columns = ("entropy (1: even)", "distance (share of side)", "on the product", "product's area", "head diversity")
-    return Table("Each layer's attention", ("", *columns), rows)
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    return shown(Estimate(value["value"], value["low"], value["high"]))
-
-
-def _gaps(results: Results) -> Section | None:
-    if not results.gaps:
-        return None
-    gaps = tuple(
-        (
-            f"{row.label}: {gap.attribute}",
-            f"{gap.best} − {gap.worst}",
-            shown(gap.accuracy_gap),
-            p_value(gap.p_holm),
-            p_value(gap.p_within_categories),
-        )
-        for row in results.gaps
-        for gap in row.gaps
-        if gap.best
-    )
-    values = tuple(
-        (
-            f"{row.label}: {gap.attribute} {value.value or 'not given'}" + (" (thin)" if value.thin else ""),
-            f"{value.n:,}",
-            shown(value.accuracy),
-            f"{value.macro_f1:.3f}",
-        )
-        for row in results.gaps
-        for gap in row.gaps
-        for value in gap.values
-    )
-    says = (
-        "Accuracy of the best served value less that of the worst. Each product counts once over the seeds; values with "
-        "fewer than 20 products are thin and left out. Subgroups hold different categories, some harder than others: the "
-        "last p-value is of a difference that is left within categories.",
-    )
-    columns = ("", "best and worst", "gap (95 %)", "p, Holm", "p within categories")
-    tables = (Table("Gaps", columns, gaps), Table("Values", ("", "n", "accuracy (95 %)", "macro-F1"), values))
-    return Section("Subgroup gaps", says, tables)
-
-
-def _labels(results: Results) -> Section | None:
-    labels = results.labels
-    if labels is None:
-        return None
-    without = tuple((label, shown(whole), shown(kept)) for label, (whole, kept) in labels.without.items())
-    counts = tuple((name, f"{count:,}") for name, count in labels.by_category.items())
-    says = (
-        f"Confident learning (Northcutt et al. 2021) on out-of-fold probabilities of a logistic regression over frozen "
-        f"features: of {labels.products:,} products {labels.flagged:,} have a label that looks wrong. They are candidates, "
-        "not errors: a category of price, such as Free Items, looks wrong by construction. `labels.csv` lists all; the "
-        "worst are shown.",
-    )
-    tables = (
-        Table("Test macro-F1 of the first seed with all products, and without those", ("", "all", "without"), without),
-        Table("Flagged, by given category", ("", "products"), counts),
-    )
-    return Section(LABELS, says, tables)
-
-
-def _rules(results: Results) -> Section | None:
-    if not results.rules:
-        return None
-    rows = tuple(
-        (
-            f"{row.label}: {name}",
-            *(f"{each:.3f}" for each in (rule.macro_f1, rule.accuracy)),
-            *("" if each is None else f"{each:.1%}" for each in (rule.unknown_rate, rule.coverage, rule.covered_accuracy)),
-        )
-        for row in results.rules
-        for name, rule in row.rules.items()
-    )
-    columns = ("", "macro-F1", "accuracy", "unknown", "coverage", "right of the covered")
-    says = ("Models that learnt to write the category's name, asked in several ways; an Unknown Category counts as wrong.",)
-    return Section("Decision rules of models that write", says, (Table("Means over seeds", columns, rows),))
-
-
-def _cost(results: Results) -> Section | None:
-    if not results.cost:
-        return None
-    trained = {row.label: row for row in results.rows if row.protocol == "holdout"}
-    rows = tuple(
-        (
-            row.label,
-            f"{row.macro_f1:.3f}",
-            f"{row.cost.weights:,}",
-            f"{trained[row.label].weights_trained:,}",
-            "" if row.cost.flops is None else f"{row.cost.flops / 1e9:.3f}",
-            f"{1000 * row.cost.p50_seconds:.1f} / {1000 * row.cost.p95_seconds:.1f}",
-            f"{row.cost.pictures_a_second:.0f}",
-            f"{row.cost.peak_mib:.0f}",
-            f"{trained[row.label].train_seconds:.0f}",
-            "yes" if row.on_front else "",
-        )
-        for row in results.cost
-    )
-    columns = ("", "macro-F1", "weights", "trained", "GFLOP a picture", "p50 / p95, ms", "pictures a second at 32")
-    figure = drawing.draw_costs([(row.label, row.cost.p50_seconds, row.macro_f1, row.on_front) for row in results.cost])
-    says = (f"Threads: {results.cost[0].cost.threads}. Measured one after the other, with no run beside them.",)
-    table = Table("Cost of an answer", (*columns, "peak MiB over the model", "train s", "on the front"), rows)
-    return Section("Cost", says, (table,), (("Score against latency", figure),))
-
-
 def _runs(results: Results) -> Section:
     rows = tuple((f"{row.label} ({row.protocol})", *_ids(row)) for row in results.rows)
     says = (f"Every figure above is computed from these runs, below the run {results.run_id}.",)
@@ -397,17 +184,3 @@ def _runs(results: Results) -> Section:
 
 def _ids(row: Row) -> tuple[str]:
     return (", ".join(f"{seed}: {run_id}" for seed, run_id in zip(row.seeds, row.run_ids, strict=True)),)
-
-
-def shown(estimate: Estimate, *, signed: bool = False, percent: bool = False) -> str:
-    """A figure and its interval as text; without interval where there is none."""
-    form = "{:+.3f}" if signed else "{:.1%}" if percent else "{:.3f}"
-    value = form.format(estimate.value)
-    if estimate.low != estimate.low:
-        return value
-    return f"{value} ({form.format(estimate.low)} to {form.format(estimate.high)})"
-
-
-def p_value(p: float) -> str:
-    """A p-value as text."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,139 @@
+"""Whole studies of a small shop: carried out once, gone on with after a kill, and told when a cell fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.stores import ROOT
+from vlm_core.config import Config, build_config
+from vlm_core.errors import UserError
+from vlm_core.progress import silent
+from vlm_core.study.plan import plan_study
+from vlm_core.study.running import find_todo, run_study
+from vlm_core.tracking.reader import RunReader
+
+SMALL = {
+    "preset": "demo",
+    "families": "clip",
+    "modes": "probe",
+    "answers": "classify",
+    "seeds": 2,
+    "parts": "families,cost,labels",
+    "per_category": 60,
+    "train_per_category": 30,
+    "min_products": 20,
+    "views": 0,
+    "resamples": 100,
+}
+
+
+def small(shop: Path, **given: object) -> Config:
+    return build_config({**SMALL, "data": str(shop), **given})
+
+
+@pytest.mark.slow
+def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path, store: Path) -> None:
+    lines: list[str] = []
+    outcome = run_study(small(shop), store, silent, lines.append)
+    reader, results = RunReader(), outcome.results
+    children = reader.children(outcome.run_id)
+    assert (len(children), results.done, results.cells) == (8, 8, 8)
+    assert set(children["status"]) == {"FINISHED"}
+    (probe,) = [row for row in results.rows if row.configuration == "clip/probe/classify/holdout"]
+    scores = [reader.metrics(run_id)["test_macro_f1"] for run_id in probe.run_ids]
+    assert probe.macro_f1.value == pytest.approx(sum(scores) / 2)
+    assert {row.label for row in results.rows if row.kind == "baseline"} >= {
+        "HOG + colour",
+        "majority",
+        "nearest class mean, clip features",
+        "nearest neighbours, clip features",
+    }
+    assert [(pair.a, pair.b) for pair in results.pairs] == [("HOG + colour", "clip probe")]
+    assert {row.label for row in results.leak} == {"HOG + colour", "clip probe"}
+    html = reader.text(outcome.run_id, "study/report.html")
+    assert f"{probe.macro_f1.value:.3f}" in html
+    assert all(run_id in html for row in results.rows for run_id in row.run_ids)
+    assert "<script" not in html and 'src="http' not in html
+    kept = json.loads(reader.text(outcome.run_id, "study/results.json"))
+    assert kept["done"] == 8
+    assert reader.text(outcome.run_id, "study/report.md").startswith("# Study demo")
+
+
+@pytest.mark.slow
+def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
+    shop: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlm_core.study import measuring
+
+    config = small(shop, seeds=1, protocols="holdout", parts="families")
+
+    def fail(trained: object) -> None:
+        raise RuntimeError("no simple rule today")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(measuring.MEASUREMENTS, "simple", fail)
+        with pytest.raises(UserError, match=r"1 of 2 cells failed.*no simple rule today"):
+            run_study(config, store, silent, lambda line: None)
+    (before,) = RunReader().studies("demo")["run_id"]
+    trained = dict(zip(*(RunReader().children(before)[name] for name in ("name", "run_id")), strict=True))
+    outcome = run_study(config, store, silent, lambda line: None)
+    assert outcome.run_id == before
+    children = RunReader().children(outcome.run_id)
+    assert dict(zip(children["name"], children["run_id"], strict=True)) == trained
+    assert outcome.results.failed == {}
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_ends_with_the_same_table(shop: Path, store: Path) -> None:
+    given = {**SMALL, "data": str(shop), "protocols": "holdout", "parts": "families"}
+    command = [sys.executable, "-m", "experiments.study", *(f"--{name}={value}" for name, value in given.items())]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    begun = subprocess.Popen(command, cwd=store, env=environment, stdout=subprocess.PIPE, text=True)
+    assert begun.stdout is not None
+    for line in begun.stdout:
+        if line.startswith("[2/4]"):
+            break
+    time.sleep(1.5)  # into the third cell
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    config = small(shop, protocols="holdout", parts="families")
+    outcome = run_study(config, store, silent, lambda line: None)
+    children = RunReader().children(outcome.run_id)
+    finished = children[children["status"] == "FINISHED"]
+    assert sorted(finished["name"]) == sorted(cell.key for cell in plan_study(config, ()).cells)
+    assert "RUNNING" not in set(children["status"])
+    again = run_study(small(shop, protocols="holdout", parts="families", study="whole"), store, silent, lambda line: None)
+    assert [(row.label, row.macro_f1, row.per_category) for row in outcome.results.rows] == [
+        (row.label, row.macro_f1, row.per_category) for row in again.results.rows
+    ]
+
+
+@pytest.mark.slow
+def test_other_settings_do_not_go_on_with_a_study(shop: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlm_core.study import running
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_carry_out", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(small(shop), store, silent, lambda line: None)
+    with pytest.raises(UserError, match=r"was begun with seeds=2, not 3: go on with its settings, or name another"):
+        run_study(small(shop, seeds=3), store, silent, lambda line: None)
+
+
+def test_all_is_to_do_where_nothing_was_run(shop: Path) -> None:
+    import pandas as pd
+
+    plan = plan_study(small(shop), ())
+    nothing = pd.DataFrame(columns=["run_id", "name", "status"])
+    assert [todo.cell for todo in find_todo(plan, nothing)] == list(plan.cells)
