@@ -84,9 +84,10 @@ def attention(results: Results) -> Section | None:
         "(Chefer et al. 2021). Cells of a fixed grid are blurred, most important first (deletion: a low area is good), "
         "or come back (insertion: a high one is). Controls: a random order, nearness to the centre, and the map of "
         "another picture.",
-        *(each["verdict"] for found in results.faithfulness.values() for each in found["comparisons"]),
     )
-    tables = (_area_table(results), _randomised_table(results), _mechanism_table(results))
+    verdicts = tuple((each["verdict"],) for found in results.faithfulness.values() for each in found["comparisons"])
+    words = Table("In words", ("",), verdicts)
+    tables = (words, _area_table(results), _randomised_table(results), _mechanism_table(results))
     figure = drawing.draw_curves(curves)
     return Section("What attention maps are worth", says, tables, (("Deletion and insertion", figure),))
 

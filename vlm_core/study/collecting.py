@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ FEATURES_OF_SIMPLE: Final = "features"
 def collect(
     parent: str, name: str, plan: Plan, config: Config, data: Data, failed: Mapping[str, str], *, whole: bool = True
 ) -> results.Results:
-    """The results of the cells that have finished so far; not `whole`, without cost and audit, which take a while."""
+    """The results of the cells that have finished so far; not `whole`, without what takes more than moments."""
     from vlm_core.study.auditing import find_suspects
     from vlm_core.tracking.tags import machine_tags
 
@@ -48,11 +49,11 @@ def collect(
             done=len(trials.trials),
             failed=dict(failed),
             rows=(*_rows(trials), *_simple_rows(trials)),
-            pairs=(*_pairs("families", main), *_pairs("mechanisms", trials.mechanisms())),
+            pairs=(*_pairs("families", main), *_pairs("mechanisms", trials.mechanisms())) if whole else (),
             leak=tuple(_leak(main, trials.main("study"))),
             robustness=tuple(_robustness(main)),
             calibration=tuple(_calibration(main)),
-            gaps=tuple(_gaps(main, data, words(config.attributes))),
+            gaps=tuple(_gaps(main, data, words(config.attributes))) if whole else (),
             rules=tuple(_rules(trials)),
             cost=_costs(main, data, config) if whole and "cost" in plan.parts else (),
             labels=find_suspects(_first_answers(main), data, config) if whole and "labels" in plan.parts else None,
@@ -280,9 +281,10 @@ def _costs(cells: Mapping[str, Sequence[Trial]], data: Data, config: Config) -> 
     from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.registry import resolve
 
+    threads = min(config.threads, os.cpu_count() or 1)
     pictures = data.catalogue.pictures.take(data.split.validation[:32])
     costs = {
-        label: measure_cost(load_categoriser(resolve(trials[0].run_id)), pictures, threads=config.threads)
+        label: measure_cost(load_categoriser(resolve(trials[0].run_id)), pictures, threads=threads)
         for label, trials in cells.items()
     }
     scores = {

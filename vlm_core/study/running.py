@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vlm_core.study.results import Results
 
 SECONDS_BETWEEN_LOOKS: Final = 1.0  # of a worker, for the process that leads it
+SECONDS_TO_STOP: Final = 5.0
 # Settings that may change when a study is gone on with.
 _FREE: Final = frozenset({"workers", "threads", "device", "cache_gib"})
 
@@ -149,11 +150,16 @@ def _carry_out(todo: Sequence[Todo], plan: Plan, config: Config, root: Path, par
 
 
 def _watch(leader: int) -> None:
-    """End this process soon after its leader has gone, so that no cell is written by two."""
+    """End this process soon after its leader has gone, so that no cell is written by two.
+
+    First as Ctrl-C would, so that its run is said to be stopped; the pool that it works for would wait for ever.
+    """
 
     def look() -> None:
         while os.getppid() == leader:
             time.sleep(SECONDS_BETWEEN_LOOKS)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SECONDS_TO_STOP)
+        os._exit(1)
 
     threading.Thread(target=look, daemon=True).start()

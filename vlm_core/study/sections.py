@@ -72,7 +72,7 @@ def _score_table(rows: Sequence[Row]) -> Table:
             (
                 row.label,
                 *(shown(each) for each in (row.macro_f1, row.accuracy, row.worst_recall, row.natural_macro_f1)),
-                f"{row.weights_trained:,}" if row.weights else "",
+                f"{row.weights_trained:,}" if row.weights_trained else "",
                 f"{row.train_seconds:.0f}" if row.train_seconds else "",
             )
             for row in rows
