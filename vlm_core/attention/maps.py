@@ -17,18 +17,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vlm_core.attention.recording import Kind, Layer, Recording, category_scores, record, record_text
+from vlm_core.attention.recording import (
+    Kind,
+    Layer,
+    Recording,
+    batches,
+    category_scores,
+    record,
+    record_text,
+    recordings,
+)
 from vlm_core.attention.relevance import gradient_relevance, raw_relevance
 from vlm_core.errors import UserError
 from vlm_core.models.answers import write_ids
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.contract import Captioner
-from vlm_core.pixels.views import plain_view
 
 # The mechanism's own attention; that weighted by gradients; and two that know nothing of attention (Captum's).
 Method = Literal["raw", "gradient", "saliency", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_PICTURES_A_PASS = 8  # a full-sized model keeps about 0.2 GB a picture for its gradients
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,10 @@ def explain(
     `target` is one category, one a picture (B,), or None for what the model predicts; `raw` maps do not depend on it,
     save where a category is a sentence. A picture in which nothing speaks for its category has an even map.
     """
-    targets = _targets(model, pictures, target)
+    size = pictures.shape[1:3]
     maps = [
-        _stretch(_relevance(model, _pixels(model, pictures[rows]), targets[rows], method), pictures.shape[1:3])
-        for rows in _parts(len(pictures))
+        _stretch(_relevance(model, pixels, targets, method), size)
+        for pixels, targets in batches(model, pictures, target)
     ]
     return np.concatenate(maps) if maps else np.empty(pictures.shape[:3], np.float32)
 
@@ -76,18 +83,16 @@ def layer_maps(
     Of vision layers the class token's row, which every tower has; of those that read the picture for text the mean over
     the text tokens that answer.
     """
-    targets = _targets(model, pictures, target)
-    parts = [_layer_maps(model, pictures[rows], targets[rows]) for rows in _parts(len(pictures))]
+    parts = [_layer_maps(recording, pictures.shape[1:3]) for recording in recordings(model, pictures, target)]
     return tuple(
         LayerAttention(first.name, first.kind, np.concatenate([layer.maps for layer in (first, *rest)]))
         for first, *rest in zip(*parts, strict=True)
     )
 
 
-def _layer_maps(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], targets: Tensor) -> list[LayerAttention]:
-    recording = record(model, _pixels(model, pictures), targets)
+def _layer_maps(recording: Recording, size: tuple[int, ...]) -> list[LayerAttention]:
     return [
-        LayerAttention(layer.name, layer.kind, _stretch(_rows(recording, layer), pictures.shape[1:3]))
+        LayerAttention(layer.name, layer.kind, _stretch(_rows(recording, layer), size))
         for layer in recording.layers
         if layer.kind != "text"
     ]
@@ -101,8 +106,8 @@ def explain_words(
         raise UserError("this model writes no text: give a run of BLIP or GIT with objective=generate.")
     return [
         words
-        for rows in _parts(len(pictures))
-        for words in _word_maps(model, _pixels(model, pictures[rows]), pictures.shape[1:3], method)
+        for pixels, _ in batches(model, pictures, target=0)  # whichever: the words are what is explained
+        for words in _word_maps(model, pixels, pictures.shape[1:3], method)
     ]
 
 
@@ -151,23 +156,6 @@ def _word_maps(
     ]
 
 
-def _parts(count: int) -> list[slice]:
-    return [slice(start, start + _PICTURES_A_PASS) for start in range(0, count, _PICTURES_A_PASS)]
-
-
-def _pixels(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8]) -> Tensor:
-    model.hf.eval()
-    return plain_view(pictures, model.image_size).to(model.device)
-
-
-def _targets(
-    model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], target: int | NDArray[np.int64] | None
-) -> Tensor:
-    """The category to explain of each picture (B,)."""
-    chosen = model.log_probabilities(pictures).argmax(axis=1) if target is None else np.asarray(target)
-    return torch.from_numpy(np.broadcast_to(chosen, len(pictures)).astype(np.int64)).to(model.device)
-
-
 def _relevance(model: VisionLanguageCategoriser, pixels: Tensor, targets: Tensor, method: Method) -> Tensor:
     """Of patches (B, N - 1), or of pixels (B, S * S)."""
     if method == "raw" or method == "gradient":
@@ -213,4 +201,4 @@ def _stretch(relevance: Tensor, size: tuple[int, ...]) -> NDArray[np.float32]:
     total = maps.sum(dim=(2, 3), keepdim=True)
     even = torch.full_like(maps, 1 / maps[0, 0].numel())
     shared = torch.where(total > 0, maps / total.where(total > 0, 1), even)
-    return shared.reshape(*relevance.shape[:-1], *size).cpu().numpy()
+    return shared.reshape(*relevance.shape[:-1], *size).float().cpu().numpy()

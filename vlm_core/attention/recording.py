@@ -7,16 +7,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vlm_core.models.answers import Sentences
 from vlm_core.models.blocks import OPERATION
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.contract import Captioner, State
+from vlm_core.pixels.views import plain_view
 
 # Image tokens to each other; text to text (BLIP); text to image tokens (BLIP); image and text together (GIT).
 Kind = Literal["vision", "text", "cross", "joint"]
+
+
+_PICTURES_A_PASS = 8  # a full-sized model keeps about 0.2 GB a picture for its gradients
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,33 @@ class Recording:
     def of(self, kind: Kind) -> list[Tensor]:
         """The probabilities of the layers of one kind, first layer first."""
         return [layer.probabilities for layer in self.layers if layer.kind == kind]
+
+
+def recordings(
+    model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], target: int | NDArray[np.int64] | None = None
+) -> Iterator[Recording]:
+    """The passes over pictures (B, H, W, 3), a few at a time, that answer for their targets (see `targets_of`)."""
+    for pixels, targets in batches(model, pictures, target):
+        yield record(model, pixels, targets)
+
+
+def batches(
+    model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], target: int | NDArray[np.int64] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pixels (b, 3, S, S) and targets (b,) of a few pictures at a time; the model is then in evaluation mode."""
+    targets = targets_of(model, pictures, target)
+    model.hf.eval()
+    for start in range(0, len(pictures), _PICTURES_A_PASS):
+        rows = slice(start, start + _PICTURES_A_PASS)
+        yield plain_view(pictures[rows], model.image_size).to(model.device), targets[rows]
+
+
+def targets_of(
+    model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], target: int | NDArray[np.int64] | None
+) -> Tensor:
+    """The category (B,) to answer for of each picture: one for all, one a picture, or None for what is predicted."""
+    chosen = model.log_probabilities(pictures).argmax(axis=1) if target is None else np.asarray(target)
+    return torch.from_numpy(np.broadcast_to(chosen, len(pictures)).astype(np.int64)).to(model.device)
 
 
 def record(model: VisionLanguageCategoriser, pixels: Tensor, targets: Tensor) -> Recording:
