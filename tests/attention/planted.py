@@ -54,7 +54,7 @@ def learnt(family: str, answer: str = "head") -> VisionLanguageCategoriser:
 
 
 def _train(model: VisionLanguageCategoriser) -> None:
-    steps, batch = 150, 32
+    steps, batch = 200, 32
     pictures, labels, _ = draw_pictures(steps * batch, seed=1)
     weights = list(model.learn_from(0).values())
     optimiser = torch.optim.AdamW(weights, lr=1e-3)

@@ -1,11 +1,9 @@
-"""Whether a map says what the model goes by: deletion and insertion against maps that know nothing, and a model that
-lost its weights.
-"""
+"""Whether a map says what the model goes by: deletion and insertion against maps that know nothing of the picture."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -78,6 +76,7 @@ def measure_faithfulness(
     *,
     methods: Sequence[Method] = ("raw", "gradient"),
     steps: int = 8,
+    removal: str = "blur",
     seed: int = 0,
     progress: Progress = silent,
 ) -> Faithfulness:
@@ -92,12 +91,12 @@ def measure_faithfulness(
         raise UserError("faithfulness needs two pictures at least: one picture's map is compared with another's.")
     generator = np.random.default_rng(seed)
     targets = model.log_probabilities(pictures).argmax(axis=1)
-    cells = _cells(pictures.shape[1:3])
+    cells, blank = _cells(pictures.shape[1:3]), REMOVALS[removal](pictures)
     values = {method: _cell_values(model, pictures, targets, method, cells) for method in methods}
     ranks = {name: _ranks(of_map, generator) for name, of_map in _with_controls(values, generator).items()}
     curves = {}
     for name, rank in progress(ranks.items(), "removing what maps point to", len(ranks)):
-        curves[name] = _curves(model, pictures, targets, rank[:, cells], steps)
+        curves[name] = _curves(model, pictures, targets, rank[:, cells], blank, steps)
     shares = np.linspace(0, 1, steps + 1)
     areas = {name: np.trapezoid(curve, shares, axis=-1) for name, curve in curves.items()}  # (2, n)
     family = model.description.family
@@ -131,6 +130,26 @@ def shuffled_weights(model: VisionLanguageCategoriser, seed: int) -> VisionLangu
             order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
             weight.copy_(weight.flatten()[order].view_as(weight))
     return other
+
+
+def _blur(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    from scipy.ndimage import gaussian_filter
+
+    height, width = pictures.shape[1:3]
+    blurred: NDArray[np.uint8] = gaussian_filter(pictures, (0, _BLUR * height, _BLUR * width, 0), mode="nearest")
+    return blurred
+
+
+def _mean_colour(pictures):
+    return np.broadcast_to(pictures.mean(axis=(1, 2), keepdims=True).round().astype(np.uint8), pictures.shape)
+
+
+def _border_colour(pictures):
+    rims = np.concatenate([pictures[:, 0], pictures[:, -1], pictures[:, :, 0], pictures[:, :, -1]], axis=1)
+    return np.broadcast_to(np.median(rims, axis=1)[:, None, None].astype(np.uint8), pictures.shape)
+
+
+REMOVALS = {"blur": _blur, "mean": _mean_colour, "border": _border_colour}
 
 
 def _cells(size: tuple[int, ...]) -> NDArray[np.int64]:
@@ -186,16 +205,13 @@ def _curves(
     pictures: NDArray[np.uint8],
     targets: NDArray[np.int64],
     ranks: NDArray[np.int64],
+    blank: NDArray[np.uint8],
     steps: int,
 ) -> NDArray[np.float64]:
     """Probabilities (2, n, steps + 1) of the targets: as pixels of the lowest ranks (n, H, W) go, and as they come."""
-    from scipy.ndimage import gaussian_filter
-
-    height, width = pictures.shape[1:3]
-    blurred = gaussian_filter(pictures, (0, _BLUR * height, _BLUR * width, 0), mode="nearest")
 
     def probabilities(shown: NDArray[np.bool_]) -> NDArray[np.float64]:
-        rows = model.log_probabilities(np.where(shown[..., None], pictures, blurred))
+        rows = model.log_probabilities(np.where(shown[..., None], pictures, blank))
         return np.exp(rows[np.arange(len(rows)), targets], dtype=np.float64)
 
     counts = np.round(np.linspace(0, GRID**2, steps + 1))
@@ -247,7 +263,7 @@ def _mean(values: NDArray[np.float64], seed: int) -> Estimate:
 
 
 def _p_value(gains: NDArray[np.float64], seed: int) -> float:
-    """Of a mean of zero, two-sided: the signs of the paired differences (n,) are flipped, all ways where they are few."""
+    """Of a mean of zero, two-sided: signs of the paired differences (n,) are flipped, in all ways where they are few."""
     from scipy.stats import permutation_test
 
     test = permutation_test(

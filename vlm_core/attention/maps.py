@@ -201,4 +201,4 @@ def _stretch(relevance: Tensor, size: tuple[int, ...]) -> NDArray[np.float32]:
     total = maps.sum(dim=(2, 3), keepdim=True)
     even = torch.full_like(maps, 1 / maps[0, 0].numel())
     shared = torch.where(total > 0, maps / total.where(total > 0, 1), even)
-    return shared.reshape(*relevance.shape[:-1], *size).cpu().numpy()
+    return shared.reshape(*relevance.shape[:-1], *size).float().cpu().numpy()

@@ -41,7 +41,7 @@ def gradient_relevance(recording: Recording, weights: Tensor) -> Tensor:
     if not cross and not joint:
         return images[:, 0, 1:]
     rows = _crossed(images, text, cross) if cross else _joined(images, joint)
-    return torch.einsum("bk,bkn->bn", weights, rows[:, -weights.shape[1] :, 1:])
+    return torch.einsum("bk,bkn->bn", weights.double(), rows[:, -weights.shape[1] :, 1:])
 
 
 def rollout(layers: list[Tensor]) -> Tensor:
@@ -61,8 +61,10 @@ def _weighted_attention(recording: Recording, weights: Tensor) -> list[Tensor]:
     """The mean over heads of the positive part of attention times its gradient (B, R, N) a layer: equation 5."""
     layers = [layer.probabilities for layer in recording.layers]
     gradients = torch.autograd.grad((recording.scores * weights).sum(), layers, retain_graph=True)
+    # In double precision: what a layer adds to the identity is small, and is taken from it again where rows are scaled.
     return [
-        (layer.detach() * gradient).clamp(min=0).mean(dim=1) for layer, gradient in zip(layers, gradients, strict=True)
+        (layer.detach() * gradient).clamp(min=0).mean(dim=1).double()
+        for layer, gradient in zip(layers, gradients, strict=True)
     ]
 
 
@@ -106,11 +108,11 @@ def _crossed(images: Tensor, text: list[Tensor], cross: list[Tensor]) -> Tensor:
 
 def _normalised(relevance: Tensor) -> Tensor:
     """Rows of what was added to the identity scaled to one, and the identity: equations 8 and 9. Empty rows stay so."""
-    identity = torch.eye(relevance.shape[-1], device=relevance.device)
+    identity = torch.eye(relevance.shape[-1], dtype=relevance.dtype, device=relevance.device)
     added = relevance - identity
     total = added.sum(dim=-1, keepdim=True)
     return added / total.where(total > 0, 1) + identity
 
 
 def _identity(like: Tensor, size: int) -> Tensor:
-    return torch.eye(size, device=like.device).repeat(len(like), 1, 1)
+    return torch.eye(size, dtype=like.dtype, device=like.device).repeat(len(like), 1, 1)

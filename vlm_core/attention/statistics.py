@@ -1,6 +1,4 @@
-"""What each layer's attention is like: how sharp it is, how far it reaches, what of it lies on the product, and whether
-its heads differ.
-"""
+"""What each layer's attention is like: how sharp, how far it reaches, how much of it lies on the product."""
 
 from __future__ import annotations
 
@@ -24,8 +22,9 @@ Attention = NDArray[np.float32]  # (heads, R, N): what each of R tokens takes fr
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Means over pictures, heads and the tokens that ask. Those are no more than the answer depends on: one in a last
-    block of which one token is read.
+    """Means over pictures, heads and the tokens that ask.
+
+    Those are no more than the answer depends on: one alone in a last block of which one is read.
     """
 
     name: str  # the layer's
@@ -71,7 +70,7 @@ def product_shares(picture: NDArray[np.uint8], side: int) -> NDArray[np.float64]
 def describe_layer(
     name: str, kind: str, attention: Attention, images: int, product: NDArray[np.float64]
 ) -> LayerStatistics:
-    """The figures of one layer on one picture; `images` are its image tokens, `product` (g * g,) the patches' shares."""
+    """The figures of one layer on one picture of `images` image tokens; `product` (g * g,) are the patches' shares."""
     entropy, relative = _entropies(attention)
     patches = attention[:, :, 1:images]
     asked_by_patches = kind in ("vision", "joint, image") and attention.shape[1] == images
