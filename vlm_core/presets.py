@@ -33,6 +33,8 @@ SUITING: Final[dict[str, dict[str, Any]]] = {
 
 # A linear layer on frozen features: its passes cost next to nothing, and the study's rate would not move it.
 HEAD: Final[dict[str, Any]] = {"batch_size": 128, "learning_rate": 3e-3, "epochs": 30, "patience": 10, "views": 0}
+# A mechanism of the ablation, on kept tokens: the same budget for each.
+MECHANISM: Final[dict[str, Any]] = {"batch_size": 64, "epochs": 8, "patience": 8, "views": 1, "augmentation": "mirror"}
 # Where the head's best settings are searched, instead of what each setting declares for whole models.
 HEAD_SEARCH: Final[dict[str, dict[str, Any]]] = {
     "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},

@@ -68,7 +68,7 @@ def _train(todo: Todo, plan: Plan, root: Path, parent: str) -> str:
 
 def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:
     """Train one mechanism on the kept tokens of a frozen encoder, and keep its answers and scores."""
-    from vlm_core.attention.ablation import run_mechanism
+    from vlm_core.attention.ablation import Ablation
     from vlm_core.fitting import GIB
     from vlm_core.scoring import evaluate_answers, set_threads
     from vlm_core.tracking import tags
@@ -85,7 +85,7 @@ def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:
         run.params(config.to_params(FINE_TUNING))
         run.dataset(data.catalogue, data.split)
         run.tags({tags.KIND: "ablation", "mechanism": cell.mode, "weights_source": tower.source})
-        result = run_mechanism(cell.mode, config, data, tower, cache, silent, _quiet)
+        result = Ablation(config, data, tower, cache, silent, _quiet).run(cell.mode)
         run.evaluation(evaluate_answers(config, data.catalogue, result.test, data.split.test, data.split.prior))
         run.predictions(result.validation, "validation")
         run.tags({"weights_trained": str(result.weights), "chosen_learning_rate": str(result.learning_rate)})

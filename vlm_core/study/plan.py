@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, get_args
 from vlm_core.config import FINE_TUNING, Config, build_config
 from vlm_core.data import words
 from vlm_core.errors import UserError
+from vlm_core.presets import MECHANISM as BUDGET
 
 Part = Literal["families", "ablation", "robustness", "attention", "labels", "cost"]
 PARTS: Final[tuple[str, ...]] = get_args(Part)
@@ -71,8 +72,9 @@ class Plan:
         return build_config({**self.given, **names, "seed": cell.seed, "run_name": cell.key})
 
     def encoder_settings(self, cell: Cell, family: str) -> Config:
-        """Settings of the frozen encoder that a mechanism's cell reads."""
-        return self.settings(Cell(family, "probe", "classify", cell.protocol, cell.seed))
+        """Settings of a mechanism's cell: the frozen encoder that it reads, and its budget unless the user gave one."""
+        config = self.settings(Cell(family, "probe", "classify", cell.protocol, cell.seed))
+        return config.model_copy(update={name: value for name, value in BUDGET.items() if name not in self.given})
 
     def is_main(self, cell: Cell) -> bool:
         """Whether the cell is one that the study compares most closely: the baseline's and the last mode's."""
