@@ -39,7 +39,7 @@ def macro_f1_differences(answers: PairedAnswers) -> NDArray[np.float64]:
     """Macro-F1 of a minus that of b in each seed (S,), over the categories that the seed tests."""
     outcomes = _count(answers)
     support = _support(answers)
-    return _differences(outcomes, outcomes.products[None], support)[0]
+    return np.asarray(_differences(outcomes, outcomes.products[None], support)[0])
 
 
 def resample_differences(answers: PairedAnswers, *, resamples: int, seed: int) -> NDArray[np.float64]:
@@ -69,7 +69,7 @@ def resample_differences(answers: PairedAnswers, *, resamples: int, seed: int) -
             alike = outcomes.labels == category
             weights[:, alike] = generator.multinomial(products[category], expected[alike] / products[category], size)
         parts.append(_differences(outcomes, weights, support).mean(axis=1))
-    return np.concatenate(parts) + shift
+    return np.asarray(np.concatenate(parts) + shift)
 
 
 def _count(answers: PairedAnswers) -> _Outcomes:
