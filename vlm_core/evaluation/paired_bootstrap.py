@@ -52,7 +52,7 @@ def resample_differences(answers: PairedAnswers, *, resamples: int, seed: int) -
 
     To the products of each category one is added that is half right and half wrong for either model, as in
     `vlm_core.evaluation.bootstrap.resample`: without it 13 Free Items among 613 products made the test reject in 8.7 %
-    of draws in which nothing differed, and with it in 4 %. Resamples are shifted back by what it shifts them.
+    of draws in which nothing differed, and with it in 6 %. Resamples are shifted back by what it shifts them.
     """
     generator = np.random.default_rng(seed)
     outcomes = _with_prior(_count(answers), answers)
