@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DASHES, FAMILY_COLOURS, SEQUENTIAL, SERIES, layout, plain_text
+from dashboard.theme import FAMILY_COLOURS, SEQUENTIAL, SERIES, layout, plain_text
 
 _GREY: Final = "#8A8F98"
 PIXELS_A_ROW: Final = 30
@@ -147,14 +147,4 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
         )
     axis = {"title": {"text": "latency of one picture, ms (median)"}, "rangemode": "tozero"}
     figure.update_layout(**layout(xaxis=axis, yaxis={"title": {"text": "macro-F1"}}))
-    return figure
-
-
-def lines(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]], x: str, y: str) -> go.Figure:
-    """Named lines (name, x, y), told apart by colour and dash."""
-    figure = go.Figure()
-    for place, (name, across, up) in enumerate(curves):
-        line = {"color": SERIES[place % len(SERIES)], "dash": DASHES[place % len(DASHES)], "width": 2}
-        figure.add_scatter(x=across, y=up, mode="lines", name=plain_text(name), line=line)
-    figure.update_layout(**layout(xaxis={"title": {"text": x}}, yaxis={"title": {"text": y}}))
     return figure

@@ -32,9 +32,9 @@ def labels_card(runs: Runs, found: Evidence) -> Component | None:
     missing = "The catalogue's pictures are not on this machine: prepare it here to see them."
     return card(
         "Labels that look wrong",
-        dmc.Text(said, size="sm", mb="md"),
+        dmc.Text(said, size="sm"),
         table(["", "Macro-F1", "Without the flagged"], body, "Macro-F1 without the flagged") if body else None,
-        None if here else dmc.Text(missing, size="sm", c="dimmed", mb="sm"),
+        None if here else dmc.Text(missing, size="sm", c="dimmed"),
         html.Div(shown_rows, className="gallery"),
         note="Confident learning on out-of-fold probabilities, the worst first. It suggests; people decide.",
     )

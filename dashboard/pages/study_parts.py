@@ -9,9 +9,10 @@ import dash_mantine_components as dmc
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from dashboard.components import aria, card, graph, leak_badge, notice, number_tile, status_badge, table
+from dashboard.components import aria, card, graph, leak_badge, notice, number_tile, status_badge, table, wide
 from dashboard.evidence import CellRun, Evidence, runs_address, shown
 from dashboard.figures import study as figures
+from dashboard.pages.study_attention import attention_card
 from dashboard.pages.study_labels import labels_card
 from dashboard.runs import Runs
 
@@ -27,14 +28,14 @@ def progress_cards(found: Evidence) -> Component:
     whole = max(found.cells, done + running + failed, 1)
     bar = dmc.Progress(value=100 * done / whole, size="lg", **aria(label=f"{done} of {whole} cells are done"))
     words = f"{done} of {whole} cells done, {running} running, {failed} failed"
-    head = dmc.Group([status_badge(found.status), dmc.Text(words, size="sm", className="figures")], gap="sm", mb="xs")
+    head = dmc.Group([status_badge(found.status), dmc.Text(words, size="sm", className="figures")], gap="sm")
     body = [
         [configuration, *(_cell(seeds.get(seed)) for seed in found.seeds)]
         for configuration, seeds in found.runs.items()
     ]
     cells = table(["Cell", *(f"seed {seed}" for seed in found.seeds)], body, "Cells", most_pixels=360)
     note = "Test macro-F1 of each cell; a figure leads to its run."
-    return card("Cells", head, bar, dmc.Box(cells, mt="md"), note=note, mb="lg")
+    return card("Cells", head, bar, cells, note=note, mb="lg")
 
 
 def result_cards(runs: Runs, found: Evidence) -> Component:
@@ -45,7 +46,7 @@ def result_cards(runs: Runs, found: Evidence) -> Component:
         _pairs,
         _leak,
         _ablation,
-        _faithfulness,
+        attention_card,
         _robustness,
         _calibration,
         _gaps,
@@ -184,7 +185,7 @@ def _leak(runs: Runs, found: Evidence) -> Component | None:
     drawn = graph("study-leak", figures.leak_dumbbells(rows), "F1 under both protocols", 110 + 44 * categories)
     return card(
         "What the leak is worth",
-        _wide(drawn, "F1 under both protocols") if panels > 1 else drawn,
+        wide(drawn, "F1 under both protocols") if panels > 1 else drawn,
         table(head, body, "Both protocols", most_pixels=420),
         note="The same configurations under both protocols, means over seeds; their test products differ.",
         actions=[leak_badge()],
@@ -214,7 +215,7 @@ def _robustness(runs: Runs, found: Evidence) -> Component | None:
     drawn = graph("study-drops", figure, "Relative drop by corruption", figures.height_of(len(rows)) + 60)
     return card(
         "Robustness",
-        _wide(drawn, "Relative drop"),
+        wide(drawn, "Relative drop"),
         table(["", "Mean drop"], [[_linked(row), shown(row["mean_drop"], ".1%")] for row in rows], "Mean drop"),
         note="Relative drop of macro-F1 on spoilt pictures, mean over three severities; none was trained on.",
     )
@@ -244,7 +245,7 @@ def _gaps(runs: Runs, found: Evidence) -> Component | None:
             _linked(row),
             gap["attribute"],
             shown(gap["accuracy_gap"], ".1%"),
-            f"{gap['best'] or '–'} over {gap['worst'] or '–'}",
+            f"{gap['best']}, {gap['worst']}" if gap["best"] else "–",
             _p(gap["p_holm"]),
             _p(gap["p_within_categories"]),
             ", ".join(_served(value) for value in gap["values"]),
@@ -305,15 +306,6 @@ def _costs(runs: Runs, found: Evidence) -> Component | None:
     note = f"One picture at a time, {rows[0]['cost']['threads']} threads; filled: no other is both faster and better."
     drawn = graph("study-costs", figures.costs(rows), "Macro-F1 against latency", 360)
     return card("Cost", drawn, table(head, body, "Cost of an answer"), note=note)
-
-
-def _faithfulness(runs: Runs, found: Evidence) -> Component | None:
-    return None
-
-
-def _wide(drawn: Component, label: str) -> Component:
-    """A figure that scrolls by itself where the page is narrow."""
-    return html.Div(drawn, className="scroll-x wide", tabIndex=0, role="region", **aria(label=label))
 
 
 def _p(value: float | None) -> str:
