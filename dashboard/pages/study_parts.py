@@ -168,26 +168,37 @@ def _leak(runs: Runs, found: Evidence) -> Component | None:
     rows = found.part("leak")
     if not rows:
         return None
-    head = ["", "Category", "F1, holdout", "F1, study", "Change", "Test products copied", "Right answers with a copy"]
+    head = [
+        "",
+        "Category",
+        "F1, holdout",
+        "F1, study",
+        "Change",
+        "Copied",
+        "Right, copied",
+        "Right, others",
+        "Right by copy",
+    ]
     body = [
         [
-            row["label"],
-            row["category"],
-            f"{row['holdout_f1']:.3f}",
-            f"{row['study_f1']:.3f}",
-            f"{row['study_f1'] - row['holdout_f1']:+.3f}",
-            f"{row['copied']:.1%}",
-            f"{row['right_by_copy']:.1%}",
+            _linked(row),
+            score["category"],
+            *(shown(score[name]) for name in ("holdout", "study")),
+            shown(score["difference"], "+.3f"),
+            *(_share(leak[name]) for name in ("copied", "accuracy_copied", "accuracy_others", "right_by_copy")),
         ]
         for row in rows
+        for score, leak in zip(row["scores"], row["leaks"], strict=True)
     ]
-    panels, categories = len({row["label"] for row in rows}), len({row["category"] for row in rows})
-    drawn = graph("study-leak", figures.leak_dumbbells(rows), "F1 under both protocols", 110 + 44 * categories)
+    drawn = graph(
+        "study-leak", figures.leak_dumbbells(rows), "F1 under both protocols", 110 + 44 * len(rows[0]["scores"])
+    )
     return card(
         "What the leak is worth",
-        wide(drawn, "F1 under both protocols") if panels > 1 else drawn,
+        wide(drawn, "F1 under both protocols"),
         table(head, body, "Both protocols", most_pixels=420),
-        note="The same configurations under both protocols, means over seeds; their test products differ.",
+        note="The same configurations under both protocols, means over seeds; their test products differ. A copy is a "
+        "near-duplicate in training; right by copy: share of the right answers that have one.",
         actions=[leak_badge()],
     )
 
@@ -225,14 +236,26 @@ def _calibration(runs: Runs, found: Evidence) -> Component | None:
     rows = found.part("calibration")
     if not rows:
         return None
-    names = ("temperature", "ece", "ece_scaled", "nll", "nll_scaled", "aurc", "auroc_unknown")
-    head = ["", "Temperature", "ECE", "scaled", "NLL", "scaled", "AURC", "AUROC of unknown", "Unknown, n"]
+    names = ("temperature", "ece", "ece_scaled", "nll", "nll_scaled", "aurc", "auroc_unknown", "auroc_products")
+    head = [
+        "",
+        "Temperature",
+        "ECE",
+        "scaled",
+        "NLL",
+        "scaled",
+        "AURC",
+        "AUROC, seeds",
+        "AUROC, products",
+        "Unknown, n",
+    ]
     body = [[_linked(row), *(shown(row[name]) for name in names), f"{row['unknown']:,}"] for row in rows]
     return card(
         "Calibration and the unknown",
         graph("study-risk", figures.risk_curves(rows), "Risk over coverage", 340),
         table(head, body, "Calibration"),
-        note="Temperature is fitted on validation. Unknown products are of categories that no model learnt.",
+        note="Temperature is fitted on validation. AUROC is of telling, by confidence, products of categories that no model "
+        "learnt: over the seeds, and of one seed over its products.",
     )
 
 
@@ -306,6 +329,10 @@ def _costs(runs: Runs, found: Evidence) -> Component | None:
     note = f"One picture at a time, {rows[0]['cost']['threads']} threads; filled: no other is both faster and better."
     drawn = graph("study-costs", figures.costs(rows), "Macro-F1 against latency", 360)
     return card("Cost", drawn, table(head, body, "Cost of an answer"), note=note)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _p(value: float | None) -> str:

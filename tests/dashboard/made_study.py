@@ -8,6 +8,8 @@ from pathlib import Path
 from vlm_core.benchmark.cost import Cost
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.gaps import Gap, ServedValue
+from vlm_core.evaluation.label_audit import WithoutSuspects
+from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
 from vlm_core.evaluation.rules import RuleScore
 from vlm_core.evaluation.seed_comparison import SeedComparison
 from vlm_core.study import results
@@ -39,7 +41,7 @@ def make_results(run_id: str, cells: dict[str, str], done: int = 6) -> results.R
         failed={"git/probe/classify/holdout/0": "RuntimeError: <script>alert(1)</script>"},
         rows=rows,
         pairs=(_pair("families", *main), _pair("mechanisms", "attention-pool", "mean-pool")),
-        leak=tuple(results.LeakRow(label, name, 0.5, 0.8, 0.4, 0.6) for label in main for name in CATEGORIES),
+        leak=tuple(_leak(label, ids) for label in main),
         robustness=tuple(_robust(label, ids) for label in main),
         calibration=tuple(_calibration(label, ids) for label in main),
         gaps=(results.GapRow(main[0], ids, (_gap(),)),),
@@ -49,13 +51,11 @@ def make_results(run_id: str, cells: dict[str, str], done: int = 6) -> results.R
             for label, flops, seconds in (("clip probe", 10**9, 0.01), ("HOG + colour", None, 0.03))
         ),
         labels=results.LabelRow(
-            products=100,
-            flagged=5,
-            by_category={"Apparel": 5},
-            rows=(
-                {"product_id": "7", "given": "Apparel", "suggested": "Accessories", "score": "0.01", "title": "A <b>"},
-            ),
-            without={"clip probe": (about(0.78), about(0.80))},
+            encoder="clip",
+            audited=100,
+            macro_f1=0.7,
+            suspects=(results.Suspect("7", "Apparel", "Accessories", 0.01, "A <b>"),),
+            without={"clip probe": WithoutSuspects(1, about(0.78), about(0.80))},
         ),
         faithfulness={"clip probe": _faithfulness()},
         mechanism={"clip probe": [_layer()]},
@@ -107,6 +107,12 @@ def _pair(group: str, a: str, b: str) -> results.Pair:
         2, 1200, 900, 30, 20, 0.2, 0.2, about(0.04), 0.01, 0.01, Estimate(0.04, NOTHING, NOTHING), (0.04,), 0.03, 0.02
     )
     return results.Pair(group, a, b, test, f"{a} beats {b} by 4.0 points of macro-F1.")
+
+
+def _leak(label: str, ids: tuple[str, ...]) -> results.LeakRow:
+    names = (*CATEGORIES, "all")
+    scores = tuple(ProtocolScore(name, about(0.5), about(0.8), Estimate(0.3, NOTHING, NOTHING)) for name in names)
+    return results.LeakRow(label, ids, scores, tuple(CategoryLeak(name, 9, 0.4, 0.9, NOTHING, 0.6) for name in names))
 
 
 def _robust(label: str, ids: tuple[str, ...]) -> results.RobustnessRow:

@@ -136,7 +136,7 @@ def test_figures_draw_what_the_results_hold(results):
     assert forest.data[0].error_x.array[0] == 0 and forest.data[1].error_x.array[0] == pytest.approx(0.2)
     assert forest.data[1].y[0] == "x &lt;b&gt;" and len(forest.layout.shapes) == 1
     leak = leak_dumbbells(results["leak"])
-    assert [list(trace.x) for trace in leak.data if trace.name == "study (leaks)"] == [[0.8] * 3] * 2
+    assert [list(trace.x) for trace in leak.data if trace.name == "study (leaks)"] == [[0.8] * 4] * 2
     heat = drops(results["robustness"]).data[0]
     assert heat.z.tolist() == [[0.1, -0.01]] * 2 and heat.zmin == -0.01
     assert [list(trace.x) for trace in risk_curves(results["calibration"]).data] == [[0.5, 1.0]] * 2
