@@ -41,8 +41,8 @@ def labels_card(runs: Runs, found: Evidence) -> Component | None:
         table(["", "Left out", "Macro-F1", "Without those"], body, "Macro-F1 without suspects") if body else None,
         None if here else dmc.Text(missing, size="sm", c="dimmed"),
         html.Div(shown_rows, className="gallery"),
-        note="Confident learning on out-of-fold probabilities, the worst first: candidates, not errors. What is hard looks "
-        "wrong too, so macro-F1 rises without them even where all labels are right.",
+        note="Confident learning on out-of-fold probabilities, the worst first: candidates, not errors. What is hard "
+        "looks wrong too, so macro-F1 rises without them even where all labels are right.",
     )
 
 

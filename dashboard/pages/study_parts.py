@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import dash_mantine_components as dmc
@@ -10,15 +10,15 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from dashboard.components import aria, card, graph, leak_badge, notice, number_tile, status_badge, table, wide
-from dashboard.evidence import CellRun, Evidence, runs_address, shown
+from dashboard.evidence import CellRun, Evidence, shown
 from dashboard.figures import study as figures
 from dashboard.pages.study_attention import attention_card
 from dashboard.pages.study_labels import labels_card
+from dashboard.pages.study_looks import calibration_card, costs_card, gaps_card, robustness_card, rules_card
+from dashboard.pages.study_rows import Row, linked, p_value, share
 from dashboard.runs import Runs
 
-Row = Mapping[str, Any]
 _MARKS: Final = {"FINISHED": "✓", "RUNNING": "…"}
-_RULES: Final = ("macro_f1", "accuracy", "unknown_rate", "coverage", "covered_accuracy")
 
 
 def progress_cards(found: Evidence) -> Component:
@@ -47,11 +47,11 @@ def result_cards(runs: Runs, found: Evidence) -> Component:
         _leak,
         _ablation,
         attention_card,
-        _robustness,
-        _calibration,
-        _gaps,
-        _rules,
-        _costs,
+        robustness_card,
+        calibration_card,
+        gaps_card,
+        rules_card,
+        costs_card,
         labels_card,
     )
     return dmc.Stack([part for make in makers if (part := make(runs, found)) is not None], gap="lg")
@@ -86,18 +86,12 @@ def _of_kind(found: Evidence, *kinds: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["macro_f1"]["value"])
 
 
-def _linked(row: Row) -> Component:
-    """The row's label, which leads to the runs behind its figures."""
-    run_ids = list(row.get("run_ids") or [row["run_id"]])
-    return dcc.Link(row["label"], href=runs_address(run_ids), className="cell-link", title="the runs behind this row")
-
-
 def _score_table(rows: Sequence[Row]) -> Component:
     categories = list(rows[0]["per_category"])
     head = ["", "Macro-F1", "Accuracy", "Worst recall", "Natural prior", *categories, "Trained", "Train, s"]
     body = [
         [
-            _linked(row),
+            linked(row),
             *(shown(row[name]) for name in ("macro_f1", "accuracy", "worst_recall", "natural_macro_f1")),
             *(shown({"value": row["per_category"][name]["value"]}) for name in categories),
             f"{row['weights_trained']:,}" if row["weights"] else "",
@@ -142,8 +136,8 @@ def _pair_parts(found: Evidence, group: str) -> list[Component]:
             f"{pair['a']} − {pair['b']}",
             shown(test["difference"], "+.3f"),
             shown(test["over_seeds"], "+.3f"),
-            _p(test["p_bootstrap_holm"]),
-            _p(test["p_mcnemar_holm"]),
+            p_value(test["p_bootstrap_holm"]),
+            p_value(test["p_mcnemar_holm"]),
             f"{test['only_a_right']} : {test['only_b_right']}",
             f"{100 * test['detectable_macro_f1']:.1f} points",
         ]
@@ -181,11 +175,11 @@ def _leak(runs: Runs, found: Evidence) -> Component | None:
     ]
     body = [
         [
-            _linked(row),
+            linked(row),
             score["category"],
             *(shown(score[name]) for name in ("holdout", "study")),
             shown(score["difference"], "+.3f"),
-            *(_share(leak[name]) for name in ("copied", "accuracy_copied", "accuracy_others", "right_by_copy")),
+            *(share(leak[name]) for name in ("copied", "accuracy_copied", "accuracy_others", "right_by_copy")),
         ]
         for row in rows
         for score, leak in zip(row["scores"], row["leaks"], strict=True)
@@ -216,124 +210,3 @@ def _ablation(runs: Runs, found: Evidence) -> Component | None:
         *_pair_parts(found, "mechanisms"),
         note="One frozen vision tower; only the fusion is exchanged, with as many weights, the same data and steps.",
     )
-
-
-def _robustness(runs: Runs, found: Evidence) -> Component | None:
-    rows = found.part("robustness")
-    if not rows:
-        return None
-    figure = figures.drops(rows)
-    drawn = graph("study-drops", figure, "Relative drop by corruption", figures.height_of(len(rows)) + 60)
-    return card(
-        "Robustness",
-        wide(drawn, "Relative drop"),
-        table(["", "Mean drop"], [[_linked(row), shown(row["mean_drop"], ".1%")] for row in rows], "Mean drop"),
-        note="Relative drop of macro-F1 on spoilt pictures, mean over three severities; none was trained on.",
-    )
-
-
-def _calibration(runs: Runs, found: Evidence) -> Component | None:
-    rows = found.part("calibration")
-    if not rows:
-        return None
-    names = ("temperature", "ece", "ece_scaled", "nll", "nll_scaled", "aurc", "auroc_unknown", "auroc_products")
-    head = [
-        "",
-        "Temperature",
-        "ECE",
-        "scaled",
-        "NLL",
-        "scaled",
-        "AURC",
-        "AUROC, seeds",
-        "AUROC, products",
-        "Unknown, n",
-    ]
-    body = [[_linked(row), *(shown(row[name]) for name in names), f"{row['unknown']:,}"] for row in rows]
-    return card(
-        "Calibration and the unknown",
-        graph("study-risk", figures.risk_curves(rows), "Risk over coverage", 340),
-        table(head, body, "Calibration"),
-        note="Temperature is fitted on validation. AUROC is of telling, by confidence, products of categories that no model "
-        "learnt: over the seeds, and of one seed over its products.",
-    )
-
-
-def _gaps(runs: Runs, found: Evidence) -> Component | None:
-    rows = [(row, gap) for row in found.part("gaps") for gap in row["gaps"]]
-    if not rows:
-        return None
-    body = [
-        [
-            _linked(row),
-            gap["attribute"],
-            shown(gap["accuracy_gap"], ".1%"),
-            f"{gap['best']}, {gap['worst']}" if gap["best"] else "–",
-            _p(gap["p_holm"]),
-            _p(gap["p_within_categories"]),
-            ", ".join(_served(value) for value in gap["values"]),
-        ]
-        for row, gap in rows
-    ]
-    head = [
-        "",
-        "Attribute",
-        "Gap of accuracy",
-        "Best and worst",
-        "p, Holm",
-        "p, within categories",
-        "Accuracy by value",
-    ]
-    note = "Each product counted once; values of fewer than 20 products are marked * and left out of the gap."
-    return card("Subgroup gaps", table(head, body, "Subgroup gaps", most_pixels=480), note=note)
-
-
-def _served(value: Row) -> str:
-    return f"{value['value'] or 'not given'}{'*' * value['thin']} {value['accuracy']['value']:.1%} (n {value['n']:,})"
-
-
-def _rules(runs: Runs, found: Evidence) -> Component | None:
-    rows = found.part("rules")
-    if not rows:
-        return None
-    body = [
-        [_linked(row), rule, *("–" if score[name] is None else f"{score[name]:.3f}" for name in _RULES)]
-        for row in rows
-        for rule, score in row["rules"].items()
-    ]
-    head = ["", "Rule", "Macro-F1", "Accuracy", "Unknown", "Coverage", "Right of the covered"]
-    note = "Models that learnt to write the category, asked in several ways; an Unknown Category counts as wrong."
-    return card("Decision rules of models that write", table(head, body, "Decision rules"), note=note)
-
-
-def _costs(runs: Runs, found: Evidence) -> Component | None:
-    rows = found.part("cost")
-    if not rows:
-        return None
-    head = ["", "Macro-F1", "Weights", "GFLOP", "p50, ms", "p95, ms", "Pictures a second", "Peak, MiB", "On the front"]
-    body = [
-        [
-            _linked(row),
-            f"{row['macro_f1']:.3f}",
-            f"{cost['weights']:,}",
-            "–" if cost["flops"] is None else f"{cost['flops'] / 1e9:.3f}",
-            f"{1000 * cost['p50_seconds']:.1f}",
-            f"{1000 * cost['p95_seconds']:.1f}",
-            f"{cost['pictures_a_second']:.0f}",
-            f"{cost['peak_mib']:.0f}",
-            "yes" if row["on_front"] else "",
-        ]
-        for row in rows
-        for cost in [row["cost"]]
-    ]
-    note = f"One picture at a time, {rows[0]['cost']['threads']} threads; filled: no other is both faster and better."
-    drawn = graph("study-costs", figures.costs(rows), "Macro-F1 against latency", 360)
-    return card("Cost", drawn, table(head, body, "Cost of an answer"), note=note)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
