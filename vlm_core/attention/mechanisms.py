@@ -127,7 +127,8 @@ class CrossBlock(nn.Module):
         self.among_each_other = among_each_other
         if among_each_other:
             self.own_norm, self.own_attention = nn.LayerNorm(WIDTH), Attention()
-        self.norm, self.attention = nn.LayerNorm(WIDTH), Attention(weighting)
+        self.norm = nn.Identity() if weighting == "uniform" else nn.LayerNorm(WIDTH)  # of queries, where there are any
+        self.attention = Attention(weighting)
         self.mixing = Mixing(hidden)
 
     def forward(self, patches: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
