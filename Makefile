@@ -14,7 +14,7 @@ PINS = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup prepare train pretrain tune bench demo dashboard ui serve test lint types format clean
+.PHONY: help setup prepare train pretrain tune study bench demo dashboard ui serve test lint types format clean
 
 help:  ## list what can be done (this)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -37,9 +37,12 @@ pretrain: $(VENV)/.ready  ## pretrain MODEL on the pictures, titles and attribut
 tune: $(VENV)/.ready  ## search MODEL's settings on DATA with Optuna, and retrain the winner
 	$(RUN) experiments.tune --model $(MODEL) --data $(DATA) $(FLAGS)
 
+study: $(VENV)/.ready  ## carry out the comparative study on DATA with PRESET, and write its report
+	$(RUN) experiments.study --preset $(PRESET) --data $(DATA) --workers 2 $(FLAGS)
+
 bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning (half an hour on two cores): docs/performance.md
 	$(RUN) experiments.benchmark --data $(DATA) --families blip --sizes 384 --kinds "naive,full,one block" $(FLAGS)
-	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block" $(FLAGS)
+	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block,one block int8" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --output docs/performance.md $(FLAGS)
 
 demo: $(VENV)/.ready  ## train all three families small on the sample and compare them, in minutes

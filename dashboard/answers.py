@@ -8,13 +8,17 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from dashboard.overlays import overlay
 from dashboard.warm import Answered, Uploads, WarmModels
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 from vlm_core.pixels.store import UnreadablePicture, decode_picture, fit_picture
 from vlm_core.tracking.serving import picture_bytes
+
+if TYPE_CHECKING:
+    from vlm_core.models.categoriser import Categoriser
 
 MOST_PICTURES: Final = 8
 SAMPLES: Final = 8
@@ -42,7 +46,8 @@ def categorise(
     """One result a picture: `name`, `thumbnail`, `answers` by run id, or an `error`.
 
     An answer has `top` (category and probability, at most five), `confidence`, `ms`, `seen` (the picture as the model
-    saw it) and, where the model writes, `text` and `text_category`; or an `error` of its own.
+    saw it), `map` (where it looked, None where that cannot be said) and, where the model writes, `text` and
+    `text_category`; or an `error` of its own. A result's `source` names the picture for `dashboard.attention`.
     """
     results: list[dict[str, Any]] = []
     for picture in pictures:
@@ -57,7 +62,8 @@ def categorise(
             results.append({"name": picture["name"], "error": f"This cannot be read as a picture: {error}."})
             continue
         answers = {run_id: _ask(models, run_id, data) for run_id in run_ids}
-        results.append({"name": picture["name"], "thumbnail": thumbnail, "answers": answers})
+        source = f"sample:{picture['sample']}" if "sample" in picture else f"upload:{picture['token']}"
+        results.append({"name": picture["name"], "source": source, "thumbnail": thumbnail, "answers": answers})
     return results
 
 
@@ -128,6 +134,7 @@ def _ask(models: WarmModels, run_id: str, data: bytes) -> dict[str, Any]:
         "confidence": answer["confidence"],
         "ms": round(answered.seconds * 1000, 1),
         "seen": _seen(data, answered),
+        "map": models.use(run_id, lambda model: _map(data, model)),
     }
     return {"top": [[name, round(value, 6)] for name, value in top], **shown, **texts}
 
@@ -146,6 +153,17 @@ def _seen(data: bytes, answered: Answered) -> str:
     if answered.image_size:
         picture = picture.resize((answered.image_size, answered.image_size), Image.Resampling.BILINEAR)
     return _data_url(picture)
+
+
+def _map(data: bytes, model: Categoriser) -> str | None:
+    """Where the model looked for its answer; None for one without attention."""
+    from vlm_core.attention.maps import explain
+    from vlm_core.models.categoriser import VisionLanguageCategoriser
+
+    if not isinstance(model, VisionLanguageCategoriser):
+        return None
+    picture = fit_picture(decode_picture(data), model.canvas)
+    return overlay(picture, explain(model, picture[None], method="gradient")[0])
 
 
 def _data_url(picture: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import dash
@@ -11,13 +12,16 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.components import aria, icon
-from dashboard.pages import catalogue, categorise, compare, leaderboard, run, search
+from dashboard.dropzone import sample
+from dashboard.pages import attention, catalogue, categorise, compare, leaderboard, run, search, study
 from dashboard.pictures import serve_pictures
 from dashboard.runs import Runs
 from dashboard.security import protect
 from dashboard.theme import MANTINE
+from dashboard.warm import Uploads, WarmModels
 
-PAGES: Final = (leaderboard, run, compare, catalogue, categorise, search)  # in the order of the navigation
+# in the order of the navigation
+PAGES: Final = (leaderboard, run, compare, study, catalogue, categorise, attention, search)
 MILLISECONDS_A_TICK: Final = 2000
 LARGEST_REQUEST: Final = 120_000_000  # bytes: eight pictures of 10 MB in base64
 
@@ -37,6 +41,7 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     app.server.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
     app.server.config["MLFLOW_UI"] = mlflow_ui
+    app.server.config |= {"MODELS": WarmModels(partial(_resolve, runs)), "UPLOADS": Uploads()}  # of all pages together
     dash.page_registry.clear()
     for order, page in enumerate(PAGES):
         dash.register_page(
@@ -63,8 +68,15 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
         lambda path: False
     )
     serve_pictures(app.server, runs.root)
+    app.server.add_url_rule("/sample/<int:place>.jpg", "sample", sample)
     protect(app, login)
     return app
+
+
+def _resolve(runs: Runs, run_id: str) -> Path:
+    from vlm_core.tracking.registry import resolve
+
+    return resolve(run_id, runs.uri)
 
 
 def _page(page: Any, runs: Runs, /, **query: str) -> Component:

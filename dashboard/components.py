@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.runs import View
@@ -127,6 +127,18 @@ def empty_state(title: str, text: str, command: str = "", picture: str = "empty"
     )
 
 
+def table(head: Sequence[str], body: Sequence[Sequence[Any]], label: str, most_pixels: int = 0) -> Component:
+    """A table of texts or components whose first column names the row; it scrolls by itself, by keyboard too."""
+    rows = [
+        dmc.TableTr([dmc.TableTh(row[0], className="row-name"), *(dmc.TableTd(cell) for cell in row[1:])])
+        for row in body
+    ]
+    parts = [dmc.TableThead(dmc.TableTr([dmc.TableTh(name) for name in head])), dmc.TableTbody(rows)]
+    style = {"maxHeight": most_pixels, "overflowY": "auto"} if most_pixels else {}
+    made = dmc.Table(parts, highlightOnHover=True, stickyHeader=bool(most_pixels))
+    return html.Div(made, className="scroll-x", style=style, tabIndex=0, role="region", **aria(label=label))
+
+
 def skeleton(height: int = 320) -> Component:
     """The shape of what is on its way."""
     return dmc.Skeleton(height=height, radius="md")
@@ -147,18 +159,27 @@ def store_state(view: View) -> Component | None:
 
 def keep_in_url(app: Dash, page: str, names: Sequence[str], prop: str = "value") -> None:
     """Write the values of the page's controls `<page>-<name>` into the address, so that it can be sent on."""
-    app.clientside_callback(
-        ClientsideFunction("address", "keep"),
-        Output(f"{page}-address", "data"),
-        [Input(f"{page}-{name}", prop) for name in names],
-    )
+    controls = [Input(f"{page}-{name}", prop) for name in names]
+    app.clientside_callback(ClientsideFunction("address", "keep"), controls)
 
 
-def address_store(page: str) -> Component:
-    """What `keep_in_url` needs in the page's layout."""
-    return dcc.Store(id=f"{page}-address")
+def take_first(app: Dash, identity: str) -> None:
+    """Let a choice without a value take the first one as soon as there is one."""
+    app.callback(
+        Output(identity, "value"), Input(identity, "data"), State(identity, "value"), prevent_initial_call=True
+    )(first_choice)
+
+
+def first_choice(choices: Sequence[dict[str, str]], chosen: str | None) -> Any:
+    """The first of the choices where none is chosen."""
+    return no_update if chosen or not choices else choices[0]["value"]
 
 
 def listed(text: str | None) -> list[str]:
     """The parts of a comma-separated part of the address."""
     return [part for part in (text or "").split(",") if part]
+
+
+def counted(text: str | None, least: int = 1) -> int:
+    """The number in a part of the address, at least `least`; `least` where it holds none."""
+    return max(least, int(text)) if text and text.isdecimal() and len(text) < 7 else least

@@ -42,21 +42,26 @@ def _load(folder: Path) -> tuple[Catalogue, dict[str, int]]:
     return catalogue, {product: row for row, product in enumerate(catalogue.products["product_id"])}
 
 
+def read_picture(root: Path, fingerprint: str, product: str) -> bytes | None:
+    """The product's picture as PNG; None where the catalogue, or in it the product, is not on this machine."""
+    from vlm_core.catalogue.catalogue import find_prepared
+
+    folder = find_prepared(root, fingerprint)
+    if folder is None:
+        return None
+    catalogue, rows = _load(folder)
+    row = rows.get(product)
+    return None if row is None else encode_picture(catalogue.pictures.take(np.array([row]))[0])
+
+
 def serve_pictures(server: Flask, root: Path) -> None:
     """Add the route to the server."""
 
     @server.get("/picture/<fingerprint>")
     def picture(fingerprint: str) -> Response:
-        from vlm_core.catalogue.catalogue import find_prepared
-
-        folder = find_prepared(root, fingerprint)
-        if folder is None:
+        data = read_picture(root, fingerprint, request.args.get("product", ""))
+        if data is None:
             abort(404)
-        catalogue, rows = _load(folder)
-        row = rows.get(request.args.get("product", ""))
-        if row is None:
-            abort(404)
-        data = encode_picture(catalogue.pictures.take(np.array([row]))[0])
         return Response(data, mimetype="image/png", headers={"Cache-Control": "private, max-age=86400"})
 
 

@@ -88,21 +88,24 @@ class Runs:
 
     def epochs(self, run_id: str) -> list[dict[str, Any]]:
         """The entries of the study's log of the run, one an epoch (see vlm_core.tracking.study_log); [] without one."""
-        row = self.row(run_id) or {}
-        name = row.get("tags.study_log")
+        name = (self.row(run_id) or {}).get("tags.study_log")
         if not name:
             return []
-        stamp = "" if row.get("status") != "RUNNING" else str(self._view.version)
 
         def read() -> list[dict[str, Any]]:
             entries: list[dict[str, Any]] = json.loads(self.reader().text(run_id, f"logs/{name}"))["epochs"]
             return entries
 
-        return self._keep(("epochs", run_id, stamp), read) or []
+        return self._keep(("epochs", run_id, self._stamp(run_id)), read) or []
 
     def text(self, run_id: str, path: str) -> str:
         """The text of a file of the run; "" if it has none."""
-        return self._keep(("text", run_id, path), lambda: self.reader().text(run_id, path)) or ""
+        return self._keep(("text", run_id, path, self._stamp(run_id)), lambda: self.reader().text(run_id, path)) or ""
+
+    def _stamp(self, run_id: str) -> str:
+        """What is kept of a run that is under way holds until the table changes; of others for good."""
+        running = (self.row(run_id) or {}).get("status") == "RUNNING"
+        return str(self._view.version) if running else ""
 
     def reader(self) -> RunReader:
         """The open store. Raises UserError when it is away."""

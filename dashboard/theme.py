@@ -33,6 +33,11 @@ def family_colour(model: str) -> str:
     return FAMILY_COLOURS.get(family_of(model), OTHER_COLOUR)
 
 
+def plain_text(text: str) -> str:
+    """The text as Plotly shows it unchanged: it reads some HTML in texts."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def layout(**settings: Any) -> dict[str, Any]:
     """A figure's layout: no background and no colour of text, which assets/style.css gives to both themes."""
     base: dict[str, Any] = {

@@ -9,11 +9,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
 
+T = TypeVar("T")
 MOST_MODELS: Final = 4
 MOST_UPLOADED_BYTES: Final = 96_000_000  # of all visitors together; the oldest go first
 
@@ -29,7 +30,7 @@ class Answered:
 
 
 class WarmModels:
-    """At most four models in memory; the least recently asked one goes. One prediction runs at a time."""
+    """At most four models in memory; the least recently asked one goes. One is at work at a time."""
 
     def __init__(self, resolve: Callable[[str], Path], most: int = MOST_MODELS) -> None:
         self._resolve = resolve
@@ -42,17 +43,12 @@ class WarmModels:
 
     def ask(self, run_id: str, pictures: Sequence[bytes]) -> list[Answered]:
         """What the run's model says of each picture. Raises UserError when the run holds no model."""
-        from vlm_core.predicting import answer_pictures
+        return self.use(run_id, lambda model: [_answer(model, data) for data in pictures])
 
+    def use(self, run_id: str, act: Callable[[Categoriser], T]) -> T:
+        """What `act` makes of the run's model, in its turn. Raises UserError when the run holds no model."""
         with self._turn:
-            model = self._model(run_id)
-            answered = []
-            for data in pictures:
-                started = time.perf_counter()
-                (answer,) = answer_pictures(model, [lambda data=data: data])  # type: ignore[misc]
-                seconds = time.perf_counter() - started
-                answered.append(Answered(answer, seconds, getattr(model, "image_size", 0), model.canvas))
-            return answered
+            return act(self._model(run_id))
 
     def _model(self, run_id: str) -> Categoriser:
         from vlm_core.models.saved import load_categoriser
@@ -63,6 +59,15 @@ class WarmModels:
             self._models[run_id] = load_categoriser(self._resolve(run_id))
         self._models.move_to_end(run_id)
         return self._models[run_id]
+
+
+def _answer(model: Categoriser, data: bytes) -> Answered:
+    from vlm_core.predicting import answer_pictures
+
+    started = time.perf_counter()
+    (answer,) = answer_pictures(model, [lambda: data])
+    seconds = time.perf_counter() - started
+    return Answered(answer, seconds, getattr(model, "image_size", 0), model.canvas)
 
 
 class Uploads:

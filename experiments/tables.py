@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.exporting import Comparison
+    from vlm_core.study.results import Results
 
 LEADERBOARD_COLUMNS = ("model", "protocol", "test macro-F1", "95 % interval", "accuracy", "weights", "run")
 
@@ -65,4 +66,18 @@ def export_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
             *(f"{seconds:.5f}" for seconds in each.seconds.values()),
         )
         for each in comparisons
+    ]
+
+
+def score_rows(results: Results) -> list[tuple[str, ...]]:
+    """One row a configuration of a study, best first within each protocol."""
+    rows = sorted(results.rows, key=lambda row: (row.protocol, row.kind == "mechanism", -row.macro_f1.value))
+    return [
+        (
+            row.label,
+            f"{row.protocol} LEAKS" if row.protocol == "study" else row.protocol,
+            f"{row.macro_f1.value:.4f}",
+            f"{row.macro_f1.low:.4f} to {row.macro_f1.high:.4f}",
+        )
+        for row in rows
     ]

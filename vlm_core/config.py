@@ -34,7 +34,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    preset: Literal["cpu", "study", "demo", "pretrain"] = Field(
+    preset: Literal["cpu", "study", "demo", "ablation", "pretrain"] = Field(
         "cpu", description="named set of settings to start from"
     )
     model: Model = Field("blip", description="model family and size; `baseline` is HOG + colour + logistic regression")
@@ -62,6 +62,9 @@ class Config(BaseModel):
     )
     cache_gib: float = Field(10.0, ge=0, le=1e6, description="most GiB on disk for what frozen layers computed")
     cache_precision: Literal["fp16", "fp32"] = Field("fp16", description="numbers that it is kept in")
+    prefix: Literal["torch", "int8"] = Field(
+        "torch", description="what runs frozen layers: PyTorch, or onnxruntime in int8, whose error is logged"
+    )
     objective: Literal["classify", "generate"] = Field(
         "classify", description="learn a classification head, or to write the category's sentence (blip, git)"
     )
@@ -122,9 +125,23 @@ class Config(BaseModel):
     objectives: Literal["score", "score,seconds"] = Field(
         "score", description="tuning: validation macro-F1, or that and the seconds a picture, with no pruning"
     )
-    study: str = Field("", description="tuning: the study's name, to go on with it (empty: model and mode)")
+    study: str = Field(
+        "", description="tuning, study: its name, to go on with it (empty: model and mode; the study's preset)"
+    )
     storage: str = Field("", description="tuning: a database's address for several machines (empty: optuna.log here)")
-    workers: int = Field(1, ge=1, le=64, description="tuning: processes on this machine, which share its threads")
+    workers: int = Field(
+        1, ge=1, le=64, description="tuning, study: processes on this machine, which share its threads"
+    )
+
+    families: str = Field("clip,blip,git", description="study: comma-separated models to compare")
+    modes: str = Field("zero-shot,probe,full", description="study: comma-separated modes; the last is compared most")
+    answers: str = Field("classify,generate", description="study: comma-separated objectives (generate: blip, git)")
+    protocols: str = Field("holdout,study", description="study: comma-separated protocols; study shows the leak")
+    seeds: int = Field(5, ge=1, le=100, description="study: seeds from `seed` on, each with a split of its own")
+    parts: str = Field(
+        "families,ablation,robustness,attention,labels,cost",
+        description="study: comma-separated parts to carry out (ablation: of the mechanism, on one frozen encoder)",
+    )
 
     experiment: str = Field("product-categorisation", min_length=1, description="MLflow experiment")
     run_name: str = Field("", description="MLflow run name (empty: model, mode and seed)")
@@ -155,8 +172,16 @@ class Config(BaseModel):
 
 PRETRAINING_ALONE = ("patches_kept", "tower", "output")
 TUNING_ALONE = ("trials", "search", "objectives", "study", "storage", "workers")
-FINE_TUNING = tuple(name for name in Config.model_fields if name not in (*PRETRAINING_ALONE, *TUNING_ALONE))
+STUDY_ALONE = ("families", "modes", "answers", "protocols", "seeds", "parts", "study", "workers")
+FINE_TUNING = tuple(
+    name for name in Config.model_fields if name not in (*PRETRAINING_ALONE, *TUNING_ALONE, *STUDY_ALONE)
+)
 TUNING = (*(name for name in FINE_TUNING if name not in ("resume", "run_name")), *TUNING_ALONE)
+# A study's cells have their own model, mode, objective and protocol.
+STUDY = (
+    *(name for name in FINE_TUNING if name not in ("model", "mode", "objective", "protocol", "resume", "run_name")),
+    *STUDY_ALONE,
+)
 PRETRAINING = (
     *("preset", "model", "checkpoint", "weights", "data", "label", "id_column", "picture_column", "title_column"),
     *("attributes", "seed", "image_size", "augmentation", "epochs", "batch_size", "learning_rate", "weight_decay"),

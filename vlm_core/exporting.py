@@ -69,7 +69,7 @@ def run_export(
     from vlm_core.models.onnx_export import export_onnx, quantise_onnx
     from vlm_core.models.saved import load_categoriser
     from vlm_core.scoring import set_threads
-    from vlm_core.tracking.exports import add_export
+    from vlm_core.tracking.additions import add_export
     from vlm_core.tracking.registry import resolve
 
     if count < 1:

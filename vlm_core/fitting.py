@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     Track = Callable[[EpochReport[Summary]], None]
 
 GIB = 2**30
+PICTURES_COMPARED = 8  # whose states tell how far int8 is from single precision; no more than a batch of `view`
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Fit:
     cache: StateCache
     progress: Progress
     say: Say
+    log: Callable[[Mapping[str, float]], None] = lambda figures: None
 
     def run(self, begin: Callable[[int], None], track: Track) -> Position:
         """Train as the mode says; the model then holds its best epoch's weights, whose position comes back.
@@ -101,27 +104,45 @@ class Fit:
         from vlm_core.training.batches import StoredBatches
 
         if cut == source.start:
+            if not cut and self.config.prefix != "torch":
+                self.say(f"prefix={self.config.prefix} changes nothing here: no layer is frozen.")
             return source
         self.model.set_training(False, cut)
         train, validation = np.unique(self.data.split.train), np.unique(self.data.split.validation)
         rows = {0: validation if views else np.union1d(train, validation), **dict.fromkeys(range(1, views + 1), train)}
         weights = self.model.fingerprint(cut)
-        entries = {view: self.entry(weights, view) for view in rows}
+        entries = {view: self.entry(weights, view, source.start) for view in rows}
         if not self._make_room(source, cut, rows, entries):
             return source
+        run = self.frozen(source.start, cut)
         for _ in range(3):  # another process may make room for itself between filling and reading
             try:
-                states = {view: self.fill(source, cut, view, rows[view], entry) for view, entry in entries.items()}
+                states = {view: self.fill(source, view, rows[view], entry, run) for view, entry in entries.items()}
             except KeyError:
                 continue
+            self._note_error(source, cut, states[0], rows[0])
             return StoredBatches(source.source, cut, states[0], [states[view] for view in range(1, views + 1)])
+        self.say("Other processes take the cache's room: frozen layers are computed anew in every epoch, by PyTorch.")
         return source
 
-    def entry(self, weights: str, view: int) -> Entry:
-        """Where the states of a view are kept, of frozen stages with that fingerprint."""
+    def frozen(self, start: int, cut: int) -> Callable[[State], State]:
+        """What computes the state at the cut from that before the stage `start`.
+
+        Only what begins at pixels runs in int8: the stages after a cut are few, and learn in single precision later.
+        """
+        from vlm_core.models.onnx_prefix import OnnxPrefix
+
+        if self.config.prefix == "torch" or start:
+            return partial(self._run, start, cut)
+        return OnnxPrefix(self.model, cut).run
+
+    def entry(self, weights: str, view: int, start: int = 0) -> Entry:
+        """Where the states of a view are kept, of frozen stages with that fingerprint, computed from `start` on."""
         catalogue, config = self.data.catalogue, self.config
+        exact = config.prefix == "torch"
         key = {
             "weights": weights,
+            "prefix": config.prefix if exact or not start else f"{config.prefix} up to stage {start}",
             "pictures": catalogue.pictures_fingerprint,
             "image_size": str(self.model.image_size),
             "view": f"{config.augmentation} {config.seed} {view}" if view else "plain",
@@ -136,23 +157,42 @@ class Fit:
         if needed > self.cache.limit_bytes:
             self.say(
                 f"The frozen layers' states of {len(rows)} views take {needed / GIB:.1f} GiB, more than cache_gib="
-                f"{self.config.cache_gib:g}: they are computed anew in every epoch."
+                f"{self.config.cache_gib:g}: they are computed anew in every epoch, by PyTorch."
             )
             return False
         missing = sum(len(entry.missing(rows[view])) for view, entry in entries.items())
         self.cache.make_room(self.cache.bytes_of(shapes, missing), list(entries.values()))
         return True
 
-    def fill(self, source: Batches, cut: int, view: int, rows: Rows, entry: Entry) -> StoredStates:
-        """The view's states, after those that were missing have been computed. Raises KeyError when they went again."""
+    def fill(self, source: Batches, view: int, rows: Rows, entry: Entry, run: Callable[[State], State]) -> StoredStates:
+        """The view's states, after `run` has computed those that were missing. Raises KeyError when they went again."""
 
         def compute(missing: Rows) -> Iterator[tuple[Rows, State]]:
             name = f"frozen layers, view {view}" if view else "frozen layers, plain view"
             for batch in self.progress(source.view(view, missing), name, source.view_batches(len(missing))):
-                yield batch.rows, self._run(source.start, cut, batch.state)
+                yield batch.rows, run(batch.state)
 
         entry.fill(rows, compute)
         return entry.read(rows)
+
+    def _note_error(self, source: Batches, cut: int, kept: StoredStates, rows: Rows) -> None:
+        """Say and log how far kept states of the plain view are from those of PyTorch in fp32, rounding included.
+
+        Measured in every run, whoever filled the entry.
+        """
+        import torch
+
+        if self.config.prefix == "torch" or source.start:
+            return
+        (batch,) = source.view(0, rows[:PICTURES_COMPARED])
+        wanted = torch.cat([part.flatten() for part in self._run(0, cut, batch.state)]).cpu()
+        error = torch.cat([part.flatten() for part in kept.take(batch.rows)]) - wanted
+        relative, largest = float(error.norm() / wanted.norm()), float(error.abs().max())
+        self.log({"prefix_error": relative, "prefix_error_largest": largest})
+        self.say(
+            f"Frozen layers ran in {self.config.prefix}: states of {len(batch.rows)} pictures are {relative:.2%} off "
+            f"PyTorch's (relative L2), by {largest:.2g} at most."
+        )
 
     def _run(self, start: int, cut: int, state: State) -> State:
         import torch

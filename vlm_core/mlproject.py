@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from typing import Final, Literal, get_args, get_origin
 
-from vlm_core.config import FINE_TUNING, PRETRAINING_ALONE, TUNING_ALONE, Config
+from vlm_core.config import FINE_TUNING, PRETRAINING_ALONE, STUDY_ALONE, TUNING_ALONE, Config
 from vlm_core.presets import HEAD, PRESETS, SUITING
 
 # `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.
 _MLFLOW_DECIDES: Final = frozenset({"experiment"})
 
 _VERBS: Final[dict[str, str]] = {
+    "study": "carries out the whole comparative study and writes its report; takes the settings of main as well",
     "tune": "searches the settings of one model with Optuna, and retrains the winner; takes those of main as well",
     "pretrain": "pretrains one family on a catalogue's pictures, titles and attributes, and writes its weights",
     "benchmark": "measures every way of training next to a naive loop",
@@ -21,7 +22,7 @@ _VERBS: Final[dict[str, str]] = {
     "export": "writes a stored run's model as ONNX in fp32 and int8, held against PyTorch",
     "demo": "trains all three families small on the sample catalogue and compares them",
 }
-_OWN_SETTINGS: Final = {"pretrain": PRETRAINING_ALONE, "tune": TUNING_ALONE}
+_OWN_SETTINGS: Final = {"pretrain": PRETRAINING_ALONE, "tune": TUNING_ALONE, "study": STUDY_ALONE}
 
 
 def render() -> str:

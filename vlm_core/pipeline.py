@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ class Outcome:
     config: Config
     split: Split
     evaluation: Evaluation
-    registered: str  # one sentence: version and champion
+    registered: str = ""  # one sentence: version and champion
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,25 @@ class _Pruned(Exception):
     """A trial that is not worth going on with."""
 
 
-def run_training(config: Config, root: Path, progress: Progress, say: Say, *, parent: str = "") -> Outcome:
+def run_training(
+    config: Config, root: Path, progress: Progress, say: Say, *, parent: str = "", enter: bool = True
+) -> Outcome:
     """Train as the settings say, evaluate on the test split once, and log and register the model in MLflow.
 
     `root` is the working directory, below which data, logs and checkpoints are kept. With `parent`, the run is one
-    below that MLflow run. Raises UserError.
+    below that MLflow run; with `enter` False, its model is kept in the run alone. Raises UserError.
     """
     if config.resume:
         config = _resumed(config.resume)
         say(f"Going on with run {config.resume} and its own settings: model={config.model}, mode={config.mode}.")
+    from vlm_core.tracking.registry import register
+
     data = load_data(config, root, progress, say)
     if config.model == "baseline":
-        return _run_baseline(config.model_copy(update={"mode": "full"}), data, root, progress, say)
-    return _run_model(config, data, root, progress, say, parent)
+        outcome = _run_baseline(config.model_copy(update={"mode": "full"}), data, root, progress, say, parent)
+    else:
+        outcome = _run_model(config, data, root, progress, say, parent)
+    return replace(outcome, registered=register(outcome.run_id)) if enter else outcome
 
 
 def run_trial(
@@ -181,11 +187,11 @@ def _mode(config: Config, word: str) -> str:
     return "fusion" if config.objective == "generate" else "lp-ft"
 
 
-def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, say: Say) -> Outcome:
+def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, say: Say, parent: str) -> Outcome:
     from vlm_core.models.baseline import fit_baseline
 
     split = data.split
-    with _open_run(config, data, root) as run:
+    with _open_run(config, data, root, parent) as run:
         run.tags({"weights_source": "none", "weights_pretrained": "false"})
         started = time.perf_counter()
         model = fit_baseline(
@@ -267,7 +273,8 @@ def _fit(
 
     cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     started = time.perf_counter()
-    best = Fit(config, data, model, root / "checkpoints" / run.run_id, cache, progress, say).run(begin, track)
+    folder = root / "checkpoints" / run.run_id
+    best = Fit(config, data, model, folder, cache, progress, say, run.metrics).run(begin, track)
     run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, frozen layers included
     return best
 
@@ -284,9 +291,8 @@ def _epoch_line(report: EpochReport[Summary]) -> str:
 def _finish(
     config: Config, data: Data, model: Categoriser, run: RunWriter, source: str, progress: Progress, say: Say
 ) -> Outcome:
-    """Read the test split, once; log its evaluation and the model, and register it."""
+    """Read the test split, once; log its evaluation and the model."""
     from vlm_core.tracking.card import write_card
-    from vlm_core.tracking.registry import register
 
     catalogue, split = data.catalogue, data.split
     evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior, progress)
@@ -313,4 +319,4 @@ def _finish(
             evaluation=evaluation,
         )
         run.model(folder)
-    return Outcome(run.run_id, config, split, evaluation, register(run.run_id))
+    return Outcome(run.run_id, config, split, evaluation)

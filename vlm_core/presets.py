@@ -4,11 +4,13 @@ from typing import Any, Final
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     # Hours instead of days without a GPU: the head first, then the last blocks, on kept states of the frozen ones.
-    "cpu": {"mode": "auto", "batch_size": 32, "learning_rate": 5e-5},
+    "cpu": {"mode": "auto", "batch_size": 32, "learning_rate": 5e-5, "modes": "zero-shot,probe,lp-ft"},
     # The original study: what `Config` holds by default, the preset's name aside, is exactly this preset.
     "study": {},
+    # One frozen encoder, and only the fusion exchanged: what the mechanism itself contributes.
+    "ablation": {"weights": "tiny", "mode": "probe", "parts": "ablation"},
     # Small models on any data, in seconds on two cores.
-    "demo": {"weights": "tiny", "mode": "probe"},
+    "demo": {"weights": "tiny", "mode": "probe", "modes": "zero-shot,probe,lp-ft"},
     # A tiny model from nothing on a catalogue's own titles and attributes; all epochs are walked through.
     "pretrain": {
         "weights": "tiny-random",
@@ -31,6 +33,8 @@ SUITING: Final[dict[str, dict[str, Any]]] = {
 
 # A linear layer on frozen features: its passes cost next to nothing, and the study's rate would not move it.
 HEAD: Final[dict[str, Any]] = {"batch_size": 128, "learning_rate": 3e-3, "epochs": 30, "patience": 10, "views": 0}
+# A mechanism of the ablation, on kept tokens: the same budget for each.
+MECHANISM: Final[dict[str, Any]] = {"batch_size": 64, "epochs": 8, "patience": 8, "views": 1, "augmentation": "mirror"}
 # Where the head's best settings are searched, instead of what each setting declares for whole models.
 HEAD_SEARCH: Final[dict[str, dict[str, Any]]] = {
     "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},

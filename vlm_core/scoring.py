@@ -57,10 +57,17 @@ def evaluate_rows(
     progress: Progress,
 ) -> Evaluation:
     """The evaluation of the model on catalogue rows (n,); labels (n_products,) are indices of its categories."""
-    from vlm_core.evaluation.evaluation import evaluate
-
     ids = catalogue.products["product_id"].to_numpy(str)
     predictions = _predict_rows(model, catalogue.pictures, rows, ids, labels, progress)
+    return evaluate_answers(config, catalogue, predictions, rows, prior)
+
+
+def evaluate_answers(
+    config: Config, catalogue: Catalogue, predictions: Predictions, rows: NDArray[np.int64], prior: NDArray[np.float64]
+) -> Evaluation:
+    """The evaluation of a model's answers on catalogue rows (n,), by the subgroups that the settings name."""
+    from vlm_core.evaluation.evaluation import evaluate
+
     attributes = [name for name in words(config.attributes) if name in catalogue.products.columns]
     subgroups = catalogue.products[attributes].iloc[rows].reset_index(drop=True)
     return evaluate(predictions, subgroups, prior, resamples=config.resamples, seed=config.seed)

@@ -1,18 +1,33 @@
 // Keeps a page's controls in its address without asking the server or adding to the history.
-window.dash_clientside = Object.assign({}, window.dash_clientside, {
-  address: {
-    keep: function () {
-      const wanted = new URLSearchParams(window.location.search);
-      for (const input of window.dash_clientside.callback_context.inputs_list.flat()) {
-        const name = input.id.split("-").slice(1).join("-");
-        const value = input.value;
-        const empty = value === undefined || value === null || value === "" || value === false || (Array.isArray(value) && !value.length);
-        if (empty) wanted.delete(name);
-        else wanted.set(name, Array.isArray(value) ? value.join(",") : String(value));
-      }
-      const text = wanted.toString().replaceAll("%2C", ",");
-      window.history.replaceState(window.history.state, "", window.location.pathname + (text ? "?" + text : ""));
-      return window.dash_clientside.no_update;
+(function () {
+  const write = (changes) => {
+    const wanted = new URLSearchParams(window.location.search);
+    for (const [name, text] of Object.entries(changes)) text ? wanted.set(name, text) : wanted.delete(name);
+    const text = wanted.toString().replaceAll("%2C", ",").replaceAll("%3A", ":");
+    window.history.replaceState(window.history.state, "", window.location.pathname + (text ? "?" + text : ""));
+  };
+  // what a control stands at by itself (nothing, off, 0) and uploads, which are here alone, are not said
+  const plain = (value) => (Array.isArray(value) ? value.join(",") : String(value || "").replace(/^upload:.*/, ""));
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {
+    address: {
+      keep: function () {
+        const inputs = window.dash_clientside.callback_context.inputs_list.flat();
+        write(Object.fromEntries(inputs.map((input) => [input.id.split("-").slice(1).join("-"), plain(input.value)])));
+      },
+
+      // a slider that stands at its end follows the run, so the address says nothing of it
+      keepEpoch: (epoch, last) => write({ epoch: epoch < last ? String(epoch) : "" }),
+
+      // by what a grid is sorted ("latency:desc"; its own order is not said) and filtered (AG Grid's model as JSON)
+      keepGrid: (columns, filters) => {
+        const changes = {};
+        const sorted = (columns || []).filter((each) => each.sort).sort((a, b) => a.sortIndex - b.sortIndex);
+        const sort = sorted.map((each) => each.colId + ":" + each.sort).join(",");
+        if (columns) changes.sort = sort === "score:desc" ? "" : sort;
+        if (filters) changes.filter = Object.keys(filters).length ? JSON.stringify(filters) : "";
+        write(changes);
+      },
     },
-  },
-});
+  });
+})();

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, family_of, layout
+from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, family_of, layout, plain_text
 from vlm_core.evaluation.evaluation import Evaluation
 
 MOST_BARS: Final = 20  # categories in the bars; of more, those in which the runs differ most
@@ -42,7 +42,7 @@ def drawn(names: Sequence[str], models: Sequence[str]) -> list[Drawn]:
 
 def curves(looks: Sequence[Drawn], epochs: Sequence[Sequence[dict[str, Any]]]) -> go.Figure:
     """Validation loss and macro-F1 of each run over its epochs."""
-    figure = make_subplots(cols=2, horizontal_spacing=0.12)
+    figure = make_subplots(cols=2, horizontal_spacing=0.2)
     for look, entries in zip(looks, epochs, strict=True):
         for column, name in enumerate(("overall_loss", "macro_f1"), start=1):
             figure.add_scatter(
@@ -83,7 +83,7 @@ def category_bars(looks: Sequence[Drawn], evaluations: Sequence[Evaluation]) -> 
             },
             name=look.name,
             marker={"color": look.colour, "pattern": {"shape": look.pattern, "fgcolor": "white"}},
-            hovertemplate="%{x}<br>F1 %{y:.3f}<extra>" + _plain(look.name) + "</extra>",
+            hovertemplate="%{x}<br>F1 %{y:.3f}<extra>" + plain_text(look.name) + "</extra>",
         )
     figure.update_layout(**layout(yaxis={"title": {"text": "F1"}, "range": [0, 1.03]}), barmode="group", bargap=0.25)
     return figure
@@ -107,7 +107,7 @@ def confusions(looks: Sequence[Drawn], evaluations: Sequence[Evaluation]) -> go.
     figure = make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[_plain(look.name) for look in looks],
+        subplot_titles=[plain_text(look.name) for look in looks],
         horizontal_spacing=0.05,
         shared_yaxes=True,
     )
@@ -138,7 +138,7 @@ def confusion_difference(a: Evaluation, b: Evaluation) -> go.Figure:
 def agreement(names: Sequence[str], shares: NDArray[np.float64]) -> go.Figure:
     """How often each two of the runs answer alike (R, R)."""
     figure = go.Figure(
-        _heat(shares, [_plain(name) for name in names], ".1%", float(min(0.5, shares.min())), 1.0, SEQUENTIAL)
+        _heat(shares, [plain_text(name) for name in names], ".1%", float(min(0.5, shares.min())), 1.0, SEQUENTIAL)
     )
     figure.update_layout(**layout(xaxis={"showgrid": False}, yaxis={"showgrid": False, "autorange": "reversed"}))
     return figure
@@ -164,8 +164,3 @@ def _heat(
         texttemplate=f"%{{z:{form}}}" if len(names) <= MOST_NUMBERS else "",
         hovertemplate=f"%{{y}} → %{{x}}<br>%{{z:{form}}}<extra></extra>",
     )
-
-
-def _plain(text: str) -> str:
-    """The text as it is: Plotly reads some HTML in texts."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -11,25 +12,24 @@ import plotly.graph_objects as go
 from dashboard.boards import COSTS
 from dashboard.components import FAMILY_NAMES
 from dashboard.theme import family_colour, layout
+from vlm_core.benchmark.cost import pareto
 
 _SYMBOLS: Final = {"zero-shot": "x", "probe": "diamond", "lora": "star", "lp-ft": "square", "full": "circle"}
 
 
+_WIDE: Final = 4.0  # highest cost over lowest, from which the axis doubles
 _DOUBLING: Final = {"type": "log", "dtick": math.log10(2), "tickformat": ",.3~s"}
 
 
 def pareto_front(rows: Sequence[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
     """The rows, cheapest first, than which none is both cheaper (or as cheap) and better; rows without either out."""
-    front: list[dict[str, Any]] = []
     usable = [row for row in rows if row.get("score") is not None and row.get(cost) is not None]
-    for row in sorted(usable, key=lambda row: (row[cost], -row["score"])):
-        if not front or row["score"] > front[-1]["score"]:
-            front.append(row)
-    return front
+    on_front = pareto([(row[cost], row["score"]) for row in usable])
+    return sorted(itertools.compress(usable, on_front), key=lambda row: row[cost])
 
 
 def score_against_cost(rows: Sequence[dict[str, Any]], cost: str) -> go.Figure:
-    """Macro-F1 with its interval over a cost on a log axis, a colour a family, and the Pareto front."""
+    """Macro-F1 with its interval over a cost (logarithmic where wide), a colour a family, and the Pareto front."""
     figure = go.Figure()
     front = pareto_front(rows, cost)
     if len(front) > 1:
@@ -40,10 +40,11 @@ def score_against_cost(rows: Sequence[dict[str, Any]], cost: str) -> go.Figure:
         members = [row for row in rows if row["family"] == family and None not in (row.get("score"), row.get(cost))]
         if members:
             figure.add_scatter(**_points(members, cost), name=name, marker=_marker(members, family))
-    positive = all(row[cost] > 0 for row in rows if row.get(cost) is not None)
+    costs = [row[cost] for row in rows if row.get(cost) is not None]
+    wide = bool(costs) and min(costs) > 0 and max(costs) > _WIDE * min(costs)
     figure.update_layout(
         **layout(
-            xaxis={"title": {"text": COSTS[cost][1]}, **(_DOUBLING if positive else {})},
+            xaxis={"title": {"text": COSTS[cost][1]}, **(_DOUBLING if wide else {})},
             yaxis={"title": {"text": "test macro-F1"}},
         )
     )

@@ -20,7 +20,7 @@ _GREY: Final = "#8A8F98"
 
 def learning_curves(epochs: Sequence[Mapping[str, Any]], colour: str) -> go.Figure:
     """Loss and macro-F1 over the epochs of the study's log, training dotted and validation solid."""
-    figure = make_subplots(cols=2, horizontal_spacing=0.12)
+    figure = make_subplots(cols=2, horizontal_spacing=0.2)
     for column, (name, title) in enumerate((("overall_loss", "loss, nats"), ("macro_f1", "macro-F1")), start=1):
         for part, dash in (("training", "dot"), ("validation", "solid")):
             figure.add_scatter(

@@ -76,9 +76,9 @@ def parallel(study: Study) -> go.Figure:
             hovertemplate=f"trial {trial.number} ({trial.state})<br>%{{x}} %{{customdata}}<extra></extra>",
             showlegend=False,
         )
-    for name, column in zip(names, columns, strict=True):
+    for name, column in zip(names, columns, strict=True) if trials else ():  # an empty axis has no place for a text
         for end, shift in ((0, -16), (-1, 16)):
-            text = _text(sorted(column, key=_order)[end]) if column else ""
+            text = _text(sorted(column, key=_order)[end])
             figure.add_annotation(x=name, y=float(end == -1), text=text, yshift=shift, showarrow=False)
     figure.update_layout(**layout(yaxis={"visible": False, "range": [-0.15, 1.15]}, xaxis={"side": "top"}))
     return figure

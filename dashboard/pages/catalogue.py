@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import dash_mantine_components as dmc
 import numpy as np
-from dash import Dash, Input, Output, State, dcc, html
+from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.components import (
-    address_store,
     aria,
     card,
+    counted,
     empty_state,
     graph,
     keep_in_url,
@@ -23,6 +23,7 @@ from dashboard.components import (
     page_header,
     skeleton,
     store_state,
+    take_first,
 )
 from dashboard.figures.catalogue import balance, height_of
 from dashboard.pictures import picture_address
@@ -46,7 +47,6 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     return html.Div(
         [
             page_header("Catalogue", "What models learn from and are judged on, and what leaks between the two."),
-            address_store("catalogue"),
             html.Div(id="catalogue-state"),
             html.Div(
                 [
@@ -65,7 +65,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         custom_spinner=skeleton(240),
                         delay_show=200,
                     ),
-                    _grid_card(query.get("category"), part if part in PARTS else "test"),
+                    _grid_card(query.get("category"), part if part in PARTS else "test", counted(query.get("page"))),
                     dcc.Loading(
                         html.Div(id="catalogue-duplicates", style={"minHeight": 120}),
                         custom_spinner=skeleton(120),
@@ -85,7 +85,6 @@ def register(app: Dash, runs: Runs) -> None:
         Output("catalogue-state", "children"),
         Output("catalogue-content", "hidden"),
         Output("catalogue-split", "data"),
-        Output("catalogue-split", "value"),
         Input("shell-version", "data"),
         State("catalogue-split", "value"),
     )(partial(update_state, runs))
@@ -112,17 +111,18 @@ def register(app: Dash, runs: Runs) -> None:
         Input("catalogue-part", "value"),
         prevent_initial_call=True,
     )(lambda *given: 1)
-    keep_in_url(app, "catalogue", ("split", "category", "part"))
+    take_first(app, "catalogue-split")
+    keep_in_url(app, "catalogue", ("split", "category", "part", "page"))
 
 
-def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any, Any]:
+def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place while the store gives none, and the splits to choose from."""
     choices = split_choices(runs)
     if chosen and chosen not in {each["value"] for each in choices}:
         choices.append({"value": chosen, "label": f"split of run {chosen[:8]}"})
     missing = empty_state("No split yet", "The first run that reads a catalogue brings it here.", "make train")
     state = store_state(runs.view()) or (None if choices else missing)
-    return state, state is not None, choices, chosen or (choices[0]["value"] if choices else None)
+    return state, state is not None, choices
 
 
 def update_report(runs: Runs, run_id: str | None, category: str | None) -> tuple[Any, Any, Any]:
@@ -131,7 +131,7 @@ def update_report(runs: Runs, run_id: str | None, category: str | None) -> tuple
     if split is None:
         return dmc.Text("This run logged no split.", c="dimmed"), [], ""
     choices = [{"value": "", "label": "All categories"}, *({"value": name, "label": name} for name in split.categories)]
-    return _report(split), choices, category if category in split.categories else ""
+    return _report(split), choices, no_update if category in ("", *split.categories) else ""
 
 
 def update_pictures(
@@ -144,10 +144,11 @@ def update_pictures(
     if split.catalogue is None:
         return dmc.Text(NOT_HERE, size="sm", c="dimmed"), 1
     rows = split.products(part, category or "")
-    shown = page_of(rows, page or 1, A_PAGE)
+    pages = max(1, -(-len(rows) // A_PAGE))
+    shown = page_of(rows, min(page or 1, pages), A_PAGE)
     cards = [_product(split, row) for row in shown]
     counted = dmc.Text(f"{len(rows):,} products", size="sm", c="dimmed", mb="sm")
-    return html.Div([counted, html.Div(cards, className="gallery")]), max(1, -(-len(rows) // A_PAGE))
+    return html.Div([counted, html.Div(cards, className="gallery")]), pages
 
 
 def update_duplicates(runs: Runs, run_id: str | None) -> Any:
@@ -242,7 +243,7 @@ def _reading(split: SplitView) -> Component:
     return card("Reading", dmc.Text(read, size="sm"), *(left_out if lines else []))
 
 
-def _grid_card(category: str | None, part: str) -> Component:
+def _grid_card(category: str | None, part: str, page: int) -> Component:
     controls = dmc.Group(
         [
             dmc.Select(
@@ -255,14 +256,16 @@ def _grid_card(category: str | None, part: str) -> Component:
     )  # fmt: skip
     pages = dmc.Pagination(
         id="catalogue-page",
-        total=1,
-        value=1,
+        total=page,
+        value=page,
         size="sm",
         mt="md",
         withControls=False,
         **aria(label="Pages of products"),
     )
-    return card("Products", html.Div(id="catalogue-pictures", style={"minHeight": 200}), pages, actions=[controls])
+    pictures = html.Div(id="catalogue-pictures", style={"minHeight": 320})
+    shown = dcc.Loading(pictures, custom_spinner=skeleton(320), delay_show=200)
+    return card("Products", shown, pages, actions=[controls])
 
 
 def _product(split: SplitView, row: Mapping[Any, Any]) -> Component:

@@ -7,24 +7,21 @@ from functools import partial
 from typing import Any, Final
 
 import dash_mantine_components as dmc
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
-from flask import Response
 
-from dashboard.answers import SAMPLES, as_csv, categorise, receive, sample_picture
+from dashboard.answers import as_csv, categorise
 from dashboard.boards import best_run, make_board, run_choices
 from dashboard.components import (
-    address_store,
-    aria,
     card,
     graph,
-    icon,
     keep_in_url,
     listed,
     page_header,
     skeleton,
     store_state,
 )
+from dashboard.dropzone import dropzone, register_dropzone
 from dashboard.figures.categorise import coverage_at, coverage_curves
 from dashboard.figures.compare import drawn
 from dashboard.pages.categorise_parts import result_cards
@@ -45,8 +42,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     return html.Div(
         [
             page_header("Categorise", "Drop pictures of products and see what each model makes of them."),
-            address_store("categorise"),
-            *(dcc.Store(id=f"categorise-{name}") for name in ("pictures", "results", "paste", "refused")),
+            dcc.Store(id="categorise-results"),
             dcc.Download(id="categorise-download"),
             html.Div(store_state(view), id="categorise-state"),
             html.Div(
@@ -68,8 +64,8 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
 
 
 def register(app: Dash, runs: Runs) -> None:
-    """Bind the page's callbacks; models and uploads live as long as the app."""
-    models, uploads = WarmModels(partial(_resolve, runs)), Uploads()
+    """Bind the page's callbacks."""
+    models, uploads = app.server.config["MODELS"], app.server.config["UPLOADS"]
     app.callback(
         Output("categorise-state", "children"),
         Output("categorise-content", "hidden"),
@@ -77,16 +73,7 @@ def register(app: Dash, runs: Runs) -> None:
         Input("shell-version", "data"),
         State("categorise-models", "value"),
     )(partial(update_state, runs))
-    app.callback(
-        Output("categorise-pictures", "data"),
-        Output("categorise-upload", "contents"),
-        Input("categorise-upload", "contents"),
-        Input("categorise-paste", "data"),
-        Input("categorise-refused", "data"),
-        Input({"type": "categorise-sample", "index": ALL}, "n_clicks"),
-        State("categorise-upload", "filename"),
-        prevent_initial_call=True,
-    )(partial(take_pictures, uploads))
+    register_dropzone(app, "categorise", uploads)
     app.callback(
         Output("categorise-results", "data"),
         Input("categorise-pictures", "data"),
@@ -112,31 +99,12 @@ def register(app: Dash, runs: Runs) -> None:
         prevent_initial_call=True,
     )(partial(download, runs))
     keep_in_url(app, "categorise", ("models", "threshold"))
-    app.server.add_url_rule("/sample/<int:place>.jpg", "sample", sample)
 
 
 def update_state(runs: Runs, version: int | None, chosen: Sequence[str] | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place while the store gives none, and the models to choose from."""
     state = store_state(runs.view())
     return state, state is not None, run_choices(runs.table(), chosen)
-
-
-def take_pictures(
-    uploads: Uploads, contents: Any, paste: Any, refused: Any, clicks: Any, names: Any
-) -> tuple[Any, Any]:
-    """The new pictures, whichever way they came; the page then lets go of the upload's bytes."""
-    source = ctx.triggered_id
-    if source == "categorise-upload" and contents:
-        return receive(uploads, contents, names), None
-    if source == "categorise-paste" and paste:
-        return receive(uploads, [paste.get("contents")], ["pasted picture"]), no_update
-    if source == "categorise-refused" and refused:
-        said = "The picture is larger than 10 MB."
-        return [{"name": str(name), "error": said} for name in refused["names"]], no_update
-    if isinstance(source, dict) and any(clicks):
-        place = int(source["index"])
-        return [{"name": f"sample {place + 1}", "token": uploads.put(sample_picture(place))}], no_update
-    return no_update, no_update
 
 
 def update_results(models: WarmModels, uploads: Uploads, pictures: Any, chosen: Sequence[str] | None) -> Any:
@@ -171,17 +139,6 @@ def download(runs: Runs, clicks: int | None, results: Any, threshold: float) -> 
     return {"content": as_csv(results, names, threshold), "filename": "categories.csv", "type": "text/csv"}
 
 
-def sample(place: int) -> Response:
-    """A sample picture."""
-    return Response(sample_picture(place), mimetype="image/jpeg", headers={"Cache-Control": "max-age=86400"})
-
-
-def _resolve(runs: Runs, run_id: str) -> Any:
-    from vlm_core.tracking.registry import resolve
-
-    return resolve(run_id, runs.uri)
-
-
 def _said(name: str, predictions: Any, threshold: float) -> str:
     if predictions is None:
         return f"{name}: kept no answers on its validation split, so the cost of a threshold is not known."
@@ -191,34 +148,7 @@ def _said(name: str, predictions: Any, threshold: float) -> str:
 
 
 def _picture_card() -> Component:
-    upload = dcc.Upload(
-        dmc.Stack(
-            [
-                icon("picture", 36),
-                dmc.Text("Drop pictures here, paste one, or choose files", fw=550, ta="center"),
-                dmc.Text("JPEG, PNG, WebP or GIF, up to eight, 10 MB and 40 megapixels each", size="xs", c="dimmed"),
-            ],
-            align="center",
-            gap=6,
-        ),
-        id="categorise-upload",
-        multiple=True,
-        className="dropzone",
-        className_active="dropzone active",
-    )
-    samples = [
-        html.Button(
-            html.Img(src=f"/sample/{place}.jpg", alt=""),
-            id={"type": "categorise-sample", "index": place},
-            className="sample",
-            **aria(label=f"Sample picture {place + 1}"),
-        )
-        for place in range(SAMPLES)
-    ]
-    hint = dmc.Text("Or try one of these:", size="sm", c="dimmed", mt="md", mb="xs")
-    return card(
-        "Pictures", upload, hint, html.Div(samples, className="samples"), note="They stay in memory, never on disk."
-    )
+    return card("Pictures", dropzone("categorise"), note="They stay in memory, never on disk.")
 
 
 def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Component:

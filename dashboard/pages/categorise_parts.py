@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import dash_mantine_components as dmc
-from dash import html
+from dash import dcc, html
 from dash.development.base_component import Component
 
 from dashboard.answers import answer_shown
@@ -37,7 +38,10 @@ def _card(rows: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], thre
             p="lg",
         )
     picture = html.Img(src=result["thumbnail"], alt=f"Uploaded picture {result['name']}", className="uploaded")
-    columns = [_answer(rows[run_id], answer, threshold) for run_id, answer in result["answers"].items()]
+    columns = [
+        _answer(rows[run_id], answer, threshold, run_id, result["source"])
+        for run_id, answer in result["answers"].items()
+    ]
     if not columns:
         columns = [dmc.Text("Choose a model.", c="dimmed")]
     answers = html.Div(columns, className="answers")
@@ -46,7 +50,7 @@ def _card(rows: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], thre
     )
 
 
-def _answer(row: Mapping[str, Any], answer: Mapping[str, Any], threshold: float) -> Component:
+def _answer(row: Mapping[str, Any], answer: Mapping[str, Any], threshold: float, run_id: str, source: str) -> Component:
     model = str(row.get("params.model", ""))
     title = dmc.Group(
         [family_dot(model), dmc.Text(str(row.get("name", "model")), size="sm", fw=600)], gap=6, wrap="nowrap"
@@ -64,10 +68,22 @@ def _answer(row: Mapping[str, Any], answer: Mapping[str, Any], threshold: float)
         parts.append(
             html.Div([html.Q(str(answer["text"])), " → ", html.B(str(answer["text_category"]))], className="written")
         )
-    seen = html.Img(src=answer["seen"], alt="The picture as the model saw it", className="seen")
-    note = dmc.Text(f"{answer['ms']:.0f} ms · as the model saw it", size="xs", c="dimmed", className="figures")
-    parts.append(dmc.Group([seen, note], gap="sm", mt="sm", wrap="nowrap"))
+    parts.append(_looks(answer, run_id, source))
     return html.Div(parts)
+
+
+def _looks(answer: Mapping[str, Any], run_id: str, source: str) -> Component:
+    """The picture as the model saw it and, where that can be said, what spoke for its answer."""
+    looks = [_captioned(answer["seen"], "The picture as the model saw it", "as the model saw it")]
+    if answer["map"]:
+        shown = _captioned(answer["map"], "Where the model looked for its answer", "where it looked")
+        looks.append(dcc.Link(shown, href=f"/attention?models={quote(run_id)}&picture={quote(source)}"))
+    time = dmc.Text(f"{answer['ms']:.0f} ms", size="xs", c="dimmed", className="figures", mt="xs")
+    return html.Div([html.Div(looks, className="looks"), time])
+
+
+def _captioned(source: str, alt: str, caption: str) -> Component:
+    return html.Figure([html.Img(src=source, alt=alt, className="seen"), html.Figcaption(caption)])
 
 
 def _bar(name: str, value: float, colour: str) -> Component:

@@ -12,7 +12,8 @@ from dash.development.base_component import Component
 
 from dashboard.boards import SCORE, run_choices
 from dashboard.comparison import ALL, Comparison, compare_runs
-from dashboard.components import address_store, empty_state, keep_in_url, listed, page_header, skeleton, store_state
+from dashboard.components import empty_state, keep_in_url, listed, page_header, skeleton, store_state
+from dashboard.figures.compare import confusion_difference
 from dashboard.pages.compare_parts import comparison_cards, disagreement_gallery
 from dashboard.runs import Runs
 
@@ -33,8 +34,8 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                 "Compare",
                 "Two to six runs side by side. Those tested on the same products are tested against each other.",
             ),
-            address_store("compare"),
             dcc.Store(id="compare-known"),
+            dcc.Store(id="compare-asked", data={name: query.get(name) for name in ("pair", "right")}),
             html.Div(store_state(view), id="compare-state"),
             html.Div(
                 [
@@ -77,11 +78,17 @@ def register(app: Dash, runs: Runs) -> None:
         State("compare-runs", "value"),
         State("compare-known", "data"),
     )(partial(update_state, runs))
-    app.callback(Output("compare-body", "children"), chosen, Input("compare-known", "data"))(partial(update_body, runs))
+    app.callback(
+        Output("compare-body", "children"), chosen, Input("compare-known", "data"), State("compare-asked", "data")
+    )(partial(update_body, runs))
+    app.callback(
+        Output("compare-difference", "figure"), Input("compare-pair", "value"), State("compare-runs", "value")
+    )(partial(update_difference, runs))
     app.callback(
         Output("compare-gallery", "children"), Input("compare-right", "value"), State("compare-runs", "value")
     )(partial(update_gallery, runs))
     keep_in_url(app, "compare", ("runs",))
+    keep_in_url(app, "compare", ("pair", "right"))
 
 
 def update_state(
@@ -93,8 +100,13 @@ def update_state(
     return state, state is not None, run_choices(runs.table(), chosen), no_update if tested == known else tested
 
 
-def update_body(runs: Runs, chosen: Sequence[str] | None, known: Sequence[str] | None = None) -> Any:
-    """The comparison of the chosen runs."""
+def update_body(
+    runs: Runs,
+    chosen: Sequence[str] | None,
+    known: Sequence[str] | None = None,
+    asked: Mapping[str, str | None] | None = None,
+) -> Any:
+    """The comparison of the chosen runs; `asked` is what the address says of its parts: `pair` and `right`."""
     names = list(chosen or ())[:MOST]
     if len(names) < 2:
         return empty_state(
@@ -106,7 +118,16 @@ def update_body(runs: Runs, chosen: Sequence[str] | None, known: Sequence[str] |
             "These runs have no evaluation on a test split: they have not finished, or are no longer in the store."
         )
         return empty_state("Nothing to compare yet", missing, picture="compare")
-    return comparison_cards(runs, found)
+    return comparison_cards(found, asked or {})
+
+
+def update_difference(runs: Runs, pair: str, chosen: Sequence[str] | None) -> Any:
+    """The confusion matrix of one run minus that of the other."""
+    found = _compared(runs, _tested(runs, chosen or ()))
+    one, other = map(int, pair.split("-"))
+    if max(one, other) >= len(found.runs):
+        return no_update
+    return confusion_difference(found.runs[one].evaluation, found.runs[other].evaluation)
 
 
 def update_gallery(runs: Runs, who: str | None, chosen: Sequence[str] | None) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, Final
 
 import dash_mantine_components as dmc
@@ -22,15 +23,15 @@ from dashboard.comparison import (
     seeds_of_one,
 )
 from dashboard.components import aria, card, empty_state, family_dot, graph, leak_badge, notice
-from dashboard.figures.compare import agreement, category_bars, confusion_difference, confusions, curves
+from dashboard.figures.compare import agreement, category_bars, confusions, curves
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 
 MOST_PICTURES: Final = 48
 
 
-def comparison_cards(runs: Runs, found: Comparison) -> Component:
-    """All of the page below the choice of runs."""
+def comparison_cards(found: Comparison, asked: Mapping[str, str | None]) -> Component:
+    """All of the page below the choice of runs; `asked` are the first values of the choices `pair` and `right`."""
     looks = [each.look for each in found.runs]
     evaluations = [each.evaluation for each in found.runs]
     rows = -(-len(looks) // 3)
@@ -59,7 +60,7 @@ def comparison_cards(runs: Runs, found: Comparison) -> Component:
             ),
             note="Share of each true category's products, one scale for all.",
         ),
-        *_largest_group(runs, found),
+        *_largest_group(found, asked),
         _settings(found),
     ]
     return dmc.Stack([part for part in parts if part is not None], gap="lg")
@@ -69,6 +70,12 @@ def right_choices(names: Sequence[str]) -> list[dict[str, str]]:
     """Who may be right where the runs disagree."""
     alone = [{"value": str(place), "label": f"only {name} is right"} for place, name in enumerate(names)]
     return [{"value": ALL, "label": "all disagreements"}, *alone, {"value": NOBODY, "label": "nobody is right"}]
+
+
+def pair_choices(found: Comparison, group: Sequence[int]) -> list[dict[str, str]]:
+    """Every two runs of the group, as "i-j" and in words."""
+    names = [each.look.name for each in found.runs]
+    return [{"value": f"{i}-{j}", "label": f"{names[i]} − {names[j]}"} for i, j in combinations(group, 2)]
 
 
 def disagreement_gallery(runs: Runs, found: Comparison, who: str) -> Component:
@@ -177,7 +184,7 @@ def _seeds(found: Comparison) -> Component | None:
     )
 
 
-def _largest_group(runs: Runs, found: Comparison) -> list[Component]:
+def _largest_group(found: Comparison, asked: Mapping[str, str | None]) -> list[Component]:
     """What needs runs of the same test products."""
     group = max(found.groups, key=len, default=())
     if len(group) < 2:
@@ -188,25 +195,16 @@ def _largest_group(runs: Runs, found: Comparison) -> list[Component]:
         for j, b in enumerate(group):
             test = found.tests.get((min(a, b), max(a, b)))
             shares[i, j] = test.agreement if test else 1.0
-    one, other = (found.runs[place] for place in group[:2])
-    choice = dmc.Select(
-        id="compare-right",
-        data=right_choices(names),
-        value=ALL,
-        allowDeselect=False,
-        w={"base": "100%", "sm": 260},
-        size="xs",
-        **aria(label="Who is right"),
-    )
+    pair = _choice("compare-pair", pair_choices(found, group), asked.get("pair"), "Which two")
+    right = _choice("compare-right", right_choices(names), asked.get("right"), "Who is right")
     return [
         dmc.SimpleGrid(
             [
                 card(
                     "Difference of two",
-                    graph(
-                        "compare-difference", confusion_difference(one.evaluation, other.evaluation), "Difference", 400
-                    ),
-                    note=f"Row share of {one.look.name} minus that of {other.look.name}.",
+                    graph("compare-difference", {"data": [], "layout": {}}, "Difference of the matrices", 400),
+                    note="Row share of the first minus that of the second.",
+                    actions=[pair],
                 ),
                 card(
                     "Agreement",
@@ -216,8 +214,21 @@ def _largest_group(runs: Runs, found: Comparison) -> list[Component]:
             ],
             cols={"base": 1, "lg": 2},
         ),
-        card("Where they disagree", html.Div(id="compare-gallery"), actions=[choice]),
+        card("Where they disagree", html.Div(id="compare-gallery"), actions=[right]),
     ]
+
+
+def _choice(identity: str, choices: list[dict[str, str]], asked: str | None, label: str) -> Component:
+    known = [each["value"] for each in choices]
+    return dmc.Select(
+        id=identity,
+        data=choices,
+        value=asked if asked in known else known[0],
+        allowDeselect=False,
+        w=260,
+        size="xs",
+        **aria(label=label),
+    )
 
 
 def _disagreement(

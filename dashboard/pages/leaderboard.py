@@ -8,12 +8,11 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.boards import COSTS, GROUPINGS, Board, TestSet, banded, make_board, most_compared, rows_of
 from dashboard.components import (
-    address_store,
     aria,
     button_link,
     card,
@@ -40,7 +39,8 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """The page, with the board as it stands now."""
     view = runs.view()
     board = _board(runs, view)
-    chosen = query.get("set", "")
+    chosen, sort = query.get("set", ""), query.get("sort", "")
+    rows = rows_of(board, chosen, hide_failed=query.get("all") != "true")
     return html.Div(
         [
             page_header(
@@ -48,13 +48,13 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                 "Test macro-F1 with its 95 % interval. Only runs tested on the same products are ranked together.",
                 html.Div(update_compare(None), id="leaderboard-compare"),
             ),
-            address_store("leaderboard"),
+            dcc.Store(id="leaderboard-sort", data=sort),
             html.Div(store_state(view), id="leaderboard-state"),
             html.Div(
                 [
                     _controls(board, query),
                     html.Div(_leak_notice(board.sets, chosen), id="leaderboard-leak"),
-                    grid(),
+                    grid(columns_of(rows, _sets(board, chosen), sort), query.get("filter")),
                     _scatter_card(query.get("cost", "train")),
                 ],
                 id="leaderboard-content",
@@ -78,6 +78,7 @@ def register(app: Dash, runs: Runs) -> None:
         *controls,
         hide,
         State("leaderboard-grid", "columnDefs"),
+        State("leaderboard-sort", "data"),
     )(partial(update_grid, runs))
     app.callback(Output("leaderboard-scatter", "children"), version, controls[0], Input("leaderboard-cost", "value"))(
         partial(update_scatter, runs)
@@ -93,15 +94,23 @@ def register(app: Dash, runs: Runs) -> None:
     app.callback(Output("leaderboard-grid", "dashGridOptions"), Input("leaderboard-find", "value"))(find)
     keep_in_url(app, "leaderboard", ("set", "group", "cost", "find"))
     keep_in_url(app, "leaderboard", ("all",), "checked")
+    grid_state = [Input("leaderboard-grid", name) for name in ("columnState", "filterModel")]
+    app.clientside_callback(ClientsideFunction("address", "keepGrid"), grid_state)
 
 
 def update_grid(
-    runs: Runs, version: int | None, chosen: str | None, grouping: str | None, everything: bool, columns: Any
+    runs: Runs,
+    version: int | None,
+    chosen: str | None,
+    grouping: str | None,
+    everything: bool,
+    columns: Any,
+    sort: str | None = "",
 ) -> tuple[Any, Any, Any, Any]:
     """Rows, columns (where they changed), the grid's height and the warning that belong to the controls."""
     board = _board(runs, runs.view())
     rows = rows_of(board, chosen or "", hide_failed=not everything)
-    made = columns_of(rows, [each for each in board.sets if not chosen or each.key == chosen])
+    made = columns_of(rows, _sets(board, chosen or ""), sort)
     shown = banded(rows, board.sets, grouping or "")
     return (
         shown,
@@ -157,6 +166,10 @@ def _board_of(runs: Runs, version: int) -> Board:
 
 def _board(runs: Runs, view: View) -> Board:
     return _board_of(runs, view.version)
+
+
+def _sets(board: Board, chosen: str) -> list[TestSet]:
+    return [each for each in board.sets if not chosen or each.key == chosen]
 
 
 def _choices(board: Board, chosen: str | None) -> list[dict[str, str]]:

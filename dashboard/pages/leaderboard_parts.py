@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from dashboard.boards import TestSet
-from dashboard.components import GRID_OPTIONS, aria
+from dashboard.components import GRID_OPTIONS, aria, listed
 
 MOST_COLUMNS: Final = 12  # categories with a column each; more share one strip
 ROW_PIXELS: Final = 40
@@ -32,12 +33,13 @@ def height(rows: int) -> dict[str, str]:
     return {"height": f"min({ROW_PIXELS * (rows + 1) + 24}px, 74vh)", "minHeight": "220px"}
 
 
-def grid() -> Component:
-    """The grid, without rows."""
+def grid(columns: list[dict[str, Any]], filters: str | None) -> Component:
+    """The grid, without rows; `filters` is AG Grid's model of them as JSON, from the address."""
     table = dag.AgGrid(
         id="leaderboard-grid",
         rowData=[],
-        columnDefs=[],
+        columnDefs=columns,
+        filterModel=_filter_model(filters),
         getRowId="params.data.run_id",
         dashGridOptions=OPTIONS,
         defaultColDef={"sortable": True, "resizable": True, "filter": True, "suppressHeaderMenuButton": False},
@@ -46,8 +48,27 @@ def grid() -> Component:
     return html.Div(table, role="region", **aria(label="Runs"))
 
 
-def columns_of(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[dict[str, Any]]:
-    """The columns, with those of F1 that the test sets have, and one scale for the intervals of all rows."""
+def columns_of(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], sort: str | None = "") -> list[dict[str, Any]]:
+    """The columns, with those of F1 that the test sets have, and one scale for the intervals of all rows.
+
+    `sort` is what they are sorted by at first, such as "latency:asc,name:desc"; later the reader's choice stays.
+    """
+    asked = [part.rsplit(":", 1) for part in listed(sort) if part.endswith((":asc", ":desc"))] or [["score", "desc"]]
+    first = {
+        name: {"initialSort": direction, "initialSortIndex": place} for place, (name, direction) in enumerate(asked)
+    }
+    return [{**column, **first.get(column.get("field", ""), {})} for column in _columns(rows, sets)]
+
+
+def _filter_model(text: str | None) -> dict[str, Any]:
+    try:
+        model = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return model if isinstance(model, dict) and all(isinstance(each, dict) for each in model.values()) else {}
+
+
+def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[dict[str, Any]]:
     scores = [row for row in rows if row.get("score") is not None]
     low = min((row.get("low", row["score"]) for row in scores), default=0.0)
     high = max((row.get("high", row["score"]) for row in scores), default=1.0)
@@ -55,7 +76,7 @@ def columns_of(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[
     heat: list[dict[str, Any]] = [
         {
             "field": f"f1_{slug}",
-            "headerName": slug.replace("_", " "),
+            "headerName": slug.replace("_", " ").title(),
             "cellRenderer": "Heat",
             "width": 104,
             "filter": False,
@@ -66,16 +87,19 @@ def columns_of(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[
         strip = {"slugs": slugs}
         heat = [{"headerName": "F1 a category", "cellRenderer": "HeatStrip", "cellRendererParams": strip, "width": 280}]
     return [
-        {"field": "rank", "headerName": "#", "width": 96, "pinned": "left", "cellRenderer": "Rank", "filter": False},
-        {"field": "name", "headerName": "Run", "minWidth": 170, "flex": 1, "cellRenderer": "RunLink"},
-        {"field": "family", "headerName": "Model", "width": 120, "cellRenderer": "Family"},
-        {"field": "mode", "headerName": "Mode", "width": 110},
         {
-            **{"field": "score", "headerName": "Macro-F1", "width": 250, "cellRenderer": "Interval", "sort": "desc"},
+            **{"field": "rank", "headerName": "#", "width": 76, "pinned": "left", "cellRenderer": "Rank"},
+            **{"filter": False, "cellStyle": {"padding": "0 8px"}, "resizable": False},
+        },
+        {"field": "name", "headerName": "Run", "minWidth": 124, "flex": 1, "cellRenderer": "RunLink"},
+        {
+            **{"field": "score", "headerName": "Macro-F1", "width": 250, "cellRenderer": "Interval"},
             "cellRendererParams": {"low": low, "high": high},
             "equals": {"function": "false"},  # it also draws what is no score yet: always anew
             "filter": "agNumberColumnFilter",
         },
+        {"field": "family", "headerName": "Model", "width": 120, "cellRenderer": "Family"},
+        {"field": "mode", "headerName": "Mode", "width": 110},
         *heat,
         _number("train", "Training, s", "d3.format(',.3~s')(params.value)"),
         _number("latency", "Latency, ms", "d3.format('.3~r')(params.value)"),

@@ -7,15 +7,15 @@ from functools import partial
 from typing import Any, Final
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 from flask import current_app
 
 from dashboard.components import (
-    address_store,
     aria,
     button_link,
     card,
+    counted,
     empty_state,
     graph,
     icon,
@@ -51,12 +51,11 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     return html.Div(
         [
             dcc.Store(id="run-id", data=run_id),
-            address_store("run"),
             html.Div(_head(runs, run_id), id="run-head"),
             html.Div(
                 [
                     dmc.Box(skeleton(92), id="run-scores"),
-                    _matrix_and_curves(kind if kind in KINDS else "counts"),
+                    _matrix_and_curves(kind if kind in KINDS else "counts", counted(query.get("epoch"), least=0)),
                     dmc.Box(skeleton(260), id="run-details"),
                 ],
                 id="run-body",
@@ -94,6 +93,8 @@ def register(app: Dash, runs: Runs) -> None:
         Output("run-scores", "children"), Output("run-details", "children"), run_id, Input("run-ended", "data")
     )(partial(update_details, runs))
     keep_in_url(app, "run", ("matrix",))
+    epoch = [Input("run-epoch", name) for name in ("value", "max")]
+    app.clientside_callback(ClientsideFunction("address", "keepEpoch"), epoch)
 
 
 def update_head(runs: Runs, version: int | None, run_id: str) -> tuple[Any, bool]:
@@ -107,7 +108,8 @@ def update_curves(runs: Runs, version: int | None, run_id: str, epoch: int | Non
     row = runs.row(run_id) or {}
     top = len(epochs)
     place = top + 1 if epoch is None or epoch == last or epoch > top + 1 else epoch
-    marks = [{"value": number, "label": str(number)} for number in range(1, top + 1) if top <= 12 or number % 5 == 0]
+    step = max(1, -(-top // 8))  # so many labels as a phone has room for
+    marks = [{"value": number, "label": str(number)} for number in range(step, top + 2 - step, step)]
     marks.append({"value": top + 1, "label": "test"})
     return learning_curves(epochs, family_colour(row.get("params.model", ""))), top + 1, place, marks
 
@@ -198,7 +200,7 @@ def _head(runs: Runs, run_id: str) -> Component:
     return html.Div([dcc.Store(id="run-ended", data=str(row.get("ended", ""))), header, dmc.Box(badges(row), mb="lg")])
 
 
-def _matrix_and_curves(kind: str) -> Component:
+def _matrix_and_curves(kind: str, epoch: int) -> Component:
     choice = dmc.SegmentedControl(
         id="run-matrix",
         data=[{"value": name, "label": label} for name, label in KINDS.items()],
@@ -209,8 +211,8 @@ def _matrix_and_curves(kind: str) -> Component:
     slider = dmc.Slider(
         id="run-epoch",
         min=1,
-        max=1,
-        value=1,
+        max=epoch + 1,  # until the epochs are known; a slider at its end follows them
+        value=epoch or 1,
         step=1,
         marks=[],
         mt="md",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dashboard.components import empty_state, family_label, leak_badge, number_tile, status_badge
 from dashboard.pictures import has_pictures, picture_address
+from dashboard.theme import family_of
 from vlm_core.config import FINE_TUNING, build_config
 from vlm_core.errors import UserError
 
@@ -59,7 +60,7 @@ def badges(row: Mapping[str, Any]) -> Component:
     """Family, state, mode, data and protocol of the run in one line."""
     model = row.get("params.model", "")
     facts = [
-        row.get("params.model"),
+        model if model != family_of(model) else None,
         row.get("params.mode"),
         row.get("tags.weights_source"),
         row.get("tags.catalogue"),

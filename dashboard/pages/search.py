@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, html
+from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from dashboard.components import (
     GRID_OPTIONS,
-    address_store,
     aria,
     card,
     empty_state,
@@ -21,7 +20,9 @@ from dashboard.components import (
     keep_in_url,
     number_tile,
     page_header,
+    skeleton,
     store_state,
+    take_first,
 )
 from dashboard.figures.search import history, importance_bars, parallel, pareto, slices
 from dashboard.runs import Runs
@@ -44,7 +45,6 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
             page_header(
                 "Search", "Optuna's studies: every trial is a run, and the test split is read by the winner alone."
             ),
-            address_store("search"),
             html.Div(id="search-state"),
             html.Div(
                 [
@@ -58,7 +58,11 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         w={"base": "100%", "sm": 420},
                         mb="lg",
                     ),
-                    html.Div(id="search-body"),
+                    dcc.Loading(
+                        html.Div(id="search-body", style={"minHeight": 320}),
+                        custom_spinner=skeleton(320),
+                        delay_show=200,
+                    ),
                 ],
                 id="search-content",
             ),
@@ -73,22 +77,22 @@ def register(app: Dash, runs: Runs) -> None:
         Output("search-state", "children"),
         Output("search-content", "hidden"),
         Output("search-study", "data"),
-        Output("search-study", "value"),
         version,
         State("search-study", "value"),
     )(partial(update_state, runs))
     app.callback(Output("search-body", "children"), Input("search-study", "value"), version)(partial(update_body, runs))
+    take_first(app, "search-study")
     keep_in_url(app, "search", ("study",))
 
 
-def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any, Any]:
+def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place without a study, and the studies to choose from."""
     choices = study_choices(runs.table())
     missing = "Search the settings of a model; its trials appear here while they learn."
     state = store_state(runs.view()) or (
         None if choices else empty_state("No search yet", missing, "make tune", "search")
     )
-    return state, state is not None, choices, chosen or (choices[0]["value"] if choices else None)
+    return state, state is not None, choices
 
 
 def update_body(runs: Runs, run_id: str | None, version: int | None) -> Any:

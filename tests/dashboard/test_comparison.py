@@ -8,6 +8,7 @@ from dash import no_update
 
 from dashboard.comparison import answers_of, compare_runs, differing_settings, disagreements, in_words, seeds_of_one
 from dashboard.pages import compare as page
+from dashboard.pages.compare_parts import pair_choices
 from dashboard.runs import Runs
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.paired import PairedTest, paired_test
@@ -109,3 +110,20 @@ def test_runs_that_are_not_read_yet_are_compared_once_they_are(runs, names, fill
     late.refresh()
     assert page.update_state(late, 1, names, [])[3] == names
     assert "What can be said" in _text(page.update_body(late, names, names))
+
+
+def test_any_two_runs_of_one_test_set_are_subtracted_and_the_address_says_which(runs, names):
+    found = compare_runs(runs, names)
+    group = max(found.groups, key=len)
+    pairs = pair_choices(found, group)
+    assert len(pairs) == 3 and pairs[1]["label"].count("−") == 1
+    i, j = group[0], group[2]
+    shown = page.update_difference(runs, f"{i}-{j}", names).data[0].z
+    shares = [
+        found.runs[k].evaluation.confusion / found.runs[k].evaluation.confusion.sum(axis=1, keepdims=True)
+        for k in (i, j)
+    ]
+    np.testing.assert_allclose(shown, shares[0] - shares[1])
+    assert page.update_difference(runs, "0-9", names) is no_update
+    body = _text(page.update_body(runs, names, None, {"pair": f"{i}-{j}", "right": "nobody"}))
+    assert f'"value": "{i}-{j}", "w"' in body or f'"value": "{i}-{j}"' in body.split('"compare-pair"')[1][:400]

@@ -4,7 +4,9 @@ import json
 
 import pandas as pd
 import pytest
+from dash import no_update
 
+from dashboard.components import first_choice
 from dashboard.figures.search import history, importance_bars, parallel, pareto, slices
 from dashboard.pages import catalogue as catalogue_page
 from dashboard.pages import search as search_page
@@ -95,6 +97,11 @@ def test_parallel_lines_run_from_lowest_to_highest(table):
     assert best.y[-1] == 1.0 and list(best.x) == ["learning_rate", "mode", "macro-F1"]
 
 
+def test_a_study_whose_trials_have_no_score_yet_has_no_text_in_the_void(table):
+    figure = parallel(read_study(table[table["run_id"].isin(["s", "t9"])], "s"))
+    assert len(figure.data) == 0 and len(figure.layout.annotations) == 0
+
+
 def test_the_front_of_two_objectives_is_drawn(table):
     front = pareto(read_study(table, "s"), "#000000").data[0]
     assert list(front.y) == [0.65, 0.7]
@@ -117,8 +124,14 @@ def runs(filled_store):
 
 
 def test_a_store_without_a_search_says_how_to_begin_one(runs):
-    state, hidden, choices, value = search_page.update_state(runs, 1, None)
-    assert hidden and "make tune" in _text(state) and choices == [] and value is None
+    state, hidden, choices = search_page.update_state(runs, 1, None)
+    assert hidden and "make tune" in _text(state) and choices == []
+    assert first_choice(choices, None) is no_update
+
+
+def test_the_newest_study_is_shown_until_another_is_chosen():
+    choices = [{"value": "b", "label": "B"}, {"value": "a", "label": "A"}]
+    assert first_choice(choices, None) == "b" and first_choice(choices, "a") is no_update
 
 
 def test_the_search_page_draws_all_of_a_study(table, runs, monkeypatch):
@@ -147,6 +160,8 @@ def test_the_catalogue_page_reports_leaks_duplicates_and_products(runs):
     assert "scores on this split reward memory" in _text(report) and categories[0]["label"] == "All categories"
     pictures, pages = catalogue_page.update_pictures(runs, leaking, "", "training", 1)
     assert _text(pictures).count("/picture/") == 24 and pages > 1
+    behind, _ = catalogue_page.update_pictures(runs, leaking, "", "training", 10_000)
+    assert 0 < _text(behind).count("/picture/") <= 24  # an address from a larger part shows the last page
     assert "groups of near-duplicates" in _text(catalogue_page.update_duplicates(runs, leaking))
 
 

@@ -65,67 +65,61 @@ class MechanismCategoriser(VisionLanguageCategoriser):
         raise TypeError("a mechanism of the ablation is not kept")
 
 
-def run_mechanism(
-    mechanism: str,
-    config: Config,
-    data: Data,
-    tower: Weights,
-    cache: StateCache,
-    progress: Progress,
-    say: Say,
-    learning_rates: Sequence[float] = LEARNING_RATES,
-) -> MechanismResult:
-    """The result of one of DESIGNS with the seed of the settings, on data that the same seed has drawn.
+@dataclass(frozen=True)
+class Ablation:
+    """What all mechanisms share under one seed, that of the settings, which has drawn the data as well.
 
-    `tower` is a family's model, of which the vision tower alone is used. Initialisation, order of products, views,
-    optimiser, steps and learning rates to choose from are the same for every mechanism; the test split is read once,
-    by the learning rate chosen. The same call gives the same result.
+    The vision tower of a family's model, and from it the tokens of each product; the order of products, their views,
+    the optimiser, the number of steps and the learning rates to choose from.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        fits = [
-            _make_fit(mechanism, config, rate, data, tower, Path(folder) / str(number), cache, progress, say)
-            for number, rate in enumerate(learning_rates)
-        ]
-        cut = len(fits[0].model.stages)
-        fits[0].stored(fits[0].pixels(), cut, config.views)  # what all mechanisms share takes none of their seconds
-        started = time.perf_counter()
-        weights: list[int] = []
-        positions = [fit.run(weights.append, lambda report: None) for fit in fits]
-        seconds = time.perf_counter() - started
-    chosen = max(range(len(fits)), key=lambda number: positions[number].best_macro_f1)
-    return MechanismResult(
-        mechanism=mechanism,
-        seed=config.seed,
-        weights=weights[chosen],
-        learning_rate=learning_rates[chosen],
-        validation_macro_f1={
-            rate: position.best_macro_f1 for rate, position in zip(learning_rates, positions, strict=True)
-        },
-        best_epoch=positions[chosen].best_epoch,
-        seconds=seconds,
-        validation=_predict(fits[chosen], data.split.validation),
-        test=_predict(fits[chosen], data.split.test),
-    )
 
+    config: Config
+    data: Data
+    tower: Weights
+    cache: StateCache
+    progress: Progress
+    say: Say
 
-def _make_fit(
-    mechanism: str,
-    config: Config,
-    learning_rate: float,
-    data: Data,
-    tower: Weights,
-    folder: Path,
-    cache: StateCache,
-    progress: Progress,
-    say: Say,
-) -> Fit:
-    """A training of the mechanism alone."""
-    torch.manual_seed(config.seed)
-    model = MechanismCategoriser(
-        mechanism, tower.hf, tower.tokenizer, config.family, data.split.categories, data.catalogue.pictures.canvas
-    )
-    config = config.model_copy(update={"mode": "probe", "learning_rate": learning_rate})
-    return Fit(config, data, model, folder, cache, progress, say)
+    def run(self, mechanism: str, learning_rates: Sequence[float] = LEARNING_RATES) -> MechanismResult:
+        """The result of one of DESIGNS; the same call gives the same.
+
+        Validation chooses the epoch of each learning rate's training, and the first of the best learning rates. The
+        test split is read once, by what was chosen.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            fits = [self._fit(mechanism, rate, Path(folder) / str(rate)) for rate in learning_rates]
+            fits[0].stored(fits[0].pixels(), len(fits[0].model.stages), self.config.views)  # takes none of the seconds
+            started = time.perf_counter()
+            weights: list[int] = []
+            positions = [fit.run(weights.append, lambda report: None) for fit in fits]
+            seconds = time.perf_counter() - started
+        scores = [position.best_macro_f1 for position in positions]
+        chosen = scores.index(max(scores))
+        return MechanismResult(
+            mechanism=mechanism,
+            seed=self.config.seed,
+            weights=weights[chosen],
+            learning_rate=learning_rates[chosen],
+            validation_macro_f1=dict(zip(learning_rates, scores, strict=True)),
+            best_epoch=positions[chosen].best_epoch,
+            seconds=seconds,
+            validation=_predict(fits[chosen], self.data.split.validation),
+            test=_predict(fits[chosen], self.data.split.test),
+        )
+
+    def _fit(self, mechanism: str, learning_rate: float, folder: Path) -> Fit:
+        """A training of a fresh mechanism alone."""
+        config = self.config.model_copy(update={"mode": "probe", "learning_rate": learning_rate})
+        torch.manual_seed(config.seed)
+        model = MechanismCategoriser(
+            mechanism,
+            self.tower.hf,
+            self.tower.tokenizer,
+            config.family,
+            self.data.split.categories,
+            self.data.catalogue.pictures.canvas,
+        )
+        return Fit(config, self.data, model, folder, self.cache, self.progress, self.say)
 
 
 @torch.inference_mode()
@@ -133,7 +127,8 @@ def _predict(fit: Fit, rows: NDArray[np.int64]) -> Predictions:
     """The answers of a trained mechanism on plain views of catalogue rows (n,), from kept tokens."""
     model, cut = fit.model, len(fit.model.stages)
     model.set_training(False, cut)
-    tokens = fit.fill(fit.pixels(), cut, 0, rows, fit.entry(model.fingerprint(cut), 0))
+    entry, run = fit.entry(model.fingerprint(cut), 0), fit.frozen(0, cut)
+    tokens = fit.fill(fit.pixels(), 0, rows, entry, run)
     answers = [model.answer.log_probabilities(tokens.take(chosen)) for chosen in chunks(rows, PLAIN_BATCH)]
     return Predictions(
         product_ids=fit.data.catalogue.products["product_id"].to_numpy(str)[rows],

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import resource
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
+from vlm_core.benchmark.measuring import PeakMemory
 from vlm_core.config import build_config
 from vlm_core.data import load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
@@ -42,7 +41,7 @@ def measure_growth(pictures: int, data: str, root: str, threads: int) -> dict[st
     rows, labels = np.arange(pictures), np.arange(len(store)) % len(loaded.split.categories)
     cut = model.cut("last-blocks", 1)
     pixels = PixelBatches(store, labels, rows, model.image_size, 128, 0)
-    with tempfile.TemporaryDirectory() as folder, _Peak() as peak:
+    with tempfile.TemporaryDirectory() as folder, PeakMemory() as peak:
         entry = StateCache(Path(folder), 2**40).entry({"benchmark": "growth"}, len(store))
         started = time.perf_counter()
         with torch.inference_mode():
@@ -59,30 +58,3 @@ def measure_growth(pictures: int, data: str, root: str, threads: int) -> dict[st
         "peak_mib": peak.mib,
         "whole_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-
-
-class _Peak:
-    """Watches the process's own memory, shared and mapped files left out: `mib` above what it was at first."""
-
-    def __enter__(self) -> _Peak:
-        self._process, self._over = psutil.Process(), threading.Event()
-        self._first = self._highest = self._own()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    @property
-    def mib(self) -> float:
-        return (self._highest - self._first) / 2**20
-
-    def _own(self) -> int:
-        memory = self._process.memory_info()
-        return int(memory.rss - getattr(memory, "shared", 0))
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.05):
-            self._highest = max(self._highest, self._own())

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vlm_core.benchmark.measuring import count_flops, timed
 from vlm_core.benchmark.naive import augment, decode, full_size, fused_state, jpegs, naive_steps, trainer_steps
 from vlm_core.config import Config, build_config
 from vlm_core.data import Data, load_data
@@ -32,6 +33,7 @@ BATCH = 8
 OURS: dict[str, dict[str, Any]] = {
     "probe": {"mode": "probe", "batch_size": 128},
     "one block": {"mode": "last-blocks", "blocks": 1},
+    "one block int8": {"mode": "last-blocks", "blocks": 1, "prefix": "int8"},
     "two blocks": {"mode": "last-blocks", "blocks": 2},
     "two blocks at 32": {"mode": "last-blocks", "blocks": 2, "batch_size": 32},
     "LoRA": {"mode": "lora", "blocks": 2},
@@ -85,11 +87,11 @@ def _baseline(kind: str, family: str, image_size: int, data: Data, steps: int) -
     if kind == "Trainer":
         seconds = trainer_steps(read, width, hf, files, labels, image_size, BATCH, steps + 1)
         return {"train": asdict(Seconds.of(seconds, BATCH))}
-    flops = _flops(lambda: torch.autograd.backward(read(torch.zeros(1, 3, image_size, image_size)).sum()))
+    flops = count_flops(lambda: torch.autograd.backward(read(torch.zeros(1, 3, image_size, image_size)).sum()))
     _first, *rest = itertools.islice(naive_steps(read, width, hf, files, labels, image_size, BATCH), steps + 1)
     hf.eval()
     with torch.inference_mode():
-        evaluation = _timed(lambda: read(torch.zeros(BATCH, 3, image_size, image_size)), 3)
+        evaluation = timed(lambda: read(torch.zeros(BATCH, 3, image_size, image_size)), 3)
     return {
         "train": asdict(Seconds.of([step for step, _ in rest], BATCH)),
         "input": asdict(Seconds.of([prepared for _, prepared in rest], BATCH)),
@@ -111,13 +113,14 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
     cut = model.cut(config.mode, config.blocks)
     with tempfile.TemporaryDirectory() as folder:
         cache = StateCache(Path(folder) / "cache", int(config.cache_gib * 2**30), config.cache_precision)
-        fit = Fit(config, data, model, Path(folder), cache, silent, lambda line: None)
+        noted = dict[str, float]()
+        fit = Fit(config, data, model, Path(folder), cache, silent, lambda line: None, noted.update)
         batches = fit.stored(fit.pixels(), cut, config.views)
-        prefix = _prefix(fit, cut, np.unique(data.split.train)) if batches.start else None
+        prefix = _prefix(fit, cut, np.unique(data.split.train)) | noted if batches.start else None
         if config.mode == "lora":
             model.add_adapters(cut, config.lora_rank)
         seconds = _step_seconds(config, model, cut, batches, data, steps)
-        evaluation = _timed(lambda: FineTuning(model, cut, batches, data.split.validation).validated(), 3)
+        evaluation = timed(lambda: FineTuning(model, cut, batches, data.split.validation).validated(), 3)
     return {
         "train": asdict(Seconds.of(seconds, config.batch_size)),
         "evaluate": asdict(Seconds.of(evaluation, len(data.split.validation))),
@@ -127,13 +130,17 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
 
 
 def _prefix(fit: Fit, cut: int, rows: NDArray[np.int64]) -> dict[str, float]:
-    """Seconds and KiB that a view of one picture costs once the first batches have warmed everything up."""
-    entry = fit.entry("benchmark", 2)
+    """Seconds and KiB of a view of one picture, and the seconds that making an ONNX graph takes before."""
+    entry, run = fit.entry("benchmark", 2), fit.frozen(0, cut)
+    first = next(fit.pixels().view(2, rows[:1]))
+    began = time.perf_counter()
+    run(first.state)
     started = time.perf_counter()
-    fit.fill(fit.pixels(), cut, 2, rows, entry)
+    fit.fill(fit.pixels(), 2, rows, entry, run)
     seconds = time.perf_counter() - started
     kept = sum(path.stat().st_blocks * 512 for path in entry.folder.glob("part-*.npy"))
-    return {"seconds": seconds / len(rows), "kib": kept / len(rows) / 1024, "views": len(rows)}
+    each = {"seconds": seconds / len(rows), "kib": kept / len(rows) / 1024}
+    return {**each, "views": len(rows), "making": started - began}
 
 
 def _step_seconds(
@@ -165,31 +172,13 @@ def measure_input(image_size: int, data: str, root: str, threads: int) -> dict[s
     ours = PixelBatches(loaded.catalogue.pictures, loaded.split.labels, rows, image_size, 8, 0)
     return {
         "image_size": image_size,
-        "decode": asdict(Seconds.of(_timed(lambda: [decode(file) for file in files], 9), len(files))),
-        "augment_pillow": asdict(Seconds.of(_timed(lambda: [view(picture) for picture in decoded], 9), len(files))),
-        "augment": asdict(Seconds.of(_timed(lambda: list(ours.training(1)), 9), len(rows))),
+        "decode": asdict(Seconds.of(timed(lambda: [decode(file) for file in files], 9), len(files))),
+        "augment_pillow": asdict(Seconds.of(timed(lambda: [view(picture) for picture in decoded], 9), len(files))),
+        "augment": asdict(Seconds.of(timed(lambda: list(ours.training(1)), 9), len(rows))),
     }
 
 
 def gemm_gflops() -> float:
     """The machine's best rate for products of large single-precision matrices, in GFLOP/s."""
     matrix = torch.randn(2048, 2048)
-    return 2 * 2048**3 / min(_timed(lambda: matrix @ matrix, 9)) / 1e9
-
-
-def _timed(work: Any, times: int) -> list[float]:
-    work()
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def _flops(work: Any) -> int:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return int(counter.get_total_flops())
+    return 2 * 2048**3 / min(timed(lambda: matrix @ matrix, 9)) / 1e9

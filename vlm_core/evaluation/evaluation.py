@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.bootstrap import LEVEL, Estimate, Resampled, estimate, resample
+from vlm_core.evaluation.bootstrap import LEVEL, Estimate, Resampled, corrected_estimate, estimate, resample
 from vlm_core.evaluation.calibration import Calibration, ReliabilityBin, measure_calibration
 from vlm_core.evaluation.names import slugs
 from vlm_core.evaluation.predictions import Predictions
@@ -174,11 +174,11 @@ def evaluate(
     return Evaluation(
         n=len(labels),
         unlabelled=int(len(predictions) - len(labels)),
-        accuracy=estimate(summary.accuracy, drawn.accuracy),
-        macro_f1=estimate(summary.macro_f1, drawn.macro_f1),
+        accuracy=corrected_estimate(summary.accuracy, drawn.accuracy),
+        macro_f1=corrected_estimate(summary.macro_f1, drawn.macro_f1),
         worst_recall=_worst(summary, support, drawn),
         natural=NaturalPrior(
-            accuracy=estimate(_weighted_accuracy(labels, predicted, rows), drawn.natural_accuracy),
+            accuracy=corrected_estimate(_weighted_accuracy(labels, predicted, rows), drawn.natural_accuracy),
             macro_f1=estimate(macro_f1(labels, predicted, rows), drawn.natural_macro_f1),
             shares=tuple(np.asarray(prior, dtype=np.float64).tolist()),
             covered=covered,

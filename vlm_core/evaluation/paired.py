@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.bootstrap import LEVEL, Estimate
+from vlm_core.evaluation.bootstrap import Estimate, estimate
+from vlm_core.evaluation.paired_bootstrap import PairedAnswers, macro_f1_differences, resample_differences
 from vlm_core.evaluation.predictions import Predictions
-
-_CELLS_A_PART: Final = 4_000_000  # resamples x outcomes held at once
 
 
 @dataclass(frozen=True)
@@ -35,32 +33,26 @@ class PairedTest:
 def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: int = 0) -> PairedTest:
     """The test of two runs on the same labelled products, which are matched by id.
 
-    McNemar 1947, https://doi.org/10.1007/BF02295996, as the exact binomial test on the products that one alone has
-    right. The bootstrap draws products within each true category, both models' answers together, so that what they
-    share cancels (Berg-Kirkpatrick et al. 2012, https://aclanthology.org/D12-1091); its p-value is twice the smaller
-    share of resamples beyond zero, with one resample added to either side (Davison & Hinkley 1997, 4.2).
+    The tests are those of `exact_mcnemar` and `vlm_core.evaluation.paired_bootstrap.resample_differences`.
     Raises UserError when products or categories differ.
     """
     from sklearn.metrics import cohen_kappa_score
-    from statsmodels.stats.contingency_tables import mcnemar
 
     labels, first, second = _matched(a, b)
     right_a, right_b = first == labels, second == labels
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
-    drawn = _differences(labels, first, second, len(a.categories), resamples, seed)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    outcomes = np.stack([labels, first, second])
-    value = _weighted_difference(outcomes, np.ones((1, len(labels))), len(a.categories))[0]
-    below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
-    p_value = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
+    once = np.ones((len(labels), 1), dtype=np.int64)
+    answers = PairedAnswers(labels, once, first[:, None], second[:, None], len(a.categories))
+    drawn = resample_differences(answers, resamples=resamples, seed=seed)
+    p_value = bootstrap_p(drawn)
     with np.errstate(invalid="ignore", divide="ignore"):
         kappa = float(cohen_kappa_score(first, second, labels=np.arange(len(a.categories))))
     return PairedTest(
         n=len(labels),
         only_a_right=only_a,
         only_b_right=only_b,
-        p_mcnemar=float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue) if only_a + only_b else 1.0,
-        difference=Estimate(float(value), float(low), float(high)),
+        p_mcnemar=exact_mcnemar(only_a, only_b),
+        difference=estimate(macro_f1_differences(answers)[0], drawn),
         p_bootstrap=p_value,
         p_holm=p_value,
         agreement=float((first == second).mean()),
@@ -71,20 +63,44 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
 def paired_tests(
     runs: Sequence[Predictions], *, resamples: int = 2000, seed: int = 0
 ) -> dict[tuple[int, int], PairedTest]:
-    """The test of every pair (i, j), i < j, with p-values corrected by Holm's method over all pairs.
+    """The test of every pair (i, j), i < j, with p-values corrected over all pairs.
 
-    Holm 1979, https://www.jstor.org/stable/4615733. Raises UserError as `paired_test` does.
+    Raises UserError as `paired_test` does.
     """
-    from statsmodels.stats.multitest import multipletests
-
     tests = {
         (i, j): paired_test(runs[i], runs[j], resamples=resamples, seed=seed)
         for i, j in combinations(range(len(runs)), 2)
     }
-    if not tests:
-        return {}
-    corrected = multipletests([test.p_bootstrap for test in tests.values()], method="holm")[1]
-    return {pair: replace(test, p_holm=float(p)) for (pair, test), p in zip(tests.items(), corrected, strict=True)}
+    corrected = holm([test.p_bootstrap for test in tests.values()])
+    return {pair: replace(test, p_holm=p) for (pair, test), p in zip(tests.items(), corrected, strict=True)}
+
+
+def exact_mcnemar(only_a_right: int, only_b_right: int) -> float:
+    """The two-sided p-value of two accuracies being equal, from the products that one model alone has right.
+
+    McNemar 1947, https://doi.org/10.1007/BF02295996, as the exact binomial test; 1 where there is no such product.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    if only_a_right + only_b_right == 0:
+        return 1.0
+    return float(mcnemar([[0, only_a_right], [only_b_right, 0]], exact=True).pvalue)
+
+
+def bootstrap_p(drawn: NDArray[np.float64]) -> float:
+    """The two-sided p-value of a difference being zero, from its resamples (R,).
+
+    Twice the smaller share of resamples beyond zero, with one added to either side (Davison & Hinkley 1997, 4.2).
+    """
+    below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (len(drawn) + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values, corrected for there being several (Holm 1979, https://www.jstor.org/stable/4615733)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 
 def match_rows(a: Predictions, b: Predictions) -> NDArray[np.int64]:
@@ -107,37 +123,3 @@ def _matched(a: Predictions, b: Predictions) -> tuple[NDArray[np.int64], NDArray
     if not known.any():
         raise UserError("none of the products has a known category: there is nothing to compare.")
     return a.labels[known], a.predicted[known], b.predicted[places][known]
-
-
-def _differences(
-    labels: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64], count: int, resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """Macro-F1 of a minus that of b (R,) in stratified resamples of the products.
-
-    Products of one true category with the same pair of answers are alike: their numbers are multinomial.
-    """
-    generator = np.random.default_rng(seed)
-    outcomes, sizes = np.unique(np.stack([labels, a, b]), axis=1, return_counts=True)  # (3, K), (K,)
-    part = max(1, _CELLS_A_PART // outcomes.shape[1])
-    parts = []
-    for start in range(0, resamples, part):
-        size = min(part, resamples - start)
-        weights = np.empty((size, outcomes.shape[1]))
-        for category in np.unique(outcomes[0]):
-            columns = outcomes[0] == category
-            n = sizes[columns].sum()
-            weights[:, columns] = generator.multinomial(n, sizes[columns] / n, size)
-        parts.append(_weighted_difference(outcomes, weights, count))
-    return np.concatenate(parts)
-
-
-def _weighted_difference(outcomes: NDArray[np.int64], weights: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Macro-F1 of a minus that of b (R,), for weights (R, K) of the outcomes (3, K): true, a's answer, b's answer."""
-    labels, a, b = (np.eye(count)[row] for row in outcomes)  # (K, C)
-    support = weights @ labels  # (R, C)
-    present = np.flatnonzero(labels.any(axis=0))
-    scores = []
-    for answers in (a, b):
-        hits, chosen = weights @ (labels * answers), weights @ answers
-        scores.append((2 * hits / np.maximum(support + chosen, 1))[:, present].mean(axis=1))
-    return np.asarray(scores[0] - scores[1])

@@ -70,6 +70,7 @@ class Prompts:
         self.categories = categories
         self._directions: Tensor | None = None
 
+    @torch.inference_mode(False)  # what is kept must also serve a pass with gradients
     @torch.no_grad()
     def _category_directions(self) -> Tensor:
         if self._directions is None:
@@ -108,10 +109,13 @@ class Sentences:
     @torch.no_grad()
     def log_probabilities(self, state: State) -> Tensor:
         """Log of p(sentence | picture), normalised over the categories' sentences (B, C)."""
-        (tokens,) = state
+        return functional.log_softmax(self.log_likelihoods(state[0]), dim=1)
+
+    @torch.no_grad()
+    def log_likelihoods(self, tokens: Tensor) -> Tensor:
+        """Log of p(sentence | picture) among all texts (B, C), the end token included, for image tokens (B, N, D)."""
         first, cache = self.captioner.read_prompt(tokens)
-        scores = [self._score(tokens, first, cache, sentence) for sentence in self.sentences]
-        return functional.log_softmax(torch.stack(scores, dim=1), dim=1)
+        return torch.stack([self._score(tokens, first, cache, sentence) for sentence in self.sentences], dim=1)
 
     def _score(self, tokens: Tensor, first: Tensor, cache: Any, sentence: list[int]) -> Tensor:
         score = functional.log_softmax(first, dim=-1)[:, sentence[0]]  # (B,)
@@ -124,12 +128,12 @@ class Sentences:
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy per token of the right sentence, prompt and padding left out; log-probabilities (B, C)."""
         (tokens,) = state
-        ids, targets = self._teacher_forcing(labels)
+        ids, targets = self.teacher_forcing(labels)
         logits = self.captioner.token_logits(tokens, ids)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
         return loss, self.log_probabilities((tokens.detach(),))
 
-    def _teacher_forcing(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def teacher_forcing(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Input ids (B, T) and the target after each of them (B, T), -100 where none is asked for."""
         chosen = [self.sentences[label] for label in labels.tolist()]
         length = max(map(len, chosen))
@@ -143,9 +147,15 @@ class Sentences:
         return self.captioner.writing_modules()
 
 
-@torch.no_grad()
 def write_texts(captioner: Captioner, tokens: Tensor) -> list[str]:
     """The most likely text after the prompt for each picture, token by token (greedy), without the prompt."""
+    written = write_ids(captioner, tokens)
+    return [captioner.tokenizer.decode(row, skip_special_tokens=True).strip() for row in written]
+
+
+@torch.no_grad()
+def write_ids(captioner: Captioner, tokens: Tensor) -> list[list[int]]:
+    """Token numbers of that text, filled up with the end token to one length."""
     end = captioner.sentence_ids("")[-1]
     logits, cache = captioner.read_prompt(tokens)
     written: list[Tensor] = []
@@ -157,7 +167,4 @@ def write_texts(captioner: Captioner, tokens: Tensor) -> list[str]:
             break
         written.append(chosen)
         logits = captioner.read_more(tokens, chosen[:, None], cache)[:, -1]
-    if not written:
-        return [""] * len(tokens)
-    ids = torch.stack(written, dim=1).tolist()
-    return [captioner.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+    return torch.stack(written, dim=1).tolist() if written else [[]] * len(tokens)

@@ -84,7 +84,12 @@ class Blip:
 
     def token_logits(self, tokens: Tensor, ids: Tensor) -> Tensor:
         """Logits (B, T, V) of the token after each of `ids`."""
-        return self.hf.text_decoder(input_ids=ids, encoder_hidden_states=tokens, use_cache=False).logits  # type: ignore[no-any-return]
+        decoder = self.hf.text_decoder
+        text = decoder.bert.embeddings(ids)
+        mask = causal_mask(ids.shape[1], 0, text)
+        for block in decoder.bert.encoder.layer:
+            text = text_block(block, text, mask, tokens)
+        return decoder.cls(text)  # type: ignore[no-any-return]
 
     def read_prompt(self, tokens: Tensor) -> tuple[Tensor, Any]:
         """Logits (B, V) after the prompt, and the decoder's cache."""

@@ -7,6 +7,8 @@ families' own code cannot use.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from vlm_core.models.contract import Stage
 ALL = slice(None)
 FIRST = slice(0, 1)
 LAST = slice(-1, None)
+# What mixes values: PyTorch's fused operation keeps no probabilities; `vlm_core.attention` puts there one that does.
+OPERATION: ContextVar[Callable[..., Tensor]] = ContextVar("OPERATION", default=scaled_dot_product_attention)
 
 
 def vision_stages(blocks: Any, read: slice = ALL) -> list[Stage]:
@@ -82,7 +86,7 @@ def attend(
     query, key, value = (  # each (B, heads, tokens, D / heads)
         part.reshape(batch, -1, heads, width // heads).transpose(1, 2) for part in (query, key, value)
     )
-    mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    mixed = OPERATION.get()(query, key, value, attn_mask=mask, dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2)
 
 

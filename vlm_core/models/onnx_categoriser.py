@@ -101,10 +101,10 @@ class OnnxCategoriser:
             raise UserError(
                 f"{folder} holds no whole ONNX model of schema {SCHEMA} ({error}): export again."
             ) from error
-        return cls(folder, description, _open_session(folder, threads))
+        return cls(folder, description, open_session(folder, threads))
 
 
-def _open_session(folder: Path, threads: int) -> Any:
+def open_session(folder: Path, threads: int) -> Any:
     """An onnxruntime.InferenceSession over the folder's graph, on the CPU."""
     import onnxruntime
     import torch

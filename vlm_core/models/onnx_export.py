@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,8 @@ def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
     if not isinstance(model, VisionLanguageCategoriser):
         raise UserError("only CLIP, BLIP and GIT can be exported to ONNX: give a run of one of these families.")
     with _whole(folder) as unfinished:
-        _export(model, unfinished / GRAPH)
+        model.set_training(False, 0)
+        export_graph(_chain(model), model.image_size, [LOG_PROBABILITIES], unfinished / GRAPH)
     made = model.description
     description = OnnxDescription(
         made.family, "fp32", made.categories, made.canvas, model.image_size, made.answer, made.readout
@@ -51,49 +52,50 @@ def quantise_onnx(exported: OnnxCategoriser, folder: Path) -> OnnxCategoriser:
     A weight has 7 bits and each output channel its own scale: CPUs without VNNI would overflow with 8. Activations
     are quantised as they come, so that no calibration is needed. Convolutions stay as they are.
     """
+    with _whole(folder) as unfinished:
+        quantise_graph(exported.folder / GRAPH, unfinished / GRAPH)
+    replace(exported.description, precision="int8").write(folder)
+    return OnnxCategoriser.load(folder)
+
+
+def quantise_graph(graph: Path, written: Path) -> None:
+    """Nothing; the file `written` holds the fp32 graph with its linear layers in int8."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with _whole(folder) as unfinished, tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / GRAPH
-        large = any(exported.folder.glob(f"{GRAPH}.data"))
+        large = any(graph.parent.glob(f"{graph.name}.data"))
         quant_pre_process(
-            exported.folder / GRAPH,
-            prepared,
-            skip_optimization=True,
-            skip_symbolic_shape=True,
-            save_as_external_data=large,
+            graph, prepared, skip_optimization=True, skip_symbolic_shape=True, save_as_external_data=large
         )
         quantize_dynamic(
             prepared,
-            unfinished / GRAPH,
+            written,
             op_types_to_quantize=list(_QUANTISED),
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
         )
-    replace(exported.description, precision="int8").write(folder)
-    return OnnxCategoriser.load(folder)
 
 
-def _export(model: VisionLanguageCategoriser, path: Path) -> None:
+def export_graph(compute: nn.Module, image_size: int, outputs: Sequence[str], path: Path) -> None:
+    """Nothing; the file holds as ONNX what the module computes of pixels (B, 3, S, S), for any B."""
     import torch
 
-    model.set_training(False, 0)
-    chain = _chain(model)
-    size = model.image_size
-    example = torch.zeros(2, 3, size, size)  # a batch of one would be taken for a constant
+    # a batch of one would be taken for a constant
+    example = torch.zeros(2, 3, image_size, image_size, device=next(compute.parameters()).device)
     with torch.no_grad(), _quiet():
-        chain(example)  # what an answer computes once and keeps must not be made while the graph is traced
+        compute(example)  # what an answer computes once and keeps must not be made while the graph is traced
         torch.onnx.export(
-            chain,
+            compute.eval(),
             (example,),
             path,
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=[PIXELS],
-            output_names=[LOG_PROBABILITIES],
+            output_names=list(outputs),
             external_data=False,
             verbose=False,
         )
@@ -111,7 +113,7 @@ def _chain(model: VisionLanguageCategoriser) -> nn.Module:
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             return model.answer.log_probabilities(model.run((pixels,)))
 
-    return Chain().eval()
+    return Chain()
 
 
 @contextmanager

@@ -91,6 +91,15 @@ class RunReader:
         board.insert(1, "rank", rank.reindex(board.index).astype("Int64"))
         return board.drop(columns="newest").reset_index(drop=True)
 
+    def children(self, parent: str) -> pd.DataFrame:
+        """The runs below that run, as `runs` gives them."""
+        return self.runs(f"tags.mlflow.parentRunId = '{parent}'")
+
+    def studies(self, name: str = "") -> pd.DataFrame:
+        """Runs that lead a study (of that name, if one is given), newest first, as `runs` gives them."""
+        named = f" and tags.{tags.STUDY} = '{name}'" if name else ""
+        return self.runs(f"tags.{tags.KIND} = 'study'{named}")
+
     def params(self, run_id: str) -> dict[str, str]:
         """The settings that the run was made with, as text."""
         return _settings(self._run(run_id))

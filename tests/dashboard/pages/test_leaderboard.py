@@ -70,6 +70,23 @@ def test_the_page_opens_with_what_its_address_says(runs):
     assert '"value": "latency"' in page and '"value": "preset"' in page and '"value": "<i>"' in page
 
 
+def test_the_address_says_what_the_grid_is_sorted_and_filtered_by_at_first(runs):
+    page = _text(leaderboard.layout(runs, {"sort": "latency:asc,name:desc", "filter": '{"mode": {"type": "equals"}}'}))
+    assert '"filterModel": {"mode": {"type": "equals"}}' in page
+    columns = {
+        each.get("field"): each for each in leaderboard.update_grid(runs, 1, "", "", False, None, "latency:asc")[1]
+    }
+    assert columns["latency"]["initialSort"] == "asc" and "initialSort" not in columns["score"]
+    assert all("sort" not in column for column in columns.values())  # it would undo the reader's choice at every change
+
+
+@pytest.mark.parametrize("given", ["", "nonsense", "latency:sideways", None])
+def test_a_strange_address_leaves_the_grid_as_it_is(runs, given):
+    columns = leaderboard.update_grid(runs, 1, "", "", False, None, given)[1]
+    assert [each["field"] for each in columns if each.get("initialSort")] == ["score"]
+    assert '"filterModel": {}' in _text(leaderboard.layout(runs, {"filter": "[" + str(given)}))
+
+
 def test_an_empty_and_an_unread_store_have_their_own_pages(store):
     runs = Runs("", store)
     assert "The runs are being read" in _text(leaderboard.layout(runs, {}))

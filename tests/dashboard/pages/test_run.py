@@ -55,6 +55,14 @@ def test_curves_and_the_slider_cover_all_epochs_and_the_test_split(runs, clip):
     assert page.update_curves(runs, 1, clip, 2, 4)[2] == 2  # a chosen epoch stays
 
 
+@pytest.mark.parametrize(("asked", "shown"), [("2", 2), ("4", 4), ("99", 4), ("", 4), ("-1", 4), ("x", 4)])
+def test_the_address_names_an_epoch_and_without_one_the_last_is_shown(runs, clip, asked, shown):
+    slider = next(
+        each for each in page.layout(runs, {"run": clip, "epoch": asked})._traverse_ids() if each.id == "run-epoch"
+    )
+    assert page.update_curves(runs, 1, clip, slider.value, slider.max)[2] == shown
+
+
 def test_each_epochs_matrix_is_that_of_the_log_and_the_last_one_is_of_the_test_split(runs, clip):
     entries = runs.epochs(clip)
     second = confusion_of(runs, clip, 2)

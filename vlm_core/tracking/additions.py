@@ -1,4 +1,4 @@
-"""Exports of a run's model, added to the run after it has ended."""
+"""What is added to a run after it has ended."""
 
 from __future__ import annotations
 
@@ -29,3 +29,16 @@ def add_export(run_id: str, folder: Path, name: str, figures: Mapping[str, float
         now = int(time.time() * 1000)
         client.log_batch(run_id, metrics=[Metric(key, float(value), now, 0) for key, value in figures.items()])
     return f"runs:/{run_id}/{name}"
+
+
+def add_files(run_id: str, folder: Path, name: str, facts: Mapping[str, str]) -> None:
+    """Nothing; the files of `folder` are artifacts of the run under `name`, and then the facts are its tags.
+
+    Raises UserError when the store does not take it.
+    """
+    uri = store_uri()
+    with store_errors(uri):
+        client = connect(uri, to_write=True)
+        client.log_artifacts(run_id, str(folder), name)
+        for key, text in facts.items():
+            client.set_tag(run_id, key, text)

@@ -1,0 +1,113 @@
+"""A study's evidence: its cells while they run, and what can be said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash.development.base_component import Component
+
+from dashboard.components import (
+    empty_state,
+    keep_in_url,
+    page_header,
+    skeleton,
+    store_state,
+    take_first,
+)
+from dashboard.evidence import evidence_choices, read_evidence
+from dashboard.pages.study_parts import progress_cards, result_cards
+from dashboard.runs import Runs
+
+NAME: Final = "Study"
+PATH: Final = "/study"
+ICON: Final = "study"
+IN_NAVIGATION: Final = True
+
+
+def layout(runs: Runs, query: Mapping[str, str]) -> Component:
+    """The page, with the study that the address names or the newest one."""
+    choices = evidence_choices(runs.table())
+    return html.Div(
+        [
+            page_header(
+                "Study", "The same configurations over several seeds: what differs, by how much, and how sure that is."
+            ),
+            html.Div(id="study-state"),
+            html.Div(
+                [
+                    dmc.Select(
+                        id="study-study",
+                        label="Study",
+                        data=choices,
+                        value=query.get("study") or (choices[0]["value"] if choices else None),
+                        searchable=True,
+                        allowDeselect=False,
+                        w={"base": "100%", "sm": 420},
+                        mb="lg",
+                    ),
+                    html.Div(id="study-progress", style={"minHeight": 120}),
+                    dcc.Store(id="study-results"),
+                    dcc.Loading(
+                        html.Div(id="study-body", style={"minHeight": 240}),
+                        custom_spinner=skeleton(420),
+                        delay_show=200,
+                    ),
+                ],
+                id="study-content",
+            ),
+        ]
+    )
+
+
+def register(app: Dash, runs: Runs) -> None:
+    """Bind the page's callbacks."""
+    version, chosen = Input("shell-version", "data"), Input("study-study", "value")
+    app.callback(
+        Output("study-state", "children"),
+        Output("study-content", "hidden"),
+        Output("study-study", "data"),
+        version,
+    )(partial(update_state, runs))
+    app.callback(
+        Output("study-progress", "children"),
+        Output("study-results", "data"),
+        version,
+        chosen,
+        State("study-results", "data"),
+    )(partial(update_progress, runs))
+    app.callback(Output("study-body", "children"), Input("study-results", "data"), State("study-study", "value"))(
+        partial(update_body, runs)
+    )
+    take_first(app, "study-study")
+    keep_in_url(app, "study", ("study",))
+
+
+def update_state(runs: Runs, version: int | None) -> tuple[Any, bool, Any]:
+    """What stands in the page's place without a study, and the studies to choose from."""
+    choices = evidence_choices(runs.table())
+    missing = "A study trains every family several times, tests what differs, and can be watched here."
+    state = store_state(runs.view()) or (None if choices else empty_state("No study yet", missing, "make study"))
+    return state, state is not None, choices
+
+
+def update_progress(runs: Runs, version: int | None, run_id: str | None, known: Any = None) -> tuple[Any, Any]:
+    """The cells as they stand, and by what the results are known: study, cells in them, and how the study stands."""
+    found = read_evidence(runs, run_id or "")
+    if found is None:
+        return None, None
+    now = [found.run_id, found.results.get("done"), found.status]
+    return progress_cards(found), no_update if now == known else now
+
+
+def update_body(runs: Runs, known: Any, run_id: str | None) -> Any:
+    """What the results say; drawn anew only when there are others."""
+    found = read_evidence(runs, run_id or "")
+    if found is None:
+        return None
+    if not found.results:
+        return empty_state("No results yet", "They come when all cells of the first seed have ended, and grow by seed.")
+    return result_cards(runs, found)

@@ -1,0 +1,145 @@
+"""Maps lie over the picture they were made from, and find a planted cue."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+from tests.attention.planted import CATEGORIES, SIDE, draw_pictures, learnt, mass_on_cue
+from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
+from vlm_core.attention.maps import _stretch, _words, explain, explain_words, layer_maps
+from vlm_core.attention.recording import record
+from vlm_core.errors import UserError
+from vlm_core.models.answers import write_ids
+from vlm_core.pixels.views import plain_view
+
+PICTURES = np.random.default_rng(3).integers(0, 256, (9, 80, 60, 3), dtype=np.uint8)
+CHANCE = 1 / SIDE**2
+
+
+def _cued(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    pictures, labels, places = draw_pictures(2 * count, seed=9)
+    cued = np.flatnonzero(labels < len(CATEGORIES) - 1)[:count]
+    return pictures[cued], labels[cued], places[cued]
+
+
+def _centre_mass(places: NDArray[np.int64]) -> NDArray[np.float64]:
+    from_centre = (np.arange(32) - 15.5) ** 2
+    prior = np.exp(-(from_centre[:, None] + from_centre) / (2 * 8**2))
+    return mass_on_cue(np.repeat((prior / prior.sum())[None], len(places), axis=0).astype(np.float32), places)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_maps_find_the_planted_cue(family: str) -> None:
+    pictures, labels, places = _cued(60)
+    model = learnt(family)
+    assert (model.log_probabilities(pictures).argmax(axis=1) == labels).mean() > 0.95
+    mass = mass_on_cue(explain(model, pictures, method="gradient"), places)
+    assert mass.mean() > 2.5 * CHANCE
+    assert wilcoxon(mass, np.maximum(CHANCE, _centre_mass(places)), alternative="greater").pvalue < 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hiding_the_cue_is_what_moves_the_answer(family: str) -> None:
+    pictures, _, places = _cued(12)
+    assert mass_on_cue(explain(learnt(family), pictures, method="occlusion"), places).mean() > 0.6
+
+
+def test_a_map_is_of_the_category_that_is_asked_for() -> None:
+    """A cue for red speaks for red: of blue, which it speaks against, the map is another."""
+    pictures, labels, places = _cued(30)
+    model = learnt("clip")
+    right = mass_on_cue(explain(model, pictures, method="gradient", target=labels), places)
+    wrong = mass_on_cue(explain(model, pictures, method="gradient", target=(labels + 1) % 3), places)
+    assert right.mean() > 1.2 * wrong.mean()
+    one = explain(model, pictures[:3], method="gradient", target=2)
+    np.testing.assert_allclose(one, explain(model, pictures[:3], method="gradient", target=np.array([2, 2, 2])))
+
+
+def test_the_word_for_the_cue_is_written_from_the_cue() -> None:
+    pictures, labels, places = _cued(40)
+    words = explain_words(learnt("git", "sentences"), pictures, method="gradient")
+    assert np.mean([found[0].word == CATEGORIES[label] for found, label in zip(words, labels, strict=True)]) > 0.9
+    assert mass_on_cue(np.stack([found[0].map for found in words]), places).mean() > 2 * CHANCE
+
+
+@pytest.mark.parametrize("method", ("raw", "gradient", "saliency"))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_maps_are_shares_of_the_picture_and_no_picture_moves_anothers(family: str, method: str) -> None:
+    model = make_categoriser(family)
+    maps = explain(model, PICTURES, method=method)  # type: ignore[arg-type]
+    assert maps.shape == PICTURES.shape[:3] and maps.dtype == np.float32
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1, rtol=1e-5)
+    assert maps.min() >= 0
+    alone = explain(model, PICTURES[-1:], method=method)  # type: ignore[arg-type]
+    np.testing.assert_allclose(maps[-1:], alone, rtol=1e-2, atol=1e-6)
+
+
+def test_no_picture_has_no_map() -> None:
+    assert explain(make_categoriser("clip"), PICTURES[:0], method="raw").shape == (0, 80, 60)
+
+
+def test_prompts_are_explained_after_they_have_answered() -> None:
+    """What the answer keeps of its prompts in a pass without gradients must serve one with them."""
+    model = make_categoriser("clip", "prompts")
+    model.log_probabilities(PICTURES)
+    assert explain(model, PICTURES[:1], method="gradient").max() > 1.2 / (80 * 60)
+
+
+def test_a_grid_lies_over_the_picture_as_over_the_square() -> None:
+    grid = torch.zeros(1, 16)
+    grid[0, 4 * 1 + 3] = 1  # second row of patches, last column
+    (stretched,) = _stretch(grid, (80, 60))
+    rows, columns = np.indices((80, 60)) + 0.5
+    assert (stretched * rows).sum() == pytest.approx(30, abs=0.5)  # the middle of rows 20 to 40
+    assert stretched[:, 45:].sum() > 0.85 and (stretched * columns).sum() > 50
+
+
+def test_a_picture_that_nothing_speaks_for_has_an_even_map() -> None:
+    np.testing.assert_allclose(_stretch(torch.zeros(1, 16), (8, 6)), 1 / 48)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layer_maps_are_each_heads_row(family: str) -> None:
+    model = make_categoriser(family)
+    layers = layer_maps(model, PICTURES)
+    recording = record(model, plain_view(PICTURES[8:], 64), torch.tensor([0]))
+    reading = [layer for layer in recording.layers if layer.kind != "text"]
+    assert [(layer.name, layer.kind) for layer in layers] == [(layer.name, layer.kind) for layer in reading]
+    for ours, layer in zip(layers, reading, strict=True):
+        row = layer.probabilities[0, 1, 0 if layer.kind == "vision" else -1, 1:65].detach()
+        assert ours.maps.shape == (9, 4, 80, 60)
+        np.testing.assert_allclose(ours.maps[8, 1], _stretch(row[None], (80, 60))[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", CAPTIONERS)
+def test_words_are_those_that_are_written(family: str) -> None:
+    model = make_categoriser(family, "sentences", "tokens")
+    described = model.describe(PICTURES)
+    assert described is not None
+    for text, words in zip(described[0], explain_words(model, PICTURES, method="raw"), strict=True):
+        assert "".join(word.word for word in words) == text.replace(" ", "")
+        assert all(word.map.shape == (80, 60) for word in words)
+
+
+def test_a_words_tokens_are_its_pieces_and_special_ones_are_no_word() -> None:
+    adapter = make_categoriser("git", "sentences", "tokens").adapter
+    tokenizer = adapter.tokenizer
+    pieces = ["[PAD]", "shirt", "s", "##y", "##e", "[SEP]", "silver"]
+    found = _words(adapter, tokenizer.convert_tokens_to_ids(pieces))  # type: ignore[arg-type]
+    assert [(word.text, word.tokens) for word in found] == [("shirt", [1]), ("sye", [2, 3, 4]), ("silver", [6])]
+
+
+def test_a_model_that_writes_nothing_at_all_has_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_categoriser("git", "sentences", "tokens")
+    end = model.adapter.sentence_ids("")[-1]  # type: ignore[union-attr]
+    with torch.no_grad():
+        model.hf.output.bias[end] = 1e4
+    assert write_ids(model.adapter, *model.run((plain_view(PICTURES[:2], 64),))) == [[], []]  # type: ignore[arg-type]
+    assert explain_words(model, PICTURES[:2], method="gradient") == [(), ()]
+
+
+def test_a_head_writes_no_words() -> None:
+    with pytest.raises(UserError, match="writes no text"):
+        explain_words(make_categoriser("blip"), PICTURES, method="raw")

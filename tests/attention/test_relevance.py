@@ -1,0 +1,95 @@
+"""Relevance is what the papers' formulas give in loops, on attention and gradients of Hugging Face's own classes."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.attention.reference import attention_of_hugging_face, chefer_by_hand, rollout_by_hand, weighted_by_hand
+from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
+from vlm_core.attention.recording import log_odds, record, record_text
+from vlm_core.attention.relevance import gradient_relevance, raw_relevance, rollout
+
+PIXELS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+TARGETS = torch.tensor([2, 0])
+
+
+def _head_scores(model, state):
+    return log_odds(model.answer.linear(state), TARGETS).sum()
+
+
+def _weighted(attention, score, picture):
+    flat = [layer for layers in attention.values() for layer in layers]
+    gradients = iter(torch.autograd.grad(score, flat, retain_graph=True))
+    return {
+        kind: [
+            weighted_by_hand(layer[picture].detach().double().numpy(), next(gradients)[picture].double().numpy())
+            for layer in layers
+        ]
+        for kind, layers in attention.items()
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_relevance_is_chefers_rule_in_loops(family: str) -> None:
+    model = make_categoriser(family)
+    recording = record(model, PIXELS, TARGETS)
+    ours = gradient_relevance(recording, recording.asked)
+    attention, state = attention_of_hugging_face(model, PIXELS)
+    for picture in range(2):
+        by_hand = chefer_by_hand(_weighted(attention, _head_scores(model, state), picture))[-1, 1:]
+        np.testing.assert_allclose(ours[picture], by_hand, rtol=2e-3, atol=1e-3 * by_hand.max())
+
+
+@pytest.mark.parametrize("family", CAPTIONERS)
+def test_a_words_relevance_is_chefers_rule_at_the_tokens_that_wrote_it(family: str) -> None:
+    model = make_categoriser(family, "sentences", "tokens")
+    written = model.adapter.sentence_ids("titan silver")  # type: ignore[union-attr]
+    prompt = model.adapter.prompt_ids()  # type: ignore[union-attr]
+    recording = record_text(model, PIXELS, [written] * 2)
+    weights = torch.zeros_like(recording.scores)
+    weights[:, 1] = 1
+    ours = gradient_relevance(recording, weights)
+    attention, logits = attention_of_hugging_face(model, PIXELS, [*prompt, *written[:-1]])
+    place = len(prompt)  # the first written token, which the second is predicted at
+    score = log_odds(logits[:, place], torch.tensor([written[1]] * 2)).sum()
+    for picture in range(2):
+        by_hand = chefer_by_hand(_weighted(attention, score, picture))[place, 1:]
+        np.testing.assert_allclose(ours[picture], by_hand, rtol=2e-3, atol=1e-3 * by_hand.max())
+
+
+def test_clips_raw_relevance_is_rollout_in_loops() -> None:
+    model = make_categoriser("clip")
+    recording = record(model, PIXELS, TARGETS)
+    attention, _ = attention_of_hugging_face(model, PIXELS)
+    ours = raw_relevance(recording, recording.asked)
+    for picture in range(2):
+        by_hand = rollout_by_hand([layer[picture].detach().double().numpy() for layer in attention["vision"]])
+        np.testing.assert_allclose(ours[picture], by_hand[0, 1:], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("blip", "cross"), ("git", "joint")])
+def test_raw_relevance_of_text_is_its_mean_attention_to_image_tokens(family: str, kind: str) -> None:
+    model = make_categoriser(family)
+    recording = record(model, PIXELS, TARGETS)
+    attention, _ = attention_of_hugging_face(model, PIXELS)
+    by_hand = np.mean([layer.detach().numpy()[:, :, -1, 1:65] for layer in attention[kind]], axis=(0, 2))
+    np.testing.assert_allclose(raw_relevance(recording, recording.asked), by_hand, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_vision_readout_is_explained_by_its_tower(family: str) -> None:
+    recording = record(make_categoriser(family, "head", "vision"), PIXELS, TARGETS)
+    assert {layer.kind for layer in recording.layers} == {"vision"}
+    raw = raw_relevance(recording, recording.asked)
+    assert raw.shape == (2, 64)
+    by_hand = rollout([layer.detach().mean(dim=1) for layer in recording.of("vision")])[:, 0, 1:]
+    torch.testing.assert_close(raw, by_hand)
+    assert (gradient_relevance(recording, recording.asked) >= 0).all()
+
+
+def test_rollout_of_identity_stays_and_of_uniform_attention_by_hand() -> None:
+    identity = torch.eye(3)[None]
+    assert torch.equal(rollout([identity, identity]), identity)
+    uniform = torch.full((1, 2, 2), 0.5)
+    # Half of the residual: [[.75, .25], [.25, .75]], squared.
+    torch.testing.assert_close(rollout([uniform, uniform])[0], torch.tensor([[0.625, 0.375], [0.375, 0.625]]))

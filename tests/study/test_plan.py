@@ -1,0 +1,90 @@
+"""Which cells a study has."""
+
+import pytest
+
+from vlm_core.config import build_config
+from vlm_core.errors import UserError
+from vlm_core.study.plan import Cell, Plan, plan_study
+
+MECHANISMS = ("mean-pool", "attention-pool")
+
+
+def planned(**given: object) -> Plan:
+    return plan_study(build_config({"preset": "demo", **given}), MECHANISMS)
+
+
+def test_each_seed_has_every_family_mode_objective_and_mechanism_and_the_leak_of_the_last_mode() -> None:
+    plan = planned(seeds=2, modes="probe,lp-ft")
+    assert [cell.key for cell in plan.cells if cell.seed == 0] == [
+        "baseline/full/classify/holdout/0",
+        "clip/probe/classify/holdout/0",
+        "clip/lp-ft/classify/holdout/0",
+        "blip/probe/classify/holdout/0",
+        "blip/lp-ft/classify/holdout/0",
+        "blip/fusion/generate/holdout/0",
+        "git/probe/classify/holdout/0",
+        "git/lp-ft/classify/holdout/0",
+        "git/fusion/generate/holdout/0",
+        "baseline/full/classify/study/0",
+        "clip/lp-ft/classify/study/0",
+        "blip/lp-ft/classify/study/0",
+        "git/lp-ft/classify/study/0",
+        "mechanism/mean-pool/classify/holdout/0",
+        "mechanism/attention-pool/classify/holdout/0",
+    ]
+    assert len(plan.cells) == 2 * 15
+
+
+def test_seeds_begin_with_the_seed_that_is_given() -> None:
+    assert {cell.seed for cell in planned(seeds=3, seed=7).cells} == {7, 8, 9}
+
+
+def test_a_cell_is_found_again_by_its_key() -> None:
+    cells = planned(seeds=1).cells
+    assert [Cell.of(cell.key) for cell in cells] == list(cells)
+
+
+def test_a_cell_keeps_what_the_user_gave_over_the_preset() -> None:
+    plan = planned(seeds=1, epochs=3, label="articleType")
+    settings = plan.settings(Cell("git", "lp-ft", "classify", "holdout", 4))
+    assert (settings.model, settings.mode, settings.seed) == ("git", "lp-ft", 4)
+    assert (settings.epochs, settings.label, settings.weights) == (3, "articleType", "tiny")
+
+
+def test_the_preset_ablation_exchanges_mechanisms_alone() -> None:
+    plan = planned(preset="ablation", seeds=1)
+    assert [cell.mode for cell in plan.cells] == list(MECHANISMS)
+    assert {cell.model for cell in plan.cells} == {"mechanism"}
+
+
+def test_the_preset_study_trains_every_weight_as_the_original_did() -> None:
+    plan = planned(preset="study", seeds=1, families="clip", parts="families")
+    assert plan.main_mode == "full"
+    assert {cell.mode for cell in plan.cells if cell.protocol == "study"} == {"full"}
+
+
+def test_only_what_is_compared_most_closely_is_measured_at_length() -> None:
+    plan = planned(seeds=2)
+    measured = {cell.key: plan.measurements(cell) for cell in plan.cells}
+    assert measured["clip/lp-ft/classify/holdout/0"] == ("unknown", "robustness", "attention")
+    assert measured["clip/lp-ft/classify/holdout/1"] == ("unknown", "robustness")
+    assert measured["clip/lp-ft/classify/study/0"] == ("leak",)
+    assert measured["clip/probe/classify/holdout/0"] == ("simple",)
+    assert measured["blip/fusion/generate/holdout/1"] == ("rules",)
+    assert measured["baseline/full/classify/holdout/0"] == ("unknown", "robustness")
+    assert measured["mechanism/mean-pool/classify/holdout/0"] == ()
+    assert "robustness" not in planned(seeds=1, parts="families").measurements(Cell.of("clip/lp-ft/classify/holdout/0"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"families": "clip,flava"}, "families=flava is not known: choose among clip"),
+        ({"modes": "probe,half"}, "modes=half is not known"),
+        ({"parts": "robustness"}, "leaves nothing to run: name families or ablation"),
+        ({"protocols": " , "}, "protocols is empty"),
+    ],
+)
+def test_what_is_not_known_is_said_with_what_is(given: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        planned(**given)

@@ -1,0 +1,147 @@
+"""Whole studies of a small shop: carried out once, gone on with after a kill, and told when a cell fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.stores import ROOT
+from vlm_core.config import FINE_TUNING, Config, build_config
+from vlm_core.errors import UserError
+from vlm_core.pipeline import run_training
+from vlm_core.progress import silent
+from vlm_core.study.plan import plan_study
+from vlm_core.study.running import find_todo, run_study
+from vlm_core.tracking.reader import RunReader
+
+SMALL = {
+    "preset": "demo",
+    "families": "clip",
+    "modes": "probe",
+    "answers": "classify",
+    "seeds": 1,
+    "protocols": "holdout",
+    "parts": "families",
+    "per_category": 60,
+    "train_per_category": 30,
+    "min_products": 20,
+    "views": 0,
+    "resamples": 100,
+}
+
+
+def small(shop: Path, **given: object) -> Config:
+    return build_config({**SMALL, "data": str(shop), **given})
+
+
+@pytest.mark.slow
+def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path, store: Path) -> None:
+    lines: list[str] = []
+    config = small(shop, protocols="holdout,study", parts="families,cost,labels")
+    outcome = run_study(config, store, silent, lines.append)
+    reader, results = RunReader(), outcome.results
+    children = reader.children(outcome.run_id)
+    assert (len(children), results.done, results.cells) == (4, 4, 4)
+    assert set(children["status"]) == {"FINISHED"}
+    (probe,) = [row for row in results.rows if row.configuration == "clip/probe/classify/holdout"]
+    scores = [reader.metrics(run_id)["test_macro_f1"] for run_id in probe.run_ids]
+    assert probe.macro_f1.value == pytest.approx(scores[0])
+    assert {row.label for row in results.rows if row.kind == "baseline"} >= {
+        "HOG + colour",
+        "majority",
+        "nearest class mean, clip features",
+        "nearest neighbours, clip features",
+    }
+    assert [(pair.a, pair.b) for pair in results.pairs] == [("HOG + colour", "clip probe")]
+    assert {row.label for row in results.leak} == {"HOG + colour", "clip probe"}
+    html = reader.text(outcome.run_id, "study/report.html")
+    assert f"{probe.macro_f1.value:.3f}" in html
+    assert all(run_id in html for row in results.rows for run_id in row.run_ids)
+    assert "<script" not in html and 'src="http' not in html
+    kept = json.loads(reader.text(outcome.run_id, "study/results.json"))
+    assert kept["done"] == 4
+    assert reader.text(outcome.run_id, "study/report.md").startswith("# Study demo")
+
+
+@pytest.mark.slow
+def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
+    shop: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlm_core.study import measuring
+
+    config = small(shop)
+
+    def fail(trained: object) -> None:
+        raise RuntimeError("no simple rule today")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(measuring.MEASUREMENTS, "simple", fail)
+        with pytest.raises(UserError, match=r"1 of 2 cells failed.*no simple rule today"):
+            run_study(config, store, silent, lambda line: None)
+    (before,) = RunReader().studies("demo")["run_id"]
+    trained = dict(zip(*(RunReader().children(before)[name] for name in ("name", "run_id")), strict=True))
+    outcome = run_study(config, store, silent, lambda line: None)
+    assert outcome.run_id == before
+    children = RunReader().children(outcome.run_id)
+    assert dict(zip(children["name"], children["run_id"], strict=True)) == trained
+    assert outcome.results.failed == {}
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, store: Path) -> None:
+    given = {**SMALL, "data": str(shop)}
+    command = [sys.executable, "-m", "experiments.study", *(f"--{name}={value}" for name, value in given.items())]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    begun = subprocess.Popen(command, cwd=store, env=environment, stdout=subprocess.PIPE, text=True)
+    assert begun.stdout is not None
+    assert any(line.startswith("[1/2]") for line in iter(begun.stdout.readline, ""))
+    time.sleep(1.5)  # into the second cell
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    outcome = run_study(small(shop), store, silent, lambda line: None)
+    children = RunReader().children(outcome.run_id)
+    assert sorted(children["name"][children["status"] == "FINISHED"]) == [
+        "baseline/full/classify/holdout/0",
+        "clip/probe/classify/holdout/0",
+    ]
+    assert "RUNNING" not in set(children["status"])
+    alone = run_training(
+        build_config(
+            {"preset": "demo", "model": "clip", **{name: given[name] for name in FINE_TUNING if name in given}}
+        ),
+        store,
+        silent,
+        lambda line: None,
+    )
+    (probe,) = [row for row in outcome.results.rows if row.configuration == "clip/probe/classify/holdout"]
+    assert probe.macro_f1.value == alone.evaluation.macro_f1.value
+
+
+@pytest.mark.slow
+def test_other_settings_do_not_go_on_with_a_study(shop: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlm_core.study import running
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_carry_out", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(small(shop), store, silent, lambda line: None)
+    with pytest.raises(UserError, match=r"was begun with seeds=1, not 3: go on with its settings, or name another"):
+        run_study(small(shop, seeds=3), store, silent, lambda line: None)
+
+
+def test_all_is_to_do_where_nothing_was_run(shop: Path) -> None:
+    import pandas as pd
+
+    plan = plan_study(small(shop), ())
+    nothing = pd.DataFrame(columns=["run_id", "name", "status"])
+    assert [todo.cell for todo in find_todo(plan, nothing)] == list(plan.cells)

@@ -1,0 +1,151 @@
+"""How unequally a model serves kinds of products: the gap between an attribute's best and worst served value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vlm_core.errors import UserError
+from vlm_core.evaluation.bootstrap import LEVEL, PRIOR_PRODUCTS, Estimate
+from vlm_core.evaluation.paired import holm
+from vlm_core.evaluation.predictions import Predictions
+from vlm_core.evaluation.seeds import pool_products
+from vlm_core.evaluation.subgroups import THIN, wilson
+from vlm_core.evaluation.summary import macro_f1
+
+
+@dataclass(frozen=True)
+class ServedValue:
+    """The products with one value of an attribute."""
+
+    value: str  # "" where the catalogue gives none
+    n: int
+    accuracy: Estimate  # with Wilson's interval
+    macro_f1: float  # over the categories present
+    thin: bool  # fewer than 20 products: left out of the gap
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The accuracy of an attribute's best served value less that of its worst, of those that are known and not thin."""
+
+    attribute: str
+    values: tuple[ServedValue, ...]  # largest first
+    best: str  # value; "" where fewer than two values count
+    worst: str
+    accuracy_gap: Estimate  # nan where fewer than two values count
+    p_value: float  # of all values being served alike; nan where fewer than two count
+    p_holm: float  # p_value, corrected for all attributes
+    p_within_categories: float  # of all being served alike once the categories they hold are accounted for
+
+
+def measure_gaps(
+    seeds: Sequence[Predictions], attributes: pd.DataFrame, *, resamples: int = 2000, seed: int = 0
+) -> tuple[Gap, ...]:
+    """The gap of each attribute, a column of a table whose index holds the product ids.
+
+    Figures are of the distinct labelled products of all seeds, each as the first seed that tested it answered, computed
+    by fairlearn's MetricFrame (Bird et al. 2020, https://www.microsoft.com/en-us/research/?p=661443).
+    Raises UserError when a tested product is not in the table.
+    """
+    pooled = pool_products(seeds)
+    if not attributes.index.is_unique or not pd.Index(pooled.product_ids).isin(attributes.index).all():
+        raise UserError("the table of attributes does not hold each tested product once: use the runs' own catalogue.")
+    table = attributes.loc[pooled.product_ids]
+    gaps = [
+        _measure(str(name), table[name].fillna("").astype(str).to_numpy(str), pooled, resamples, seed)
+        for name in table.columns
+    ]
+    tested = [place for place, gap in enumerate(gaps) if gap.best]
+    for place, p in zip(tested, holm([gaps[place].p_value for place in tested]), strict=True):
+        gaps[place] = replace(gaps[place], p_holm=p)
+    return tuple(gaps)
+
+
+def _measure(attribute: str, values: NDArray[np.str_], pooled: Predictions, resamples: int, seed: int) -> Gap:
+    from fairlearn.metrics import MetricFrame, count
+    from sklearn.metrics import accuracy_score
+
+    labels, right = pooled.labels, pooled.predicted == pooled.labels
+    metrics = {"n": count, "accuracy": accuracy_score, "macro_f1": macro_f1}
+    frame = MetricFrame(
+        metrics=metrics, y_true=labels, y_pred=pooled.predicted, sensitive_features=pd.Series(values, name=attribute)
+    )
+    served = frame.by_group.sort_values("n", ascending=False, kind="stable")
+    figures = tuple(
+        ServedValue(
+            value=str(value),
+            n=int(row["n"]),
+            accuracy=wilson(round(row["accuracy"] * row["n"]), int(row["n"])),
+            macro_f1=float(row["macro_f1"]),
+            thin=bool(row["n"] < THIN),
+        )
+        for value, row in served.iterrows()
+    )
+    counted = [figure for figure in figures if figure.value and not figure.thin]
+    if len(counted) < 2:
+        nan = float("nan")
+        return Gap(attribute, figures, "", "", Estimate(nan, nan, nan), nan, nan, nan)
+    names = [figure.value for figure in counted]
+    kept = np.isin(values, names)
+    places = np.searchsorted(np.sort(names), values[kept])  # (m,)
+    p_value = permutation_p(places, right[kept], np.zeros_like(places), resamples=resamples, seed=seed)
+    return Gap(
+        attribute=attribute,
+        values=figures,
+        best=max(counted, key=lambda figure: figure.accuracy.value).value,
+        worst=min(counted, key=lambda figure: figure.accuracy.value).value,
+        accuracy_gap=_gap(np.array([[figure.accuracy.value, figure.n] for figure in counted]), resamples, seed),
+        p_value=p_value,
+        p_holm=p_value,
+        p_within_categories=permutation_p(places, right[kept], labels[kept], resamples=resamples, seed=seed),
+    )
+
+
+def _gap(accuracies: NDArray[np.float64], resamples: int, seed: int) -> Estimate:
+    """Largest less smallest accuracy of values (V, 2: accuracy and n), with an interval of 95 % or a little more.
+
+    Resampling the gap itself would never find it to be 0, as chance alone makes one. Instead products are resampled
+    within each value, and no difference between two values strays further from its estimate than the largest that
+    95 % of the resamples show: a bound on the gap's own error (Tukey's method, with bootstrapped differences). One
+    product is added to each value as in `vlm_core.evaluation.bootstrap.resample`.
+    """
+    accuracy, n = accuracies.T
+    chances = (accuracy * n + PRIOR_PRODUCTS / 2) / (n + PRIOR_PRODUCTS)
+    drawn = np.random.default_rng(seed).binomial(n.astype(np.int64), chances, (resamples, len(n))) / n
+    errors = drawn - chances  # (R, V); the largest difference of two of them is their range
+    reach = float(np.quantile(np.ptp(errors, axis=1), LEVEL))
+    value = float(np.ptp(accuracy))
+    return Estimate(value, max(0.0, value - reach), min(1.0, value + reach))
+
+
+def permutation_p(
+    values: NDArray[np.int64], right: NDArray[np.bool_], strata: NDArray[np.int64], *, resamples: int, seed: int
+) -> float:
+    """The p-value of being right (m,) having nothing to do with the value (m,), within strata (m,), by permutation.
+
+    The statistic is the sum over values of (right - expected)² / variance, which is chi-squared's of a table where
+    there is one stratum. Within a stratum every way of handing the right answers to its products is equally likely, so
+    their numbers by value are multivariate hypergeometric. One resample is added (Phipson & Smyth 2010,
+    https://doi.org/10.2202/1544-6115.1585).
+    """
+    generator = np.random.default_rng(seed)
+    observed = np.bincount(values[right], minlength=values.max() + 1)
+    drawn = np.zeros((resamples, len(observed)))
+    expected, variance = np.zeros(len(observed)), np.zeros(len(observed))
+    for stratum in np.unique(strata):
+        rows = strata == stratum
+        sizes, hits = np.bincount(values[rows], minlength=len(observed)), int(right[rows].sum())
+        drawn += generator.multivariate_hypergeometric(sizes, hits, resamples)
+        share = hits / rows.sum()
+        expected += sizes * share
+        variance += sizes * share * (1 - share)
+    varied = variance > 0
+    statistics = [
+        (((counts - expected)[..., varied] ** 2) / variance[varied]).sum(axis=-1) for counts in (observed, drawn)
+    ]
+    return float((1 + (statistics[1] >= statistics[0] * (1 - 1e-9)).sum()) / (resamples + 1))

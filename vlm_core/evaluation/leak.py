@@ -1,0 +1,112 @@
+"""How much of a score is memory: what is right because a near-copy of the product was in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_core.evaluation.bootstrap import LEVEL, Estimate
+from vlm_core.evaluation.predictions import Predictions
+from vlm_core.evaluation.seeds import over_seeds
+from vlm_core.evaluation.summary import macro_f1
+
+ALL: Final = "all"  # in place of a category
+
+
+@dataclass(frozen=True)
+class CategoryLeak:
+    """A category's tested rows, with and without a near-copy in training; nan where there are none."""
+
+    category: str  # "all" for all of them
+    support: int  # rows
+    copied: float  # share of the rows
+    accuracy_copied: float
+    accuracy_others: float
+    right_by_copy: float  # share of the right answers whose product has a near-copy in training
+
+
+@dataclass(frozen=True)
+class ProtocolScore:
+    """F1 of a category under both protocols, means over seeds with Student's t interval; nan of one seed."""
+
+    category: str  # "all" for macro-F1
+    holdout: Estimate
+    study: Estimate
+    difference: Estimate  # study less holdout, with Welch's interval
+
+
+def measure_leak(predictions: Predictions, copied: NDArray[np.bool_]) -> tuple[CategoryLeak, ...]:
+    """The leak of each category and, last, of all labelled rows together.
+
+    `copied` (n,) says which rows have a near-copy in training: `np.isin(groups[split.test], groups[split.train])`.
+    Raises ValueError when it does not fit.
+    """
+    if copied.shape != predictions.labels.shape:
+        raise ValueError(f"{copied.shape} marks of near-copies do not fit {predictions.labels.shape} rows")
+    labels, right = predictions.labels, predictions.predicted == predictions.labels
+    parts = [(name, labels == index) for index, name in enumerate(predictions.categories)]
+    return tuple(_leak(name, copied[rows], right[rows]) for name, rows in [*parts, (ALL, labels >= 0)])
+
+
+def _leak(category: str, copied: NDArray[np.bool_], right: NDArray[np.bool_]) -> CategoryLeak:
+    return CategoryLeak(
+        category=category,
+        support=len(right),
+        copied=_share(copied),
+        accuracy_copied=_share(right[copied]),
+        accuracy_others=_share(right[~copied]),
+        right_by_copy=_share(copied[right]),
+    )
+
+
+def _share(marks: NDArray[np.bool_]) -> float:
+    return float(marks.mean()) if len(marks) else float("nan")
+
+
+def leak_comparison(holdout: Sequence[Predictions], study: Sequence[Predictions]) -> tuple[ProtocolScore, ...]:
+    """F1 of each category and, last, macro-F1 of one configuration under both protocols, a sequence of seeds each.
+
+    The protocols test other products, so the seeds are not paired. A category that a protocol's seeds do not test is
+    nan there. Raises ValueError when categories differ or there is no seed.
+    """
+    categories = holdout[0].categories if holdout else ()
+    if not study or any(each.categories != categories for each in (*holdout, *study)):
+        raise ValueError("two protocols can be compared on the same categories alone, with a seed each at least")
+    honest, leaking = (np.stack([_scores(each) for each in seeds]) for seeds in (holdout, study))  # (S, C + 1)
+    return tuple(
+        ProtocolScore(
+            category=name,
+            holdout=over_seeds(honest[:, place].tolist()),
+            study=over_seeds(leaking[:, place].tolist()),
+            difference=_difference(leaking[:, place], honest[:, place]),
+        )
+        for place, name in enumerate([*categories, ALL])
+    )
+
+
+def _scores(predictions: Predictions) -> NDArray[np.float64]:
+    """F1 of each category, nan without support, and macro-F1 (C + 1,) of the labelled rows."""
+    from sklearn.metrics import f1_score
+
+    known = predictions.labels >= 0
+    labels, predicted = predictions.labels[known], predictions.predicted[known]
+    indices = np.arange(len(predictions.categories))
+    scores = f1_score(labels, predicted, labels=indices, average=None, zero_division=0)
+    return np.append(np.where(np.isin(indices, labels), scores, np.nan), macro_f1(labels, predicted))
+
+
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Estimate:
+    """Mean of a less that of b with the interval of Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28."""
+    from scipy.stats import ttest_ind
+
+    value = float(a.mean() - b.mean())
+    if min(len(a), len(b)) < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    if a.std() == b.std() == 0:
+        return Estimate(value, value, value)
+    interval = ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
+    return Estimate(value, float(interval.low), float(interval.high))

@@ -1,0 +1,58 @@
+"""The label audit of a study: products whose label looks wrong to frozen features of weights as they were before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_core.config import Config
+from vlm_core.data import Data
+from vlm_core.evaluation.predictions import Predictions
+from vlm_core.progress import silent
+from vlm_core.study.cells import ENCODER, load_encoder
+from vlm_core.study.results import LabelRow, Suspect
+
+MOST_AUDITED: Final = 10_000  # products; those of the first seed's split are always among them
+
+
+def find_suspects(tested: Mapping[str, Predictions], data: Data, config: Config) -> LabelRow:
+    """The suspects among up to 10,000 labelled products, and macro-F1 without them of the answers `tested` (by label).
+
+    Raises UserError as `audit_labels` does.
+    """
+    from vlm_core.evaluation.label_audit import audit_labels, macro_f1_without
+
+    split, rows = data.split, _rows(data, config.seed)
+    audit = audit_labels(
+        _features(rows, data, config), split.labels[rows], data.groups[rows], split.categories, seed=config.seed
+    )
+    products = data.catalogue.products.iloc[rows[list(audit.rows)]]
+    parts = (products["product_id"], audit.given, audit.suggested, audit.scores, products["title"])
+    suspects = tuple(Suspect(*each) for each in zip(*parts, strict=True))
+    flagged = {suspect.product_id for suspect in suspects}
+    without = {label: macro_f1_without(answers, flagged) for label, answers in tested.items()}
+    return LabelRow(ENCODER, audit.audited, audit.macro_f1, suspects, without)
+
+
+def _rows(data: Data, seed: int) -> NDArray[np.int64]:
+    """Catalogue rows (n,): the split's own, and others drawn up to the most that are audited."""
+    split = data.split
+    own = np.unique(np.concatenate([split.train, split.validation, split.test]))
+    others = np.setdiff1d(np.flatnonzero(split.labels >= 0), own)
+    drawn = np.random.default_rng(seed).permutation(others)[: max(0, MOST_AUDITED - len(own))]
+    return np.concatenate([own, drawn])
+
+
+def _features(rows: NDArray[np.int64], data: Data, config: Config) -> NDArray[np.float32]:
+    """Fused states (n, D) of the encoder's weights before any fine-tuning."""
+    from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+    from vlm_core.models.simple_baselines import frozen_features
+
+    tower = load_encoder(config)
+    pictures = data.catalogue.pictures
+    description = Description(ENCODER, data.split.categories, pictures.canvas, "head", "fused", {})
+    model = VisionLanguageCategoriser(tower.hf, tower.tokenizer, description)
+    return frozen_features(model, pictures, rows, silent)

@@ -1,0 +1,112 @@
+"""One cell of a study: trained, tested and measured in a run below the study's."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from vlm_core.config import FINE_TUNING, Config
+from vlm_core.data import load_data
+from vlm_core.progress import silent
+from vlm_core.study.plan import MECHANISM, Cell, Plan
+
+if TYPE_CHECKING:
+    from vlm_core.models.loading import Weights
+
+ENCODER: Final = "clip"  # family whose frozen vision tower the ablation of mechanisms shares
+
+
+@dataclass(frozen=True)
+class Todo:
+    """A cell that is not done, with the run to go on with, or ""."""
+
+    cell: Cell
+    begun: str
+    trained: bool  # only to be measured
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a cell ended."""
+
+    key: str
+    run_id: str
+    failure: str
+    seconds: float
+
+
+def carry_out(todo: Todo, plan: Plan, root: Path, parent: str) -> Done:
+    """How the cell ended, in a run below `parent`; a failure is told, not raised."""
+    started = time.monotonic()
+    try:
+        run_id, failure = _run(todo, plan, root, parent), ""
+    except Exception as error:  # whatever a cell fails with, the others go on
+        run_id, failure = "", f"{type(error).__name__}: {error}"
+    return Done(todo.cell.key, run_id, failure, time.monotonic() - started)
+
+
+def _run(todo: Todo, plan: Plan, root: Path, parent: str) -> str:
+    from vlm_core.study.measuring import measure
+
+    if todo.cell.model == MECHANISM:
+        return _run_mechanism(todo.cell, plan, root, parent)
+    run_id = todo.begun if todo.trained else _train(todo, plan, root, parent)
+    if names := plan.measurements(todo.cell):
+        config = plan.settings(todo.cell)
+        measure(names, run_id, config, load_data(config, root, silent, _quiet))
+    return run_id
+
+
+def _train(todo: Todo, plan: Plan, root: Path, parent: str) -> str:
+    from vlm_core.pipeline import run_training
+
+    config = plan.settings(todo.cell).model_copy(update={"resume": todo.begun})
+    return run_training(config, root, silent, _quiet, parent=parent, enter=False).run_id
+
+
+def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:
+    """Train one mechanism on the kept tokens of a frozen encoder, and keep its answers and scores."""
+    from vlm_core.attention.ablation import Ablation
+    from vlm_core.fitting import GIB
+    from vlm_core.scoring import evaluate_answers, set_threads
+    from vlm_core.tracking import tags
+    from vlm_core.tracking.writer import RunWriter
+    from vlm_core.training.states import StateCache
+
+    config = plan.encoder_settings(cell, ENCODER)
+    set_threads(config.threads)
+    data = load_data(config, root, silent, _quiet)
+    tower = load_encoder(config)
+    data = data.exposed(tower.exposure, _quiet)
+    cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
+    with RunWriter(config.experiment, cell.key, parent=parent, folder=root) as run:
+        run.params(config.to_params(FINE_TUNING))
+        run.dataset(data.catalogue, data.split)
+        run.tags({tags.KIND: "ablation", "mechanism": cell.mode, "weights_source": tower.source})
+        result = Ablation(config, data, tower, cache, silent, _quiet).run(cell.mode)
+        run.evaluation(evaluate_answers(config, data.catalogue, result.test, data.split.test, data.split.prior))
+        run.predictions(result.validation, "validation")
+        run.tags({"weights_trained": str(result.weights), "chosen_learning_rate": str(result.learning_rate)})
+        run.metrics({"train_seconds": result.seconds, "best_epoch": result.best_epoch})
+        return run.run_id
+
+
+def load_encoder(config: Config) -> Weights:
+    """The weights whose frozen vision tower mechanisms and the label audit share. Raises UserError."""
+    from vlm_core.models.loading import load_weights
+
+    return load_weights(
+        ENCODER,
+        checkpoint=config.checkpoint,
+        weights=config.weights,
+        image_size=config.image_size,
+        texts=(),
+        seed=config.seed,
+        say=_quiet,
+    )
+
+
+def _quiet(line: str) -> None:
+    """Nothing: the study tells how its cells end."""
