@@ -56,7 +56,8 @@ def card(title: str, *children: Any, note: str = "", actions: Sequence[Component
         [dmc.Title(title, order=2, size="h5"), dmc.Text(note, size="xs", c="dimmed", mt=2) if note else None]
     )
     head = dmc.Group([heading, dmc.Group(list(actions), gap="xs")], justify="space-between", align="flex-start")
-    return dmc.Paper([head, dmc.Box(list(children), mt="sm")], withBorder=True, p="lg", **settings)
+    body = dmc.Stack([child for child in children if child is not None], gap="md", mt="sm")
+    return dmc.Paper([head, body], withBorder=True, p="lg", **settings)
 
 
 def graph(identity: str | dict[str, str], figure: Any, label: str, height: int = 340) -> Component:
@@ -66,6 +67,11 @@ def graph(identity: str | dict[str, str], figure: Any, label: str, height: int =
         role="img",
         **aria(label=label),
     )
+
+
+def wide(drawn: Component, label: str) -> Component:
+    """A figure that scrolls by itself where the page is narrow, by keyboard too."""
+    return html.Div(drawn, className="scroll-x wide", tabIndex=0, role="region", **aria(label=label))
 
 
 def number_tile(label: str, value: str, note: str = "") -> Component:

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DASHES, FAMILY_COLOURS, SEQUENTIAL, SERIES, layout, plain_text
+from dashboard.theme import FAMILY_COLOURS, SEQUENTIAL, SERIES, layout, plain_text
 
 _GREY: Final = "#8A8F98"
 PIXELS_A_ROW: Final = 30
@@ -51,21 +51,21 @@ def intervals(rows: Sequence[tuple[str, Estimate]], title: str, *, zero: bool = 
 
 def leak_dumbbells(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     """F1 of each category under the honest and under the leaking protocol, joined by a line, a panel a model."""
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    figure = make_subplots(cols=len(labels), shared_yaxes=True, subplot_titles=[plain_text(label) for label in labels])
-    for column, label in enumerate(labels, start=1):
-        mine = [row for row in rows if row["label"] == label]
-        names = [plain_text(row["category"]) for row in mine]
-        for row, name in zip(mine, names, strict=True):
-            line = {"color": _GREY, "width": 2}
-            ends = {"x": [row["holdout_f1"], row["study_f1"]], "y": [name, name], "mode": "lines", "line": line}
-            figure.add_scatter(**ends, showlegend=False, hoverinfo="skip", row=1, col=column)
-        for field, title, colour in (("holdout_f1", "holdout", SERIES[0]), ("study_f1", "study (leaks)", SERIES[1])):
+    titles = [plain_text(row["label"]) for row in rows]
+    figure = make_subplots(cols=len(rows), shared_yaxes=True, subplot_titles=titles)
+    for column, row in enumerate(rows, start=1):
+        names = [plain_text(score["category"]) for score in row["scores"]]
+        ends = {name: [score[name]["value"] for score in row["scores"]] for name in ("holdout", "study")}
+        for name, *both in zip(names, *ends.values(), strict=True):
+            line = {"x": both, "y": [name, name], "mode": "lines", "line": {"color": _GREY, "width": 2}}
+            figure.add_scatter(**line, showlegend=False, hoverinfo="skip", row=1, col=column)
+        for (protocol, values), colour, symbol in zip(ends.items(), SERIES, ("circle", "diamond"), strict=False):
+            title = protocol if protocol == "holdout" else "study (leaks)"
             figure.add_scatter(
-                x=[row[field] for row in mine],
+                x=values,
                 y=names,
                 mode="markers",
-                marker={"color": colour, "size": 11, "symbol": "circle" if field == "holdout_f1" else "diamond"},
+                marker={"color": colour, "size": 11, "symbol": symbol},
                 name=title,
                 legendgroup=title,
                 showlegend=column == 1,
@@ -147,14 +147,4 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
         )
     axis = {"title": {"text": "latency of one picture, ms (median)"}, "rangemode": "tozero"}
     figure.update_layout(**layout(xaxis=axis, yaxis={"title": {"text": "macro-F1"}}))
-    return figure
-
-
-def lines(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]], x: str, y: str) -> go.Figure:
-    """Named lines (name, x, y), told apart by colour and dash."""
-    figure = go.Figure()
-    for place, (name, across, up) in enumerate(curves):
-        line = {"color": SERIES[place % len(SERIES)], "dash": DASHES[place % len(DASHES)], "width": 2}
-        figure.add_scatter(x=across, y=up, mode="lines", name=plain_text(name), line=line)
-    figure.update_layout(**layout(xaxis={"title": {"text": x}}, yaxis={"title": {"text": y}}))
     return figure

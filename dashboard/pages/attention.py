@@ -173,7 +173,6 @@ def _picture_card() -> Component:
         data=[],
         searchable=True,
         clearable=True,
-        mt="md",
         nothingFoundMessage="No product of that name",
         limit=100,
     )
@@ -206,17 +205,17 @@ def _choice_card(runs: Runs, chosen: Sequence[str], query: Mapping[str, str]) ->
             data=[{"value": category, "label": category or "what each model answers"}],
             value=category,
             allowDeselect=False,
-            mt="md",
         ),
-        dmc.Text("Method", size="sm", fw=500, mt="md", mb=4),
-        dmc.SegmentedControl(
-            id="attention-method",
-            data=[{"value": name, "label": label} for name, label in METHODS.items()],
-            value=method if method in METHODS else "gradient",
-            size="xs",
-            fullWidth=True,
-            className="wrapping",
-            **aria(label="Method"),
+        _labelled(
+            "Method",
+            dmc.SegmentedControl(
+                id="attention-method",
+                data=[{"value": name, "label": label} for name, label in METHODS.items()],
+                value=method if method in METHODS else "gradient",
+                size="xs",
+                fullWidth=True,
+                **aria(label="Method"),
+            ),
         ),
         _slider("layer", "Layer (0: all, by the method)", counted(query.get("layer"), least=0)),
         _slider("head", "Head (0: mean of all; of a chosen layer)", counted(query.get("head"), least=0)),
@@ -235,4 +234,8 @@ def _slider(name: str, label: str, value: int) -> Component:
         mb="sm",
         updatemode="mouseup",
     )
-    return html.Div([dmc.Text(label, size="sm", fw=500, mt="md", mb=4), slider])
+    return _labelled(label, slider)
+
+
+def _labelled(label: str, control: Component) -> Component:
+    return html.Div([dmc.Text(label, size="sm", fw=500, mb=4), control])

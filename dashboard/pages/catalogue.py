@@ -174,7 +174,7 @@ def update_duplicates(runs: Runs, run_id: str | None) -> Any:
     note = (
         "Near-duplicates stay on one side of an honest split. Below: groups with conflicting labels, up to three each."
     )
-    return card("Duplicates and label conflicts", dmc.Text(said, size="sm", mb="md"), gallery, note=note, mt="lg")
+    return card("Duplicates and label conflicts", dmc.Text(said, size="sm"), gallery, note=note, mt="lg")
 
 
 def _report(split: SplitView) -> Component:
@@ -230,7 +230,7 @@ def _leakage(info: Mapping[str, Any]) -> Component:
     table = dmc.Table(data={"head": ["Category", "Evaluated products also in training"], "body": body})
     scroll = html.Div(table, className="scroll-x", style={"maxHeight": 320, "overflowY": "auto"}, tabIndex=0)
     badge = [leak_badge()] if info["leaking"] else []
-    return card("Leakage report", dmc.Text(said, size="sm", mb="sm"), scroll, actions=badge)
+    return card("Leakage report", dmc.Text(said, size="sm"), scroll, actions=badge)
 
 
 def _reading(split: SplitView) -> Component:
@@ -259,7 +259,6 @@ def _grid_card(category: str | None, part: str, page: int) -> Component:
         total=page,
         value=page,
         size="sm",
-        mt="md",
         withControls=False,
         **aria(label="Pages of products"),
     )

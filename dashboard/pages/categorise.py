@@ -182,8 +182,7 @@ def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Com
     return card(
         "Models and threshold",
         select,
-        dmc.Text("Answer “Unknown Category” below this confidence", size="sm", fw=500, mt="md"),
-        slider,
+        html.Div([dmc.Text("Answer “Unknown Category” below this confidence", size="sm", fw=500), slider]),
         dmc.Text(id="categorise-coverage-note", size="sm"),
         graph("categorise-coverage", {"data": [], "layout": {}}, "Coverage and accuracy over the threshold", 280),
     )

@@ -215,7 +215,6 @@ def _matrix_and_curves(kind: str, epoch: int) -> Component:
         value=epoch or 1,
         step=1,
         marks=[],
-        mt="md",
         mb="xl",
         px="sm",
         thumbLabel="Epoch",

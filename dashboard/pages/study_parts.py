@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import dash_mantine_components as dmc
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from dashboard.components import aria, card, graph, leak_badge, notice, number_tile, status_badge, table
-from dashboard.evidence import CellRun, Evidence, runs_address, shown
+from dashboard.components import aria, card, graph, leak_badge, notice, number_tile, status_badge, table, wide
+from dashboard.evidence import CellRun, Evidence, shown
 from dashboard.figures import study as figures
+from dashboard.pages.study_attention import attention_card
 from dashboard.pages.study_labels import labels_card
+from dashboard.pages.study_looks import calibration_card, costs_card, gaps_card, robustness_card, rules_card
+from dashboard.pages.study_rows import Row, linked, p_value, share
 from dashboard.runs import Runs
 
-Row = Mapping[str, Any]
 _MARKS: Final = {"FINISHED": "✓", "RUNNING": "…"}
-_RULES: Final = ("macro_f1", "accuracy", "unknown_rate", "coverage", "covered_accuracy")
 
 
 def progress_cards(found: Evidence) -> Component:
@@ -27,14 +28,14 @@ def progress_cards(found: Evidence) -> Component:
     whole = max(found.cells, done + running + failed, 1)
     bar = dmc.Progress(value=100 * done / whole, size="lg", **aria(label=f"{done} of {whole} cells are done"))
     words = f"{done} of {whole} cells done, {running} running, {failed} failed"
-    head = dmc.Group([status_badge(found.status), dmc.Text(words, size="sm", className="figures")], gap="sm", mb="xs")
+    head = dmc.Group([status_badge(found.status), dmc.Text(words, size="sm", className="figures")], gap="sm")
     body = [
         [configuration, *(_cell(seeds.get(seed)) for seed in found.seeds)]
         for configuration, seeds in found.runs.items()
     ]
     cells = table(["Cell", *(f"seed {seed}" for seed in found.seeds)], body, "Cells", most_pixels=360)
     note = "Test macro-F1 of each cell; a figure leads to its run."
-    return card("Cells", head, bar, dmc.Box(cells, mt="md"), note=note, mb="lg")
+    return card("Cells", head, bar, cells, note=note, mb="lg")
 
 
 def result_cards(runs: Runs, found: Evidence) -> Component:
@@ -45,12 +46,12 @@ def result_cards(runs: Runs, found: Evidence) -> Component:
         _pairs,
         _leak,
         _ablation,
-        _faithfulness,
-        _robustness,
-        _calibration,
-        _gaps,
-        _rules,
-        _costs,
+        attention_card,
+        robustness_card,
+        calibration_card,
+        gaps_card,
+        rules_card,
+        costs_card,
         labels_card,
     )
     return dmc.Stack([part for make in makers if (part := make(runs, found)) is not None], gap="lg")
@@ -85,18 +86,12 @@ def _of_kind(found: Evidence, *kinds: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["macro_f1"]["value"])
 
 
-def _linked(row: Row) -> Component:
-    """The row's label, which leads to the runs behind its figures."""
-    run_ids = list(row.get("run_ids") or [row["run_id"]])
-    return dcc.Link(row["label"], href=runs_address(run_ids), className="cell-link", title="the runs behind this row")
-
-
 def _score_table(rows: Sequence[Row]) -> Component:
     categories = list(rows[0]["per_category"])
     head = ["", "Macro-F1", "Accuracy", "Worst recall", "Natural prior", *categories, "Trained", "Train, s"]
     body = [
         [
-            _linked(row),
+            linked(row),
             *(shown(row[name]) for name in ("macro_f1", "accuracy", "worst_recall", "natural_macro_f1")),
             *(shown({"value": row["per_category"][name]["value"]}) for name in categories),
             f"{row['weights_trained']:,}" if row["weights"] else "",
@@ -141,8 +136,8 @@ def _pair_parts(found: Evidence, group: str) -> list[Component]:
             f"{pair['a']} − {pair['b']}",
             shown(test["difference"], "+.3f"),
             shown(test["over_seeds"], "+.3f"),
-            _p(test["p_bootstrap_holm"]),
-            _p(test["p_mcnemar_holm"]),
+            p_value(test["p_bootstrap_holm"]),
+            p_value(test["p_mcnemar_holm"]),
             f"{test['only_a_right']} : {test['only_b_right']}",
             f"{100 * test['detectable_macro_f1']:.1f} points",
         ]
@@ -167,26 +162,37 @@ def _leak(runs: Runs, found: Evidence) -> Component | None:
     rows = found.part("leak")
     if not rows:
         return None
-    head = ["", "Category", "F1, holdout", "F1, study", "Change", "Test products copied", "Right answers with a copy"]
+    head = [
+        "",
+        "Category",
+        "F1, holdout",
+        "F1, study",
+        "Change",
+        "Copied",
+        "Right, copied",
+        "Right, others",
+        "Right by copy",
+    ]
     body = [
         [
-            row["label"],
-            row["category"],
-            f"{row['holdout_f1']:.3f}",
-            f"{row['study_f1']:.3f}",
-            f"{row['study_f1'] - row['holdout_f1']:+.3f}",
-            f"{row['copied']:.1%}",
-            f"{row['right_by_copy']:.1%}",
+            linked(row),
+            score["category"],
+            *(shown(score[name]) for name in ("holdout", "study")),
+            shown(score["difference"], "+.3f"),
+            *(share(leak[name]) for name in ("copied", "accuracy_copied", "accuracy_others", "right_by_copy")),
         ]
         for row in rows
+        for score, leak in zip(row["scores"], row["leaks"], strict=True)
     ]
-    panels, categories = len({row["label"] for row in rows}), len({row["category"] for row in rows})
-    drawn = graph("study-leak", figures.leak_dumbbells(rows), "F1 under both protocols", 110 + 44 * categories)
+    drawn = graph(
+        "study-leak", figures.leak_dumbbells(rows), "F1 under both protocols", 110 + 44 * len(rows[0]["scores"])
+    )
     return card(
         "What the leak is worth",
-        _wide(drawn, "F1 under both protocols") if panels > 1 else drawn,
+        wide(drawn, "F1 under both protocols"),
         table(head, body, "Both protocols", most_pixels=420),
-        note="The same configurations under both protocols, means over seeds; their test products differ.",
+        note="The same configurations under both protocols, means over seeds; their test products differ. A copy is a "
+        "near-duplicate in training; right by copy: share of the right answers that have one.",
         actions=[leak_badge()],
     )
 
@@ -204,117 +210,3 @@ def _ablation(runs: Runs, found: Evidence) -> Component | None:
         *_pair_parts(found, "mechanisms"),
         note="One frozen vision tower; only the fusion is exchanged, with as many weights, the same data and steps.",
     )
-
-
-def _robustness(runs: Runs, found: Evidence) -> Component | None:
-    rows = found.part("robustness")
-    if not rows:
-        return None
-    figure = figures.drops(rows)
-    drawn = graph("study-drops", figure, "Relative drop by corruption", figures.height_of(len(rows)) + 60)
-    return card(
-        "Robustness",
-        _wide(drawn, "Relative drop"),
-        table(["", "Mean drop"], [[_linked(row), shown(row["mean_drop"], ".1%")] for row in rows], "Mean drop"),
-        note="Relative drop of macro-F1 on spoilt pictures, mean over three severities; none was trained on.",
-    )
-
-
-def _calibration(runs: Runs, found: Evidence) -> Component | None:
-    rows = found.part("calibration")
-    if not rows:
-        return None
-    names = ("temperature", "ece", "ece_scaled", "nll", "nll_scaled", "aurc", "auroc_unknown")
-    head = ["", "Temperature", "ECE", "scaled", "NLL", "scaled", "AURC", "AUROC of unknown", "Unknown, n"]
-    body = [[_linked(row), *(shown(row[name]) for name in names), f"{row['unknown']:,}"] for row in rows]
-    return card(
-        "Calibration and the unknown",
-        graph("study-risk", figures.risk_curves(rows), "Risk over coverage", 340),
-        table(head, body, "Calibration"),
-        note="Temperature is fitted on validation. Unknown products are of categories that no model learnt.",
-    )
-
-
-def _gaps(runs: Runs, found: Evidence) -> Component | None:
-    rows = [(row, gap) for row in found.part("gaps") for gap in row["gaps"]]
-    if not rows:
-        return None
-    body = [
-        [
-            _linked(row),
-            gap["attribute"],
-            shown(gap["accuracy_gap"], ".1%"),
-            f"{gap['best'] or '–'} over {gap['worst'] or '–'}",
-            _p(gap["p_holm"]),
-            _p(gap["p_within_categories"]),
-            ", ".join(_served(value) for value in gap["values"]),
-        ]
-        for row, gap in rows
-    ]
-    head = [
-        "",
-        "Attribute",
-        "Gap of accuracy",
-        "Best and worst",
-        "p, Holm",
-        "p, within categories",
-        "Accuracy by value",
-    ]
-    note = "Each product counted once; values of fewer than 20 products are marked * and left out of the gap."
-    return card("Subgroup gaps", table(head, body, "Subgroup gaps", most_pixels=480), note=note)
-
-
-def _served(value: Row) -> str:
-    return f"{value['value'] or 'not given'}{'*' * value['thin']} {value['accuracy']['value']:.1%} (n {value['n']:,})"
-
-
-def _rules(runs: Runs, found: Evidence) -> Component | None:
-    rows = found.part("rules")
-    if not rows:
-        return None
-    body = [
-        [_linked(row), rule, *("–" if score[name] is None else f"{score[name]:.3f}" for name in _RULES)]
-        for row in rows
-        for rule, score in row["rules"].items()
-    ]
-    head = ["", "Rule", "Macro-F1", "Accuracy", "Unknown", "Coverage", "Right of the covered"]
-    note = "Models that learnt to write the category, asked in several ways; an Unknown Category counts as wrong."
-    return card("Decision rules of models that write", table(head, body, "Decision rules"), note=note)
-
-
-def _costs(runs: Runs, found: Evidence) -> Component | None:
-    rows = found.part("cost")
-    if not rows:
-        return None
-    head = ["", "Macro-F1", "Weights", "GFLOP", "p50, ms", "p95, ms", "Pictures a second", "Peak, MiB", "On the front"]
-    body = [
-        [
-            _linked(row),
-            f"{row['macro_f1']:.3f}",
-            f"{cost['weights']:,}",
-            "–" if cost["flops"] is None else f"{cost['flops'] / 1e9:.3f}",
-            f"{1000 * cost['p50_seconds']:.1f}",
-            f"{1000 * cost['p95_seconds']:.1f}",
-            f"{cost['pictures_a_second']:.0f}",
-            f"{cost['peak_mib']:.0f}",
-            "yes" if row["on_front"] else "",
-        ]
-        for row in rows
-        for cost in [row["cost"]]
-    ]
-    note = f"One picture at a time, {rows[0]['cost']['threads']} threads; filled: no other is both faster and better."
-    drawn = graph("study-costs", figures.costs(rows), "Macro-F1 against latency", 360)
-    return card("Cost", drawn, table(head, body, "Cost of an answer"), note=note)
-
-
-def _faithfulness(runs: Runs, found: Evidence) -> Component | None:
-    return None
-
-
-def _wide(drawn: Component, label: str) -> Component:
-    """A figure that scrolls by itself where the page is narrow."""
-    return html.Div(drawn, className="scroll-x wide", tabIndex=0, role="region", **aria(label=label))
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

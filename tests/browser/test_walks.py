@@ -10,7 +10,7 @@ from tests.browser.conftest import Site, serve
 from vlm_core.tracking.writer import RunWriter
 
 expect.set_options(timeout=20_000)
-PAGES = ("/", "/compare", "/catalogue", "/categorise", "/search")
+PAGES = ("/", "/compare", "/study", "/catalogue", "/categorise", "/attention", "/search")
 
 
 def _settled(page):
@@ -18,6 +18,14 @@ def _settled(page):
     page.wait_for_load_state("networkidle")
     expect(page.locator("[data-dash-is-loading=true]")).to_have_count(0)
     return page
+
+
+def _serious(page):
+    return [
+        (each["id"], [node["html"][:200] for node in each["nodes"][:3]])
+        for each in Axe().run(page).response["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
 
 
 def _run_link(page):
@@ -34,12 +42,7 @@ def test_no_page_complains_overflows_or_shuts_anybody_out(address, browser, sche
             page = _settled(site.open(path))
             page.wait_for_timeout(700)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} overflows {width} px"
-        serious = [
-            (path, each["id"], [node["html"][:200] for node in each["nodes"][:3]])
-            for each in Axe().run(page).response["violations"]
-            if each["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
+            assert _serious(page) == [], f"{path} at {width} px"
     assert site.complaints == []
     site.context.close()
 
@@ -88,6 +91,20 @@ def test_the_keyboard_moves_through_the_epochs(site):
     expect(note).to_have_text("Validation after epoch 3")
     page.keyboard.press("ArrowLeft")
     expect(note).to_have_text("Validation after epoch 2")
+
+
+def test_a_sample_is_answered_and_leads_to_where_the_model_looked(site):
+    run_id = _run_link(_settled(site.open("/"))).get_attribute("href").split("=")[1]
+    page = _settled(site.open(f"/categorise?models={run_id}"))
+    page.get_by_label("Sample picture 4").click()
+    page.get_by_alt_text("Where the model looked for its answer").first.click(timeout=60_000)
+    page.wait_for_url(re.compile(r"/attention\?models=\w+&picture=sample"))
+    expect(page.get_by_alt_text(re.compile("^Map of "))).to_be_visible(timeout=60_000)
+    page.get_by_role("slider", name="Layer").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_text("what the class token attends to")).to_be_visible(timeout=60_000)
+    expect(page).to_have_url(re.compile(r"layer=1"))
+    assert _serious(page) == []
 
 
 def test_a_run_in_progress_appears_moves_and_its_name_is_text(filled_copy, browser):

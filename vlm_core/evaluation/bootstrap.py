@@ -49,7 +49,7 @@ def resample(confusion: NDArray[np.int64], shares: NDArray[np.float64], *, resam
 
     To the products of each category one is added that is half right and half wrong, anywhere (Jeffreys' prior of a
     recall: Brown, Cai & DasGupta 2001, https://doi.org/10.1214/ss/1009213286). Where a model makes no error the plain
-    bootstrap makes none either, and its interval of a category's F1 held the truth in 79 to 94 % of simulated draws
+    bootstrap makes none either, and its interval of a category's F1 held the truth in 79 to 95 % of simulated draws
     with 13 to 120 products; with the added one in 93 to 98 %. What it shifts adds up over categories, so the resamples
     of their means (accuracies and macro-F1, but not the skewed one under the natural prior) are shifted back.
     """
@@ -96,7 +96,7 @@ def _draw(
     hits = np.zeros((size, len(confusion)))
     chosen, natural_chosen = np.zeros_like(hits), np.zeros_like(hits)
     for index in np.flatnonzero(support):
-        hits[:, index], answers = _draw_answers(confusion[index], index, size, generator)
+        hits[:, index], answers = _draw_answers(confusion[index], int(index), size, generator)
         chosen += answers
         natural_chosen += answers * weights[index]
     return hits, chosen, natural_chosen
@@ -153,7 +153,7 @@ def corrected_estimate(value: float, samples: NDArray[np.float64]) -> Estimate:
     """The figure with its percentile interval, corrected for resamples (R,) that lie more to one side of it.
 
     Efron 1981, https://doi.org/10.2307/3314608: with 13 of 613 products in one category the interval of macro-F1 held
-    the truth in 90 to 92 % of simulated draws without, and in 94 % with it.
+    the truth in 90 to 93 % of simulated draws without, and in 94 % with it.
     """
     from scipy.stats import norm
 

@@ -55,7 +55,7 @@ def measure_gaps(
     pooled = pool_products(seeds)
     if not attributes.index.is_unique or not pd.Index(pooled.product_ids).isin(attributes.index).all():
         raise UserError("the table of attributes does not hold each tested product once: use the runs' own catalogue.")
-    table = attributes.loc[pooled.product_ids]
+    table = attributes.reindex(pooled.product_ids)
     gaps = [
         _measure(str(name), table[name].fillna("").astype(str).to_numpy(str), pooled, resamples, seed)
         for name in table.columns

@@ -1,0 +1,148 @@
+"""A study made up by hand, in the form that real ones have: for pages, not for what its figures say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vlm_core.benchmark.cost import Cost
+from vlm_core.evaluation.bootstrap import Estimate
+from vlm_core.evaluation.gaps import Gap, ServedValue
+from vlm_core.evaluation.label_audit import WithoutSuspects
+from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
+from vlm_core.evaluation.rules import RuleScore
+from vlm_core.evaluation.seed_comparison import SeedComparison
+from vlm_core.study import results
+from vlm_core.tracking.writer import RunWriter
+
+CATEGORIES = ("Accessories", "Apparel", "Free <i>Items</i>")
+NOTHING = float("nan")
+
+
+def about(value: float, width: float = 0.02) -> Estimate:
+    return Estimate(value, value - width, value + width)
+
+
+def make_results(run_id: str, cells: dict[str, str], done: int = 6) -> results.Results:
+    """All that a study's results can hold; `cells` are its runs by key."""
+    labels = {"clip probe": 0.78, "blip probe": 0.74, "HOG + colour": 0.70, "mean-pool": 0.71, "attention-pool": 0.76}
+    ids = tuple(cells.values())[:2]
+    rows = tuple(_row(label, score, ids) for label, score in labels.items())
+    main = ("clip probe", "blip probe")
+    return results.Results(
+        study="made",
+        run_id=run_id,
+        settings={"seeds": "2", "preset": "demo", "label": "masterCategory"},
+        machine={"cpu": "x", "cores": "2"},
+        catalogue="shop",
+        categories=CATEGORIES,
+        cells=8,
+        done=done,
+        failed={"git/probe/classify/holdout/0": "RuntimeError: <script>alert(1)</script>"},
+        rows=rows,
+        pairs=(_pair("families", *main), _pair("mechanisms", "attention-pool", "mean-pool")),
+        leak=tuple(_leak(label, ids) for label in main),
+        robustness=tuple(_robust(label, ids) for label in main),
+        calibration=tuple(_calibration(label, ids) for label in main),
+        gaps=(results.GapRow(main[0], ids, (_gap(),)),),
+        rules=(results.RulesRow("git writing", ids, {"free text": RuleScore(9, 0.8, 0.7, 1.0, 0.0, None)}),),
+        cost=tuple(
+            results.CostRow(label, ids[0], Cost(1000, flops, seconds, 0.02, 90.0, 1, 12.0), 0.7, seconds < 0.02)
+            for label, flops, seconds in (("clip probe", 10**9, 0.01), ("HOG + colour", None, 0.03))
+        ),
+        labels=results.LabelRow(
+            encoder="clip",
+            audited=100,
+            macro_f1=0.7,
+            suspects=(results.Suspect("7", "Apparel", "Accessories", 0.01, "A <b>"),),
+            without={"clip probe": WithoutSuspects(1, about(0.78), about(0.80))},
+        ),
+        faithfulness={"clip probe": _faithfulness()},
+        mechanism={"clip probe": [_layer()]},
+    )
+
+
+def write_study(folder: Path, *, finished: bool = True) -> str:
+    """The id of a study's run in the store of `folder`, with four cells below it."""
+    with RunWriter("shop", "study made", folder=folder) as study:
+        study.tags({"kind": "study", "study": "made", "cells": "8"})
+        cells = {}
+        for key in ("clip/probe/classify/holdout/0", "clip/probe/classify/holdout/1", "blip/probe/classify/holdout/0"):
+            with RunWriter("shop", key, folder=folder, parent=study.run_id) as cell:
+                cell.params({"model": key.split("/")[0]})
+                cell.tags({"fingerprint": "none"})
+                cell.metrics({"test_macro_f1": 0.789})
+            cells[key] = cell.run_id
+        if finished:
+            place = folder / "results.json"
+            place.write_text(make_results(study.run_id, cells).to_json())
+            study.artifact(place, "study")
+    return study.run_id
+
+
+def _row(label: str, score: float, ids: tuple[str, ...]) -> results.Row:
+    kind = "mechanism" if "pool" in label else "baseline" if "HOG" in label else "family"
+    return results.Row(
+        configuration=f"{label}/classify/holdout",
+        label=label,
+        model=label.split(" ")[0],
+        kind=kind,
+        protocol="holdout",
+        seeds=(0, 1),
+        run_ids=ids,
+        test_products=600,
+        macro_f1=about(score),
+        accuracy=about(0.8),
+        worst_recall=Estimate(0.2, NOTHING, NOTHING),
+        natural_macro_f1=about(0.7),
+        per_category={name: about(0.7) for name in CATEGORIES},
+        weights=10_000,
+        weights_trained=645,
+        train_seconds=12.0,
+    )
+
+
+def _pair(group: str, a: str, b: str) -> results.Pair:
+    test = SeedComparison(
+        2, 1200, 900, 30, 20, 0.2, 0.2, about(0.04), 0.01, 0.01, Estimate(0.04, NOTHING, NOTHING), (0.04,), 0.03, 0.02
+    )
+    return results.Pair(group, a, b, test, f"{a} beats {b} by 4.0 points of macro-F1.")
+
+
+def _leak(label: str, ids: tuple[str, ...]) -> results.LeakRow:
+    names = (*CATEGORIES, "all")
+    scores = tuple(ProtocolScore(name, about(0.5), about(0.8), Estimate(0.3, NOTHING, NOTHING)) for name in names)
+    return results.LeakRow(label, ids, scores, tuple(CategoryLeak(name, 9, 0.4, 0.9, NOTHING, 0.6) for name in names))
+
+
+def _robust(label: str, ids: tuple[str, ...]) -> results.RobustnessRow:
+    drops = {"blur": about(0.1), "noise": about(-0.01)}
+    return results.RobustnessRow(label, ids, about(0.05), drops, dict.fromkeys(drops, (0.0, 0.1, 0.2)))
+
+
+def _calibration(label: str, ids: tuple[str, ...]) -> results.CalibrationRow:
+    curves = {"coverage": (0.5, 1.0), "risk": (0.1, 0.2), "unknown": 20}
+    figures = [about(value) for value in (1.2, 0.1, 0.05, 0.6, 0.5, 0.1)]
+    return results.CalibrationRow(label, ids, *figures, **curves, auroc_unknown=None, auroc_products=None)
+
+
+def _gap() -> Gap:
+    values = (ServedValue("Men", 90, about(0.9), 0.8, False), ServedValue("", 9, about(0.5), 0.4, True))
+    return Gap("gender", values, "", "", Estimate(NOTHING, NOTHING, NOTHING), NOTHING, NOTHING, NOTHING)
+
+
+def _faithfulness() -> dict[str, object]:
+    from vlm_core.attention.faithfulness import Comparison, Faithfulness, MapCurves, Randomised
+
+    curves = tuple(
+        MapCurves(name, (0.9, 0.2), (0.2, 0.9), about(0.5), about(0.6)) for name in ("raw", "gradient", "random")
+    )
+    compared = (Comparison("raw", "random", "deletion", about(0.1), 0.01, 0.02, "clip's raw map is better than <i>"),)
+    found = Faithfulness("clip", 64, (0.0, 1.0), curves, compared, (Randomised("raw", about(0.1)),))
+    return dict(json.loads(json.dumps(results.plain(found))))
+
+
+def _layer() -> dict[str, object]:
+    from vlm_core.attention.statistics import LayerStatistics
+
+    return dict(results.plain(LayerStatistics("vision.block.1", "vision", 65, 3.2, 0.8, 2.5, 0.3, None, 0.4, 0.2)))

@@ -1,0 +1,143 @@
+"""Maps over pictures, through real tiny models."""
+
+import base64
+import io
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dashboard.answers import categorise, receive, sample_picture
+from dashboard.attention import Looker
+from dashboard.overlays import in_words, overlay, plain
+from dashboard.pages import attention as page
+from dashboard.pages.attention_parts import ask
+from dashboard.runs import Runs
+from dashboard.warm import Uploads, WarmModels
+from vlm_core.attention.maps import explain, layer_maps
+from vlm_core.errors import UserError
+from vlm_core.models.saved import load_categoriser
+from vlm_core.pixels.store import decode_picture, fit_picture
+from vlm_core.tracking.registry import resolve
+
+
+def _text(component):
+    return json.dumps(component, default=lambda part: part.to_plotly_json())
+
+
+@pytest.fixture
+def runs(filled_store):
+    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    made.refresh()
+    return made
+
+
+@pytest.fixture
+def names(runs):
+    table = runs.table()
+    return table[table["metrics.test_macro_f1"].notna()].set_index("params.model")["run_id"].to_dict()
+
+
+@pytest.fixture
+def looker(runs):
+    return Looker(runs.root, WarmModels(partial(resolve, uri=runs.uri)), Uploads())
+
+
+def _pixels(address):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB")).astype(int)
+
+
+def test_an_overlay_is_warm_where_the_map_is_and_grey_elsewhere():
+    heat = np.zeros((80, 60), np.float32)
+    heat[:40, :30] = 1
+    shown = _pixels(overlay(np.full((80, 60, 3), 128, np.uint8), heat))
+    assert shown.shape == (400, 300, 3)
+    warm, grey = shown[20:150, 20:120], shown[250:380, 180:280]
+    assert (warm[..., 0] - warm[..., 2]).min() > 60 and np.ptp(grey, axis=2).max() < 12
+
+
+def test_an_even_map_colours_nothing_and_a_plain_picture_is_as_it_was():
+    picture = np.full((80, 60, 3), (200, 30, 30), np.uint8)
+    assert np.ptp(_pixels(overlay(picture, np.full((80, 60), 1 / 4800, np.float32))), axis=2).max() < 12
+    assert np.abs(_pixels(plain(picture)) - (200, 30, 30)).max() < 12
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "said"), [(0, 0, "top left"), (79, 59, "bottom right"), (40, 30, "middle centre")]
+)
+def test_a_map_in_words(row, column, said):
+    heat = np.zeros((80, 60), np.float32)
+    heat[row, column] = 1
+    assert said in in_words(heat) and "on 0% of the picture" in in_words(heat)
+    assert "half of it on 50%" in in_words(np.ones((80, 60), np.float32))
+
+
+def test_a_look_holds_what_the_library_says_and_is_asked_once(looker, runs, names):
+    model = load_categoriser(resolve(names["clip"], runs.uri))
+    picture = fit_picture(decode_picture(sample_picture(1)), model.canvas)
+    look = looker.look(names["clip"], "sample:1", "gradient", model.categories[0])
+    np.testing.assert_allclose(look.map, explain(model, picture[None], method="gradient", target=0)[0], atol=1e-6)
+    np.testing.assert_array_equal(look.picture, picture)
+    assert look.target == 0 and look.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert looker.look(names["clip"], "sample:1", "gradient", model.categories[0]) is look
+    own = looker.look(names["clip"], "sample:1", "raw", "")
+    assert own.target == int(own.probabilities.argmax())
+
+
+def test_layers_and_heads_are_chosen_from_one_and_bounded(looker, runs, names):
+    model = load_categoriser(resolve(names["clip"], runs.uri))
+    picture = fit_picture(decode_picture(sample_picture(1)), model.canvas)
+    layers = layer_maps(model, picture[None])
+    first = ask(looker, names["clip"], "sample:1", "gradient", "", 1, 0)
+    np.testing.assert_allclose(first.heat, layers[0].maps[0].mean(axis=0), atol=1e-6)
+    head = ask(looker, names["clip"], "sample:1", "gradient", "", 99, 2)
+    np.testing.assert_allclose(head.heat, layers[-1].maps[0, 1], atol=1e-6)
+    assert layers[-1].name in head.caption and "head 2 of" in head.caption
+    assert (head.layers, head.heads) == (len(layers), layers[0].maps.shape[1])
+
+
+@pytest.mark.parametrize("source", ["", "sample:8", "sample:-1", "upload:gone", "product:none:1", "product:none", "x"])
+def test_a_picture_that_is_not_here_is_said(looker, names, source):
+    with pytest.raises(UserError, match="choose it again"):
+        looker.picture(source)
+    view = ask(looker, names["clip"], source, "raw", "", 0, 0)
+    assert "choose it again" in view.error and view.look is None
+
+
+def test_a_model_without_attention_and_a_run_without_a_model_say_so_beside_the_others(looker, runs, names):
+    cards, choices, layers, heads = page.update_maps(
+        runs, looker, "sample:0", [names["baseline"], "nothing", names["blip"]], "gradient", "", 0, 0
+    )
+    text = _text(cards)
+    assert "has no attention" in text and "not a run with a model" in text and text.count('"className": "map"') == 2
+    assert choices[0]["value"] == "" and len(choices) == 6 and layers > 1 and heads > 1
+
+
+def test_a_test_product_and_an_upload_are_explained(looker, runs, names):
+    products = page.update_products(runs, [names["clip"]])
+    assert products[0]["value"].startswith("product:") and " answered " in products[0]["label"]
+    assert page.update_products(runs, []) == [] and page.update_products(runs, ["none"]) == []
+    assert ask(looker, names["clip"], products[0]["value"], "raw", "", 0, 0).error == ""
+    (entry,) = receive(looker._uploads, ["data:image/png;base64," + base64.b64encode(b"text").decode()], ["x"])
+    assert "no picture format" in ask(looker, names["clip"], f"upload:{entry['token']}", "raw", "", 0, 0).error
+
+
+def test_without_a_model_the_page_says_what_to_do(looker, runs):
+    assert "Choose a model" in _text(page.update_maps(runs, looker, "sample:0", [], "raw", None, 0, 0)[0])
+
+
+def test_the_page_opens_with_what_its_address_says(runs, names):
+    query = {"models": names["blip"], "method": "raw", "layer": "2", "picture": "sample:5", "category": "Apparel"}
+    text = _text(page.layout(runs, query))
+    for said in ('"data": "sample:5"', '"value": "raw"', '"value": 2', names["blip"], '"value": "Apparel"'):
+        assert said in text
+
+
+def test_each_answer_of_the_categorise_page_has_its_map(looker, names):
+    uploads, models = looker._uploads, looker._models
+    content = "data:image/jpeg;base64," + base64.b64encode(sample_picture(0)).decode()
+    (result,) = categorise(models, uploads, receive(uploads, [content], ["x"]), [names["clip"], names["baseline"]])
+    assert result["answers"][names["clip"]]["map"].startswith("data:image/jpeg")
+    assert result["answers"][names["baseline"]]["map"] is None and result["source"].startswith("upload:")

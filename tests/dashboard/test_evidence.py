@@ -1,0 +1,145 @@
+"""Studies as their page shows them: cells while they run, and every part of the results."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from dash import no_update
+
+from dashboard.evidence import evidence_choices, read_evidence, runs_address, shown
+from dashboard.figures.attention import faithfulness_curves
+from dashboard.figures.study import drops, intervals, leak_dumbbells, risk_curves
+from dashboard.pages import study as page
+from dashboard.pages.study_parts import progress_cards
+from dashboard.runs import Runs
+from tests.dashboard.made_study import make_results, write_study
+from vlm_core.study.results import Results
+from vlm_core.tracking.writer import RunWriter
+
+
+def _text(component):
+    return json.dumps(component, default=lambda part: part.to_plotly_json())
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads(make_results("s", {"a": "r1", "b": "r2"}).to_json())
+
+
+@pytest.fixture
+def runs(store):
+    made = Runs("", store)
+    made.refresh()
+    return made
+
+
+def test_a_store_without_a_study_says_how_to_begin_one(runs):
+    state, hidden, choices = page.update_state(runs, 1)
+    assert (hidden and "make study" in _text(state)) or "make train" in _text(state)
+    assert choices == [] and page.update_progress(runs, 1, None) == (None, None)
+    assert page.update_body(runs, None, "none") is None
+
+
+def test_cells_are_followed_while_they_run_and_lead_to_their_runs(runs, store):
+    run_id = write_study(store, finished=False)
+    with RunWriter("shop", "blip/probe/classify/holdout/0", folder=store, parent=run_id) as again:
+        runs.refresh()
+        found = read_evidence(runs, run_id)
+        assert [each["value"] for each in evidence_choices(runs.table())] == [run_id]
+        assert found.seeds == ("0", "1") and found.cells == 8 and found.results == {}
+        assert found.runs["blip/probe/classify/holdout"]["0"].score == pytest.approx(0.789)  # the finished one speaks
+        assert (found.count("FINISHED"), found.count("RUNNING")) == (3, 0)
+    text = _text(progress_cards(found))
+    assert "3 of 8 cells done" in text and text.count("/run?run=") == 3 and again.run_id not in text
+    assert "No results yet" in _text(page.update_body(runs, None, run_id))
+
+
+def test_a_cell_that_runs_or_failed_is_said(runs, store):
+    with RunWriter("shop", "study x", folder=store) as study:
+        study.tags({"kind": "study", "study": "x", "cells": "2"})
+        with (
+            pytest.raises(RuntimeError),
+            RunWriter("shop", "git/full/classify/holdout/0", folder=store, parent=study.run_id),
+        ):
+            raise RuntimeError("no")
+        with RunWriter("shop", "git/full/classify/holdout/10", folder=store, parent=study.run_id):
+            runs.refresh()
+            found = read_evidence(runs, study.run_id)
+            text = _text(progress_cards(found))
+    assert "0 of 2 cells done, 1 running, 1 failed" in text and '"failed"' in text and '"…"' in text
+
+
+def test_every_part_of_the_results_has_its_card_and_names_are_text(runs, store):
+    run_id = write_study(store)
+    runs.refresh()
+    body = _text(page.update_body(runs, None, run_id))
+    titles = (
+        *("Scores", "Do the families differ?", "What the leak is worth", "What the attention mechanism contributes"),
+        *("What attention maps are worth", "Robustness", "Calibration and the unknown", "Subgroup gaps"),
+        *("Decision rules of models that write", "Cost", "Labels that look wrong", "Some cells failed"),
+    )
+    assert [title for title in titles if title not in body] == []
+    assert "clip probe beats blip probe by 4.0 points of macro-F1." in body
+    assert "/compare?runs=" in body and "&lt;i&gt;Items" in body  # what Plotly would read as HTML is escaped
+    assert "NaN" not in body and "None" not in body
+
+
+def test_the_body_is_drawn_anew_only_when_there_are_other_results(runs, store):
+    run_id = write_study(store)
+    runs.refresh()
+    _, known = page.update_progress(runs, 1, run_id)
+    assert known == [run_id, 6, "FINISHED"] and page.update_progress(runs, 2, run_id, known)[1] is no_update
+
+
+@pytest.mark.parametrize("missing", [field.name for field in fields(Results)])
+def test_results_that_lack_a_part_leave_its_card_out(results, missing, runs):
+    from dashboard.evidence import Evidence
+    from dashboard.pages.study_parts import result_cards
+
+    kept = ("cells", "done", "settings", "categories", "catalogue")
+    empty = {name: None if name == missing and name not in kept else value for name, value in results.items()}
+    assert "Cells in these results" in _text(result_cards(runs, Evidence("s", "made", "RUNNING", 8, (), {}, empty)))
+
+
+def test_results_that_are_half_written_are_none_yet(runs, store):
+    run_id = write_study(store, finished=False)
+    with RunWriter("shop", "study y", folder=store) as study:
+        study.tags({"kind": "study", "study": "y"})
+        (store / "results.json").write_text('{"rows": [')
+        study.artifact(store / "results.json", "study")
+    runs.refresh()
+    assert read_evidence(runs, study.run_id).results == {} and read_evidence(runs, "none") is None
+    assert read_evidence(runs, run_id).name == "made"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "form", "text"),
+    [
+        ({"value": 0.5, "low": 0.4, "high": 0.6}, ".2f", "0.50 (0.40 to 0.60)"),
+        ({"value": -0.01, "low": None, "high": None}, "+.1%", "-1.0%"),
+        ({"value": None, "low": None, "high": None}, ".3f", "–"),
+        (None, ".3f", "–"),
+    ],
+)
+def test_figures_with_and_without_interval(estimate, form, text):
+    assert shown(estimate, form) == text
+
+
+def test_several_runs_are_shown_side_by_side():
+    assert runs_address(["a"]) == "/run?run=a"
+    assert runs_address(list("abcdefgh")) == "/compare?runs=a,b,c,d,e,f"
+
+
+def test_figures_draw_what_the_results_hold(results):
+    estimate = {"value": 0.5, "low": None, "high": None}
+    forest = intervals([("clip probe", estimate), ("x <b>", {"value": 0.1, "low": 0.0, "high": 0.3})], "f", zero=True)
+    assert forest.data[0].error_x.array[0] == 0 and forest.data[1].error_x.array[0] == pytest.approx(0.2)
+    assert forest.data[1].y[0] == "x &lt;b&gt;" and len(forest.layout.shapes) == 1
+    leak = leak_dumbbells(results["leak"])
+    assert [list(trace.x) for trace in leak.data if trace.name == "study (leaks)"] == [[0.8] * 4] * 2
+    heat = drops(results["robustness"]).data[0]
+    assert heat.z.tolist() == [[0.1, -0.01]] * 2 and heat.zmin == -0.01
+    assert [list(trace.x) for trace in risk_curves(results["calibration"]).data] == [[0.5, 1.0]] * 2
+    lines = faithfulness_curves(results["faithfulness"]).data
+    assert len(lines) == 6 and list(lines[0].y) == [0.9, 0.2]
+    assert {trace.line.color for trace in lines if trace.name == "random"} == {"#8A8F98"}
