@@ -30,6 +30,11 @@ def test_clip_vision_state_is_the_pooled_output():
     _close(_end(adapter, "vision"), adapter.hf.vision_model(PIXELS).pooler_output)
 
 
+def test_clip_tokens_are_the_last_blocks():
+    adapter = make_adapter("clip")
+    _close(_end(adapter, "tokens"), adapter.hf.vision_model(PIXELS).last_hidden_state)
+
+
 def test_blip_vision_state_is_the_pooled_output():
     adapter = make_adapter("blip")
     _close(_end(adapter, "vision"), adapter.hf.vision_model(PIXELS).pooler_output)
