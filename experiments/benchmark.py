@@ -17,7 +17,17 @@ from vlm_core.storing import write_whole
 
 FAMILIES = ("clip", "blip", "git")
 # Commas separate kinds on the command line.
-KINDS = ("naive", "full", "probe", "one block", "one block int8", "two blocks", "two blocks at 32", "LoRA", "LoRA uncached")
+KINDS = (
+    "naive",
+    "full",
+    "probe",
+    "one block",
+    "one block int8",
+    "two blocks",
+    "two blocks at 32",
+    "LoRA",
+    "LoRA uncached",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

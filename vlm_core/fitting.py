@@ -164,9 +164,7 @@ class Fit:
         self.cache.make_room(self.cache.bytes_of(shapes, missing), list(entries.values()))
         return True
 
-    def fill(
-        self, source: Batches, view: int, rows: Rows, entry: Entry, run: Callable[[State], State]
-    ) -> StoredStates:
+    def fill(self, source: Batches, view: int, rows: Rows, entry: Entry, run: Callable[[State], State]) -> StoredStates:
         """The view's states, after `run` has computed those that were missing. Raises KeyError when they went again."""
 
         def compute(missing: Rows) -> Iterator[tuple[Rows, State]]:

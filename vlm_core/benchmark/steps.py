@@ -129,7 +129,7 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
 
 
 def _prefix(fit: Fit, cut: int, rows: NDArray[np.int64]) -> dict[str, float]:
-    """Seconds and KiB that a view of one picture costs, and the seconds before the first one: an ONNX graph's making."""
+    """Seconds and KiB that a view of one picture costs, and the seconds before its first one: a graph is made then."""
     entry, run = fit.entry("benchmark", 2), fit.frozen(0, cut)
     first = next(fit.pixels().view(2, rows[:1]))
     began = time.perf_counter()
