@@ -43,12 +43,12 @@ def data(tmp_path_factory):
     return SimpleNamespace(catalogue=catalogue, split=split)
 
 
-def _fit(data, model, folder, **settings):
+def _fit(data, model, folder, log=lambda figures: None, **settings):
     given = {"model": model.description.family, "batch_size": 4, "cache_precision": "fp32", "learning_rate": 1e-3}
     config = build_config({**given, "epochs": 3, "patience": 3, **settings})
     cache = StateCache(folder / "cache", int(config.cache_gib * 2**30), config.cache_precision)
     said = []
-    return Fit(config, data, model, folder / "checkpoints", cache, silent, said.append), said
+    return Fit(config, data, model, folder / "checkpoints", cache, silent, said.append, log), said
 
 
 def _batches(fit, cut):
@@ -213,3 +213,58 @@ def test_too_little_room_is_said_and_the_run_goes_on_from_pixels(data, tmp_path)
     assert isinstance(fit.stored(fit.pixels(), model.cut("last-blocks", 1), 3), PixelBatches)
     assert "computed anew in every epoch" in said[0]
     assert fit.run(lambda count: None, lambda report: None).epoch == 3
+
+
+@pytest.mark.parametrize(("family", "settings"), [("clip", MODES[0]), ("blip", MODES[2]), ("git", MODES[1])])
+def test_an_int8_prefix_tells_its_error_whoever_filled_the_cache(data, tmp_path, family, settings):
+    model, logged = make_categoriser(family), {}
+    fit, _ = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
+    cut = model.cut(fit.config.mode, fit.config.blocks)
+    stored, pixels = _batches(fit, cut)
+    kept, exact = next(stored.plain(np.arange(16, 24))), next(pixels.plain(np.arange(16, 24)))
+    with torch.inference_mode():
+        wanted = torch.cat([part.flatten() for part in model.run(exact.state, 0, cut)]).double()
+    error = torch.cat([part.flatten() for part in kept.state]).double() - wanted
+    expected = {
+        "prefix_error": float((error @ error).sqrt() / (wanted @ wanted).sqrt()),
+        "prefix_error_largest": float(error.abs().max()),
+    }
+    assert 1e-4 < expected["prefix_error"] < 0.1
+    assert logged == pytest.approx(expected, rel=1e-3)
+    logged.clear()
+    again, said = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
+    again.stored(again.pixels(), cut, 1)
+    assert logged == pytest.approx(expected, rel=1e-3)
+    assert any(f"int8: states of 8 pictures are {expected['prefix_error']:.2%} off" in line for line in said)
+
+
+def test_states_of_int8_are_not_taken_for_others(data, tmp_path):
+    model = make_categoriser("clip")
+    entries = [_fit(data, model, tmp_path, prefix=prefix)[0].entry("w", 1) for prefix in ("torch", "int8")]
+    entries += [_fit(data, model, tmp_path, prefix="int8")[0].entry("w", 1, start) for start in (3, 4)]
+    assert len({entry.folder for entry in entries}) == 4
+    exact = _fit(data, model, tmp_path)[0]
+    assert exact.entry("w", 1, 3).folder == exact.entry("w", 1).folder  # in single precision it is the same state
+
+
+def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_path):
+    model = make_categoriser("clip")
+    fit, _ = _fit(data, model, tmp_path, prefix="int8", mode="lp-ft", blocks=1)
+    cut, end = model.cut("lp-ft", 1), len(model.stages)
+    stored = fit.stored(fit.pixels(), cut, 1)
+    features = fit.stored(stored, end, 1)
+    with torch.inference_mode():
+        wanted = model.run(next(stored.view(1, np.arange(16))).state, cut, end)
+    torch.testing.assert_close(next(features.view(1, np.arange(16))).state, wanted, rtol=1e-5, atol=1e-5)
+    assert fit.run(lambda count: None, lambda report: None).epoch == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [({"mode": "full"}, "no layer is frozen"), ({"mode": "probe", "cache_gib": 1e-6}, "in every epoch, by PyTorch")],
+)
+def test_where_int8_cannot_run_it_is_said(data, tmp_path, settings, sentence):
+    logged = {}
+    fit, said = _fit(data, make_categoriser("clip"), tmp_path, logged.update, prefix="int8", **settings)
+    fit.run(lambda count: None, lambda report: None)
+    assert any(sentence in line for line in said) and not logged

@@ -24,6 +24,14 @@ def test_hours_are_those_of_ten_epochs_of_training_and_validation():
     assert kept_hours(KEPT, views=3) == pytest.approx(
         ((3 * 2400 + 600) * 0.07 + 10 * (2400 * 0.005 + 600 * 0.002)) / 3600
     )
+    built = {**KEPT, "prefix": {**KEPT["prefix"], "making": 90.0}}
+    assert kept_hours(built, views=3) == pytest.approx(kept_hours(KEPT, views=3) + 90 / 3600)
+
+
+def test_a_prefix_in_int8_stands_with_its_error():
+    prefix = {"seconds": 0.04, "views": 40, "kib": 77.0, "prefix_error": 0.0149}
+    table = training_table([{**KEPT, "kind": "one block int8", "prefix": prefix}])
+    assert "| one block int8 (states 1.5% off) |" in table
 
 
 def test_ratios_stand_beside_the_naive_figure_of_the_same_size():

@@ -1,0 +1,57 @@
+"""Frozen stages in int8: near what PyTorch computes at every cut, and a function of one picture alone."""
+
+import pytest
+import torch
+
+from tests.models.families import FAMILIES, make_categoriser
+from vlm_core.models.onnx_prefix import OnnxPrefix
+
+PIXELS = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+
+
+def _make(family, mode, blocks=0, readout="fused"):
+    """A model of two vision blocks, its cut, and the states there in single precision."""
+    model = make_categoriser(family, readout=readout)
+    tower = model.hf.git.image_encoder.vision_model if family == "git" else model.hf.vision_model
+    tower.encoder.layers = tower.encoder.layers[:2]
+    model.stages = model.adapter.stages(readout)
+    model.set_training(False, 0)
+    cut = model.cut(mode, blocks)
+    with torch.inference_mode():
+        return OnnxPrefix(model, cut), model.run((PIXELS,), 0, cut)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("mode", "blocks"), [("last-blocks", 1), ("fusion", 0), ("probe", 0)])
+def test_states_are_near_those_of_pytorch_and_shaped_alike(family, mode, blocks):
+    prefix, expected = _make(family, mode, blocks)
+    states = prefix.run((PIXELS,))
+    assert [part.shape for part in states] == [part.shape for part in expected]
+    for part, wanted in zip(states, expected, strict=True):
+        assert part.dtype == torch.float32
+        assert (part - wanted).norm() < 0.05 * wanted.norm()
+    whole = torch.cat([(part - wanted).flatten() for part, wanted in zip(states, expected, strict=True)])
+    assert whole.abs().max() > 1e-4  # it is int8 that ran
+
+
+def test_a_picture_has_the_same_state_whatever_comes_with_it():
+    prefix, _ = _make("blip", "last-blocks", 2)
+    together = prefix.run((PIXELS,))
+    for number in (4, 0):
+        alone = prefix.run((PIXELS[number : number + 1],))
+        for part, whole in zip(alone, together, strict=True):
+            torch.testing.assert_close(part[0], whole[number], rtol=0, atol=0)
+
+
+def test_another_input_size_is_another_graph():
+    from vlm_core.models.positions import resize_input
+
+    model = make_categoriser("clip")
+    resize_input(model.hf, 48)
+    model.image_size = 48
+    model.set_training(False, 0)
+    pixels = PIXELS[:2, :, :48, :48]
+    with torch.inference_mode():
+        (expected,) = model.run((pixels,), 0, 2)
+    (part,) = OnnxPrefix(model, 2).run((pixels,))
+    assert part.shape == expected.shape and (part - expected).norm() < 0.05 * expected.norm()
