@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -17,14 +18,17 @@ from dashboard.components import (
     card,
     counted,
     empty_state,
+    graph,
     keep_in_url,
     listed,
     notice,
     page_header,
     skeleton,
     store_state,
+    wide,
 )
 from dashboard.dropzone import dropzone, register_dropzone
+from dashboard.figures.attention import faithfulness_curves
 from dashboard.pages.attention_parts import ask, view_cards
 from dashboard.runs import Runs
 
@@ -35,6 +39,7 @@ IN_NAVIGATION: Final = True
 MOST_MODELS: Final = 4
 MOST_PRODUCTS: Final = 400
 FIRST_PICTURE: Final = "sample:2"
+FAITHFULNESS: Final = "study/faithfulness.json"  # of a run that a study measured
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
@@ -56,6 +61,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         custom_spinner=skeleton(420),
                         delay_show=200,
                     ),
+                    html.Div(id="attention-curves"),
                 ],
                 id="attention-content",
                 hidden=view.table.empty,
@@ -94,6 +100,9 @@ def register(app: Dash, runs: Runs) -> None:
         Input("attention-picture", "data"),
         *choices,
     )(partial(update_maps, runs, Looker(runs.root, models, uploads)))
+    app.callback(Output("attention-curves", "children"), Input("attention-models", "value"))(
+        partial(update_curves, runs)
+    )
     keep_in_url(app, "attention", ("models", "method", "category", "layer", "head"))
     keep_in_url(app, "attention", ("picture",), "data")
 
@@ -163,6 +172,18 @@ def update_maps(
         max((count for view in views for count in [getattr(view, name)]), default=1) for name in ("layers", "heads")
     ]
     return view_cards(runs, views), choices, max(1, most[0]), max(1, most[1])
+
+
+def update_curves(runs: Runs, chosen: Sequence[str] | None) -> Any:
+    """What the maps of the chosen runs are worth over many pictures, where a study has measured it."""
+    names = {run_id: str((runs.row(run_id) or {}).get("name", run_id)) for run_id in list(chosen or ())[:MOST_MODELS]}
+    texts = {name: runs.text(run_id, FAITHFULNESS) for run_id, name in names.items()}
+    measured = {name: json.loads(text) for name, text in texts.items() if text}
+    if not measured:
+        return None
+    drawn = graph("attention-figure", faithfulness_curves(measured), "Curves", 80 + 270 * len(measured))
+    note = "Over a study's test products: low deletion and high insertion are good; grey lines know nothing."
+    return card("What these maps are worth", wide(drawn, "Deletion and insertion curves"), note=note, mt="lg")
 
 
 def _picture_card() -> Component:

@@ -124,6 +124,19 @@ def test_a_test_product_and_an_upload_are_explained(looker, runs, names):
     assert "no picture format" in ask(looker, names["clip"], f"upload:{entry['token']}", "raw", "", 0, 0).error
 
 
+def test_what_a_study_measured_of_a_run_is_drawn_below_its_maps(store):
+    import tests.dashboard.made_study as made
+    from vlm_core.tracking.writer import RunWriter
+
+    with RunWriter("shop", "clip/probe/classify/holdout/0", folder=store) as run:
+        (store / "faithfulness.json").write_text(json.dumps(made.make_results("", {}).faithfulness["clip probe"]))
+        run.artifact(store / "faithfulness.json", "study")
+    runs = Runs("", store)
+    runs.refresh()
+    assert "clip/probe/classify/holdout/0: deletion" in _text(page.update_curves(runs, [run.run_id, "none"]))
+    assert page.update_curves(runs, ["none"]) is None and page.update_curves(runs, None) is None
+
+
 def test_without_a_model_the_page_says_what_to_do(looker, runs):
     assert "Choose a model" in _text(page.update_maps(runs, looker, "sample:0", [], "raw", None, 0, 0)[0])
 

@@ -18,7 +18,7 @@ from vlm_core.tracking.writer import RunWriter
 
 
 def _text(component):
-    return json.dumps(component, default=lambda part: part.to_plotly_json())
+    return json.dumps(component, default=lambda part: part.to_plotly_json(), ensure_ascii=False)
 
 
 @pytest.fixture(scope="module")
