@@ -98,7 +98,7 @@ def _look(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method:
     probabilities = np.exp(model.log_probabilities(pictures)[0].astype(np.float64))
     chosen = _target(model, category)
     target = int(probabilities.argmax()) if chosen is None else chosen
-    words = ()
+    words: tuple[tuple[str, NDArray[np.float32]], ...] = ()
     if model.writes_text and method in ("raw", "gradient"):
         words = tuple((word.word, word.map) for word in explain_words(model, pictures, method=method)[0])
     heat = explain(model, pictures, method=method, target=target)[0]

@@ -18,8 +18,10 @@ def overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> str:
     """The map (H, W) in warm colours over the picture (H, W, 3) in pale grey, as a data URL; an even map shows none."""
     span = float(np.ptp(heat))
     strength = (heat - heat.min()) / span if span > 1e-12 else np.zeros_like(heat)
-    places, colours = zip(*_WARM, strict=True)
-    warm = np.stack([np.interp(strength, places, channel) for channel in zip(*colours, strict=True)], axis=-1)
+    places = [place for place, _ in _WARM]
+    channels = np.array([colour for _, colour in _WARM]).T
+    warm = np.stack([np.interp(strength.ravel(), places, channel) for channel in channels], axis=-1)
+    warm = warm.reshape(*heat.shape, 3)
     grey = 90 + 0.65 * picture.mean(axis=2, keepdims=True)
     alpha = 0.85 * strength[..., None] ** 0.8
     return _jpeg((grey * (1 - alpha) + warm * alpha).clip(0, 255).astype(np.uint8))

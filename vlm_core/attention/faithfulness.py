@@ -76,7 +76,6 @@ def measure_faithfulness(
     *,
     methods: Sequence[Method] = ("raw", "gradient"),
     steps: int = 8,
-    removal: str = "blur",
     seed: int = 0,
     progress: Progress = silent,
 ) -> Faithfulness:
@@ -91,14 +90,14 @@ def measure_faithfulness(
         raise UserError("faithfulness needs two pictures at least: one picture's map is compared with another's.")
     generator = np.random.default_rng(seed)
     targets = model.log_probabilities(pictures).argmax(axis=1)
-    cells, blank = _cells(pictures.shape[1:3]), REMOVALS[removal](pictures)
+    cells, blank = _cells(pictures.shape[1:3]), _blur(pictures)
     values = {method: _cell_values(model, pictures, targets, method, cells) for method in methods}
     ranks = {name: _ranks(of_map, generator) for name, of_map in _with_controls(values, generator).items()}
     curves = {}
     for name, rank in progress(ranks.items(), "removing what maps point to", len(ranks)):
         curves[name] = _curves(model, pictures, targets, rank[:, cells], blank, steps)
     shares = np.linspace(0, 1, steps + 1)
-    areas = {name: np.trapezoid(curve, shares, axis=-1) for name, curve in curves.items()}  # (2, n)
+    areas = {name: np.asarray(np.trapezoid(curve, shares, axis=-1)) for name, curve in curves.items()}  # (2, n)
     family = model.description.family
     return Faithfulness(
         family=family,
@@ -140,18 +139,6 @@ def _blur(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return blurred
 
 
-def _mean_colour(pictures):
-    return np.broadcast_to(pictures.mean(axis=(1, 2), keepdims=True).round().astype(np.uint8), pictures.shape)
-
-
-def _border_colour(pictures):
-    rims = np.concatenate([pictures[:, 0], pictures[:, -1], pictures[:, :, 0], pictures[:, :, -1]], axis=1)
-    return np.broadcast_to(np.median(rims, axis=1)[:, None, None].astype(np.uint8), pictures.shape)
-
-
-REMOVALS = {"blur": _blur, "mean": _mean_colour, "border": _border_colour}
-
-
 def _cells(size: tuple[int, ...]) -> NDArray[np.int64]:
     """Which cell, counted row by row, each pixel (H, W) lies in; cells of a side that no grid divides differ by one."""
     height, width = size
@@ -187,7 +174,7 @@ def _with_controls(
     from_centre = (np.arange(GRID) - (GRID - 1) / 2) ** 2
     centre = -(from_centre[:, None] + from_centre).ravel()  # ordered as a Gaussian of any width
     return {
-        **values,
+        **{str(method): of_map for method, of_map in values.items()},
         **{f"{method}, of another picture": of_map[others] for method, of_map in values.items()},
         "random": generator.random((n, GRID**2)),
         "centre": np.tile(centre, (n, 1)),
@@ -263,7 +250,7 @@ def _mean(values: NDArray[np.float64], seed: int) -> Estimate:
 
 
 def _p_value(gains: NDArray[np.float64], seed: int) -> float:
-    """Of a mean of zero, two-sided: signs of the paired differences (n,) are flipped, in all ways where they are few."""
+    """Of a mean of zero, two-sided: signs of the paired differences (n,) are flipped, all ways where they are few."""
     from scipy.stats import permutation_test
 
     test = permutation_test(

@@ -143,7 +143,8 @@ def _kept() -> Iterator[list[tuple[Tensor, bool]]]:
         if not probabilities.requires_grad:  # where every weight before is frozen
             probabilities.requires_grad_()
         kept.append((probabilities, attn_mask is not None))
-        return probabilities @ value
+        mixed: Tensor = probabilities @ value
+        return mixed
 
     token = OPERATION.set(attend)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from math import isqrt, log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +130,8 @@ def _shared(attention: Attention) -> NDArray[np.float64]:
     """Rows that sum to one; even ones where there was nothing."""
     total = attention.sum(axis=-1, keepdims=True, dtype=np.float64)
     even = np.full(attention.shape, 1 / attention.shape[-1])
-    return np.divide(attention, total, out=even, where=total > 0)
+    shared: NDArray[np.float64] = np.divide(attention, total, out=even, where=total > 0)
+    return shared
 
 
 def _parts(layer: Layer, images: int) -> Iterator[tuple[str, str, Attention]]:
@@ -148,7 +149,7 @@ def _parts(layer: Layer, images: int) -> Iterator[tuple[str, str, Attention]]:
 
 def _mean(layers: Sequence[LayerStatistics]) -> LayerStatistics:
     """Of one layer over all pictures; a figure is None where it is None for one."""
-    means = {}
+    means: dict[str, Any] = {}
     for field in fields(LayerStatistics):
         values = [getattr(layer, field.name) for layer in layers]
         if isinstance(values[0], float):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vlm_core.benchmark.measuring import count_flops, timed
 from vlm_core.benchmark.naive import augment, decode, full_size, fused_state, jpegs, naive_steps, trainer_steps
 from vlm_core.config import Config, build_config
 from vlm_core.data import Data, load_data
@@ -86,11 +87,11 @@ def _baseline(kind: str, family: str, image_size: int, data: Data, steps: int) -
     if kind == "Trainer":
         seconds = trainer_steps(read, width, hf, files, labels, image_size, BATCH, steps + 1)
         return {"train": asdict(Seconds.of(seconds, BATCH))}
-    flops = _flops(lambda: torch.autograd.backward(read(torch.zeros(1, 3, image_size, image_size)).sum()))
+    flops = count_flops(lambda: torch.autograd.backward(read(torch.zeros(1, 3, image_size, image_size)).sum()))
     _first, *rest = itertools.islice(naive_steps(read, width, hf, files, labels, image_size, BATCH), steps + 1)
     hf.eval()
     with torch.inference_mode():
-        evaluation = _timed(lambda: read(torch.zeros(BATCH, 3, image_size, image_size)), 3)
+        evaluation = timed(lambda: read(torch.zeros(BATCH, 3, image_size, image_size)), 3)
     return {
         "train": asdict(Seconds.of([step for step, _ in rest], BATCH)),
         "input": asdict(Seconds.of([prepared for _, prepared in rest], BATCH)),
@@ -119,7 +120,7 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
         if config.mode == "lora":
             model.add_adapters(cut, config.lora_rank)
         seconds = _step_seconds(config, model, cut, batches, data, steps)
-        evaluation = _timed(lambda: FineTuning(model, cut, batches, data.split.validation).validated(), 3)
+        evaluation = timed(lambda: FineTuning(model, cut, batches, data.split.validation).validated(), 3)
     return {
         "train": asdict(Seconds.of(seconds, config.batch_size)),
         "evaluate": asdict(Seconds.of(evaluation, len(data.split.validation))),
@@ -129,7 +130,7 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
 
 
 def _prefix(fit: Fit, cut: int, rows: NDArray[np.int64]) -> dict[str, float]:
-    """Seconds and KiB that a view of one picture costs, and the seconds before its first one: a graph is made then."""
+    """Seconds and KiB of a view of one picture, and the seconds that making an ONNX graph takes before."""
     entry, run = fit.entry("benchmark", 2), fit.frozen(0, cut)
     first = next(fit.pixels().view(2, rows[:1]))
     began = time.perf_counter()
@@ -171,31 +172,13 @@ def measure_input(image_size: int, data: str, root: str, threads: int) -> dict[s
     ours = PixelBatches(loaded.catalogue.pictures, loaded.split.labels, rows, image_size, 8, 0)
     return {
         "image_size": image_size,
-        "decode": asdict(Seconds.of(_timed(lambda: [decode(file) for file in files], 9), len(files))),
-        "augment_pillow": asdict(Seconds.of(_timed(lambda: [view(picture) for picture in decoded], 9), len(files))),
-        "augment": asdict(Seconds.of(_timed(lambda: list(ours.training(1)), 9), len(rows))),
+        "decode": asdict(Seconds.of(timed(lambda: [decode(file) for file in files], 9), len(files))),
+        "augment_pillow": asdict(Seconds.of(timed(lambda: [view(picture) for picture in decoded], 9), len(files))),
+        "augment": asdict(Seconds.of(timed(lambda: list(ours.training(1)), 9), len(rows))),
     }
 
 
 def gemm_gflops() -> float:
     """The machine's best rate for products of large single-precision matrices, in GFLOP/s."""
     matrix = torch.randn(2048, 2048)
-    return 2 * 2048**3 / min(_timed(lambda: matrix @ matrix, 9)) / 1e9
-
-
-def _timed(work: Any, times: int) -> list[float]:
-    work()
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def _flops(work: Any) -> int:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return int(counter.get_total_flops())
+    return 2 * 2048**3 / min(timed(lambda: matrix @ matrix, 9)) / 1e9

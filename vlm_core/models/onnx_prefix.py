@@ -32,7 +32,7 @@ class OnnxPrefix:
         """
         import torch
 
-        parts = [self._session.run(None, {PIXELS: pixels.numpy()}) for pixels in state[0].cpu().split(1)]
+        parts = [self._session.run(None, {PIXELS: pixels.numpy()}) for pixels in torch.split(state[0].cpu(), 1)]
         return tuple(torch.cat([torch.from_numpy(part) for part in tensors]) for tensors in zip(*parts, strict=True))
 
     @cached_property
