@@ -65,16 +65,14 @@ def run_training(
     `root` is the working directory, below which data, logs and checkpoints are kept. With `parent`, the run is one
     below that MLflow run; with `enter` False, its model is kept in the run alone. Raises UserError.
     """
+    from vlm_core.tracking.registry import register
+
     if config.resume:
         config = _resumed(config.resume)
         say(f"Going on with run {config.resume} and its own settings: model={config.model}, mode={config.mode}.")
-    from vlm_core.tracking.registry import register
-
     data = load_data(config, root, progress, say)
-    if config.model == "baseline":
-        outcome = _run_baseline(config.model_copy(update={"mode": "full"}), data, root, progress, say, parent)
-    else:
-        outcome = _run_model(config, data, root, progress, say, parent)
+    run = _run_baseline if config.model == "baseline" else _run_model
+    outcome = run(config, data, root, progress, say, parent)
     return replace(outcome, registered=register(outcome.run_id)) if enter else outcome
 
 
@@ -190,7 +188,7 @@ def _mode(config: Config, word: str) -> str:
 def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, say: Say, parent: str) -> Outcome:
     from vlm_core.models.baseline import fit_baseline
 
-    split = data.split
+    config, split = config.model_copy(update={"mode": "full"}), data.split
     with _open_run(config, data, root, parent) as run:
         run.tags({"weights_source": "none", "weights_pretrained": "false"})
         started = time.perf_counter()
