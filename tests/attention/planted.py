@@ -19,12 +19,19 @@ SIDE, PATCH = 4, 8  # patches a side, pixels a patch: 32 pixels
 def draw_pictures(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Pictures (n, 32, 32, 3), which colour (n,) and at which patch (n,) row by row: grey squares but for one."""
     generator = np.random.default_rng(seed)
-    squares = np.repeat(generator.integers(20, 236, (count, SIDE * SIDE, 1)), 3, axis=2)
+    greys = np.repeat(generator.integers(20, 236, (count, SIDE, SIDE, 1)), 3, axis=3)
+    pictures = greys.repeat(PATCH, axis=1).repeat(PATCH, axis=2).astype(np.uint8)
     labels, places = generator.integers(0, len(CATEGORIES), count), generator.integers(0, SIDE * SIDE, count)
-    coloured = np.flatnonzero(labels < len(COLOURS))
-    squares[coloured, places[coloured]] = np.array(list(COLOURS.values()))[labels[coloured]]
-    grids = squares.reshape(count, SIDE, SIDE, 3).repeat(PATCH, axis=1).repeat(PATCH, axis=2)
-    return grids.astype(np.uint8), labels, places
+    return draw_cues(pictures, labels, places), labels, places
+
+
+def draw_cues(pictures: NDArray[np.uint8], labels: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Copies of pictures (n, 32, 32, 3) with each label's square at its place (n,); grey ones get none."""
+    drawn, colours = pictures.copy(), list(COLOURS.values())
+    for picture, label, (row, column) in zip(drawn, labels, zip(*np.divmod(places, SIDE), strict=True), strict=True):
+        if label < len(colours):
+            picture[row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH] = colours[label]
+    return drawn
 
 
 def mass_on_cue(maps: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float64]:
