@@ -10,6 +10,8 @@ from scipy.ndimage import gaussian_filter
 from tests.attention.planted import CATEGORIES, draw_pictures, learnt
 from tests.models.families import FAMILIES, make_categoriser
 from vlm_core.attention.faithfulness import (
+    Removal,
+    _blanked,
     _cells,
     _compare,
     _curves,
@@ -49,19 +51,24 @@ def test_everything_is_plain_and_the_same_again() -> None:
         assert curve.deletion_area.low <= curve.deletion_area.value <= curve.deletion_area.high
 
 
-def test_curves_are_those_of_pictures_spoilt_cell_by_cell() -> None:
+@pytest.mark.parametrize("removal", ["mean", "blur"])
+def test_curves_are_those_of_pictures_spoilt_cell_by_cell(removal: Removal) -> None:
     model = make_categoriser("clip")
     cells, targets = _cells((80, 60)), np.array([0, 2, 1])
     ranks = _ranks(np.random.default_rng(0).random((3, 64)), np.random.default_rng(0))
-    deletion, insertion = _curves(model, PICTURES, targets, ranks[:, cells], steps=4)
+    blanked = _blanked(PICTURES, removal)
+    deletion, insertion = _curves(model, PICTURES, targets, ranks[:, cells], blanked, steps=4)
     for index, picture in enumerate(PICTURES):
-        blurred = gaussian_filter(picture, (10, 7.5, 0), mode="nearest")
+        blank = gaussian_filter(picture, (10, 7.5, 0), mode="nearest")
+        if removal == "mean":
+            blank = np.empty_like(picture)
+            blank[:] = [round(picture[..., colour].mean()) for colour in range(3)]
         order = np.argsort(ranks[index])
         for step in range(5):
-            gone, come = picture.copy(), blurred.copy()
+            gone, come = picture.copy(), blank.copy()
             for cell in order[: 16 * step]:
                 rows, columns = slice(cell // 8 * 10, cell // 8 * 10 + 10), np.arange(60) * 8 // 60 == cell % 8
-                gone[rows, columns], come[rows, columns] = blurred[rows, columns], picture[rows, columns]
+                gone[rows, columns], come[rows, columns] = blank[rows, columns], picture[rows, columns]
             for curve, shown in ((deletion, gone), (insertion, come)):
                 expected = np.exp(model.log_probabilities(shown[None])[0, targets[index]])
                 assert curve[index, step] == pytest.approx(expected, rel=1e-4)
