@@ -65,6 +65,7 @@ def graph(identity: str | dict[str, str], figure: Any, label: str, height: int =
     return html.Div(
         dcc.Graph(id=identity, figure=figure, config=GRAPH_CONFIG, style={"height": f"{height}px"}),
         role="img",
+        style={"minHeight": height},  # nothing below moves when Plotly has arrived
         **aria(label=label),
     )
 

@@ -16,11 +16,13 @@ from dashboard.pages import attention as page
 from dashboard.pages.attention_parts import ask
 from dashboard.runs import Runs
 from dashboard.warm import Uploads, WarmModels
+from tests.dashboard.made_study import make_results
 from vlm_core.attention.maps import explain, layer_maps
 from vlm_core.errors import UserError
 from vlm_core.models.saved import load_categoriser
 from vlm_core.pixels.store import decode_picture, fit_picture
 from vlm_core.tracking.registry import resolve
+from vlm_core.tracking.writer import RunWriter
 
 
 def _text(component):
@@ -125,11 +127,8 @@ def test_a_test_product_and_an_upload_are_explained(looker, runs, names):
 
 
 def test_what_a_study_measured_of_a_run_is_drawn_below_its_maps(store):
-    import tests.dashboard.made_study as made
-    from vlm_core.tracking.writer import RunWriter
-
     with RunWriter("shop", "clip/probe/classify/holdout/0", folder=store) as run:
-        (store / "faithfulness.json").write_text(json.dumps(made.make_results("", {}).faithfulness["clip probe"]))
+        (store / "faithfulness.json").write_text(json.dumps(make_results("", {"a": "r"}).faithfulness["clip probe"]))
         run.artifact(store / "faithfulness.json", "study")
     runs = Runs("", store)
     runs.refresh()
