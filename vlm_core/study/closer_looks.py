@@ -81,7 +81,7 @@ def attention(results: Results) -> Section | None:
     n = next(iter(results.faithfulness.values()))["n"]
     says = (
         f"Maps of {n} test products of the first seed, by each family's own mechanism (raw) and weighted by gradients "
-        "(Chefer et al. 2021). Cells of a fixed grid take the mean colour, most important first (deletion: low is good), "
+        "(Chefer et al. 2021). Cells of a grid take the mean colour, most important first (deletion: low is good), "
         "or come back (insertion: a high one is). Controls: a random order, nearness to the centre, and the map of "
         "another picture.",
     )
