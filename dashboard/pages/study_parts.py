@@ -66,13 +66,13 @@ def _cell(run: CellRun | None) -> Any:
 
 def _tiles(runs: Runs, found: Evidence) -> Component:
     best = max(_of_kind(found, "family"), key=lambda row: row["macro_f1"]["value"], default=None)
-    differ = sum(pair["test"]["p_bootstrap_holm"] < 0.05 for pair in found.part("pairs"))
+    pairs = [pair["test"]["p_bootstrap_holm"] < 0.05 for pair in found.part("pairs")]
     tiles = [
         number_tile("Cells in these results", f"{found.results['done']} of {found.results['cells']}"),
         number_tile("Seeds", found.results["settings"].get("seeds", "–"), "each varies the split too"),
         number_tile("Categories", str(len(found.results["categories"])), str(found.results["catalogue"])),
         number_tile("Best family", best["label"] if best else "–", shown(best["macro_f1"]) if best else ""),
-        number_tile("Pairs that differ", f"{differ} of {len(found.part('pairs'))}", "bootstrap, after Holm"),
+        number_tile("Pairs that differ", f"{sum(pairs)} of {len(pairs)}" if pairs else "–", "bootstrap, after Holm"),
     ]
     parts: list[Any] = [dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 5}, spacing="md")]
     if failed := found.results.get("failed"):
@@ -94,7 +94,7 @@ def _score_table(rows: Sequence[Row]) -> Component:
             linked(row),
             *(shown(row[name]) for name in ("macro_f1", "accuracy", "worst_recall", "natural_macro_f1")),
             *(shown({"value": row["per_category"][name]["value"]}) for name in categories),
-            f"{row['weights_trained']:,}" if row["weights"] else "",
+            f"{row['weights_trained']:,}" if row["weights_trained"] else "",
             f"{row['train_seconds']:.0f}" if row["train_seconds"] else "",
         ]
         for row in rows

@@ -100,7 +100,7 @@ def test_a_sample_is_answered_and_leads_to_where_the_model_looked(site):
     page.get_by_alt_text("Where the model looked for its answer").first.click(timeout=60_000)
     page.wait_for_url(re.compile(r"/attention\?models=\w+&picture=sample"))
     expect(page.get_by_alt_text(re.compile("^Map of "))).to_be_visible(timeout=60_000)
-    page.get_by_role("slider", name="Layer").focus()
+    page.get_by_role("slider", name="Layer (0").focus()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_text("what the class token attends to")).to_be_visible(timeout=60_000)
     expect(page).to_have_url(re.compile(r"layer=1"))

@@ -138,7 +138,7 @@ def _faithfulness() -> dict[str, object]:
         MapCurves(name, (0.9, 0.2), (0.2, 0.9), about(0.5), about(0.6)) for name in ("raw", "gradient", "random")
     )
     compared = (Comparison("raw", "random", "deletion", about(0.1), 0.01, 0.02, "clip's raw map is better than <i>"),)
-    found = Faithfulness("clip", 64, (0.0, 1.0), curves, compared, (Randomised("raw", about(0.1)),))
+    found = Faithfulness("clip", 64, "mean", (0.0, 1.0), curves, compared, (Randomised("raw", about(0.1)),))
     return dict(json.loads(json.dumps(results.plain(found))))
 
 
