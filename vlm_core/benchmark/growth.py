@@ -49,7 +49,8 @@ def measure_growth(pictures: int, data: str, root: str, threads: int) -> dict[st
         filled = time.perf_counter()
         batches = StoredBatches(pixels, cut, entry.read(rows), [])
         plan = Plan(1, 1e-4, 0.01, 0.1, 1.0, 1, 0)
-        list(train(FineTuning(model, cut, batches, rows[:64]), plan, Checkpoint(Path(folder) / "checkpoint")))
+        for _ in train(FineTuning(model, cut, batches, rows[:64]), plan, Checkpoint(Path(folder) / "checkpoint")):
+            pass  # no report is kept
         ended = time.perf_counter()
     return {
         "pictures": pictures,

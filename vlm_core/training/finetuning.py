@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,21 +15,27 @@ from vlm_core.training.batches import Batch, Batches, Rows
 
 
 class _Tally:
-    """Losses, labels and answers of one pass."""
+    """Losses, labels and answers of one pass over so many rows.
 
-    def __init__(self) -> None:
+    Room for all is taken at once: what a step leaves among its large tensors would hinder the memory that these
+    have taken from being used again, and a pass would take more the longer it is.
+    """
+
+    def __init__(self, rows: int) -> None:
         self._loss = 0.0
-        self._labels: list[Tensor] = []
-        self._predicted: list[Tensor] = []
+        self._answers = np.empty((2, rows), dtype=np.int64)  # labels, predictions
+        self._count = 0
 
     def add(self, batch: Batch, loss: Tensor, log_probabilities: Tensor) -> None:
+        end = self._count + len(batch.labels)
         self._loss += float(loss) * len(batch.labels)
-        self._labels.append(batch.labels)
-        self._predicted.append(log_probabilities.argmax(dim=1).cpu())
+        self._answers[0, self._count : end] = batch.labels
+        self._answers[1, self._count : end] = log_probabilities.argmax(dim=1).cpu()
+        self._count = end
 
     def summary(self, categories: tuple[str, ...]) -> Summary:
-        labels, predicted = torch.cat(self._labels).numpy(), torch.cat(self._predicted).numpy()
-        return summarise(labels, predicted, categories, self._loss / len(labels))
+        labels, predicted = self._answers[:, : self._count]
+        return summarise(labels, predicted, categories, self._loss / self._count)
 
 
 @dataclass
@@ -39,7 +46,7 @@ class FineTuning:
     cut: int
     batches: Batches
     validation: Rows
-    _tally: _Tally = field(default_factory=_Tally, init=False)
+    _tally: _Tally = field(default_factory=lambda: _Tally(0), init=False)
 
     @property
     def steps(self) -> int:
@@ -53,7 +60,7 @@ class FineTuning:
     def losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
         """The answer's loss on each training batch."""
         self.model.set_training(True, self.cut)
-        self._tally = _Tally()
+        self._tally = _Tally(len(self.batches.source.rows))
         for batch in self.batches.training(epoch):
             loss, log_probabilities = self._loss(batch)
             self._tally.add(batch, loss.detach(), log_probabilities)
@@ -66,7 +73,7 @@ class FineTuning:
     def validated(self) -> Summary:
         """The figures of the weights as they are, on the validation rows' plain views."""
         self.model.set_training(False, self.cut)
-        tally = _Tally()
+        tally = _Tally(len(self.validation))
         with torch.inference_mode():
             for batch in self.batches.plain(self.validation):
                 tally.add(batch, *self._loss(batch))
