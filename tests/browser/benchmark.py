@@ -27,7 +27,10 @@ FAMILIES: Final = ("clip", "blip", "git", "baseline")
 REPEATS: Final = 5
 REQUESTS: Final = 500
 PORT: Final = 8059
-_NO_COLUMNS: Final = {"id": "leaderboard-grid", "property": "columnDefs", "value": None}
+_GRID_STATE: Final = (
+    {"id": "leaderboard-grid", "property": "columnDefs", "value": None},
+    {"id": "leaderboard-sort", "property": "data", "value": ""},
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -165,21 +168,18 @@ def _search(uri: str, count: int) -> list[tuple[str, list[float]]]:
 
 def _server(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
     """Server time of what the leaderboard asks, through the application without a network."""
-    from dashboard.app import create_app
+    from dashboard.app import PAGES, create_app
 
     runs = Runs(uri, folder)
     whole = _times(lambda: runs.refresh(whole=True))
     client = create_app(runs).server.test_client()
     chosen = next(each["value"] for each in _choices(runs) if each["value"])
     asked = {
-        "page": [
-            ("_pages_content.children", "_pages_store.data"),
-            (("_pages_location.pathname", "/"), ("_pages_location.search", "")),
-        ],
-        "all test sets": _grid("", ""),
-        "one test set": _grid(chosen, ""),
-        "grouped by weights": _grid("", "weights"),
-        "scatter": [
+        **{f"page {page.PATH}": _page(page.PATH) for page in PAGES},
+        "leaderboard, all test sets": _grid("", ""),
+        "leaderboard, one test set": _grid(chosen, ""),
+        "leaderboard, grouped by weights": _grid("", "weights"),
+        "leaderboard, scatter": [
             ("leaderboard-scatter.children",),
             (("shell-version.data", 1), ("leaderboard-set.value", ""), ("leaderboard-cost.value", "latency")),
         ],
@@ -187,7 +187,7 @@ def _server(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
     rows = [("dashboard: reading the whole store, beside the pages", whole)]
     rows.append(("dashboard: reading what changed", _times(runs.refresh)))
     for name, (outputs, inputs) in asked.items():
-        rows.append((f"dashboard: leaderboard, {name}", _times(lambda o=outputs, i=inputs: _ask(client, o, i))))  # type: ignore[misc]
+        rows.append((f"dashboard: {name}", _times(lambda o=outputs, i=inputs: _ask(client, o, i))))  # type: ignore[misc]
     return rows
 
 
@@ -196,6 +196,11 @@ def _choices(runs: Runs) -> list[dict[str, str]]:
 
     choices: list[dict[str, str]] = update_state(runs, 1, "")[2]
     return choices
+
+
+def _page(path: str) -> list[Any]:
+    asked = (("_pages_location.pathname", path), ("_pages_location.search", ""))
+    return [("_pages_content.children", "_pages_store.data"), asked]
 
 
 def _grid(chosen: str, grouping: str) -> list[Any]:
@@ -214,9 +219,7 @@ def _ask(client: FlaskClient, outputs: Sequence[str], inputs: Sequence[tuple[str
         "output": f"..{'...'.join(outputs)}.." if several else outputs[0],
         "outputs": named if several else named[0],
         "inputs": [{"id": n.rsplit(".", 1)[0], "property": n.rsplit(".", 1)[1], "value": value} for n, value in inputs],
-        "state": [{"id": "leaderboard-grid", "property": "columnDefs", "value": None}]
-        if "rowData" in outputs[0]
-        else [],
+        "state": list(_GRID_STATE) if "rowData" in outputs[0] else [],
         "changedPropIds": [inputs[0][0]],
     }
     answer = client.post("/_dash-update-component", json=body)
