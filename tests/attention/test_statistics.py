@@ -56,6 +56,7 @@ def test_attention_across_the_grid_by_hand() -> None:
     figures = _vision(crossed)
     assert figures.distance_patches == pytest.approx(sqrt(2))
     assert figures.entropy == pytest.approx(log(2))
+    assert figures.class_share == pytest.approx(4 * 0.5 / 5)
     assert figures.product_share == pytest.approx((1 + 0 + 0 + 1 + 1) / 5)
     assert figures.head_diversity is None
 
@@ -70,7 +71,7 @@ def test_a_mask_leaves_fewer_tokens_to_choose_from() -> None:
     causal = np.array([[[1, 0, 0], [0.5, 0.5, 0], [0.8, 0.1, 0.1]]])
     figures = describe_layer("fusion.block.1", "text", causal, images=5, product=HALF)
     assert figures.relative_entropy == pytest.approx((1 + entropy([0.8, 0.1, 0.1]) / log(3)) / 2)
-    assert figures.product_share is None and figures.distance_patches is None
+    assert figures.product_share is figures.class_share is figures.distance_patches is None
 
 
 def test_heads_that_share_no_token_are_as_different_as_can_be() -> None:
@@ -113,18 +114,17 @@ def test_the_product_is_what_is_not_the_studios_background() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_models_layers_are_named_and_within_bounds(family: str) -> None:
     figures = mechanism_statistics(make_categoriser(family), PICTURES)
-    kinds = {
-        "clip": ["vision"] * 4,
-        "blip": ["vision"] * 4 + ["text", "cross"] * 2,
-        "git": ["vision"] * 4 + ["joint, image", "joint, text", "joint, text"],
+    asking = {
+        "clip": [("vision", 65)] * 3 + [("vision", 1)],
+        "blip": [("vision", 65)] * 4 + [("text", 4), ("cross", 4), ("text", 1), ("cross", 1)],
+        "git": [("vision", 65)] * 4 + [("joint, image", 65), ("joint, text", 4), ("joint, text", 1)],
     }[family]
-    assert [layer.kind for layer in figures] == kinds
+    assert [(layer.kind, layer.tokens) for layer in figures] == asking
     for layer in figures:
         assert layer.entropy > 0 and 0 < layer.relative_entropy <= 1 + 1e-6  # type: ignore[operator]
         assert 0 <= layer.head_diversity <= 1  # type: ignore[operator]
         assert (layer.product_share is None) == (layer.kind == "text")
-        asked_by_patches = layer.kind in ("vision", "joint, image") and layer.tokens == 65
-        assert (layer.distance_patches is not None) == asked_by_patches
+        assert (layer.distance_patches is not None) == (layer.tokens == 65)
     assert json.loads(json.dumps([asdict(layer) for layer in figures]))[0]["name"] == "vision.block.1"
 
 

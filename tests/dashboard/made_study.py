@@ -145,4 +145,4 @@ def _faithfulness() -> dict[str, object]:
 def _layer() -> dict[str, object]:
     from vlm_core.attention.statistics import LayerStatistics
 
-    return dict(results.plain(LayerStatistics("vision.block.1", "vision", 65, 3.2, 0.8, 2.5, 0.3, None, 0.4, 0.2)))
+    return dict(results.plain(LayerStatistics("vision.block.1", "vision", 65, 3.2, 0.8, 2.5, 0.3, 0.1, None, 0.4, 0.2)))

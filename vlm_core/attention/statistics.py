@@ -34,6 +34,7 @@ class LayerStatistics:
     relative_entropy: float | None  # of the entropy of even attention; None where each can ask one token alone
     distance_patches: float | None  # from the patch that asks, in patches; None where no patch does
     distance_share: float | None  # the same as a share of the picture's side
+    class_share: float | None  # of the attention, what goes to the class token, of which no map shows anything
     product_share: float | None  # of the attention to patches, what lies on the product; None where text asks text
     product_area: float  # the product's share of the picture: what even attention would give it
     head_diversity: float | None  # 0 where all heads are alike, 1 where none shares a token; None for one head
@@ -84,6 +85,7 @@ def describe_layer(
         relative_entropy=relative,
         distance_patches=distance,
         distance_share=None if distance is None else distance / side,
+        class_share=None if kind == "text" else float(attention[:, :, 0].mean()),
         product_share=None if kind == "text" else float((_shared(patches) @ product).mean()),
         product_area=float(product.mean()),
         head_diversity=head_diversity(attention),
