@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vlm_core.attention.faithfulness import (
     Removal,
     _blanked,
     _cells,
+    _certainty,
     _compare,
     _curves,
     _p_value,
@@ -57,7 +59,10 @@ def test_curves_are_those_of_pictures_spoilt_cell_by_cell(removal: Removal) -> N
     cells, targets = _cells((80, 60)), np.array([0, 2, 1])
     ranks = _ranks(np.random.default_rng(0).random((3, 64)), np.random.default_rng(0))
     blanked = _blanked(PICTURES, removal)
-    deletion, insertion = _curves(model, PICTURES, targets, ranks[:, cells], blanked, steps=4)
+    certainty = partial(_certainty, model, PICTURES, blanked, targets)
+    counts = np.array([0, 16, 32, 48, 64])
+    ends = certainty(np.ones((3, 80, 60), bool)), certainty(np.zeros((3, 80, 60), bool))
+    deletion, insertion = _curves(certainty, ranks[:, cells], counts, *ends)
     for index, picture in enumerate(PICTURES):
         blank = gaussian_filter(picture, (10, 7.5, 0), mode="nearest")
         if removal == "mean":

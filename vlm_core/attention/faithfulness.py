@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ Curve = Literal["deletion", "insertion"]
 # A blurred picture still shows its colours and outline: of the real catalogue's products the tiny models then keep a
 # third of their certainty and more. Its mean colour leaves none, but makes edges that no picture had.
 Removal = Literal["mean", "blur"]
+Rows = NDArray[np.float64]  # (n,)
+Certainty = Callable[[NDArray[np.bool_]], Rows]  # of the model where the pixels (n, H, W) are shown
 GRID: Final = 8  # cells a side that go and come, the same for every family
 SIGNIFICANT: Final = 0.05
 _BLUR: Final = 0.125  # standard deviation as a share of the picture's sides, which is a cell's
@@ -79,7 +82,7 @@ def measure_faithfulness(
     pictures: NDArray[np.uint8],
     *,
     methods: Sequence[Method] = ("raw", "gradient"),
-    steps: int = 8,
+    steps: int = 6,
     removal: Removal = "mean",
     seed: int = 0,
     progress: Progress = silent,
@@ -98,10 +101,14 @@ def measure_faithfulness(
     cells, blank = _cells(pictures.shape[1:3]), _blanked(pictures, removal)
     values = {method: _cell_values(model, pictures, targets, method, cells) for method in methods}
     ranks = {name: _ranks(of_map, generator) for name, of_map in _with_controls(values, generator).items()}
-    curves = {}
-    for name, rank in progress(ranks.items(), "removing what maps point to", len(ranks)):
-        curves[name] = _curves(model, pictures, targets, rank[:, cells], blank, steps)
-    shares = np.linspace(0, 1, steps + 1)
+    counts = np.round(np.linspace(0, GRID**2, steps + 1)).astype(np.int64)
+    certainty = partial(_certainty, model, pictures, blank, targets)
+    ends = certainty(np.full(pictures.shape[:3], True)), certainty(np.full(pictures.shape[:3], False))
+    curves = {
+        name: _curves(certainty, rank[:, cells], counts, *ends)
+        for name, rank in progress(ranks.items(), "removing what maps point to", len(ranks))
+    }
+    shares = counts / GRID**2
     areas = {name: np.asarray(np.trapezoid(curve, shares, axis=-1)) for name, curve in curves.items()}  # (2, n)
     family = model.description.family
     return Faithfulness(
@@ -198,23 +205,28 @@ def _ranks(values: NDArray[np.float64], generator: np.random.Generator) -> NDArr
 
 
 def _curves(
+    certainty: Certainty, ranks: NDArray[np.int64], counts: NDArray[np.int64], whole: Rows, nothing: Rows
+) -> NDArray[np.float64]:
+    """Probabilities (2, n, K) as pixels of cells with the lowest ranks (n, H, W) go, `counts` (K,) of them, or come.
+
+    `whole` and `nothing` (n,) are those of the picture and of the blank one, where all orders begin and end.
+    """
+    between = counts[1:-1]
+    deletion = [whole, *(certainty(ranks >= count) for count in between), nothing]
+    insertion = [nothing, *(certainty(ranks < count) for count in between), whole]
+    return np.stack([np.stack(deletion, axis=1), np.stack(insertion, axis=1)])
+
+
+def _certainty(
     model: VisionLanguageCategoriser,
     pictures: NDArray[np.uint8],
-    targets: NDArray[np.int64],
-    ranks: NDArray[np.int64],
     blank: NDArray[np.uint8],
-    steps: int,
-) -> NDArray[np.float64]:
-    """Probabilities (2, n, steps + 1) of the targets: as pixels of the lowest ranks (n, H, W) go, and as they come."""
-
-    def probabilities(shown: NDArray[np.bool_]) -> NDArray[np.float64]:
-        rows = model.log_probabilities(np.where(shown[..., None], pictures, blank))
-        return np.exp(rows[np.arange(len(rows)), targets], dtype=np.float64)
-
-    counts = np.round(np.linspace(0, GRID**2, steps + 1))
-    deletion = [probabilities(ranks >= count) for count in counts]
-    insertion = [deletion[-1], *(probabilities(ranks < count) for count in counts[1:-1]), deletion[0]]
-    return np.stack([np.stack(deletion, axis=1), np.stack(insertion, axis=1)])
+    targets: NDArray[np.int64],
+    shown: NDArray[np.bool_],
+) -> Rows:
+    """The probability (n,) of each picture's target where only the pixels `shown` (n, H, W) are the picture's own."""
+    answers = model.log_probabilities(np.where(shown[..., None], pictures, blank))
+    return np.exp(answers[np.arange(len(answers)), targets], dtype=np.float64)
 
 
 def _map_curves(name: str, curves: NDArray[np.float64], areas: NDArray[np.float64], seed: int) -> MapCurves:
