@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,11 +19,14 @@ from vlm_core.errors import UserError
 from vlm_core.pixels.store import UnreadablePicture, decode_picture, fit_picture
 
 if TYPE_CHECKING:
+    from vlm_core.attention.faithfulness import Followed
     from vlm_core.attention.maps import LayerAttention, Method
     from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
 
 T = TypeVar("T")
 MOST_LOOKS: Final = 48
+MOST_SECONDS: Final = 1.0  # to follow a map through one picture
+PASSES: Final = 17  # that this takes
 MOST_LAYERS: Final = 12  # of a full-sized model 3 MB each
 METHODS: Final = {
     "gradient": "Weighted by gradients",
@@ -43,6 +47,7 @@ class Look:
     picture: NDArray[np.uint8]  # (H, W, 3), on the model's canvas
     map: NDArray[np.float32]  # (H, W), sums to one
     words: tuple[tuple[str, NDArray[np.float32]], ...]  # each word that the model writes, with its map (H, W)
+    followed: Followed | None  # None where it would take a second
 
 
 class Looker:
@@ -93,6 +98,7 @@ def explainable(model: Categoriser) -> VisionLanguageCategoriser:
 
 
 def _look(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method: Method, category: str) -> Look:
+    from vlm_core.attention.faithfulness import follow_map
     from vlm_core.attention.maps import explain, explain_words
 
     probabilities = np.exp(model.log_probabilities(pictures)[0].astype(np.float64))
@@ -102,7 +108,11 @@ def _look(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method:
     if model.writes_text and method in ("raw", "gradient"):
         words = tuple((word.word, word.map) for word in explain_words(model, pictures, method=method)[0])
     heat = explain(model, pictures, method=method, target=target)[0]
-    return Look(tuple(model.categories), probabilities, target, pictures[0], heat, words)
+    started = time.perf_counter()  # not before: a model's first pass takes longer than all others
+    model.log_probabilities(pictures)
+    quick = time.perf_counter() - started < MOST_SECONDS / PASSES
+    followed = follow_map(model, pictures[0], heat, target) if quick else None
+    return Look(tuple(model.categories), probabilities, target, pictures[0], heat, words, followed)
 
 
 def _target(model: VisionLanguageCategoriser, category: str) -> int | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dashboard.figures.compare import Drawn
 from dashboard.theme import DASHES, SERIES, layout, plain_text
+
+if TYPE_CHECKING:
+    from vlm_core.attention.faithfulness import Followed
 
 CURVES: Final = ("deletion", "insertion")
 _GREY: Final = "#8A8F98"
@@ -42,6 +46,30 @@ def faithfulness_curves(found: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     figure.update_xaxes(tickformat=".0%", zeroline=False, range=[0, 1.02])
     figure.update_xaxes(title_text="share of the cells", title_font_size=13, row=len(found))
     figure.update_yaxes(zeroline=False, rangemode="tozero")
+    figure.update_yaxes(title_text="probability", title_font_size=13, col=1)
+    return figure
+
+
+def followed_curves(looks: Sequence[Drawn], followed: Sequence[Followed]) -> go.Figure:
+    """Deletion and insertion in one picture, a line a model."""
+    figure = make_subplots(cols=2, subplot_titles=CURVES)
+    for look, each in zip(looks, followed, strict=True):
+        for column, values in enumerate((each.deletion, each.insertion), start=1):
+            figure.add_scatter(
+                x=each.shares,
+                y=values,
+                mode="lines+markers",
+                line={"color": look.colour, "dash": look.dash, "width": 2},
+                name=plain_text(look.name),
+                legendgroup=look.name,
+                showlegend=column == 1,
+                hovertemplate="%{x:.0%} of the cells<br>probability %{y:.2f}",
+                row=1,
+                col=column,
+            )
+    figure.update_layout(**layout(margin={"t": 64}, legend={"y": 1.16}))
+    figure.update_xaxes(tickformat=".0%", zeroline=False, title_text="share of the cells", title_font_size=13)
+    figure.update_yaxes(zeroline=False, range=[0, 1.03])
     figure.update_yaxes(title_text="probability", title_font_size=13, col=1)
     return figure
 

@@ -13,7 +13,9 @@ from dash.development.base_component import Component
 from numpy.typing import NDArray
 
 from dashboard.attention import METHODS, Look, Looker
-from dashboard.components import family_dot, notice
+from dashboard.components import card, family_dot, graph, notice, wide
+from dashboard.figures.attention import followed_curves
+from dashboard.figures.compare import drawn
 from dashboard.overlays import in_words, overlay, plain
 from dashboard.runs import Runs
 from vlm_core.errors import UserError
@@ -60,7 +62,20 @@ def view_cards(runs: Runs, views: Sequence[View]) -> Component:
     columns = {"base": 1, "xs": 2, "lg": min(4, max(2, len(views)))}
     cards = dmc.SimpleGrid([_card(runs, view) for view in views], cols=columns, spacing="md")
     head = dmc.Group([dmc.Title("Maps", order=2, size="h4"), scale], justify="space-between", mt="xl", mb="md")
-    return html.Div([head, cards])
+    return html.Div([head, cards, _followed(runs, views)])
+
+
+def _followed(runs: Runs, views: Sequence[View]) -> Component | None:
+    """What becomes of each model's answer as its map's cells go or come back."""
+    found = [(view.run_id, view.look.followed) for view in views if view.look and view.look.followed]
+    if not found:
+        return None
+    rows = [runs.row(run_id) or {} for run_id, _ in found]
+    looks = drawn([str(row.get("name", "")) for row in rows], [str(row.get("params.model", "")) for row in rows])
+    figure = followed_curves(looks, [followed for _, followed in found])
+    note = "Cells of the method's map, most important first: a good one falls fast as they go and rises as they come."
+    shown = wide(graph("attention-followed", figure, "Deletion and insertion", 320), "Deletion and insertion")
+    return card("Is it so, in this picture?", shown, note=note, mt="lg")
 
 
 def _card(runs: Runs, view: View) -> Component:

@@ -20,9 +20,11 @@ from vlm_core.attention.faithfulness import (
     _p_value,
     _ranks,
     _with_controls,
+    follow_map,
     measure_faithfulness,
     shuffled_weights,
 )
+from vlm_core.attention.maps import explain
 from vlm_core.errors import UserError
 
 WORSE = np.array([[0.1], [-0.1]])  # more is left when it deletes, less comes back when it inserts
@@ -77,6 +79,20 @@ def test_curves_are_those_of_pictures_spoilt_cell_by_cell(removal: Removal) -> N
             for curve, shown in ((deletion, gone), (insertion, come)):
                 expected = np.exp(model.log_probabilities(shown[None])[0, targets[index]])
                 assert curve[index, step] == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_map_is_followed_as_many_are() -> None:
+    model = make_categoriser("clip")
+    maps = explain(model, PICTURES, method="gradient")
+    targets = model.log_probabilities(PICTURES).argmax(axis=1)
+    found = [
+        follow_map(model, picture, of_map, target, steps=4)
+        for picture, of_map, target in zip(PICTURES, maps, targets, strict=True)
+    ]
+    curves = measure_faithfulness(model, PICTURES, methods=("gradient",), steps=4).curves[0]
+    assert found[0].shares == (0, 0.25, 0.5, 0.75, 1)
+    np.testing.assert_allclose(np.mean([each.deletion for each in found], axis=0), curves.deletion, rtol=1e-4)
+    np.testing.assert_allclose(np.mean([each.insertion for each in found], axis=0), curves.insertion, rtol=1e-4)
 
 
 def test_ranks_follow_values_and_break_ties_by_chance() -> None:

@@ -122,6 +122,36 @@ def measure_faithfulness(
     )
 
 
+@dataclass(frozen=True)
+class Followed:
+    """One picture's probability of a category as one map's cells go or come back, most important first."""
+
+    shares: tuple[float, ...]  # of cells
+    deletion: tuple[float, ...]
+    insertion: tuple[float, ...]
+
+
+def follow_map(
+    model: VisionLanguageCategoriser,
+    picture: NDArray[np.uint8],
+    of_map: NDArray[np.float32],
+    target: int,
+    *,
+    steps: int = 8,
+    removal: Removal = "mean",
+) -> Followed:
+    """What becomes of the category `target` in a picture (H, W, 3) whose cells a map (H, W) puts in order.
+
+    As in `measure_faithfulness`; for one picture it is an illustration, not evidence.
+    """
+    cells = _cells(picture.shape[:2])
+    ranks = _ranks(_in_cells(of_map[None], cells), np.random.default_rng(0))
+    shown = picture[None]
+    curves = _curves(model, shown, np.array([target]), ranks[:, cells], _blanked(shown, removal), steps)[:, 0]
+    deletion, insertion = (tuple(curve.tolist()) for curve in curves)
+    return Followed(tuple(np.linspace(0, 1, steps + 1).tolist()), deletion, insertion)
+
+
 def shuffled_weights(model: VisionLanguageCategoriser, seed: int) -> VisionLanguageCategoriser:
     """The same model with every tensor's weights in another order, so that their sizes stay and what was learnt goes.
 
@@ -174,7 +204,11 @@ def _cell_values(
     """The mean of each picture's map in each cell (n, 64)."""
     from vlm_core.attention.maps import explain
 
-    maps = explain(model, pictures, method=method, target=targets)
+    return _in_cells(explain(model, pictures, method=method, target=targets), cells)
+
+
+def _in_cells(maps: NDArray[np.float32], cells: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean of maps (n, H, W) in each cell (n, 64)."""
     counts = np.bincount(cells.ravel(), minlength=GRID**2)
     sums = np.stack([np.bincount(cells.ravel(), of_picture.ravel(), GRID**2) for of_picture in maps])
     return sums / np.maximum(counts, 1)
