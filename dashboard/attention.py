@@ -29,8 +29,8 @@ MOST_SECONDS: Final = 1.0  # to follow a map through one picture
 PASSES: Final = 17  # that this takes
 MOST_LAYERS: Final = 12  # of a full-sized model 3 MB each
 METHODS: Final = {
-    "gradient": "Weighted by gradients",
-    "raw": "Attention alone",
+    "gradient": "Gradient",
+    "raw": "Attention",
     "saliency": "Saliency",
     "occlusion": "Occlusion",
 }

@@ -46,7 +46,7 @@ def ask(looker: Looker, run_id: str, source: str, method: Any, category: str, la
         return View(run_id, error=str(error))
     heads = max(each.maps.shape[1] for each in layers)
     if not layer:
-        return View(run_id, look, look.map, METHODS[method], len(layers), heads)
+        return View(run_id, look, look.map, f"method: {METHODS[method].lower()}", len(layers), heads)
     chosen = layers[min(layer, len(layers)) - 1]
     maps = chosen.maps[0]
     place = min(head, len(maps))
