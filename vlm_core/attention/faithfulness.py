@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +25,7 @@ Removal = Literal["mean", "blur"]
 Rows = NDArray[np.float64]  # (n,)
 Certainty = Callable[[NDArray[np.bool_]], Rows]  # of the model where the pixels (n, H, W) are shown
 GRID: Final = 8  # cells a side that go and come, the same for every family
+STEPS: Final = 8  # in which they go
 SIGNIFICANT: Final = 0.05
 _BLUR: Final = 0.125  # standard deviation as a share of the picture's sides, which is a cell's
 _RESAMPLES: Final = 2000
@@ -82,7 +82,7 @@ def measure_faithfulness(
     pictures: NDArray[np.uint8],
     *,
     methods: Sequence[Method] = ("raw", "gradient"),
-    steps: int = 6,
+    steps: int = STEPS,
     removal: Removal = "mean",
     seed: int = 0,
     progress: Progress = silent,
@@ -101,11 +101,11 @@ def measure_faithfulness(
     cells, blank = _cells(pictures.shape[1:3]), _blanked(pictures, removal)
     values = {method: _cell_values(model, pictures, targets, method, cells) for method in methods}
     ranks = {name: _ranks(of_map, generator) for name, of_map in _with_controls(values, generator).items()}
-    counts = np.round(np.linspace(0, GRID**2, steps + 1)).astype(np.int64)
+    counts = _counts(steps)
     certainty = partial(_certainty, model, pictures, blank, targets)
-    ends = certainty(np.full(pictures.shape[:3], True)), certainty(np.full(pictures.shape[:3], False))
+    ends = _ends(certainty, pictures.shape[:3])
     curves = {
-        name: _curves(certainty, rank[:, cells], counts, *ends)
+        name: _curves(certainty, rank[:, cells], counts, ends)
         for name, rank in progress(ranks.items(), "removing what maps point to", len(ranks))
     }
     shares = counts / GRID**2
@@ -132,46 +132,17 @@ class Followed:
 
 
 def follow_map(
-    model: VisionLanguageCategoriser,
-    picture: NDArray[np.uint8],
-    of_map: NDArray[np.float32],
-    target: int,
-    *,
-    steps: int = 8,
-    removal: Removal = "mean",
+    model: VisionLanguageCategoriser, picture: NDArray[np.uint8], of_map: NDArray[np.float32], target: int
 ) -> Followed:
-    """What becomes of the category `target` in a picture (H, W, 3) whose cells a map (H, W) puts in order.
+    """What becomes of the category `target` in a picture (H, W, 3) as the cells of a map (H, W) get the mean colour.
 
-    As in `measure_faithfulness`; for one picture it is an illustration, not evidence.
+    One picture is an illustration, not evidence: that is what `measure_faithfulness` gives.
     """
-    cells = _cells(picture.shape[:2])
+    cells, counts = _cells(picture.shape[:2]), _counts(STEPS)
     ranks = _ranks(_in_cells(of_map[None], cells), np.random.default_rng(0))
-    shown = picture[None]
-    curves = _curves(model, shown, np.array([target]), ranks[:, cells], _blanked(shown, removal), steps)[:, 0]
-    deletion, insertion = (tuple(curve.tolist()) for curve in curves)
-    return Followed(tuple(np.linspace(0, 1, steps + 1).tolist()), deletion, insertion)
-
-
-def shuffled_weights(model: VisionLanguageCategoriser, seed: int) -> VisionLanguageCategoriser:
-    """The same model with every tensor's weights in another order, so that their sizes stay and what was learnt goes.
-
-    New weights would be drawn by the family's own rule, and BLIP's is for loading a checkpoint: it draws zeros, nearly.
-    """
-    import torch
-
-    from vlm_core.models.answers import Head
-
-    other = type(model)(copy.deepcopy(model.hf), model.adapter.tokenizer, model.description).to(str(model.device))
-    weights = list(other.hf.parameters())
-    if isinstance(other.answer, Head) and isinstance(model.answer, Head):
-        other.answer.load_state_dict(model.answer.state_dict())
-        weights += other.answer.parameters()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in weights:
-            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
-            weight.copy_(weight.flatten()[order].view_as(weight))
-    return other
+    certainty = partial(_certainty, model, picture[None], _blanked(picture[None], "mean"), np.array([target]))
+    deletion, insertion = _curves(certainty, ranks[:, cells], counts, _ends(certainty, (1, *cells.shape)))[:, 0].tolist()
+    return Followed(tuple((counts / GRID**2).tolist()), tuple(deletion), tuple(insertion))
 
 
 def _blanked(pictures: NDArray[np.uint8], removal: Removal) -> NDArray[np.uint8]:
@@ -238,14 +209,21 @@ def _ranks(values: NDArray[np.float64], generator: np.random.Generator) -> NDArr
     return np.argsort(order, axis=-1)
 
 
-def _curves(
-    certainty: Certainty, ranks: NDArray[np.int64], counts: NDArray[np.int64], whole: Rows, nothing: Rows
-) -> NDArray[np.float64]:
-    """Probabilities (2, n, K) as pixels of cells with the lowest ranks (n, H, W) go, `counts` (K,) of them, or come.
+def _counts(steps: int) -> NDArray[np.int64]:
+    """How many cells are gone after each step (steps + 1,), from none to all."""
+    return np.round(np.linspace(0, GRID**2, steps + 1)).astype(np.int64)
 
-    `whole` and `nothing` (n,) are those of the picture and of the blank one, where all orders begin and end.
-    """
-    between = counts[1:-1]
+
+def _ends(certainty: Certainty, size: tuple[int, ...]) -> tuple[Rows, Rows]:
+    """What is certain of whole pictures and of blank ones of size (n, H, W): there all orders begin and end."""
+    return certainty(np.full(size, True)), certainty(np.full(size, False))
+
+
+def _curves(
+    certainty: Certainty, ranks: NDArray[np.int64], counts: NDArray[np.int64], ends: tuple[Rows, Rows]
+) -> NDArray[np.float64]:
+    """Probabilities (2, n, K) as pixels of cells with the lowest ranks (n, H, W) go, `counts` (K,) of them, or come."""
+    between, (whole, nothing) = counts[1:-1], ends
     deletion = [whole, *(certainty(ranks >= count) for count in between), nothing]
     insertion = [nothing, *(certainty(ranks < count) for count in between), whole]
     return np.stack([np.stack(deletion, axis=1), np.stack(insertion, axis=1)])
@@ -324,6 +302,8 @@ def _randomised(
     seed: int,
 ) -> list[Randomised]:
     from scipy.stats import spearmanr
+
+    from vlm_core.models.shuffling import shuffled_weights
 
     unlearnt = shuffled_weights(model, seed)
     found = []
