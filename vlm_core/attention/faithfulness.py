@@ -141,7 +141,8 @@ def follow_map(
     cells, counts = _cells(picture.shape[:2]), _counts(STEPS)
     ranks = _ranks(_in_cells(of_map[None], cells), np.random.default_rng(0))
     certainty = partial(_certainty, model, picture[None], _blanked(picture[None], "mean"), np.array([target]))
-    deletion, insertion = _curves(certainty, ranks[:, cells], counts, _ends(certainty, (1, *cells.shape)))[:, 0].tolist()
+    ends = _ends(certainty, (1, *cells.shape))
+    deletion, insertion = _curves(certainty, ranks[:, cells], counts, ends)[:, 0].tolist()
     return Followed(tuple((counts / GRID**2).tolist()), tuple(deletion), tuple(insertion))
 
 
