@@ -98,6 +98,14 @@ def test_an_epoch_is_kept_as_figures_by_step_log_and_picture(store: Path) -> Non
     assert sorted(path.name for path in reader.artifact(run.run_id, "results").iterdir()) == pictures
 
 
+def test_epochs_of_a_run_below_another_are_not_drawn(store: Path) -> None:
+    with RunWriter("made") as above, RunWriter("made", parent=above.run_id) as run:
+        run.params({"model": "git"})
+        run.epoch(make_report(1))
+    assert len(list((store / "logs").iterdir())) == 1
+    assert not (store / "results").exists()
+
+
 def test_the_data_is_kept_as_lineage_ids_and_tags(store: Path) -> None:
     catalogue = make_catalogue()
     split = make_split(catalogue)

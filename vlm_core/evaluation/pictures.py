@@ -166,5 +166,6 @@ def _figure(width_inches: float, height_inches: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # a tight box costs one pass over the labels, a layout engine several: seconds for 100 categories
-    write_whole(path, lambda file: figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.2))
+    # asked for "tight", savefig would draw all twice; a layout engine takes seconds for 100 categories
+    box = figure.get_tightbbox(figure.canvas.get_renderer()).padded(0.2)  # type: ignore[attr-defined]
+    write_whole(path, lambda file: figure.savefig(file, format="png", bbox_inches=box))

@@ -36,3 +36,13 @@ def _summary_metrics(prefix: str, summary: Summary) -> dict[str, float]:
 
 def _by_category(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}_{slug}": value for slug, value in zip(slugs(tuple(figures)), figures.values(), strict=True)}
+
+
+def epoch_line(report: EpochReport[Summary]) -> str:
+    """An epoch in a line for people."""
+    return (
+        f"Epoch {report.epoch}/{report.epochs}: "
+        f"training loss {report.training.loss:.4f}, macro-F1 {report.training.macro_f1:.4f}; "
+        f"validation loss {report.validation.loss:.4f}, macro-F1 {report.validation.macro_f1:.4f} "
+        f"({report.seconds:.0f} s). {report.early_stopping}"
+    )

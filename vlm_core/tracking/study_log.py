@@ -64,21 +64,25 @@ class StudyLog:
         """Where the picture of an epoch's confusion matrix is."""
         return self.root / "results" / f"{self.model}_confusion_matrix_{self.stamp}_epoch_{epoch}.png"
 
-    def add(self, report: EpochReport[Summary]) -> tuple[Path, Path]:
-        """The log and the picture, both written whole, with this epoch in them.
+    def add(self, report: EpochReport[Summary]) -> Path:
+        """The log, written whole, with this epoch in it.
 
         An epoch that is trained again after an interruption takes its own and all later entries' place.
         """
-        from vlm_core.evaluation.pictures import draw_confusion
-
         earlier = [entry for entry in self.content["epochs"] if entry["epoch"] < report.epoch]
         self.content["epochs"] = [*earlier, entry_of(report)]
         text = json.dumps(self.content, indent=2) + "\n"
         write_whole(self.path, lambda file: file.write(text.encode()))
+        return self.path
+
+    def draw(self, report: EpochReport[Summary]) -> Path:
+        """The picture of this epoch's confusion matrix, written whole."""
+        from vlm_core.evaluation.pictures import draw_confusion
+
         picture = self.picture_path(report.epoch)
         title = f"{self.model}, epoch {report.epoch}, validation"
         draw_confusion(report.validation.confusion, tuple(report.validation.per_category_f1), title, picture)
-        return self.path, picture
+        return picture
 
 
 def entry_of(report: EpochReport[Summary]) -> dict[str, Any]:

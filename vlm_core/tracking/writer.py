@@ -133,19 +133,22 @@ class RunWriter:
             self._client.log_artifacts(self.run_id, folder, "split")
 
     def epoch(self, report: EpochReport[Summary]) -> None:
-        """Keep one epoch's figures, and the study's JSON log and confusion picture with it in them.
+        """Keep one epoch's figures, and the study's JSON log with it in it; of a run that stands alone its picture.
 
-        An epoch that the run holds already, trained again after a crash, adds no second point to its curves.
+        Of the many runs below another nobody looks at each epoch's picture, and drawing takes longer than learning a
+        head; the log has the same matrix. An epoch that the run holds already, trained again after a crash, adds no
+        second point to its curves.
         """
         with self._store():
             begins = self._log is None
             if self._log is None:
                 self._log = StudyLog.begin(self.folder, self._config.get("model", "model"), self._config)
-            log, picture = self._log.add(report)
+            log = self._log.add(report)
             if begins:
                 self._client.set_tag(self.run_id, tags.STUDY_LOG, log.name)
             self._client.log_artifact(self.run_id, str(log), "logs")
-            self._client.log_artifact(self.run_id, str(picture), "results")
+            if not self._wanted["parent"]:
+                self._client.log_artifact(self.run_id, str(self._log.draw(report)), "results")
         self.figures(report.epoch, epoch_metrics(report))
 
     def figures(self, epoch: int, values: Mapping[str, float]) -> None:
