@@ -54,11 +54,14 @@ def load_catalogue(config: Config, root: Path, progress: Progress, say: Say) -> 
     return catalogue
 
 
-def load_data(config: Config, root: Path, progress: Progress, say: Say) -> Data:
-    """The prepared catalogue and the split that the settings draw from it. Raises UserError for unusable data."""
+def load_data(config: Config, root: Path, progress: Progress, say: Say, catalogue: Catalogue | None = None) -> Data:
+    """The catalogue, prepared if it is not given, and the split that the settings draw from it.
+
+    Raises UserError for unusable data.
+    """
     from vlm_core.catalogue.duplicates import near_duplicate_groups
 
-    catalogue = load_catalogue(config, root, progress, say)
+    catalogue = catalogue or load_catalogue(config, root, progress, say)
     groups = near_duplicate_groups(catalogue.products, catalogue.pictures, progress)
     split = split_catalogue(
         catalogue.products,

@@ -21,7 +21,7 @@ from vlm_core.fitting import GIB, Fit
 from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import Progress, silent
 from vlm_core.scoring import caption_metrics, evaluate_rows, seconds_a_picture, set_threads
-from vlm_core.tracking.metrics import epoch_metrics
+from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.evaluation import Evaluation
@@ -58,19 +58,27 @@ class _Pruned(Exception):
 
 
 def run_training(
-    config: Config, root: Path, progress: Progress, say: Say, *, parent: str = "", enter: bool = True
+    config: Config,
+    root: Path,
+    progress: Progress,
+    say: Say,
+    *,
+    data: Data | None = None,
+    parent: str = "",
+    enter: bool = True,
 ) -> Outcome:
     """Train as the settings say, evaluate on the test split once, and log and register the model in MLflow.
 
-    `root` is the working directory, below which data, logs and checkpoints are kept. With `parent`, the run is one
-    below that MLflow run; with `enter` False, its model is kept in the run alone. Raises UserError.
+    `root` is the working directory, below which data, logs and checkpoints are kept. `data` is what the settings
+    name, where it is loaded already. With `parent`, the run is one below that MLflow run; with `enter` False, its
+    model is kept in the run alone. Raises UserError.
     """
     from vlm_core.tracking.registry import register
 
     if config.resume:
         config = _resumed(config.resume)
         say(f"Going on with run {config.resume} and its own settings: model={config.model}, mode={config.mode}.")
-    data = load_data(config, root, progress, say)
+    data = data or load_data(config, root, progress, say)
     run = _run_baseline if config.model == "baseline" else _run_model
     outcome = run(config, data, root, progress, say, parent)
     return replace(outcome, registered=register(outcome.run_id)) if enter else outcome
@@ -129,7 +137,7 @@ def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: 
 
         def track(report: EpochReport[Summary]) -> None:
             run.epoch(report)
-            say(_epoch_line(report))
+            say(epoch_line(report))
 
         if config.mode != "zero-shot":
             best = _fit(config, data, model, run, root, track, progress, say)
@@ -275,15 +283,6 @@ def _fit(
     best = Fit(config, data, model, folder, cache, progress, say, run.metrics).run(begin, track)
     run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, frozen layers included
     return best
-
-
-def _epoch_line(report: EpochReport[Summary]) -> str:
-    return (
-        f"Epoch {report.epoch}/{report.epochs}: "
-        f"training loss {report.training.loss:.4f}, macro-F1 {report.training.macro_f1:.4f}; "
-        f"validation loss {report.validation.loss:.4f}, macro-F1 {report.validation.macro_f1:.4f} "
-        f"({report.seconds:.0f} s). {report.early_stopping}"
-    )
 
 
 def _finish(

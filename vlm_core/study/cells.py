@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vlm_core.config import FINE_TUNING, Config
-from vlm_core.data import load_data
+from vlm_core.data import load_catalogue, load_data
 from vlm_core.progress import silent
 from vlm_core.study.plan import MECHANISM, Cell, Plan
 
 if TYPE_CHECKING:
+    from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.data import Data
     from vlm_core.models.loading import Weights
 
 ENCODER: Final = "clip"  # family whose frozen vision tower the ablation of mechanisms shares
@@ -52,18 +55,30 @@ def _run(todo: Todo, plan: Plan, root: Path, parent: str) -> str:
 
     if todo.cell.model == MECHANISM:
         return _run_mechanism(todo.cell, plan, root, parent)
-    run_id = todo.begun if todo.trained else _train(todo, plan, root, parent)
+    config = plan.settings(todo.cell)
+    data = _load(config, root)
+    run_id = todo.begun if todo.trained else _train(todo, config, data, root, parent)
     if names := plan.measurements(todo.cell):
-        config = plan.settings(todo.cell)
-        measure(names, run_id, config, load_data(config, root, silent, _quiet))
+        measure(names, run_id, config, data)
     return run_id
 
 
-def _train(todo: Todo, plan: Plan, root: Path, parent: str) -> str:
+def _train(todo: Todo, config: Config, data: Data, root: Path, parent: str) -> str:
     from vlm_core.pipeline import run_training
 
-    config = plan.settings(todo.cell).model_copy(update={"resume": todo.begun})
-    return run_training(config, root, silent, _quiet, parent=parent, enter=False).run_id
+    config = config.model_copy(update={"resume": todo.begun})
+    return run_training(config, root, silent, _quiet, data=data, parent=parent, enter=False).run_id
+
+
+def _load(config: Config, root: Path) -> Data:
+    """What `load_data` gives; of the catalogues' settings, which all cells share, the last read is kept."""
+    named = ("data", "id_column", "picture_column", "title_column", "label", "attributes")
+    return load_data(config, root, silent, _quiet, _catalogue(root, **{name: getattr(config, name) for name in named}))
+
+
+@lru_cache(maxsize=1)
+def _catalogue(root: Path, **settings: str) -> Catalogue:
+    return load_catalogue(Config(**settings), root, silent, _quiet)
 
 
 def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:
@@ -77,7 +92,7 @@ def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:
 
     config = plan.encoder_settings(cell, ENCODER)
     set_threads(config.threads)
-    data = load_data(config, root, silent, _quiet)
+    data = _load(config, root)
     tower = load_encoder(config)
     data = data.exposed(tower.exposure, _quiet)
     cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
