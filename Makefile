@@ -41,8 +41,9 @@ study: $(VENV)/.ready  ## carry out the comparative study on DATA with PRESET, a
 	$(RUN) experiments.study --preset $(PRESET) --data $(DATA) --workers 2 $(FLAGS)
 
 bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning (half an hour on two cores): docs/performance.md
-	$(RUN) experiments.benchmark --data $(DATA) --families blip --sizes 384 --kinds "naive,full,one block" $(FLAGS)
+	$(RUN) experiments.benchmark --data $(DATA) --families blip --sizes 384 --kinds "naive,full,full beside naive,one block" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block,one block int8" $(FLAGS)
+	$(RUN) experiments.benchmark --data $(DATA) --families clip --kinds Trainer $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --output docs/performance.md $(FLAGS)
 
 demo: $(VENV)/.ready  ## train all three families small on the sample and compare them, in minutes

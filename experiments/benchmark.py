@@ -20,6 +20,7 @@ FAMILIES = ("clip", "blip", "git")
 KINDS = (
     "naive",
     "full",
+    "full beside naive",
     "probe",
     "one block",
     "one block int8",
@@ -27,6 +28,7 @@ KINDS = (
     "two blocks at 32",
     "LoRA",
     "LoRA uncached",
+    "answers",
 )
 
 
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     path, root = Path(given.results), str(Path.cwd())
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    from vlm_core.benchmark import growth, report, steps
+    from vlm_core.benchmark import answering, growth, report, steps
 
     def keep(name: str, work: Callable[..., Any], *values: Any) -> None:
         if name in results:
@@ -64,8 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for family in given.families.split(","):
         for size in sizes:
             for kind in given.kinds.split(","):
-                name = f"train {family} {size} {kind}"
-                keep(name, steps.measure, kind, family, size, given.data, root, given.threads, given.steps)
+                where = (family, size, given.data, root, given.threads)
+                if kind == "answers":
+                    keep(f"answers {family} {size}", answering.measure_answers, *where)
+                else:
+                    keep(f"train {family} {size} {kind}", steps.measure, kind, *where, given.steps)
     for count in filter(None, given.growth.split(",")):
         keep(f"growth {count}", growth.measure_growth, int(count), given.data, root, given.threads)
     tables = report.whole(results)

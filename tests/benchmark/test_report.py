@@ -2,7 +2,15 @@
 
 import pytest
 
-from vlm_core.benchmark.report import FAMILIES, kept_hours, naive_hours, study_table, training_table
+from vlm_core.benchmark.report import (
+    FAMILIES,
+    answers_table,
+    beside_table,
+    kept_hours,
+    naive_hours,
+    study_table,
+    training_table,
+)
 
 
 def _seconds(median):
@@ -43,3 +51,20 @@ def test_ratios_stand_beside_the_naive_figure_of_the_same_size():
     assert "| one block, 3 views | 0.19 | 0.19 | 0.19 | 0.56 | 11.5 |  |" in study_table(families)
     assert "one block" not in study_table([NAIVE, KEPT])
     assert "| clip | 224 | one block | 0.0050 (0.0050 to 0.0050, 3 steps) |  |" in training_table([KEPT])
+
+
+def test_steps_taken_in_turn_stand_beside_each_other():
+    both = {
+        "kind": "full beside naive", "family": "git", "image_size": 224, "naive": _seconds(1.2), "train": _seconds(1.0),
+        "times": {"median": 1.25, "low": 1.0, "high": 1.5, "steps": 3}, "peak_mib": 9000.0,
+    }  # fmt: skip
+    assert beside_table([NAIVE, both]).splitlines()[2:] == [
+        "| git | 224 | 1.2000 (1.2000 to 1.2000, 3 steps) | 1.0000 (1.0000 to 1.0000, 3 steps) | 1.25 (1.00 to 1.50) |"
+    ]
+    assert training_table([both]).splitlines()[2:] == []
+
+
+def test_answers_stand_in_milliseconds():
+    form = {"form": "ONNX int8", "megabytes": 90.2, "seconds": [0.05, 0.04], "largest_difference": 0.031}
+    table = answers_table([{"family": "clip", "image_size": 224, "forms": [form]}])
+    assert table.splitlines()[2:] == ["| clip | 224 | ONNX int8 | 90 | 50 | 40 | 0.031 |"]

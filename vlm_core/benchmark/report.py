@@ -17,6 +17,8 @@ def training_table(results: Sequence[Figures]) -> str:
     """Seconds a picture of a training step by kind, next to naive, of each family and size."""
     rows = []
     for result in results:
+        if result["kind"] == "full beside naive":
+            continue
         naive = find(results, "naive", result["family"], result["image_size"])
         train = result["train"]
         prefix = result.get("prefix")
@@ -40,6 +42,40 @@ def _kind(result: Figures) -> str:
     """The kind, with how far its states are from single precision's where they are not of that."""
     error = (result.get("prefix") or {}).get("prefix_error")
     return f"{result['kind']} (states {error:.1%} off)" if error else str(result["kind"])
+
+
+def beside_table(results: Sequence[Figures]) -> str:
+    """Steps of naive and of our full fine-tuning that were taken in turn, and how many times faster ours were."""
+    rows = [
+        (
+            result["family"],
+            result["image_size"],
+            spread(result["naive"]),
+            spread(result["train"]),
+            f"{result['times']['median']:.2f} ({result['times']['low']:.2f} to {result['times']['high']:.2f})",
+        )
+        for result in results
+        if result["kind"] == "full beside naive"
+    ]
+    return markdown_table(("family", "pixels", "naive, s a picture", "full, s a picture", "times naive"), rows)
+
+
+def answers_table(results: Iterable[Figures]) -> str:
+    """Milliseconds a picture of answering with one picture and with 32 at a time, by what computes."""
+    rows = [
+        (
+            result["family"],
+            result["image_size"],
+            form["form"],
+            f"{form['megabytes']:,.0f}",
+            *(f"{1000 * seconds:.0f}" for seconds in form["seconds"]),
+            f"{form['largest_difference']:.2g}",
+        )
+        for result in results
+        for form in result["forms"]
+    ]
+    names = ("family", "pixels", "computed by", "MB", "one picture, ms", "of 32, ms a picture")
+    return markdown_table((*names, "log-probabilities off by at most"), rows)
 
 
 def naive_table(results: Sequence[Figures]) -> str:
@@ -165,8 +201,10 @@ def whole(results: Mapping[str, Any]) -> str:
         f"Machine: {machine()}.",
         "### Naive fine-tuning\n\n" + naive_table(trained),
         "### Every mode next to it\n\n" + training_table(trained),
+        "### Everything learns: naive and ours step by step in turn\n\n" + beside_table(trained),
         "### The study's ten epochs (2,400 training and 600 validation pictures), extrapolated\n\n"
         + study_table(trained),
+        "### Answering\n\n" + answers_table(those("answers ")),
         "### Before the model\n\n" + input_table(those("input ")),
         "### How it grows\n\n" + growth_table(those("growth ")),
     ]

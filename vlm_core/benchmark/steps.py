@@ -7,6 +7,7 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vlm_core.benchmark.measuring import count_flops, timed
-from vlm_core.benchmark.naive import augment, decode, full_size, fused_state, jpegs, naive_steps, trainer_steps
+from vlm_core.benchmark.naive import Read, augment, decode, full_size, fused_state, jpegs, naive_steps, trainer_steps
 from vlm_core.config import Config, build_config
 from vlm_core.data import Data, load_data
 from vlm_core.fitting import Fit
@@ -39,6 +41,7 @@ OURS: dict[str, dict[str, Any]] = {
     "LoRA": {"mode": "lora", "blocks": 2},
     "LoRA uncached": {"mode": "lora", "blocks": 2, "cache_gib": 0},
     "full": {"mode": "full"},
+    "full beside naive": {"mode": "full"},
 }
 
 
@@ -52,7 +55,7 @@ class Seconds:
     steps: int
 
     @classmethod
-    def of(cls, steps: list[float], pictures: int) -> Seconds:
+    def of(cls, steps: Sequence[float], pictures: int) -> Seconds:
         """Of steps of so many pictures each."""
         each = [step / pictures for step in steps]
         low, _, high = statistics.quantiles(each, n=4) if len(each) > 1 else (each[0],) * 3
@@ -69,21 +72,19 @@ def measure(kind: str, family: str, image_size: int, data: str, root: str, threa
         }
     )  # fmt: skip
     loaded = load_data(config, Path(root), silent, lambda line: None)
-    figures = _baseline(kind, family, image_size, loaded, steps) if kind not in OURS else {}
-    if kind in OURS:
+    if kind == "full beside naive":
+        figures = _beside(config, family, image_size, loaded, steps)
+    elif kind in OURS:
         figures = _ours(config, family, image_size, loaded, steps)
+    else:
+        figures = _baseline(kind, family, image_size, loaded, steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"kind": kind, "family": family, "image_size": image_size, **figures, "peak_mib": peak}
 
 
 def _baseline(kind: str, family: str, image_size: int, data: Data, steps: int) -> dict[str, Any]:
-    rows = np.unique(data.split.train)
-    files = jpegs(data.catalogue.pictures.take(rows))
-    labels = torch.from_numpy(data.split.labels[rows])
-    hf, tokenizer = full_size(family, image_size)
-    model = _categoriser(family, hf, tokenizer, data)
-    prompt = model.adapter.prompt_ids() if family != "clip" else ()  # type: ignore[union-attr]
-    read, width = fused_state(family, hf, prompt)
+    hf, read, width = _published(family, image_size, data)
+    files, labels = _files(data)
     if kind == "Trainer":
         seconds = trainer_steps(read, width, hf, files, labels, image_size, BATCH, steps + 1)
         return {"train": asdict(Seconds.of(seconds, BATCH))}
@@ -101,7 +102,41 @@ def _baseline(kind: str, family: str, image_size: int, data: Data, steps: int) -
     }
 
 
-def _categoriser(family: str, hf: Any, tokenizer: Any, data: Data) -> VisionLanguageCategoriser:
+def _beside(config: Config, family: str, image_size: int, data: Data, steps: int) -> dict[str, Any]:
+    """Naive steps and ours in turn, so that both meet the same moments of a machine that others use too."""
+    hf, read, width = _published(family, image_size, data)
+    naive = (seconds for seconds, _ in naive_steps(read, width, hf, *_files(data), image_size, BATCH))
+    model = categoriser_of(family, *full_size(family, image_size), data)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = StateCache(Path(folder), 0, config.cache_precision)
+        fit = Fit(config, data, model, Path(folder), cache, silent, lambda line: None, lambda figures: None)
+        ours = _our_steps(config, model, model.cut(config.mode, config.blocks), fit.pixels(), data)
+        next(naive)
+        pairs = list(itertools.islice(zip(naive, ours, strict=False), steps))
+    theirs, own = zip(*pairs, strict=True)
+    return {
+        "naive": asdict(Seconds.of(theirs, BATCH)),
+        "train": asdict(Seconds.of(own, BATCH)),
+        "times": asdict(Seconds.of([one / other for one, other in pairs], 1)),
+    }
+
+
+def _published(family: str, image_size: int, data: Data) -> tuple[Any, Read, int]:
+    """The family's own network, what computes the state that a head reads of it, and that state's width."""
+    hf, tokenizer = full_size(family, image_size)
+    adapter = categoriser_of(family, hf, tokenizer, data).adapter
+    prompt = adapter.prompt_ids() if family != "clip" else ()  # type: ignore[union-attr]
+    return (hf, *fused_state(family, hf, prompt))
+
+
+def _files(data: Data) -> tuple[list[bytes], Tensor]:
+    """The training pictures as files, and their labels."""
+    rows = np.unique(data.split.train)
+    return jpegs(data.catalogue.pictures.take(rows)), torch.from_numpy(data.split.labels[rows])
+
+
+def categoriser_of(family: str, hf: Any, tokenizer: Any, data: Data) -> VisionLanguageCategoriser:
+    """The network with a head for the catalogue's categories on its fused state."""
     canvas = data.catalogue.pictures.canvas
     return VisionLanguageCategoriser(
         hf, tokenizer, Description(family, data.split.categories, canvas, "head", "fused", {})
@@ -109,7 +144,7 @@ def _categoriser(family: str, hf: Any, tokenizer: Any, data: Data) -> VisionLang
 
 
 def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) -> dict[str, Any]:
-    model = _categoriser(family, *full_size(family, image_size), data)
+    model = categoriser_of(family, *full_size(family, image_size), data)
     cut = model.cut(config.mode, config.blocks)
     with tempfile.TemporaryDirectory() as folder:
         cache = StateCache(Path(folder) / "cache", int(config.cache_gib * 2**30), config.cache_precision)
@@ -119,7 +154,8 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
         prefix = _prefix(fit, cut, np.unique(data.split.train)) | noted if batches.start else None
         if config.mode == "lora":
             model.add_adapters(cut, config.lora_rank)
-        seconds = _step_seconds(config, model, cut, batches, data, steps)
+        wanted = min(batches.steps - 1, steps * (5 if batches.start else 1))
+        seconds = list(itertools.islice(_our_steps(config, model, cut, batches, data), wanted))
         evaluation = timed(lambda: FineTuning(model, cut, batches, data.split.validation).validated(), 3)
     return {
         "train": asdict(Seconds.of(seconds, config.batch_size)),
@@ -143,20 +179,19 @@ def _prefix(fit: Fit, cut: int, rows: NDArray[np.int64]) -> dict[str, float]:
     return {**each, "views": len(rows), "making": started - began}
 
 
-def _step_seconds(
-    config: Config, model: VisionLanguageCategoriser, cut: int, batches: Batches, data: Data, steps: int
-) -> list[float]:
-    """Of the loop's own steps, the first left out; it is left before its epoch ends."""
+def _our_steps(
+    config: Config, model: VisionLanguageCategoriser, cut: int, batches: Batches, data: Data
+) -> Iterator[float]:
+    """Seconds of the loop's own steps in its first epoch, the first left out."""
     plan = Plan(1, config.learning_rate, config.weight_decay, config.warmup, config.clip_norm, 1, config.seed)
-    wanted = min(batches.steps - 1, steps * (1 if cut == 0 or not batches.start else 5))
-    ends = []
     with tempfile.TemporaryDirectory() as folder:
-        for report in train(FineTuning(model, cut, batches, data.split.validation), plan, Checkpoint(Path(folder))):
-            assert isinstance(report, StepReport)
-            ends.append(time.perf_counter())
-            if len(ends) > wanted:
-                break
-    return [later - earlier for earlier, later in itertools.pairwise(ends)]
+        learning = train(FineTuning(model, cut, batches, data.split.validation), plan, Checkpoint(Path(folder)))
+        next(learning)
+        while True:
+            started = time.perf_counter()
+            if not isinstance(next(learning), StepReport):
+                return
+            yield time.perf_counter() - started
 
 
 def measure_input(image_size: int, data: str, root: str, threads: int) -> dict[str, Any]:
