@@ -43,7 +43,7 @@ def _runs(kind):
     return runs[runs["tags.kind"] == kind]
 
 
-def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, monkeypatch):
+def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, store, monkeypatch):
     tested = []
     evaluate = pipeline.evaluate_rows
 
@@ -68,17 +68,9 @@ def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, mon
     assert json.loads(reader.tags(outcome.run_id)["best_settings"]) == best.params
     names = {path.name for path in reader.artifact(outcome.run_id, "search").iterdir()}
     assert names >= {"trials.csv", "optimization_history.html"}
-
-
-def test_the_winner_repeats_its_trial(search):
-    outcome, _ = search()
-    history = RunReader().history(outcome.winner.run_id, "validation_macro_f1")
-    assert history["value"].max() == outcome.best.value
-
-
-def test_trials_share_the_states_of_frozen_layers(search, store):
-    search()
-    assert len([folder for folder in (store / "cache").iterdir() if folder.is_dir()]) == 1
+    history = reader.history(outcome.winner.run_id, "validation_macro_f1")
+    assert history["value"].max() == outcome.best.value  # the winner repeats its trial
+    assert len([folder for folder in (store / "cache").iterdir() if folder.is_dir()]) == 1  # all share its states
 
 
 def test_hopeless_trials_are_pruned(search):
@@ -104,11 +96,10 @@ def test_a_study_that_is_done_says_so_and_goes_on_when_it_is_to_have_more(search
     assert count_states(outcome.study) == {"complete": 3} and outcome.winner
 
 
-def test_other_settings_are_another_study(search):
+def test_other_settings_do_not_go_on_with_a_study(search):
     search(trials=1)
     with pytest.raises(UserError, match="begun with train_per_category=12, not 13"):
         search(trials=2, train_per_category=13)
-    assert count_states(search(trials=1, train_per_category=13, study="other")[0].study) == {"complete": 1}
 
 
 def test_a_second_process_does_trials_for_the_one_that_leads(search):

@@ -85,6 +85,13 @@ def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, famil
         torch.testing.assert_close(resumed.hf.state_dict()[name], weight, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("answer", "answered"), [("head", 15), ("sentences", 7)])
+def test_answers_that_cost_passes_of_their_own_are_those_of_every_third_batch(pictures, tmp_path, answer, answered):
+    task = FineTuning(make_categoriser("git", answer), 0, _batches(pictures), VALIDATION[:5])
+    (epoch,) = _epochs(train(task, _plan(epochs=1), Checkpoint(tmp_path)))
+    assert (epoch.training.confusion.sum(), epoch.validation.confusion.sum()) == (answered, 5)
+
+
 def test_a_finished_run_has_nothing_left_to_do(pictures, tmp_path):
     for expected in (3, 0):
         model = make_categoriser("clip")

@@ -50,9 +50,7 @@ DESIGNS: Final[dict[str, Design]] = {
     "cross-attention": Design("cross-attention"),
     "cross-attention-uniform": Design("cross-attention", "uniform"),
     "cross-attention-shuffled": Design("cross-attention", "shuffled"),
-    "joint-self-attention": Design("joint-self-attention"),
-    "joint-self-attention-uniform": Design("joint-self-attention", "uniform"),
-    "joint-self-attention-shuffled": Design("joint-self-attention", "shuffled"),
+    "joint-self-attention": Design("joint-self-attention"),  # no controls: its MLPs see each patch whatever attends
 }
 
 
@@ -66,13 +64,13 @@ class Attention(nn.Module):
             self.query, self.key = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
         self.value, self.output = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, reading: Tensor, read: Tensor, patches: int = 0, mask: Tensor | None = None) -> Tensor:
-        """What `reading` (B, R, W) gets from `read` (B, N, W), whose first `patches` tokens are a picture's."""
+    def forward(self, reading: Tensor, read: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What `reading` (B, R, W) gets from `read` (B, N, W), a picture's patches where weights are not learned."""
         value = self.value(read)
         if self.weighting == "uniform":  # scores of zero
             return self._mix(torch.zeros_like(reading), value, value, mask)
         if self.weighting == "shuffled":
-            value = torch.cat((shuffle(value[:, :patches], self.training), value[:, patches:]), dim=1)
+            value = shuffle(value, self.training)
         return self._mix(self.query(reading), self.key(read), value, mask)
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -136,7 +134,7 @@ class CrossBlock(nn.Module):
         if self.among_each_other:
             normed = self.own_norm(reading)
             reading = reading + self.own_attention(normed, normed)
-        reading = reading + self.attention(self.norm(reading), patches, patches.shape[1])
+        reading = reading + self.attention(self.norm(reading), patches)
         return patches, self.mixing(reading)
 
 
@@ -146,10 +144,10 @@ class JointBlock(nn.Module):
     Of the last block only the last text token is read, and computed.
     """
 
-    def __init__(self, weighting: Weighting, hidden: int, last: bool) -> None:
+    def __init__(self, hidden: int, last: bool) -> None:
         super().__init__()
         self.last = last
-        self.norm, self.attention = nn.LayerNorm(WIDTH), Attention(weighting)
+        self.norm, self.attention = nn.LayerNorm(WIDTH), Attention()
         self.mixing = Mixing(hidden)
 
     def forward(self, patches: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,11 +155,11 @@ class JointBlock(nn.Module):
         count = patches.shape[1]
         joint = self.norm(torch.cat((patches, reading), dim=1))
         if self.last:
-            return patches, self.mixing(reading[:, -1:] + self.attention(joint[:, -1:], joint, count))
+            return patches, self.mixing(reading[:, -1:] + self.attention(joint[:, -1:], joint))
         seen = joint[:, :count]
         mask = causal_mask(reading.shape[1], count, joint)
-        patches = patches + self.attention(seen, seen, count)
-        reading = reading + self.attention(joint[:, count:], joint, count, mask)
+        patches = patches + self.attention(seen, seen)
+        reading = reading + self.attention(joint[:, count:], joint, mask)
         return self.mixing(patches), self.mixing(reading)
 
 
@@ -204,13 +202,13 @@ class Mechanism(nn.Module):
         return self.design.kind in ("attention-pool", "joint-self-attention")
 
     def _block(self, last: bool) -> nn.Module:
-        kind, weighting = self.design.kind, self.design.weighting
+        kind = self.design.kind
         hidden = self._hidden_units()
         if kind == "joint-self-attention":
-            return JointBlock(weighting, hidden, last)
+            return JointBlock(hidden, last)
         if kind in POOLED:
             return PooledBlock(hidden)
-        return CrossBlock(weighting, hidden, among_each_other=kind == "cross-attention")
+        return CrossBlock(self.design.weighting, hidden, among_each_other=kind == "cross-attention")
 
     def _hidden_units(self) -> int:
         """Width of an MLP's hidden layer with which a mechanism has about 12 DEPTH WIDTH^2 + T WIDTH weights in all.

@@ -31,8 +31,8 @@ class Answer(Protocol):
     def log_probabilities(self, state: State) -> Tensor:
         """Rows (B, C) whose exponentials sum to one."""
 
-    def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss () to descend, and the detached log-probabilities (B, C) of the same pass."""
+    def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The mean loss () to descend, and the detached log-probabilities (B, C) where the same pass gives them."""
 
     def modules_that_learn(self) -> tuple[nn.Module, ...]:
         """Modules beyond the chain's own whose weights the answer needs."""
@@ -125,13 +125,13 @@ class Sentences:
         steps = functional.log_softmax(logits, dim=-1)  # (B, T - 1, V)
         return score + steps[:, torch.arange(len(ids) - 1), ids[1:]].sum(dim=1)
 
-    def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy per token of the right sentence, prompt and padding left out; log-probabilities (B, C)."""
+    def loss(self, state: State, labels: Tensor) -> tuple[Tensor, None]:
+        """Cross-entropy per token of the right sentence, prompt and padding left out: it knows of no other sentence."""
         (tokens,) = state
         ids, targets = self.teacher_forcing(labels)
         logits = self.captioner.token_logits(tokens, ids)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
-        return loss, self.log_probabilities((tokens.detach(),))
+        return loss, None
 
     def teacher_forcing(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Input ids (B, T) and the target after each of them (B, T), -100 where none is asked for."""

@@ -22,20 +22,23 @@ class _Tally:
     """
 
     def __init__(self, rows: int) -> None:
-        self._loss = 0.0
+        self._loss, self._seen = 0.0, 0
         self._answers = np.empty((2, rows), dtype=np.int64)  # labels, predictions
-        self._count = 0
+        self._answered = 0
 
-    def add(self, batch: Batch, loss: Tensor, log_probabilities: Tensor) -> None:
-        end = self._count + len(batch.labels)
+    def add(self, batch: Batch, loss: Tensor, log_probabilities: Tensor | None) -> None:
         self._loss += float(loss) * len(batch.labels)
-        self._answers[0, self._count : end] = batch.labels
-        self._answers[1, self._count : end] = log_probabilities.argmax(dim=1).cpu()
-        self._count = end
+        self._seen += len(batch.labels)
+        if log_probabilities is None:
+            return
+        end = self._answered + len(batch.labels)
+        self._answers[0, self._answered : end] = batch.labels
+        self._answers[1, self._answered : end] = log_probabilities.argmax(dim=1).cpu()
+        self._answered = end
 
     def summary(self, categories: tuple[str, ...]) -> Summary:
-        labels, predicted = self._answers[:, : self._count]
-        return summarise(labels, predicted, categories, self._loss / self._count)
+        labels, predicted = self._answers[:, : self._answered]
+        return summarise(labels, predicted, categories, self._loss / self._seen)
 
 
 @dataclass
@@ -60,14 +63,20 @@ class FineTuning:
     def losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
         """The answer's loss on each training batch."""
         self.model.set_training(True, self.cut)
-        self._tally = _Tally(len(self.batches.source.rows))
-        for batch in self.batches.training(epoch):
-            loss, log_probabilities = self._loss(batch)
+        rows = len(self.batches.source.rows)
+        self._tally = _Tally(rows)
+        apart = max(1, rows // max(1, len(self.validation)))
+        for step, batch in enumerate(self.batches.training(epoch)):
+            loss, log_probabilities = self._loss(batch, asked=step % apart == 0)
             self._tally.add(batch, loss.detach(), log_probabilities)
             yield loss, len(batch.labels)
 
     def trained(self) -> Summary:
-        """The figures of the last epoch's batches, each as the weights were when it came."""
+        """The figures of the last epoch's batches, each as the weights were when it came.
+
+        Answers that cost passes of their own are those of batches throughout the epoch, with about as many products
+        as validation has.
+        """
         return self._tally.summary(self.model.categories)
 
     def validated(self) -> Summary:
@@ -76,10 +85,16 @@ class FineTuning:
         tally = _Tally(len(self.validation))
         with torch.inference_mode():
             for batch in self.batches.plain(self.validation):
-                tally.add(batch, *self._loss(batch))
+                tally.add(batch, *self._loss(batch, asked=True))
         return tally.summary(self.model.categories)
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss () and log-probabilities (B, C) of a batch whose state stands before the stage `batches.start`."""
+    def _loss(self, batch: Batch, asked: bool) -> tuple[Tensor, Tensor | None]:
+        """Loss () and log-probabilities (B, C) of a batch whose state stands before the stage `batches.start`.
+
+        Log-probabilities are None where they come with no loss and are not asked for.
+        """
         state = self.model.run(batch.state, self.batches.start)
-        return self.model.answer.loss(state, batch.labels.to(self.model.device))
+        loss, log_probabilities = self.model.answer.loss(state, batch.labels.to(self.model.device))
+        if log_probabilities is None and asked:
+            log_probabilities = self.model.answer.log_probabilities(tuple(part.detach() for part in state))
+        return loss, log_probabilities
