@@ -19,7 +19,8 @@ from vlm_core.models.saved import load_categoriser
 from vlm_core.tracking.logging_model import requirements
 
 KINDS = [
-    *((family, "head", readout) for family in FAMILIES for readout in ("fused", "vision")),
+    *((family, "head", "fused") for family in FAMILIES),
+    ("clip", "head", "vision"),
     ("clip", "prompts", "fused"),
     ("blip", "sentences", "fused"),
     ("git", "sentences", "fused"),
