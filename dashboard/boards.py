@@ -13,6 +13,7 @@ from dashboard.theme import family_colour, family_of
 SCORE: Final = "metrics.test_macro_f1"
 COMPARABLE: Final = ("tags.fingerprint", "tags.label", "tags.split")  # equal: tested on the same products
 F1: Final = "metrics.test_f1_"
+_PLACE: Final = ("tags.catalogue", "tags.label", "tags.split")
 FAILED: Final = ("FAILED", "KILLED")
 GROUPINGS: Final = {"preset": "params.preset", "protocol": "tags.protocol", "weights": "tags.weights_source"}
 # What a run costs: its column, its name and unit, and by what the stored figure is multiplied for that unit.
@@ -117,7 +118,8 @@ def banded(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: st
 
 def run_choices(table: pd.DataFrame, chosen: Sequence[str] | None = ()) -> list[dict[str, str]]:
     """Tested runs to choose from, newest first, as value and label; chosen ones that are not (yet) known as well."""
-    tested = table[table[SCORE].notna()].to_dict("records") if SCORE in table else []
+    named = table.reindex(columns=["run_id", "name", SCORE, "params.model", *_PLACE]).fillna("")
+    tested = named[named[SCORE] != ""].to_dict("records")
     known = [{"value": str(row["run_id"]), "label": " · ".join(filter(None, _described(row)))} for row in tested]
     missing = [name for name in chosen or () if name not in {each["value"] for each in known}]
     return [*known, *({"value": name, "label": f"run {name[:8]}"} for name in missing)]
@@ -130,8 +132,8 @@ def best_run(board: Board) -> str:
 
 
 def _described(row: Mapping[Any, Any]) -> list[str]:
-    place = f"{row.get('tags.catalogue', '')} {row.get('tags.label', '')} {str(row.get('tags.split', ''))[:6]}"
-    return [str(row["name"]), str(row.get("params.model", "")), f"{row[SCORE]:.3f}", place]
+    catalogue, label, split = (str(row[name]) for name in _PLACE)
+    return [str(row["name"]), str(row["params.model"]), f"{row[SCORE]:.3f}", f"{catalogue} {label} {split[:6]}"]
 
 
 def _fields(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dashboard.boards import make_board
 from dashboard.pictures import catalogue_of
 from dashboard.runs import Runs
 
@@ -67,7 +66,7 @@ class SplitView:
 
 def split_choices(runs: Runs) -> list[dict[str, str]]:
     """One run of each test set to choose from, newest first, as value and label."""
-    board = make_board(runs.table())
+    board = runs.view().board
     newest: dict[str, str] = {}
     for row in sorted(board.rows, key=lambda row: row["started"], reverse=True):
         newest.setdefault(row["set"], row["run_id"])

@@ -12,7 +12,7 @@ from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.attention import METHODS, Looker
-from dashboard.boards import best_run, make_board, run_choices
+from dashboard.boards import best_run, run_choices
 from dashboard.components import (
     aria,
     card,
@@ -45,7 +45,7 @@ FAITHFULNESS: Final = "study/faithfulness.json"  # of a run that a study measure
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """The page, with the picture and the models that the address names."""
     view = runs.view()
-    models = listed(query.get("models")) or [name for name in [best_run(make_board(view.table))] if name]
+    models = listed(query.get("models")) or [name for name in [best_run(view.board)] if name]
     return html.Div(
         [
             page_header("Attention", "What spoke for each model's answer, over the picture, side by side."),

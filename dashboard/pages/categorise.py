@@ -11,7 +11,7 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.answers import as_csv, categorise
-from dashboard.boards import best_run, make_board, run_choices
+from dashboard.boards import best_run, run_choices
 from dashboard.components import (
     card,
     graph,
@@ -38,7 +38,7 @@ MOST_MODELS: Final = 4
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """The page; no model is loaded before there is a picture."""
     view = runs.view()
-    models = listed(query.get("models")) or [name for name in [best_run(make_board(view.table))] if name]
+    models = listed(query.get("models")) or [name for name in [best_run(view.board)] if name]
     return html.Div(
         [
             page_header("Categorise", "Drop pictures of products and see what each model makes of them."),

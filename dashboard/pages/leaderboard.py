@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from dashboard.boards import COSTS, GROUPINGS, Board, TestSet, banded, make_board, most_compared, rows_of
+from dashboard.boards import COSTS, GROUPINGS, Board, TestSet, banded, most_compared, rows_of
 from dashboard.components import (
     aria,
     button_link,
@@ -25,7 +25,7 @@ from dashboard.components import (
 )
 from dashboard.figures.leaderboard import score_against_cost
 from dashboard.pages.leaderboard_parts import OPTIONS, columns_of, grid, height
-from dashboard.runs import Runs, View
+from dashboard.runs import Runs
 
 NAME: Final = "Leaderboard"
 PATH: Final = "/"
@@ -38,7 +38,7 @@ SCATTER_PIXELS: Final = 340
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """The page, with the board as it stands now."""
     view = runs.view()
-    board = _board(runs, view)
+    board = view.board
     chosen, sort = query.get("set", ""), query.get("sort", "")
     rows = rows_of(board, chosen, hide_failed=query.get("all") != "true")
     return html.Div(
@@ -108,7 +108,7 @@ def update_grid(
     sort: str | None = "",
 ) -> tuple[Any, Any, Any, Any]:
     """Rows, columns (where they changed), the grid's height and the warning that belong to the controls."""
-    board = _board(runs, runs.view())
+    board = runs.view().board
     rows = rows_of(board, chosen or "", hide_failed=not everything)
     made = columns_of(rows, _sets(board, chosen or ""), sort)
     shown = banded(rows, board.sets, grouping or "")
@@ -127,7 +127,7 @@ def update_scatter(runs: Runs, version: int | None, chosen: str | None, cost: st
     """
     if version is None:
         return skeleton(SCATTER_PIXELS)
-    board = _board(runs, runs.view())
+    board = runs.view().board
     rows = rows_of(board, chosen or most_compared(board), hide_failed=True)
     figure = score_against_cost(rows, cost if cost in COSTS else "train")
     label = "Macro-F1 of each run against what it costs, with the Pareto front"
@@ -137,7 +137,7 @@ def update_scatter(runs: Runs, version: int | None, chosen: str | None, cost: st
 def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
     """What stands in the board's place while the store gives none, and the test sets to choose from."""
     view = runs.view()
-    board = _board(runs, view)
+    board = view.board
     state = store_state(view)
     if state is None and view.state == "away":
         state = notice(
@@ -157,15 +157,6 @@ def update_compare(selected: list[dict[str, Any]] | None) -> Any:
 def find(text: str | None) -> dict[str, Any]:
     """The grid's options with a text that rows must hold."""
     return {**OPTIONS, "quickFilterText": text or ""}
-
-
-@lru_cache(maxsize=8)
-def _board_of(runs: Runs, version: int) -> Board:
-    return make_board(runs.table())
-
-
-def _board(runs: Runs, view: View) -> Board:
-    return _board_of(runs, view.version)
 
 
 def _sets(board: Board, chosen: str) -> list[TestSet]:
