@@ -174,7 +174,7 @@ def labels(results: Results) -> Section | None:
         f"Confident learning (Northcutt et al. 2021) on out-of-fold probabilities of a logistic regression over frozen "
         f"features of {labels.encoder} (macro-F1 {labels.macro_f1:.3f}): of {labels.audited:,} products "
         f"{len(labels.suspects):,} have a label that looks wrong. They are candidates, not errors: what is hard looks "
-        "wrong, and a category of price, such as Free Items, does by construction. Macro-F1 rises without them even "
+        "wrong, and a category of price, such as Free Items, does by construction. Macro-F1 may rise without them even "
         "where every label is right. `labels.csv` lists all; the worst are shown.",
     )
     columns = ("", "left out", "all", "without those")
