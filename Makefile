@@ -40,7 +40,7 @@ tune: $(VENV)/.ready  ## search MODEL's settings on DATA with Optuna, and retrai
 study: $(VENV)/.ready  ## carry out the comparative study on DATA with PRESET, and write its report
 	$(RUN) experiments.study --preset $(PRESET) --data $(DATA) --workers 2 $(FLAGS)
 
-bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning (half an hour on two cores): docs/performance.md
+bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning, for an hour or more: docs/performance.md
 	$(RUN) experiments.benchmark --data $(DATA) --families blip --sizes 384 --kinds "naive,full,full beside naive,one block" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block,one block int8" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --families clip --kinds Trainer $(FLAGS)

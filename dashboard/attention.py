@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_LOOKS: Final = 48
 MOST_SECONDS: Final = 1.0  # to follow a map through one picture
-PASSES: Final = 17  # that this takes
 MOST_LAYERS: Final = 12  # of a full-sized model 3 MB each
 METHODS: Final = {
     "gradient": "Gradient",
@@ -98,7 +97,7 @@ def explainable(model: Categoriser) -> VisionLanguageCategoriser:
 
 
 def _look(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method: Method, category: str) -> Look:
-    from vlm_core.attention.faithfulness import follow_map
+    from vlm_core.attention.faithfulness import STEPS, follow_map
     from vlm_core.attention.maps import explain, explain_words
 
     probabilities = np.exp(model.log_probabilities(pictures)[0].astype(np.float64))
@@ -110,7 +109,7 @@ def _look(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method:
     heat = explain(model, pictures, method=method, target=target)[0]
     started = time.perf_counter()  # not before: a model's first pass takes longer than all others
     model.log_probabilities(pictures)
-    quick = time.perf_counter() - started < MOST_SECONDS / PASSES
+    quick = time.perf_counter() - started < MOST_SECONDS / (2 * STEPS)  # passes
     followed = follow_map(model, pictures[0], heat, target) if quick else None
     return Look(tuple(model.categories), probabilities, target, pictures[0], heat, words, followed)
 

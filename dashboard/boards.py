@@ -118,8 +118,8 @@ def banded(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: st
 
 def run_choices(table: pd.DataFrame, chosen: Sequence[str] | None = ()) -> list[dict[str, str]]:
     """Tested runs to choose from, newest first, as value and label; chosen ones that are not (yet) known as well."""
-    named = table.reindex(columns=["run_id", "name", SCORE, "params.model", *_PLACE]).fillna("")
-    tested = named[named[SCORE] != ""].to_dict("records")
+    named = table.reindex(columns=["run_id", "name", SCORE, "params.model", *_PLACE])
+    tested = named[named[SCORE].notna()].fillna("").to_dict("records")
     known = [{"value": str(row["run_id"]), "label": " · ".join(filter(None, _described(row)))} for row in tested]
     missing = [name for name in chosen or () if name not in {each["value"] for each in known}]
     return [*known, *({"value": name, "label": f"run {name[:8]}"} for name in missing)]

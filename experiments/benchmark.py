@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmark",
         description="Seconds a picture of every mode next to a naive loop, on published architectures with random "
-        "weights; half an hour on two cores. Figures that the results hold are not measured again.",
+        "weights. Figures that the results hold are not measured again.",
     )
     parser.add_argument("--data", default="sample", help="catalogue whose pictures are used (default: sample)")
     parser.add_argument("--families", default=",".join(FAMILIES), help="default: clip,blip,git")
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 where = (family, size, given.data, root, given.threads)
                 if kind == "answers":
                     keep(f"answers {family} {size}", answering.measure_answers, *where)
+                elif kind == "full beside naive":
+                    keep(f"beside {family} {size}", steps.measure_beside, *where, given.steps)
                 else:
                     keep(f"train {family} {size} {kind}", steps.measure, kind, *where, given.steps)
     for count in filter(None, given.growth.split(",")):

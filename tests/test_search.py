@@ -70,6 +70,9 @@ def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, sto
     assert names >= {"trials.csv", "optimization_history.html"}
     history = reader.history(outcome.winner.run_id, "validation_macro_f1")
     assert history["value"].max() == outcome.best.value  # the winner repeats its trial
+    assert len(list(reader.artifact(outcome.winner.run_id, "results").iterdir())) == len(
+        history
+    )  # its epochs' pictures
     assert len([folder for folder in (store / "cache").iterdir() if folder.is_dir()]) == 1  # all share its states
 
 
@@ -96,10 +99,11 @@ def test_a_study_that_is_done_says_so_and_goes_on_when_it_is_to_have_more(search
     assert count_states(outcome.study) == {"complete": 3} and outcome.winner
 
 
-def test_other_settings_do_not_go_on_with_a_study(search):
+def test_other_settings_are_another_study(search):
     search(trials=1)
     with pytest.raises(UserError, match="begun with train_per_category=12, not 13"):
         search(trials=2, train_per_category=13)
+    assert count_states(search(trials=1, train_per_category=13, study="other")[0].study) == {"complete": 1}
 
 
 def test_a_second_process_does_trials_for_the_one_that_leads(search):

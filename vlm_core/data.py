@@ -19,6 +19,7 @@ from vlm_core.storing import write_whole
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.exposure import Exposure
+    from vlm_core.catalogue.reading import Columns
 
 Say = Callable[[str], None]  # prints one line for people
 
@@ -41,15 +42,18 @@ class Data:
         return replace(self, split=split)
 
 
+def columns_of(config: Config) -> Columns:
+    """The columns that the settings name."""
+    from vlm_core.catalogue.reading import Columns
+
+    return Columns(config.id_column, config.picture_column, config.title_column, config.label, words(config.attributes))
+
+
 def load_catalogue(config: Config, root: Path, progress: Progress, say: Say) -> Catalogue:
     """The prepared catalogue. Raises UserError for unusable data."""
     from vlm_core.catalogue.catalogue import prepare_catalogue
-    from vlm_core.catalogue.reading import Columns
 
-    columns = Columns(
-        config.id_column, config.picture_column, config.title_column, config.label, words(config.attributes)
-    )
-    catalogue = prepare_catalogue(config.data, columns, root, progress)
+    catalogue = prepare_catalogue(config.data, columns_of(config), root, progress)
     say(f"Catalogue {catalogue.name}: {catalogue.reading.summary()}")
     return catalogue
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,8 +71,8 @@ def run_training(
     """Train as the settings say, evaluate on the test split once, and log and register the model in MLflow.
 
     `root` is the working directory, below which data, logs and checkpoints are kept. `data` is what the settings
-    name, where it is loaded already. With `parent`, the run is one below that MLflow run; with `enter` False, its
-    model is kept in the run alone. Raises UserError.
+    name, where it is loaded already. With `parent`, the run is one below that MLflow run; with `enter` False, one of
+    many: its model is in the run alone, and no epoch is drawn (slower than learning a head). Raises UserError.
     """
     from vlm_core.tracking.registry import register
 
@@ -79,7 +80,7 @@ def run_training(
         config = _resumed(config.resume)
         say(f"Going on with run {config.resume} and its own settings: model={config.model}, mode={config.mode}.")
     data = data or load_data(config, root, progress, say)
-    run = _run_baseline if config.model == "baseline" else _run_model
+    run = _run_baseline if config.model == "baseline" else partial(_run_model, drawn=enter)
     outcome = run(config, data, root, progress, say, parent)
     return replace(outcome, registered=register(outcome.run_id)) if enter else outcome
 
@@ -130,13 +131,15 @@ def _resumed(run_id: str) -> Config:
     return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
 
 
-def _run_model(config: Config, data: Data, root: Path, progress: Progress, say: Say, parent: str) -> Outcome:
+def _run_model(
+    config: Config, data: Data, root: Path, progress: Progress, say: Say, parent: str, drawn: bool
+) -> Outcome:
     config, data, model, facts = _prepare(config, data, say)
     with _open_run(config, data, root, parent) as run:
         run.tags(facts)
 
         def track(report: EpochReport[Summary]) -> None:
-            run.epoch(report)
+            run.epoch(report, drawn=drawn)
             say(epoch_line(report))
 
         if config.mode != "zero-shot":
@@ -274,13 +277,11 @@ def _fit(
     """Train as the mode says; afterwards the model holds its best epoch's weights, whose position comes back."""
     from vlm_core.training.states import StateCache
 
-    def begin(weights: int) -> None:
-        run.tags({"weights_trained": str(weights)})
-
     cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     started = time.perf_counter()
     folder = root / "checkpoints" / run.run_id
-    best = Fit(config, data, model, folder, cache, progress, say, run.metrics).run(begin, track)
+    fit = Fit(config, data, model, folder, cache, progress, say, run.metrics)
+    best = fit.run(lambda weights: run.tags({"weights_trained": str(weights)}), track)
     run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, frozen layers included
     return best
 

@@ -23,15 +23,15 @@ def test_each_kind_gives_seconds_and_memory(shop, root, small, kind):
     figures = steps.measure(kind, "clip", 64, str(shop), str(root), threads=1, steps=2)
     assert 0 < figures["train"]["low"] <= figures["train"]["median"] <= figures["train"]["high"]
     assert figures["peak_mib"] > 100
-    assert bool(figures.get("prefix")) == (kind not in ("naive", "full", "full beside naive", "LoRA uncached"))
+    assert bool(figures.get("prefix")) == (kind not in ("naive", "full", "LoRA uncached"))
     assert ("prefix_error" in (figures.get("prefix") or {})) == (kind == "one block int8")
 
 
 def test_steps_taken_in_turn_are_compared_pair_by_pair(shop, root, small):
-    figures = steps.measure("full beside naive", "clip", 64, str(shop), str(root), threads=1, steps=3)
-    assert figures["naive"]["steps"] == figures["train"]["steps"] == figures["times"]["steps"] == 3
-    assert figures["times"]["low"] <= figures["naive"]["high"] / figures["train"]["low"]
-    assert figures["times"]["high"] >= figures["naive"]["low"] / figures["train"]["high"]
+    figures = steps.measure_beside("clip", 64, str(shop), str(root), threads=1, steps=3)
+    assert figures["naive"]["steps"] == figures["full"]["steps"] == figures["times"]["steps"] == 3
+    assert figures["times"]["low"] <= figures["naive"]["high"] / figures["full"]["low"]
+    assert figures["times"]["high"] >= figures["naive"]["low"] / figures["full"]["high"]
 
 
 def test_growth_counts_its_pictures(shop, root):

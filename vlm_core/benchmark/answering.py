@@ -26,7 +26,6 @@ def measure_answers(family: str, image_size: int, data: str, root: str, threads:
     loaded = load_data(config, Path(root), silent, lambda line: None)
     pictures = loaded.catalogue.pictures.take(loaded.split.test[:PICTURES])
     model = categoriser_of(family, *full_size(family, image_size), loaded)
-    model.set_training(False, 0)
     with tempfile.TemporaryDirectory() as folder:
         saved, single = Path(folder) / "torch", Path(folder) / "fp32"
         saved.mkdir()

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vlm_core.config import FINE_TUNING, Config
-from vlm_core.data import load_catalogue, load_data
+from vlm_core.data import columns_of, load_data
 from vlm_core.progress import silent
 from vlm_core.study.plan import MECHANISM, Cell, Plan
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.catalogue.reading import Columns
     from vlm_core.data import Data
     from vlm_core.models.loading import Weights
 
@@ -71,14 +72,15 @@ def _train(todo: Todo, config: Config, data: Data, root: Path, parent: str) -> s
 
 
 def _load(config: Config, root: Path) -> Data:
-    """What `load_data` gives; of the catalogues' settings, which all cells share, the last read is kept."""
-    named = ("data", "id_column", "picture_column", "title_column", "label", "attributes")
-    return load_data(config, root, silent, _quiet, _catalogue(root, **{name: getattr(config, name) for name in named}))
+    """What `load_data` gives, of a catalogue that is read once a process: all cells share it."""
+    return load_data(config, root, silent, _quiet, _catalogue(config.data, columns_of(config), root))
 
 
 @lru_cache(maxsize=1)
-def _catalogue(root: Path, **settings: str) -> Catalogue:
-    return load_catalogue(Config(**settings), root, silent, _quiet)
+def _catalogue(source: str, columns: Columns, root: Path) -> Catalogue:
+    from vlm_core.catalogue.catalogue import prepare_catalogue
+
+    return prepare_catalogue(source, columns, root, silent)
 
 
 def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:

@@ -111,7 +111,7 @@ def _randomised_table(results: Results) -> Table:
 
 
 def _mechanism_table(results: Results) -> Table:
-    names = ("relative_entropy", "distance_share", "product_share", "product_area", "head_diversity")
+    names = ("relative_entropy", "distance_share", "class_share", "product_share", "product_area", "head_diversity")
     rows = tuple(
         (
             f"{label}: {layer['name']}, {layer['kind']}",
@@ -120,8 +120,14 @@ def _mechanism_table(results: Results) -> Table:
         for label, layers in results.mechanism.items()
         for layer in layers
     )
-    columns = ("entropy (1: even)", "distance (share of side)", "on the product", "product's area", "head diversity")
-    return Table("Each layer's attention", ("", *columns), rows)
+    columns = (
+        "entropy (1: even)",
+        "distance (share of side)",
+        "on the class token",
+        "on the product",
+        "product's area",
+    )
+    return Table("Each layer's attention", ("", *columns, "head diversity"), rows)
 
 
 def gaps(results: Results) -> Section | None:

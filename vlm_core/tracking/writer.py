@@ -132,12 +132,10 @@ class RunWriter:
             write_split(catalogue, split, Path(folder))
             self._client.log_artifacts(self.run_id, folder, "split")
 
-    def epoch(self, report: EpochReport[Summary]) -> None:
-        """Keep one epoch's figures, and the study's JSON log with it in it; of a run that stands alone its picture.
+    def epoch(self, report: EpochReport[Summary], *, drawn: bool = True) -> None:
+        """Keep one epoch's figures, the study's JSON log with it in it, and a picture of its matrix where it is drawn.
 
-        Of the many runs below another nobody looks at each epoch's picture, and drawing takes longer than learning a
-        head; the log has the same matrix. An epoch that the run holds already, trained again after a crash, adds no
-        second point to its curves.
+        An epoch that the run holds already, trained again after a crash, adds no second point to its curves.
         """
         with self._store():
             begins = self._log is None
@@ -147,7 +145,7 @@ class RunWriter:
             if begins:
                 self._client.set_tag(self.run_id, tags.STUDY_LOG, log.name)
             self._client.log_artifact(self.run_id, str(log), "logs")
-            if not self._wanted["parent"]:
+            if drawn:
                 self._client.log_artifact(self.run_id, str(self._log.draw(report)), "results")
         self.figures(report.epoch, epoch_metrics(report))
 

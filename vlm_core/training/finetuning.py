@@ -65,7 +65,7 @@ class FineTuning:
         self.model.set_training(True, self.cut)
         rows = len(self.batches.source.rows)
         self._tally = _Tally(rows)
-        apart = max(1, rows // max(1, len(self.validation)))
+        apart = max(1, rows // len(self.validation))
         for step, batch in enumerate(self.batches.training(epoch)):
             loss, log_probabilities = self._loss(batch, asked=step % apart == 0)
             self._tally.add(batch, loss.detach(), log_probabilities)
@@ -91,7 +91,7 @@ class FineTuning:
     def _loss(self, batch: Batch, asked: bool) -> tuple[Tensor, Tensor | None]:
         """Loss () and log-probabilities (B, C) of a batch whose state stands before the stage `batches.start`.
 
-        Log-probabilities are None where they come with no loss and are not asked for.
+        Where the loss does not give log-probabilities, they cost another pass, and are None unless asked for.
         """
         state = self.model.run(batch.state, self.batches.start)
         loss, log_probabilities = self.model.answer.loss(state, batch.labels.to(self.model.device))
