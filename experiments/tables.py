@@ -22,13 +22,14 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     figures: list[tuple[str, Estimate]] = [
         ("macro-F1", evaluation.macro_f1),
         ("accuracy", evaluation.accuracy),
-        (f"worst recall ({evaluation.worst_recall.category})", evaluation.worst_recall.recall),
         ("macro-F1, natural prior", evaluation.natural.macro_f1),
         ("accuracy, natural prior", evaluation.natural.accuracy),
         *((f"F1 {score.category} (n={score.support})", score.f1) for score in evaluation.per_category if score.support),
     ]
     rows = [(name, f"{figure.value:.4f}", f"{figure.low:.4f} to {figure.high:.4f}") for name, figure in figures]
     calibration = evaluation.calibration
+    worst = evaluation.worst_recall
+    rows.append((f"worst recall ({worst.category})", f"{worst.recall:.4f}", ""))
     rows += [(name, f"{getattr(calibration, name.lower()):.4f}", "") for name in ("NLL", "Brier", "ECE")]
     if evaluation.text_rule is not None:
         rule = evaluation.text_rule

@@ -24,6 +24,7 @@ from dashboard.comparison import (
 )
 from dashboard.components import aria, card, empty_state, family_dot, graph, leak_badge, notice
 from dashboard.figures.compare import agreement, category_bars, confusions, curves
+from dashboard.pages.study_rows import p_value
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 
@@ -158,13 +159,13 @@ def _sentences(found: Comparison) -> list[Component]:
             [
                 in_words(names[a], names[b], test),
                 f"{test.only_a_right} : {test.only_b_right}",
-                f"{test.p_mcnemar:.3f}" if test.p_mcnemar >= 0.001 else "< 0.001",
+                f"{p_value(test.p_mcnemar)} ({p_value(test.p_mcnemar_mid)})",
                 f"{test.agreement:.1%}",
                 f"{test.kappa:.2f}",
             ]
             for (a, b), test in found.tests.items()
         ]
-        head = ["Macro-F1, paired", "Right alone", "McNemar p", "Agree", "Kappa"]
+        head = ["Macro-F1, paired", "Right alone", "McNemar p (mid-p)", "Agree", "Kappa"]
         table = dmc.Table(data={"head": head, "body": body}, verticalSpacing="sm", className="sentences")
         parts.append(html.Div(table, className="scroll-x", tabIndex=0))
     return [dmc.Stack(parts, gap="md")]

@@ -80,7 +80,7 @@ def score_tiles(evaluation: Evaluation, row: Mapping[str, Any]) -> Component:
     tiles = [
         number_tile("Macro-F1", f"{evaluation.macro_f1.value:.3f}", interval(evaluation.macro_f1)),
         number_tile("Accuracy", f"{evaluation.accuracy.value:.3f}", interval(evaluation.accuracy)),
-        number_tile(f"Worst recall: {worst.category}", f"{worst.recall.value:.3f}", interval(worst.recall)),
+        number_tile(f"Worst recall: {worst.category}", f"{worst.recall:.3f}", "of the categories, the least found"),
         number_tile(
             "Macro-F1, natural prior", f"{evaluation.natural.macro_f1.value:.3f}", interval(evaluation.natural.macro_f1)
         ),

@@ -127,7 +127,7 @@ def _pair_parts(found: Evidence, group: str) -> list[Component]:
         "Difference, products",
         "The same, seeds",
         "p, bootstrap",
-        "p, McNemar",
+        "p, exact McNemar (mid-p)",
         "One alone right",
         "Detectable",
     ]
@@ -137,7 +137,7 @@ def _pair_parts(found: Evidence, group: str) -> list[Component]:
             shown(test["difference"], "+.3f"),
             shown(test["over_seeds"], "+.3f"),
             p_value(test["p_bootstrap_holm"]),
-            p_value(test["p_mcnemar_holm"]),
+            f"{p_value(test['p_mcnemar_holm'])} ({p_value(test.get('p_mcnemar_mid_holm'))})",
             f"{test['only_a_right']} : {test['only_b_right']}",
             f"{100 * test['detectable_macro_f1']:.1f} points",
         ]

@@ -32,7 +32,7 @@ def _text(component):
 
 
 def _test(difference, p):
-    return PairedTest(100, 5, 3, 0.7, Estimate(*difference), p, p, 0.9, 0.8)
+    return PairedTest(100, 5, 3, 0.7, 0.6, Estimate(*difference), p, p, 0.9, 0.8)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.paired import paired_test, paired_tests
+from vlm_core.evaluation.paired import exact_mcnemar, mid_mcnemar, paired_test, paired_tests
 from vlm_core.evaluation.predictions import Predictions
 
 
@@ -29,10 +29,18 @@ def test_figures_are_those_of_scipy_and_scikit_learn():
     only_a, only_b = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
     assert (found.only_a_right, found.only_b_right, found.n) == (only_a, only_b, 200)
     assert found.p_mcnemar == pytest.approx(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    assert found.p_mcnemar_mid == mid_mcnemar(only_a, only_b)
     expected = f1_score(labels, a, average="macro") - f1_score(labels, b, average="macro")
     assert found.difference.value == pytest.approx(expected)
     assert found.kappa == pytest.approx(cohen_kappa_score(a, b))
     assert found.agreement == pytest.approx((a == b).mean())
+
+
+def test_mid_p_by_hand():
+    # of ten products one or fewer in either direction: 2 (1 + 10) / 1024; just one: 2 · 10 / 1024, of which half counts
+    assert mid_mcnemar(1, 9) == mid_mcnemar(9, 1) == pytest.approx((2 + 20 / 2) / 1024)
+    assert mid_mcnemar(2, 2) == pytest.approx(1 - 6 / 16 / 2)
+    assert mid_mcnemar(0, 0) == exact_mcnemar(0, 0) == 1
 
 
 def test_the_interval_is_that_of_resampling_products_within_their_category():

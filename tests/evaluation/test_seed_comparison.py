@@ -96,11 +96,11 @@ def test_rows_that_repeat_a_product_are_not_more_products():
     assert repeated.detectable_macro_f1 == pytest.approx(once.detectable_macro_f1, rel=0.08)
 
 
-def test_holms_correction_of_both_p_values_by_hand():
+def test_holms_correction_of_all_p_values_by_hand():
     cells = dict(zip("xyz", _runs((0.9, 0.84, 0.7)), strict=True))
     found = compare_all(cells, resamples=300)
     assert list(found) == [("x", "y"), ("x", "z"), ("y", "z")]
-    for name in ("p_mcnemar", "p_bootstrap"):
+    for name in ("p_mcnemar", "p_mcnemar_mid", "p_bootstrap"):
         plain = sorted(getattr(each, name) for each in found.values())
         by_hand = np.maximum.accumulate([min(1.0, p * (3 - place)) for place, p in enumerate(plain)])
         assert sorted(getattr(each, f"{name}_holm") for each in found.values()) == pytest.approx(by_hand)

@@ -6,11 +6,11 @@ Where a method is careful by its nature only the side that would mislead is held
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from vlm_core.evaluation.bootstrap import corrected_estimate, estimate, resample
 from vlm_core.evaluation.gaps import _gap, permutation_p
-from vlm_core.evaluation.paired import bootstrap_p, exact_mcnemar
+from vlm_core.evaluation.paired import bootstrap_p, exact_mcnemar, mid_mcnemar
 from vlm_core.evaluation.paired_bootstrap import PairedAnswers, resample_differences
 from vlm_core.evaluation.seeds import over_seeds
 from vlm_core.evaluation.selective import auroc_unknown
@@ -43,22 +43,27 @@ def test_paired_tests_of_one_seed_reject_what_is_the_same_in_five_percent(recall
     generator = np.random.default_rng(1)
     labels = np.repeat(np.arange(5), support)
     once = np.ones((len(labels), 1), dtype=np.int64)
-    rejected = np.zeros(2)
+    rejected = np.zeros(3)
     for draw in range(1000):
         difficulty = generator.normal(size=len(labels))
         a, b = (_answers(labels, recalls, difficulty, generator) for _ in range(2))
         drawn = resample_differences(PairedAnswers(labels, once, a[:, None], b[:, None], 5), resamples=200, seed=draw)
-        only_a, only_b = ((a == labels) & (b != labels)).sum(), ((a != labels) & (b == labels)).sum()
-        rejected += [bootstrap_p(drawn) < 0.05, exact_mcnemar(int(only_a), int(only_b)) < 0.05]
-    assert 0.03 <= rejected[0] / 1000 <= 0.07
-    assert 0.015 <= rejected[1] / 1000 <= 0.07  # about 40 or 75 discordant products: the exact test's steps are whole
+        alone = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
+        rejected += [bootstrap_p(drawn) < 0.05, mid_mcnemar(*alone) < 0.05, exact_mcnemar(*alone) < 0.05]
+    assert (rejected[:2] / 1000 >= 0.03).all() and (rejected / 1000 <= 0.07).all()
 
 
-def test_exact_mcnemar_rejects_what_is_the_same_in_five_percent_where_many_differ():
-    generator = np.random.default_rng(2)
-    counts = [(only_a, 400 - only_a) for only_a in generator.binomial(400, 0.5, 1000)]
-    rejected = np.mean([exact_mcnemar(int(a), int(b)) < 0.05 for a, b in counts])
-    assert 0.03 <= rejected <= 0.07
+@pytest.mark.parametrize("discordant", [10, 15, 25, 40, 60, 75, 100, 200, 400])
+def test_mcnemars_tests_reject_what_is_the_same_as_often_as_they_say(discordant):
+    """Not by drawing: every count that can be seen, with its chance."""
+    counts = np.arange(discordant + 1)
+    chances = binom.pmf(counts, discordant, 0.5)
+    exact, mid = (
+        chances[[test(int(count), int(discordant - count)) < 0.05 for count in counts]].sum()
+        for test in (exact_mcnemar, mid_mcnemar)
+    )
+    assert 0.02 <= exact <= min(mid, 0.045)  # careful by its nature
+    assert discordant < 15 or 0.03 <= mid <= 0.07
 
 
 def test_the_bootstrap_of_several_seeds_rejects_what_is_the_same_in_five_percent():
@@ -93,8 +98,8 @@ def test_intervals_of_an_evaluation_hold_the_truth(recalls, support):
     generator = np.random.default_rng(4)
     chances, shares = _chances(recalls), np.array([0.25, 0.5, 0.18, 0.02, 0.05])
     truth = _f1(chances * support[:, None])
-    natural = (chances.diagonal() * shares).sum()
-    held = np.zeros(8)
+    natural = (chances.diagonal() * shares).sum(), _f1(chances * shares[:, None]).mean()
+    held = np.zeros(9)
     draws = 600
     for draw in range(draws):
         confusion = np.array([generator.multinomial(n, row) for n, row in zip(support, chances, strict=True)])
@@ -105,8 +110,9 @@ def test_intervals_of_an_evaluation_hold_the_truth(recalls, support):
             corrected_estimate(_f1(confusion).mean(), drawn.macro_f1),
             corrected_estimate(right.sum() / support.sum(), drawn.accuracy),
             corrected_estimate((right / support * shares).sum(), drawn.natural_accuracy),
+            estimate(_f1(confusion * (shares / support)[:, None]).mean(), drawn.natural_macro_f1),
         ]
-        targets = [*truth, truth.mean(), (recalls * support).sum() / support.sum(), natural]
+        targets = [*truth, truth.mean(), (recalls * support).sum() / support.sum(), *natural]
         held += [each.low <= target <= each.high for each, target in zip([*f1, *means], targets, strict=True)]
     assert (held[5:] / draws >= 0.92).all(), held / draws
     assert (held[:5] / draws >= 0.92).all(), held / draws

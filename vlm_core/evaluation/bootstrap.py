@@ -30,7 +30,6 @@ class Resampled:
     accuracy: NDArray[np.float64]  # (R,)
     macro_f1: NDArray[np.float64]  # (R,)
     f1: NDArray[np.float64]  # (R, C), 0 for categories without support
-    worst_recall: NDArray[np.float64]  # (R,)
     natural_accuracy: NDArray[np.float64]  # (R,)
     natural_macro_f1: NDArray[np.float64]  # (R,)
 
@@ -116,7 +115,6 @@ def _figures(
         accuracy=hits.sum(axis=1) / support.sum(),
         macro_f1=f1[:, present].mean(axis=1),
         f1=f1,
-        worst_recall=(hits[:, present] / support[present]).min(axis=1),
         natural_accuracy=hits @ weights,
         natural_macro_f1=_f1(hits * weights, shares, natural_chosen)[:, present].mean(axis=1),
     )

@@ -23,7 +23,7 @@ from vlm_core.storing import write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ class CategoryScore:
 class WorstRecall:
     """The category, of those with support, whose products are found least often.
 
-    The interval is of the minimum over categories, whichever category that is in a resample.
+    It has no interval: the least of several shares lies below the truth the more of them are near it, and the
+    bootstrap's interval of it held the truth in 80 to 97 % of simulated draws.
     """
 
     category: str
-    recall: Estimate
+    recall: float
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,10 @@ class Evaluation:
 
         Categories without support have none.
         """
-        values: dict[str, float] = {"products": self.n}
+        values: dict[str, float] = {"products": self.n, "worst_recall": self.worst_recall.recall}
         for name, figure in (
             ("accuracy", self.accuracy),
             ("macro_f1", self.macro_f1),
-            ("worst_recall", self.worst_recall.recall),
             ("natural_accuracy", self.natural.accuracy),
             ("natural_macro_f1", self.natural.macro_f1),
         ):
@@ -176,7 +176,7 @@ def evaluate(
         unlabelled=int(len(predictions) - len(labels)),
         accuracy=corrected_estimate(summary.accuracy, drawn.accuracy),
         macro_f1=corrected_estimate(summary.macro_f1, drawn.macro_f1),
-        worst_recall=_worst(summary, support, drawn),
+        worst_recall=_worst(summary, support),
         natural=NaturalPrior(
             accuracy=corrected_estimate(_weighted_accuracy(labels, predicted, rows), drawn.natural_accuracy),
             macro_f1=estimate(macro_f1(labels, predicted, rows), drawn.natural_macro_f1),
@@ -211,10 +211,10 @@ def _weighted_accuracy(labels: NDArray[np.int64], predicted: NDArray[np.int64], 
     return float(accuracy_score(labels, predicted, sample_weight=weights))
 
 
-def _worst(summary: Summary, support: NDArray[np.int64], drawn: Resampled) -> WorstRecall:
+def _worst(summary: Summary, support: NDArray[np.int64]) -> WorstRecall:
     recalls = np.where(support > 0, list(summary.recall.values()), np.inf)
     index = int(recalls.argmin())
-    return WorstRecall(list(summary.recall)[index], estimate(recalls[index], drawn.worst_recall))
+    return WorstRecall(list(summary.recall)[index], float(recalls[index]))
 
 
 def _category_scores(summary: Summary, support: NDArray[np.int64], drawn: Resampled) -> tuple[CategoryScore, ...]:
@@ -251,14 +251,14 @@ def _plain(value: Any) -> Any:
 
 
 def _from_dict(content: Mapping[str, Any], predictions: Predictions) -> Evaluation:
-    worst, natural, calibration = content["worst_recall"], content["natural"], content["calibration"]
+    natural, calibration = content["natural"], content["calibration"]
     curve = tuple(ReliabilityBin(**part) for part in calibration["curve"])
     return Evaluation(
         n=content["n"],
         unlabelled=content["unlabelled"],
         accuracy=Estimate(**content["accuracy"]),
         macro_f1=Estimate(**content["macro_f1"]),
-        worst_recall=WorstRecall(worst["category"], Estimate(**worst["recall"])),
+        worst_recall=WorstRecall(**content["worst_recall"]),
         natural=NaturalPrior(
             accuracy=Estimate(**natural["accuracy"]),
             macro_f1=Estimate(**natural["macro_f1"]),

@@ -23,6 +23,7 @@ class PairedTest:
     only_a_right: int
     only_b_right: int
     p_mcnemar: float  # exact, two-sided: of the accuracies being equal
+    p_mcnemar_mid: float  # the same with mid-p
     difference: Estimate  # macro-F1 of a minus that of b, with its percentile interval of 95 %
     p_bootstrap: float  # two-sided, of the macro-F1 being equal
     p_holm: float  # p_bootstrap, corrected for all pairs it was tested with
@@ -33,7 +34,8 @@ class PairedTest:
 def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: int = 0) -> PairedTest:
     """The test of two runs on the same labelled products, which are matched by id.
 
-    The tests are those of `exact_mcnemar` and `vlm_core.evaluation.paired_bootstrap.resample_differences`.
+    The tests are those of `exact_mcnemar`, `mid_mcnemar` and
+    `vlm_core.evaluation.paired_bootstrap.resample_differences`.
     Raises UserError when products or categories differ.
     """
     from sklearn.metrics import cohen_kappa_score
@@ -52,6 +54,7 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
         only_a_right=only_a,
         only_b_right=only_b,
         p_mcnemar=exact_mcnemar(only_a, only_b),
+        p_mcnemar_mid=mid_mcnemar(only_a, only_b),
         difference=estimate(macro_f1_differences(answers)[0], drawn),
         p_bootstrap=p_value,
         p_holm=p_value,
@@ -79,12 +82,26 @@ def exact_mcnemar(only_a_right: int, only_b_right: int) -> float:
     """The two-sided p-value of two accuracies being equal, from the products that one model alone has right.
 
     McNemar 1947, https://doi.org/10.1007/BF02295996, as the exact binomial test; 1 where there is no such product.
+    It never rejects in more than 5 % of draws in which nothing differs, and, counts being whole, in 2 to 4.4 %.
     """
     from statsmodels.stats.contingency_tables import mcnemar
 
     if only_a_right + only_b_right == 0:
         return 1.0
     return float(mcnemar([[0, only_a_right], [only_b_right, 0]], exact=True).pvalue)
+
+
+def mid_mcnemar(only_a_right: int, only_b_right: int) -> float:
+    """The same with mid-p: less the chance of just the counts that were seen. It rejects in 3.5 to 6.5 % of such draws.
+
+    Fagerland, Lydersen & Laake 2013, https://doi.org/10.1186/1471-2288-13-91.
+    """
+    from scipy.stats import binom
+
+    if only_a_right + only_b_right == 0:
+        return 1.0
+    seen = float(binom.pmf(only_a_right, only_a_right + only_b_right, 0.5))
+    return 1 - seen / 2 if only_a_right == only_b_right else exact_mcnemar(only_a_right, only_b_right) - seen
 
 
 def bootstrap_p(drawn: NDArray[np.float64]) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import LEVEL, Estimate, estimate
-from vlm_core.evaluation.paired import bootstrap_p, exact_mcnemar, holm, match_rows
+from vlm_core.evaluation.paired import bootstrap_p, exact_mcnemar, holm, match_rows, mid_mcnemar
 from vlm_core.evaluation.paired_bootstrap import PairedAnswers, macro_f1_differences, resample_differences
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import over_seeds, pool_products
@@ -34,7 +34,9 @@ class SeedComparison:
     only_a_right: int  # products
     only_b_right: int
     p_mcnemar: float  # exact, two-sided: of the accuracies being equal
-    p_mcnemar_holm: float  # corrected for all pairs it was tested with
+    p_mcnemar_mid: float  # the same with mid-p
+    p_mcnemar_holm: float  # p_mcnemar, corrected for all pairs it was tested with
+    p_mcnemar_mid_holm: float
     difference: Estimate  # mean over seeds of macro-F1 of a minus that of b, with its bootstrap interval of 95 %
     p_bootstrap: float  # two-sided, of the difference being zero
     p_bootstrap_holm: float
@@ -62,7 +64,7 @@ def compare_seeds(
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
     differences = macro_f1_differences(answers)
     drawn = resample_differences(answers, resamples=resamples, seed=seed)
-    p_mcnemar, p_bootstrap = exact_mcnemar(only_a, only_b), bootstrap_p(drawn)
+    p_mcnemar, p_mid, p_bootstrap = exact_mcnemar(only_a, only_b), mid_mcnemar(only_a, only_b), bootstrap_p(drawn)
     return SeedComparison(
         seeds=len(a),
         rows=int(answers.times.sum()),
@@ -70,7 +72,9 @@ def compare_seeds(
         only_a_right=only_a,
         only_b_right=only_b,
         p_mcnemar=p_mcnemar,
+        p_mcnemar_mid=p_mid,
         p_mcnemar_holm=p_mcnemar,
+        p_mcnemar_mid_holm=p_mid,
         difference=estimate(differences.mean(), drawn),
         p_bootstrap=p_bootstrap,
         p_bootstrap_holm=p_bootstrap,
@@ -84,18 +88,20 @@ def compare_seeds(
 def compare_all(
     cells: Mapping[str, Sequence[Predictions]], *, resamples: int = 2000, seed: int = 0
 ) -> dict[tuple[str, str], SeedComparison]:
-    """The comparison of every pair of configurations, in their order, with both p-values corrected over all pairs.
+    """The comparison of every pair of configurations, in their order, with p-values corrected over all pairs.
 
     Raises UserError as `compare_seeds` does.
     """
     found = {
         (a, b): compare_seeds(cells[a], cells[b], resamples=resamples, seed=seed) for a, b in combinations(cells, 2)
     }
-    mcnemar = holm([each.p_mcnemar for each in found.values()])
-    bootstrap = holm([each.p_bootstrap for each in found.values()])
+    tests = list(found.values())
+    exact, mid, drawn = (
+        holm([getattr(each, name) for each in tests]) for name in ("p_mcnemar", "p_mcnemar_mid", "p_bootstrap")
+    )
     return {
-        pair: replace(each, p_mcnemar_holm=exact, p_bootstrap_holm=drawn)
-        for (pair, each), exact, drawn in zip(found.items(), mcnemar, bootstrap, strict=True)
+        pair: replace(test, p_mcnemar_holm=exact[i], p_mcnemar_mid_holm=mid[i], p_bootstrap_holm=drawn[i])
+        for i, (pair, test) in enumerate(found.items())
     }
 
 

@@ -113,7 +113,7 @@ def _row(cell: Cell, trials: Sequence[Trial], evaluations: Sequence[Evaluation],
         test_products=evaluations[0].n,
         macro_f1=mean(lambda each: each.macro_f1.value),
         accuracy=mean(lambda each: each.accuracy.value),
-        worst_recall=mean(lambda each: each.worst_recall.recall.value),
+        worst_recall=mean(lambda each: each.worst_recall.recall),
         natural_macro_f1=mean(lambda each: each.natural.macro_f1.value),
         per_category={
             score.category: mean(lambda each, place=place: each.per_category[place].f1.value)

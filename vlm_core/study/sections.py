@@ -100,7 +100,7 @@ def _compared(results: Results, group: str, title: str, before: tuple[str, ...] 
             shown(pair.test.difference, signed=True),
             shown(pair.test.over_seeds, signed=True),
             p_value(pair.test.p_bootstrap_holm),
-            p_value(pair.test.p_mcnemar_holm),
+            f"{p_value(pair.test.p_mcnemar_holm)} ({p_value(pair.test.p_mcnemar_mid_holm)})",
             f"{pair.test.only_a_right} : {pair.test.only_b_right}",
             f"{100 * pair.test.detectable_macro_f1:.1f}",
         )
@@ -111,7 +111,7 @@ def _compared(results: Results, group: str, title: str, before: tuple[str, ...] 
         "difference of macro-F1 (products resampled)",
         "the same over seeds",
         "p, bootstrap",
-        "p, exact McNemar",
+        "p, exact McNemar (mid-p)",
         "one alone is right",
         "detectable, points",
     )

@@ -106,7 +106,7 @@ def _scores(evaluation: Evaluation, split: Split) -> str:
     rows = [
         ("macro-F1", *_figure(evaluation.macro_f1)),
         ("accuracy", *_figure(evaluation.accuracy)),
-        (f"lowest recall ({worst.category})", *_figure(worst.recall)),
+        (f"lowest recall ({worst.category})", f"{worst.recall:.4f}", ""),
         ("macro-F1, categories as frequent as in the catalogue", *_figure(natural.macro_f1)),
         ("accuracy, categories as frequent as in the catalogue", *_figure(natural.accuracy)),
         ("negative log-likelihood", f"{calibration.nll:.4f}", ""),
