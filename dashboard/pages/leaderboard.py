@@ -10,6 +10,7 @@ from urllib.parse import quote
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
 
 from dashboard.boards import COSTS, GROUPINGS, Board, TestSet, banded, most_compared, rows_of
 from dashboard.components import (
@@ -33,6 +34,7 @@ ICON: Final = "trophy"
 IN_NAVIGATION: Final = True
 MOST_COMPARED: Final = 6
 SCATTER_PIXELS: Final = 340
+FIRST_ROWS: Final = 20  # a screen of them comes with the page; the others and the scatter follow
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
@@ -41,6 +43,9 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     board = view.board
     chosen, sort = query.get("set", ""), query.get("sort", "")
     rows = rows_of(board, chosen, hide_failed=query.get("all") != "true")
+    first = banded(rows, board.sets, query.get("group", ""))
+    if not sort and not query.get("filter"):
+        first = first[:FIRST_ROWS]
     return html.Div(
         [
             page_header(
@@ -49,12 +54,13 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                 html.Div(update_compare(None), id="leaderboard-compare"),
             ),
             dcc.Store(id="leaderboard-sort", data=sort),
+            dcc.Store(id="leaderboard-drawn", data=False),
             html.Div(store_state(view), id="leaderboard-state"),
             html.Div(
                 [
                     _controls(board, query),
                     html.Div(_leak_notice(board.sets, chosen), id="leaderboard-leak"),
-                    grid(columns_of(rows, _sets(board, chosen), sort), query.get("filter")),
+                    grid(columns_of(rows, _sets(board, chosen), sort), first, query.get("filter")),
                     _scatter_card(query.get("cost", "train")),
                 ],
                 id="leaderboard-content",
@@ -68,21 +74,21 @@ def register(app: Dash, runs: Runs) -> None:
     """Bind the page's callbacks."""
     controls = [Input(f"leaderboard-{name}", "value") for name in ("set", "group")]
     hide = Input("leaderboard-all", "checked")
-    version = Input("shell-version", "data")
+    version, drawn = Input("shell-version", "data"), Input("leaderboard-drawn", "data")
     app.callback(
         Output("leaderboard-grid", "rowData"),
         Output("leaderboard-grid", "columnDefs"),
         Output("leaderboard-grid", "style"),
         Output("leaderboard-leak", "children"),
+        drawn,
         version,
         *controls,
         hide,
         State("leaderboard-grid", "columnDefs"),
         State("leaderboard-sort", "data"),
     )(partial(update_grid, runs))
-    app.callback(Output("leaderboard-scatter", "children"), version, controls[0], Input("leaderboard-cost", "value"))(
-        partial(update_scatter, runs)
-    )
+    scatter = (drawn, version, controls[0], Input("leaderboard-cost", "value"))
+    app.callback(Output("leaderboard-scatter", "children"), *scatter)(partial(update_scatter, runs))
     app.callback(
         Output("leaderboard-state", "children"),
         Output("leaderboard-content", "hidden"),
@@ -96,10 +102,17 @@ def register(app: Dash, runs: Runs) -> None:
     keep_in_url(app, "leaderboard", ("all",), "checked")
     grid_state = [Input("leaderboard-grid", name) for name in ("columnState", "filterModel")]
     app.clientside_callback(ClientsideFunction("address", "keepGrid"), grid_state)
+    app.clientside_callback(
+        ClientsideFunction("later", "whenDrawn"),
+        Output("leaderboard-drawn", "data"),
+        grid_state[0],
+        State("leaderboard-drawn", "data"),
+    )
 
 
 def update_grid(
     runs: Runs,
+    drawn: bool,
     version: int | None,
     chosen: str | None,
     grouping: str | None,
@@ -107,7 +120,12 @@ def update_grid(
     columns: Any,
     sort: str | None = "",
 ) -> tuple[Any, Any, Any, Any]:
-    """Rows, columns (where they changed), the grid's height and the warning that belong to the controls."""
+    """Rows, columns (where they changed), the grid's height and the warning that belong to the controls.
+
+    Nothing before the first rows, which came with the page, are drawn.
+    """
+    if not drawn:
+        raise PreventUpdate
     board = runs.view().board
     rows = rows_of(board, chosen or "", hide_failed=not everything)
     made = columns_of(rows, _sets(board, chosen or ""), sort)
@@ -120,13 +138,13 @@ def update_grid(
     )
 
 
-def update_scatter(runs: Runs, version: int | None, chosen: str | None, cost: str | None) -> Any:
+def update_scatter(runs: Runs, drawn: bool, version: int | None, chosen: str | None, cost: str | None) -> Any:
     """The figure of the chosen test set, or of that with most runs: scores of two test sets share no axis.
 
-    Before the first tick it waits: the browser takes longer over Plotly than over all of the grid.
+    It waits for the grid's first rows: the browser takes longer over Plotly than over all of the grid.
     """
-    if version is None:
-        return skeleton(SCATTER_PIXELS)
+    if not drawn:
+        raise PreventUpdate
     board = runs.view().board
     rows = rows_of(board, chosen or most_compared(board), hide_failed=True)
     figure = score_against_cost(rows, cost if cost in COSTS else "train")

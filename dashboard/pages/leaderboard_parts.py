@@ -33,11 +33,11 @@ def height(rows: int) -> dict[str, str]:
     return {"height": f"min({ROW_PIXELS * (rows + 1) + 24}px, 74vh)", "minHeight": "220px"}
 
 
-def grid(columns: list[dict[str, Any]], filters: str | None) -> Component:
-    """The grid, without rows; `filters` is AG Grid's model of them as JSON, from the address."""
+def grid(columns: list[dict[str, Any]], rows: list[dict[str, Any]], filters: str | None) -> Component:
+    """The grid with its first rows; `filters` is AG Grid's model of them as JSON, from the address."""
     table = dag.AgGrid(
         id="leaderboard-grid",
-        rowData=[],
+        rowData=rows,
         columnDefs=columns,
         filterModel=_filter_model(filters),
         getRowId="params.data.run_id",

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from dash import no_update
+from dash.exceptions import PreventUpdate
 
 from dashboard.pages import leaderboard
 from dashboard.runs import Runs
@@ -21,7 +22,7 @@ def _text(component):
 
 
 def test_rows_stand_in_bands_and_the_leaking_protocol_carries_its_mark(runs):
-    rows, columns, style, warning = leaderboard.update_grid(runs, 1, "", "", False, None)
+    rows, columns, style, warning = leaderboard.update_grid(runs, True, 1, "", "", False, None)
     headings = [row for row in rows if "heading" in row]
     assert [heading["leaks"] for heading in headings] == [True, False]  # the newest test set first
     assert len(rows) - len(headings) == 4
@@ -34,23 +35,26 @@ def test_rows_stand_in_bands_and_the_leaking_protocol_carries_its_mark(runs):
 
 
 def test_failed_runs_come_when_asked_and_columns_are_sent_once(runs):
-    rows, columns, _, _ = leaderboard.update_grid(runs, 1, "", "", True, None)
+    rows, columns, _, _ = leaderboard.update_grid(runs, True, 1, "", "", True, None)
     assert any(row.get("status") == "FAILED" and row["name"] == "<b>broken</b>" for row in rows)
-    assert leaderboard.update_grid(runs, 1, "", "", True, columns)[1] is no_update
+    assert leaderboard.update_grid(runs, True, 1, "", "", True, columns)[1] is no_update
 
 
 def test_one_honest_test_set_has_no_warning(runs):
     honest = next(row["set"] for row in runs.view().board.rows if "rank" in row)
-    rows, _, _, warning = leaderboard.update_grid(runs, 1, honest, "preset", False, None)
+    rows, _, _, warning = leaderboard.update_grid(runs, True, 1, honest, "preset", False, None)
     assert warning is None and rows[0]["heading"].endswith("preset demo")
 
 
 def test_the_scatter_waits_for_the_grid_and_takes_one_test_set_and_a_known_cost(runs):
-    figure = leaderboard.update_scatter(runs, 1, "", "no such cost").children.figure
+    figure = leaderboard.update_scatter(runs, True, 1, "", "no such cost").children.figure
     assert {"CLIP", "BLIP"} <= {trace.name for trace in figure.data}
-    weights = leaderboard.update_scatter(runs, 1, None, "weights").children.figure
+    weights = leaderboard.update_scatter(runs, True, 1, None, "weights").children.figure
     assert weights.layout.xaxis.title.text == "trained weights"
-    assert "Skeleton" in str(leaderboard.update_scatter(runs, None, "", "train"))
+    with pytest.raises(PreventUpdate):
+        leaderboard.update_scatter(runs, False, 1, "", "train")
+    with pytest.raises(PreventUpdate):
+        leaderboard.update_grid(runs, False, 1, "", "", False, None)
 
 
 @pytest.mark.parametrize("selected", [None, [], [{"run_id": "r0"}], [{"run_id": "r0"}, {"heading": "Test set"}]])
@@ -74,7 +78,8 @@ def test_the_address_says_what_the_grid_is_sorted_and_filtered_by_at_first(runs)
     page = _text(leaderboard.layout(runs, {"sort": "latency:asc,name:desc", "filter": '{"mode": {"type": "equals"}}'}))
     assert '"filterModel": {"mode": {"type": "equals"}}' in page
     columns = {
-        each.get("field"): each for each in leaderboard.update_grid(runs, 1, "", "", False, None, "latency:asc")[1]
+        each.get("field"): each
+        for each in leaderboard.update_grid(runs, True, 1, "", "", False, None, "latency:asc")[1]
     }
     assert columns["latency"]["initialSort"] == "asc" and "initialSort" not in columns["score"]
     assert all("sort" not in column for column in columns.values())  # it would undo the reader's choice at every change
@@ -82,7 +87,7 @@ def test_the_address_says_what_the_grid_is_sorted_and_filtered_by_at_first(runs)
 
 @pytest.mark.parametrize("given", ["", "nonsense", "latency:sideways", None])
 def test_a_strange_address_leaves_the_grid_as_it_is(runs, given):
-    columns = leaderboard.update_grid(runs, 1, "", "", False, None, given)[1]
+    columns = leaderboard.update_grid(runs, True, 1, "", "", False, None, given)[1]
     assert [each["field"] for each in columns if each.get("initialSort")] == ["score"]
     assert '"filterModel": {}' in _text(leaderboard.layout(runs, {"filter": "[" + str(given)}))
 
