@@ -91,7 +91,7 @@ def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[di
             **{"field": "rank", "headerName": "#", "width": 76, "pinned": "left", "cellRenderer": "Rank"},
             **{"filter": False, "cellStyle": {"padding": "0 8px"}, "resizable": False},
         },
-        {"field": "name", "headerName": "Run", "minWidth": 124, "flex": 1, "cellRenderer": "RunLink"},
+        {"field": "name", "headerName": "Run", "minWidth": 176, "flex": 1, "cellRenderer": "RunLink"},
         {
             **{"field": "score", "headerName": "Macro-F1", "width": 250, "cellRenderer": "Interval"},
             "cellRendererParams": {"low": low, "high": high},

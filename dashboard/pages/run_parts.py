@@ -77,10 +77,11 @@ def badges(row: Mapping[str, Any]) -> Component:
 def score_tiles(evaluation: Evaluation, row: Mapping[str, Any]) -> Component:
     """The run's main figures, with intervals."""
     worst = evaluation.worst_recall
+    tested = next(score.support for score in evaluation.per_category if score.category == worst.category)
     tiles = [
         number_tile("Macro-F1", f"{evaluation.macro_f1.value:.3f}", interval(evaluation.macro_f1)),
         number_tile("Accuracy", f"{evaluation.accuracy.value:.3f}", interval(evaluation.accuracy)),
-        number_tile(f"Worst recall: {worst.category}", f"{worst.recall:.3f}", "of the categories, the least found"),
+        number_tile(f"Worst recall: {worst.category}", f"{worst.recall:.3f}", f"of {tested:,} products"),
         number_tile(
             "Macro-F1, natural prior", f"{evaluation.natural.macro_f1.value:.3f}", interval(evaluation.natural.macro_f1)
         ),
