@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import dash_ag_grid as dag
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
@@ -24,6 +25,9 @@ GRID_OPTIONS: Final[dict[str, Any]] = {
     "animateRows": True,
     "ensureDomOrder": True,
 }
+_CELL_PIXELS: Final = 36  # a row of a table
+_LETTER_PIXELS: Final = 7
+_WIDEST_PIXELS: Final = 360
 FAMILY_NAMES: Final = {"clip": "CLIP", "blip": "BLIP", "git": "GIT", "baseline": "HOG baseline"}
 
 
@@ -135,15 +139,41 @@ def empty_state(title: str, text: str, command: str = "", picture: str = "empty"
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[Any]], label: str, most_pixels: int = 0) -> Component:
-    """A table of texts or components whose first column names the row; it scrolls by itself, by keyboard too."""
-    rows = [
-        dmc.TableTr([dmc.TableTh(row[0], className="row-name"), *(dmc.TableTd(cell) for cell in row[1:])])
-        for row in body
+    """A table of texts and of links as `cell_link` makes them, whose first column names the row; it scrolls by itself.
+
+    It is a grid, which is one component: of thousands of cells with a component each Dash 4 took forty seconds, since
+    each that is new asks all others whether they changed.
+    """
+    columns = [
+        {
+            "field": str(place),
+            "headerName": name,
+            "cellRenderer": "Cell",
+            "flex": 1,
+            "minWidth": _width(place, name, body),
+        }
+        for place, name in enumerate(head)
     ]
-    parts = [dmc.TableThead(dmc.TableTr([dmc.TableTh(name) for name in head])), dmc.TableTbody(rows)]
-    style = {"maxHeight": most_pixels, "overflowY": "auto"} if most_pixels else {}
-    made = dmc.Table(parts, highlightOnHover=True, stickyHeader=bool(most_pixels))
-    return html.Div(made, className="scroll-x", style=style, tabIndex=0, role="region", **aria(label=label))
+    height = _CELL_PIXELS * (len(body) + 1) + 20  # with the bar below
+    grid = dag.AgGrid(
+        rowData=[{str(place): cell for place, cell in enumerate(row)} for row in body],
+        columnDefs=columns,
+        defaultColDef={"sortable": False, "resizable": True, "cellDataType": False, "suppressMovable": True},
+        dashGridOptions={**GRID_OPTIONS, "rowHeight": _CELL_PIXELS, "headerHeight": _CELL_PIXELS},
+        style={"height": min(height, most_pixels or height)},
+    )
+    return html.Div(grid, role="region", **aria(label=label))
+
+
+def cell_link(text: str, href: str, title: str) -> dict[str, str]:
+    """A cell of a `table` that leads somewhere."""
+    return {"text": text, "href": href, "title": title}
+
+
+def _width(place: int, name: str, body: Sequence[Sequence[Any]]) -> int:
+    """Pixels that the longest text of a column needs, within reason."""
+    texts = (row[place]["text"] if isinstance(row[place], dict) else str(row[place]) for row in body)
+    return min(max(map(len, (name, *texts))) * _LETTER_PIXELS + 36, _WIDEST_PIXELS)
 
 
 def skeleton(height: int = 320) -> Component:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from dashboard.boards import Board, make_board
@@ -79,10 +80,10 @@ class Runs:
     def row(self, run_id: str) -> dict[str, Any] | None:
         """One run's row without its empty cells; None if the store was not seen to hold it."""
         table = self.table()
-        found = table[table["run_id"] == run_id] if "run_id" in table else table
-        if found.empty:
+        places = np.flatnonzero(table["run_id"].to_numpy() == run_id) if "run_id" in table else np.array([])
+        if not places.size:
             return None
-        row = found.iloc[0]
+        row = table.iloc[int(places[0])]  # a selection of rows would copy each of hundreds of columns
         return {str(name): value for name, value in row.items() if not _is_missing(value)}
 
     def evaluation(self, run_id: str, name: str = "test") -> Evaluation | None:

@@ -28,6 +28,12 @@ dagcomponentfuncs.RunLink = function (props) {
   return make("a", { className: "cell-link", href: "/run?run=" + encodeURIComponent(props.data.run_id), onClick: follow }, props.value || "unnamed");
 };
 
+dagcomponentfuncs.Cell = function (props) {
+  const cell = props.value;
+  if (cell == null || typeof cell !== "object") return cell;
+  return make("a", { className: "cell-link", href: cell.href, title: cell.title, onClick: follow }, cell.text);
+};
+
 dagcomponentfuncs.Rank = function (props) {
   if (props.data.leaking === "true" && props.data.score != null) return make("span", { className: "cell-leak" }, "leaking");
   return make("span", { className: props.value === 1 ? "cell-rank-1" : "" }, props.value == null ? "–" : props.value);

@@ -19,7 +19,7 @@ from dashboard.components import (
     take_first,
 )
 from dashboard.evidence import evidence_choices, read_evidence
-from dashboard.pages.study_parts import progress_cards, result_cards
+from dashboard.pages.study_parts import first_cards, further_cards, progress_cards
 from dashboard.runs import Runs
 
 NAME: Final = "Study"
@@ -56,6 +56,8 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         custom_spinner=skeleton(420),
                         delay_show=200,
                     ),
+                    dcc.Store(id="study-begun"),
+                    html.Div(id="study-rest", style={"marginTop": "var(--mantine-spacing-lg)"}),
                 ],
                 id="study-content",
             ),
@@ -79,8 +81,14 @@ def register(app: Dash, runs: Runs) -> None:
         chosen,
         State("study-results", "data"),
     )(partial(update_progress, runs))
-    app.callback(Output("study-body", "children"), Input("study-results", "data"), State("study-study", "value"))(
-        partial(update_body, runs)
+    app.callback(
+        Output("study-body", "children"),
+        Output("study-begun", "data"),
+        Input("study-results", "data"),
+        State("study-study", "value"),
+    )(partial(update_body, runs))
+    app.callback(Output("study-rest", "children"), Input("study-begun", "data"), State("study-study", "value"))(
+        partial(update_rest, runs)
     )
     take_first(app, "study-study")
     keep_in_url(app, "study", ("study",))
@@ -103,11 +111,18 @@ def update_progress(runs: Runs, version: int | None, run_id: str | None, known: 
     return progress_cards(found), no_update if now == known else now
 
 
-def update_body(runs: Runs, known: Any, run_id: str | None) -> Any:
-    """What the results say; drawn anew only when there are others."""
+def update_body(runs: Runs, known: Any, run_id: str | None) -> tuple[Any, Any]:
+    """What the results begin with, drawn anew only when there are others; and that they are there, for the rest."""
     found = read_evidence(runs, run_id or "")
     if found is None:
-        return None
+        return None, known
     if not found.results:
-        return empty_state("No results yet", "They come when all cells of the first seed have ended, and grow by seed.")
-    return result_cards(runs, found)
+        missing = "They come when all cells of the first seed have ended, and grow by seed."
+        return empty_state("No results yet", missing), known
+    return first_cards(runs, found), known
+
+
+def update_rest(runs: Runs, begun: Any, run_id: str | None) -> Any:
+    """The rest of what the results say: it takes the browser seconds, so it comes when the first cards are drawn."""
+    found = read_evidence(runs, run_id or "")
+    return further_cards(runs, found) if found is not None and found.results else None

@@ -29,7 +29,7 @@ def attention_card(runs: Runs, found: Evidence) -> Component | None:
     measured: Mapping[str, Any] = found.results.get("faithfulness") or {}
     if not measured:
         return None
-    verdicts = [html.Li(each["verdict"]) for of_model in measured.values() for each in of_model["comparisons"]]
+    verdicts = [each["verdict"] for of_model in measured.values() for each in of_model["comparisons"]]
     areas = [
         [label, each["map"], shown(each["deletion_area"]), shown(each["insertion_area"])]
         for label, of_model in measured.items()
@@ -43,7 +43,7 @@ def attention_card(runs: Runs, found: Evidence) -> Component | None:
     n = next(iter(measured.values()))["n"]
     return card(
         "What attention maps are worth",
-        html.Ul(verdicts, className="said scrolled", tabIndex=0),
+        html.Div("\n".join(verdicts), className="said scrolled", tabIndex=0),
         wide(
             graph("study-faithfulness", faithfulness_curves(measured), "Curves", 80 + 270 * len(measured)),
             "Deletion and insertion curves",

@@ -48,18 +48,18 @@ def labels_card(runs: Runs, found: Evidence) -> Component | None:
 
 def _fingerprint(runs: Runs, found: Evidence) -> str:
     """The catalogue of the study's cells."""
-    ids = [run.run_id for seeds in found.runs.values() for run in seeds.values()]
-    marks = [(runs.row(run_id) or {}).get("tags.fingerprint") for run_id in ids]
+    ids = (run.run_id for seeds in found.runs.values() for run in seeds.values())
+    marks = ((runs.row(run_id) or {}).get("tags.fingerprint") for run_id in ids)
     return str(next(filter(None, marks), ""))
 
 
 def _figure(row: Mapping[str, Any], fingerprint: str) -> Component:
     product = str(row["product_id"])
     picture = html.Img(src=picture_address(fingerprint, product), alt=f"Product {product}, labelled {row['given']}")
-    lines = [
-        html.Div(["label ", html.B(row["given"], className="wrong")]),
-        html.Div(["looks like ", html.B(row["suggested"])]),
-        html.Div(row["title"]),
-        html.Div(f"{row['score']:.1%} for its label · {product}", className="figures"),
-    ]
-    return html.Figure([picture if fingerprint else None, html.Figcaption(lines)])
+    lines = (
+        f"label {row['given']}",
+        f"looks like {row['suggested']}",
+        row["title"],
+        f"{row['score']:.1%} for its label · {product}",
+    )
+    return html.Figure([picture if fingerprint else None, html.Figcaption("\n".join(lines), className="lines")])

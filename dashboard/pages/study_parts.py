@@ -6,10 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import dash_mantine_components as dmc
-from dash import dcc, html
+from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components import aria, card, graph, leak_badge, notice, number_tile, status_badge, table, wide
+from dashboard.components import (
+    aria,
+    card,
+    cell_link,
+    graph,
+    leak_badge,
+    notice,
+    number_tile,
+    status_badge,
+    table,
+    wide,
+)
 from dashboard.evidence import CellRun, Evidence, shown
 from dashboard.figures import study as figures
 from dashboard.pages.study_attention import attention_card
@@ -18,6 +29,7 @@ from dashboard.pages.study_looks import calibration_card, costs_card, gaps_card,
 from dashboard.pages.study_rows import Row, linked, p_value, share
 from dashboard.runs import Runs
 
+Maker = Callable[[Runs, Evidence], Component | None]
 _MARKS: Final = {"FINISHED": "✓", "RUNNING": "…"}
 
 
@@ -38,12 +50,14 @@ def progress_cards(found: Evidence) -> Component:
     return card("Cells", head, bar, cells, note=note, mb="lg")
 
 
-def result_cards(runs: Runs, found: Evidence) -> Component:
-    """The cards of the results, in the order of the report."""
-    makers: tuple[Callable[[Runs, Evidence], Component | None], ...] = (
-        _tiles,
-        _scores,
-        _pairs,
+def first_cards(runs: Runs, found: Evidence) -> Component:
+    """The cards that the report begins with."""
+    return _stack(runs, found, (_tiles, _scores, _pairs))
+
+
+def further_cards(runs: Runs, found: Evidence) -> Component:
+    """The cards behind them, in the order of the report."""
+    makers: tuple[Maker, ...] = (
         _leak,
         _ablation,
         attention_card,
@@ -54,6 +68,10 @@ def result_cards(runs: Runs, found: Evidence) -> Component:
         costs_card,
         labels_card,
     )
+    return _stack(runs, found, makers)
+
+
+def _stack(runs: Runs, found: Evidence, makers: Sequence[Maker]) -> Component:
     return dmc.Stack([part for make in makers if (part := make(runs, found)) is not None], gap="lg")
 
 
@@ -61,7 +79,7 @@ def _cell(run: CellRun | None) -> Any:
     if run is None:
         return "–"
     text = _MARKS.get(run.status, "failed") if run.score is None else f"{run.score:.3f}"
-    return dcc.Link(text, href=f"/run?run={run.run_id}", className="cell-link", title=run.status.lower())
+    return cell_link(text, f"/run?run={run.run_id}", run.status.lower())
 
 
 def _tiles(runs: Runs, found: Evidence) -> Component:
@@ -146,7 +164,7 @@ def _pair_parts(found: Evidence, group: str) -> list[Component]:
     ]
     figure = figures.intervals(drawn, "difference of macro-F1", zero=True)
     return [
-        html.Ul([html.Li(pair["words"]) for pair in pairs], className="said"),
+        html.Div("\n".join(pair["words"] for pair in pairs), className="said scrolled", tabIndex=0),
         graph(f"study-pairs-{group}", figure, "Differences with their intervals", figures.height_of(len(pairs))),
         table(head, body, "Pairs", most_pixels=420),
     ]

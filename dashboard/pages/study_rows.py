@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dash import dcc
-from dash.development.base_component import Component
-
+from dashboard.components import cell_link
 from dashboard.evidence import runs_address
 
 Row = Mapping[str, Any]
 
 
-def linked(row: Row) -> Component:
+def linked(row: Row) -> dict[str, str]:
     """The row's label, which leads to the runs behind its figures."""
     run_ids = list(row.get("run_ids") or [row["run_id"]])
-    return dcc.Link(row["label"], href=runs_address(run_ids), className="cell-link", title="the runs behind this row")
+    return cell_link(row["label"], runs_address(run_ids), "the runs behind this row")
 
 
 def share(value: float | None) -> str:

@@ -37,7 +37,7 @@ def test_a_store_without_a_study_says_how_to_begin_one(runs):
     state, hidden, choices = page.update_state(runs, 1)
     assert (hidden and "make study" in _text(state)) or "make train" in _text(state)
     assert choices == [] and page.update_progress(runs, 1, None) == (None, None)
-    assert page.update_body(runs, None, "none") is None
+    assert page.update_body(runs, None, "none") == (None, None)
 
 
 def test_cells_are_followed_while_they_run_and_lead_to_their_runs(runs, store):
@@ -72,7 +72,7 @@ def test_a_cell_that_runs_or_failed_is_said(runs, store):
 def test_every_part_of_the_results_has_its_card_and_names_are_text(runs, store):
     run_id = write_study(store)
     runs.refresh()
-    body = _text(page.update_body(runs, None, run_id))
+    body = _text([page.update_body(runs, None, run_id), page.update_rest(runs, None, run_id)])
     titles = (
         *("Scores", "Do the families differ?", "What the leak is worth", "What the attention mechanism contributes"),
         *("What attention maps are worth", "Robustness", "Calibration and the unknown", "Subgroup gaps"),
@@ -94,11 +94,12 @@ def test_the_body_is_drawn_anew_only_when_there_are_other_results(runs, store):
 @pytest.mark.parametrize("missing", [field.name for field in fields(Results)])
 def test_results_that_lack_a_part_leave_its_card_out(results, missing, runs):
     from dashboard.evidence import Evidence
-    from dashboard.pages.study_parts import result_cards
+    from dashboard.pages.study_parts import first_cards, further_cards
 
     kept = ("cells", "done", "settings", "categories", "catalogue")
     empty = {name: None if name == missing and name not in kept else value for name, value in results.items()}
-    assert "Cells in these results" in _text(result_cards(runs, Evidence("s", "made", "RUNNING", 8, (), {}, empty)))
+    found = Evidence("s", "made", "RUNNING", 8, (), {}, empty)
+    assert "Cells in these results" in _text([first_cards(runs, found), further_cards(runs, found)])
 
 
 def test_results_that_are_half_written_are_none_yet(runs, store):
@@ -133,8 +134,11 @@ def test_several_runs_are_shown_side_by_side():
 def test_figures_draw_what_the_results_hold(results):
     estimate = {"value": 0.5, "low": None, "high": None}
     forest = intervals([("clip probe", estimate), ("x <b>", {"value": 0.1, "low": 0.0, "high": 0.3})], "f", zero=True)
-    assert forest.data[0].error_x.array[0] == 0 and forest.data[1].error_x.array[0] == pytest.approx(0.2)
-    assert forest.data[1].y[0] == "x &lt;b&gt;" and len(forest.layout.shapes) == 1
+    assert list(forest.data[0].error_x.array) == pytest.approx([0, 0.2])
+    assert list(forest.data[0].y) == ["clip probe", "x &lt;b&gt;"] and len(forest.layout.shapes) == 1
+    coloured = intervals([("git", estimate), ("other", estimate), ("git probe", estimate)], "f")
+    assert [list(trace.y) for trace in coloured.data] == [["git", "git probe"], ["other"]]
+    assert list(coloured.layout.yaxis.categoryarray) == ["git", "other", "git probe"]
     leak = leak_dumbbells(results["leak"])
     assert [list(trace.x) for trace in leak.data if trace.name == "study (leaks)"] == [[0.8] * 4] * 2
     heat = drops(results["robustness"]).data[0]
