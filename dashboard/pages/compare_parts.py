@@ -27,6 +27,7 @@ from dashboard.figures.compare import agreement, category_bars, confusions, curv
 from dashboard.pages.study_rows import p_value
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
+from dashboard.theme import family_colour
 
 MOST_PICTURES: Final = 48
 
@@ -239,17 +240,15 @@ def _disagreement(
     product, categories = str(predictions.product_ids[row]), predictions.categories
     lines = [
         html.Div(
-            [
-                family_dot(str(each.row.get("params.model", ""))),
-                " ",
-                html.Span(categories[answer], className=_mark(answer, label)),
-            ],
+            categories[answer],
+            className=f"answer {_mark(answer, label)}",
+            style={"--dot": family_colour(str(each.row.get("params.model", "")))},
             title=each.look.name,
         )
         for each, answer in zip(members, answers, strict=True)
     ]
     picture = html.Img(src=picture_address(fingerprint, product), alt=f"Product {product}, a {categories[label]}")
-    caption = html.Figcaption([html.B(categories[label]), *lines, html.Div(product, className="figures")])
+    caption = html.Figcaption([html.B(categories[label]), *lines, product])
     return html.Figure([picture if fingerprint else None, caption])
 
 

@@ -150,10 +150,10 @@ def mistakes_gallery(runs: Runs, row: Mapping[str, Any], evaluation: Evaluation)
                 else None,
                 html.Figcaption(
                     [
-                        html.Div(["is ", html.B(true)]),
-                        html.Div(["answer ", html.B(predicted, className="wrong")]),
-                        html.Div(f"{confidence:.0%} sure · {product}", className="figures"),
-                    ]
+                        *("is ", html.B(true), "\nanswer ", html.B(predicted, className="wrong")),
+                        f"\n{confidence:.0%} sure · {product}",
+                    ],
+                    className="lines",
                 ),
             ]
         )
