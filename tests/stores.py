@@ -9,11 +9,17 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from vlm_core.catalogue.sample import draw_sample
+from vlm_core.storing import write_whole
 from vlm_core.tracking.store import open_mlflow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_RUN = """
@@ -75,6 +81,14 @@ def copy_database(empty: Path, folder: Path) -> Path:
     return path
 
 
+def save_blank(figure: Figure, path: Path) -> None:
+    """In the place of a figure's drawing, which takes half a second: no test of whole runs looks at their pictures.
+
+    The pictures' own tests draw, and so do runs in processes of their own.
+    """
+    write_whole(path, lambda file: Image.new("RGB", (8, 8)).save(file, "PNG"))
+
+
 @pytest.fixture
 def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, whose default store exists and is empty."""
@@ -82,6 +96,7 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("vlm_core.evaluation.pictures._save", save_blank)
     copy_database(empty_database, tmp_path)
     return tmp_path
 
@@ -111,6 +126,7 @@ def filled_store(shop: Path, empty_database: Path) -> Path:
                 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
                     patch.delenv(name, raising=False)
                 patch.chdir(folder)
+                patch.setattr("vlm_core.evaluation.pictures._save", save_blank)
                 _fill(shop, folder)
             (folder / "done").touch()
     return folder
