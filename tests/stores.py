@@ -101,6 +101,25 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def prepared(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the small shop has been prepared, as a first run prepares it."""
+    from vlm_core.config import build_config
+    from vlm_core.data import load_catalogue
+    from vlm_core.progress import silent
+
+    root = tmp_path_factory.mktemp("prepared")
+    load_catalogue(build_config({"data": str(shop)}), root, silent, lambda line: None)
+    return root
+
+
+@pytest.fixture
+def stocked(store: Path, prepared: Path) -> Path:
+    """The working directory, where the small shop is prepared already, and whose default store is empty."""
+    shutil.copytree(prepared / "data", store / "data", copy_function=os.link)
+    return store
+
+
 FILLING = (
     {"model": "clip", "mode": "lp-ft", "epochs": 3},
     {"model": "blip", "mode": "probe", "epochs": 2},

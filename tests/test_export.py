@@ -29,13 +29,13 @@ SMALL = {
 
 
 @pytest.fixture
-def run(shop, store, monkeypatch):
+def run(shop, stocked, monkeypatch):
     """The id of a small run in a store of its own; an export of it is timed once."""
     monkeypatch.setattr(exporting, "_PASSES", 1)
 
     def start(**given):
         config = build_config({**SMALL, "data": str(shop), **given})
-        return pipeline.run_training(config, store, silent, lambda line: None).run_id
+        return pipeline.run_training(config, stocked, silent, lambda line: None).run_id
 
     return start
 

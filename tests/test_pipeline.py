@@ -20,13 +20,13 @@ SMALL = {
 
 
 @pytest.fixture
-def run(shop, store):
+def run(shop, stocked):
     """Run a small training in a store of its own: the outcome, and the lines that were said."""
 
     def start(**given):
         lines = []
         config = build_config({**SMALL, "data": str(shop), **given})
-        return pipeline.run_training(config, store, silent, lines.append), lines
+        return pipeline.run_training(config, stocked, silent, lines.append), lines
 
     return start
 

@@ -25,12 +25,14 @@ SMALL = {"preset": "pretrain", "epochs": 1, "batch_size": 64, "patches_kept": 0.
 
 
 @pytest.fixture
-def pretrain(shop, store):
+def pretrain(shop, stocked):
     """Run a small pretraining in a store of its own: the outcome, and the lines that were said."""
 
     def start(**given):
         lines = []
-        return run_pretraining(build_config({**SMALL, "data": str(shop), **given}), store, silent, lines.append), lines
+        return run_pretraining(
+            build_config({**SMALL, "data": str(shop), **given}), stocked, silent, lines.append
+        ), lines
 
     return start
 

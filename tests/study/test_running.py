@@ -42,10 +42,10 @@ def small(shop: Path, **given: object) -> Config:
 
 
 @pytest.mark.slow
-def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path, store: Path) -> None:
+def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path, stocked: Path) -> None:
     lines: list[str] = []
     config = small(shop, protocols="holdout,study", parts="families,cost,labels")
-    outcome = run_study(config, store, silent, lines.append)
+    outcome = run_study(config, stocked, silent, lines.append)
     reader, results = RunReader(), outcome.results
     children = reader.children(outcome.run_id)
     assert (len(children), results.done, results.cells) == (4, 4, 4)
@@ -72,7 +72,7 @@ def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path
 
 @pytest.mark.slow
 def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
-    shop: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vlm_core.study import measuring
 
@@ -84,10 +84,10 @@ def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
     with monkeypatch.context() as patch:
         patch.setitem(measuring.MEASUREMENTS, "simple", fail)
         with pytest.raises(UserError, match=r"1 of 2 cells failed.*no simple rule today"):
-            run_study(config, store, silent, lambda line: None)
+            run_study(config, stocked, silent, lambda line: None)
     (before,) = RunReader().studies("demo")["run_id"]
     trained = dict(zip(*(RunReader().children(before)[name] for name in ("name", "run_id")), strict=True))
-    outcome = run_study(config, store, silent, lambda line: None)
+    outcome = run_study(config, stocked, silent, lambda line: None)
     assert outcome.run_id == before
     children = RunReader().children(outcome.run_id)
     assert dict(zip(children["name"], children["run_id"], strict=True)) == trained
@@ -95,17 +95,17 @@ def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, store: Path) -> None:
+def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, stocked: Path) -> None:
     given = {**SMALL, "data": str(shop)}
     command = [sys.executable, "-m", "experiments.study", *(f"--{name}={value}" for name, value in given.items())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    begun = subprocess.Popen(command, cwd=store, env=environment, stdout=subprocess.PIPE, text=True)
+    begun = subprocess.Popen(command, cwd=stocked, env=environment, stdout=subprocess.PIPE, text=True)
     assert begun.stdout is not None
     assert any(line.startswith("[1/2]") for line in iter(begun.stdout.readline, ""))
     time.sleep(1.5)  # into the second cell
     begun.send_signal(signal.SIGKILL)
     begun.wait()
-    outcome = run_study(small(shop), store, silent, lambda line: None)
+    outcome = run_study(small(shop), stocked, silent, lambda line: None)
     children = RunReader().children(outcome.run_id)
     assert sorted(children["name"][children["status"] == "FINISHED"]) == [
         "baseline/full/classify/holdout/0",
@@ -116,7 +116,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, store:
         build_config(
             {"preset": "demo", "model": "clip", **{name: given[name] for name in FINE_TUNING if name in given}}
         ),
-        store,
+        stocked,
         silent,
         lambda line: None,
     )
@@ -125,7 +125,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, store:
 
 
 @pytest.mark.slow
-def test_other_settings_do_not_go_on_with_a_study(shop: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_settings_do_not_go_on_with_a_study(shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vlm_core.study import running
 
     def stop(*_: object) -> None:
@@ -134,9 +134,9 @@ def test_other_settings_do_not_go_on_with_a_study(shop: Path, store: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(running, "_carry_out", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_study(small(shop), store, silent, lambda line: None)
+            run_study(small(shop), stocked, silent, lambda line: None)
     with pytest.raises(UserError, match=r"was begun with seeds=1, not 3: go on with its settings, or name another"):
-        run_study(small(shop, seeds=3), store, silent, lambda line: None)
+        run_study(small(shop, seeds=3), stocked, silent, lambda line: None)
 
 
 def test_all_is_to_do_where_nothing_was_run(shop: Path) -> None:
