@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vlm_core.catalogue.sample import draw_sample
+from tests.stores import copy_database
 from vlm_core.config import Config, build_config
+from vlm_core.tracking.reader import RunReader
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,18 +26,19 @@ def _commands(start):
     return [command for command in COMMANDS if command.startswith(start)]
 
 
-@pytest.fixture(scope="session")
-def project(tmp_path_factory):
-    """A copy of what `mlflow run .` needs, with a small catalogue of pictures beside it."""
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, shop, empty_database):
+    """A copy of what `mlflow run .` needs, with a small catalogue of pictures and an empty store beside it."""
     folder = tmp_path_factory.mktemp("readme") / "project"
     folder.mkdir()
     for name in ("vlm_core", "experiments"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("MLproject", "python_env.yaml"):
         shutil.copy(ROOT / name, folder / name)
-    drawn = draw_sample(folder / "shop", products=320)
-    shutil.copytree(drawn / "images", folder / "photos")
-    shutil.move(shutil.make_archive(str(folder / "other"), "zip", drawn), folder / "other_catalogue.zip")
+    copy_database(empty_database, folder)
+    shutil.copytree(shop, folder / "shop", copy_function=os.link)
+    shutil.copytree(shop / "images", folder / "photos", copy_function=os.link)
+    shutil.move(shutil.make_archive(str(folder / "other"), "zip", shop), folder / "other_catalogue.zip")
     return folder
 
 
@@ -53,14 +55,11 @@ def _run(command, project):
     return done.stdout + done.stderr
 
 
-def test_mlflow_run_then_predict_then_evaluate(project):
+def test_mlflow_run_then_predict_then_evaluate(project, monkeypatch):
     (command,) = _commands("mlflow run . --env-manager local")
     _run(f"{command} {LITTLE} -P data=shop", project)
-    run_id = _run(
-        f"{sys.executable} -c \"from vlm_core.tracking.reader import RunReader as R; print(R().runs()['run_id'][0])\"",
-        project,
-    )
-    run_id = run_id.strip().splitlines()[-1]
+    monkeypatch.chdir(project)
+    run_id = RunReader().runs()["run_id"].item()
     (predict,) = _commands("python -m experiments.predict")
     _run(predict.replace("categoriser-blip", "categoriser-clip"), project)
     table = pd.read_csv(project / "predictions.csv", dtype={"id": str})

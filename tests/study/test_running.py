@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,7 +43,19 @@ def small(shop: Path, **given: object) -> Config:
     return build_config({**SMALL, "data": str(shop), **given})
 
 
+@pytest.fixture
+def cheap_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs are measured by few calls and without a process of their own, which starts for seconds.
+
+    That they are right is held where they are measured.
+    """
+    here = SimpleNamespace(get_context=lambda method: SimpleNamespace(Pool=ThreadPool))
+    for name, value in {"multiprocessing": here, "CALLS": 3, "BATCHES": 1, "_WATCHED_SECONDS": 0.05}.items():
+        monkeypatch.setattr(f"vlm_core.benchmark.cost.{name}", value)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("cheap_costs")
 def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path, stocked: Path) -> None:
     lines: list[str] = []
     config = small(shop, protocols="holdout,study", parts="families,cost,labels")
