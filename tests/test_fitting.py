@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
+from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser, make_shallow
 from vlm_core.config import build_config
 from vlm_core.fitting import Fit
 from vlm_core.pixels.store import PictureStore
@@ -217,7 +217,7 @@ def test_too_little_room_is_said_and_the_run_goes_on_from_pixels(data, tmp_path)
 
 @pytest.mark.parametrize(("family", "settings"), [("clip", MODES[0]), ("blip", MODES[2]), ("git", MODES[1])])
 def test_an_int8_prefix_tells_its_error_whoever_filled_the_cache(data, tmp_path, family, settings):
-    model, logged = make_categoriser(family), {}
+    model, logged = make_shallow(family), {}
     fit, _ = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
     cut = model.cut(fit.config.mode, fit.config.blocks)
     stored, pixels = _batches(fit, cut)
@@ -248,7 +248,7 @@ def test_states_of_int8_are_not_taken_for_others(data, tmp_path):
 
 
 def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_path):
-    model = make_categoriser("clip")
+    model = make_shallow("clip")
     fit, _ = _fit(data, model, tmp_path, prefix="int8", mode="lp-ft", blocks=1)
     cut, end = model.cut("lp-ft", 1), len(model.stages)
     stored = fit.stored(fit.pixels(), cut, 1)

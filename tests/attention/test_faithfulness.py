@@ -32,9 +32,9 @@ PICTURES = np.random.default_rng(3).integers(0, 256, (3, 80, 60, 3), dtype=np.ui
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_maps_of_a_planted_cue_are_faithful(family: str) -> None:
-    pictures, labels, _ = draw_pictures(64, seed=9)
+    pictures, labels, _ = draw_pictures(40, seed=9)
     found = measure_faithfulness(
-        learnt(family), pictures[labels < len(CATEGORIES) - 1][:40], methods=("gradient",), steps=4
+        learnt(family), pictures[labels < len(CATEGORIES) - 1][:24], methods=("gradient",), steps=4
     )
     assert len(found.comparisons) == 6
     assert all("is better than" in comparison.verdict for comparison in found.comparisons), found.comparisons

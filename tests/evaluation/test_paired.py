@@ -23,6 +23,13 @@ def _draw(generator, n=200, accuracy=0.7, categories=3):
     return labels, [np.where(generator.random(n) < accuracy, labels, wrong) for _ in range(2)]
 
 
+def _macro_f1(labels, answers):
+    """Of three categories, from the definition: scikit-learn's takes milliseconds."""
+    return np.mean(
+        [2 * ((labels == k) & (answers == k)).sum() / ((labels == k).sum() + (answers == k).sum()) for k in range(3)]
+    )
+
+
 def test_figures_are_those_of_scipy_and_scikit_learn():
     labels, (a, b) = _draw(np.random.default_rng(1))
     found = paired_test(_predictions(labels, a), _predictions(labels, b))
@@ -50,7 +57,7 @@ def test_the_interval_is_that_of_resampling_products_within_their_category():
     slow = []
     for _ in range(2000):
         rows = np.concatenate([generator.choice(np.flatnonzero(labels == k), (labels == k).sum()) for k in range(3)])
-        scores = [f1_score(labels[rows], each[rows], average="macro", labels=[0, 1, 2]) for each in (a, b)]
+        scores = [_macro_f1(labels[rows], each[rows]) for each in (a, b)]
         slow.append(scores[0] - scores[1])
     np.testing.assert_allclose([found.low, found.high], np.quantile(slow, [0.025, 0.975]), atol=0.015)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.models.families import make_categoriser
+from tests.models.families import make_categoriser, make_shallow
 from vlm_core.models.onnx_prefix import OnnxPrefix
 
 PIXELS = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -11,10 +11,7 @@ PIXELS = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 
 def _make(family, mode, blocks=0, readout="fused"):
     """A model of two vision blocks, its cut, and the states there in single precision."""
-    model = make_categoriser(family, readout=readout)
-    tower = model.hf.git.image_encoder.vision_model if family == "git" else model.hf.vision_model
-    tower.encoder.layers = tower.encoder.layers[:2]
-    model.stages = model.adapter.stages(readout)
+    model = make_shallow(family, readout)
     model.set_training(False, 0)
     cut = model.cut(mode, blocks)
     with torch.inference_mode():
