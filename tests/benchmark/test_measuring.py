@@ -1,5 +1,6 @@
 """Arithmetic against Hugging Face's plain attention, whose products PyTorch counts; threads and memory as they are."""
 
+import gc
 import time
 
 import numpy as np
@@ -54,6 +55,7 @@ def test_threads_are_fixed_and_given_back(fails):
 
 
 def test_memory_that_was_held_and_let_go_is_seen():
+    gc.collect()  # what earlier tests left must not be let go meanwhile
     with PeakMemory(0.001) as peak:
         held = np.ones(8_000_000)  # 61 MiB
         for _ in range(5000):  # until the watching thread had its turn, on a busy machine too
