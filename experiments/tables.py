@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def score_rows(results: Results) -> list[tuple[str, ...]]:
             row.label,
             f"{row.protocol} LEAKS" if row.protocol == "study" else row.protocol,
             f"{row.macro_f1.value:.4f}",
-            f"{row.macro_f1.low:.4f} to {row.macro_f1.high:.4f}",
+            "one seed has none" if isnan(row.macro_f1.low) else f"{row.macro_f1.low:.4f} to {row.macro_f1.high:.4f}",
         )
         for row in rows
     ]
