@@ -24,10 +24,10 @@ from dashboard.comparison import (
 )
 from dashboard.components import aria, card, empty_state, family_dot, graph, leak_badge, notice
 from dashboard.figures.compare import agreement, category_bars, confusions, curves
-from dashboard.pages.study_rows import p_value
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.theme import family_colour
+from vlm_core.study.formatting import p_value
 
 MOST_PICTURES: Final = 48
 

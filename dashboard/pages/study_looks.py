@@ -9,8 +9,9 @@ from dash.development.base_component import Component
 from dashboard.components import card, graph, table, wide
 from dashboard.evidence import Evidence, shown
 from dashboard.figures import study as figures
-from dashboard.pages.study_rows import Row, linked, p_value
+from dashboard.pages.study_rows import Row, linked
 from dashboard.runs import Runs
+from vlm_core.study.formatting import p_value
 
 _RULES: Final = ("macro_f1", "accuracy", "unknown_rate", "coverage", "covered_accuracy")
 

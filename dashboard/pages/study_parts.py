@@ -26,8 +26,9 @@ from dashboard.figures import study as figures
 from dashboard.pages.study_attention import attention_card
 from dashboard.pages.study_labels import labels_card
 from dashboard.pages.study_looks import calibration_card, costs_card, gaps_card, robustness_card, rules_card
-from dashboard.pages.study_rows import Row, linked, p_value, share
+from dashboard.pages.study_rows import Row, linked, share
 from dashboard.runs import Runs
+from vlm_core.study.formatting import p_value
 
 Maker = Callable[[Runs, Evidence], Component | None]
 _MARKS: Final = {"FINISHED": "✓", "RUNNING": "…"}

@@ -20,8 +20,3 @@ def linked(row: Row) -> dict[str, str]:
 def share(value: float | None) -> str:
     """A share as text, a dash where it is not known."""
     return "–" if value is None else f"{value:.1%}"
-
-
-def p_value(value: float | None) -> str:
-    """A p-value as text, a dash where nothing was tested."""
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

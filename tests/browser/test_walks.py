@@ -14,7 +14,7 @@ AT_REST = """
     new Promise(shown => requestAnimationFrame(() => requestAnimationFrame(shown))).then(() => Promise.allSettled(
         document.getAnimations().filter(each => each.effect.getTiming().iterations < 9).map(each => each.finished)))
 """
-VIEWS = ((1440, "light"), (390, "dark"))  # each page is opened once, for both
+VIEWS = ((1440, "light"), (1440, "dark"), (390, "dark"), (390, "light"))
 
 
 def _settled(page):

@@ -46,6 +46,6 @@ def shown(estimate: Estimate, *, signed: bool = False, percent: bool = False) ->
     return f"{value} ({form.format(estimate.low)} to {form.format(estimate.high)})"
 
 
-def p_value(p: float) -> str:
-    """A p-value as text."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def p_value(p: float | None) -> str:
+    """A p-value as text, a dash where nothing was tested."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
