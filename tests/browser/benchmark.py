@@ -27,6 +27,7 @@ FAMILIES: Final = ("clip", "blip", "git", "baseline")
 REPEATS: Final = 5
 REQUESTS: Final = 500
 PORT: Final = 8059
+_DRAWN: Final = ("leaderboard-drawn.data", True)
 _GRID_STATE: Final = (
     {"id": "leaderboard-grid", "property": "columnDefs", "value": None},
     {"id": "leaderboard-sort", "property": "data", "value": ""},
@@ -181,7 +182,7 @@ def _server(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
         "leaderboard, grouped by weights": _grid("", "weights"),
         "leaderboard, scatter": [
             ("leaderboard-scatter.children",),
-            (("shell-version.data", 1), ("leaderboard-set.value", ""), ("leaderboard-cost.value", "latency")),
+            (_DRAWN, ("shell-version.data", 1), ("leaderboard-set.value", ""), ("leaderboard-cost.value", "latency")),
         ],
     }
     rows = [("dashboard: reading the whole store, beside the pages", whole)]
@@ -205,10 +206,10 @@ def _page(path: str) -> list[Any]:
 
 def _grid(chosen: str, grouping: str) -> list[Any]:
     outputs = ("rowData", "columnDefs", "style")
-    inputs = (("shell-version.data", 1), ("leaderboard-set.value", chosen), ("leaderboard-group.value", grouping))
+    controls = (("leaderboard-set.value", chosen), ("leaderboard-group.value", grouping))
     return [
         (*(f"leaderboard-grid.{name}" for name in outputs), "leaderboard-leak.children"),
-        (*inputs, ("leaderboard-all.checked", False)),
+        (_DRAWN, ("shell-version.data", 1), *controls, ("leaderboard-all.checked", False)),
     ]
 
 
