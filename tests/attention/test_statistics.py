@@ -130,7 +130,8 @@ def test_a_models_layers_are_named_and_within_bounds(family: str) -> None:
 
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_sentences_of_different_lengths_are_described(family: str) -> None:
-    assert len(mechanism_statistics(make_categoriser(family, "sentences", "tokens"), PICTURES)) == 8
+    layers = 8 if family == "blip" else 7  # of GIT's last joint block text alone is read
+    assert len(mechanism_statistics(make_categoriser(family, "sentences", "tokens"), PICTURES)) == layers
 
 
 def test_figures_of_all_pictures_are_the_means_of_each() -> None:

@@ -2,7 +2,7 @@
 
 Where only one token of a block's output is read, that token alone is a query and goes through the MLP; keys and values
 still come from all tokens, so nothing changes but the cost. Attention is PyTorch's fused one, which two of the three
-families' own code cannot use.
+families' own code cannot use. Where few text tokens read many image tokens, keys and values are never made.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, einsum, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from vlm_core.models.contract import Stage
@@ -60,11 +60,12 @@ def text_block(block: Any, text: Tensor, mask: Tensor, images: Tensor | None = N
     """
     mixed = _mix(block.attention, text[:, read], text, mask[:, :, read])
     if images is not None:
-        mixed = _mix(block.crossattention, mixed, images, None)
+        cross = _mix_few if _are_few(block.crossattention.self, mixed, images) else _mix
+        mixed = cross(block.crossattention, mixed, images)
     return block.output(block.intermediate(mixed), mixed)  # type: ignore[no-any-return]
 
 
-def _mix(attention: Any, reading: Tensor, read: Tensor, mask: Tensor | None) -> Tensor:
+def _mix(attention: Any, reading: Tensor, read: Tensor, mask: Tensor | None = None) -> Tensor:
     """`reading` (B, R, D) after BERT's attention to `read` (B, N, D), residual and norm included."""
     layers = attention.self
     mixed = attend(
@@ -75,6 +76,33 @@ def _mix(attention: Any, reading: Tensor, read: Tensor, mask: Tensor | None) -> 
         mask,
         layers.dropout.p if layers.training else 0.0,
     )
+    return attention.output(mixed, reading)  # type: ignore[no-any-return]
+
+
+def _are_few(layers: Any, reading: Tensor, read: Tensor) -> bool:
+    """Whether `_mix_few` may stand for `_mix`, and does at most half of its work."""
+    projections = layers.key, layers.value  # with adapters they have no weight of their own
+    plain = all(type(layer) is nn.Linear for layer in projections) and not (layers.training and layers.dropout.p)
+    width, few = reading.shape[2], reading.shape[1]
+    work = few / read.shape[1] + few * layers.num_attention_heads / width
+    return plain and work <= 0.5 and OPERATION.get() is scaled_dot_product_attention
+
+
+def _mix_few(attention: Any, reading: Tensor, read: Tensor) -> Tensor:
+    """What `_mix` gives for few `reading` (B, R, D) and many `read` (B, N, D): products in another order.
+
+    A query's product with a projected key is that of the query, projected back, with the token itself; and a mean of
+    projected values is the projected mean of tokens. So R tokens a head are projected, where `_mix` projects N.
+    """
+    layers = attention.self
+    heads = layers.num_attention_heads
+    query = layers.query(reading).unflatten(2, (heads, -1))  # (B, R, H, E), E = D / H
+    key, value = (layer.weight.unflatten(0, (heads, -1)) for layer in (layers.key, layers.value))  # each (H, E, D)
+    back = einsum("brhe,hed->bhrd", query, key)
+    same = einsum("brhe,he->bhr", query, layers.key.bias.view(heads, -1))  # what a query's every score has
+    scores = (einsum("bhrd,bnd->bhrn", back, read) + same[..., None]) / query.shape[-1] ** 0.5
+    means = einsum("bhrn,bnd->bhrd", scores.softmax(dim=-1), read)
+    mixed = einsum("bhrd,hed->brhe", means, value).flatten(2) + layers.value.bias
     return attention.output(mixed, reading)  # type: ignore[no-any-return]
 
 

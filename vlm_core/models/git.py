@@ -88,12 +88,14 @@ class Git:
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.hf.config.eos_token_id]
 
     def token_logits(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Logits (B, T, V) of the token after each of `ids`; image positions never reach the vocabulary."""
+        """Logits (B, T, V) of the token after each of `ids`; of the last block no image positions are computed."""
         joint = self._join(tokens, ids)
         mask = _joint_mask(joint, ids.shape[1])
-        for block in self.hf.git.encoder.layer:
+        *blocks, last = self.hf.git.encoder.layer
+        for block in blocks:
             joint = text_block(block, joint, mask)
-        return self.hf.output(joint[:, tokens.shape[1] :])  # type: ignore[no-any-return]
+        text = text_block(last, joint, mask, read=slice(tokens.shape[1], None))
+        return self.hf.output(text)  # type: ignore[no-any-return]
 
     def read_prompt(self, tokens: Tensor) -> tuple[Tensor, Any]:
         """Logits (B, V) after the prompt, and a cache of image and prompt."""
