@@ -28,6 +28,7 @@ from vlm_core.pipeline import Outcome, TrialResult, run_training, run_trial
 from vlm_core.presets import HEAD_SEARCH
 from vlm_core.progress import Progress, silent
 from vlm_core.tracking import tags
+from vlm_core.tracking.signals import ending_workers
 from vlm_core.tracking.writer import RunWriter
 
 JOURNAL: Final = "optuna.log"
@@ -185,15 +186,14 @@ class _Search:
             return
         share = max(1, min(self.config.threads, os.cpu_count() or 1) // self.config.workers)
         config = self.config.model_copy(update={"threads": share})
-        context = multiprocessing.get_context("spawn")
-        workers = [
-            context.Process(target=_worker, args=(config, self.root, parent, number, say))
-            for number in range(1, self.config.workers + 1)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        start = multiprocessing.get_context("spawn").Process
+        numbers = range(1, self.config.workers + 1)
+        workers = [start(target=_worker, args=(config, self.root, parent, number, say)) for number in numbers]
+        with ending_workers():
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
         if any(worker.exitcode for worker in workers):
             raise UserError(f"A worker of the study {self.name} failed: see above; the same command goes on with it.")
 

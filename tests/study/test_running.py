@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -136,6 +137,23 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, stocke
     )
     (probe,) = [row for row in outcome.results.rows if row.configuration == "clip/probe/classify/holdout"]
     assert probe.macro_f1.value == alone.evaluation.macro_f1.value
+
+
+def _work_until_stopped() -> None:
+    from vlm_core.study import running
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    running.carry_out = stop  # type: ignore[assignment]
+    running._work(None, None, None, "")  # type: ignore[arg-type]
+
+
+def test_a_worker_that_is_stopped_begins_no_other_cell() -> None:
+    worker = multiprocessing.get_context("spawn").Process(target=_work_until_stopped)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 130
 
 
 @pytest.mark.slow

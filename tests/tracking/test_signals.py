@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from vlm_core.tracking.signals import StopSignals, Terminated
+from vlm_core.tracking.signals import SECONDS_TO_STOP, StopSignals, Terminated, ending_workers
 
 
 @pytest.fixture
@@ -78,3 +80,20 @@ def test_another_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stopped_process_does_not_wait_for_its_workers_to_do_all_that_is_left() -> None:
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    worker.start()
+    started = time.monotonic()
+    with pytest.raises(Terminated), ending_workers():
+        raise Terminated("SIGTERM")
+    assert not worker.is_alive() and time.monotonic() - started < SECONDS_TO_STOP
+
+
+def test_workers_that_have_done_their_work_are_left_alone() -> None:
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.01,))
+    with ending_workers():
+        worker.start()
+        worker.join()
+    assert worker.exitcode == 0

@@ -22,6 +22,7 @@ from vlm_core.study.cells import Done, Todo, carry_out
 from vlm_core.study.plan import MECHANISM, Cell, Plan, plan_study
 from vlm_core.tracking import tags
 from vlm_core.tracking.reader import RunReader
+from vlm_core.tracking.signals import SECONDS_TO_STOP, ending_workers
 from vlm_core.tracking.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from vlm_core.study.results import Results
 
 SECONDS_BETWEEN_LOOKS: Final = 1.0  # of a worker, for the process that leads it
-SECONDS_TO_STOP: Final = 5.0
 # Settings that may change when a study is gone on with.
 _FREE: Final = frozenset({"workers", "threads", "device", "cache_gib"})
 
@@ -136,10 +136,11 @@ def _carry_out(todo: Sequence[Todo], plan: Plan, config: Config, root: Path, par
     shared = replace(plan, given={**plan.given, "threads": threads})
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.workers, context, initializer=_watch, initargs=(os.getpid(),)) as pool:
-        futures = [pool.submit(carry_out, each, shared, root, parent) for each in todo]
+        futures = [pool.submit(_work, each, shared, root, parent) for each in todo]
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            with ending_workers():
+                for future in as_completed(futures):
+                    yield future.result()
         except BrokenProcessPool:
             raise UserError(
                 "A process of the study was killed, perhaps for want of memory: the same command goes on, with fewer "
@@ -147,6 +148,14 @@ def _carry_out(todo: Sequence[Todo], plan: Plan, config: Config, root: Path, par
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _work(todo: Todo, plan: Plan, root: Path, parent: str) -> Done:
+    """`carry_out`, after which a worker that was stopped ends: its pool would have it begin another cell."""
+    try:
+        return carry_out(todo, plan, root, parent)
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGINT)
 
 
 def _watch(leader: int) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
+
+SECONDS_TO_STOP: Final = 5.0  # of a process, to say of its run that it was stopped
 
 
 class Terminated(KeyboardInterrupt):
@@ -50,3 +55,22 @@ class StopSignals:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
         raise KeyboardInterrupt
+
+
+@contextmanager
+def ending_workers() -> Iterator[None]:
+    """Whatever interrupts what is inside ends this process's workers, too: first as Ctrl-C would, then at any price.
+
+    Those are the processes started by `multiprocessing`. Without this they would do all that is left first: a process
+    that is asked to end waits for them.
+    """
+    try:
+        yield
+    except BaseException:
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(SECONDS_TO_STOP)
+            worker.kill()
+        raise
