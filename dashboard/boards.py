@@ -125,10 +125,11 @@ def run_choices(table: pd.DataFrame, chosen: Sequence[str] | None = ()) -> list[
     return [*known, *({"value": name, "label": f"run {name[:8]}"} for name in missing)]
 
 
-def best_run(board: Board) -> str:
-    """The id of the best honest run of the test set with most runs; "" without one."""
+def best_run(board: Board, *, but: str = "") -> str:
+    """The id of the best honest run of the test set with most runs, of any model `but` one; "" without one."""
     key = most_compared(board)
-    return next((row["run_id"] for row in board.rows if row["set"] == key and row.get("rank") == 1), "")
+    ranked = (row for row in board.rows if row["set"] == key and row.get("rank") and row["model"] != but)
+    return next((row["run_id"] for row in ranked), "")
 
 
 def _described(row: Mapping[Any, Any]) -> list[str]:

@@ -100,9 +100,14 @@ def most_different(evaluations: Sequence[Evaluation], most: int) -> list[str]:
     return [name for name in values if name in widest]
 
 
+def columns_of(count: int) -> int:
+    """How many of so many runs stand side by side, so that no last one stands alone where that can be."""
+    return 2 if count in (2, 4) else 3
+
+
 def confusions(looks: Sequence[Drawn], evaluations: Sequence[Evaluation]) -> go.Figure:
     """The runs' confusion matrices as shares of each row, on one scale."""
-    columns = min(3, len(looks))
+    columns = min(columns_of(len(looks)), len(looks))
     rows = -(-len(looks) // columns)
     figure = make_subplots(
         rows=rows,
@@ -138,7 +143,7 @@ def confusion_difference(a: Evaluation, b: Evaluation) -> go.Figure:
 def agreement(names: Sequence[str], shares: NDArray[np.float64]) -> go.Figure:
     """How often each two of the runs answer alike (R, R)."""
     figure = go.Figure(
-        _heat(shares, [plain_text(name) for name in names], ".1%", float(min(0.5, shares.min())), 1.0, SEQUENTIAL)
+        _heat(shares, [plain_text(name) for name in names], ".0%", float(min(0.5, shares.min())), 1.0, SEQUENTIAL)
     )
     figure.update_layout(**layout(xaxis={"showgrid": False}, yaxis={"showgrid": False, "autorange": "reversed"}))
     return figure

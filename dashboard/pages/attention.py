@@ -45,7 +45,7 @@ FAITHFULNESS: Final = "study/faithfulness.json"  # of a run that a study measure
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """The page, with the picture and the models that the address names."""
     view = runs.view()
-    models = listed(query.get("models")) or [name for name in [best_run(view.board)] if name]
+    models = listed(query.get("models")) or [name for name in [best_run(view.board, but="baseline")] if name]
     return html.Div(
         [
             page_header("Attention", "What spoke for each model's answer, over the picture, side by side."),

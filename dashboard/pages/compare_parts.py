@@ -23,7 +23,7 @@ from dashboard.comparison import (
     seeds_of_one,
 )
 from dashboard.components import aria, card, empty_state, family_dot, graph, leak_badge, notice
-from dashboard.figures.compare import agreement, category_bars, confusions, curves
+from dashboard.figures.compare import agreement, category_bars, columns_of, confusions, curves
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.theme import family_colour
@@ -36,9 +36,12 @@ def comparison_cards(found: Comparison, asked: Mapping[str, str | None]) -> Comp
     """All of the page below the choice of runs; `asked` are the first values of the choices `pair` and `right`."""
     looks = [each.look for each in found.runs]
     evaluations = [each.evaluation for each in found.runs]
-    rows = -(-len(looks) // 3)
+    columns = columns_of(len(looks))
+    rows = -(-len(looks) // columns)
     parts: list[Any] = [
-        dmc.SimpleGrid([_run_card(each) for each in found.runs], cols={"base": 1, "xs": 2, "md": 3}, spacing="md"),
+        dmc.SimpleGrid(
+            [_run_card(each) for each in found.runs], cols={"base": 1, "xs": 2, "md": columns}, spacing="md"
+        ),
         card(
             "What can be said", *_sentences(found), note="Paired bootstrap of macro-F1, Holm-corrected; exact McNemar."
         ),

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from dashboard.boards import banded, make_board, most_compared, rows_of
+from dashboard.boards import banded, best_run, make_board, most_compared, rows_of
 
 
 def _table(*rows):
@@ -99,6 +99,20 @@ def test_each_band_begins_with_its_heading_and_holds_one_value():
         "run1",
     ]
     assert [row["band"] for row in rows] == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_best_run_is_an_honest_one_and_of_a_model_that_was_not_left_out():
+    leaking = {"tags.leaking": "true"}
+    scores = [
+        _score(0.5),
+        _score(0.7),
+        _score(0.9, **{"params.model": "baseline"}),
+        _score(0.99, split="two", **leaking),
+    ]
+    board = make_board(_table(*scores))
+    best = {row["score"]: row["run_id"] for row in board.rows}
+    assert best_run(board) == best[0.9] and best_run(board, but="baseline") == best[0.7]
+    assert best_run(make_board(_table(_score(0.9, **leaking)))) == best_run(make_board(pd.DataFrame())) == ""
 
 
 def test_an_empty_store_has_an_empty_board():

@@ -53,6 +53,12 @@ def test_matrices_share_one_scale_and_their_difference_is_of_row_shares():
     np.testing.assert_allclose(confusion_difference(one, other).data[0].z, [[0.5, -0.5], [0.5, -0.5]])
 
 
+def test_four_matrices_stand_two_by_two():
+    one = _evaluation((0, 0, 1, 0))
+    figure = confusions(drawn(list("abcd"), ["clip"] * 4), [one] * 4)
+    assert len({figure.layout[trace.xaxis.replace("x", "xaxis")].domain for trace in figure.data}) == 2
+
+
 def test_names_from_the_store_are_no_html_in_figures():
     figure = agreement(["<b>x</b>", "y"], np.array([[1.0, 0.7], [0.7, 1.0]]))
     assert figure.data[0].x[0] == "&lt;b&gt;x&lt;/b&gt;"
