@@ -31,6 +31,7 @@ from vlm_core.training.loop import Plan, StepReport, train
 from vlm_core.training.states import StateCache
 
 BATCH = 8
+WARM_UP = 3  # steps before those that count: until then the process still takes memory from the system
 # What is measured, and the settings it is: all of them fine-tune the fused read-out.
 OURS: dict[str, dict[str, Any]] = {
     "probe": {"mode": "probe", "batch_size": 128},
@@ -86,16 +87,17 @@ def _baseline(kind: str, family: str, image_size: int, data: Data, steps: int) -
     hf, read, width = _published(family, image_size, data)
     files, labels = _files(data)
     if kind == "Trainer":
-        seconds = trainer_steps(read, width, hf, files, labels, image_size, BATCH, steps + 1)
-        return {"train": asdict(Seconds.of(seconds, BATCH))}
+        every = trainer_steps(read, width, hf, files, labels, image_size, BATCH, WARM_UP + steps)
+        return {"train": asdict(Seconds.of(every[WARM_UP - 1 :], BATCH))}  # it has no figure of the first step
     flops = count_flops(lambda: torch.autograd.backward(read(torch.zeros(1, 3, image_size, image_size)).sum()))
-    _first, *rest = itertools.islice(naive_steps(read, width, hf, files, labels, image_size, BATCH), steps + 1)
+    taken = naive_steps(read, width, hf, files, labels, image_size, BATCH)
+    seconds = list(itertools.islice(taken, WARM_UP, WARM_UP + steps))
     hf.eval()
     with torch.inference_mode():
         evaluation = timed(lambda: read(torch.zeros(BATCH, 3, image_size, image_size)), 3)
     return {
-        "train": asdict(Seconds.of([step for step, _ in rest], BATCH)),
-        "input": asdict(Seconds.of([prepared for _, prepared in rest], BATCH)),
+        "train": asdict(Seconds.of([step for step, _ in seconds], BATCH)),
+        "input": asdict(Seconds.of([prepared for _, prepared in seconds], BATCH)),
         "evaluate": asdict(Seconds.of(evaluation, BATCH)),
         "gflop": flops / 1e9,
         "gemm_gflops": gemm_gflops(),
@@ -116,8 +118,7 @@ def measure_beside(family: str, image_size: int, data: str, root: str, threads: 
         cache = StateCache(Path(folder), 0, config.cache_precision)
         fit = Fit(config, loaded, model, Path(folder), cache, silent, lambda line: None, lambda figures: None)
         ours = _our_steps(config, model, 0, fit.pixels(), loaded)
-        next(naive)
-        pairs = list(itertools.islice(zip(naive, ours, strict=False), steps))
+        pairs = list(itertools.islice(zip(itertools.islice(naive, WARM_UP, None), ours, strict=False), steps))
     theirs, own = zip(*pairs, strict=True)
     return {
         "family": family,
@@ -161,7 +162,7 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
         prefix = _prefix(fit, cut, np.unique(data.split.train)) | noted if batches.start else None
         if config.mode == "lora":
             model.add_adapters(cut, config.lora_rank)
-        wanted = min(batches.steps - 1, steps * (5 if batches.start else 1))
+        wanted = min(batches.steps - WARM_UP, steps * (5 if batches.start else 1))
         seconds = list(itertools.islice(_our_steps(config, model, cut, batches, data), wanted))
         evaluation = timed(lambda: FineTuning(model, cut, batches, data.split.validation).validated(), 3)
     return {
@@ -189,11 +190,12 @@ def _prefix(fit: Fit, cut: int, rows: NDArray[np.int64]) -> dict[str, float]:
 def _our_steps(
     config: Config, model: VisionLanguageCategoriser, cut: int, batches: Batches, data: Data
 ) -> Iterator[float]:
-    """Seconds of the loop's own steps in its first epoch, the first left out."""
+    """Seconds of the loop's own steps in its first epoch, those of the warm-up left out."""
     plan = Plan(1, config.learning_rate, config.weight_decay, config.warmup, config.clip_norm, 1, config.seed)
     with tempfile.TemporaryDirectory() as folder:
         learning = train(FineTuning(model, cut, batches, data.split.validation), plan, Checkpoint(Path(folder)))
-        next(learning)
+        for _ in range(WARM_UP):
+            next(learning)
         while True:
             started = time.perf_counter()
             if not isinstance(next(learning), StepReport):
