@@ -53,7 +53,8 @@ def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, sto
         return evaluate(config, catalogue, model, rows, *rest)
 
     monkeypatch.setattr(pipeline, "evaluate_rows", noted)
-    outcome, _ = search()
+    outcome, _ = search(search="learning_rate,blocks,weight_decay")
+    assert RunReader().params(outcome.run_id)["search"] == "learning_rate,weight_decay"  # of a probe no block learns
     assert sum(count_states(outcome.study).values()) == 3
     best = max(outcome.study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: trial.value)
     settings = (best.params["learning_rate"], best.params["weight_decay"])

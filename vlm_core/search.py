@@ -96,7 +96,7 @@ def _lead(search: _Search, study: optuna.Study, data: Data, progress: Progress, 
         for name, text in {RUN: run.run_id, tags.PROCESS: tags.process_tag(), WINNER: ""}.items():
             study.set_user_attr(name, text)
         run.tags({"kind": "search", "study": search.name, "storage": search.storage_name})
-        run.params(config.to_params(TUNING))
+        run.params({**config.to_params(TUNING), "search": ",".join(search.space)})
         if before:
             _repeat_dead_trials(study, say)
             run.end_dead_children()

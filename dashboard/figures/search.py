@@ -109,7 +109,8 @@ def slices(study: Study, ranges: Mapping[str, Mapping[str, Any]], colour: str) -
         values = [float(trial.settings[name]) for trial in study.trials if name in trial.settings] if numbers else []
         if values and ranges.get(name, {}).get("log") and min(values) > 0:
             ticks = np.geomspace(min(values), max(values), 4)
-            axis = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:.2g}" for tick in ticks]}
+            texts = [f"{tick:.0f}" if tick >= 10 else f"{tick:.2g}" for tick in ticks]
+            axis = {"type": "log", "tickvals": ticks, "ticktext": texts}
         figure.update_xaxes(title_text=name, title_font_size=13, row=1, col=column, **axis)
     figure.update_layout(**layout())
     figure.update_yaxes(title_text="validation macro-F1", title_font_size=13, col=1)
