@@ -88,7 +88,7 @@ def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[di
         heat = [{"headerName": "F1 a category", "cellRenderer": "HeatStrip", "cellRendererParams": strip, "width": 280}]
     return [
         {
-            **{"field": "rank", "headerName": "#", "width": 76, "pinned": "left", "cellRenderer": "Rank"},
+            **{"field": "rank", "headerName": "#", "width": 86, "pinned": "left", "cellRenderer": "Rank"},
             **{"filter": False, "cellStyle": {"padding": "0 8px"}, "resizable": False},
         },
         {"field": "name", "headerName": "Run", "minWidth": 176, "flex": 1, "cellRenderer": "RunLink"},

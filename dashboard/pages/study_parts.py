@@ -165,7 +165,7 @@ def _pair_parts(found: Evidence, group: str) -> list[Component]:
     ]
     figure = figures.intervals(drawn, "difference of macro-F1", zero=True)
     return [
-        html.Div("\n".join(pair["words"] for pair in pairs), className="said scrolled", tabIndex=0),
+        html.Div("\n".join("• " + pair["words"] for pair in pairs), className="said scrolled", tabIndex=0),
         graph(f"study-pairs-{group}", figure, "Differences with their intervals", figures.height_of(len(pairs))),
         table(head, body, "Pairs", most_pixels=420),
     ]

@@ -5,47 +5,86 @@ import copy
 import pytest
 import torch
 
-from tests.models.families import make_adapter
+from tests.models.families import FAMILIES, make_adapter
 from vlm_core.models import blocks
+from vlm_core.models.contract import causal_mask
 from vlm_core.models.lora import add_adapters
 
-
-def _cross(adapter):
-    return adapter.hf.text_decoder.bert.encoder.layer[0].crossattention
+HEADS = 4
 
 
 def _draw(*shape, seed):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def _layers():
+    """Query, key and value of 128 numbers a token, with biases."""
+    torch.manual_seed(2)
+    return torch.nn.ModuleList(torch.nn.Linear(128, 128) for _ in range(3))
+
+
+def _plain(query, tokens, key, value, mask, dropout):
+    return blocks.attend(query, key(tokens), value(tokens), HEADS, mask, dropout)
+
+
+def _few(query, tokens, key, value, mask, dropout):
+    return blocks.attend_few(query, tokens, key, value, HEADS, mask, dropout)
+
+
+@pytest.mark.parametrize("mask", [None, causal_mask(9, 56, torch.zeros(1))])
 @pytest.mark.parametrize("few", [1, 4, 9])
-def test_few_tokens_read_many_as_they_would_by_keys_and_values(few):
-    attention = _cross(make_adapter("blip"))
-    for bias in (attention.self.query.bias, attention.self.key.bias, attention.self.value.bias):
-        torch.nn.init.normal_(bias)  # they are 0 in a model from nothing
-    found = []
-    for mix in (blocks._mix, blocks._mix_few):
-        block = copy.deepcopy(attention)
-        reading, read = (_draw(3, n, 128, seed=n).requires_grad_() for n in (few, 65))
-        assert blocks._are_few(block.self, reading, read)
-        mixed = mix(block, reading, read)
+def test_few_tokens_read_many_as_they_would_by_keys_and_values(few, mask):
+    layers, found = _layers(), []
+    mask = mask if mask is None else mask[:, :, -few:]
+    for way in (_plain, _few):
+        own = copy.deepcopy(layers)
+        reading, tokens = (_draw(3, n, 128, seed=n).requires_grad_() for n in (few, 65))
+        mixed = way(own[0](reading), tokens, own[1], own[2], mask, 0.0)
         (mixed * _draw(*mixed.shape, seed=0)).sum().backward()
-        found.append((mixed, reading.grad, read.grad, *(weight.grad for weight in block.parameters())))
+        found.append((mixed, reading.grad, tokens.grad, *(weight.grad for weight in own.parameters())))
     for plain, short in zip(*found, strict=True):
         torch.testing.assert_close(short, plain, atol=1e-5, rtol=1e-4)
 
 
-def test_the_short_way_is_left_where_it_costs_more_or_would_not_be_the_same():
-    adapter = make_adapter("blip")
-    layers, many = _cross(adapter).self, _draw(1, 65, 128, seed=0)
-    assert blocks._are_few(layers, many[:, :4], many)
-    assert not blocks._are_few(layers, many[:, :20], many)  # 20 queries a head: half of the work is not saved
-    token = blocks.OPERATION.set(lambda *_, **__: many)  # somebody wants to see the probabilities
-    assert not blocks._are_few(layers, many[:, :4], many)
+def test_dropout_takes_shares_of_attention_and_the_value_bias_with_them():
+    query, key, value = _layers()
+    shown, tokens = query(_draw(1, 1, 128, seed=1)), _draw(1, 65, 128, seed=65)
+    with torch.no_grad():
+        drawn = torch.stack([_few(shown, tokens, key, value, None, 0.5) for _ in range(4000)])
+        torch.testing.assert_close(drawn.mean(dim=0), _plain(shown, tokens, key, value, None, 0.0), atol=0.02, rtol=0)
+        wanted = torch.stack([_plain(shown, tokens, key, value, None, 0.5) for _ in range(4000)])
+    torch.testing.assert_close(drawn.std(dim=0), wanted.std(dim=0), atol=0.01, rtol=0.1)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """How often the short way was taken."""
+    taken, attend_few = [], blocks.attend_few
+    monkeypatch.setattr(blocks, "attend_few", lambda *given: taken.append(given) or attend_few(*given))
+    return taken
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_short_way_is_taken_where_one_token_or_a_few_are_read(family, short):
+    adapter = make_adapter(family)
+    state = (_draw(2, 3, 64, 64, seed=5),)
+    for stage in adapter.stages("fused"):
+        state = stage.run(state)
+    # CLIP's last vision block; BLIP's crossings and the last block's own text; GIT's last joint block.
+    assert len(short) == {"clip": 1, "blip": 3, "git": 1}[family]
+
+
+def test_the_short_way_is_left_where_it_costs_more_or_would_not_be_the_same(short):
+    attention = make_adapter("blip").hf.text_decoder.bert.encoder.layer[0].crossattention
+    many = _draw(1, 65, 128, seed=0)
+    blocks._mix(attention, many[:, :20], many)  # 20 queries a head: half of the work is not saved
+    token = blocks.OPERATION.set(lambda query, *_, **__: query)  # somebody wants to see the shares
+    blocks._mix(attention, many[:, :4], many)
     blocks.OPERATION.reset(token)
-    layers.dropout.p = 0.1
-    assert blocks._are_few(layers.eval(), many[:, :4], many)
-    assert not blocks._are_few(layers.train(), many[:, :4], many)
-    layers.eval()
+    assert not short
+    blocks._mix(attention, many[:, :4], many)
+    assert len(short) == 1
+    adapter = make_adapter("blip")
     add_adapters(adapter.hf, [adapter.hf.text_decoder], rank=2)
-    assert not blocks._are_few(layers, many[:, :4], many)
+    blocks._mix(adapter.hf.text_decoder.bert.encoder.layer[0].crossattention, many[:, :4], many)
+    assert len(short) == 1

@@ -1,8 +1,8 @@
 """Transformer blocks over Hugging Face's own modules, able to compute no more tokens than are read.
 
-Where only one token of a block's output is read, that token alone is a query and goes through the MLP; keys and values
-still come from all tokens, so nothing changes but the cost. Attention is PyTorch's fused one, which two of the three
-families' own code cannot use. Where few text tokens read many image tokens, keys and values are never made.
+Where only one token of a block's output is read, that token alone is a query and goes through the MLP; it still reads
+all tokens, so nothing changes but the cost. Attention is PyTorch's fused one, which two of the three
+families' own code cannot use. Where few tokens read many, keys and values of the many are never made.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, einsum, nn
+from torch.nn import functional
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from vlm_core.models.contract import Stage
@@ -43,14 +44,12 @@ def vision_block(block: Any, tokens: Tensor, read: slice = ALL) -> Tensor:
     attention = block.self_attn
     normed = block.layer_norm1(tokens)
     if hasattr(attention, "qkv"):  # BLIP's three projections are one layer
-        query, key, value = _thirds(attention.qkv, normed, read)
-        output = attention.projection
+        mixed, output = attend(*_thirds(attention.qkv, normed, read), attention.num_heads), attention.projection
     else:
-        query, key, value = attention.q_proj(normed[:, read]), attention.k_proj(normed), attention.v_proj(normed)
-        output = attention.out_proj
-    kept = tokens[:, read] + output(attend(query, key, value, attention.num_heads))
-    mixed: Tensor = kept + block.mlp(block.layer_norm2(kept))
-    return mixed
+        query, output = attention.q_proj(normed[:, read]), attention.out_proj
+        mixed = _attend_to(query, normed, attention.k_proj, attention.v_proj, attention.num_heads)
+    kept = tokens[:, read] + output(mixed)
+    return kept + block.mlp(block.layer_norm2(kept))  # type: ignore[no-any-return]
 
 
 def text_block(block: Any, text: Tensor, mask: Tensor, images: Tensor | None = None, read: slice = ALL) -> Tensor:
@@ -60,50 +59,55 @@ def text_block(block: Any, text: Tensor, mask: Tensor, images: Tensor | None = N
     """
     mixed = _mix(block.attention, text[:, read], text, mask[:, :, read])
     if images is not None:
-        cross = _mix_few if _are_few(block.crossattention.self, mixed, images) else _mix
-        mixed = cross(block.crossattention, mixed, images)
+        mixed = _mix(block.crossattention, mixed, images)
     return block.output(block.intermediate(mixed), mixed)  # type: ignore[no-any-return]
 
 
 def _mix(attention: Any, reading: Tensor, read: Tensor, mask: Tensor | None = None) -> Tensor:
     """`reading` (B, R, D) after BERT's attention to `read` (B, N, D), residual and norm included."""
     layers = attention.self
-    mixed = attend(
-        layers.query(reading),
-        layers.key(read),
-        layers.value(read),
-        layers.num_attention_heads,
-        mask,
-        layers.dropout.p if layers.training else 0.0,
-    )
+    heads, dropout = layers.num_attention_heads, layers.dropout.p if layers.training else 0.0
+    mixed = _attend_to(layers.query(reading), read, layers.key, layers.value, heads, mask, dropout)
     return attention.output(mixed, reading)  # type: ignore[no-any-return]
 
 
-def _are_few(layers: Any, reading: Tensor, read: Tensor) -> bool:
-    """Whether `_mix_few` may stand for `_mix`, and does at most half of its work."""
-    projections = layers.key, layers.value  # with adapters they have no weight of their own
-    plain = all(type(layer) is nn.Linear for layer in projections) and not (layers.training and layers.dropout.p)
-    width, few = reading.shape[2], reading.shape[1]
-    work = few / read.shape[1] + few * layers.num_attention_heads / width
-    return plain and work <= 0.5 and OPERATION.get() is scaled_dot_product_attention
+def _attend_to(
+    query: Tensor,
+    tokens: Tensor,
+    key: nn.Module,
+    value: nn.Module,
+    heads: int,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Multi-head attention (B, R, D) of projected queries (B, R, D) to tokens (B, N, D), by the cheaper way."""
+    few = query.shape[1]
+    work = few / tokens.shape[1] + few * heads / query.shape[2]  # of `attend_few`, as a share of that of projecting all
+    plain = type(key) is type(value) is nn.Linear  # layers with adapters have no weight of their own
+    if plain and work <= 0.5 and OPERATION.get() is scaled_dot_product_attention:
+        return attend_few(query, tokens, key, value, heads, mask, dropout)  # type: ignore[arg-type]
+    return attend(query, key(tokens), value(tokens), heads, mask, dropout)
 
 
-def _mix_few(attention: Any, reading: Tensor, read: Tensor) -> Tensor:
-    """What `_mix` gives for few `reading` (B, R, D) and many `read` (B, N, D): products in another order.
+def attend_few(
+    query: Tensor, tokens: Tensor, key: nn.Linear, value: nn.Linear, heads: int, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """What `attend` gives of tokens (B, N, D) that `key` and `value` project: products in another order.
 
     A query's product with a projected key is that of the query, projected back, with the token itself; and a mean of
-    projected values is the projected mean of tokens. So R tokens a head are projected, where `_mix` projects N.
+    projected values is the projected mean of tokens. So R tokens a head are projected instead of N.
     """
-    layers = attention.self
-    heads = layers.num_attention_heads
-    query = layers.query(reading).unflatten(2, (heads, -1))  # (B, R, H, E), E = D / H
-    key, value = (layer.weight.unflatten(0, (heads, -1)) for layer in (layers.key, layers.value))  # each (H, E, D)
-    back = einsum("brhe,hed->bhrd", query, key)
-    same = einsum("brhe,he->bhr", query, layers.key.bias.view(heads, -1))  # what a query's every score has
-    scores = (einsum("bhrd,bnd->bhrn", back, read) + same[..., None]) / query.shape[-1] ** 0.5
-    means = einsum("bhrn,bnd->bhrd", scores.softmax(dim=-1), read)
-    mixed = einsum("bhrd,hed->brhe", means, value).flatten(2) + layers.value.bias
-    return attention.output(mixed, reading)  # type: ignore[no-any-return]
+    query = query.view(*query.shape[:2], heads, -1)  # (B, R, H, E), E = D / H
+    keys, values = (layer.weight.view(heads, query.shape[3], -1) for layer in (key, value))  # each (H, E, D)
+    back = einsum("brhe,hed->bhrd", query, keys)
+    same = einsum("brhe,he->bhr", query, key.bias.view(heads, -1))  # what a query's every score has
+    scores = (einsum("bhrd,bnd->bhrn", back, tokens) + same[..., None]) / query.shape[-1] ** 0.5
+    shares = (scores if mask is None else scores + mask).softmax(dim=-1)
+    shares = functional.dropout(shares, dropout, training=dropout > 0)
+    means = einsum("bhrn,bnd->bhrd", shares, tokens)
+    mixed = einsum("bhrd,hed->brhe", means, values).flatten(2)
+    bias = value.bias.view(heads, -1)
+    return mixed + einsum("bhr,he->brhe", shares.sum(dim=-1), bias).flatten(2)
 
 
 def attend(
