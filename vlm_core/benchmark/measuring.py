@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,12 +27,17 @@ def count_flops(work: Callable[[], Any]) -> int:
     """Floating-point operations of PyTorch's matrix products and convolutions in a call, a multiply-add as two.
 
     On a CPU PyTorch's counter does not know the fused attention and counts nothing of it; so attention is computed
-    by its formula here, as the two products that it is.
+    by its formula here, as the two products that it is. Nor does it know oneDNN's products (`models.products`).
     """
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    def product(tokens: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(tokens) * weight[0]
+
+    known = {torch.ops.mkldnn._linear_pointwise: product}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=known) as counter:
         work()
     return int(counter.get_total_flops())
 

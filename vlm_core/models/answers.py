@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from vlm_core.models.clip import Clip
 from vlm_core.models.contract import Captioner, Readout, State
+from vlm_core.models.products import fast_products
 
 # Prompt ensemble in the manner of CLIP's own (Radford et al. 2021, section 3.1.4), worded for a shop's pictures.
 TEMPLATES = (
@@ -112,6 +113,7 @@ class Sentences:
         return functional.log_softmax(self.log_likelihoods(state[0]), dim=1)
 
     @torch.no_grad()
+    @fast_products()
     def log_likelihoods(self, tokens: Tensor) -> Tensor:
         """Log of p(sentence | picture) among all texts (B, C), the end token included, for image tokens (B, N, D)."""
         first, cache = self.captioner.read_prompt(tokens)
@@ -125,6 +127,7 @@ class Sentences:
         steps = functional.log_softmax(logits, dim=-1)  # (B, T - 1, V)
         return score + steps[:, torch.arange(len(ids) - 1), ids[1:]].sum(dim=1)
 
+    @fast_products()
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, None]:
         """Cross-entropy per token of the right sentence, prompt and padding left out: it knows of no other sentence."""
         (tokens,) = state
@@ -154,6 +157,7 @@ def write_texts(captioner: Captioner, tokens: Tensor) -> list[str]:
 
 
 @torch.no_grad()
+@fast_products()
 def write_ids(captioner: Captioner, tokens: Tensor) -> list[list[int]]:
     """Token numbers of that text, filled up with the end token to one length."""
     end = captioner.sentence_ids("")[-1]

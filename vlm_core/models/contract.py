@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from vlm_core.models.products import fast_products
+
 State = tuple[Tensor, ...]  # what passes from stage to stage: tensors of shape (B, ...)
 Part = Literal["vision", "fusion"]
 # Where the chain ends: the family's fused state (B, D), its vision tower's pooled state (B, D), or the image
@@ -69,6 +71,7 @@ class Captioner(Adapter, Protocol):
         """Take the last `count` tokens out of the cache."""
 
 
+@fast_products()
 def run_stages(stages: Sequence[Stage], state: State) -> State:
     """The state after all of `stages`."""
     for stage in stages:
