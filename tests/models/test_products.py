@@ -30,7 +30,7 @@ def _step(layer, tokens):
 @pytest.mark.parametrize("shape", [(300, 96), (3, 100, 96), (2, 3, 50, 96)])
 def test_a_layer_and_its_gradients_are_pytorchs(shape, bias, taken):
     torch.manual_seed(0)
-    layer, tokens = torch.nn.Linear(96, 64, bias=bias), torch.randn(shape)
+    layer, tokens = torch.nn.Linear(96, 512, bias=bias), torch.randn(shape)
     wanted = _step(copy.deepcopy(layer), tokens)
     with products.fast_products():
         found = _step(layer, tokens)
@@ -40,7 +40,7 @@ def test_a_layer_and_its_gradients_are_pytorchs(shape, bias, taken):
 
 
 def test_frozen_weights_get_no_gradient_and_cost_none(taken):
-    layer, tokens = torch.nn.Linear(96, 64).requires_grad_(False), torch.randn(300, 96, requires_grad=True)
+    layer, tokens = torch.nn.Linear(96, 512).requires_grad_(False), torch.randn(300, 96, requires_grad=True)
     with products.fast_products():
         layer(tokens).sum().backward()
     assert layer.weight.grad is None and tokens.grad is not None and len(taken) == 2
@@ -49,9 +49,10 @@ def test_frozen_weights_get_no_gradient_and_cost_none(taken):
 
 
 def test_small_products_other_numbers_graphs_and_other_machines_are_left_to_pytorch(taken, monkeypatch):
-    layer, tokens = torch.nn.Linear(96, 64), torch.randn(300, 96)
+    layer, tokens = torch.nn.Linear(96, 512), torch.randn(300, 96)
     with products.fast_products():
-        layer(tokens[:10])
+        layer(tokens[:100])
+        torch.nn.Linear(4096, 4096)(torch.randn(10, 4096))
         copy.deepcopy(layer).double()(tokens.double())
     layer(tokens)
     with monkeypatch.context() as patch:

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-LEAST: Final = 2**20  # multiplications below which a product is left to PyTorch: another way is no gain
+# Below so many tokens, and multiplications, a product is left to PyTorch: the other way gains nothing, or far less.
+LEAST_TOKENS: Final = 64
+LEAST: Final = 2**23
 
 
 @cache
@@ -56,7 +58,8 @@ class _Products(TorchFunctionMode):
 
 def _suits(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     single = tokens.dtype == weight.dtype == torch.float32 and tokens.device.type == weight.device.type == "cpu"
-    return single and tokens.numel() * weight.shape[0] >= LEAST
+    few = tokens.numel() < LEAST_TOKENS * tokens.shape[-1]
+    return single and not few and tokens.numel() * weight.shape[0] >= LEAST
 
 
 class _Linear(torch.autograd.Function):
