@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vlm_core.tracking.card import markdown_table
@@ -194,15 +194,14 @@ def whole(results: Mapping[str, Any]) -> str:
         return [figures for name, figures in results.items() if name.startswith(kind)]
 
     trained = those("train ")
-    parts = [
-        f"Machine: {machine()}.",
-        "### Naive fine-tuning\n\n" + naive_table(trained),
-        "### Every mode next to it\n\n" + training_table(trained),
-        "### Everything learns: naive and ours step by step in turn\n\n" + beside_table(those("beside ")),
-        "### The study's ten epochs (2,400 training and 600 validation pictures), extrapolated\n\n"
-        + study_table(trained),
-        "### Answering\n\n" + answers_table(those("answers ")),
-        "### Before the model\n\n" + input_table(those("input ")),
-        "### How it grows\n\n" + growth_table(those("growth ")),
+    sections: list[tuple[str, Callable[[list[Figures]], str], list[Figures]]] = [
+        ("Naive fine-tuning", naive_table, trained),
+        ("Every mode next to it", training_table, trained),
+        ("Everything learns: naive and ours step by step in turn", beside_table, those("beside ")),
+        ("The study's ten epochs (2,400 training and 600 validation pictures), extrapolated", study_table, trained),
+        ("Answering", answers_table, those("answers ")),
+        ("Before the model", input_table, those("input ")),
+        ("How it grows", growth_table, those("growth ")),
     ]
-    return "\n\n".join(parts) + "\n"
+    parts = [f"### {heading}\n\n{table(figures)}" for heading, table, figures in sections if figures]
+    return "\n\n".join([f"Machine: {machine()}.", *parts]) + "\n"
