@@ -87,7 +87,10 @@ def process_is_dead(tag: str) -> bool:
 
 
 def process_is_alive(tag: str) -> bool:
-    """Whether the process of a `process_tag` still runs on this machine; False for one on another machine."""
+    """Whether the process of a `process_tag` still runs on this machine; False for one on another machine.
+
+    One that has ended, and that nobody has asked for its exit code yet, runs no more.
+    """
     import psutil
 
     node, _, rest = tag.partition(":")
@@ -95,7 +98,8 @@ def process_is_alive(tag: str) -> bool:
     if node != platform.node() or not number.isdigit():
         return False
     try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" == started
+        process = psutil.Process(int(number))
+        return f"{process.create_time():.2f}" == started and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
