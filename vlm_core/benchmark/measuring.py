@@ -33,10 +33,12 @@ def count_flops(work: Callable[[], Any]) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    from vlm_core.models.products import helps
+
     def product(tokens: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
         return 2 * math.prod(tokens) * weight[0]
 
-    known = {torch.ops.mkldnn._linear_pointwise: product}
+    known = {torch.ops.mkldnn._linear_pointwise: product} if helps() else {}  # not every PyTorch has that operation
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=known) as counter:
         work()
     return int(counter.get_total_flops())
