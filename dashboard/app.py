@@ -13,12 +13,12 @@ from dash.development.base_component import Component
 
 from dashboard.components import aria, icon
 from dashboard.dropzone import sample
+from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import attention, catalogue, categorise, compare, leaderboard, run, search, study
 from dashboard.pictures import serve_pictures
 from dashboard.runs import Runs
 from dashboard.security import protect
 from dashboard.theme import MANTINE
-from dashboard.warm import Uploads, WarmModels
 
 # in the order of the navigation
 PAGES: Final = (leaderboard, run, compare, study, catalogue, categorise, attention, search)
@@ -41,7 +41,7 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     app.server.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
     app.server.config["MLFLOW_UI"] = mlflow_ui
-    app.server.config |= {"MODELS": WarmModels(partial(_resolve, runs)), "UPLOADS": Uploads()}  # of all pages together
+    app.server.config |= {"MODELS": ModelCache(partial(_resolve, runs)), "UPLOADS": Uploads()}  # of all pages together
     dash.page_registry.clear()
     for order, page in enumerate(PAGES):
         dash.register_page(

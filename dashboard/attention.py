@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dashboard.answers import SAMPLES, sample_picture
+from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pictures import read_picture
-from dashboard.warm import Uploads, WarmModels
+from dashboard.predictions import SAMPLES, sample_picture
 from vlm_core.errors import UserError
-from vlm_core.pixels.store import UnreadablePicture, decode_picture, fit_picture
+from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 
 if TYPE_CHECKING:
     from vlm_core.attention.faithfulness import Followed
@@ -37,7 +37,7 @@ _NO_ATTENTION: Final = "This model has no attention to show: choose a run of CLI
 
 
 @dataclass(frozen=True)
-class Look:
+class AttentionView:
     """What one model says of a picture, and where it looked for that."""
 
     categories: tuple[str, ...]
@@ -49,10 +49,10 @@ class Look:
     followed: Followed | None  # None where it would take a second
 
 
-class Looker:
+class AttentionExplainer:
     """Asks the warm models where they looked; pictures go by the name of where they are. What was asked is kept."""
 
-    def __init__(self, root: Path, models: WarmModels, uploads: Uploads) -> None:
+    def __init__(self, root: Path, models: ModelCache, uploads: Uploads) -> None:
         self._root, self._models, self._uploads = root, models, uploads
         self.look = lru_cache(maxsize=MOST_LOOKS)(self._look)
         self.layers = lru_cache(maxsize=MOST_LAYERS)(self._layers)
@@ -72,7 +72,7 @@ class Looker:
             raise UserError("This picture is not here any more: choose it again.")
         return data
 
-    def _look(self, run_id: str, source: str, method: Method, category: str) -> Look:
+    def _look(self, run_id: str, source: str, method: Method, category: str) -> AttentionView:
         """Where the run's model looked for the category ("" for its own answer). Raises UserError."""
         return self._ask(run_id, source, lambda model, pictures: _look(model, pictures, method, category))
 
@@ -96,7 +96,9 @@ def explainable(model: Categoriser) -> VisionLanguageCategoriser:
     return model
 
 
-def _look(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method: Method, category: str) -> Look:
+def _look(
+    model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method: Method, category: str
+) -> AttentionView:
     from vlm_core.attention.faithfulness import STEPS, follow_map
     from vlm_core.attention.maps import explain, explain_words
 
@@ -111,7 +113,7 @@ def _look(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method:
     model.log_probabilities(pictures)
     quick = time.perf_counter() - started < MOST_SECONDS / (2 * STEPS)  # passes
     followed = follow_map(model, pictures[0], heat, target) if quick else None
-    return Look(tuple(model.categories), probabilities, target, pictures[0], heat, words, followed)
+    return AttentionView(tuple(model.categories), probabilities, target, pictures[0], heat, words, followed)
 
 
 def _target(model: VisionLanguageCategoriser, category: str) -> int | None:

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dashboard.boards import COMPARABLE
-from dashboard.figures.compare import Drawn, drawn
+from dashboard.figures.compare import RunStyle, run_styles
+from dashboard.leaderboard import COMPARABLE
 from dashboard.runs import Runs
 from vlm_core.config import FINE_TUNING
 from vlm_core.evaluation.evaluation import Evaluation
@@ -21,33 +21,33 @@ NOBODY: Final = "nobody"
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedRun:
     """One of the runs."""
 
     run_id: str
     row: dict[str, Any]
-    look: Drawn
+    look: RunStyle
     evaluation: Evaluation
     epochs: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """The runs that have an evaluation, and what they were tested for in groups of the same products."""
 
-    runs: tuple[Compared, ...]
+    runs: tuple[ComparedRun, ...]
     groups: tuple[tuple[int, ...], ...]  # indices of runs that were tested on the same products
     tests: dict[tuple[int, int], PairedTest]  # of indices within one group
 
 
-def compare_runs(runs: Runs, names: Sequence[str]) -> Comparison:
+def compare_runs(runs: Runs, names: Sequence[str]) -> RunComparison:
     """The comparison of the runs of those ids; those without an evaluation are left out."""
     found = [(name, runs.row(name), runs.evaluation(name)) for name in dict.fromkeys(names)]
     whole = [(name, row, evaluation) for name, row, evaluation in found if row and evaluation]
     labels = _unique([str(row.get("name", name)) for name, row, _ in whole])
-    looks = drawn(labels, [str(row.get("params.model", "")) for _, row, _ in whole])
+    looks = run_styles(labels, [str(row.get("params.model", "")) for _, row, _ in whole])
     compared = tuple(
-        Compared(name, row, look, evaluation, runs.epochs(name))
+        ComparedRun(name, row, look, evaluation, runs.epochs(name))
         for (name, row, evaluation), look in zip(whole, looks, strict=True)
     )
     keys = [tuple(str(each.row.get(key, "")) for key in COMPARABLE) for each in compared]
@@ -56,7 +56,7 @@ def compare_runs(runs: Runs, names: Sequence[str]) -> Comparison:
     for group in groups:
         found_tests = paired_tests([compared[place].evaluation.predictions for place in group])
         tests |= {(group[i], group[j]): test for (i, j), test in found_tests.items()}
-    return Comparison(compared, groups, tests)
+    return RunComparison(compared, groups, tests)
 
 
 def in_words(a: str, b: str, test: PairedTest) -> str:
@@ -72,7 +72,7 @@ def in_words(a: str, b: str, test: PairedTest) -> str:
     return f"No difference can be shown between {a} and {b}: {points:.1f} points of macro-F1, {interval}, {p}."
 
 
-def answers_of(comparison: Comparison, group: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def answers_of(comparison: RunComparison, group: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """True categories (n,) and each run's answers (R, n), in the product order of the group's first run."""
     first = comparison.runs[group[0]].evaluation.predictions
     rows = [comparison.runs[place].evaluation.predictions for place in group]
@@ -93,7 +93,7 @@ def disagreements(labels: NDArray[np.int64], answers: NDArray[np.int64], who: st
     return np.flatnonzero(differ)
 
 
-def differing_settings(comparison: Comparison) -> list[tuple[str, ...]]:
+def differing_settings(comparison: RunComparison) -> list[tuple[str, ...]]:
     """Name and each run's value of the settings in which the runs differ."""
     lines = []
     for name in FINE_TUNING:
@@ -103,9 +103,9 @@ def differing_settings(comparison: Comparison) -> list[tuple[str, ...]]:
     return lines
 
 
-def seeds_of_one(comparison: Comparison) -> list[tuple[str, int, float, float]]:
+def seeds_of_one(comparison: RunComparison) -> list[tuple[str, int, float, float]]:
     """Name, number of seeds, mean and standard deviation (n - 1) of macro-F1, of runs that differ in the seed alone."""
-    groups: dict[tuple[str, ...], list[Compared]] = {}
+    groups: dict[tuple[str, ...], list[ComparedRun]] = {}
     for each in comparison.runs:
         names = [name for name in FINE_TUNING if name not in ("seed", "run_name", "resume", "experiment", "threads")]
         groups.setdefault(tuple(str(each.row.get(f"params.{name}", "")) for name in names), []).append(each)

@@ -10,7 +10,7 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from dashboard.runs import View
+from dashboard.runs import StoreSnapshot
 from dashboard.theme import family_colour, family_of
 
 GRAPH_CONFIG: Final[Any] = {"displaylogo": False, "displayModeBar": False, "responsive": True}
@@ -181,7 +181,7 @@ def skeleton(height: int = 320) -> Component:
     return dmc.Skeleton(height=height, radius="md")
 
 
-def store_state(view: View) -> Component | None:
+def store_state(view: StoreSnapshot) -> Component | None:
     """What a page shows in place of its content when the store gives none; None when there are runs."""
     if not view.table.empty:
         return None

@@ -10,9 +10,9 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
 from flask import Response
 
-from dashboard.answers import SAMPLES, receive, sample_picture
 from dashboard.components import aria, icon
-from dashboard.warm import Uploads
+from dashboard.model_cache import Uploads
+from dashboard.predictions import SAMPLES, receive, sample_picture
 
 
 def dropzone(page: str) -> Component:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 import pandas as pd
 
-from dashboard.boards import Board, make_board
+from dashboard.leaderboard import Leaderboard, make_leaderboard
 from vlm_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class View:
+class StoreSnapshot:
     """The store as last seen. `state` is "loading" (nothing read yet), "ready" or "away" (`problem` says why)."""
 
     table: pd.DataFrame  # as RunReader.runs gives it
@@ -43,9 +43,9 @@ class View:
     whole: bool  # False while the first reading still goes on
 
     @cached_property
-    def board(self) -> Board:
+    def board(self) -> Leaderboard:
         """The leaderboard's rows, made when first asked for: a quarter of a second for 2,000 runs."""
-        return make_board(self.table)
+        return make_leaderboard(self.table)
 
 
 class Runs:
@@ -55,7 +55,7 @@ class Runs:
         self.uri = uri
         self.root = root or Path.cwd()
         self._reader: RunReader | None = None
-        self._view = View(pd.DataFrame(), "loading", "", 0, whole=False)
+        self._view = StoreSnapshot(pd.DataFrame(), "loading", "", 0, whole=False)
         self._kept: OrderedDict[tuple[str, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
         self._looked = time.monotonic()
@@ -68,7 +68,7 @@ class Runs:
             self._thread = threading.Thread(target=self._watch, name="runs", daemon=True)
             self._thread.start()
 
-    def view(self) -> View:
+    def view(self) -> StoreSnapshot:
         """The store as last seen, at once."""
         self._looked = time.monotonic()
         return self._view
@@ -95,7 +95,7 @@ class Runs:
         return self._keep(("predictions", run_id, name), lambda: self.reader().predictions(run_id, name))
 
     def epochs(self, run_id: str) -> list[dict[str, Any]]:
-        """The entries of the study's log of the run, one an epoch (see vlm_core.tracking.study_log); [] without one."""
+        """Return the entries of the run's training log, one per epoch (see tracking.training_log); [] without one."""
         name = (self.row(run_id) or {}).get("tags.study_log")
         if not name:
             return []
@@ -184,7 +184,7 @@ class Runs:
         old = self._view
         if (state, problem, whole) == (old.state, old.problem, old.whole) and table.equals(old.table):
             return
-        self._view = View(table, state, problem, old.version + 1, whole)
+        self._view = StoreSnapshot(table, state, problem, old.version + 1, whole)
 
     def _keep(self, key: tuple[str, ...], make: Callable[[], T]) -> T | None:
         """What `make` gives, remembered among the last 64; None, not remembered, where the run has no such file."""

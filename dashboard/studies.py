@@ -1,97 +1,117 @@
-"""Optuna's studies as the tracking store holds them: a run that searched, and its trials below."""
+"""Studies as the tracking store holds them: a run that leads, a run below it for every cell, and the results so far."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import pandas as pd
 
-BEST = "metrics.best_validation_macro_f1"
-STATES = ("complete", "pruned", "running", "failed")
+from dashboard.leaderboard import SCORE
+from dashboard.runs import Runs
+
+RESULTS: Final = "study/results.json"  # of vlm_core.study.results.Results, among the artifacts of the leading run
+_PARENT: Final = "tags.mlflow.parentRunId"
+_BEST_FIRST: Final = ("FINISHED", "RUNNING")  # of several runs of one cell
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One trial of a study."""
+class CellRun:
+    """The run of one cell."""
 
-    number: int  # in the order they began, from 0
     run_id: str
-    state: str  # one of STATES
-    score: float | None  # validation macro-F1: of its best epoch or, pruned, of its last
-    seconds: float | None  # a picture
-    settings: dict[str, float | str]  # those that were searched
+    status: str
+    score: float | None  # test macro-F1
 
 
 @dataclass(frozen=True)
-class Study:
-    """A search and its trials."""
+class StoredStudy:
+    """One study as it stands now."""
 
     run_id: str
     name: str
-    model: str
-    searched: tuple[str, ...]
-    both: bool  # whether seconds a picture are an objective too
-    trials: tuple[Trial, ...]
+    status: str
+    cells: int  # planned
+    seeds: tuple[str, ...]
+    runs: dict[str, dict[str, CellRun]]  # configuration -> seed -> run
+    results: Mapping[str, Any]  # vlm_core.study.results.Results as JSON; {} before the first seed has ended
 
-    @property
-    def best(self) -> Trial | None:
-        """The complete trial with the best score; None before the first one."""
-        complete = [trial for trial in self.trials if trial.state == "complete" and trial.score is not None]
-        return max(complete, key=lambda trial: trial.score or 0.0, default=None)
+    def count(self, *statuses: str) -> int:
+        """Cells whose run stands so."""
+        return sum(run.status in statuses for seeds in self.runs.values() for run in seeds.values())
+
+    def part(self, name: str) -> list[dict[str, Any]]:
+        """A list of the results; [] where there is none."""
+        return list(self.results.get(name) or [])
 
 
 def study_choices(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Searches to choose from, newest first, as value and label."""
+    """Studies to choose from, newest first, as value and label."""
     if "tags.kind" not in table:
         return []
-    found = table[table["tags.kind"] == "search"].to_dict("records")
     return [
         {
             "value": str(row["run_id"]),
             "label": f"{row.get('tags.study', row['name'])} · {row['started']:%Y-%m-%d %H:%M}",
         }
-        for row in found
+        for row in table[table["tags.kind"] == "study"].to_dict("records")
     ]
 
 
-def read_study(table: pd.DataFrame, run_id: str) -> Study | None:
-    """The search that the run led; None if there is none of that id."""
-    if "tags.kind" not in table:
+def read_study(runs: Runs, run_id: str) -> StoredStudy | None:
+    """The study that the run leads; None if there is none of that id."""
+    row = runs.row(run_id)
+    if row is None or row.get("tags.kind") != "study":
         return None
-    found = table[(table["run_id"] == run_id) & (table["tags.kind"] == "search")]
-    if found.empty:
-        return None
-    row = found.iloc[0]
-    searched = tuple(name.strip() for name in str(row.get("params.search", "")).split(",") if name.strip())
-    below = table.get("tags.mlflow.parentRunId", pd.Series("", index=table.index)) == run_id
-    rows = table[below & (table["tags.kind"] == "trial")].sort_values("started")
-    trials = tuple(_trial(number, each, searched) for number, each in enumerate(rows.to_dict("records")))
-    both = str(row.get("params.objectives", "")) == "score,seconds"
-    return Study(
-        run_id, str(row.get("tags.study", row["name"])), str(row.get("params.model", "")), searched, both, trials
+    table = runs.table()
+    below = table[table[_PARENT] == run_id] if _PARENT in table else table.iloc[:0]
+    found: dict[str, dict[str, CellRun]] = {}
+    for each in sorted(below.to_dict("records"), key=_order, reverse=True):
+        configuration, _, seed = str(each["name"]).rpartition("/")
+        if configuration.count("/") == 3:
+            score = each.get(SCORE)
+            run = CellRun(str(each["run_id"]), str(each["status"]), None if pd.isna(score) else float(score))
+            found.setdefault(configuration, {})[seed] = run
+    seeds = sorted({seed for by_seed in found.values() for seed in by_seed}, key=lambda seed: (len(seed), seed))
+    cells = str(row.get("tags.cells", ""))
+    return StoredStudy(
+        run_id=run_id,
+        name=str(row.get("tags.study", row["name"])),
+        status=str(row["status"]),
+        cells=int(cells) if cells.isdecimal() else 0,
+        seeds=tuple(seeds),
+        runs=dict(sorted(found.items())),
+        results=_parsed(runs.text(run_id, RESULTS)),
     )
 
 
-def _trial(number: int, row: dict[Any, Any], searched: tuple[str, ...]) -> Trial:
-    state = (
-        "pruned"
-        if row.get("tags.pruned") == "true"
-        else {"FINISHED": "complete", "RUNNING": "running"}.get(row["status"], "failed")
-    )
-    score = _number(row.get(BEST)) if state == "complete" else _number(row.get("metrics.validation_macro_f1"))
-    settings = {
-        name: _value(str(row[f"params.{name}"])) for name in searched if isinstance(row.get(f"params.{name}"), str)
-    }
-    return Trial(number, str(row["run_id"]), state, score, _number(row.get("metrics.seconds_a_picture")), settings)
+def runs_address(run_ids: list[str]) -> str:
+    """Where the runs behind a figure are shown: one by itself, several side by side."""
+    return f"/run?run={run_ids[0]}" if len(run_ids) == 1 else "/compare?runs=" + ",".join(run_ids[:6])
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or value != value else float(value)
+def shown(estimate: Mapping[str, float | None] | None, form: str = ".3f") -> str:
+    """A figure and its interval as text; without interval where there is none, a dash where there is no figure."""
+    if not estimate or estimate.get("value") is None:
+        return "–"
+    value, low, high = (estimate.get(name) for name in ("value", "low", "high"))
+    return f"{value:{form}}" if low is None or high is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
-def _value(text: str) -> float | str:
+def _order(row: Mapping[Any, Any]) -> tuple[int, float]:
+    """The run that speaks for its cell comes last: a finished one, else one that runs, else the newest."""
+    status = str(row["status"])
+    place = _BEST_FIRST.index(status) if status in _BEST_FIRST else len(_BEST_FIRST)
+    return place, -row["started"].timestamp()
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Mapping[str, Any]:
     try:
-        return float(text)
-    except ValueError:
-        return text
+        found = json.loads(text or "{}")
+    except ValueError:  # it is being written just now
+        return {}
+    return found if isinstance(found, dict) else {}

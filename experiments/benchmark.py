@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.door import guard, say
+from experiments.cli import run_command, say
+from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
-from vlm_core.storing import write_whole
 
 FAMILIES = ("clip", "blip", "git")
 # Commas separate kinds on the command line.
@@ -51,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     path, root = Path(given.results), str(Path.cwd())
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    from vlm_core.benchmark import answering, growth, report, steps
+    from vlm_core.benchmark import growth, inference_speed, markdown_tables, steps
 
     def keep(name: str, work: Callable[..., Any], *values: Any) -> None:
         if name in results:
             return
         say(f"Measuring {name} ...")
         results[name] = _alone(work, *values)
-        write_whole(path, lambda file: file.write(json.dumps(results, indent=1).encode()))
+        write_atomically(path, lambda file: file.write(json.dumps(results, indent=1).encode()))
 
     sizes = [int(size) for size in given.sizes.split(",")]
     for size in sizes:
@@ -68,14 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for kind in given.kinds.split(","):
                 where = (family, size, given.data, root, given.threads)
                 if kind == "answers":
-                    keep(f"answers {family} {size}", answering.measure_answers, *where)
+                    keep(f"answers {family} {size}", inference_speed.measure_answers, *where)
                 elif kind == "full beside naive":
                     keep(f"beside {family} {size}", steps.measure_beside, *where, given.steps)
                 else:
                     keep(f"train {family} {size} {kind}", steps.measure, kind, *where, given.steps)
     for count in filter(None, given.growth.split(",")):
         keep(f"growth {count}", growth.measure_growth, int(count), given.data, root, given.threads)
-    tables = report.whole(results)
+    tables = markdown_tables.whole(results)
     if given.output:
         _write_tables(tables, Path(given.output))
     say(f"Wrote the tables of {given.output}." if given.output else tables)
@@ -86,7 +86,7 @@ def _write_tables(tables: str, path: Path) -> None:
     begin, end = "<!-- tables: written by experiments.benchmark -->\n", "<!-- end of the tables -->\n"
     before, _, rest = (path.read_text() if path.exists() else "").partition(begin)
     text = before + begin + tables + end + rest.partition(end)[2]
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _alone(work: Callable[..., Any], *values: Any) -> Any:
@@ -99,4 +99,4 @@ def _alone(work: Callable[..., Any], *values: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_command(main))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.door import guard, say, show_table
+from experiments.cli import run_command, say, show_table
 from vlm_core.config import add_flags, build_config
 
 MODELS = ("baseline", "clip", "blip", "git")
@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_flags(parser, ("data", "epochs", "per_category", "train_per_category", "seed", "protocol", "experiment"))
     given = vars(parser.parse_args(arguments))
     from experiments.tables import LEADERBOARD_COLUMNS, leaderboard_rows
-    from vlm_core.pipeline import run_training
     from vlm_core.progress import show
     from vlm_core.tracking.reader import RunReader
+    from vlm_core.workflows.train import run_training
 
     run_ids = []
     for model in MODELS:
@@ -37,4 +37,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_command(main))

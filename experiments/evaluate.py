@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.door import guard, say, show_table
+from experiments.cli import run_command, say, show_table
 from vlm_core.config import add_flags, build_config
 
 FLAGS = (
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = build_config(given)
     from experiments.tables import evaluation_rows
     from vlm_core.progress import show
-    from vlm_core.scoring import run_evaluation
+    from vlm_core.workflows.evaluate import run_evaluation
 
     child, evaluation = run_evaluation(run_id, config, Path.cwd(), show, say)
     show_table(f"Run {run_id[:8]} on {config.data}", ("", "score", "95 % interval"), evaluation_rows(evaluation))
@@ -36,4 +36,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_command(main))

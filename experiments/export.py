@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.door import guard, say, show_table
+from experiments.cli import run_command, say, show_table
 
 PRECISIONS = {"fp32": ("fp32",), "int8": ("int8",), "both": ("fp32", "int8")}
 COLUMNS = ("", "MB", "largest difference", "equal answers", "s a picture, 1", "s a picture, 32")
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=8, help="threads of both engines, capped at the machine's cores")
     given = parser.parse_args(arguments)
     from experiments.tables import export_rows
-    from vlm_core.exporting import run_export
     from vlm_core.progress import show
+    from vlm_core.workflows.export import run_export
 
     export = run_export(given.run, PRECISIONS[given.precision], given.pictures, given.threads, Path.cwd(), show, say)
     show_table(f"Run {given.run[:8]} on {export.pictures} pictures", COLUMNS, export_rows(export.comparisons))
@@ -34,4 +34,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_command(main))

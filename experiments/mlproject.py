@@ -1,21 +1,97 @@
 """Write `MLproject` anew, after a setting in vlm_core/config.py has changed."""
 
+from __future__ import annotations
+
 import argparse
-import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final, Literal, get_args, get_origin
 
-from vlm_core.mlproject import render
+from vlm_core.atomic import write_atomically
+from vlm_core.config import FINE_TUNING, PRETRAINING_ALONE, STUDY_ALONE, TUNING_ALONE, Config
+from vlm_core.presets import HEAD, PRESETS, SUITING
 
 MLPROJECT = Path(__file__).resolve().parent.parent / "MLproject"
+# `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.
+_MLFLOW_DECIDES: Final = frozenset({"experiment"})
+
+_VERBS: Final[dict[str, str]] = {
+    "study": "carries out the whole comparative study and writes its report; takes the settings of main as well",
+    "tune": "searches the settings of one model with Optuna, and retrains the winner; takes those of main as well",
+    "pretrain": "pretrains one family on a catalogue's pictures, titles and attributes, and writes its weights",
+    "benchmark": "measures every way of training next to a naive loop",
+    "prepare": "reads, cleans and decodes a catalogue once; takes the settings about data",
+    "evaluate": "scores a stored run on another labelled catalogue",
+    "predict": "writes the categories of a folder, zip or CSV of pictures",
+    "export": "writes a stored run's model as ONNX in fp32 and int8, held against PyTorch",
+    "demo": "trains all three families small on the sample catalogue and compares them",
+}
+_OWN_SETTINGS: Final = {"pretrain": PRETRAINING_ALONE, "tune": TUNING_ALONE, "study": STUDY_ALONE}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(prog="python -m experiments.mlproject", description=__doc__).parse_args(arguments)
-    unfinished = MLPROJECT.with_name("MLproject.new")
-    unfinished.write_text(render(), encoding="utf-8")
-    os.replace(unfinished, MLPROJECT)
+    write_atomically(MLPROJECT, lambda file: file.write(render().encode()))
     print(f"Wrote {MLPROJECT}.")
+
+
+def render() -> str:
+    """The whole text of `MLproject`: what `mlflow run` starts, and the settings it takes."""
+    declared = declared_settings()
+    others = [name for name in FINE_TUNING if name not in declared]
+    lines = [
+        "# Written by `python -m experiments.mlproject` from vlm_core/config.py: change that, and write this again.",
+        "name: vlm-product-categorisation",
+        "python_env: python_env.yaml",
+        "",
+        "entry_points:",
+        "  # fine-tunes one model and evaluates it: mlflow run . -P model=blip",
+        "  main:",
+        "    parameters:",
+        *(line for name, default in declared.items() for line in _declaration(name, default)),
+        "      # Taken with -P as well. They have no default here, because a preset or the mode may set them, because",
+        "      # `mlflow run` decides it, or because it would log an empty text as two quotation marks for good.",
+        *(f"      # {name}: {_help(name)}" for name in others),
+        "    command: >-",
+        # exec: a signal from `mlflow run` must reach Python, not a shell that waits for it.
+        "      exec python -m experiments.train",
+        *(f"      --{name}={{{name}}}" for name in declared),
+    ]
+    for verb, what in _VERBS.items():
+        lines += ["", f"  # {what}"]
+        lines += [f"  # {name}: {_help(name)}" for name in _OWN_SETTINGS.get(verb, ())]
+        lines += [f"  {verb}:", f"    command: exec python -m experiments.{verb}"]
+    return "\n".join(lines) + "\n"
+
+
+def declared_settings() -> dict[str, str]:
+    """The settings that `MLproject` declares, with the text of their default.
+
+    MLflow hands a declared default on as if the user had given it, so a setting that a preset sets cannot be among
+    them. It also logs defaults to the run, quoted for the shell, before our code starts, and refuses to change them:
+    only a text that quoting leaves as it is agrees with what the run logs later.
+    """
+    from_presets = set(HEAD).union(*PRESETS.values(), *SUITING.values())
+    defaults = {name: str(field.default) for name, field in Config.model_fields.items()}
+    return {
+        name: text
+        for name, text in defaults.items()
+        if name in FINE_TUNING
+        and name not in from_presets
+        and name not in _MLFLOW_DECIDES
+        and shlex.quote(text) == text
+    }
+
+
+def _declaration(name: str, default: str) -> tuple[str, str]:
+    return f"      # {_help(name)}", f'      {name}: {{default: "{default}"}}'
+
+
+def _help(name: str) -> str:
+    field = Config.model_fields[name]
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return f"{field.description} [{', '.join(choices)}]" if choices else str(field.description)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.door import guard, say
+from experiments.cli import run_command, say
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,19 +22,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture_column", default="", help="column with the picture's path (empty: images/<id>.jpg)")
     parser.add_argument("--threads", type=int, default=8, help="PyTorch threads, capped at the machine's cores")
     given = parser.parse_args(arguments)
+    from vlm_core.inference import record_columns, set_threads
     from vlm_core.models.saved import load_categoriser
-    from vlm_core.predicting import answer_columns, find_pictures, predict_pictures, write_predictions
     from vlm_core.progress import show
-    from vlm_core.scoring import set_threads
     from vlm_core.tracking.registry import resolve
+    from vlm_core.workflows.predict import find_pictures, predict_pictures, write_predictions
 
     pictures = find_pictures(Path(given.pictures), given.id_column, given.picture_column)
     set_threads(given.threads)
     model = load_categoriser(resolve(given.model))
     output = Path(given.output)
-    count = write_predictions(output, ["id", *answer_columns(model)], predict_pictures(model, pictures, show))
+    count = write_predictions(output, ["id", *record_columns(model)], predict_pictures(model, pictures, show))
     say(f"Wrote {count:,} rows to {output}.")
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_command(main))

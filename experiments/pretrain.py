@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.door import guard, say, show_table
+from experiments.cli import run_command, say, show_table
 from vlm_core.config import PRETRAINING, from_flags
 
 
@@ -18,8 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Pretrain CLIP, BLIP or GIT on pictures and their titles; write weights that checkpoint= takes.",
     )
     config = from_flags(arguments, parser, PRETRAINING, preset="pretrain")
-    from vlm_core.pretraining import run_pretraining
     from vlm_core.progress import show
+    from vlm_core.workflows.pretrain import run_pretraining
 
     outcome = run_pretraining(config, Path.cwd(), show, say)
     rows = [(name, f"{value:.4f}") for name, value in outcome.figures.items()]
@@ -29,4 +29,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_command(main))

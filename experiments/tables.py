@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
-    from vlm_core.exporting import Comparison
     from vlm_core.study.results import Results
+    from vlm_core.workflows.export import ExportComparison
 
 LEADERBOARD_COLUMNS = ("model", "protocol", "test macro-F1", "95 % interval", "accuracy", "weights", "run")
 
@@ -57,7 +57,7 @@ def leaderboard_rows(board: pd.DataFrame) -> list[tuple[str, ...]]:
     ]
 
 
-def export_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+def export_rows(comparisons: Sequence[ExportComparison]) -> list[tuple[str, ...]]:
     """One row a form of the model: size, distance from PyTorch, and seconds a picture at each batch."""
     return [
         (

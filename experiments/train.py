@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.door import guard, say, show_table
+from experiments.cli import run_command, say, show_table
 from vlm_core.config import from_flags
 
 
@@ -18,8 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     config = from_flags(arguments, parser)
     from experiments.tables import evaluation_rows
-    from vlm_core.pipeline import run_training
     from vlm_core.progress import show
+    from vlm_core.workflows.train import run_training
 
     outcome = run_training(config, Path.cwd(), show, say)
     mark = " (LEAKING protocol)" if outcome.split.leaking else ""
@@ -33,4 +33,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_command(main))

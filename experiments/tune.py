@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.door import guard, say, show_table
+from experiments.cli import run_command, say, show_table
 from vlm_core.config import TUNING, from_flags
 
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = from_flags(arguments, parser, TUNING)
     from experiments.tables import evaluation_rows
     from vlm_core.progress import show
-    from vlm_core.search import count_states, run_search
+    from vlm_core.workflows.tune import count_states, run_search
 
     outcome = run_search(config, Path.cwd(), show, say)
     show_table("Best trials", ("trial", "validation macro-F1", "settings"), outcome.best_rows())
@@ -33,4 +33,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(run_command(main))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.sample import draw_sample
-from vlm_core.storing import write_whole
 from vlm_core.tracking.store import open_mlflow
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def save_blank(figure: Figure, path: Path) -> None:
 
     The pictures' own tests draw, and so do runs in processes of their own.
     """
-    write_whole(path, lambda file: Image.new("RGB", (8, 8)).save(file, "PNG"))
+    write_atomically(path, lambda file: Image.new("RGB", (8, 8)).save(file, "PNG"))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("vlm_core.evaluation.pictures._save", save_blank)
+    monkeypatch.setattr("vlm_core.evaluation.plots._save", save_blank)
     copy_database(empty_database, tmp_path)
     return tmp_path
 
@@ -145,7 +145,7 @@ def filled_store(shop: Path, empty_database: Path) -> Path:
                 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
                     patch.delenv(name, raising=False)
                 patch.chdir(folder)
-                patch.setattr("vlm_core.evaluation.pictures._save", save_blank)
+                patch.setattr("vlm_core.evaluation.plots._save", save_blank)
                 _fill(shop, folder)
             (folder / "done").touch()
     return folder
@@ -153,9 +153,9 @@ def filled_store(shop: Path, empty_database: Path) -> Path:
 
 def _fill(shop: Path, folder: Path) -> None:
     from vlm_core.config import build_config
-    from vlm_core.pipeline import run_training
     from vlm_core.progress import silent
     from vlm_core.tracking.writer import RunWriter
+    from vlm_core.workflows.train import run_training
 
     small = {"preset": "demo", "threads": 1, "resamples": 100, "train_per_category": 20, "per_category": 30}
     for given in FILLING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
 from vlm_core.config import Config
 from vlm_core.progress import Progress
-from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -99,5 +99,5 @@ def write_dataset_info(data: Data, folder: Path) -> Path:
     catalogue = data.catalogue
     info = dataset_info(catalogue.products, data.split, catalogue.fingerprint, catalogue.reading.rows_read)
     path = folder / "dataset_info.json"
-    write_whole(path, lambda file: file.write(json.dumps(info, indent=2, ensure_ascii=False).encode()))
+    write_atomically(path, lambda file: file.write(json.dumps(info, indent=2, ensure_ascii=False).encode()))
     return path

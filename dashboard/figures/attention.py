@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboard.figures.compare import Drawn
+from dashboard.figures.compare import RunStyle
 from dashboard.theme import DASHES, SERIES, layout, plain_text
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def faithfulness_curves(found: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     return figure
 
 
-def followed_curves(looks: Sequence[Drawn], followed: Sequence[Followed]) -> go.Figure:
+def followed_curves(looks: Sequence[RunStyle], followed: Sequence[Followed]) -> go.Figure:
     """Deletion and insertion in one picture, a line a model."""
     figure = make_subplots(cols=2, subplot_titles=CURVES)
     for look, each in zip(looks, followed, strict=True):

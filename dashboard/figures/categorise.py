@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.figures.compare import Drawn
+from dashboard.figures.compare import RunStyle
 from dashboard.theme import layout
 from vlm_core.evaluation.predictions import Predictions
 
@@ -26,7 +26,7 @@ def coverage_at(predictions: Predictions, threshold: float) -> tuple[float, floa
     return float(answered.mean()), float(right[answered].mean()) if answered.any() else float("nan")
 
 
-def coverage_curves(looks: Sequence[Drawn], predictions: Sequence[Predictions], threshold: float) -> go.Figure:
+def coverage_curves(looks: Sequence[RunStyle], predictions: Sequence[Predictions], threshold: float) -> go.Figure:
     """Coverage (solid) and accuracy of what is answered (dotted) over the threshold, for each model."""
     figure = go.Figure()
     figure.add_vline(x=threshold, line={"color": "#8A8F98", "width": 1.5, "dash": "dash"})

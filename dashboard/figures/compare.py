@@ -19,7 +19,7 @@ MOST_NUMBERS: Final = 12
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RunStyle:
     """How a run looks in every figure."""
 
     name: str
@@ -28,7 +28,7 @@ class Drawn:
     pattern: str
 
 
-def drawn(names: Sequence[str], models: Sequence[str]) -> list[Drawn]:
+def run_styles(names: Sequence[str], models: Sequence[str]) -> list[RunStyle]:
     """The family's colour for each run; a second run of a family is dashed, and its bars are hatched."""
     seen: dict[str, int] = {}
     looks = []
@@ -36,11 +36,11 @@ def drawn(names: Sequence[str], models: Sequence[str]) -> list[Drawn]:
         place = seen.setdefault(family_of(model), 0)
         seen[family_of(model)] += 1
         patterns = ("", "/", ".", "x", "-", "+")
-        looks.append(Drawn(name, family_colour(model), DASHES[place % len(DASHES)], patterns[place % len(patterns)]))
+        looks.append(RunStyle(name, family_colour(model), DASHES[place % len(DASHES)], patterns[place % len(patterns)]))
     return looks
 
 
-def curves(looks: Sequence[Drawn], epochs: Sequence[Sequence[dict[str, Any]]]) -> go.Figure:
+def curves(looks: Sequence[RunStyle], epochs: Sequence[Sequence[dict[str, Any]]]) -> go.Figure:
     """Validation loss and macro-F1 of each run over its epochs."""
     figure = make_subplots(cols=2, horizontal_spacing=0.2)
     for look, entries in zip(looks, epochs, strict=True):
@@ -64,7 +64,7 @@ def curves(looks: Sequence[Drawn], epochs: Sequence[Sequence[dict[str, Any]]]) -
     return figure
 
 
-def category_bars(looks: Sequence[Drawn], evaluations: Sequence[Evaluation]) -> go.Figure:
+def category_bars(looks: Sequence[RunStyle], evaluations: Sequence[Evaluation]) -> go.Figure:
     """F1 of each category with its interval, side by side; of many categories those that differ most."""
     shown = most_different(evaluations, MOST_BARS)
     figure = go.Figure()
@@ -105,7 +105,7 @@ def columns_of(count: int) -> int:
     return 2 if count in (2, 4) else 3
 
 
-def confusions(looks: Sequence[Drawn], evaluations: Sequence[Evaluation]) -> go.Figure:
+def confusions(looks: Sequence[RunStyle], evaluations: Sequence[Evaluation]) -> go.Figure:
     """The runs' confusion matrices as shares of each row, on one scale."""
     columns = min(columns_of(len(looks)), len(looks))
     rows = -(-len(looks) // columns)

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from dashboard.boards import COSTS
 from dashboard.components import FAMILY_NAMES
+from dashboard.leaderboard import COSTS
 from dashboard.theme import family_colour, layout
 from vlm_core.benchmark.cost import pareto
 

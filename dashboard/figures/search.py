@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from dashboard.studies import Study, Trial
+from dashboard.searches import Search, Trial
 from dashboard.theme import layout
 
 _SYMBOLS: Final = {"complete": "circle", "pruned": "x", "running": "circle-open", "failed": "triangle-down"}
@@ -19,7 +19,7 @@ _SCORES: Final = ["#C9D8E6", "#0B559F"]
 _WIDE: Final = 20.0  # highest over lowest, from which an axis is logarithmic
 
 
-def history(study: Study, colour: str) -> go.Figure:
+def history(study: Search, colour: str) -> go.Figure:
     """Each trial's score in the order they began, and the best so far of the complete ones."""
     figure = go.Figure()
     complete = [trial for trial in study.trials if trial.state == "complete" and trial.score is not None]
@@ -56,7 +56,7 @@ def importance_bars(shares: Mapping[str, float], colour: str) -> go.Figure:
     return figure
 
 
-def parallel(study: Study) -> go.Figure:
+def parallel(study: Search) -> go.Figure:
     """A line a trial through its settings, each from its lowest to its highest value, to its score; dark is good."""
     trials = [trial for trial in study.trials if trial.score is not None and len(trial.settings) == len(study.searched)]
     names = [*study.searched, "macro-F1"]
@@ -84,7 +84,7 @@ def parallel(study: Study) -> go.Figure:
     return figure
 
 
-def slices(study: Study, ranges: Mapping[str, Mapping[str, Any]], colour: str) -> go.Figure:
+def slices(study: Search, ranges: Mapping[str, Mapping[str, Any]], colour: str) -> go.Figure:
     """The score over each searched setting, on a log axis where the setting's range is searched so."""
     names = list(study.searched) or [""]
     figure = make_subplots(cols=len(names), shared_yaxes=True, horizontal_spacing=0.03)
@@ -117,7 +117,7 @@ def slices(study: Study, ranges: Mapping[str, Mapping[str, Any]], colour: str) -
     return figure
 
 
-def pareto(study: Study, colour: str) -> go.Figure:
+def pareto(study: Search, colour: str) -> go.Figure:
     """Score against seconds a picture, and the trials that none beats in both."""
     shown = [trial for trial in study.trials if trial.state == "complete" and None not in (trial.score, trial.seconds)]
     front: list[Trial] = []

@@ -11,8 +11,7 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
 
-from dashboard.attention import METHODS, Looker
-from dashboard.boards import best_run, run_choices
+from dashboard.attention import METHODS, AttentionExplainer
 from dashboard.components import (
     aria,
     card,
@@ -29,6 +28,7 @@ from dashboard.components import (
 )
 from dashboard.dropzone import dropzone, register_dropzone
 from dashboard.figures.attention import faithfulness_curves
+from dashboard.leaderboard import best_run, run_choices
 from dashboard.pages.attention_parts import ask, view_cards
 from dashboard.runs import Runs
 
@@ -99,7 +99,7 @@ def register(app: Dash, runs: Runs) -> None:
         Output("attention-head", "max"),
         Input("attention-picture", "data"),
         *choices,
-    )(partial(update_maps, runs, Looker(runs.root, models, uploads)))
+    )(partial(update_maps, runs, AttentionExplainer(runs.root, models, uploads)))
     app.callback(Output("attention-curves", "children"), Input("attention-models", "value"))(
         partial(update_curves, runs)
     )
@@ -148,7 +148,7 @@ def choose_picture(pictures: Sequence[Mapping[str, str]] | None, product: str | 
 
 def update_maps(
     runs: Runs,
-    looker: Looker,
+    looker: AttentionExplainer,
     source: str | None,
     chosen: Sequence[str] | None,
     method: str,

@@ -12,11 +12,11 @@ from dash import dcc, html
 from dash.development.base_component import Component
 from numpy.typing import NDArray
 
-from dashboard.attention import METHODS, Look, Looker
+from dashboard.attention import METHODS, AttentionExplainer, AttentionView
 from dashboard.components import card, family_dot, graph, notice, wide
 from dashboard.figures.attention import followed_curves
-from dashboard.figures.compare import drawn
-from dashboard.overlays import in_words, overlay, plain
+from dashboard.figures.compare import run_styles
+from dashboard.heatmaps import in_words, overlay, plain
 from dashboard.runs import Runs
 from vlm_core.errors import UserError
 
@@ -25,11 +25,11 @@ _KINDS: Final = {"vision": "what the class token attends to", "cross": "text to 
 
 
 @dataclass(frozen=True)
-class View:
+class AttentionPanel:
     """One model's look at a picture, or why there is none."""
 
     run_id: str
-    look: Look | None = None
+    look: AttentionView | None = None
     heat: NDArray[np.float32] | None = None  # (H, W), what is shown
     caption: str = ""
     layers: int = 0
@@ -37,25 +37,27 @@ class View:
     error: str = ""
 
 
-def ask(looker: Looker, run_id: str, source: str, method: Any, category: str, layer: int, head: int) -> View:
+def ask(
+    looker: AttentionExplainer, run_id: str, source: str, method: Any, category: str, layer: int, head: int
+) -> AttentionPanel:
     """What the run's model shows: the method's map, or of a layer (from 1) a head (from 1; 0 is the mean of all)."""
     try:
         look = looker.look(run_id, source, method, category)
         layers = looker.layers(run_id, source, category)
     except UserError as error:
-        return View(run_id, error=str(error))
+        return AttentionPanel(run_id, error=str(error))
     heads = max(each.maps.shape[1] for each in layers)
     if not layer:
-        return View(run_id, look, look.map, f"method: {METHODS[method].lower()}", len(layers), heads)
+        return AttentionPanel(run_id, look, look.map, f"method: {METHODS[method].lower()}", len(layers), heads)
     chosen = layers[min(layer, len(layers)) - 1]
     maps = chosen.maps[0]
     place = min(head, len(maps))
     part = f"head {place} of {len(maps)}" if place else f"mean of {len(maps)} heads"
     caption = f"{chosen.name}, {part}: {_KINDS.get(chosen.kind, chosen.kind)}"
-    return View(run_id, look, maps[place - 1] if place else maps.mean(axis=0), caption, len(layers), heads)
+    return AttentionPanel(run_id, look, maps[place - 1] if place else maps.mean(axis=0), caption, len(layers), heads)
 
 
-def view_cards(runs: Runs, views: Sequence[View]) -> Component:
+def view_cards(runs: Runs, views: Sequence[AttentionPanel]) -> Component:
     """A card a model, and what the colours mean."""
     ramp = [html.Span("matters little"), html.Span(className="ramp"), html.Span("matters most")]
     scale = html.Div(ramp, className="scale")
@@ -65,20 +67,20 @@ def view_cards(runs: Runs, views: Sequence[View]) -> Component:
     return html.Div([head, cards, _followed(runs, views)])
 
 
-def _followed(runs: Runs, views: Sequence[View]) -> Component | None:
+def _followed(runs: Runs, views: Sequence[AttentionPanel]) -> Component | None:
     """What becomes of each model's answer as its map's cells go or come back."""
     found = [(view.run_id, view.look.followed) for view in views if view.look and view.look.followed]
     if not found:
         return None
     rows = [runs.row(run_id) or {} for run_id, _ in found]
-    looks = drawn([str(row.get("name", "")) for row in rows], [str(row.get("params.model", "")) for row in rows])
+    looks = run_styles([str(row.get("name", "")) for row in rows], [str(row.get("params.model", "")) for row in rows])
     figure = followed_curves(looks, [followed for _, followed in found])
     note = "Cells of the method's map, most important first: a good one falls fast as they go and rises as they come."
     shown = wide(graph("attention-followed", figure, "Deletion and insertion", 320), "Deletion and insertion")
     return card("Is it so, in this picture?", shown, note=note, mt="lg")
 
 
-def _card(runs: Runs, view: View) -> Component:
+def _card(runs: Runs, view: AttentionPanel) -> Component:
     row = runs.row(view.run_id) or {}
     name = dcc.Link(str(row.get("name", view.run_id[:8])), href=f"/run?run={view.run_id}", className="cell-link")
     title = dmc.Group([family_dot(str(row.get("params.model", ""))), dmc.Text(name, size="sm", fw=600)], gap=6)
@@ -107,12 +109,12 @@ def _card(runs: Runs, view: View) -> Component:
     )
 
 
-def _said(verb: str, look: Look, category: int) -> Component:
+def _said(verb: str, look: AttentionView, category: int) -> Component:
     share = f" {look.probabilities[category]:.1%}"
     return dmc.Text([f"{verb} ", html.B(look.categories[category]), share], size="sm", className="figures")
 
 
-def _words(look: Look) -> Component | None:
+def _words(look: AttentionView) -> Component | None:
     """Each word that the model writes, with what it was written from."""
     if not look.words:
         return None

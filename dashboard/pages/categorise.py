@@ -10,8 +10,6 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from dashboard.answers import as_csv, categorise
-from dashboard.boards import best_run, run_choices
 from dashboard.components import (
     card,
     graph,
@@ -23,10 +21,12 @@ from dashboard.components import (
 )
 from dashboard.dropzone import dropzone, register_dropzone
 from dashboard.figures.categorise import coverage_at, coverage_curves
-from dashboard.figures.compare import drawn
+from dashboard.figures.compare import run_styles
+from dashboard.leaderboard import best_run, run_choices
+from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages.categorise_parts import result_cards
+from dashboard.predictions import as_csv, categorise
 from dashboard.runs import Runs
-from dashboard.warm import Uploads, WarmModels
 
 NAME: Final = "Categorise"
 PATH: Final = "/categorise"
@@ -107,7 +107,7 @@ def update_state(runs: Runs, version: int | None, chosen: Sequence[str] | None) 
     return state, state is not None, run_choices(runs.table(), chosen)
 
 
-def update_results(models: WarmModels, uploads: Uploads, pictures: Any, chosen: Sequence[str] | None) -> Any:
+def update_results(models: ModelCache, uploads: Uploads, pictures: Any, chosen: Sequence[str] | None) -> Any:
     """What the chosen models say of the pictures."""
     return categorise(models, uploads, pictures or [], list(chosen or ())[:MOST_MODELS])
 
@@ -125,7 +125,9 @@ def update_coverage(
     rows = [runs.row(name) or {} for name in names]
     kept = [(row, runs.predictions(name, "validation")) for name, row in zip(names, rows, strict=True)]
     known = [(row, predictions) for row, predictions in kept if predictions is not None]
-    looks = drawn([str(row.get("name")) for row, _ in known], [str(row.get("params.model", "")) for row, _ in known])
+    looks = run_styles(
+        [str(row.get("name")) for row, _ in known], [str(row.get("params.model", "")) for row, _ in known]
+    )
     said = [_said(str(row.get("name")), predictions, threshold) for row, predictions in kept]
     return coverage_curves(looks, [each for _, each in known], threshold), [html.Div(line) for line in said]
 

@@ -10,8 +10,8 @@ import dash_mantine_components as dmc
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from dashboard.answers import answer_shown
 from dashboard.components import family_dot, icon, notice
+from dashboard.predictions import answer_shown
 from dashboard.runs import Runs
 from dashboard.theme import family_colour
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY

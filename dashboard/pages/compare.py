@@ -10,10 +10,10 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from dashboard.boards import SCORE, run_choices
-from dashboard.comparison import ALL, Comparison, compare_runs
+from dashboard.comparison import ALL, RunComparison, compare_runs
 from dashboard.components import empty_state, keep_in_url, listed, page_header, skeleton, store_state
 from dashboard.figures.compare import confusion_difference
+from dashboard.leaderboard import SCORE, run_choices
 from dashboard.pages.compare_parts import comparison_cards, disagreement_gallery
 from dashboard.runs import Runs
 
@@ -136,7 +136,7 @@ def update_gallery(runs: Runs, who: str | None, chosen: Sequence[str] | None) ->
 
 
 @lru_cache(maxsize=16)
-def _compared(runs: Runs, names: tuple[str, ...]) -> Comparison:
+def _compared(runs: Runs, names: tuple[str, ...]) -> RunComparison:
     return compare_runs(runs, names)
 
 

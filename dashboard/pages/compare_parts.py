@@ -14,8 +14,8 @@ from dash.development.base_component import Component
 from dashboard.comparison import (
     ALL,
     NOBODY,
-    Compared,
-    Comparison,
+    ComparedRun,
+    RunComparison,
     answers_of,
     differing_settings,
     disagreements,
@@ -32,7 +32,7 @@ from vlm_core.study.formatting import p_value
 MOST_PICTURES: Final = 48
 
 
-def comparison_cards(found: Comparison, asked: Mapping[str, str | None]) -> Component:
+def comparison_cards(found: RunComparison, asked: Mapping[str, str | None]) -> Component:
     """All of the page below the choice of runs; `asked` are the first values of the choices `pair` and `right`."""
     looks = [each.look for each in found.runs]
     evaluations = [each.evaluation for each in found.runs]
@@ -77,13 +77,13 @@ def right_choices(names: Sequence[str]) -> list[dict[str, str]]:
     return [{"value": ALL, "label": "all disagreements"}, *alone, {"value": NOBODY, "label": "nobody is right"}]
 
 
-def pair_choices(found: Comparison, group: Sequence[int]) -> list[dict[str, str]]:
+def pair_choices(found: RunComparison, group: Sequence[int]) -> list[dict[str, str]]:
     """Every two runs of the group, as "i-j" and in words."""
     names = [each.look.name for each in found.runs]
     return [{"value": f"{i}-{j}", "label": f"{names[i]} − {names[j]}"} for i, j in combinations(group, 2)]
 
 
-def disagreement_gallery(runs: Runs, found: Comparison, who: str) -> Component:
+def disagreement_gallery(runs: Runs, found: RunComparison, who: str) -> Component:
     """Products of the largest comparable group on which its runs disagree, as pictures."""
     group = max(found.groups, key=len, default=())
     if len(group) < 2:
@@ -108,7 +108,7 @@ def disagreement_gallery(runs: Runs, found: Comparison, who: str) -> Component:
     return dmc.Stack([dmc.Text(said, size="sm", c="dimmed"), html.Div(cards, className="gallery")])
 
 
-def _run_card(each: Compared) -> Component:
+def _run_card(each: ComparedRun) -> Component:
     row, score = each.row, each.evaluation.macro_f1
     seconds = row.get("metrics.train_seconds")
     facts = " · ".join(
@@ -147,7 +147,7 @@ def _run_card(each: Compared) -> Component:
     )
 
 
-def _sentences(found: Comparison) -> list[Component]:
+def _sentences(found: RunComparison) -> list[Component]:
     names = [each.look.name for each in found.runs]
     parts: list[Component] = []
     if len(found.groups) > 1:
@@ -175,7 +175,7 @@ def _sentences(found: Comparison) -> list[Component]:
     return [dmc.Stack(parts, gap="md")]
 
 
-def _seeds(found: Comparison) -> Component | None:
+def _seeds(found: RunComparison) -> Component | None:
     groups = seeds_of_one(found)
     if not groups:
         return None
@@ -189,7 +189,7 @@ def _seeds(found: Comparison) -> Component | None:
     )
 
 
-def _largest_group(found: Comparison, asked: Mapping[str, str | None]) -> list[Component]:
+def _largest_group(found: RunComparison, asked: Mapping[str, str | None]) -> list[Component]:
     """What needs runs of the same test products."""
     group = max(found.groups, key=len, default=())
     if len(group) < 2:
@@ -237,7 +237,7 @@ def _choice(identity: str, choices: list[dict[str, str]], asked: str | None, lab
 
 
 def _disagreement(
-    first: Compared, members: Sequence[Compared], label: int, answers: Any, row: int, fingerprint: str
+    first: ComparedRun, members: Sequence[ComparedRun], label: int, answers: Any, row: int, fingerprint: str
 ) -> Component:
     predictions = first.evaluation.predictions
     product, categories = str(predictions.product_ids[row]), predictions.categories
@@ -259,7 +259,7 @@ def _mark(answer: int, label: int) -> str:
     return "right" if answer == label else "wrong"
 
 
-def _settings(found: Comparison) -> Component:
+def _settings(found: RunComparison) -> Component:
     lines = differing_settings(found)
     if not lines:
         return card("Settings", dmc.Text("All settings are the same.", size="sm"))

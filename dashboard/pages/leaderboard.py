@@ -12,7 +12,6 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
-from dashboard.boards import COSTS, GROUPINGS, Board, TestSet, banded, most_compared, rows_of
 from dashboard.components import (
     aria,
     button_link,
@@ -25,6 +24,7 @@ from dashboard.components import (
     store_state,
 )
 from dashboard.figures.leaderboard import score_against_cost
+from dashboard.leaderboard import COSTS, GROUPINGS, Leaderboard, TestSet, banded, most_compared, rows_of
 from dashboard.pages.leaderboard_parts import OPTIONS, columns_of, grid, height
 from dashboard.runs import Runs
 
@@ -177,11 +177,11 @@ def find(text: str | None) -> dict[str, Any]:
     return {**OPTIONS, "quickFilterText": text or ""}
 
 
-def _sets(board: Board, chosen: str) -> list[TestSet]:
+def _sets(board: Leaderboard, chosen: str) -> list[TestSet]:
     return [each for each in board.sets if not chosen or each.key == chosen]
 
 
-def _choices(board: Board, chosen: str | None) -> list[dict[str, str]]:
+def _choices(board: Leaderboard, chosen: str | None) -> list[dict[str, str]]:
     named = [
         {"value": each.key, "label": f"{each.name} ({each.runs} runs{', leaking' if each.leaking else ''})"}
         for each in board.sets
@@ -191,7 +191,7 @@ def _choices(board: Board, chosen: str | None) -> list[dict[str, str]]:
     return [{"value": "", "label": f"All test sets ({len(board.rows):,} runs)"}, *named, *missing]
 
 
-def _controls(board: Board, query: Mapping[str, str]) -> Component:
+def _controls(board: Leaderboard, query: Mapping[str, str]) -> Component:
     groupings = [{"value": "", "label": "Test set alone"}, *({"value": name, "label": name} for name in GROUPINGS)]
     return dmc.Group(
         [

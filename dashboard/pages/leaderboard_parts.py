@@ -10,8 +10,8 @@ import dash_ag_grid as dag
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.boards import TestSet
 from dashboard.components import GRID_OPTIONS, aria, listed
+from dashboard.leaderboard import TestSet
 
 MOST_COLUMNS: Final = 12  # categories with a column each; more share one strip
 ROW_PIXELS: Final = 40

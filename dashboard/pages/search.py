@@ -26,7 +26,7 @@ from dashboard.components import (
 )
 from dashboard.figures.search import history, importance_bars, parallel, pareto, slices
 from dashboard.runs import Runs
-from dashboard.studies import Study, read_study, study_choices
+from dashboard.searches import Search, read_search, search_choices
 from dashboard.theme import family_colour
 from vlm_core.config import searchable
 
@@ -38,7 +38,7 @@ IN_NAVIGATION: Final = True
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """The page, with the study that the address names or the newest one."""
-    choices = study_choices(runs.table())
+    choices = search_choices(runs.table())
     chosen = query.get("study") or (choices[0]["value"] if choices else None)
     return html.Div(
         [
@@ -50,7 +50,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                 [
                     dmc.Select(
                         id="search-study",
-                        label="Study",
+                        label="Search",
                         data=choices,
                         value=chosen,
                         searchable=True,
@@ -87,7 +87,7 @@ def register(app: Dash, runs: Runs) -> None:
 
 def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place without a study, and the studies to choose from."""
-    choices = study_choices(runs.table())
+    choices = search_choices(runs.table())
     missing = "Search the settings of a model; its trials appear here while they learn."
     state = store_state(runs.view()) or (
         None if choices else empty_state("No search yet", missing, "make tune", "search")
@@ -97,7 +97,7 @@ def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[A
 
 def update_body(runs: Runs, run_id: str | None, version: int | None) -> Any:
     """All of the study."""
-    study = read_study(runs.table(), run_id or "")
+    study = read_search(runs.table(), run_id or "")
     if study is None:
         return None
     if not study.trials:
@@ -107,12 +107,12 @@ def update_body(runs: Runs, run_id: str | None, version: int | None) -> Any:
 
 @lru_cache(maxsize=32)
 def _shares(trials: tuple[tuple[tuple[tuple[str, float | str], ...], float], ...]) -> dict[str, float]:
-    from vlm_core.importances import importances
+    from dashboard.importances import importances
 
     return importances([dict(settings) for settings, _ in trials], [score for _, score in trials])
 
 
-def _tiles(study: Study) -> Component:
+def _tiles(study: Search) -> Component:
     counts = {
         state: sum(trial.state == state for trial in study.trials)
         for state in ("complete", "pruned", "running", "failed")
@@ -130,7 +130,7 @@ def _tiles(study: Study) -> Component:
     return dmc.SimpleGrid(tiles, cols={"base": 1, "xs": 2, "lg": 4})
 
 
-def _figures(study: Study) -> list[Component]:
+def _figures(study: Search) -> list[Component]:
     colour = family_colour(study.model)
     scored = [trial for trial in study.trials if trial.state == "complete" and trial.score is not None]
     shares = _shares(tuple((tuple(sorted(trial.settings.items())), trial.score or 0.0) for trial in scored))
@@ -173,7 +173,7 @@ def _figures(study: Study) -> list[Component]:
     return figures
 
 
-def _table(study: Study) -> Component:
+def _table(study: Search) -> Component:
     rows = [
         {
             "run_id": trial.run_id,

@@ -18,9 +18,9 @@ from dashboard.components import (
     store_state,
     take_first,
 )
-from dashboard.evidence import evidence_choices, read_evidence
 from dashboard.pages.study_parts import first_cards, further_cards, progress_cards
 from dashboard.runs import Runs
+from dashboard.studies import read_study, study_choices
 
 NAME: Final = "Study"
 PATH: Final = "/study"
@@ -30,7 +30,7 @@ IN_NAVIGATION: Final = True
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """The page, with the study that the address names or the newest one."""
-    choices = evidence_choices(runs.table())
+    choices = study_choices(runs.table())
     return html.Div(
         [
             page_header(
@@ -96,7 +96,7 @@ def register(app: Dash, runs: Runs) -> None:
 
 def update_state(runs: Runs, version: int | None) -> tuple[Any, bool, Any]:
     """What stands in the page's place without a study, and the studies to choose from."""
-    choices = evidence_choices(runs.table())
+    choices = study_choices(runs.table())
     missing = "A study trains every family several times, tests what differs, and can be watched here."
     state = store_state(runs.view()) or (None if choices else empty_state("No study yet", missing, "make study"))
     return state, state is not None, choices
@@ -104,7 +104,7 @@ def update_state(runs: Runs, version: int | None) -> tuple[Any, bool, Any]:
 
 def update_progress(runs: Runs, version: int | None, run_id: str | None, known: Any = None) -> tuple[Any, Any]:
     """The cells as they stand, and by what the results are known: study, cells in them, and how the study stands."""
-    found = read_evidence(runs, run_id or "")
+    found = read_study(runs, run_id or "")
     if found is None:
         return None, None
     now = [found.run_id, found.results.get("done"), found.status]
@@ -113,7 +113,7 @@ def update_progress(runs: Runs, version: int | None, run_id: str | None, known: 
 
 def update_body(runs: Runs, known: Any, run_id: str | None) -> tuple[Any, Any]:
     """What the results begin with, drawn anew only when there are others; and that they are there, for the rest."""
-    found = read_evidence(runs, run_id or "")
+    found = read_study(runs, run_id or "")
     if found is None:
         return None, known
     if not found.results:
@@ -124,5 +124,5 @@ def update_body(runs: Runs, known: Any, run_id: str | None) -> tuple[Any, Any]:
 
 def update_rest(runs: Runs, begun: Any, run_id: str | None) -> Any:
     """The rest of what the results say: it takes the browser seconds, so it comes when the first cards are drawn."""
-    found = read_evidence(runs, run_id or "")
+    found = read_study(runs, run_id or "")
     return further_cards(runs, found) if found is not None and found.results else None

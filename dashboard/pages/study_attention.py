@@ -9,9 +9,9 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from dashboard.components import card, graph, table, wide
-from dashboard.evidence import Evidence, shown
 from dashboard.figures.attention import faithfulness_curves
 from dashboard.runs import Runs
+from dashboard.studies import StoredStudy, shown
 
 _STATISTICS: Final = (
     "entropy",
@@ -24,7 +24,7 @@ _STATISTICS: Final = (
 )
 
 
-def attention_card(runs: Runs, found: Evidence) -> Component | None:
+def attention_card(runs: Runs, found: StoredStudy) -> Component | None:
     """Verdicts, curves, areas, the check with shuffled weights, and each layer's figures; None where none were made."""
     measured: Mapping[str, Any] = found.results.get("faithfulness") or {}
     if not measured:
@@ -56,7 +56,7 @@ def attention_card(runs: Runs, found: Evidence) -> Component | None:
     )
 
 
-def _layers(found: Evidence) -> list[Component]:
+def _layers(found: StoredStudy) -> list[Component]:
     """The table of each layer's figures."""
     measured: Mapping[str, Any] = found.results.get("mechanism") or {}
     body = [

@@ -11,14 +11,14 @@ from dash import html
 from dash.development.base_component import Component
 
 from dashboard.components import card, table
-from dashboard.evidence import Evidence, shown
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
+from dashboard.studies import StoredStudy, shown
 
 MOST_SHOWN: Final = 32
 
 
-def labels_card(runs: Runs, found: Evidence) -> Component | None:
+def labels_card(runs: Runs, found: StoredStudy) -> Component | None:
     """What the audit flagged, and what macro-F1 is without it; None where no labels were audited."""
     audit = found.results.get("labels")
     if not audit:
@@ -46,7 +46,7 @@ def labels_card(runs: Runs, found: Evidence) -> Component | None:
     )
 
 
-def _fingerprint(runs: Runs, found: Evidence) -> str:
+def _fingerprint(runs: Runs, found: StoredStudy) -> str:
     """The catalogue of the study's cells."""
     ids = (run.run_id for seeds in found.runs.values() for run in seeds.values())
     marks = ((runs.row(run_id) or {}).get("tags.fingerprint") for run_id in ids)

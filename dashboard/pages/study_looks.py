@@ -7,16 +7,16 @@ from typing import Final
 from dash.development.base_component import Component
 
 from dashboard.components import card, graph, table, wide
-from dashboard.evidence import Evidence, shown
 from dashboard.figures import study as figures
 from dashboard.pages.study_rows import Row, linked
 from dashboard.runs import Runs
+from dashboard.studies import StoredStudy, shown
 from vlm_core.study.formatting import p_value
 
 _RULES: Final = ("macro_f1", "accuracy", "unknown_rate", "coverage", "covered_accuracy")
 
 
-def robustness_card(runs: Runs, found: Evidence) -> Component | None:
+def robustness_card(runs: Runs, found: StoredStudy) -> Component | None:
     """How much spoilt pictures cost each model; None where that was not measured."""
     rows = found.part("robustness")
     if not rows:
@@ -31,7 +31,7 @@ def robustness_card(runs: Runs, found: Evidence) -> Component | None:
     )
 
 
-def calibration_card(runs: Runs, found: Evidence) -> Component | None:
+def calibration_card(runs: Runs, found: StoredStudy) -> Component | None:
     """What probabilities are worth, and whether they tell the unknown; None where that was not measured."""
     rows = found.part("calibration")
     if not rows:
@@ -59,7 +59,7 @@ def calibration_card(runs: Runs, found: Evidence) -> Component | None:
     )
 
 
-def gaps_card(runs: Runs, found: Evidence) -> Component | None:
+def gaps_card(runs: Runs, found: StoredStudy) -> Component | None:
     """How unequally products are served; None where that was not measured."""
     rows = [(row, gap) for row in found.part("gaps") for gap in row["gaps"]]
     if not rows:
@@ -93,7 +93,7 @@ def _served(value: Row) -> str:
     return f"{value['value'] or 'not given'}{'*' * value['thin']} {value['accuracy']['value']:.1%} (n {value['n']:,})"
 
 
-def rules_card(runs: Runs, found: Evidence) -> Component | None:
+def rules_card(runs: Runs, found: StoredStudy) -> Component | None:
     """Ways from written text to a category; None where no model writes."""
     rows = found.part("rules")
     if not rows:
@@ -108,7 +108,7 @@ def rules_card(runs: Runs, found: Evidence) -> Component | None:
     return card("Decision rules of models that write", table(head, body, "Decision rules"), note=note)
 
 
-def costs_card(runs: Runs, found: Evidence) -> Component | None:
+def costs_card(runs: Runs, found: StoredStudy) -> Component | None:
     """What an answer costs, and which models are worth it; None where that was not measured."""
     rows = found.part("cost")
     if not rows:

@@ -21,20 +21,20 @@ from dashboard.components import (
     table,
     wide,
 )
-from dashboard.evidence import CellRun, Evidence, shown
 from dashboard.figures import study as figures
 from dashboard.pages.study_attention import attention_card
 from dashboard.pages.study_labels import labels_card
 from dashboard.pages.study_looks import calibration_card, costs_card, gaps_card, robustness_card, rules_card
 from dashboard.pages.study_rows import Row, linked, share
 from dashboard.runs import Runs
+from dashboard.studies import CellRun, StoredStudy, shown
 from vlm_core.study.formatting import p_value
 
-Maker = Callable[[Runs, Evidence], Component | None]
+Maker = Callable[[Runs, StoredStudy], Component | None]
 _MARKS: Final = {"FINISHED": "✓", "RUNNING": "…"}
 
 
-def progress_cards(found: Evidence) -> Component:
+def progress_cards(found: StoredStudy) -> Component:
     """How far the study is, and each cell's run."""
     done, running = found.count("FINISHED"), found.count("RUNNING")
     failed = found.count("FAILED", "KILLED")
@@ -51,12 +51,12 @@ def progress_cards(found: Evidence) -> Component:
     return card("Cells", head, bar, cells, note=note, mb="lg")
 
 
-def first_cards(runs: Runs, found: Evidence) -> Component:
+def first_cards(runs: Runs, found: StoredStudy) -> Component:
     """The cards that the report begins with."""
     return _stack(runs, found, (_tiles, _scores, _pairs))
 
 
-def further_cards(runs: Runs, found: Evidence) -> Component:
+def further_cards(runs: Runs, found: StoredStudy) -> Component:
     """The cards behind them, in the order of the report."""
     makers: tuple[Maker, ...] = (
         _leak,
@@ -72,7 +72,7 @@ def further_cards(runs: Runs, found: Evidence) -> Component:
     return _stack(runs, found, makers)
 
 
-def _stack(runs: Runs, found: Evidence, makers: Sequence[Maker]) -> Component:
+def _stack(runs: Runs, found: StoredStudy, makers: Sequence[Maker]) -> Component:
     return dmc.Stack([part for make in makers if (part := make(runs, found)) is not None], gap="lg")
 
 
@@ -83,7 +83,7 @@ def _cell(run: CellRun | None) -> Any:
     return cell_link(text, f"/run?run={run.run_id}", run.status.lower())
 
 
-def _tiles(runs: Runs, found: Evidence) -> Component:
+def _tiles(runs: Runs, found: StoredStudy) -> Component:
     best = max(_of_kind(found, "family"), key=lambda row: row["macro_f1"]["value"], default=None)
     pairs = [pair["test"]["p_bootstrap_holm"] < 0.05 for pair in found.part("pairs")]
     tiles = [
@@ -100,7 +100,7 @@ def _tiles(runs: Runs, found: Evidence) -> Component:
     return dmc.Stack(parts)
 
 
-def _of_kind(found: Evidence, *kinds: str) -> list[dict[str, Any]]:
+def _of_kind(found: StoredStudy, *kinds: str) -> list[dict[str, Any]]:
     rows = [row for row in found.part("rows") if row["kind"] in kinds and row["protocol"] == "holdout"]
     return sorted(rows, key=lambda row: -row["macro_f1"]["value"])
 
@@ -121,7 +121,7 @@ def _score_table(rows: Sequence[Row]) -> Component:
     return table(head, body, "Scores")
 
 
-def _scores(runs: Runs, found: Evidence) -> Component | None:
+def _scores(runs: Runs, found: StoredStudy) -> Component | None:
     rows = _of_kind(found, "family", "baseline")
     if not rows:
         return None
@@ -135,7 +135,7 @@ def _scores(runs: Runs, found: Evidence) -> Component | None:
     )  # fmt: skip
 
 
-def _pair_parts(found: Evidence, group: str) -> list[Component]:
+def _pair_parts(found: StoredStudy, group: str) -> list[Component]:
     """Every pair of the group in words, drawn and in figures."""
     pairs = [pair for pair in found.part("pairs") if pair["group"] == group]
     if not pairs:
@@ -171,13 +171,13 @@ def _pair_parts(found: Evidence, group: str) -> list[Component]:
     ]
 
 
-def _pairs(runs: Runs, found: Evidence) -> Component | None:
+def _pairs(runs: Runs, found: StoredStudy) -> Component | None:
     parts = _pair_parts(found, "families")
     note = "Same products in every seed. Intervals resample products; p-values are Holm's over all pairs."
     return card("Do the families differ?", *parts, note=note) if parts else None
 
 
-def _leak(runs: Runs, found: Evidence) -> Component | None:
+def _leak(runs: Runs, found: StoredStudy) -> Component | None:
     rows = found.part("leak")
     if not rows:
         return None
@@ -216,7 +216,7 @@ def _leak(runs: Runs, found: Evidence) -> Component | None:
     )
 
 
-def _ablation(runs: Runs, found: Evidence) -> Component | None:
+def _ablation(runs: Runs, found: StoredStudy) -> Component | None:
     rows = _of_kind(found, "mechanism")
     if not rows:
         return None

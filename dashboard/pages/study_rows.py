@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dashboard.components import cell_link
-from dashboard.evidence import runs_address
+from dashboard.studies import runs_address
 
 Row = Mapping[str, Any]
 

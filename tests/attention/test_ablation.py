@@ -12,10 +12,10 @@ from tests.models.families import FAMILIES, make_adapter, make_tiny
 from vlm_core.attention.ablation import Ablation, MechanismCategoriser, name_vectors
 from vlm_core.attention.mechanisms import DESIGNS
 from vlm_core.config import build_config
-from vlm_core.models.loading import Weights
-from vlm_core.pixels.store import PictureStore
+from vlm_core.models.loading import LoadedWeights
+from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.progress import silent
-from vlm_core.training.states import StateCache
+from vlm_core.training.feature_cache import FeatureCache
 
 CATEGORIES = ("Apparel", "Footwear", "Free Items")
 CANVAS = (20, 15)
@@ -39,13 +39,13 @@ def data(tmp_path_factory):
 
 
 def _tower(family="clip"):
-    return Weights(*make_tiny(family), source="tiny-random", pretrained=False, exposure=None)
+    return LoadedWeights(*make_tiny(family), source="tiny-random", pretrained=False, exposure=None)
 
 
 def _run(data, folder, mechanism="attention-pool", tower=None, rates=(1e-3,), **settings):
     given = {"model": "clip", "batch_size": 4, "cache_precision": "fp32", "epochs": 3, "patience": 3, "views": 2}
     config = build_config({**given, **settings})
-    cache = StateCache(folder, int(config.cache_gib * 2**30), config.cache_precision)
+    cache = FeatureCache(folder, int(config.cache_gib * 2**30), config.cache_precision)
     return Ablation(config, data, tower or _tower(), cache, silent, lambda line: None).run(mechanism, rates)
 
 

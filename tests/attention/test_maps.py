@@ -11,7 +11,7 @@ from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
 from vlm_core.attention.maps import _stretch, _words, explain, explain_words, layer_maps
 from vlm_core.attention.recording import record
 from vlm_core.errors import UserError
-from vlm_core.models.answers import write_ids
+from vlm_core.models.heads import write_ids
 from vlm_core.pixels.views import plain_view
 
 PICTURES = np.random.default_rng(3).integers(0, 256, (9, 80, 60, 3), dtype=np.uint8)

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.models.families import FAMILIES, make_adapter
 from vlm_core.benchmark.naive import augment, decode, fused_state, jpegs, naive_steps, trainer_steps
-from vlm_core.models.contract import run_stages
+from vlm_core.models.stages import run_stages
 
 PIXELS = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 20, 15, 3), dtype=np.uint8)

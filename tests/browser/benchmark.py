@@ -59,12 +59,12 @@ def _categorise(run_ids: Sequence[str]) -> None:
 
     import psutil
 
-    from dashboard.answers import receive, sample_picture
+    from dashboard.model_cache import ModelCache, Uploads
     from dashboard.pages.categorise import update_cards, update_results
-    from dashboard.warm import Uploads, WarmModels
+    from dashboard.predictions import receive, sample_picture
     from vlm_core.tracking.registry import resolve
 
-    runs, models, uploads = Runs(), WarmModels(resolve), Uploads()
+    runs, models, uploads = Runs(), ModelCache(resolve), Uploads()
     runs.refresh()
     started = time.perf_counter()
     for number in range(1, REQUESTS + 1):

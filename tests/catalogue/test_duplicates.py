@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from vlm_core.catalogue.duplicates import LabelConflict, frame_picture, label_conflicts, near_duplicate_groups
 from vlm_core.catalogue.sample import draw_picture, plan_rows
-from vlm_core.pixels.store import PictureStore, decode_picture
+from vlm_core.pixels.picture_store import PictureStore, decode_picture
 from vlm_core.progress import silent
 
 SIZE = (60, 80)

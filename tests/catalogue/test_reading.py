@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, Row, read_header, read_rows
+from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, TableRow, read_header, read_rows
 from vlm_core.errors import UserError
 
 KAGGLE = Columns("id", "", "title", "category", ("gender",))
@@ -21,12 +21,12 @@ def _read(content, columns=KAGGLE):
 
 
 def _titles(content):
-    return {row.values["id"]: row.values["title"] for row in _read(content) if isinstance(row, Row)}
+    return {row.values["id"]: row.values["title"] for row in _read(content) if isinstance(row, TableRow)}
 
 
 def test_rows_keep_their_columns_and_lines():
     first, second = _read(HEADER + b"1,Men,Apparel,Blue Shirt\n2,Women,Footwear, Red Shoe \n")
-    assert first == Row(2, {"id": "1", "gender": "Men", "category": "Apparel", "title": "Blue Shirt"}, False)
+    assert first == TableRow(2, {"id": "1", "gender": "Men", "category": "Apparel", "title": "Blue Shirt"}, False)
     assert (second.line, second.values["title"]) == (3, "Red Shoe")
 
 
@@ -55,7 +55,7 @@ def test_an_id_is_needed_and_counts_once():
 
 def test_the_picture_is_the_id_where_there_is_no_id_column():
     rows = _read(b"file,kind\na.jpg,Shoe\na.jpg,Shoe\n", Columns("id", "file", "title", "kind", ()))
-    assert isinstance(rows[0], Row) and isinstance(rows[1], Refusal)
+    assert isinstance(rows[0], TableRow) and isinstance(rows[1], Refusal)
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,9 @@ def write_study(folder: Path, *, finished: bool = True) -> str:
     return study.run_id
 
 
-def _row(label: str, score: float, ids: tuple[str, ...]) -> results.Row:
+def _row(label: str, score: float, ids: tuple[str, ...]) -> results.ScoreRow:
     kind = "mechanism" if "pool" in label else "baseline" if "HOG" in label else "family"
-    return results.Row(
+    return results.ScoreRow(
         configuration=f"{label}/classify/holdout",
         label=label,
         model=label.split(" ")[0],
@@ -133,12 +133,14 @@ def _gap() -> Gap:
 
 
 def _faithfulness() -> dict[str, object]:
-    from vlm_core.attention.faithfulness import Comparison, Faithfulness, MapCurves, Randomised
+    from vlm_core.attention.faithfulness import ControlComparison, Faithfulness, MapCurves, Randomised
 
     curves = tuple(
         MapCurves(name, (0.9, 0.2), (0.2, 0.9), about(0.5), about(0.6)) for name in ("raw", "gradient", "random")
     )
-    compared = (Comparison("raw", "random", "deletion", about(0.1), 0.01, 0.02, "clip's raw map is better than <i>"),)
+    compared = (
+        ControlComparison("raw", "random", "deletion", about(0.1), 0.01, 0.02, "clip's raw map is better than <i>"),
+    )
     found = Faithfulness("clip", 64, "mean", (0.0, 1.0), curves, compared, (Randomised("raw", about(0.1)),))
     return dict(json.loads(json.dumps(results.plain(found))))
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.answers import categorise, receive, sample_picture
-from dashboard.attention import Looker
-from dashboard.overlays import in_words, overlay, plain
+from dashboard.attention import AttentionExplainer
+from dashboard.heatmaps import in_words, overlay, plain
+from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import attention as page
 from dashboard.pages.attention_parts import ask
+from dashboard.predictions import categorise, receive, sample_picture
 from dashboard.runs import Runs
-from dashboard.warm import Uploads, WarmModels
 from tests.dashboard.made_study import make_results
 from vlm_core.attention.faithfulness import follow_map
 from vlm_core.attention.maps import explain, layer_maps
 from vlm_core.errors import UserError
 from vlm_core.models.saved import load_categoriser
-from vlm_core.pixels.store import decode_picture, fit_picture
+from vlm_core.pixels.picture_store import decode_picture, fit_picture
 from vlm_core.tracking.registry import resolve
 from vlm_core.tracking.writer import RunWriter
 
@@ -46,7 +46,7 @@ def names(runs):
 @pytest.fixture
 def looker(runs, monkeypatch):
     monkeypatch.setattr("dashboard.attention.MOST_SECONDS", 1000.0)  # however busy the machine is
-    return Looker(runs.root, WarmModels(partial(resolve, uri=runs.uri)), Uploads())
+    return AttentionExplainer(runs.root, ModelCache(partial(resolve, uri=runs.uri)), Uploads())
 
 
 def _pixels(address):

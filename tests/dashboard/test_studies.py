@@ -1,174 +1,149 @@
-"""Studies and splits as pages read them."""
+"""Studies as their page shows them: cells while they run, and every part of the results."""
 
 import json
+from dataclasses import fields
 
-import pandas as pd
 import pytest
 from dash import no_update
 
-from dashboard.components import first_choice
-from dashboard.figures.search import history, importance_bars, parallel, pareto, slices
-from dashboard.pages import catalogue as catalogue_page
-from dashboard.pages import search as search_page
+from dashboard.figures.attention import faithfulness_curves
+from dashboard.figures.study import drops, intervals, leak_dumbbells, risk_curves
+from dashboard.pages import study as page
+from dashboard.pages.study_parts import progress_cards
 from dashboard.runs import Runs
-from dashboard.splits import read_split, split_choices
-from dashboard.studies import read_study, study_choices
-from vlm_core.config import searchable
-from vlm_core.importances import importances
+from dashboard.studies import read_study, runs_address, shown, study_choices
+from tests.dashboard.made_study import make_results, write_study
+from vlm_core.study.results import Results
+from vlm_core.tracking.writer import RunWriter
 
 
 def _text(component):
-    return json.dumps(component, default=lambda part: part.to_plotly_json())
+    return json.dumps(component, default=lambda part: part.to_plotly_json(), ensure_ascii=False)
 
 
-def _row(number, **more):
-    return {
-        "run_id": f"t{number}",
-        "name": f"trial {number}",
-        "status": "FINISHED",
-        "started": pd.Timestamp("2026-01-01", tz="UTC") + pd.Timedelta(minutes=number),
-        "tags.kind": "trial",
-        "tags.mlflow.parentRunId": "s",
-        **more,
-    }
+@pytest.fixture(scope="module")
+def results():
+    return json.loads(make_results("s", {"a": "r1", "b": "r2"}).to_json())
 
 
 @pytest.fixture
-def table():
-    rates = (1e-4, 1e-3, 3e-3, 2e-4, 5e-4)
-    scores = (0.5, 0.7, 0.6, 0.4, 0.65)
-    trials = [
-        _row(
-            number + 1,
-            **{
-                "params.learning_rate": str(rate),
-                "params.mode": ("probe", "lora")[number % 2],
-                "metrics.best_validation_macro_f1": score,
-                "metrics.seconds_a_picture": 0.01 / (number + 1),
-            },
-        )
-        for number, (rate, score) in enumerate(zip(rates, scores, strict=True))
-    ]
-    pruned = _row(
-        7,
-        **{
-            "tags.pruned": "true",
-            "metrics.validation_macro_f1": 0.2,
-            "params.learning_rate": "0.1",
-            "params.mode": "lora",
-        },
-    )
-    failed, running = _row(8, status="FAILED"), _row(9, status="RUNNING")
-    parent = {
-        "params.search": "learning_rate,mode",
-        "params.model": "git",
-        "params.objectives": "score,seconds",
-        "tags.study": "mine",
-    }
-    leader = {**_row(0, **parent), "run_id": "s", "tags.kind": "search", "tags.mlflow.parentRunId": None}
-    return pd.DataFrame([leader, *trials, pruned, failed, running])
-
-
-def test_a_study_is_read_from_its_runs(table):
-    study = read_study(table, "s")
-    assert study.name == "mine" and study.searched == ("learning_rate", "mode") and study.both
-    assert [trial.state for trial in study.trials] == ["complete"] * 5 + ["pruned", "failed", "running"]
-    assert study.best.run_id == "t2" and study.best.settings == {"learning_rate": 1e-3, "mode": "lora"}
-    assert study_choices(table)[0]["value"] == "s"
-    assert read_study(table, "t1") is None and read_study(pd.DataFrame(), "s") is None
-
-
-def test_history_shows_the_best_so_far_and_pruned_trials_by_another_symbol(table):
-    figure = history(read_study(table, "s"), "#000000")
-    named = {trace.name: trace for trace in figure.data}
-    assert list(named["best so far"].y) == [0.5, 0.7, 0.7, 0.7, 0.7]
-    assert named["pruned"].marker.symbol == "x" and list(named["pruned"].y) == [0.2]
-
-
-def test_slices_are_logarithmic_where_the_setting_is_searched_so(table):
-    figure = slices(read_study(table, "s"), searchable(), "#000000")
-    assert figure.layout.xaxis.type == "log" and figure.layout.xaxis2.type is None
-
-
-def test_parallel_lines_run_from_lowest_to_highest(table):
-    figure = parallel(read_study(table, "s"))
-    assert len(figure.data) == 6
-    best = figure.data[1]
-    assert best.y[-1] == 1.0 and list(best.x) == ["learning_rate", "mode", "macro-F1"]
-
-
-def test_a_study_whose_trials_have_no_score_yet_has_no_text_in_the_void(table):
-    figure = parallel(read_study(table[table["run_id"].isin(["s", "t9"])], "s"))
-    assert len(figure.data) == 0 and len(figure.layout.annotations) == 0
-
-
-def test_the_front_of_two_objectives_is_drawn(table):
-    front = pareto(read_study(table, "s"), "#000000").data[0]
-    assert list(front.y) == [0.65, 0.7]
-
-
-def test_what_a_score_depends_on_is_found_and_constants_are_not():
-    trials = [{"rate": float(n), "noise": float(n % 3), "fixed": 1.0, "word": "ab"[n % 2]} for n in range(1, 30)]
-    shares = importances(trials, [trial["rate"] ** 2 for trial in trials])
-    assert next(iter(shares)) == "rate" and shares["rate"] > 0.7 and "fixed" not in shares
-    assert sum(shares.values()) == pytest.approx(1)
-    assert importances(trials[:3], [1.0, 2.0, 3.0]) == {} and importances([], []) == {}
-    assert importance_bars(shares, "#000000").data[0].y[-1] == "rate"
-
-
-@pytest.fixture
-def runs(filled_store):
-    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+def runs(store):
+    made = Runs("", store)
     made.refresh()
     return made
 
 
-def test_a_store_without_a_search_says_how_to_begin_one(runs):
-    state, hidden, choices = search_page.update_state(runs, 1, None)
-    assert hidden and "make tune" in _text(state) and choices == []
-    assert first_choice(choices, None) is no_update
+def test_a_store_without_a_study_says_how_to_begin_one(runs):
+    state, hidden, choices = page.update_state(runs, 1)
+    assert (hidden and "make study" in _text(state)) or "make train" in _text(state)
+    assert choices == [] and page.update_progress(runs, 1, None) == (None, None)
+    assert page.update_body(runs, None, "none") == (None, None)
 
 
-def test_the_newest_study_is_shown_until_another_is_chosen():
-    choices = [{"value": "b", "label": "B"}, {"value": "a", "label": "A"}]
-    assert first_choice(choices, None) == "b" and first_choice(choices, "a") is no_update
+def test_cells_are_followed_while_they_run_and_lead_to_their_runs(runs, store):
+    run_id = write_study(store, finished=False)
+    with RunWriter("shop", "blip/probe/classify/holdout/0", folder=store, parent=run_id) as again:
+        runs.refresh()
+        found = read_study(runs, run_id)
+        assert [each["value"] for each in study_choices(runs.table())] == [run_id]
+        assert found.seeds == ("0", "1") and found.cells == 8 and found.results == {}
+        assert found.runs["blip/probe/classify/holdout"]["0"].score == pytest.approx(0.789)  # the finished one speaks
+        assert (found.count("FINISHED"), found.count("RUNNING")) == (3, 0)
+    text = _text(progress_cards(found))
+    assert "3 of 8 cells done" in text and text.count("/run?run=") == 3 and again.run_id not in text
+    assert "No results yet" in _text(page.update_body(runs, None, run_id))
 
 
-def test_the_search_page_draws_all_of_a_study(table, runs, monkeypatch):
-    monkeypatch.setattr(runs, "table", lambda: table)
-    body = _text(search_page.update_body(runs, "s", 1))
-    for said in ("History", "Importances", "Slices", "Parallel coordinates", "Score against time", "Trials"):
-        assert said in body
+def test_a_cell_that_runs_or_failed_is_said(runs, store):
+    with RunWriter("shop", "study x", folder=store) as study:
+        study.tags({"kind": "study", "study": "x", "cells": "2"})
+        with (
+            pytest.raises(RuntimeError),
+            RunWriter("shop", "git/full/classify/holdout/0", folder=store, parent=study.run_id),
+        ):
+            raise RuntimeError("no")
+        with RunWriter("shop", "git/full/classify/holdout/10", folder=store, parent=study.run_id):
+            runs.refresh()
+            found = read_study(runs, study.run_id)
+            text = _text(progress_cards(found))
+    assert "0 of 2 cells done, 1 running, 1 failed" in text and '"failed"' in text and '"…"' in text
 
 
-def test_splits_are_offered_once_and_read_with_their_products(runs):
-    choices = split_choices(runs)
-    assert len(choices) == 3
-    honest = next(each["value"] for each in choices if "holdout" in each["label"])
-    split = read_split(runs, honest)
-    counts = split.counts()
-    assert counts["training, balanced"].sum() == split.info["training_samples"]
-    assert counts["test"].sum() == split.info["test_samples"] == len(split.ids("test"))
-    assert len(split.products("test", split.categories[0])) == counts["test"][0]
-    assert set(split.ids("training")).isdisjoint(split.ids("test"))
+def test_every_part_of_the_results_has_its_card_and_names_are_text(runs, store):
+    run_id = write_study(store)
+    runs.refresh()
+    body = _text([page.update_body(runs, None, run_id), page.update_rest(runs, None, run_id)])
+    titles = (
+        *("Scores", "Do the families differ?", "What the leak is worth", "What the attention mechanism contributes"),
+        *("What attention maps are worth", "Robustness", "Calibration and the unknown", "Subgroup gaps"),
+        *("Decision rules of models that write", "Cost", "Labels that look wrong", "Some cells failed"),
+    )
+    assert [title for title in titles if title not in body] == []
+    assert "clip probe beats blip probe by 4.0 points of macro-F1." in body
+    assert "/compare?runs=" in body and "&lt;i&gt;Items" in body  # what Plotly would read as HTML is escaped
+    assert "NaN" not in body and "None" not in body
 
 
-def test_the_catalogue_page_reports_leaks_duplicates_and_products(runs):
-    choices = split_choices(runs)
-    leaking = next(each["value"] for each in choices if "study" in each["label"])
-    report, categories, _ = catalogue_page.update_report(runs, leaking, "")
-    assert "scores on this split reward memory" in _text(report) and categories[0]["label"] == "All categories"
-    pictures, pages = catalogue_page.update_pictures(runs, leaking, "", "training", 1)
-    assert _text(pictures).count("/picture/") == 24 and pages > 1
-    behind, _ = catalogue_page.update_pictures(runs, leaking, "", "training", 10_000)
-    assert 0 < _text(behind).count("/picture/") <= 24  # an address from a larger part shows the last page
-    assert "groups of near-duplicates" in _text(catalogue_page.update_duplicates(runs, leaking))
+def test_the_body_is_drawn_anew_only_when_there_are_other_results(runs, store):
+    run_id = write_study(store)
+    runs.refresh()
+    _, known = page.update_progress(runs, 1, run_id)
+    assert known == [run_id, 6, "FINISHED"] and page.update_progress(runs, 2, run_id, known)[1] is no_update
 
 
-def test_without_the_catalogue_the_page_says_how_to_get_it(filled_store, tmp_path):
-    away = Runs(f"sqlite:///{filled_store}/mlflow.db", tmp_path)
-    away.refresh()
-    run_id = next(each["value"] for each in split_choices(away) if "holdout" in each["label"])
-    pictures, _ = catalogue_page.update_pictures(away, run_id, "", "test", 1)
-    assert "make prepare" in _text(pictures) and "make prepare" in _text(catalogue_page.update_duplicates(away, run_id))
-    assert catalogue_page.update_report(away, "none", "")[1] == []
+@pytest.mark.parametrize("missing", [field.name for field in fields(Results)])
+def test_results_that_lack_a_part_leave_its_card_out(results, missing, runs):
+    from dashboard.pages.study_parts import first_cards, further_cards
+    from dashboard.studies import StoredStudy
+
+    kept = ("cells", "done", "settings", "categories", "catalogue")
+    empty = {name: None if name == missing and name not in kept else value for name, value in results.items()}
+    found = StoredStudy("s", "made", "RUNNING", 8, (), {}, empty)
+    assert "Cells in these results" in _text([first_cards(runs, found), further_cards(runs, found)])
+
+
+def test_results_that_are_half_written_are_none_yet(runs, store):
+    run_id = write_study(store, finished=False)
+    with RunWriter("shop", "study y", folder=store) as study:
+        study.tags({"kind": "study", "study": "y"})
+        (store / "results.json").write_text('{"rows": [')
+        study.artifact(store / "results.json", "study")
+    runs.refresh()
+    assert read_study(runs, study.run_id).results == {} and read_study(runs, "none") is None
+    assert read_study(runs, run_id).name == "made"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "form", "text"),
+    [
+        ({"value": 0.5, "low": 0.4, "high": 0.6}, ".2f", "0.50 (0.40 to 0.60)"),
+        ({"value": -0.01, "low": None, "high": None}, "+.1%", "-1.0%"),
+        ({"value": None, "low": None, "high": None}, ".3f", "–"),
+        (None, ".3f", "–"),
+    ],
+)
+def test_figures_with_and_without_interval(estimate, form, text):
+    assert shown(estimate, form) == text
+
+
+def test_several_runs_are_shown_side_by_side():
+    assert runs_address(["a"]) == "/run?run=a"
+    assert runs_address(list("abcdefgh")) == "/compare?runs=a,b,c,d,e,f"
+
+
+def test_figures_draw_what_the_results_hold(results):
+    estimate = {"value": 0.5, "low": None, "high": None}
+    forest = intervals([("clip probe", estimate), ("x <b>", {"value": 0.1, "low": 0.0, "high": 0.3})], "f", zero=True)
+    assert list(forest.data[0].error_x.array) == pytest.approx([0, 0.2])
+    assert list(forest.data[0].y) == ["clip probe", "x &lt;b&gt;"] and len(forest.layout.shapes) == 1
+    coloured = intervals([("git", estimate), ("other", estimate), ("git probe", estimate)], "f")
+    assert [list(trace.y) for trace in coloured.data] == [["git", "git probe"], ["other"]]
+    assert list(coloured.layout.yaxis.categoryarray) == ["git", "other", "git probe"]
+    leak = leak_dumbbells(results["leak"])
+    assert [list(trace.x) for trace in leak.data if trace.name == "study (leaks)"] == [[0.8] * 4] * 2
+    heat = drops(results["robustness"]).data[0]
+    assert heat.z.tolist() == [[0.1, -0.01]] * 2 and heat.zmin == -0.01
+    assert [list(trace.x) for trace in risk_curves(results["calibration"]).data] == [[0.5, 1.0]] * 2
+    lines = faithfulness_curves(results["faithfulness"]).data
+    assert len(lines) == 6 and list(lines[0].y) == [0.9, 0.2]
+    assert {trace.line.color for trace in lines if trace.name == "random"} == {"#8A8F98"}

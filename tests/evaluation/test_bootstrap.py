@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap, ks_2samp
 from sklearn.metrics import accuracy_score, f1_score
 
-from tests.evaluation.answers import GIT, rows_of
+from tests.evaluation.made_predictions import GIT, rows_of
 from vlm_core.evaluation import bootstrap as module
 from vlm_core.evaluation.bootstrap import corrected_estimate, estimate, resample
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from tests.evaluation.answers import drawn
+from tests.evaluation.made_predictions import drawn
 from vlm_core.evaluation.calibration import BINS, measure_calibration
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from tests.evaluation.answers import CATEGORIES, GIT, drawn, predictions_of, rows_of, sure
+from tests.evaluation.made_predictions import CATEGORIES, GIT, drawn, predictions_of, rows_of, sure
 from vlm_core.errors import UserError
 from vlm_core.evaluation.evaluation import Evaluation, evaluate
 from vlm_core.evaluation.predictions import Predictions
@@ -202,7 +202,7 @@ def test_importing_it_is_light() -> None:
     """The doors answer `--help` fast, and a served baseline needs no torch."""
     script = """
 import sys
-import vlm_core.evaluation.evaluation, vlm_core.evaluation.texts, vlm_core.evaluation.pictures, vlm_core.models.baseline
+import vlm_core.evaluation.evaluation, vlm_core.evaluation.texts, vlm_core.evaluation.plots, vlm_core.models.baseline
 print(sorted({"torch", "sklearn", "skimage", "scipy", "matplotlib", "torchmetrics"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

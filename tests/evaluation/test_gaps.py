@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import PermutationMethod, chi2_contingency
 from statsmodels.stats.contingency_tables import StratifiedTable
 
-from tests.evaluation.answers import sure
+from tests.evaluation.made_predictions import sure
 from vlm_core.errors import UserError
 from vlm_core.evaluation.gaps import measure_gaps, permutation_p
 from vlm_core.evaluation.predictions import Predictions

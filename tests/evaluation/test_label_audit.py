@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.evaluation.answers import drawn
+from tests.evaluation.made_predictions import drawn
 from vlm_core.catalogue.catalogue import prepare_catalogue
 from vlm_core.catalogue.reading import Columns
 from vlm_core.errors import UserError

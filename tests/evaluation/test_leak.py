@@ -10,14 +10,14 @@ from PIL import Image
 from scipy.stats import ttest_ind
 from sklearn.metrics import f1_score
 
-from tests.evaluation.answers import drawn, sure
+from tests.evaluation.made_predictions import drawn, sure
 from vlm_core.catalogue.catalogue import prepare_catalogue
 from vlm_core.catalogue.duplicates import near_duplicate_groups
 from vlm_core.catalogue.reading import Columns
 from vlm_core.catalogue.splitting import measure_leakage
 from vlm_core.evaluation.leak import leak_comparison, measure_leak
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.pixels.store import PictureStore
+from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.progress import silent
 
 COLUMNS = Columns("id", "", "productDisplayName", "masterCategory", ())

@@ -5,10 +5,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from vlm_core.evaluation import paired_bootstrap as module
-from vlm_core.evaluation.paired_bootstrap import PairedAnswers, macro_f1_differences, resample_differences
+from vlm_core.evaluation.paired_bootstrap import PairedPredictions, macro_f1_differences, resample_differences
 
 
-def _answers(seed: int, n: int = 120, seeds: int = 3, count: int = 3, most: int = 1) -> PairedAnswers:
+def _answers(seed: int, n: int = 120, seeds: int = 3, count: int = 3, most: int = 1) -> PairedPredictions:
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, count, n)
     times = generator.integers(0, most + 1, (n, seeds))
@@ -17,10 +17,10 @@ def _answers(seed: int, n: int = 120, seeds: int = 3, count: int = 3, most: int 
     noisy = right ^ (generator.random((2, n, seeds)) < 0.1)
     wrong = (labels[:, None] + generator.integers(1, count, (2, n, seeds))) % count
     a, b = np.where(noisy, labels[:, None], wrong) * (times > 0)
-    return PairedAnswers(labels, times, a, b, count)
+    return PairedPredictions(labels, times, a, b, count)
 
 
-def _macro_f1(answers: PairedAnswers, seed: int, side: str, weights: np.ndarray) -> float:
+def _macro_f1(answers: PairedPredictions, seed: int, side: str, weights: np.ndarray) -> float:
     rows = np.repeat(np.arange(len(answers.labels)), answers.times[:, seed])
     given = getattr(answers, side)[rows, seed]
     labels = answers.labels[rows]
@@ -56,7 +56,9 @@ def test_it_is_drawing_products_with_all_their_rows(monkeypatch: pytest.MonkeyPa
 
 def test_the_same_products_in_three_seeds_tell_no_more_than_in_one() -> None:
     one = _answers(2, n=200, seeds=1)
-    three = PairedAnswers(one.labels, *(np.repeat(part, 3, axis=1) for part in (one.times, one.a, one.b)), one.count)
+    three = PairedPredictions(
+        one.labels, *(np.repeat(part, 3, axis=1) for part in (one.times, one.a, one.b)), one.count
+    )
     first, again = (resample_differences(each, resamples=3000, seed=0) for each in (one, three))
     assert first.std() == pytest.approx(again.std(), rel=0.05)
 
@@ -68,7 +70,7 @@ def test_other_products_in_three_seeds_tell_three_times_as_much() -> None:
     for seed in range(3):
         rows = slice(seed * n, (seed + 1) * n)
         times[rows, seed], a[rows, seed], b[rows, seed] = 1, one.a[:, 0], one.b[:, 0]
-    apart = PairedAnswers(np.tile(one.labels, 3), times, a, b, one.count)
+    apart = PairedPredictions(np.tile(one.labels, 3), times, a, b, one.count)
     first, again = (resample_differences(each, resamples=3000, seed=0) for each in (one, apart))
     assert first.std() / again.std() == pytest.approx(np.sqrt(3), rel=0.05)
 
@@ -76,7 +78,7 @@ def test_other_products_in_three_seeds_tell_three_times_as_much() -> None:
 def test_models_without_an_error_are_still_uncertain() -> None:
     labels = np.repeat([0, 1], 30)
     same = labels[:, None]
-    drawn = resample_differences(PairedAnswers(labels, np.ones_like(same), same, same, 2), resamples=2000, seed=0)
+    drawn = resample_differences(PairedPredictions(labels, np.ones_like(same), same, same, 2), resamples=2000, seed=0)
     assert 0 < drawn.std() < 0.03
     assert abs(drawn.mean()) < 0.002
 
@@ -86,7 +88,7 @@ def test_a_category_of_one_product_in_one_seed_alone() -> None:
     times = np.ones((21, 2), dtype=np.int64)
     times[20, 1] = 0
     a, b = np.tile(labels[:, None], 2), np.tile(1 - labels[:, None], 2)
-    answers = PairedAnswers(labels, times, a * times, b * times, 2)
+    answers = PairedPredictions(labels, times, a * times, b * times, 2)
     assert macro_f1_differences(answers) == pytest.approx([1, 1])
     assert np.isfinite(resample_differences(answers, resamples=200, seed=0)).all()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.evaluation.answers import drawn, sure
+from tests.evaluation.made_predictions import drawn, sure
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom, binomtest, norm
 from sklearn.metrics import f1_score
 
-from tests.evaluation.answers import sure
+from tests.evaluation.made_predictions import sure
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.paired import exact_mcnemar, paired_test

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.weightstats import DescrStatsW
 
-from tests.evaluation.answers import sure
+from tests.evaluation.made_predictions import sure
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import over_seeds, pool_products

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
-from tests.evaluation.answers import drawn
+from tests.evaluation.made_predictions import drawn
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.selective import auroc_unknown, detect_unknown, measure_risk_coverage

@@ -11,7 +11,7 @@ from scipy.stats import binom, norm
 from vlm_core.evaluation.bootstrap import corrected_estimate, estimate, resample
 from vlm_core.evaluation.gaps import _gap, permutation_p
 from vlm_core.evaluation.paired import bootstrap_p, exact_mcnemar, mid_mcnemar
-from vlm_core.evaluation.paired_bootstrap import PairedAnswers, resample_differences
+from vlm_core.evaluation.paired_bootstrap import PairedPredictions, resample_differences
 from vlm_core.evaluation.seeds import over_seeds
 from vlm_core.evaluation.selective import auroc_unknown
 from vlm_core.evaluation.subgroups import wilson
@@ -47,7 +47,9 @@ def test_paired_tests_of_one_seed_reject_what_is_the_same_in_five_percent(recall
     for draw in range(1000):
         difficulty = generator.normal(size=len(labels))
         a, b = (_answers(labels, recalls, difficulty, generator) for _ in range(2))
-        drawn = resample_differences(PairedAnswers(labels, once, a[:, None], b[:, None], 5), resamples=200, seed=draw)
+        drawn = resample_differences(
+            PairedPredictions(labels, once, a[:, None], b[:, None], 5), resamples=200, seed=draw
+        )
         alone = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
         rejected += [bootstrap_p(drawn) < 0.05, mid_mcnemar(*alone) < 0.05, exact_mcnemar(*alone) < 0.05]
     assert (rejected[:2] / 1000 >= 0.03).all() and (rejected / 1000 <= 0.07).all()
@@ -84,7 +86,7 @@ def test_the_bootstrap_of_several_seeds_rejects_what_is_the_same_in_five_percent
                 answers[rows, seed] = _answers(labels[rows], recalls, difficulty[rows], generator)
         seen = times.any(axis=1)
         drawn = resample_differences(
-            PairedAnswers(labels[seen], times[seen], a[seen], b[seen], 5), resamples=200, seed=draw
+            PairedPredictions(labels[seen], times[seen], a[seen], b[seen], 5), resamples=200, seed=draw
         )
         rejected += bootstrap_p(drawn) < 0.05
         interval = estimate(0, drawn)

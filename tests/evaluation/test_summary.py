@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from tests.evaluation.answers import CATEGORIES, GIT, rows_of
+from tests.evaluation.made_predictions import CATEGORIES, GIT, rows_of
 from vlm_core.evaluation.summary import macro_f1, summarise
 
 

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from tests.evaluation.answers import drawn, log_softmax
+from tests.evaluation.made_predictions import drawn, log_softmax
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.temperature import fit_temperature, measure_scaling, scaled

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.evaluation.answers import CATEGORIES
+from tests.evaluation.made_predictions import CATEGORIES
 from vlm_core.evaluation.texts import closest_category, terms_of
 
 TERMS = {

@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.models.families import CAPTIONERS, CATEGORIES, make_adapter
-from vlm_core.models.answers import Prompts, Sentences, write_texts
-from vlm_core.models.contract import run_stages
+from vlm_core.models.heads import PromptHead, SentenceHead, write_texts
+from vlm_core.models.stages import run_stages
 
 PIXELS = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 
@@ -71,7 +71,7 @@ def test_token_logits_are_the_models(family):
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_loss_is_the_models_with_prompt_and_padding_masked(family):
     adapter = make_adapter(family)
-    sentences = Sentences(adapter, CATEGORIES)
+    sentences = SentenceHead(adapter, CATEGORIES)
     labels = torch.tensor([2, 0, 1])
     rows = [sentences.prompt + sentences.sentences[label] for label in labels]
     width = max(map(len, rows))
@@ -102,7 +102,7 @@ def test_hugging_face_loss_is_a_hand_computed_cross_entropy(family):
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_sentence_likelihood_is_the_sum_over_uncached_token_probabilities(family):
     adapter = make_adapter(family)
-    sentences = Sentences(adapter, CATEGORIES)
+    sentences = SentenceHead(adapter, CATEGORIES)
     tokens = _end(adapter, "tokens")
     scores = []
     for sentence in sentences.sentences:
@@ -125,9 +125,9 @@ def test_written_text_is_what_generate_writes(family):
 
 
 def test_prompts_are_clips_zero_shot_probabilities_for_one_template(monkeypatch):
-    monkeypatch.setattr("vlm_core.models.answers.TEMPLATES", ("a photo of {}.",))
+    monkeypatch.setattr("vlm_core.models.heads.TEMPLATES", ("a photo of {}.",))
     adapter = make_adapter("clip")
     texts = [f"a photo of {name.lower()}." for name in CATEGORIES]
     inputs = adapter.tokenizer(texts, padding=True, return_tensors="pt")
     theirs = adapter.hf(pixel_values=PIXELS, **inputs).logits_per_image.log_softmax(-1)
-    _close(Prompts(adapter, CATEGORIES).log_probabilities((_end(adapter, "fused"),)), theirs)
+    _close(PromptHead(adapter, CATEGORIES).log_probabilities((_end(adapter, "fused"),)), theirs)

@@ -7,8 +7,8 @@ import torch
 
 from tests.models.families import FAMILIES, make_adapter
 from vlm_core.models import blocks
-from vlm_core.models.contract import causal_mask
 from vlm_core.models.lora import add_adapters
+from vlm_core.models.stages import causal_mask
 
 HEADS = 4
 

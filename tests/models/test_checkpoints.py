@@ -21,7 +21,13 @@ from transformers.utils import logging as reports
 from tests.standins import HubStandIn
 from tests.standins import hub_stand_in as hub_stand_in  # the fixture `hub`
 from vlm_core.errors import UserError
-from vlm_core.models.checkpoints import Found, Missing, fetch_checkpoint, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import (
+    FoundCheckpoint,
+    MissingCheckpoint,
+    fetch_checkpoint,
+    find_checkpoint,
+    load_pretrained,
+)
 from vlm_core.models.tiny import build_tiny
 
 NAME = "openai/clip-vit-base-patch32"
@@ -68,15 +74,15 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def find(name: str | Path) -> Found:
+def find(name: str | Path) -> FoundCheckpoint:
     found = find_checkpoint(str(name))
-    assert isinstance(found, Found)
+    assert isinstance(found, FoundCheckpoint)
     return found
 
 
 def reason_of(name: str, seconds: float = 4.0) -> str:
     missing = find_checkpoint(name, seconds=seconds)
-    assert isinstance(missing, Missing)
+    assert isinstance(missing, MissingCheckpoint)
     return missing.reason
 
 
@@ -88,7 +94,7 @@ INDEX = {"model.safetensors.index.json": json.dumps({"weight_map": {"a": PART}})
 def test_folder_with_a_configuration_and_weights_is_found(tmp_path: Path, weights: dict[str, bytes]) -> None:
     folder = fill(tmp_path / "model", {**CONFIG, **weights})
     found = find(folder)
-    assert found == Found(str(folder), "folder", str(folder), None, tuple(sorted([*CONFIG, *weights])))
+    assert found == FoundCheckpoint(str(folder), "folder", str(folder), None, tuple(sorted([*CONFIG, *weights])))
     assert found.local_files_only
     assert found.safetensors == ("pytorch_model.bin" not in weights)
 
@@ -117,7 +123,7 @@ def test_what_is_neither_a_folder_nor_a_name_is_refused(full_hub: HubStandIn, na
 
 
 def test_hub_is_asked_once_and_only_what_is_needed_is_named(full_hub: HubStandIn) -> None:
-    assert find_checkpoint(NAME) == Found(NAME, "hub", NAME, full_hub.commit(NAME), NEEDED)
+    assert find_checkpoint(NAME) == FoundCheckpoint(NAME, "hub", NAME, full_hub.commit(NAME), NEEDED)
     assert [asked.path for asked in full_hub.asked] == [f"/api/models/{NAME}"]
     del full_hub.repositories[NAME]["model.safetensors"]
     assert not find(NAME).safetensors
@@ -150,7 +156,7 @@ def test_hub_without_the_model_or_its_weights_or_a_network(full_hub: HubStandIn)
 
 
 def test_sentence_names_the_command_that_fetches_it() -> None:
-    sentence = Missing(NAME, "the hub did not answer").sentence()
+    sentence = MissingCheckpoint(NAME, "the hub did not answer").sentence()
     assert re.search(f"`hf download {NAME}`.*weights=tiny", sentence)
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="hf")
     assert command.module.startswith("huggingface_hub")
@@ -168,7 +174,7 @@ def test_what_was_fetched_is_found_in_the_cache_without_a_network(
     full_hub.asked.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = find(NAME)
-    assert found == Found(NAME, "cache", str(folder), full_hub.commit(NAME), NEEDED)
+    assert found == FoundCheckpoint(NAME, "cache", str(folder), full_hub.commit(NAME), NEEDED)
     assert found.local_files_only
     assert fetch_checkpoint(found) == folder
     assert full_hub.asked == []

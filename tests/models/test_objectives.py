@@ -8,7 +8,6 @@ from torch.nn.functional import cross_entropy, log_softmax
 from transformers import BlipForImageTextRetrieval
 
 from tests.models.families import CAPTIONERS, FAMILIES, make_adapter
-from vlm_core.models.contract import run_stages
 from vlm_core.models.objectives import (
     Bootstrapping,
     captioning_loss,
@@ -17,6 +16,7 @@ from vlm_core.models.objectives import (
     longest_text,
     make_objective,
 )
+from vlm_core.models.stages import run_stages
 
 PIXELS = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 TEXTS = ["a picture of men shirt", "silver watch", "a photo of women watch.", "turtle check"]

@@ -5,9 +5,9 @@ import torch
 
 from tests.models.families import FAMILIES, make_adapter, make_categoriser
 from vlm_core.errors import UserError
-from vlm_core.models.contract import run_stages
 from vlm_core.models.positions import resize_input
 from vlm_core.models.saved import load_categoriser
+from vlm_core.models.stages import run_stages
 
 PIXELS = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
 

@@ -10,10 +10,10 @@ import torch
 from tests.models.families import CAPTIONERS, FAMILIES
 from vlm_core.catalogue.exposure import RULE, Exposure
 from vlm_core.errors import UserError
-from vlm_core.models.answers import write_texts
-from vlm_core.models.contract import run_stages
+from vlm_core.models.heads import write_texts
 from vlm_core.models.loading import load_weights
 from vlm_core.models.shipped import FOLDER, shipped_weights
+from vlm_core.models.stages import run_stages
 
 
 def _load(family, **changes):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from vlm_core.pixels.draws import Draws, draw
+from vlm_core.pixels.augmentation_params import AugmentationParams, draw_params
 from vlm_core.pixels.views import MEAN, STD, augmented_view, mirrored_view, plain_view
 
 ROWS = np.arange(4)
@@ -22,10 +22,10 @@ def _pictures(height=80, width=60):
     return np.stack([picture, picture[::-1], picture[:, ::-1], 255 - picture])
 
 
-def _still(**changes) -> Draws:
-    """Draws that change nothing but what is named."""
+def _still(**changes) -> AugmentationParams:
+    """Params that change nothing but what is named."""
     one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
-    nothing = Draws(
+    nothing = AugmentationParams(
         one, one * 60 / 80, zero, zero, zero > 0, one, one, one, zero, zero, np.zeros((4, 4, 2), np.float32)
     )
     return dataclasses.replace(nothing, **changes)
@@ -127,16 +127,20 @@ def test_hue_keeps_grey_and_turns_full_circle():
 
 def test_the_same_seed_epoch_product_and_copy_give_the_same_view():
     pictures = _pictures()
-    view = augmented_view(pictures, 64, draw(7, 3, ROWS, COPIES))
-    torch.testing.assert_close(augmented_view(pictures, 64, draw(7, 3, ROWS, COPIES)), view, atol=0, rtol=0)
-    alone = augmented_view(pictures[2:3], 64, draw(7, 3, ROWS[2:3], COPIES[2:3]))
+    view = augmented_view(pictures, 64, draw_params(7, 3, ROWS, COPIES))
+    torch.testing.assert_close(augmented_view(pictures, 64, draw_params(7, 3, ROWS, COPIES)), view, atol=0, rtol=0)
+    alone = augmented_view(pictures[2:3], 64, draw_params(7, 3, ROWS[2:3], COPIES[2:3]))
     torch.testing.assert_close(alone[0], view[2], atol=1e-5, rtol=0)
-    for other in (draw(8, 3, ROWS, COPIES), draw(7, 4, ROWS, COPIES), draw(7, 3, ROWS, COPIES + 1)):
+    for other in (
+        draw_params(8, 3, ROWS, COPIES),
+        draw_params(7, 4, ROWS, COPIES),
+        draw_params(7, 3, ROWS, COPIES + 1),
+    ):
         assert not torch.allclose(augmented_view(pictures, 64, other), view, atol=0.05)
 
 
 def test_draws_stay_within_their_bounds():
-    many = draw(0, 1, np.arange(500), np.zeros(500, np.int64))
+    many = draw_params(0, 1, np.arange(500), np.zeros(500, np.int64))
     assert many.area.min() >= 0.7 and many.area.max() <= 1.0
     assert np.abs(np.log(many.ratio)).max() <= np.log(4 / 3) + 1e-6
     assert 0.4 < many.flip.mean() < 0.6

@@ -4,12 +4,12 @@ import pytest
 
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
-from vlm_core.study.plan import Cell, Plan, plan_study
+from vlm_core.study.plan import Cell, StudyPlan, plan_study
 
 MECHANISMS = ("mean-pool", "attention-pool")
 
 
-def planned(**given: object) -> Plan:
+def planned(**given: object) -> StudyPlan:
     return plan_study(build_config({"preset": "demo", **given}), MECHANISMS)
 
 

@@ -18,11 +18,11 @@ import pytest
 from tests.stores import ROOT
 from vlm_core.config import FINE_TUNING, Config, build_config
 from vlm_core.errors import UserError
-from vlm_core.pipeline import run_training
 from vlm_core.progress import silent
 from vlm_core.study.plan import plan_study
 from vlm_core.study.running import find_todo, run_study
 from vlm_core.tracking.reader import RunReader
+from vlm_core.workflows.train import run_training
 
 SMALL = {
     "preset": "demo",
@@ -89,7 +89,7 @@ def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path
 def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
     shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vlm_core.study import measuring
+    from vlm_core.study import measurements
 
     config = small(shop)
 
@@ -97,7 +97,7 @@ def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
         raise RuntimeError("no simple rule today")
 
     with monkeypatch.context() as patch:
-        patch.setitem(measuring.MEASUREMENTS, "simple", fail)
+        patch.setitem(measurements.MEASUREMENTS, "simple", fail)
         with pytest.raises(UserError, match=r"1 of 2 cells failed.*no simple rule today"):
             run_study(config, stocked, silent, lambda line: None)
     (before,) = RunReader().studies("demo")["run_id"]

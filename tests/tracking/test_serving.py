@@ -19,7 +19,7 @@ from PIL import Image
 from tests.models.families import CATEGORIES, make_categoriser
 from tests.stores import run_python
 from tests.tracking.models import save_categoriser
-from vlm_core.pixels.store import decode_picture, fit_picture
+from vlm_core.pixels.picture_store import decode_picture, fit_picture
 from vlm_core.tracking.logging_model import requirements, save_model
 from vlm_core.tracking.serving import ServedCategoriser, picture_bytes
 

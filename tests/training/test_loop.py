@@ -9,11 +9,11 @@ import torch
 
 from tests.models.families import make_categoriser
 from vlm_core.errors import UserError
-from vlm_core.pixels.store import PictureStore
+from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.training.batches import PixelBatches
 from vlm_core.training.checkpoint import Checkpoint, Position
-from vlm_core.training.finetuning import FineTuning
-from vlm_core.training.loop import EpochReport, Plan, StepReport, train
+from vlm_core.training.finetuning_task import FineTuning
+from vlm_core.training.loop import EpochReport, StepReport, TrainingArguments, train
 
 LABELS = np.arange(24) % 3
 TRAIN, VALIDATION = np.arange(15), np.arange(15, 24)
@@ -36,7 +36,7 @@ def _batches(pictures, train=TRAIN, size=64):
 
 def _plan(**changes):
     values = dict(epochs=3, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, clip_norm=1.0, patience=3, seed=3)
-    return Plan(**{**values, **changes})
+    return TrainingArguments(**{**values, **changes})
 
 
 def _epochs(reports):

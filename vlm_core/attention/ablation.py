@@ -18,15 +18,15 @@ from vlm_core.attention.mechanisms import Mechanism
 from vlm_core.config import Config
 from vlm_core.data import Data, Say
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.fitting import Fit
-from vlm_core.models.answers import Answer
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.models.clip import Clip
-from vlm_core.models.contract import Adapter, Captioner
-from vlm_core.models.loading import Weights
+from vlm_core.models.heads import Head
+from vlm_core.models.loading import LoadedWeights
+from vlm_core.models.stages import Adapter, Captioner
 from vlm_core.progress import Progress
 from vlm_core.training.batches import PLAIN_BATCH, chunks
-from vlm_core.training.states import StateCache
+from vlm_core.training.feature_cache import FeatureCache
+from vlm_core.training.fit import Fit
 
 # Every mechanism is trained once with each, and the best on validation is kept.
 LEARNING_RATES: Final = (3e-4, 1e-3, 3e-3)
@@ -56,7 +56,7 @@ class MechanismCategoriser(VisionLanguageCategoriser):
         self.mechanism = mechanism
         super().__init__(hf, tokenizer, Description(family, categories, canvas, "head", "tokens", {}))
 
-    def _make_answer(self) -> Answer:
+    def _make_answer(self) -> Head:
         names = name_vectors(self.adapter, self.categories)
         return Mechanism(self.mechanism, names, self.adapter.width("tokens")).eval()
 
@@ -75,8 +75,8 @@ class Ablation:
 
     config: Config
     data: Data
-    tower: Weights
-    cache: StateCache
+    tower: LoadedWeights
+    cache: FeatureCache
     progress: Progress
     say: Say
 

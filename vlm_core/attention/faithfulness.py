@@ -44,7 +44,7 @@ class MapCurves:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ControlComparison:
     """One method against one control on the same pictures."""
 
     method: str
@@ -73,7 +73,7 @@ class Faithfulness:
     removal: Removal
     shares: tuple[float, ...]  # of cells, where the curves were measured
     curves: tuple[MapCurves, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ControlComparison, ...]
     randomised: tuple[Randomised, ...]
 
 
@@ -249,7 +249,7 @@ def _map_curves(name: str, curves: NDArray[np.float64], areas: NDArray[np.float6
 
 def _compare(
     family: str, areas: dict[str, NDArray[np.float64]], methods: Sequence[Method], seed: int
-) -> tuple[Comparison, ...]:
+) -> tuple[ControlComparison, ...]:
     """Every method against its three controls on both curves, with p-values corrected by Holm's method over all."""
     from statsmodels.stats.multitest import multipletests
 
@@ -259,13 +259,13 @@ def _compare(
             less_left, more_back = areas[control][0] - areas[method][0], areas[method][1] - areas[control][1]
             for curve, gains in (("deletion", less_left), ("insertion", more_back)):
                 p = _p_value(gains, seed)
-                found.append(Comparison(method, control, curve, _mean(gains, seed), p, p, ""))  # type: ignore[arg-type]
+                found.append(ControlComparison(method, control, curve, _mean(gains, seed), p, p, ""))  # type: ignore[arg-type]
     corrected = multipletests([comparison.p for comparison in found], method="holm")[1]
     found = [replace(comparison, p_holm=float(p)) for comparison, p in zip(found, corrected, strict=True)]
     return tuple(replace(comparison, verdict=_verdict(family, comparison)) for comparison in found)
 
 
-def _verdict(family: str, comparison: Comparison) -> str:
+def _verdict(family: str, comparison: ControlComparison) -> str:
     gain = comparison.gain
     word = "no better than"
     if comparison.p_holm < SIGNIFICANT:

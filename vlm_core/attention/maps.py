@@ -29,9 +29,9 @@ from vlm_core.attention.recording import (
 )
 from vlm_core.attention.relevance import gradient_relevance, raw_relevance
 from vlm_core.errors import UserError
-from vlm_core.models.answers import write_ids
 from vlm_core.models.categoriser import VisionLanguageCategoriser
-from vlm_core.models.contract import Captioner
+from vlm_core.models.heads import write_ids
+from vlm_core.models.stages import Captioner
 
 # The mechanism's own attention; that weighted by gradients; and two that know nothing of attention (Captum's).
 Method = Literal["raw", "gradient", "saliency", "occlusion"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlm_core.models.blocks import attend
-from vlm_core.models.contract import Readout, State, causal_mask
+from vlm_core.models.stages import Readout, State, causal_mask
 
 WIDTH: Final = 64
 HEADS: Final = 2

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlm_core.models.answers import Sentences
 from vlm_core.models.blocks import OPERATION
 from vlm_core.models.categoriser import VisionLanguageCategoriser
-from vlm_core.models.contract import Captioner, State
+from vlm_core.models.heads import SentenceHead
+from vlm_core.models.stages import Captioner, State
 from vlm_core.pixels.views import plain_view
 
 # Image tokens to each other; text to text (BLIP); text to image tokens (BLIP); image and text together (GIT).
@@ -118,7 +118,7 @@ def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _category_scores(model: VisionLanguageCategoriser, state: State, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log odds (B, K) of the categories, or of each token of their sentences, and which of them were asked for."""
-    if isinstance(model.answer, Sentences):
+    if isinstance(model.answer, SentenceHead):
         (tokens,) = state
         ids, wanted = model.answer.teacher_forcing(targets)
         asked = (wanted >= 0).float()

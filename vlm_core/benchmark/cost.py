@@ -45,8 +45,8 @@ def measure_cost(model: Categoriser, pictures: NDArray[np.uint8], *, threads: in
     Memory is measured in a process of its own that loads the model as saved; it begins as any process that
     `multiprocessing` spawns, so a script that calls this needs its `if __name__ == "__main__"`.
     """
-    from vlm_core.benchmark.measuring import count_flops, fixed_threads, timed
-    from vlm_core.pixels.store import fit_pictures
+    from vlm_core.benchmark.profiling import count_flops, fixed_threads, timed
+    from vlm_core.pixels.picture_store import fit_pictures
 
     batch = fit_pictures(np.take(pictures, np.arange(BATCH), axis=0, mode="wrap"), model.canvas)
     one_by_one = itertools.cycle([batch[index : index + 1] for index in range(BATCH)])
@@ -87,7 +87,7 @@ def _saved_weights(folder: Path) -> int:
 
 def _peak_mib(folder: str, batch: NDArray[np.uint8], threads: int) -> float:
     """In a fresh process: what answers for a batch take above the loaded model, which has answered once."""
-    from vlm_core.benchmark.measuring import PeakMemory, fixed_threads
+    from vlm_core.benchmark.profiling import PeakMemory, fixed_threads
     from vlm_core.models.saved import load_categoriser
 
     model = load_categoriser(Path(folder))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlm_core.benchmark.measuring import PeakMemory
+from vlm_core.benchmark.profiling import PeakMemory
 from vlm_core.config import build_config
 from vlm_core.data import load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
@@ -19,9 +19,9 @@ from vlm_core.models.loading import load_weights
 from vlm_core.progress import silent
 from vlm_core.training.batches import PixelBatches, StoredBatches
 from vlm_core.training.checkpoint import Checkpoint
-from vlm_core.training.finetuning import FineTuning
-from vlm_core.training.loop import Plan, train
-from vlm_core.training.states import StateCache
+from vlm_core.training.feature_cache import FeatureCache
+from vlm_core.training.finetuning_task import FineTuning
+from vlm_core.training.loop import TrainingArguments, train
 
 
 def measure_growth(pictures: int, data: str, root: str, threads: int) -> dict[str, Any]:
@@ -42,13 +42,13 @@ def measure_growth(pictures: int, data: str, root: str, threads: int) -> dict[st
     cut = model.cut("last-blocks", 1)
     pixels = PixelBatches(store, labels, rows, model.image_size, 128, 0)
     with tempfile.TemporaryDirectory() as folder, PeakMemory() as peak:
-        entry = StateCache(Path(folder), 2**40).entry({"benchmark": "growth"}, len(store))
+        entry = FeatureCache(Path(folder), 2**40).entry({"benchmark": "growth"}, len(store))
         started = time.perf_counter()
         with torch.inference_mode():
             entry.fill(rows, lambda missing: ((b.rows, model.run(b.state, 0, cut)) for b in pixels.view(0, missing)))
         filled = time.perf_counter()
         batches = StoredBatches(pixels, cut, entry.read(rows), [])
-        plan = Plan(1, 1e-4, 0.01, 0.1, 1.0, 1, 0)
+        plan = TrainingArguments(1, 1e-4, 0.01, 0.1, 1.0, 1, 0)
         for _ in train(FineTuning(model, cut, batches, rows[:64]), plan, Checkpoint(Path(folder) / "checkpoint")):
             pass  # no report is kept
         ended = time.perf_counter()

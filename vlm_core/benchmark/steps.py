@@ -17,18 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlm_core.benchmark.measuring import count_flops, timed
 from vlm_core.benchmark.naive import Read, augment, decode, full_size, fused_state, jpegs, naive_steps, trainer_steps
+from vlm_core.benchmark.profiling import count_flops, timed
 from vlm_core.config import Config, build_config
 from vlm_core.data import Data, load_data
-from vlm_core.fitting import Fit
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.progress import silent
 from vlm_core.training.batches import Batches
 from vlm_core.training.checkpoint import Checkpoint
-from vlm_core.training.finetuning import FineTuning
-from vlm_core.training.loop import Plan, StepReport, train
-from vlm_core.training.states import StateCache
+from vlm_core.training.feature_cache import FeatureCache
+from vlm_core.training.finetuning_task import FineTuning
+from vlm_core.training.fit import Fit
+from vlm_core.training.loop import StepReport, TrainingArguments, train
 
 BATCH = 8
 WARM_UP = 3  # steps before those that count: until then the process still takes memory from the system
@@ -115,7 +115,7 @@ def measure_beside(family: str, image_size: int, data: str, root: str, threads: 
     naive = (seconds for seconds, _ in naive_steps(read, width, hf, *_files(loaded), image_size, BATCH))
     model = categoriser_of(family, *full_size(family, image_size), loaded)
     with tempfile.TemporaryDirectory() as folder:
-        cache = StateCache(Path(folder), 0, config.cache_precision)
+        cache = FeatureCache(Path(folder), 0, config.cache_precision)
         fit = Fit(config, loaded, model, Path(folder), cache, silent, lambda line: None, lambda figures: None)
         ours = _our_steps(config, model, 0, fit.pixels(), loaded)
         pairs = list(itertools.islice(zip(itertools.islice(naive, WARM_UP, None), ours, strict=False), steps))
@@ -155,7 +155,7 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
     model = categoriser_of(family, *full_size(family, image_size), data)
     cut = model.cut(config.mode, config.blocks)
     with tempfile.TemporaryDirectory() as folder:
-        cache = StateCache(Path(folder) / "cache", int(config.cache_gib * 2**30), config.cache_precision)
+        cache = FeatureCache(Path(folder) / "cache", int(config.cache_gib * 2**30), config.cache_precision)
         noted = dict[str, float]()
         fit = Fit(config, data, model, Path(folder), cache, silent, lambda line: None, noted.update)
         batches = fit.stored(fit.pixels(), cut, config.views)
@@ -191,7 +191,9 @@ def _our_steps(
     config: Config, model: VisionLanguageCategoriser, cut: int, batches: Batches, data: Data
 ) -> Iterator[float]:
     """Seconds of the loop's own steps in its first epoch, those of the warm-up left out."""
-    plan = Plan(1, config.learning_rate, config.weight_decay, config.warmup, config.clip_norm, 1, config.seed)
+    plan = TrainingArguments(
+        1, config.learning_rate, config.weight_decay, config.warmup, config.clip_norm, 1, config.seed
+    )
     with tempfile.TemporaryDirectory() as folder:
         learning = train(FineTuning(model, cut, batches, data.split.validation), plan, Checkpoint(Path(folder)))
         for _ in range(WARM_UP):

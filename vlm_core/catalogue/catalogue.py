@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, Row, read_header, read_rows
+from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, TableRow, read_header, read_rows
 from vlm_core.catalogue.sources import Source, open_source
 from vlm_core.errors import UserError
-from vlm_core.pixels.store import PictureStore, UnreadablePicture, decode_picture, fit_picture
+from vlm_core.pixels.picture_store import PictureStore, UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import Progress
 
 SCHEMA: Final = 3  # of the prepared folder: part of its name, so that an older one is never read
@@ -97,7 +97,7 @@ def _check_columns(source: Source, columns: Columns) -> None:
 
 
 def _prepare(
-    source: Source, columns: Columns, rows: list[Row], report: ReadingReport, folder: Path, progress: Progress
+    source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path, progress: Progress
 ) -> None:
     """Read and decode everything into a temporary folder that takes its name when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def _prepare(
 
 
 def _write(
-    source: Source, columns: Columns, rows: list[Row], report: ReadingReport, folder: Path, progress: Progress
+    source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path, progress: Progress
 ) -> None:
     canvas = _canvas(source, rows, columns)
     unreadable: list[Refusal] = []
@@ -142,9 +142,9 @@ def _write(
     (folder / "reading.json").write_text(json.dumps(content))
 
 
-def _read(source: Source, columns: Columns) -> tuple[list[Row], ReadingReport]:
+def _read(source: Source, columns: Columns) -> tuple[list[TableRow], ReadingReport]:
     """Rows that have a picture, and the report as far as it goes without decoding."""
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     refused: list[Refusal] = []
     missing = count = repaired = 0
     with source.open_table() as table:
@@ -162,11 +162,11 @@ def _read(source: Source, columns: Columns) -> tuple[list[Row], ReadingReport]:
     return rows, ReadingReport(count, repaired, tuple(refused), missing, (), 0)
 
 
-def _picture_path(row: Row, columns: Columns) -> str:
+def _picture_path(row: TableRow, columns: Columns) -> str:
     return row.values[columns.picture] if columns.picture else f"images/{row.values[columns.id]}.jpg"
 
 
-def _canvas(source: Source, rows: list[Row], columns: Columns) -> tuple[int, int]:
+def _canvas(source: Source, rows: list[TableRow], columns: Columns) -> tuple[int, int]:
     """Height and width for all pictures: the median of some, its longer side bounded."""
     sizes = []
     for row in rows[:: max(1, len(rows) // PICTURES_MEASURED)][:PICTURES_MEASURED]:
@@ -188,11 +188,11 @@ class _Decoded:
 
 
 def _decode(
-    source: Source, rows: Iterable[Row], columns: Columns, canvas: tuple[int, int]
-) -> Iterator[tuple[Row, _Decoded | str]]:
+    source: Source, rows: Iterable[TableRow], columns: Columns, canvas: tuple[int, int]
+) -> Iterator[tuple[TableRow, _Decoded | str]]:
     """Each row with its picture, or with the reason why there is none; Pillow decodes outside of Python's lock."""
 
-    def decode(row: Row) -> tuple[Row, _Decoded | str]:
+    def decode(row: TableRow) -> tuple[TableRow, _Decoded | str]:
         try:
             data = source.read_picture(_picture_path(row, columns))
             picture = fit_picture(decode_picture(data), canvas)
@@ -206,7 +206,7 @@ def _decode(
             yield from pool.map(decode, batch)
 
 
-def _product(row: Row, decoded: _Decoded, columns: Columns) -> dict[str, str]:
+def _product(row: TableRow, decoded: _Decoded, columns: Columns) -> dict[str, str]:
     identity = row.values.get(columns.id) or row.values[columns.picture]
     return {
         **row.values,

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
-from vlm_core.pixels.store import PictureStore
+from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.progress import Progress
-from vlm_core.storing import write_whole
 
 Rows = NDArray[np.int64]
 Planes = NDArray[np.uint8]  # (n, 4, SIDE, SIDE): red, green, blue, and 1 where there is content
@@ -72,7 +72,7 @@ def near_duplicate_groups(products: pd.DataFrame, pictures: PictureStore, progre
     _, originals, copies = np.unique(digests, return_index=True, return_inverse=True)
     groups = pd.factorize(_link(pictures, originals, progress)[copies])[0].astype(np.int64)
     with contextlib.suppress(OSError):  # where nothing can be written, the next call looks again
-        write_whole(kept, lambda file: np.save(file, groups))
+        write_atomically(kept, lambda file: np.save(file, groups))
     return groups
 
 

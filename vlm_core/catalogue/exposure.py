@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.storing import write_whole
+from vlm_core.atomic import write_atomically
 
 Rows = NDArray[np.int64]
 
@@ -40,7 +40,7 @@ class Exposure:
 
     def write(self, folder: Path) -> None:
         """Write `exposure.json`, whole."""
-        write_whole(folder / FILE, lambda file: file.write(json.dumps(asdict(self), indent=2).encode()))
+        write_atomically(folder / FILE, lambda file: file.write(json.dumps(asdict(self), indent=2).encode()))
 
     @classmethod
     def read(cls, folder: Path) -> Exposure | None:

@@ -70,7 +70,7 @@ class ReadingReport:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One usable line of the table."""
 
     line: int
@@ -88,7 +88,7 @@ def read_header(table: BinaryIO, name: str) -> tuple[list[str], str]:
     return header, delimiter
 
 
-def read_rows(table: BinaryIO, header: Sequence[str], delimiter: str, columns: Columns) -> Iterator[Row | Refusal]:
+def read_rows(table: BinaryIO, header: Sequence[str], delimiter: str, columns: Columns) -> Iterator[TableRow | Refusal]:
     """Each line after the header as a usable row or a refusal; never raises for what a line holds.
 
     Unquoted delimiters are mended where the title is the last column: what is too much belongs to it.
@@ -111,7 +111,7 @@ def read_rows(table: BinaryIO, header: Sequence[str], delimiter: str, columns: C
             yield Refusal(line, f"the id {product} stands in an earlier line" if product else "the id is empty")
             continue
         seen.add(product)
-        yield Row(line, values, repaired)
+        yield TableRow(line, values, repaired)
 
 
 def _records(table: BinaryIO, delimiter: str, width: int) -> Iterator[tuple[int, list[str]]]:

@@ -27,7 +27,7 @@ from vlm_core.catalogue.assortment import (
     SHARES,
 )
 from vlm_core.catalogue.drawing.camera import photograph
-from vlm_core.catalogue.drawing.pen import Colour, Look, Pen
+from vlm_core.catalogue.drawing.pen import Colour, DrawingStyle, Pen
 from vlm_core.errors import UserError
 from vlm_core.progress import Progress, silent
 
@@ -52,7 +52,7 @@ class Warts:
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleRow:
     """One line of styles.csv and how its picture comes to be."""
 
     id: int
@@ -135,7 +135,7 @@ def _move(fresh: Path, folder: Path, stamp: dict[str, int]) -> None:
             raise
 
 
-def _write(folder: Path, rows: list[Row], seed: int, progress: Progress) -> None:
+def _write(folder: Path, rows: list[SampleRow], seed: int, progress: Progress) -> None:
     (folder / "images").mkdir(parents=True)
     pictures: dict[int, bytes] = {}
     copied = {row.picture_of for row in rows if row.picture_of != row.id}
@@ -149,11 +149,11 @@ def _write(folder: Path, rows: list[Row], seed: int, progress: Progress) -> None
     (folder / "styles.csv").write_text(text, encoding="utf-8", newline="\n")
 
 
-def draw_picture(row: Row, seed: int) -> bytes:
+def draw_picture(row: SampleRow, seed: int) -> bytes:
     """The product's picture as a JPEG file."""
     rng = Random(f"{seed}/{row.picture_of}")
     main = COLOURS[row.base_colour]
-    look = Look(
+    look = DrawingStyle(
         main=_varied(main, rng),
         accent=_varied(rng.choice([other for other in COLOURS.values() if _distance(other, main) > 150]), rng),
         pattern=row.pattern,
@@ -179,7 +179,7 @@ def _distance(first: Colour, second: Colour) -> int:
     return sum(abs(a - b) for a, b in zip(first, second, strict=True))
 
 
-def plan_rows(products: int, seed: int) -> list[Row]:
+def plan_rows(products: int, seed: int) -> list[SampleRow]:
     """The rows of a sample catalogue, warts included, in the order of the file."""
     rng = Random(seed)
     categories = ["Home", *(category for category, share in SHARES.items() for _ in range(int(share * products)))]
@@ -191,7 +191,7 @@ def plan_rows(products: int, seed: int) -> list[Row]:
     return rows
 
 
-def _plan_row(product_id: int, category: str, rng: Random) -> Row:
+def _plan_row(product_id: int, category: str, rng: Random) -> SampleRow:
     gift = category == GIFTS
     sold = {name: article.weight for name, article in ARTICLES.items() if article.category == category}
     weights = GIVEN_AWAY if gift else sold
@@ -200,7 +200,7 @@ def _plan_row(product_id: int, category: str, rng: Random) -> Row:
     gender, colour, pattern = rng.choice(article.genders), rng.choice(article.colours), rng.choice(article.patterns)
     brand = rng.choice(BRANDS[article.category])
     words = [brand, gender, *([] if pattern == "Solid" else [pattern]), colour, article.noun]
-    return Row(
+    return SampleRow(
         id=product_id,
         gender=gender,
         master_category=category,
@@ -217,7 +217,7 @@ def _plan_row(product_id: int, category: str, rng: Random) -> Row:
     )
 
 
-def _spoil(rows: list[Row], rng: Random) -> None:
+def _spoil(rows: list[SampleRow], rng: Random) -> None:
     """Give the rows, in place, the defects that `count_warts` promises."""
     warts = count_warts(len(rows))
     clean = rng.sample(range(len(rows)), len(rows))

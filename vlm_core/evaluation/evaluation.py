@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import LEVEL, Estimate, Resampled, corrected_estimate, estimate, resample
 from vlm_core.evaluation.calibration import Calibration, ReliabilityBin, measure_calibration
@@ -18,7 +19,6 @@ from vlm_core.evaluation.names import slugs
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.subgroups import Subgroup, subgroup_table
 from vlm_core.evaluation.summary import Summary, macro_f1, summarise
-from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +128,7 @@ class Evaluation:
         """Write `predictions.npz` and `evaluation.json`, each whole or not at all."""
         self.predictions.write(folder / "predictions.npz")
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        write_whole(folder / "evaluation.json", lambda file: file.write(text.encode("utf-8", "surrogatepass")))
+        write_atomically(folder / "evaluation.json", lambda file: file.write(text.encode("utf-8", "surrogatepass")))
 
     @classmethod
     def read(cls, folder: Path) -> Evaluation:

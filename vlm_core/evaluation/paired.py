@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate, estimate
-from vlm_core.evaluation.paired_bootstrap import PairedAnswers, macro_f1_differences, resample_differences
+from vlm_core.evaluation.paired_bootstrap import PairedPredictions, macro_f1_differences, resample_differences
 from vlm_core.evaluation.predictions import Predictions
 
 
@@ -44,7 +44,7 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
     right_a, right_b = first == labels, second == labels
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
     once = np.ones((len(labels), 1), dtype=np.int64)
-    answers = PairedAnswers(labels, once, first[:, None], second[:, None], len(a.categories))
+    answers = PairedPredictions(labels, once, first[:, None], second[:, None], len(a.categories))
     drawn = resample_differences(answers, resamples=resamples, seed=seed)
     p_value = bootstrap_p(drawn)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -14,7 +14,7 @@ _CELLS_A_PART: Final = 4_000_000  # resamples x outcomes held at once
 
 
 @dataclass(frozen=True)
-class PairedAnswers:
+class PairedPredictions:
     """What two models answered for the same labelled products, in each of S seeds."""
 
     labels: NDArray[np.int64]  # (n,) true categories
@@ -35,14 +35,14 @@ class _Outcomes:
     b: NDArray[np.float64]  # (K, S, C)
 
 
-def macro_f1_differences(answers: PairedAnswers) -> NDArray[np.float64]:
+def macro_f1_differences(answers: PairedPredictions) -> NDArray[np.float64]:
     """Macro-F1 of a minus that of b in each seed (S,), over the categories that the seed tests."""
     outcomes = _count(answers)
     support = _support(answers)
     return np.asarray(_differences(outcomes, outcomes.products[None], support)[0])
 
 
-def resample_differences(answers: PairedAnswers, *, resamples: int, seed: int) -> NDArray[np.float64]:
+def resample_differences(answers: PairedPredictions, *, resamples: int, seed: int) -> NDArray[np.float64]:
     """The mean over seeds of macro-F1 of a minus that of b, in stratified resamples of the products (R,).
 
     A product is drawn with both models' answers in all seeds that tested it, so that what these share stays shared: a
@@ -72,7 +72,7 @@ def resample_differences(answers: PairedAnswers, *, resamples: int, seed: int) -
     return np.asarray(np.concatenate(parts) + shift)
 
 
-def _count(answers: PairedAnswers) -> _Outcomes:
+def _count(answers: PairedPredictions) -> _Outcomes:
     columns = [answers.labels[:, None], answers.times, answers.a, answers.b]
     distinct, products = np.unique(np.concatenate(columns, axis=1), axis=0, return_counts=True)
     labels, times, a, b = np.split(distinct, np.cumsum([part.shape[1] for part in columns[:-1]]), axis=1)
@@ -80,7 +80,7 @@ def _count(answers: PairedAnswers) -> _Outcomes:
     return _Outcomes(labels[:, 0], products.astype(np.float64), times.astype(np.float64), eye[a], eye[b])
 
 
-def _with_prior(outcomes: _Outcomes, answers: PairedAnswers) -> _Outcomes:
+def _with_prior(outcomes: _Outcomes, answers: PairedPredictions) -> _Outcomes:
     """The outcomes with one product more a category, a quarter for each way in which two models are right or wrong.
 
     It is tested as often as the category's products are on average; a wrong answer is any other category.
@@ -100,7 +100,7 @@ def _with_prior(outcomes: _Outcomes, answers: PairedAnswers) -> _Outcomes:
     )
 
 
-def _support(answers: PairedAnswers) -> NDArray[np.float64]:
+def _support(answers: PairedPredictions) -> NDArray[np.float64]:
     """Rows of each category in each seed's test set (S, C)."""
     return answers.times.T.astype(np.float64) @ np.eye(answers.count)[answers.labels]
 

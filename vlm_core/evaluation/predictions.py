@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
-from vlm_core.storing import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,7 @@ class Predictions:
         }
         if self.texts is not None:
             arrays |= {**_packed(self.texts), "text_categories": self.text_categories}
-        write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
     @classmethod
     def read(cls, path: Path) -> Predictions:

@@ -13,7 +13,7 @@ import numpy as np
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import LEVEL, Estimate, estimate
 from vlm_core.evaluation.paired import bootstrap_p, exact_mcnemar, holm, match_rows, mid_mcnemar
-from vlm_core.evaluation.paired_bootstrap import PairedAnswers, macro_f1_differences, resample_differences
+from vlm_core.evaluation.paired_bootstrap import PairedPredictions, macro_f1_differences, resample_differences
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import over_seeds, pool_products
 
@@ -151,7 +151,7 @@ def _ends(figure: Estimate) -> tuple[float, float]:
     return figure.low, figure.high
 
 
-def _align(a: Sequence[Predictions], b: Sequence[Predictions]) -> PairedAnswers:
+def _align(a: Sequence[Predictions], b: Sequence[Predictions]) -> PairedPredictions:
     """Both configurations' answers for the labelled products of all seeds, sorted by id."""
     if len(a) != len(b) or not len(a):
         raise UserError(
@@ -166,4 +166,4 @@ def _align(a: Sequence[Predictions], b: Sequence[Predictions]) -> PairedAnswers:
         np.add.at(times[:, column], rows, 1)
         first[rows, column] = one.predicted[known]
         second[rows, column] = other.predicted[places][known]
-    return PairedAnswers(products.labels, times, first, second, len(products.categories))
+    return PairedPredictions(products.labels, times, first, second, len(products.categories))

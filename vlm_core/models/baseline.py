@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.progress import Progress
-from vlm_core.storing import write_whole
 
 SCHEMA: Final = 1
 PENALTIES: Final = (1e-3, 1e-2, 1e-1)  # scikit-learn's C; below them the score falls, above them it no longer rises
@@ -24,7 +24,7 @@ _PICTURES_A_PART: Final = 256
 _MOST_STEPS: Final = 1000  # of L-BFGS; it takes about 100 to 150
 
 
-class Pictures(Protocol):
+class PictureSource(Protocol):
     """Where pictures come from: a PictureStore."""
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -123,9 +123,9 @@ class Baseline:
             "canvas": list(self.canvas),
             "settings": {"penalty": self.penalty, "features": asdict(self.features)},
         }
-        write_whole(folder / "model.safetensors", lambda file: file.write(tensors))
+        write_atomically(folder / "model.safetensors", lambda file: file.write(tensors))
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        write_whole(folder / "categoriser.json", lambda file: file.write(text.encode()))
+        write_atomically(folder / "categoriser.json", lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, folder: Path) -> Baseline:
@@ -158,7 +158,7 @@ class Baseline:
 
 
 def fit_baseline(
-    pictures: Pictures,
+    pictures: PictureSource,
     labels: NDArray[np.int64],
     training_rows: NDArray[np.int64],
     validation_rows: NDArray[np.int64],
@@ -202,7 +202,7 @@ def _draw(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int6
 
 
 def _measured(
-    pictures: Pictures, rows: NDArray[np.int64], features: Features, label: str, progress: Progress
+    pictures: PictureSource, rows: NDArray[np.int64], features: Features, label: str, progress: Progress
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Where each part of the rows begins, and its features (B, D)."""
     starts = range(0, len(rows), _PICTURES_A_PART)
@@ -231,7 +231,7 @@ def _fit(
 
 def _best(
     fitted: list[Baseline],
-    pictures: Pictures,
+    pictures: PictureSource,
     labels: NDArray[np.int64],
     rows: NDArray[np.int64],
     progress: Progress,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vlm_core.models.blocks import ALL, FIRST, LAST, text_block, vision_stages
-from vlm_core.models.contract import Readout, Stage, State, causal_mask
+from vlm_core.models.stages import Readout, Stage, State, causal_mask
 
 PROMPT = "a picture of"  # what the original captioner was trained with
 

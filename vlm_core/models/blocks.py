@@ -15,7 +15,7 @@ from torch import Tensor, einsum, nn
 from torch.nn import functional
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from vlm_core.models.contract import Stage
+from vlm_core.models.stages import Stage
 
 ALL = slice(None)
 FIRST = slice(0, 1)

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vlm_core.evaluation.texts import closest_category
-from vlm_core.models.answers import Answer, Head, Prompts, Sentences, write_texts
 from vlm_core.models.blip import Blip
 from vlm_core.models.checkpoints import quiet_transformers
 from vlm_core.models.clip import Clip
-from vlm_core.models.contract import Captioner, Readout, State, run_stages
 from vlm_core.models.git import Git
+from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, write_texts
 from vlm_core.models.lora import ADAPTER, add_adapters
+from vlm_core.models.stages import Captioner, Readout, State, run_stages
 from vlm_core.pixels.views import plain_view
 
 ADAPTERS: dict[str, type[Clip] | type[Blip] | type[Git]] = {"clip": Clip, "blip": Blip, "git": Git}
@@ -74,26 +74,26 @@ class VisionLanguageCategoriser:
         self.categories = description.categories
         self.canvas = description.canvas
         self.adapter = ADAPTERS[description.family](hf, tokenizer)
-        self.answer: Answer = self._make_answer()
+        self.answer: Head = self._make_answer()
         self.stages = self.adapter.stages(self.answer.readout)
         self.hf = hf
         self.image_size = int(hf.config.vision_config.image_size)
 
-    def _make_answer(self) -> Answer:
+    def _make_answer(self) -> Head:
         kind, adapter = self.description.answer, self.adapter
         if kind == "sentences":
             assert isinstance(adapter, Captioner)
-            return Sentences(adapter, self.categories)
+            return SentenceHead(adapter, self.categories)
         if kind == "prompts":
             assert isinstance(adapter, Clip)
-            return Prompts(adapter, self.categories)
+            return PromptHead(adapter, self.categories)
         readout = self.description.readout
-        return Head(adapter.width(readout), len(self.categories), readout)
+        return LinearHead(adapter.width(readout), len(self.categories), readout)
 
     @property
     def writes_text(self) -> bool:
         """Whether the answer is a sentence's likelihood, of a model that also writes freely."""
-        return isinstance(self.answer, Sentences)
+        return isinstance(self.answer, SentenceHead)
 
     @property
     def device(self) -> torch.device:
@@ -201,7 +201,7 @@ class VisionLanguageCategoriser:
         with quiet_transformers():
             self.hf.save_pretrained(folder / "model")
         self.adapter.tokenizer.save_pretrained(folder / "model")
-        if isinstance(self.answer, Head):
+        if isinstance(self.answer, LinearHead):
             save_file(
                 {name: weight.contiguous() for name, weight in self.answer.state_dict().items()},
                 folder / "head.safetensors",
@@ -225,7 +225,7 @@ class VisionLanguageCategoriser:
             hf = hf_class.from_pretrained(folder / "model", dtype=torch.float32, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model", local_files_only=True)
         categoriser = cls(hf, tokenizer, description)
-        if isinstance(categoriser.answer, Head):
+        if isinstance(categoriser.answer, LinearHead):
             categoriser.answer.load_state_dict(load_file(folder / "head.safetensors"))
         hf.eval()
         return categoriser

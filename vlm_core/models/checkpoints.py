@@ -31,7 +31,7 @@ VOCABULARIES: Final = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """A checkpoint that can be had, and the files of it that are needed."""
 
     name: str  # as the user gave it: a hub name or a folder
@@ -52,7 +52,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingCheckpoint:
     """A checkpoint that cannot be had now, and why: half a sentence."""
 
     name: str
@@ -66,7 +66,7 @@ class Missing:
         )
 
 
-def find_checkpoint(name: str, *, seconds: float = 4.0) -> Found | Missing:
+def find_checkpoint(name: str, *, seconds: float = 4.0) -> FoundCheckpoint | MissingCheckpoint:
     """Where the checkpoint can be had from: a folder of that name, else the hub's cache, else the hub.
 
     `name` is a hub name such as `openai/clip-vit-base-patch32`, or a folder in Hugging Face format. The hub is given
@@ -89,7 +89,7 @@ def find_checkpoint(name: str, *, seconds: float = 4.0) -> Found | Missing:
     return _in_cache(name) or _on_hub(name, seconds)
 
 
-def _in_folder(name: str) -> Found:
+def _in_folder(name: str) -> FoundCheckpoint:
     folder = Path(name).expanduser()
     if not _read_config(folder):
         raise UserError(f"checkpoint={name} holds no readable {CONFIG}: give a folder that save_pretrained wrote.")
@@ -100,10 +100,10 @@ def _in_folder(name: str) -> Found:
             f"checkpoint={name} holds no whole weights ({WEIGHTS[0]} or {WEIGHTS[2]}, with all parts that an index "
             "names): give a folder that save_pretrained wrote."
         )
-    return Found(name, "folder", str(folder), None, files)
+    return FoundCheckpoint(name, "folder", str(folder), None, files)
 
 
-def _in_cache(name: str) -> Found | None:
+def _in_cache(name: str) -> FoundCheckpoint | None:
     """The newest commit of the hub's main branch that was ever asked for, when all of it is in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -113,31 +113,33 @@ def _in_cache(name: str) -> Found | None:
     folder = Path(config).parent
     files = _needed_files(_files_in(folder))
     whole = _read_config(folder) and _whole_weights(folder, files) and any(file in VOCABULARIES for file in files)
-    return Found(name, "cache", str(folder), folder.name, files) if whole else None
+    return FoundCheckpoint(name, "cache", str(folder), folder.name, files) if whole else None
 
 
-def _on_hub(name: str, seconds: float) -> Found | Missing:
+def _on_hub(name: str, seconds: float) -> FoundCheckpoint | MissingCheckpoint:
     import httpx2
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     if constants.is_offline_mode():
-        return Missing(name, "HF_HUB_OFFLINE is set, and the hub's cache holds no whole copy of it")
+        return MissingCheckpoint(name, "HF_HUB_OFFLINE is set, and the hub's cache holds no whole copy of it")
     silence_telemetry()
     try:
         info = within(seconds, lambda: HfApi().model_info(name, timeout=seconds))
     except (TimeoutError, httpx2.TimeoutException):
-        return Missing(name, f"the hub did not answer within {seconds:g} seconds, and its cache holds no whole copy")
+        return MissingCheckpoint(
+            name, f"the hub did not answer within {seconds:g} seconds, and its cache holds no whole copy"
+        )
     except RepositoryNotFoundError:
-        return Missing(name, "the hub knows no such model, or shows it only after `hf auth login`")
+        return MissingCheckpoint(name, "the hub knows no such model, or shows it only after `hf auth login`")
     except HfHubHTTPError as error:
-        return Missing(name, f"the hub answers with HTTP {error.response.status_code}")
+        return MissingCheckpoint(name, f"the hub answers with HTTP {error.response.status_code}")
     except (httpx2.HTTPError, OSError, ValueError):
-        return Missing(name, "the hub cannot be reached, and its cache holds no whole copy")
+        return MissingCheckpoint(name, "the hub cannot be reached, and its cache holds no whole copy")
     files = _needed_files([sibling.rfilename for sibling in info.siblings or ()])
     if CONFIG not in files or not any(re.search(r"\.(safetensors|bin)$", file) for file in files):
-        return Missing(name, f"the hub's copy has no {CONFIG} or no weights that transformers reads")
-    return Found(name, "hub", name, info.sha, files)
+        return MissingCheckpoint(name, f"the hub's copy has no {CONFIG} or no weights that transformers reads")
+    return FoundCheckpoint(name, "hub", name, info.sha, files)
 
 
 def _files_in(folder: Path) -> list[str]:
@@ -178,7 +180,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def fetch_checkpoint(found: Found) -> Path:
+def fetch_checkpoint(found: FoundCheckpoint) -> Path:
     """The local folder that holds the checkpoint, downloaded into the hub's cache when it was found on the hub.
 
     Raises UserError when the download fails; files that had arrived whole are kept.
@@ -199,7 +201,7 @@ def fetch_checkpoint(found: Found) -> Path:
     return Path(paths[0]).parent
 
 
-def load_pretrained(found: Found, model_class: type[Model], **settings: Any) -> tuple[Model, Any]:
+def load_pretrained(found: FoundCheckpoint, model_class: type[Model], **settings: Any) -> tuple[Model, Any]:
     """The checkpoint's model, float32 and in evaluation mode, and its tokenizer.
 
     `settings` go to `model_class.from_pretrained`. Raises UserError for a checkpoint of another family, one that
@@ -240,7 +242,7 @@ def load_pretrained(found: Found, model_class: type[Model], **settings: Any) -> 
     return model, tokenizer
 
 
-def _require_fit(found: Found, report: dict[str, Any]) -> None:
+def _require_fit(found: FoundCheckpoint, report: dict[str, Any]) -> None:
     """Raise UserError when weights of the model did not come from the checkpoint; log those it has besides."""
     shapes = sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
     if missing := sorted(report["missing_keys"]) or shapes:
@@ -257,7 +259,7 @@ def _require_fit(found: Found, report: dict[str, Any]) -> None:
         )
 
 
-def _load_tokenizer(found: Found, folder: Path, config: Any) -> Any:
+def _load_tokenizer(found: FoundCheckpoint, folder: Path, config: Any) -> Any:
     from transformers import AutoTokenizer
 
     # Without this, transformers makes up a tokenizer that knows its special tokens alone.
@@ -293,7 +295,7 @@ def quiet_transformers() -> Iterator[None]:
             reports.enable_progress_bar()
 
 
-def _way_to_renew(found: Found) -> str:
+def _way_to_renew(found: FoundCheckpoint) -> str:
     if found.source == "folder":
         return "save it again with save_pretrained, or give another checkpoint="
     return f"fetch it again with `hf download --force-download {found.name}`, or give another checkpoint="

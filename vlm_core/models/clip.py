@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlm_core.models.blocks import ALL, FIRST, vision_stages
-from vlm_core.models.contract import Readout, Stage, State
+from vlm_core.models.stages import Readout, Stage, State
 
 
 class Clip:

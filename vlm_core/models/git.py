@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vlm_core.models.blip import PROMPT
 from vlm_core.models.blocks import ALL, FIRST, LAST, text_block, vision_stages
-from vlm_core.models.contract import Readout, Stage, State, causal_mask
+from vlm_core.models.stages import Readout, Stage, State, causal_mask
 
 
 class Git:

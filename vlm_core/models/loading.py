@@ -11,14 +11,14 @@ import torch
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
 from vlm_core.models.categoriser import ADAPTERS
-from vlm_core.models.checkpoints import Found, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import FoundCheckpoint, find_checkpoint, load_pretrained
 from vlm_core.models.positions import resize_input
 from vlm_core.models.shipped import read_exposure, shipped_weights
 from vlm_core.models.tiny import build_tiny
 
 
 @dataclass(frozen=True)
-class Size:
+class PublishedModel:
     """A published model: its hub name, and the input size that suits pictures of 60x80 pixels."""
 
     checkpoint: str
@@ -26,17 +26,17 @@ class Size:
 
 
 SIZES = {
-    "clip": Size("openai/clip-vit-base-patch32", 224),
-    "clip-large": Size("openai/clip-vit-large-patch14", 224),
-    "blip": Size("Salesforce/blip-image-captioning-base", 224),
-    "blip-large": Size("Salesforce/blip-image-captioning-large", 224),
-    "git": Size("microsoft/git-base", 224),
-    "git-large": Size("microsoft/git-large", 224),
+    "clip": PublishedModel("openai/clip-vit-base-patch32", 224),
+    "clip-large": PublishedModel("openai/clip-vit-large-patch14", 224),
+    "blip": PublishedModel("Salesforce/blip-image-captioning-base", 224),
+    "blip-large": PublishedModel("Salesforce/blip-image-captioning-large", 224),
+    "git": PublishedModel("microsoft/git-base", 224),
+    "git-large": PublishedModel("microsoft/git-large", 224),
 }
 
 
 @dataclass(frozen=True)
-class Weights:
+class LoadedWeights:
     """A family's weights in Hugging Face form, and where they come from."""
 
     hf: Any
@@ -55,7 +55,7 @@ def load_weights(
     texts: Iterable[str],
     seed: int,
     say: Callable[[str], None],
-) -> Weights:
+) -> LoadedWeights:
     """The weights that the settings ask for; `image_size` 0 means the model's own.
 
     `texts` are what the tokenizer of random weights is trained on.
@@ -68,7 +68,7 @@ def load_weights(
         torch.manual_seed(seed)
         hf, tokenizer = build_tiny(family, texts)
         resize_input(hf, image_size or hf.config.vision_config.image_size)
-        return Weights(hf, tokenizer, "tiny-random", pretrained=False, exposure=None)
+        return LoadedWeights(hf, tokenizer, "tiny-random", pretrained=False, exposure=None)
     found = None if weights == "tiny" else _find(checkpoint or SIZES[model].checkpoint, weights, say)
     source = f"{found.source}:{found.name}" if found else f"shipped:{family}"
     own_size = not found or bool(checkpoint)
@@ -81,13 +81,13 @@ def load_weights(
     resize_input(hf, wanted)
     if wanted != own:
         say(f"{found.name} sees {wanted} pixels a side instead of its {own}: its position embeddings are interpolated.")
-    return Weights(hf, tokenizer, source, pretrained=True, exposure=read_exposure(found))
+    return LoadedWeights(hf, tokenizer, source, pretrained=True, exposure=read_exposure(found))
 
 
-def _find(name: str, weights: str, say: Callable[[str], None]) -> Found | None:
+def _find(name: str, weights: str, say: Callable[[str], None]) -> FoundCheckpoint | None:
     """The checkpoint; None when `auto` may go on without it."""
     found = find_checkpoint(name)
-    if isinstance(found, Found):
+    if isinstance(found, FoundCheckpoint):
         return found
     if weights == "pretrained":
         raise UserError(found.sentence())

@@ -16,8 +16,8 @@ from transformers import BlipForImageTextRetrieval
 
 from vlm_core.models.blip import Blip
 from vlm_core.models.clip import Clip
-from vlm_core.models.contract import Adapter, Captioner, Readout, State
 from vlm_core.models.git import Git
+from vlm_core.models.stages import Adapter, Captioner, Readout, State
 
 LARGEST_SCALE = 100.0  # of cosines, as CLIP bounds it
 FIRST_SCALE = 1 / 0.07  # as CLIP and BLIP begin

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.pixels.views import plain_view
-from vlm_core.storing import write_whole
 
 Precision = Literal["fp32", "int8"]
 ENGINE: Final = "onnx"  # the field `engine` of categoriser.json, by which `load_categoriser` knows such a folder
@@ -42,7 +42,7 @@ class OnnxDescription:
         """Nothing; `categoriser.json` is in the folder, whole."""
         content = {"schema": SCHEMA, "engine": ENGINE, **asdict(self)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        write_whole(folder / "categoriser.json", lambda file: file.write(text.encode()))
+        write_atomically(folder / "categoriser.json", lambda file: file.write(text.encode()))
 
     @classmethod
     def read(cls, folder: Path) -> OnnxDescription:
@@ -86,7 +86,7 @@ class OnnxCategoriser:
         """Write `model.onnx`, then `categoriser.json`, each whole or not at all."""
         for path in sorted(self.folder.glob(f"{GRAPH}*")):
             with path.open("rb") as source:
-                write_whole(folder / path.name, lambda file, source=source: shutil.copyfileobj(source, file))  # type: ignore[misc]
+                write_atomically(folder / path.name, lambda file, source=source: shutil.copyfileobj(source, file))  # type: ignore[misc]
         self.description.write(folder)
 
     @classmethod

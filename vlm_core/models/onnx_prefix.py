@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vlm_core.models.categoriser import VisionLanguageCategoriser
-    from vlm_core.models.contract import State
+    from vlm_core.models.stages import State
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
-from vlm_core.models.checkpoints import Found, find_checkpoint, quiet_transformers
-from vlm_core.storing import write_whole
+from vlm_core.models.checkpoints import FoundCheckpoint, find_checkpoint, quiet_transformers
 
 FOLDER: Final = Path(__file__).parent / "weights"
 CHECKSUMS: Final = "checksums.json"
@@ -29,10 +29,10 @@ def write_weights(hf: Any, tokenizer: Any, exposure: Exposure, folder: Path) -> 
 def write_checksums(folder: Path) -> None:
     """Write `checksums.json`: SHA-256 of every other file."""
     sums = {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
-    write_whole(folder / CHECKSUMS, lambda file: file.write(json.dumps(sums, indent=2).encode()))
+    write_atomically(folder / CHECKSUMS, lambda file: file.write(json.dumps(sums, indent=2).encode()))
 
 
-def shipped_weights(family: str, folder: Path = FOLDER) -> Found:
+def shipped_weights(family: str, folder: Path = FOLDER) -> FoundCheckpoint:
     """A family's shipped weights. Raises UserError when a file is absent or is not what was shipped."""
     path = folder / family
     try:
@@ -49,11 +49,11 @@ def shipped_weights(family: str, folder: Path = FOLDER) -> Found:
             "`git checkout -- vlm_core/models/weights`, or take weights=tiny-random."
         )
     found = find_checkpoint(str(path))
-    assert isinstance(found, Found)
+    assert isinstance(found, FoundCheckpoint)
     return found
 
 
-def read_exposure(found: Found) -> Exposure | None:
+def read_exposure(found: FoundCheckpoint) -> Exposure | None:
     """What the weights' pretraining saw, where a file beside them says so. Raises UserError when it cannot be read."""
     if found.source == "hub":
         return None

@@ -6,8 +6,8 @@ import copy
 
 import torch
 
-from vlm_core.models.answers import Head
 from vlm_core.models.categoriser import VisionLanguageCategoriser
+from vlm_core.models.heads import LinearHead
 
 
 def shuffled_weights(model: VisionLanguageCategoriser, seed: int) -> VisionLanguageCategoriser:
@@ -17,7 +17,7 @@ def shuffled_weights(model: VisionLanguageCategoriser, seed: int) -> VisionLangu
     """
     other = type(model)(copy.deepcopy(model.hf), model.adapter.tokenizer, model.description).to(str(model.device))
     weights = list(other.hf.parameters())
-    if isinstance(other.answer, Head) and isinstance(model.answer, Head):
+    if isinstance(other.answer, LinearHead) and isinstance(model.answer, LinearHead):
         other.answer.load_state_dict(model.answer.state_dict())
         weights += other.answer.parameters()
     generator = torch.Generator().manual_seed(seed)

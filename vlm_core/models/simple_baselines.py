@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.models.baseline import Pictures
+from vlm_core.models.baseline import PictureSource
 from vlm_core.progress import Progress
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ SIMPLE_BASELINES: Final[dict[str, Callable[[Labelled, Labelled, int], Fitted]]] 
 
 
 def frozen_features(
-    model: VisionLanguageCategoriser, pictures: Pictures, rows: NDArray[np.int64], progress: Progress
+    model: VisionLanguageCategoriser, pictures: PictureSource, rows: NDArray[np.int64], progress: Progress
 ) -> NDArray[np.float32]:
     """The family's fused state (n, D) of catalogue rows (n,), as it stands before a head; few pictures at a time.
 
@@ -116,8 +116,8 @@ def frozen_features(
     """
     import torch
 
-    from vlm_core.models.contract import run_stages
-    from vlm_core.pixels.store import fit_pictures
+    from vlm_core.models.stages import run_stages
+    from vlm_core.pixels.picture_store import fit_pictures
     from vlm_core.pixels.views import plain_view
 
     stages = model.adapter.stages("fused")

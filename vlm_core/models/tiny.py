@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from vlm_core.models.answers import TEMPLATES
 from vlm_core.models.blip import PROMPT
+from vlm_core.models.heads import TEMPLATES
 
 IMAGE_SIZE = 64
 VOCABULARY = 2000

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
-from vlm_core.models.checkpoints import Found, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import FoundCheckpoint, find_checkpoint, load_pretrained
 from vlm_core.models.shipped import read_exposure
 
 Tower = dict[str, Tensor]
@@ -30,7 +30,7 @@ def take_over_tower(hf: Any, folder: Path, pixels: Tensor) -> Exposure | None:
     from transformers import CLIPModel
 
     found = find_checkpoint(str(folder.expanduser().resolve()))
-    assert isinstance(found, Found)
+    assert isinstance(found, FoundCheckpoint)
     giver = load_pretrained(found, CLIPModel)[0].vision_model
     taker = hf.git.image_encoder.vision_model if hasattr(hf, "git") else hf.vision_model
     tower, own = dict(giver.state_dict()), taker.state_dict()

@@ -4,7 +4,8 @@ After Hendrycks & Dietterich 2019, https://arxiv.org/abs/1903.12261, whose stren
 32 (CIFAR-10-C): those here lie between or beyond, chosen by eye on 60x80 pictures of the real catalogue, so that the
 first is mild and a person still knows the product at the third. Occlusion is that of random erasing (Zhong et al. 2017,
 https://arxiv.org/abs/1708.04896); rotation, crop and another background are what shops' pictures meet outside of a
-studio. Where training augments as well (`vlm_core.pixels.draws`), even the mildest strength lies beyond what it draws.
+studio. Where training augments as well (`vlm_core.pixels.augmentation_params`), even the mildest strength lies beyond
+what it draws.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from vlm_core.pixels.draws import Draws
+from vlm_core.pixels.augmentation_params import AugmentationParams
 
 # Of CLIP's training pictures; BLIP and GIT were trained with the same (their processors' `image_mean`, `image_std`).
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -25,7 +25,7 @@ def plain_view(pictures: NDArray[np.uint8], image_size: int) -> Tensor:
     return _normalise(_resize(_to_tensor(pictures), (image_size, image_size)))
 
 
-def augmented_view(pictures: NDArray[np.uint8], image_size: int, draws: Draws) -> Tensor:
+def augmented_view(pictures: NDArray[np.uint8], image_size: int, draws: AugmentationParams) -> Tensor:
     """Pixels (B, 3, S, S) under one draw a picture: colour first, then all geometry in one resampling.
 
     Colour is applied at the source's size, where there are the fewest pixels; pointwise and nearly linear, it
@@ -41,7 +41,7 @@ def augmented_view(pictures: NDArray[np.uint8], image_size: int, draws: Draws) -
     return _normalise(grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False))
 
 
-def mirrored_view(pictures: NDArray[np.uint8], image_size: int, draws: Draws) -> Tensor:
+def mirrored_view(pictures: NDArray[np.uint8], image_size: int, draws: AugmentationParams) -> Tensor:
     """Pixels (B, 3, S, S) as in the plain view, those mirrored that are drawn to be."""
     flip = draws.flip[:, None, None, None]
     return plain_view(np.where(flip, pictures[:, :, ::-1], pictures), image_size)
@@ -69,7 +69,7 @@ def _grid(homographies: NDArray[np.float32], image_size: int) -> Tensor:
     return (mapped[..., :2] / mapped[..., 2:]).view(-1, image_size, image_size, 2)
 
 
-def _jitter(pixels: Tensor, draws: Draws) -> Tensor:
+def _jitter(pixels: Tensor, draws: AugmentationParams) -> Tensor:
     """Brightness, contrast, saturation and hue by each picture's own factors, as torchvision defines the first three.
 
     Hue turns the colour plane of YIQ, which is one matrix a picture; HSV's hue needs branches a pixel.

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 from vlm_core.config import FINE_TUNING, Config
 from vlm_core.data import columns_of, load_data
 from vlm_core.progress import silent
-from vlm_core.study.plan import MECHANISM, Cell, Plan
+from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.reading import Columns
     from vlm_core.data import Data
-    from vlm_core.models.loading import Weights
+    from vlm_core.models.loading import LoadedWeights
 
 ENCODER: Final = "clip"  # family whose frozen vision tower the ablation of mechanisms shares
 
@@ -41,7 +41,7 @@ class Done:
     seconds: float
 
 
-def carry_out(todo: Todo, plan: Plan, root: Path, parent: str) -> Done:
+def carry_out(todo: Todo, plan: StudyPlan, root: Path, parent: str) -> Done:
     """How the cell ended, in a run below `parent`; a failure is told, not raised."""
     started = time.monotonic()
     try:
@@ -51,8 +51,8 @@ def carry_out(todo: Todo, plan: Plan, root: Path, parent: str) -> Done:
     return Done(todo.cell.key, run_id, failure, time.monotonic() - started)
 
 
-def _run(todo: Todo, plan: Plan, root: Path, parent: str) -> str:
-    from vlm_core.study.measuring import measure
+def _run(todo: Todo, plan: StudyPlan, root: Path, parent: str) -> str:
+    from vlm_core.study.measurements import measure
 
     if todo.cell.model == MECHANISM:
         return _run_mechanism(todo.cell, plan, root, parent)
@@ -65,7 +65,7 @@ def _run(todo: Todo, plan: Plan, root: Path, parent: str) -> str:
 
 
 def _train(todo: Todo, config: Config, data: Data, root: Path, parent: str) -> str:
-    from vlm_core.pipeline import run_training
+    from vlm_core.workflows.train import run_training
 
     config = config.model_copy(update={"resume": todo.begun})
     return run_training(config, root, silent, _quiet, data=data, parent=parent, enter=False).run_id
@@ -83,34 +83,34 @@ def _catalogue(source: str, columns: Columns, root: Path) -> Catalogue:
     return prepare_catalogue(source, columns, root, silent)
 
 
-def _run_mechanism(cell: Cell, plan: Plan, root: Path, parent: str) -> str:
+def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
     """Train one mechanism on the kept tokens of a frozen encoder, and keep its answers and scores."""
     from vlm_core.attention.ablation import Ablation
-    from vlm_core.fitting import GIB
-    from vlm_core.scoring import evaluate_answers, set_threads
+    from vlm_core.inference import evaluate_predictions, set_threads
     from vlm_core.tracking import tags
     from vlm_core.tracking.writer import RunWriter
-    from vlm_core.training.states import StateCache
+    from vlm_core.training.feature_cache import FeatureCache
+    from vlm_core.training.fit import GIB
 
     config = plan.encoder_settings(cell, ENCODER)
     set_threads(config.threads)
     data = _load(config, root)
     tower = load_encoder(config)
     data = data.exposed(tower.exposure, _quiet)
-    cache = StateCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
+    cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     with RunWriter(config.experiment, cell.key, parent=parent, folder=root) as run:
         run.params(config.to_params(FINE_TUNING))
         run.dataset(data.catalogue, data.split)
         run.tags({tags.KIND: "ablation", "mechanism": cell.mode, "weights_source": tower.source})
         result = Ablation(config, data, tower, cache, silent, _quiet).run(cell.mode)
-        run.evaluation(evaluate_answers(config, data.catalogue, result.test, data.split.test, data.split.prior))
+        run.evaluation(evaluate_predictions(config, data.catalogue, result.test, data.split.test, data.split.prior))
         run.predictions(result.validation, "validation")
         run.tags({"weights_trained": str(result.weights), "chosen_learning_rate": str(result.learning_rate)})
         run.metrics({"train_seconds": result.seconds, "best_epoch": result.best_epoch})
         return run.run_id
 
 
-def load_encoder(config: Config) -> Weights:
+def load_encoder(config: Config) -> LoadedWeights:
     """The weights whose frozen vision tower mechanisms and the label audit share. Raises UserError."""
     from vlm_core.models.loading import load_weights
 

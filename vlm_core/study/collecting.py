@@ -19,8 +19,8 @@ from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.rules import RuleScore
 from vlm_core.evaluation.seeds import over_seeds
 from vlm_core.study import results
-from vlm_core.study.plan import BASELINE, MECHANISM, Cell, Plan
-from vlm_core.study.trials import Trial, Trials, read_trials
+from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results
+from vlm_core.study.plan import BASELINE, MECHANISM, Cell, StudyPlan
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.bootstrap import Estimate
@@ -29,14 +29,21 @@ FEATURES_OF_SIMPLE: Final = "features"
 
 
 def collect(
-    parent: str, name: str, plan: Plan, config: Config, data: Data, failed: Mapping[str, str], *, whole: bool = True
+    parent: str,
+    name: str,
+    plan: StudyPlan,
+    config: Config,
+    data: Data,
+    failed: Mapping[str, str],
+    *,
+    whole: bool = True,
 ) -> results.Results:
     """The results of the cells that have finished so far; not `whole`, without what takes more than moments."""
-    from vlm_core.study.auditing import find_suspects
+    from vlm_core.study.suspects import find_suspects
     from vlm_core.tracking.tags import machine_tags
 
     with tempfile.TemporaryDirectory() as temporary:
-        trials = read_trials(parent, plan, Path(temporary))
+        trials = read_cell_results(parent, plan, Path(temporary))
         main = trials.main("holdout")
         return results.Results(
             study=name,
@@ -62,15 +69,15 @@ def collect(
         )
 
 
-def _first_answers(cells: Mapping[str, Sequence[Trial]]) -> dict[str, Predictions]:
+def _first_answers(cells: Mapping[str, Sequence[CellResult]]) -> dict[str, Predictions]:
     return {label: trials[0].evaluation.predictions for label, trials in cells.items()}
 
 
-def _rows(trials: Trials) -> list[results.Row]:
+def _rows(trials: CellResults) -> list[results.ScoreRow]:
     return [_row(each[0].cell, each, [trial.evaluation for trial in each]) for each in trials.by_configuration.values()]
 
 
-def _simple_rows(trials: Trials) -> list[results.Row]:
+def _simple_rows(trials: CellResults) -> list[results.ScoreRow]:
     """Rules on frozen features, whose answers the probes' runs keep; the commonest category needs no features."""
     from vlm_core.models.simple_baselines import SIMPLE_BASELINES
 
@@ -93,7 +100,9 @@ def _scores(answers: Predictions, like: Evaluation) -> Evaluation:
     return evaluate(answers, pd.DataFrame(index=range(len(answers))), prior, resamples=100, seed=0)
 
 
-def _row(cell: Cell, trials: Sequence[Trial], evaluations: Sequence[Evaluation], simple: str = "") -> results.Row:
+def _row(
+    cell: Cell, trials: Sequence[CellResult], evaluations: Sequence[Evaluation], simple: str = ""
+) -> results.ScoreRow:
     """A configuration's means; with `simple`, of the rule of that name on its features."""
 
     def mean(read: Any) -> Estimate:
@@ -102,7 +111,7 @@ def _row(cell: Cell, trials: Sequence[Trial], evaluations: Sequence[Evaluation],
     features = "" if simple == "majority" else f", {cell.model} {FEATURES_OF_SIMPLE}"
     facts = trials[0].facts
     kind = BASELINE if simple or cell.model == BASELINE else MECHANISM if cell.model == MECHANISM else "family"
-    return results.Row(
+    return results.ScoreRow(
         configuration=f"{simple}/{cell.configuration}" if simple else cell.configuration,
         label=f"{simple}{features}" if simple else cell.label,
         model=cell.model,
@@ -129,12 +138,12 @@ def _whole(text: Any) -> int:
     return int(text) if isinstance(text, str) and text.isdigit() else 0
 
 
-def _mean_seconds(trials: Sequence[Trial]) -> float:
+def _mean_seconds(trials: Sequence[CellResult]) -> float:
     seconds = [trial.facts.get("metrics.train_seconds", 0.0) for trial in trials]
     return float(np.nan_to_num(seconds).mean())
 
 
-def _pairs(group: str, cells: Mapping[str, Sequence[Trial]]) -> list[results.Pair]:
+def _pairs(group: str, cells: Mapping[str, Sequence[CellResult]]) -> list[results.Pair]:
     """Every pair of the configurations, over the seeds that all of them have."""
     from vlm_core.evaluation.seed_comparison import compare_all, in_words
 
@@ -148,10 +157,12 @@ def _pairs(group: str, cells: Mapping[str, Sequence[Trial]]) -> list[results.Pai
     return [results.Pair(group, a, b, test, in_words(a, b, test)) for (a, b), test in compare_all(answers).items()]
 
 
-def _leak(honest: Mapping[str, Sequence[Trial]], leaking: Mapping[str, Sequence[Trial]]) -> list[results.LeakRow]:
+def _leak(
+    honest: Mapping[str, Sequence[CellResult]], leaking: Mapping[str, Sequence[CellResult]]
+) -> list[results.LeakRow]:
     from vlm_core.evaluation.leak import leak_comparison
 
-    def answers(trials: Sequence[Trial]) -> list[Predictions]:
+    def answers(trials: Sequence[CellResult]) -> list[Predictions]:
         return [trial.evaluation.predictions for trial in trials]
 
     return [
@@ -184,7 +195,7 @@ def _mean(values: Sequence[float | None]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _robustness(cells: Mapping[str, Sequence[Trial]]) -> list[results.RobustnessRow]:
+def _robustness(cells: Mapping[str, Sequence[CellResult]]) -> list[results.RobustnessRow]:
     rows = []
     for label, trials in cells.items():
         found = [each for trial in trials if (each := trial.json("robustness"))]
@@ -209,7 +220,7 @@ def _robustness(cells: Mapping[str, Sequence[Trial]]) -> list[results.Robustness
     return rows
 
 
-def _calibration(cells: Mapping[str, Sequence[Trial]]) -> list[results.CalibrationRow]:
+def _calibration(cells: Mapping[str, Sequence[CellResult]]) -> list[results.CalibrationRow]:
     from vlm_core.evaluation.selective import detect_unknown, measure_risk_coverage
     from vlm_core.evaluation.temperature import measure_scaling
 
@@ -244,7 +255,7 @@ def _calibration(cells: Mapping[str, Sequence[Trial]]) -> list[results.Calibrati
     return rows
 
 
-def _gaps(cells: Mapping[str, Sequence[Trial]], data: Data, attributes: Sequence[str]) -> list[results.GapRow]:
+def _gaps(cells: Mapping[str, Sequence[CellResult]], data: Data, attributes: Sequence[str]) -> list[results.GapRow]:
     from vlm_core.evaluation.gaps import measure_gaps
 
     products = data.catalogue.products.set_index("product_id")
@@ -259,7 +270,7 @@ def _gaps(cells: Mapping[str, Sequence[Trial]], data: Data, attributes: Sequence
     ]
 
 
-def _rules(trials: Trials) -> list[results.RulesRow]:
+def _rules(trials: CellResults) -> list[results.RulesRow]:
     rows = []
     for each in trials.by_configuration.values():
         found = [given for trial in each if (given := trial.json("rules"))]
@@ -275,7 +286,7 @@ def _mean_rule(scores: Sequence[Mapping[str, Any]]) -> RuleScore:
     return RuleScore(n=sum(score["n"] for score in scores), **means)
 
 
-def _costs(cells: Mapping[str, Sequence[Trial]], data: Data, config: Config) -> tuple[results.CostRow, ...]:
+def _costs(cells: Mapping[str, Sequence[CellResult]], data: Data, config: Config) -> tuple[results.CostRow, ...]:
     """Measured here, one after the other, when no cell is running any more."""
     from vlm_core.benchmark.cost import measure_cost, pareto
     from vlm_core.models.saved import load_categoriser

@@ -57,7 +57,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study's cells, in the order in which they are run, and what else is measured."""
 
     cells: tuple[Cell, ...]
@@ -98,7 +98,7 @@ class Plan:
         return part in self.parts and cell.seed == self.first_seed
 
 
-def plan_study(config: Config, mechanisms: Sequence[str]) -> Plan:
+def plan_study(config: Config, mechanisms: Sequence[str]) -> StudyPlan:
     """The cells that the settings ask for, one seed after the other. Raises UserError that names what is not known."""
     families = _listed("families", config.families, ("clip", "clip-large", "blip", "blip-large", "git", "git-large"))
     modes = _listed("modes", config.modes, ("zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full"))
@@ -114,7 +114,7 @@ def plan_study(config: Config, mechanisms: Sequence[str]) -> Plan:
     if not cells:
         raise UserError(f"parts={config.parts} leaves nothing to run: name families or ablation among them.")
     fine = {name: getattr(config, name) for name in config.model_fields_set if name in FINE_TUNING}
-    return Plan(tuple(cells), parts, modes[-1], config.seed, {**fine, "preset": config.preset})
+    return StudyPlan(tuple(cells), parts, modes[-1], config.seed, {**fine, "preset": config.preset})
 
 
 def _family_cells(

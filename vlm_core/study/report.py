@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vlm_core.data import Data
-from vlm_core.study.closer_looks import LABELS
 from vlm_core.study.formatting import Section
-from vlm_core.study.measuring import FOLDER
+from vlm_core.study.measurement_sections import LABELS
+from vlm_core.study.measurements import FOLDER
 from vlm_core.study.results import FILE, Results, Suspect
 from vlm_core.study.sections import make_sections
 

@@ -21,7 +21,7 @@ FILE: Final = "results.json"  # in the folder `study` of the study's artifacts
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One configuration over its seeds: means with Student's interval of 95 % over seeds."""
 
     configuration: str  # model/mode/objective/protocol
@@ -157,7 +157,7 @@ class Results:
     cells: int
     done: int
     failed: dict[str, str]
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
     pairs: tuple[Pair, ...]
     leak: tuple[LeakRow, ...]
     robustness: tuple[RobustnessRow, ...]

@@ -19,7 +19,7 @@ from vlm_core.data import Say, load_data
 from vlm_core.errors import UserError
 from vlm_core.progress import Progress
 from vlm_core.study.cells import Done, Todo, carry_out
-from vlm_core.study.plan import MECHANISM, Cell, Plan, plan_study
+from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.signals import SECONDS_TO_STOP, ending_workers
@@ -102,7 +102,7 @@ def _unfinished(name: str, config: Config) -> str:
     return run_id
 
 
-def find_todo(plan: Plan, children: pd.DataFrame) -> list[Todo]:
+def find_todo(plan: StudyPlan, children: pd.DataFrame) -> list[Todo]:
     """What is left to do, given the runs below the study's.
 
     A cell that is trained but not measured keeps its run; one that was stopped in training goes on where it has epochs.
@@ -127,7 +127,7 @@ def _measured(finished: pd.DataFrame) -> Iterator[set[str]]:
         yield set(text.split(",")) if isinstance(text, str) else set()
 
 
-def _carry_out(todo: Sequence[Todo], plan: Plan, config: Config, root: Path, parent: str) -> Iterator[Done]:
+def _carry_out(todo: Sequence[Todo], plan: StudyPlan, config: Config, root: Path, parent: str) -> Iterator[Done]:
     """How each cell ended, as they end; in so many processes as there are to be."""
     if config.workers == 1 or len(todo) < 2:
         yield from (carry_out(each, plan, root, parent) for each in todo)
@@ -150,7 +150,7 @@ def _carry_out(todo: Sequence[Todo], plan: Plan, config: Config, root: Path, par
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _work(todo: Todo, plan: Plan, root: Path, parent: str) -> Done:
+def _work(todo: Todo, plan: StudyPlan, root: Path, parent: str) -> Done:
     """`carry_out`, after which a worker that was stopped ends: its pool would have it begin another cell."""
     try:
         return carry_out(todo, plan, root, parent)

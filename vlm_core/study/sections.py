@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from vlm_core.study import closer_looks, drawing
+from vlm_core.study import measurement_sections, svg_plots
 from vlm_core.study.formatting import Section, Table, p_value, share, shown
-from vlm_core.study.results import Results, Row
+from vlm_core.study.results import Results, ScoreRow
 
 
 def make_sections(results: Results) -> list[Section]:
@@ -17,13 +17,13 @@ def make_sections(results: Results) -> list[Section]:
         _pairs,
         _leak,
         _ablation,
-        closer_looks.attention,
-        closer_looks.robustness,
-        closer_looks.calibration,
-        closer_looks.gaps,
-        closer_looks.rules,
-        closer_looks.cost,
-        closer_looks.labels,
+        measurement_sections.attention,
+        measurement_sections.robustness,
+        measurement_sections.calibration,
+        measurement_sections.gaps,
+        measurement_sections.rules,
+        measurement_sections.cost,
+        measurement_sections.labels,
         _runs,
     )
     return [section for make in makers if (section := make(results)) is not None]
@@ -54,7 +54,9 @@ def _scores(results: Results) -> Section | None:
     if not rows:
         return None
     rows = sorted(rows, key=lambda row: -row.macro_f1.value)
-    figure = drawing.draw_intervals([(row.label, row.macro_f1, row.kind) for row in rows], "macro-F1, mean over seeds")
+    figure = svg_plots.plot_intervals(
+        [(row.label, row.macro_f1, row.kind) for row in rows], "macro-F1, mean over seeds"
+    )
     says = (
         f"Test macro-F1 of about {rows[0].test_products} products a seed. The natural prior weights each category to "
         "its share of the catalogue. Worst recall is that of the category found least often.",
@@ -64,7 +66,7 @@ def _scores(results: Results) -> Section | None:
     )
 
 
-def _score_table(rows: Sequence[Row]) -> Table:
+def _score_table(rows: Sequence[ScoreRow]) -> Table:
     return Table(
         "Mean over seeds with its 95 % interval",
         ("", "macro-F1", "accuracy", "worst recall", "macro-F1, natural prior", "weights trained", "train s"),
@@ -80,7 +82,7 @@ def _score_table(rows: Sequence[Row]) -> Table:
     )
 
 
-def _category_table(rows: Sequence[Row]) -> Table:
+def _category_table(rows: Sequence[ScoreRow]) -> Table:
     names = list(rows[0].per_category)
     cells = tuple((row.label, *(shown(row.per_category[name]) for name in names)) for row in rows)
     return Table("F1 a category", ("", *names), cells)
@@ -123,7 +125,7 @@ def _compared(results: Results, group: str, title: str, before: tuple[str, ...] 
         "would be found four times in five with this many products: what is smaller may exist unseen.",
     )
     words = Table("In words", ("",), tuple((pair.words,) for pair in pairs))
-    figure = drawing.draw_intervals(
+    figure = svg_plots.plot_intervals(
         [(f"{pair.a} − {pair.b}", pair.test.difference, "pair") for pair in pairs], "difference of macro-F1", zero=True
     )
     return Section(title, says, (Table("Pairs", columns, rows), words), (("Differences with their intervals", figure),))
@@ -166,7 +168,9 @@ def _ablation(results: Results) -> Section | None:
         "families, can speak of the mechanism: families differ in much else.",
     )
     compared = _compared(results, "mechanisms", "What the attention mechanism contributes", before)
-    figure = drawing.draw_intervals([(row.label, row.macro_f1, row.kind) for row in rows], "macro-F1, mean over seeds")
+    figure = svg_plots.plot_intervals(
+        [(row.label, row.macro_f1, row.kind) for row in rows], "macro-F1, mean over seeds"
+    )
     tables, figures = (compared.tables, compared.figures) if compared else ((), ())
     return Section(
         "What the attention mechanism contributes",
@@ -182,5 +186,5 @@ def _runs(results: Results) -> Section:
     return Section("Runs", says, (Table("Seed: run", ("", "runs"), rows),))
 
 
-def _ids(row: Row) -> tuple[str]:
+def _ids(row: ScoreRow) -> tuple[str]:
     return (", ".join(f"{seed}: {run_id}" for seed, run_id in zip(row.seeds, row.run_ids, strict=True)),)

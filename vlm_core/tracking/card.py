@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from vlm_core.storing import write_whole
+from vlm_core.atomic import write_atomically
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -47,7 +47,7 @@ def write_card(
     ]
     path = folder / "README.md"
     text = "\n\n".join(section for section in sections if section) + "\n"
-    write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
     return path
 
 

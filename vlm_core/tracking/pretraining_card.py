@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vlm_core.atomic import write_atomically
 from vlm_core.config import PRETRAINING, Config, build_config
-from vlm_core.storing import write_whole
 from vlm_core.tracking.card import markdown_table
 from vlm_core.tracking.reader import RunReader
 
@@ -44,7 +44,7 @@ def write_pretraining_card(
             "## Licence\n\n" + _LICENCE,
         ]
     )
-    write_whole(folder / "README.md", lambda file: file.write((text + "\n").encode()))
+    write_atomically(folder / "README.md", lambda file: file.write((text + "\n").encode()))
 
 
 def _recipe(config: Config) -> str:

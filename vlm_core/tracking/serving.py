@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from vlm_core.pixels.store import LARGEST_BYTES
-from vlm_core.predicting import PICTURES_A_BATCH, answer_columns, answer_pictures
+from vlm_core.inference import REQUEST_BATCH, predict_records, record_columns
+from vlm_core.pixels.picture_store import LARGEST_BYTES
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
@@ -43,13 +43,13 @@ class ServedCategoriser:
         readers = [partial(picture_bytes, picture) for picture in table["picture"]]
         answers: list[dict[str, Any]] = []
         with self._turn:
-            for start in range(0, len(readers), PICTURES_A_BATCH):
-                answers += answer_pictures(self._categoriser, readers[start : start + PICTURES_A_BATCH])
+            for start in range(0, len(readers), REQUEST_BATCH):
+                answers += predict_records(self._categoriser, readers[start : start + REQUEST_BATCH])
         # None, not NaN: MLflow's server writes NaN as it is, which is no JSON
         return pd.DataFrame(
             {
                 name: pd.Series([answer.get(name) for answer in answers], dtype=object)
-                for name in answer_columns(self._categoriser)
+                for name in record_columns(self._categoriser)
             }
         )
 

@@ -16,8 +16,8 @@ from vlm_core.tracking.metrics import epoch_metrics
 from vlm_core.tracking.opening import OpenRun, end_dead_children, end_run, open_run
 from vlm_core.tracking.signals import StopSignals
 from vlm_core.tracking.store import connect, store_errors, store_uri
-from vlm_core.tracking.study_log import StudyLog
 from vlm_core.tracking.system import SystemMetrics
+from vlm_core.tracking.training_log import TrainingLog
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,7 +47,7 @@ class RunWriter:
         self.folder = folder or Path.cwd()
         self._wanted = {"experiment": experiment, "name": name, "resume": resume, "parent": parent}
         self._signals = StopSignals()
-        self._log: StudyLog | None = None
+        self._log: TrainingLog | None = None
         self._config: dict[str, str] = {}
         self._epochs_logged: set[int] = set()
 
@@ -140,7 +140,7 @@ class RunWriter:
         with self._store():
             begins = self._log is None
             if self._log is None:
-                self._log = StudyLog.begin(self.folder, self._config.get("model", "model"), self._config)
+                self._log = TrainingLog.begin(self.folder, self._config.get("model", "model"), self._config)
             log = self._log.add(report)
             if begins:
                 self._client.set_tag(self.run_id, tags.STUDY_LOG, log.name)
@@ -157,15 +157,15 @@ class RunWriter:
 
     def evaluation(self, evaluation: Evaluation, name: str = "test") -> None:
         """Keep scores as metrics `<name>_...`; as artifacts all of the evaluation, its pictures and every answer."""
-        from vlm_core.evaluation.pictures import draw_confusion, draw_reliability
+        from vlm_core.evaluation.plots import plot_confusion, plot_reliability
 
         title = ", ".join(filter(None, (self._config.get("model"), name)))
         with self._store(), tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             evaluation.write(folder)
             evaluation.predictions.to_frame().to_csv(folder / "predictions.csv", index=False)
-            draw_confusion(evaluation.confusion, evaluation.categories, title, folder / "confusion.png")
-            draw_reliability(evaluation.calibration, title, folder / "reliability.png")
+            plot_confusion(evaluation.confusion, evaluation.categories, title, folder / "confusion.png")
+            plot_reliability(evaluation.calibration, title, folder / "reliability.png")
             self._client.log_artifacts(self.run_id, temporary, f"evaluation/{name}")
         self.metrics(evaluation.metrics(f"{name}_"))
 
@@ -207,16 +207,16 @@ class RunWriter:
         if name is not None:
             self._log = self._find_log(name)
 
-    def _find_log(self, name: str) -> StudyLog | None:
+    def _find_log(self, name: str) -> TrainingLog | None:
         """The log in its folder or, lost with its machine, from the store; None where neither can be read."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return StudyLog.go_on(self.folder, self.folder / "logs" / name)
+            return TrainingLog.go_on(self.folder, self.folder / "logs" / name)
         except (OSError, ValueError):
             pass
         try:
-            return StudyLog.go_on(self.folder, Path(self._client.download_artifacts(self.run_id, f"logs/{name}")))
+            return TrainingLog.go_on(self.folder, Path(self._client.download_artifacts(self.run_id, f"logs/{name}")))
         except (OSError, ValueError, MlflowException):
             return None
 

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlm_core.models.contract import State
-from vlm_core.pixels.draws import draw
-from vlm_core.pixels.store import PictureStore
+from vlm_core.models.stages import State
+from vlm_core.pixels.augmentation_params import draw_params
+from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.pixels.views import augmented_view, mirrored_view, plain_view
-from vlm_core.training.states import StoredStates
+from vlm_core.training.feature_cache import StoredStates
 
 Rows = NDArray[np.int64]
 Augmentation = Literal["study", "mirror"]
@@ -125,7 +125,7 @@ class PixelBatches:
 
     def _augmented(self, epoch: int, rows: Rows, copies: Rows) -> Tensor:
         view = mirrored_view if self.augmentation == "mirror" else augmented_view
-        return view(self.pictures.take(rows), self.image_size, draw(self.seed, epoch, rows, copies))
+        return view(self.pictures.take(rows), self.image_size, draw_params(self.seed, epoch, rows, copies))
 
     def _batch(self, rows: Rows, pixels: Tensor) -> Batch:
         return Batch((pixels,), torch.from_numpy(self.labels[rows]), rows)

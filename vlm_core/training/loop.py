@@ -50,7 +50,7 @@ class Task(Protocol[M_co]):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingArguments:
     """How to learn; units and bounds are those of the settings of the same names."""
 
     epochs: int
@@ -88,7 +88,7 @@ class EpochReport(Generic[M]):
     early_stopping: str
 
 
-def train(task: Task[M], plan: Plan, checkpoint: Checkpoint) -> Iterator[StepReport | EpochReport[M]]:
+def train(task: Task[M], plan: TrainingArguments, checkpoint: Checkpoint) -> Iterator[StepReport | EpochReport[M]]:
     """Reports of every step and epoch; afterwards the checkpoint holds the last and the best epoch's weights.
 
     Goes on from the checkpoint's last epoch where there is one, to the same end as an uninterrupted run. An epoch is
@@ -142,7 +142,7 @@ def show_steps(
 
 
 def _optimiser(
-    weights: Mapping[str, nn.Parameter], plan: Plan, steps: int
+    weights: Mapping[str, nn.Parameter], plan: TrainingArguments, steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW that decays matrices alone, and linear warm-up followed by a cosine to zero."""
     matrices = [weight for weight in weights.values() if weight.ndim > 1]

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from vlm_core.catalogue.captions import Captions
-from vlm_core.evaluation.captions import caption_scores
+from vlm_core.evaluation.caption_scores import caption_scores
 from vlm_core.evaluation.probe import probe_macro_f1
-from vlm_core.models.answers import Prompts, write_texts
 from vlm_core.models.clip import Clip
-from vlm_core.models.contract import Adapter, Captioner, State, run_stages
+from vlm_core.models.heads import PromptHead, write_texts
+from vlm_core.models.stages import Adapter, Captioner, State, run_stages
 from vlm_core.training.batches import PixelBatches
 
 CAPTIONS_WRITTEN = 500
@@ -57,6 +57,6 @@ def _states(adapter: Adapter, readout: str, batches: PixelBatches, rows: NDArray
 
 def _zero_shot(clip: Clip, features: torch.Tensor, truths: Sequence[str], things: Sequence[str]) -> float:
     """Accuracy over the rows whose thing is one of those to choose from."""
-    chosen = Prompts(clip, things).log_probabilities((features.to(clip.hf.device),)).argmax(dim=1)
+    chosen = PromptHead(clip, things).log_probabilities((features.to(clip.hf.device),)).argmax(dim=1)
     asked = [number for number, truth in enumerate(truths) if truth in things]
     return sum(things[int(chosen[number])] == truths[number] for number in asked) / max(1, len(asked))

@@ -7,8 +7,8 @@ from dashboard.figures.compare import (
     confusion_difference,
     confusions,
     curves,
-    drawn,
     most_different,
+    run_styles,
 )
 from vlm_core.evaluation.evaluation import evaluate
 from vlm_core.evaluation.predictions import Predictions
@@ -24,7 +24,7 @@ def _evaluation(answers, labels=(0, 0, 1, 1), categories=2):
 
 
 def test_a_family_keeps_its_colour_and_its_second_run_is_dashed_and_hatched():
-    looks = drawn(["a", "b", "c"], ["clip", "clip-large", "git"])
+    looks = run_styles(["a", "b", "c"], ["clip", "clip-large", "git"])
     assert [look.colour for look in looks] == ["#0072B2", "#0072B2", "#009E73"]
     assert [look.dash for look in looks] == ["solid", "dash", "solid"]
     assert [look.pattern for look in looks] == ["", "/", ""]
@@ -32,7 +32,7 @@ def test_a_family_keeps_its_colour_and_its_second_run_is_dashed_and_hatched():
 
 def test_bars_have_the_evaluations_f1_and_interval():
     evaluation = _evaluation((0, 0, 1, 0))
-    bar = category_bars(drawn(["a"], ["clip"]), [evaluation]).data[0]
+    bar = category_bars(run_styles(["a"], ["clip"]), [evaluation]).data[0]
     f1 = evaluation.per_category[0].f1
     assert list(bar.x) == ["c0", "c1"] and bar.y[0] == f1.value
     assert bar.error_y.array[0] == f1.high - f1.value and bar.error_y.arrayminus[0] == f1.value - f1.low
@@ -42,12 +42,12 @@ def test_of_many_categories_those_that_differ_most_are_shown():
     labels = np.repeat(np.arange(30), 2)
     one, other = _evaluation(labels, labels, 30), _evaluation(np.where(labels == 7, 8, labels), labels, 30)
     assert most_different([one, other], 2) == ["c7", "c8"]
-    assert len(category_bars(drawn(["a", "b"], ["clip", "git"]), [one, other]).data[0].x) == 20
+    assert len(category_bars(run_styles(["a", "b"], ["clip", "git"]), [one, other]).data[0].x) == 20
 
 
 def test_matrices_share_one_scale_and_their_difference_is_of_row_shares():
     one, other = _evaluation((0, 0, 1, 0)), _evaluation((0, 1, 1, 1))
-    figure = confusions(drawn(["a", "b"], ["clip", "git"]), [one, other])
+    figure = confusions(run_styles(["a", "b"], ["clip", "git"]), [one, other])
     assert {(trace.zmin, trace.zmax) for trace in figure.data} == {(0, 1)}
     np.testing.assert_allclose(figure.data[0].z, [[1, 0], [0.5, 0.5]])
     np.testing.assert_allclose(confusion_difference(one, other).data[0].z, [[0.5, -0.5], [0.5, -0.5]])
@@ -55,7 +55,7 @@ def test_matrices_share_one_scale_and_their_difference_is_of_row_shares():
 
 def test_four_matrices_stand_two_by_two():
     one = _evaluation((0, 0, 1, 0))
-    figure = confusions(drawn(list("abcd"), ["clip"] * 4), [one] * 4)
+    figure = confusions(run_styles(list("abcd"), ["clip"] * 4), [one] * 4)
     assert len({figure.layout[trace.xaxis.replace("x", "xaxis")].domain for trace in figure.data}) == 2
 
 
@@ -66,5 +66,5 @@ def test_names_from_the_store_are_no_html_in_figures():
 
 def test_curves_of_a_run_without_epochs_are_empty():
     part = {"overall_loss": 1.0, "macro_f1": 0.5}
-    figure = curves(drawn(["a", "b"], ["clip", "git"]), [[{"epoch": 1, "validation_summary": part}], []])
+    figure = curves(run_styles(["a", "b"], ["clip", "git"]), [[{"epoch": 1, "validation_summary": part}], []])
     assert [len(trace.x) for trace in figure.data] == [1, 1, 0, 0]

@@ -66,7 +66,7 @@ def limb(start: tuple[float, float], angle: float, length: float, widths: tuple[
 
 
 @dataclass(frozen=True)
-class Look:
+class DrawingStyle:
     """What a product looks like apart from its shape."""
 
     main: Colour
@@ -80,7 +80,7 @@ class Look:
 class Pen:
     """Draws on one transparent layer, through one placement: scale, rotation, stretch, mirror and shift."""
 
-    def __init__(self, look: Look, rng: Random) -> None:
+    def __init__(self, look: DrawingStyle, rng: Random) -> None:
         self.look, self.rng = look, rng
         self.layer = Image.new("RGBA", (WIDTH * OVERSAMPLING, HEIGHT * OVERSAMPLING), (*look.main, 0))
         self._draw = ImageDraw.Draw(self.layer)

@@ -1,0 +1,181 @@
+"""The leaderboard's rows: runs that can be compared stand together, and only these are ranked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pandas as pd
+
+from dashboard.theme import family_colour, family_of
+
+SCORE: Final = "metrics.test_macro_f1"
+COMPARABLE: Final = ("tags.fingerprint", "tags.label", "tags.split")  # equal: tested on the same products
+F1: Final = "metrics.test_f1_"
+_PLACE: Final = ("tags.catalogue", "tags.label", "tags.split")
+FAILED: Final = ("FAILED", "KILLED")
+GROUPINGS: Final = {"preset": "params.preset", "protocol": "tags.protocol", "weights": "tags.weights_source"}
+# What a run costs: its column, its name and unit, and by what the stored figure is multiplied for that unit.
+COSTS: Final = {
+    "train": ("metrics.train_seconds", "training, seconds", 1.0),
+    "latency": ("metrics.seconds_a_picture", "latency, ms a picture", 1000.0),
+    "weights": ("tags.weights_trained", "trained weights", 1.0),
+}
+_TEXTS: Final = {
+    "run_id": "run_id",
+    "name": "name",
+    "status": "status",
+    "model": "params.model",
+    "mode": "params.mode",
+    "objective": "params.objective",
+    "preset": "params.preset",
+    "seed": "params.seed",
+    "weights": "tags.weights_source",
+    "protocol": "tags.protocol",
+    "catalogue": "tags.catalogue",
+    "label": "tags.label",
+    "leaking": "tags.leaking",
+}
+_NUMBERS: Final = {
+    "score": SCORE,
+    "low": f"{SCORE}_low",
+    "high": f"{SCORE}_high",
+    "accuracy": "metrics.test_accuracy",
+    "validation": "metrics.validation_macro_f1",
+    **{name: column for name, (column, _, _) in COSTS.items()},
+}
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The products that some runs were tested on."""
+
+    key: str
+    name: str  # for people
+    leaking: bool
+    runs: int
+    categories: tuple[str, ...]  # slugs of the categories that some run has an F1 for
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Rows of the leaderboard, those of the newest test set first, best first; and the test sets, newest first."""
+
+    rows: list[dict[str, Any]]
+    sets: tuple[TestSet, ...]
+
+
+def make_leaderboard(table: pd.DataFrame) -> Leaderboard:
+    """The board of a table of runs as `RunReader.runs` gives it; trials of a search and pretrainings stay out."""
+    if table.empty:
+        return Leaderboard([], ())
+    table = table[_column(table, "tags.kind").fillna("").eq("") & _column(table, "tags.split").notna()]
+    if table.empty:
+        return Leaderboard([], ())
+    board = _fields(table)
+    order = board.groupby("set")["started"].max().sort_values(ascending=False).index.tolist()
+    board["place"] = board["set"].map({key: place for place, key in enumerate(order)})
+    board["rank"] = board[board["leaking"] != "true"].groupby("set")["score"].rank(method="min", ascending=False)
+    board = board.sort_values(["place", "score", "started"], ascending=[True, False, False], na_position="first")
+    sets = tuple(_test_set(key, board[board["set"] == key]) for key in order)
+    named = {each.key: each.name for each in sets}
+    board["test_set"] = board["set"].map(named)
+    board["started"] = board["started"].dt.strftime("%Y-%m-%d %H:%M")
+    plain = board.astype(object).where(board.notna(), None)
+    return Leaderboard([_compact(row) for row in plain.to_dict("records")], sets)
+
+
+def rows_of(board: Leaderboard, chosen: str, *, hide_failed: bool) -> list[dict[str, Any]]:
+    """The rows of one test set ("" for all), unfinished ones left out when asked."""
+    return [
+        row
+        for row in board.rows
+        if (not chosen or row["set"] == chosen) and not (hide_failed and row["status"] in FAILED)
+    ]
+
+
+def most_compared(board: Leaderboard) -> str:
+    """The key of the test set with most runs, the newest of these; "" without any."""
+    return max(board.sets, key=lambda each: each.runs).key if board.sets else ""
+
+
+def banded(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: str) -> list[dict[str, Any]]:
+    """The rows with a heading row before each test set, and before each value of the grouping within it."""
+    known = {each.key: each for each in sets}
+    bands: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        bands.setdefault((row["place"], str(row.get(grouping) or "") if grouping else ""), []).append(row)
+    banded_rows: list[dict[str, Any]] = []
+    for number, ((_, value), members) in enumerate(sorted(bands.items(), key=lambda item: item[0])):
+        test_set = known[members[0]["set"]]
+        title = f"{test_set.name} · {grouping} {value or 'not known'}" if grouping else test_set.name
+        heading = {"run_id": f"band-{number}", "band": number, "heading": title, "count": len(members)}
+        banded_rows.append({**heading, "leaks": test_set.leaking})
+        banded_rows += [{**row, "band": number} for row in members]
+    return banded_rows
+
+
+def run_choices(table: pd.DataFrame, chosen: Sequence[str] | None = ()) -> list[dict[str, str]]:
+    """Tested runs to choose from, newest first, as value and label; chosen ones that are not (yet) known as well."""
+    named = table.reindex(columns=["run_id", "name", SCORE, "params.model", *_PLACE])
+    tested = named[named[SCORE].notna()].fillna("").to_dict("records")
+    known = [{"value": str(row["run_id"]), "label": " · ".join(filter(None, _described(row)))} for row in tested]
+    missing = [name for name in chosen or () if name not in {each["value"] for each in known}]
+    return [*known, *({"value": name, "label": f"run {name[:8]}"} for name in missing)]
+
+
+def best_run(board: Leaderboard, *, but: str = "") -> str:
+    """The id of the best honest run of the test set with most runs, of any model `but` one; "" without one."""
+    key = most_compared(board)
+    ranked = (row for row in board.rows if row["set"] == key and row.get("rank") and row["model"] != but)
+    return next((row["run_id"] for row in ranked), "")
+
+
+def _described(row: Mapping[Any, Any]) -> list[str]:
+    catalogue, label, split = (str(row[name]) for name in _PLACE)
+    return [str(row["name"]), str(row["params.model"]), f"{row[SCORE]:.3f}", f"{catalogue} {label} {split[:6]}"]
+
+
+def _fields(table: pd.DataFrame) -> pd.DataFrame:
+    board = pd.DataFrame({name: _column(table, column) for name, column in _TEXTS.items()}).fillna("")
+    for name, column in _NUMBERS.items():
+        scale = COSTS[name][2] if name in COSTS else 1.0
+        board[name] = pd.to_numeric(_column(table, column), errors="coerce") * scale
+    board["started"] = table["started"]
+    board["set"] = (
+        pd.DataFrame({column: _column(table, column) for column in COMPARABLE}).fillna("").agg("|".join, axis=1)
+    )
+    board["family"] = board["model"].map(family_of)
+    board["colour"] = board["model"].map(family_colour)
+    board["leaking"] = board["leaking"].where(board["leaking"] == "false", "true")
+    for column in table.columns:
+        if column.startswith(F1):
+            board[f"f1_{column.removeprefix(F1)}"] = pd.to_numeric(table[column], errors="coerce")
+    return board
+
+
+def _test_set(key: str, rows: pd.DataFrame) -> TestSet:
+    first = rows.iloc[0]
+    seeds = sorted(set(rows["seed"]) - {""})
+    seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    short = key.rsplit("|", 1)[-1][:6]
+    scores = [name for name in rows.columns if name.startswith("f1_") and rows[name].notna().any()]
+    return TestSet(
+        key=key,
+        name=" · ".join(filter(None, (first["catalogue"], first["label"], first["protocol"], seed, short))),
+        leaking=bool((rows["leaking"] == "true").any()),
+        runs=len(rows),
+        categories=tuple(sorted(name.removeprefix("f1_") for name in scores)),
+    )
+
+
+def _compact(row: dict[Any, Any]) -> dict[str, Any]:
+    """The row without what it does not have, its figures to four digits: a page carries thousands of them."""
+    return {
+        name: round(value, 4) if isinstance(value, float) else value for name, value in row.items() if value is not None
+    }
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series:
+    return table[name] if name in table else pd.Series(float("nan"), index=table.index, dtype=object)

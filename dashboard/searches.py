@@ -1,0 +1,97 @@
+"""Optuna's studies as the tracking store holds them: a run that searched, and its trials below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+BEST = "metrics.best_validation_macro_f1"
+STATES = ("complete", "pruned", "running", "failed")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a study."""
+
+    number: int  # in the order they began, from 0
+    run_id: str
+    state: str  # one of STATES
+    score: float | None  # validation macro-F1: of its best epoch or, pruned, of its last
+    seconds: float | None  # a picture
+    settings: dict[str, float | str]  # those that were searched
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search and its trials."""
+
+    run_id: str
+    name: str
+    model: str
+    searched: tuple[str, ...]
+    both: bool  # whether seconds a picture are an objective too
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete trial with the best score; None before the first one."""
+        complete = [trial for trial in self.trials if trial.state == "complete" and trial.score is not None]
+        return max(complete, key=lambda trial: trial.score or 0.0, default=None)
+
+
+def search_choices(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Searches to choose from, newest first, as value and label."""
+    if "tags.kind" not in table:
+        return []
+    found = table[table["tags.kind"] == "search"].to_dict("records")
+    return [
+        {
+            "value": str(row["run_id"]),
+            "label": f"{row.get('tags.study', row['name'])} · {row['started']:%Y-%m-%d %H:%M}",
+        }
+        for row in found
+    ]
+
+
+def read_search(table: pd.DataFrame, run_id: str) -> Search | None:
+    """The search that the run led; None if there is none of that id."""
+    if "tags.kind" not in table:
+        return None
+    found = table[(table["run_id"] == run_id) & (table["tags.kind"] == "search")]
+    if found.empty:
+        return None
+    row = found.iloc[0]
+    searched = tuple(name.strip() for name in str(row.get("params.search", "")).split(",") if name.strip())
+    below = table.get("tags.mlflow.parentRunId", pd.Series("", index=table.index)) == run_id
+    rows = table[below & (table["tags.kind"] == "trial")].sort_values("started")
+    trials = tuple(_trial(number, each, searched) for number, each in enumerate(rows.to_dict("records")))
+    both = str(row.get("params.objectives", "")) == "score,seconds"
+    return Search(
+        run_id, str(row.get("tags.study", row["name"])), str(row.get("params.model", "")), searched, both, trials
+    )
+
+
+def _trial(number: int, row: dict[Any, Any], searched: tuple[str, ...]) -> Trial:
+    state = (
+        "pruned"
+        if row.get("tags.pruned") == "true"
+        else {"FINISHED": "complete", "RUNNING": "running"}.get(row["status"], "failed")
+    )
+    score = _number(row.get(BEST)) if state == "complete" else _number(row.get("metrics.validation_macro_f1"))
+    settings = {
+        name: _value(str(row[f"params.{name}"])) for name in searched if isinstance(row.get(f"params.{name}"), str)
+    }
+    return Trial(number, str(row["run_id"]), state, score, _number(row.get("metrics.seconds_a_picture")), settings)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or value != value else float(value)
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,48 @@
+"""What every command shares: how it ends, what it says, and how it shows a table."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+
+from vlm_core.errors import UserError
+
+STOPPED = 130  # what a shell reports after Ctrl-C
+
+
+def run_command(main: Callable[[], None]) -> int:
+    """The exit code of a command: what its user can mend is one sentence on stderr, never a traceback."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped: what was logged is kept; a training goes on with resume=<run id>.", file=sys.stderr)
+        return STOPPED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        print(f"error: {error.filename or 'A file'} cannot be written: {error.strerror}.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def say(line: str) -> None:
+    """Print one line at once, also where output is piped."""
+    print(line, flush=True)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others are figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    # Piped into a file there is no terminal to ask for its width: wide enough that no figure is cut.
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

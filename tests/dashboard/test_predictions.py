@@ -1,0 +1,222 @@
+"""Uploads of every kind, through real tiny models."""
+
+import base64
+import csv
+import io
+import struct
+import zlib
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dashboard.figures.categorise import coverage_at, coverage_curves
+from dashboard.figures.compare import run_styles
+from dashboard.model_cache import ModelCache, Uploads
+from dashboard.pages import categorise as page
+from dashboard.predictions import answer_shown, as_csv, categorise, receive, sample_picture
+from dashboard.runs import Runs
+from vlm_core.errors import UserError
+from vlm_core.evaluation.predictions import Predictions
+from vlm_core.tracking.registry import resolve
+
+
+@pytest.fixture
+def runs(filled_store):
+    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    made.refresh()
+    return made
+
+
+@pytest.fixture
+def warm(runs):
+    return ModelCache(partial(resolve, uri=runs.uri))
+
+
+@pytest.fixture
+def names(runs):
+    table = runs.table()
+    return table[table["metrics.test_macro_f1"].notna()].set_index("params.model")["run_id"].to_dict()
+
+
+def _encoded(mode="RGB", form="PNG", size=(60, 80), **more):
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, form, **more)
+    return buffer.getvalue()
+
+
+def _url(data):
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def _bomb():
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100_000))
+        + chunk(b"IEND", b"")
+    )
+
+
+def _upside_down():
+    picture = Image.new("RGB", (60, 80))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+GOOD = {
+    "jpeg": _encoded(form="JPEG"),
+    "webp": _encoded(form="WEBP"),
+    "gif": _encoded(mode="P", form="GIF", save_all=True, append_images=[Image.new("P", (60, 80), 1)]),
+    "cmyk": _encoded(mode="CMYK", form="JPEG"),
+    "alpha": _encoded(mode="RGBA"),
+    "16 bit": _encoded(mode="I;16"),
+    "rotated": _upside_down(),
+}
+BAD = {
+    "text named .jpg": (b"this is a text", "no picture format"),
+    "cut short": (_encoded(form="JPEG", size=(600, 800))[:400], "cut short or broken"),
+    "bomb": (_bomb(), "megapixels"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "no picture format"),
+    "empty": (b"", ""),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_every_kind_of_picture_is_answered(warm, names, kind):
+    uploads = Uploads()
+    (result,) = categorise(warm, uploads, receive(uploads, [_url(GOOD[kind])], ["x"]), [names["clip"]])
+    answer = result["answers"][names["clip"]]
+    assert sum(share for _, share in answer["top"]) == pytest.approx(1, abs=1e-3) and answer["ms"] > 0
+    assert result["thumbnail"].startswith("data:image/png") and answer["seen"].startswith("data:image/png")
+    if kind == "rotated":
+        data = base64.b64decode(result["thumbnail"].split(",")[1])
+        assert Image.open(io.BytesIO(data)).size == (80, 60)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_picture_is_said_beside_it_and_its_neighbour_is_answered(warm, names, kind):
+    uploads = Uploads()
+    data, said = BAD[kind]
+    entries = receive(uploads, [_url(data), _url(GOOD["jpeg"])], ["<b>bad</b>", "good"])
+    bad, good = categorise(warm, uploads, entries, [names["baseline"]])
+    assert said in bad["error"] and "answers" not in bad
+    assert "error" not in good["answers"][names["baseline"]]
+
+
+def test_too_large_too_many_and_no_base64_are_refused_before_anything_is_decoded():
+    uploads = Uploads()
+    large = "data:image/png;base64," + "A" * 14_000_000
+    entries = receive(uploads, [large, "no data url", None, *[_url(b"x")] * 7], [str(n) for n in range(10)])
+    assert "larger than 10 MB" in entries[0]["error"]
+    assert "not base64" in entries[1]["error"] and "error" in entries[2]
+    assert [("token" in entry) for entry in entries[3:]] == [True] * 5 + [False] * 2
+    assert "Only 8" in entries[-1]["error"]
+
+
+@settings(max_examples=60)
+@given(data=st.binary(max_size=400), broken=st.booleans())
+def test_no_upload_raises(data, broken):
+    uploads = Uploads()
+    content = _url(data) if not broken else data.decode("latin1")
+    results = categorise(
+        ModelCache(lambda name: pytest.fail("no model is asked")), uploads, receive(uploads, [content], ["x"]), []
+    )
+    assert len(results) == 1 and ("error" in results[0] or "thumbnail" in results[0])
+
+
+def test_nothing_of_an_upload_is_written(warm, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    uploads = Uploads()
+    warm.ask(names["clip"], [GOOD["jpeg"]])
+    before = sorted(tmp_path.rglob("*"))
+    categorise(warm, uploads, receive(uploads, [_url(data) for data in GOOD.values()], list(GOOD)), [names["clip"]])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_models_are_kept_and_the_least_recently_asked_one_goes(runs, names):
+    asked = []
+    warm = ModelCache(lambda name: asked.append(name) or resolve(name, runs.uri), most=2)
+    for model in ("clip", "baseline", "clip", "blip", "clip"):
+        warm.ask(names[model], [GOOD["jpeg"]])
+    assert asked == [names["clip"], names["baseline"], names["blip"]]
+    assert names["clip"] in warm and names["baseline"] not in warm
+
+
+def test_a_run_without_a_model_is_said_on_its_card(warm):
+    uploads = Uploads()
+    (result,) = categorise(warm, uploads, receive(uploads, [_url(GOOD["jpeg"])], ["x"]), ["nothing"])
+    assert "not a run with a model" in result["answers"]["nothing"]["error"]
+    with pytest.raises(UserError):
+        warm.ask("nothing", [b""])
+
+
+def test_uploads_are_bounded_and_the_oldest_make_way():
+    uploads = Uploads(most_bytes=100)
+    first, second = uploads.put(b"a" * 60), uploads.put(b"b" * 60)
+    assert uploads.get(first) is None and uploads.get(second) == b"b" * 60
+    (result,) = categorise(
+        ModelCache(lambda name: pytest.fail("a model was asked")), uploads, [{"name": "x", "token": first}], []
+    )
+    assert "upload it again" in result["error"]
+
+
+def test_below_the_threshold_the_answer_is_unknown_and_the_table_is_safe():
+    answer = {
+        "top": [["Shoes", 0.6], ["Hats", 0.4]],
+        "confidence": 0.6,
+        "ms": 3.0,
+        "text": "=cmd()",
+        "text_category": "Shoes",
+    }
+    assert answer_shown(answer, 0.6) == "Shoes" and answer_shown(answer, 0.61) == "Unknown Category"
+    results = [{"name": "+1.jpg", "answers": {"r": answer}}, {"name": "bad", "error": "broken"}]
+    rows = list(csv.DictReader(io.StringIO(as_csv(results, {"r": "run"}, 0.7))))
+    assert (
+        rows[0]["category"] == "Unknown Category" and rows[0]["text"] == "'=cmd()" and rows[0]["picture"] == "'+1.jpg"
+    )
+    assert rows[1]["error"] == "broken" and rows[1]["category"] == ""
+
+
+def test_coverage_and_accuracy_by_hand():
+    logs = np.log([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.55, 0.45]])
+    predictions = Predictions(list("abcd"), np.array([0, 1, 1, -1]), logs, ("x", "y"))
+    assert coverage_at(predictions, 0.0) == (1.0, pytest.approx(2 / 3))
+    assert coverage_at(predictions, 0.65) == (pytest.approx(2 / 3), 1.0)
+    assert coverage_at(predictions, 0.95)[0] == 0.0
+    assert len(coverage_curves(run_styles(["a"], ["clip"]), [predictions], 0.5).data) == 2
+
+
+def test_samples_are_drawn_pictures_that_differ():
+    assert len({sample_picture(place) for place in range(8)}) == 8
+    assert Image.open(io.BytesIO(sample_picture(0))).format == "JPEG"
+
+
+def test_the_validation_answers_that_thresholds_need_are_kept_with_each_run(runs, names):
+    figure, note = page.update_coverage(runs, [names["clip"], names["baseline"]], 0.5)
+    assert len(figure.data) == 4 and "validation products" in note[0].children
+    kept = runs.predictions(names["clip"], "validation")
+    last = max(runs.epochs(names["clip"]), key=lambda entry: entry["validation_summary"]["macro_f1"])
+    assert (kept.predicted == kept.labels).mean() == pytest.approx(last["validation_summary"]["overall_accuracy"])
+    assert runs.row(names["clip"])["metrics.seconds_a_picture"] > 0
+
+
+def test_the_page_draws_results_again_without_predicting(runs, names, warm):
+    uploads = Uploads()
+    results = page.update_results(warm, uploads, receive(uploads, [_url(GOOD["jpeg"])], ["x"]), [names["clip"]])
+    assert page.update_cards(runs, None, 0.5) is None
+    sure, unsure = (str(page.update_cards(runs, results, threshold)) for threshold in (0.0, 1.0))
+    assert "Unknown Category" in unsure and "Unknown Category" not in sure
+    assert page.download(runs, 1, results, 0.0)["filename"] == "categories.csv"

@@ -1,0 +1,111 @@
+"""One suite over every family and answer: what the rest of the platform relies on."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.families import CATEGORIES, FAMILIES, make_adapter, make_categoriser
+from vlm_core.models.saved import load_categoriser
+from vlm_core.models.stages import run_stages
+
+KINDS = [
+    *((family, "head", readout) for family in FAMILIES for readout in ("fused", "vision")),
+    ("clip", "prompts", "fused"),
+    ("blip", "sentences", "fused"),
+    ("git", "sentences", "fused"),
+]
+PICTURES = np.random.default_rng(3).integers(0, 256, (5, 80, 60, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
+def test_rows_are_log_probabilities(family, answer, readout):
+    rows = make_categoriser(family, answer, readout).log_probabilities(PICTURES)
+    assert rows.shape == (5, 3) and rows.dtype == np.float32
+    np.testing.assert_allclose(np.exp(rows).sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
+def test_permuting_a_batch_permutes_the_result(family, answer, readout):
+    model = make_categoriser(family, answer, readout)
+    order = [4, 2, 0, 1, 3]
+    np.testing.assert_allclose(
+        model.log_probabilities(PICTURES[order]), model.log_probabilities(PICTURES)[order], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
+def test_saved_and_loaded_is_identical(family, answer, readout, tmp_path):
+    model = make_categoriser(family, answer, readout)
+    model.save(tmp_path)
+    loaded = load_categoriser(tmp_path)
+    assert loaded.categories == CATEGORIES and loaded.canvas == (80, 60)
+    np.testing.assert_array_equal(loaded.log_probabilities(PICTURES), model.log_probabilities(PICTURES))
+    assert loaded.describe(PICTURES) is None or loaded.describe(PICTURES)[0] == model.describe(PICTURES)[0]
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".jinja",
+        ".txt",
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_weights_load_with_transformers_alone(family, tmp_path):
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
+
+    model = make_categoriser(family)
+    model.save(tmp_path)
+    hf_class = getattr(transformers, model.adapter.hf_class)
+    theirs, info = hf_class.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert AutoConfig.from_pretrained(tmp_path / "model").model_type == family
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "model")("blue shirt")["input_ids"]
+        == model.adapter.tokenizer("blue shirt")["input_ids"]
+    )
+    for name, weight in theirs.state_dict().items():
+        torch.testing.assert_close(weight, model.hf.state_dict()[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("family", "answer", "readout"), [kind for kind in KINDS if kind[1] != "prompts"])
+def test_only_what_follows_the_cut_moves_and_the_loss_falls(family, answer, readout):
+    model = make_categoriser(family, answer, readout)
+    cut = 3
+    weights = model.learn_from(cut)
+    before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
+    optimiser = torch.optim.AdamW(weights.values(), lr=3e-3)
+    pixels, labels = torch.randn(6, 3, 64, 64), torch.tensor([0, 1, 2, 0, 1, 2])
+    model.set_training(False, cut)
+    losses = []
+    for _ in range(12):
+        loss, _ = model.answer.loss(model.run((pixels,)), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+    frozen = {id(weight) for stage in model.stages[:cut] for module in stage.modules for weight in module.parameters()}
+    for name, weight in model.hf.named_parameters():
+        if id(weight) in frozen:
+            torch.testing.assert_close(weight.detach(), before[name], rtol=0, atol=0)
+    assert all(not torch.equal(weight.detach(), before[name]) for name, weight in weights.items() if name in before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("readout", ["fused", "vision"])
+def test_a_chain_cut_anywhere_gives_the_same_end(family, readout):
+    stages = make_adapter(family).stages(readout)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        whole = run_stages(stages, (pixels,))[0]
+        for cut in range(len(stages) + 1):
+            torch.testing.assert_close(run_stages(stages[cut:], run_stages(stages[:cut], (pixels,)))[0], whole)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tiny_models_hold_one_to_four_million_weights_and_share_the_vision_shape(family):
+    hf = make_adapter(family).hf
+    assert 1e6 < sum(weight.numel() for weight in hf.parameters()) < 4e6
+    vision = hf.config.vision_config
+    assert (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size) == (128, 4, 8, 64)

@@ -1,0 +1,131 @@
+"""From any file's bytes to pixels: every format that is promised, and every bound before decoding."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlm_core.pixels.picture_store import (
+    LARGEST_BYTES,
+    PictureStore,
+    UnreadablePicture,
+    decode_picture,
+    fit_picture,
+    fit_pictures,
+)
+
+RED = (200, 30, 30)
+
+
+def _encoded(picture, kind, **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _plain(mode="RGB", colour=RED, size=(6, 8)):
+    return Image.new(mode, size, colour)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_formats(kind):
+    picture = decode_picture(_encoded(_plain(), kind))
+    assert picture.mode == "RGB" and picture.size == (6, 8)
+    assert np.abs(np.asarray(picture, dtype=int) - RED).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "expected"),
+    [
+        (_plain("L", 90), "PNG", (90, 90, 90)),
+        (_plain("1", 1), "PNG", (255, 255, 255)),
+        (_plain(colour=(204, 51, 51)).convert("P"), "PNG", (204, 51, 51)),
+        (_plain("CMYK", (0, 255, 255, 0)), "JPEG", (255, 0, 0)),
+        (_plain("RGBA", (*RED, 0)), "PNG", (255, 255, 255)),
+        (_plain("RGBA", (0, 0, 0, 51)), "PNG", (204, 204, 204)),
+        (_plain("LA", (0, 51)), "PNG", (204, 204, 204)),
+        (_plain("RGBA", (0, 0, 0, 51)), "WEBP", (204, 204, 204)),
+        (Image.fromarray(np.full((8, 6), 32_896, np.uint16)), "PNG", (128, 128, 128)),
+    ],
+    ids=["grey", "one-bit", "palette", "cmyk", "clear", "alpha", "grey-alpha", "webp-alpha", "16-bit"],
+)
+def test_modes_become_rgb_on_white(picture, kind, expected):
+    pixels = np.asarray(decode_picture(_encoded(picture, kind)), dtype=int)
+    assert pixels.shape == (8, 6, 3)
+    assert np.abs(pixels - np.array(expected)).max() <= 3
+
+
+def test_a_colour_that_stands_for_nothing_is_white():
+    picture = _plain().convert("P", palette=Image.Palette.ADAPTIVE)
+    clear = picture.getpixel((0, 0))
+    assert np.asarray(decode_picture(_encoded(picture, "GIF", transparency=clear))).min() == 255
+
+
+def test_the_first_frame_of_an_animation():
+    file = _encoded(_plain(), "GIF", save_all=True, append_images=[_plain(colour=(0, 0, 255))], duration=100)
+    assert np.asarray(decode_picture(file))[0, 0, 0] > 150
+
+
+def test_a_camera_that_was_held_sideways():
+    picture = _plain(size=(8, 6))
+    picture.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    upright = decode_picture(_encoded(picture, "PNG", exif=exif))
+    assert upright.size == (6, 8)
+    assert upright.getpixel((5, 0)) == (255, 255, 255)
+
+
+def _png_of_size(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"a text that is named .jpg", "no picture format"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "no picture format"),
+        (_encoded(_plain(size=(60, 80)), "JPEG")[:300], "cut short"),
+        (_encoded(_plain(size=(60, 80)), "PNG")[:60], "cut short"),
+        (_png_of_size(8_000, 6_000), "40 megapixels"),
+        (_png_of_size(60_000, 60_000), "40 megapixels"),
+        (_encoded(_plain(), "PNG") + bytes(LARGEST_BYTES), "10 MB"),
+    ],
+    ids=["no-bytes", "text", "svg", "cut-jpeg", "cut-png", "bomb", "huge-bomb", "heavy"],
+)
+def test_what_is_no_picture_is_said_so(data, reason):
+    with pytest.raises(UnreadablePicture, match=reason):
+        decode_picture(data)
+
+
+def test_a_picture_is_fitted_whole_and_centred_on_white():
+    fitted = fit_picture(_plain(size=(40, 40)), (80, 60))
+    assert fitted.shape == (80, 60, 3) and fitted.dtype == np.uint8
+    assert (fitted[:10] == 255).all() and (fitted[-10:] == 255).all()
+    assert (fitted[10:70] == RED).all()
+
+
+def test_a_picture_of_the_canvas_size_is_left_as_it_is():
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
+    assert (fit_picture(Image.fromarray(pixels), (80, 60)) == pixels).all()
+    assert (fit_pictures(pixels[None], (80, 60))[0] == pixels).all()
+    assert fit_pictures(pixels[None], (40, 30)).shape == (1, 40, 30, 3)
+
+
+def test_a_store_gives_rows_in_the_order_asked_and_cannot_be_written(tmp_path):
+    pixels = np.arange(5 * 4 * 3 * 3, dtype=np.uint8).reshape(5, 4, 3, 3)
+    np.save(tmp_path / "pictures.npy", pixels)
+    store = PictureStore(tmp_path / "pictures.npy")
+    assert (len(store), store.canvas) == (5, (4, 3))
+    taken = store.take(np.array([3, 0, 3]))
+    assert (taken == pixels[[3, 0, 3]]).all()
+    taken[:] = 0
+    assert (store.take(np.array([3])) == pixels[[3]]).all()

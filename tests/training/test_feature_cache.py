@@ -1,0 +1,137 @@
+"""States on disk: what comes back is what was computed, never half of it, never more than there is room for."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vlm_core.errors import UserError
+from vlm_core.training.feature_cache import FeatureCache
+
+ROOT = Path(__file__).parents[2]
+KEY = {"weights": "a", "view": "plain"}
+
+
+def _states(rows):
+    """A state of two tensors that tells its row."""
+    rows = torch.from_numpy(rows).float()
+    return rows[:, None, None].repeat(1, 3, 4), rows[:, None] / 7
+
+
+def _compute(asked=None):
+    def compute(rows):
+        for start in range(0, len(rows), 2):
+            chosen = rows[start : start + 2]
+            if asked is not None:
+                asked.extend(chosen.tolist())
+            yield chosen, _states(chosen)
+
+    return compute
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 1e-3), ("fp32", 0)])
+def test_rows_come_back_in_the_order_asked_for(tmp_path, precision, tolerance):
+    entry = FeatureCache(tmp_path, 2**20, precision).entry(KEY, 50)
+    entry.fill(np.array([7, 3, 41, 3]), _compute())
+    wanted = np.array([41, 3, 3, 7])
+    for part, whole in zip(entry.read(wanted).take(wanted), _states(wanted), strict=True):
+        assert part.dtype == torch.float32
+        torch.testing.assert_close(part, whole, rtol=tolerance, atol=0)
+
+
+def test_only_what_is_missing_is_computed(tmp_path):
+    asked = []
+    cache = FeatureCache(tmp_path, 2**20)
+    cache.entry(KEY, 50).fill(np.arange(5), _compute(asked))
+    cache.entry(KEY, 50).fill(np.arange(8), _compute(asked))
+    cache.entry(KEY, 50).fill(np.arange(8), _compute(asked))
+    assert asked == list(range(8))
+    with pytest.raises(KeyError):
+        cache.entry(KEY, 50).read(np.array([9]))
+
+
+@pytest.mark.parametrize("change", [{"weights": "b"}, {"view": "study 0 1"}])
+def test_another_key_is_another_entry(tmp_path, change):
+    cache = FeatureCache(tmp_path, 2**20)
+    cache.entry(KEY, 50).fill(np.arange(5), _compute())
+    assert len(cache.entry({**KEY, **change}, 50).missing(np.arange(5))) == 5
+    assert len(cache.entry(KEY, 51).missing(np.arange(5))) == 5
+    assert len(FeatureCache(tmp_path, 2**20, "fp32").entry(KEY, 50).missing(np.arange(5))) == 5
+
+
+def test_rows_that_were_not_asked_for_take_no_room(tmp_path):
+    entry = FeatureCache(tmp_path, 2**20).entry(KEY, 10_000_000)
+    entry.fill(np.array([9_999_999]), lambda rows: iter([(rows, _states(rows % 10))]))
+    file = entry.folder / "part-0.npy"
+    assert file.stat().st_size > 200_000_000 and file.stat().st_blocks * 512 < 100_000
+
+
+def test_what_was_interrupted_is_not_there_and_is_computed_again(tmp_path):
+    def interrupted(rows):
+        yield rows[:2], _states(rows[:2])
+        raise KeyboardInterrupt
+
+    entry = FeatureCache(tmp_path, 2**20).entry(KEY, 50)
+    with pytest.raises(KeyboardInterrupt):
+        entry.fill(np.arange(4), interrupted)
+    assert len(entry.missing(np.arange(4))) == 4
+    entry.fill(np.arange(4), _compute())
+    torch.testing.assert_close(entry.read(np.arange(4)).take(np.arange(4))[0], _states(np.arange(4))[0])
+
+
+def test_two_processes_that_want_the_same_compute_it_once(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; import numpy as np\n"
+        "from tests.training.test_feature_cache import KEY, _compute\n"
+        "from vlm_core.training.feature_cache import FeatureCache\n"
+        "def slow(rows):\n"
+        "    Path(sys.argv[2]).write_text('filled')\n"
+        "    for batch in _compute()(rows):\n"
+        "        time.sleep(0.05); yield batch\n"
+        "entry = FeatureCache(Path(sys.argv[1]), 2**20).entry(KEY, 50)\n"
+        "entry.fill(np.arange(30), slow); entry.read(np.arange(30)).take(np.arange(30))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    wants = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "cache", tmp_path / f"{name}"], env=environment)
+        for name in "ab"
+    ]
+    assert [want.wait(timeout=60) for want in wants] == [0, 0]
+    assert [(tmp_path / name).exists() for name in "ab"].count(True) == 1
+
+
+def test_the_least_recently_used_makes_room_and_what_is_kept_stays(tmp_path):
+    cache = FeatureCache(tmp_path, 100_000)
+    entries = [cache.entry({**KEY, "view": str(number)}, 1000) for number in range(4)]
+    for age, entry in enumerate(entries):
+        entry.fill(np.arange(1000), _compute())
+        os.utime(entry.folder / "key.json", (time.time() - 100 + age,) * 2)
+    entries[0].fill(np.arange(1000), _compute())  # used again: the youngest
+    opened = entries[1].read(np.arange(1000))
+    cache.make_room(cache.bytes_of([(3, 4), (1,)], 1000), keep=[entries[2]])
+    assert [entry.folder.exists() for entry in entries] == [True, False, True, False]
+    torch.testing.assert_close(
+        opened.take(np.array([5]))[0], _states(np.array([5]))[0]
+    )  # open files outlive their names
+
+
+def test_values_that_half_precision_cannot_hold_are_refused(tmp_path):
+    entry = FeatureCache(tmp_path, 2**20).entry(KEY, 5)
+    with pytest.raises(UserError, match="cache_precision=fp32"):
+        entry.fill(np.arange(2), lambda rows: iter([(rows, (torch.full((2, 3), 1e6),))]))
+    assert len(entry.missing(np.arange(2))) == 2
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    entry = FeatureCache(tmp_path, 2**20).entry(KEY, 5)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        entry.fill(np.arange(2), _compute())

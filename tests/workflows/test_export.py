@@ -1,0 +1,127 @@
+"""A stored run exported: compared, added to the run, served by MLflow where no transformers are, or refused."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from experiments import export as door
+from experiments import predict
+from tests.stores import run_python
+from tests.tracking.test_serving import ELSEWHERE
+from vlm_core.config import build_config
+from vlm_core.errors import UserError
+from vlm_core.models.onnx_export import export_onnx
+from vlm_core.models.saved import load_categoriser
+from vlm_core.progress import silent
+from vlm_core.tracking.reader import RunReader
+from vlm_core.tracking.registry import resolve
+from vlm_core.tracking.store import open_mlflow
+from vlm_core.workflows import export, train
+
+SMALL = {
+    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(shop, stocked, monkeypatch):
+    """The id of a small run in a store of its own; an export of it is timed once."""
+    monkeypatch.setattr(export, "_PASSES", 1)
+
+    def start(**given):
+        config = build_config({**SMALL, "data": str(shop), **given})
+        return train.run_training(config, stocked, silent, lambda line: None).run_id
+
+    return start
+
+
+def test_an_exported_run_is_compared_and_served(run, shop, store, capsys):
+    run_id = run(model="clip")
+    before = RunReader().runs().iloc[0]
+    door.main(["--run", run_id, "--pictures", "8", "--threads", "1"])
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("PyTorch", "fp32", "int8", f"runs:/{run_id}/onnx/int8"))
+    metrics = RunReader().metrics(run_id)
+    assert metrics["onnx_fp32_largest_difference"] < 1e-4
+    assert metrics["onnx_fp32_equal_answers"] == 1
+    assert metrics["onnx_int8_megabytes"] < metrics["onnx_fp32_megabytes"]
+    assert metrics["onnx_int8_seconds_a_picture_batch_32"] > 0
+    after = RunReader().runs().iloc[0]
+    assert (after["status"], after["ended"]) == ("FINISHED", before["ended"])
+
+    photos = store / "photos"
+    photos.mkdir()
+    for path in sorted((shop / "images").iterdir())[:6]:
+        shutil.copy(path, photos)
+    predict.main(["--model", f"runs:/{run_id}/onnx/fp32", "--pictures", str(photos), "--threads", "1"])
+    predict.main(["--model", run_id, "--pictures", str(photos), "--output", "pytorch.csv", "--threads", "1"])
+    ours, theirs = pd.read_csv("predictions.csv"), pd.read_csv("pytorch.csv")
+    assert list(ours) == list(theirs)
+    np.testing.assert_allclose(ours["confidence"], theirs["confidence"], atol=1e-4)
+
+    served = open_mlflow().pyfunc.load_model(f"runs:/{run_id}/onnx/int8")
+    answers = served.predict(served.input_example)
+    assert answers["category"][0] in load_categoriser(resolve(f"runs:/{run_id}/onnx/int8")).categories
+    elsewhere = store / "elsewhere"
+    elsewhere.mkdir()
+    model = RunReader().artifact(run_id, "onnx/int8")
+    done = run_python(ELSEWHERE, elsewhere, str(model), PYTHONPATH="")
+    assert done.returncode == 0, done.stderr
+    _, schema, (answer, refused) = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(answer) == schema
+    assert answer["category"] == answers["category"][0]
+    assert refused["error"] == "The picture is not base64."
+
+
+def test_what_cannot_be_exported_is_said_and_nothing_is_logged(run, store):
+    run_id = run(model="baseline")
+    with pytest.raises(UserError, match="only CLIP, BLIP and GIT"):
+        export.run_export(run_id, ("fp32",), 4, 1, store, silent, lambda line: None)
+    with pytest.raises(UserError, match="not a run with a model"):
+        export.run_export("0" * 32, ("fp32",), 4, 1, store, silent, lambda line: None)
+    with pytest.raises(UserError, match="pictures=0"):
+        export.run_export(run_id, ("fp32",), 0, 1, store, silent, lambda line: None)
+    with pytest.raises(UserError, match="not a model of this tracking store"):
+        resolve(f"runs:/{run_id}/onnx/int8")
+
+
+def test_an_export_that_differs_is_refused_and_a_lost_catalogue_is_replaced_by_the_sample(run, store, monkeypatch):
+    run_id = run(model="git", mode="probe", readout="vision")
+    compare, load = export.compare, export.load_catalogue
+    once = export_onnx(load_categoriser(resolve(run_id)), store / "once")  # tracing a graph takes seconds
+
+    def again(model, folder):
+        once.save(folder)
+        return load_categoriser(folder)
+
+    monkeypatch.setattr("vlm_core.models.onnx_export.export_onnx", again)
+
+    def different(form, *rest):
+        return dataclasses.replace(compare(form, *rest), largest_difference=0.01 if form == "fp32" else 0.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "compare", different)
+        with pytest.raises(UserError, match="more than 0.001, so nothing was logged"):
+            export.run_export(run_id, ("int8",), 4, 1, store, silent, lambda line: None)
+    assert not MlflowClient().list_artifacts(run_id, "onnx")
+    assert not [name for name in RunReader().metrics(run_id) if name.startswith("onnx_")]
+
+    own = RunReader().params(run_id)["data"]
+
+    def lost(config, *rest):
+        if config.data == own:
+            raise UserError("data=shop does not exist.")
+        assert config.data == "sample"
+        return load(build_config({"data": own}), *rest)  # the whole sample would take long to draw
+
+    monkeypatch.setattr(export, "load_catalogue", lost)
+    lines = []
+    done = export.run_export(run_id, ("int8",), 4, 1, store, silent, lines.append)
+    assert [each.form for each in done.comparisons] == ["PyTorch", "int8"]
+    assert any("sample catalogue" in line for line in lines)
+    assert {item.path for item in MlflowClient().list_artifacts(run_id, "onnx")} == {"onnx/int8"}

@@ -1,0 +1,125 @@
+"""Whole pretrainings on a small drawn catalogue: tracked, stored, gone on with after a kill, and fine-tuned."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.stores import ROOT
+from vlm_core.catalogue.exposure import RULE, Exposure
+from vlm_core.config import build_config
+from vlm_core.errors import UserError
+from vlm_core.progress import silent
+from vlm_core.tracking.reader import RunReader
+from vlm_core.workflows.pretrain import run_pretraining
+from vlm_core.workflows.train import run_training
+
+SMALL = {"preset": "pretrain", "epochs": 1, "batch_size": 64, "patches_kept": 0.5, "threads": 1}
+
+
+@pytest.fixture
+def pretrain(shop, stocked):
+    """Run a small pretraining in a store of its own: the outcome, and the lines that were said."""
+
+    def start(**given):
+        lines = []
+        return run_pretraining(
+            build_config({**SMALL, "data": str(shop), **given}), stocked, silent, lines.append
+        ), lines
+
+    return start
+
+
+def test_weights_are_stored_with_what_they_saw_and_fine_tuned_without_a_leak(pretrain, shop, store):
+    outcome, lines = pretrain(model="clip")
+    files = {path.name for path in outcome.folder.iterdir()}
+    assert {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "exposure.json",
+        "README.md",
+        "checksums.json",
+    } <= files
+    assert {str(array.dtype) for array in load_file(outcome.folder / "model.safetensors").values()} == {"float16"}
+    exposure = Exposure.read(outcome.folder)
+    assert exposure.rule == RULE and f"{exposure.products:,} products are learnt from" in " ".join(lines)
+    tags, metrics = RunReader().tags(outcome.run_id), RunReader().metrics(outcome.run_id)
+    assert tags["kind"] == "pretraining" and tags["products_seen_fingerprint"] == exposure.products_fingerprint
+    assert metrics["stored_zero_shot_accuracy"] == outcome.figures["zero_shot_accuracy"]
+    assert {"train_contrastive", "validation_zero_shot_accuracy", "seconds", "learning_rate"} <= metrics.keys()
+    card = (outcome.folder / "README.md").read_text()
+    assert "--model clip" in card and exposure.products_fingerprint in card and "| 1 |" in card
+    assert RunReader().artifact(outcome.run_id, "weights/model.safetensors").exists()
+    assert RunReader().leaderboard().empty
+
+    lines = []
+    config = build_config(
+        {"preset": "demo", "weights": "auto", "checkpoint": str(outcome.folder), "model": "clip", "data": str(shop)}
+        | {"mode": "probe", "epochs": 1, "per_category": 20, "train_per_category": 12, "threads": 1, "resamples": 100}
+    )
+    tuned = run_training(config, store, silent, lines.append)
+    tags = RunReader().tags(tuned.run_id)
+    assert tags["pretraining_rule"] == RULE and tags["pretraining_catalogue"] == exposure.catalogue_fingerprint
+    assert (tags["leaking"] == "true") == (float(tags["leakage_pretraining"]) > 0)
+
+
+def test_blip_and_git_start_from_a_contrastive_tower_and_tell_what_it_saw(pretrain):
+    start, _ = pretrain(model="clip")
+    for model in ("blip", "git"):
+        outcome, lines = pretrain(model=model, tower=str(start.folder))
+        assert any("vision tower starts from" in line for line in lines)
+        exposure = Exposure.read(outcome.folder)
+        assert [before.products_fingerprint for before in exposure.before] == [exposure.products_fingerprint]
+        assert 0 <= outcome.figures["caption_all"] <= 1
+
+
+def test_a_checkpoint_is_gone_on_from(pretrain):
+    start, _ = pretrain(model="git")
+    outcome, _ = pretrain(model="git", checkpoint=str(start.folder), weights="auto", learning_rate=1e-9, warmup=0)
+    for name, weights in load_file(start.folder / "model.safetensors").items():
+        after = load_file(outcome.folder / "model.safetensors")[name]
+        np.testing.assert_allclose(after.astype(float), weights.astype(float), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_killed_pretraining_goes_on_to_the_same_weights(pretrain, shop, store):
+    whole, _ = pretrain(model="git", epochs=2)
+    flags = [f"--{name}={value}" for name, value in {**SMALL, "data": shop, "model": "git", "epochs": 2}.items()]
+    command = [sys.executable, "-m", "experiments.pretrain", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=store, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Epoch 1/2"):
+                time.sleep(0.5)  # into the second
+                process.send_signal(signal.SIGKILL)
+                break
+    stopped = RunReader().runs("tags.kind = 'pretraining' and attributes.status = 'RUNNING'")["run_id"].item()
+    assert json.loads((Path("checkpoints") / stopped / "position.json").read_text())["epoch"] >= 1
+    resumed, _ = pretrain(resume=stopped)
+    assert resumed.run_id == stopped
+    ours, theirs = (load_file(outcome.folder / "model.safetensors") for outcome in (resumed, whole))
+    for name, weights in theirs.items():
+        np.testing.assert_array_equal(ours[name], weights)
+    assert RunReader().history(stopped, "train_captioning")["step"].tolist() == [1, 2]
+
+
+def test_what_cannot_be_pretrained_is_refused(pretrain, tmp_path):
+    with pytest.raises(UserError, match="no pretraining"):
+        pretrain(model="baseline")
+    with pytest.raises(UserError, match="lower batch_size"):
+        pretrain(model="clip", batch_size=4096)
+    with pytest.raises(UserError, match="neither titles nor"):
+        pretrain(model="clip", title_column="nothing", caption_columns="nothing")
+    with pytest.raises(UserError, match="is there already"):
+        pretrain(model="clip", output=str(tmp_path))
+    with pytest.raises(UserError, match="is no folder"):
+        pretrain(model="git", tower=str(tmp_path / "nowhere"))

@@ -1,0 +1,191 @@
+"""Whole runs on a small drawn catalogue: what a user starts, in every mode, stopped and gone on with, and refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlm_core.config import build_config
+from vlm_core.errors import UserError
+from vlm_core.presets import SUITING
+from vlm_core.progress import silent
+from vlm_core.tracking.reader import RunReader
+from vlm_core.workflows import train
+from vlm_core.workflows.evaluate import run_evaluation
+
+SMALL = {
+    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(shop, stocked):
+    """Run a small training in a store of its own: the outcome, and the lines that were said."""
+
+    def start(**given):
+        lines = []
+        config = build_config({**SMALL, "data": str(shop), **given})
+        return train.run_training(config, stocked, silent, lines.append), lines
+
+    return start
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model": "clip"},
+        {"model": "clip", "mode": "zero-shot"},
+        {"model": "clip", "mode": "probe", "readout": "vision"},
+        {"model": "blip", "objective": "generate"},
+        {"model": "git", "mode": "zero-shot"},
+        {"model": "git", "mode": "probe"},
+        {"model": "clip", "mode": "lp-ft", "augmentation": "mirror"},
+        {"model": "blip", "image_size": 96},
+        {"model": "git", "mode": "fusion", "objective": "generate"},
+        {"model": "blip", "mode": "lora", "blocks": 1},
+        {"model": "clip", "preset": "cpu", "weights": "tiny", "blocks": 2},
+        {"model": "baseline"},
+    ],
+    ids=lambda given: "-".join(map(str, given.values())),
+)
+def test_a_run_ends_evaluated_logged_and_registered(run, given):
+    outcome, _ = run(**given)
+    reader = RunReader()
+    board = reader.leaderboard()
+    assert board["run_id"].tolist() == [outcome.run_id]
+    assert board["test_macro_f1"].iloc[0] == pytest.approx(outcome.evaluation.macro_f1.value)
+    assert outcome.evaluation.n == len(outcome.split.test)
+    stored = reader.evaluation(outcome.run_id)
+    np.testing.assert_array_equal(stored.confusion, outcome.evaluation.confusion)
+    assert reader.params(outcome.run_id)["model"] == given["model"]
+    writes = given["model"] in ("blip", "git") and ("objective" in given or given.get("mode") == "zero-shot")
+    assert (reader.predictions(outcome.run_id).texts is not None) == writes
+    assert ("test_caption_gender" in reader.metrics(outcome.run_id)) == writes
+    info = json.loads(reader.artifact(outcome.run_id, "dataset_info.json").read_text())
+    assert info["split_fingerprint"] == outcome.split.fingerprint
+    assert ("train_seconds" in reader.metrics(outcome.run_id)) == (given.get("mode") != "zero-shot")
+    assert reader.metrics(outcome.run_id)["seconds_a_picture"] > 0
+    kept = reader.predictions(outcome.run_id, "validation")
+    assert len(kept) == len(outcome.split.validation) and set(kept.product_ids).isdisjoint(
+        stored.predictions.product_ids
+    )
+    assert "champion" in outcome.registered
+    assert not list(Path("checkpoints").glob("*/*"))
+
+
+def test_the_study_protocol_is_marked_as_leaking_everywhere(run):
+    outcome, lines = run(model="baseline", protocol="study", train_per_category=40)
+    assert any(line.startswith("LEAKING") for line in lines)
+    assert RunReader().leaderboard()["leaking"].tolist() == [True]
+    assert "cannot be champion" in outcome.registered
+    assert outcome.split.leakage.near_by_category["Free Items"] > 0
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(run, monkeypatch):
+    whole, _ = run(model="clip", epochs=3)
+    from vlm_core.training.finetuning_task import FineTuning
+
+    original = FineTuning.validated
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(FineTuning, "validated", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(model="clip", epochs=3)
+    monkeypatch.setattr(FineTuning, "validated", original)
+    stopped = RunReader().runs("attributes.status = 'KILLED'")["run_id"].item()
+    resumed, lines = run(resume=stopped, model="git", epochs=7)  # the run's own settings count, not these
+    assert resumed.run_id == stopped
+    assert any("Going on with run" in line for line in lines)
+    np.testing.assert_array_equal(
+        resumed.evaluation.predictions.log_probabilities, whole.evaluation.predictions.log_probabilities
+    )
+    history = RunReader().history(stopped, "validation_macro_f1")
+    assert history["step"].tolist() == [1, 2, 3]
+    assert history["value"].tolist() == RunReader().history(whole.run_id, "validation_macro_f1")["value"].tolist()
+    with pytest.raises(UserError, match="finished"):
+        run(resume=stopped)
+
+
+def test_auto_weights_fall_back_loudly_and_take_the_settings_that_suit(run):
+    outcome, lines = run(preset="study", model="clip", batch_size=16)
+    assert sum(line.startswith("WARNING") for line in lines) == 2
+    assert outcome.config.learning_rate == SUITING["shipped"]["learning_rate"]
+    assert outcome.config.batch_size == 16  # the user's own
+    assert RunReader().params(outcome.run_id)["learning_rate"] == str(SUITING["shipped"]["learning_rate"])
+    assert RunReader().tags(outcome.run_id)["weights_source"] == "shipped:clip"
+
+
+def test_pretrained_weights_never_fall_back(run):
+    with pytest.raises(UserError, match="hf download openai/clip-vit-base-patch32"):
+        run(model="clip", weights="pretrained")
+
+
+def test_a_checkpoint_folder_is_used_and_named(run, tmp_path):
+    from tests.models.families import make_tiny
+
+    hf, tokenizer = make_tiny("git")
+    hf.save_pretrained(tmp_path / "own")
+    tokenizer.save_pretrained(tmp_path / "own")
+    outcome, _ = run(model="git", weights="auto", checkpoint=str(tmp_path / "own"), mode="probe")
+    assert RunReader().tags(outcome.run_id)["weights_source"] == f"folder:{tmp_path / 'own'}"
+    with pytest.raises(UserError, match="family"):
+        run(model="blip", weights="auto", checkpoint=str(tmp_path / "own"))
+
+
+def test_a_run_is_evaluated_on_what_it_has_not_learnt_from(run, shop, store):
+    outcome, _ = run(model="baseline")
+    config = build_config({"data": str(shop), "resamples": 100, "threads": 1})
+    lines = []
+    child, evaluation = run_evaluation(outcome.run_id, config, store, silent, lines.append)
+    learnt = np.union1d(outcome.split.train, outcome.split.validation)
+    assert evaluation.n == (outcome.split.labels >= 0).sum() - len(learnt)
+    assert any(f"{len(learnt)} that the model has learnt from" in line for line in lines)
+    assert RunReader().tags(child)["mlflow.parentRunId"] == outcome.run_id
+    assert RunReader().evaluation(child, "external").n == evaluation.n
+
+
+def test_a_label_of_another_level_works(run):
+    outcome, _ = run(model="baseline", label="subCategory", min_products=12)
+    assert outcome.split.label == "subCategory"
+    assert len(outcome.split.categories) > 3
+
+
+def test_a_table_of_ones_own_works(run, tmp_path):
+    from PIL import Image
+
+    lines = ["kind;file;name"]
+    for number in range(40):
+        colour = ("red", "blue")[number % 2]
+        Image.new("RGB", (50 + number % 7, 70), colour).save(tmp_path / f"{number}.png")
+        lines.append(f"{colour};{number}.png;A {colour} thing {number}")
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    outcome, _ = run(
+        model="baseline", data=str(tmp_path / "own.csv"), label="kind", picture_column="file", title_column="name"
+    )
+    assert outcome.split.categories == ("blue", "red")
+    assert outcome.evaluation.accuracy.value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"label": "colour"}, "label=colour is no column"),
+        ({"categories": "Hats"}, "categories=Hats"),
+        ({"data": "nowhere"}, "data=nowhere does not exist"),
+        ({"resume": "0" * 32}, "no run|no such run"),
+        ({"image_size": 70}, "image_size=70"),
+        ({"device": "cuda"}, "device=cuda"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence_and_leaves_no_run(run, given, said):
+    with pytest.raises(UserError, match=said) as error:
+        run(**{"model": "clip", **given})
+    assert "\n" not in str(error.value)
+    assert RunReader().runs().empty

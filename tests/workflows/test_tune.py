@@ -1,0 +1,178 @@
+"""Searches on a small drawn catalogue: trials below one run, killed and gone on with, one look at the test split."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from experiments import tune
+from tests.stores import ROOT
+from vlm_core.config import build_config
+from vlm_core.errors import Diverged, UserError
+from vlm_core.progress import silent
+from vlm_core.tracking.reader import RunReader
+from vlm_core.workflows import train
+from vlm_core.workflows.tune import JOURNAL, count_states, run_search
+
+SMALL = {
+    "preset": "demo", "model": "clip", "epochs": 3, "train_per_category": 12, "per_category": 20, "threads": 1,
+    "resamples": 100, "search": "learning_rate,weight_decay", "trials": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def search(shop, stocked):
+    """Run a small search in a store of its own: the outcome, and the lines that were said."""
+
+    def start(**given):
+        lines = []
+        return run_search(build_config({**SMALL, "data": str(shop), **given}), stocked, silent, lines.append), lines
+
+    return start
+
+
+def _runs(kind):
+    runs = RunReader().runs()
+    return runs[runs["tags.kind"] == kind]
+
+
+def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, store, monkeypatch):
+    tested = []
+    evaluate = train.evaluate_rows
+
+    def noted(config, catalogue, model, rows, *rest):
+        tested.append((config, set(rows.tolist())))
+        return evaluate(config, catalogue, model, rows, *rest)
+
+    monkeypatch.setattr(train, "evaluate_rows", noted)
+    outcome, _ = search(search="learning_rate,blocks,weight_decay")
+    assert RunReader().params(outcome.run_id)["search"] == "learning_rate,weight_decay"  # of a probe no block learns
+    assert sum(count_states(outcome.study).values()) == 3
+    best = max(outcome.study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: trial.value)
+    settings = (best.params["learning_rate"], best.params["weight_decay"])
+    assert [(config.learning_rate, config.weight_decay) for config, _ in tested] == [settings, settings]
+    assert tested[0][1].isdisjoint(tested[1][1])  # the test split, and validation for thresholds
+    reader = RunReader()
+    trials = _runs("trial")
+    assert len(trials) == 3 and set(trials["tags.mlflow.parentRunId"]) == {outcome.run_id}
+    assert not any(name.startswith("metrics.test") for name in trials.dropna(axis=1, how="all"))
+    assert reader.tags(outcome.winner.run_id)["mlflow.parentRunId"] == outcome.run_id
+    assert reader.metrics(outcome.winner.run_id)["validation_macro_f1"] >= 0
+    assert reader.metrics(outcome.run_id)["best_validation_macro_f1"] == best.value
+    assert json.loads(reader.tags(outcome.run_id)["best_settings"]) == best.params
+    names = {path.name for path in reader.artifact(outcome.run_id, "search").iterdir()}
+    assert names >= {"trials.csv", "optimization_history.html"}
+    history = reader.history(outcome.winner.run_id, "validation_macro_f1")
+    assert history["value"].max() == outcome.best.value  # the winner repeats its trial
+    assert len(list(reader.artifact(outcome.winner.run_id, "results").iterdir())) == len(
+        history
+    )  # its epochs' pictures
+    assert len([folder for folder in (store / "cache").iterdir() if folder.is_dir()]) == 1  # all share its states
+
+
+def test_hopeless_trials_are_pruned(search):
+    outcome, _ = search(trials=14, search="learning_rate", epochs=6, seed=3)
+    assert count_states(outcome.study)["pruned"] > 0 and sum(count_states(outcome.study).values()) == 14
+    assert (
+        len(_runs("trial").query("`tags.pruned` == 'true' and status == 'FINISHED'"))
+        == count_states(outcome.study)["pruned"]
+    )
+
+
+def test_two_objectives_give_a_front(search):
+    outcome, _ = search(objectives="score,seconds", trials=2)
+    assert all(0 < trial.values[1] < 10 for trial in outcome.study.best_trials)
+    assert (RunReader().artifact(outcome.run_id, "search") / "pareto_front.html").exists()
+
+
+def test_a_study_that_is_done_says_so_and_goes_on_when_it_is_to_have_more(search):
+    search(trials=2)
+    with pytest.raises(UserError, match="has its 2 trials and its winner"):
+        search(trials=2)
+    outcome, _ = search(trials=3)
+    assert count_states(outcome.study) == {"complete": 3} and outcome.winner
+
+
+def test_other_settings_are_another_study(search):
+    search(trials=1)
+    with pytest.raises(UserError, match="begun with train_per_category=12, not 13"):
+        search(trials=2, train_per_category=13)
+    assert count_states(search(trials=1, train_per_category=13, study="other")[0].study) == {"complete": 1}
+
+
+def test_a_second_process_does_trials_for_the_one_that_leads(search):
+    first, _ = search(trials=1)
+    elsewhere = psutil.Process(os.getppid())  # alive, and not us
+    tag = f"{platform.node()}:{elsewhere.pid}:{elsewhere.create_time():.2f}"
+    for name, text in {"process": tag, "winner_run": ""}.items():
+        first.study.set_user_attr(name, text)
+    outcome, lines = search(trials=3)
+    assert "Another process leads" in " ".join(lines)
+    assert outcome.winner is None and outcome.run_id == first.run_id
+    assert count_states(outcome.study) == {"complete": 3}
+    assert set(_runs("trial")["tags.mlflow.parentRunId"]) == {first.run_id}
+
+
+def test_a_diverging_trial_counts_as_pruned(search, monkeypatch):
+    calls, run_trial = [], train.run_trial
+
+    def diverge_first(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise Diverged("The loss is nan")
+        return run_trial(*given)
+
+    monkeypatch.setattr("vlm_core.workflows.tune.run_trial", diverge_first)
+    assert count_states(search()[0].study) == {"complete": 2, "pruned": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"search": "learning_rate,nose"}, "search=nose: that setting has no range"),
+        ({"search": "lora_rank"}, "none of these has an effect on mode=probe"),
+        ({"storage": "nosuch://x"}, "The study cannot be kept"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(search, given, words):
+    with pytest.raises(UserError, match=words):
+        search(**given)
+
+
+def test_two_workers_do_the_trials_together(search, store):
+    outcome, _ = search(workers=2, trials=4, epochs=1)
+    states = count_states(outcome.study)
+    assert 4 <= states["complete"] + states.get("pruned", 0) <= 5 and "running" not in states
+    assert len({trial.user_attrs["process"] for trial in outcome.study.get_trials()}) == 2
+    assert (RunReader().runs()["status"] == "FINISHED").all()
+
+
+def test_a_killed_search_goes_on_to_all_its_trials_and_leaves_no_orphan(shop, stocked, capsys):
+    given = {**SMALL, "data": str(shop), "trials": 3}
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    command = [sys.executable, "-m", "experiments.tune", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (stocked / "killed.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=stocked, env=environment, stdout=log, stderr=log)
+    storage = optuna.storages.journal.JournalFileBackend(str(stocked / JOURNAL))
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and "Trial 0" not in (stocked / "killed.log").read_text():
+        time.sleep(0.02)
+    while time.monotonic() < deadline and not (RunReader().runs().get("status") == "RUNNING").sum() > 1:
+        time.sleep(0.02)  # the second trial has begun
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    tune.main(flags)
+    assert "it is repeated" in capsys.readouterr().out
+    study = optuna.load_study(study_name="clip-probe", storage=optuna.storages.JournalStorage(storage))
+    states = count_states(study)
+    assert states.pop("fail") == 1 and sum(states.values()) == 3 and not {"running", "waiting"} & states.keys()
+    assert set(RunReader().runs()["status"]) == {"FINISHED", "KILLED"}

@@ -1,0 +1,171 @@
+"""Pictures of an evaluation, drawn without a screen and written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_core.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from vlm_core.evaluation.calibration import Calibration
+
+_COLOURS: Final = "Blues"  # one hue, light to dark: told apart with any colour vision, and in print
+_DARK: Final = 0.55  # row share from which text in a cell is white
+_INK, _GREY, _LINE = "#1b1f24", "#6a737d", "#e6e9ec"
+_MOST_WITH_SHARES: Final = 14  # categories whose cells have room for a second line
+_MOST_WITH_COUNTS: Final = 80  # categories whose cells have room for a number at all
+_LONGEST_NAME: Final = 26  # signs of a category's name
+_DOTS_AN_INCH: Final = 130
+
+
+def plot_confusion(confusion: NDArray[np.int64], categories: Sequence[str], title: str, path: Path) -> None:
+    """Write a PNG of a confusion matrix (C, C), rows = true category.
+
+    Colour is the share of the row; each cell has its count, up to 14 categories its share too, up to 80 the count
+    where it is not 0. The margins have the row's n and recall, and the column's precision.
+    """
+    count = len(categories)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)  # (C, C)
+    cell_inches = 0.95 if count <= _MOST_WITH_SHARES else 0.34 if count <= _MOST_WITH_COUNTS else 0.16
+    side = max(3.2, count * cell_inches)
+    figure = _figure(side + 3.4, side + 2.4)
+    axes = figure.add_subplot()
+    drawn = axes.imshow(shares, cmap=_COLOURS, vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+    if count <= _MOST_WITH_COUNTS:
+        _write_cells(axes, confusion, shares)
+    _name_sides(axes, confusion, categories, title)
+    height = min(1.0, 4.5 / side)  # a scale needs no more than 4.5 inches
+    scale = axes.inset_axes((1 + 0.15 / side, 1 - height, 0.18 / side, height))
+    bar = figure.colorbar(drawn, cax=scale, ticks=[0, 0.25, 0.5, 0.75, 1])
+    bar.ax.set_yticklabels(["0 %", "25 %", "50 %", "75 %", "100 %"], fontsize=8, color=_GREY)
+    bar.ax.set_title("of row", fontsize=8, color=_GREY, pad=6)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    _save(figure, path)
+
+
+def _write_cells(axes: Axes, confusion: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    roomy = len(confusion) <= _MOST_WITH_SHARES
+    for row, column in np.ndindex(*confusion.shape):
+        number, share = int(confusion[row, column]), float(shares[row, column])
+        if number == 0 and not roomy:
+            continue
+        colour = "white" if share >= _DARK else _INK if number else "#b4bcc4"
+        weight = "bold" if row == column else "normal"
+        down = 0.1 if roomy and number else 0.0  # cells; the share stands below
+        size = 13 if roomy else 7
+        axes.text(column, row - down, f"{number:,}", ha="center", va="center", color=colour, size=size, weight=weight)
+        if roomy and number:
+            text = f"{share:.1%}" if share < 0.995 else f"{share:.0%}"
+            axes.text(column, row + 0.22, text, ha="center", va="center", color=colour, size=8, alpha=0.85)
+
+
+def _name_sides(axes: Axes, confusion: NDArray[np.int64], categories: Sequence[str], title: str) -> None:
+    count = len(categories)
+    hits, support, chosen = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    names = [_shown(name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…") for name in categories]
+    roomy = count <= _MOST_WITH_SHARES
+    rows = [f"{name}\nn {n:,} · recall {_share(hit, n)}" for name, n, hit in zip(names, support, hits, strict=True)]
+    columns = [f"{name}\nprecision {_share(hit, n)}" for name, n, hit in zip(names, chosen, hits, strict=True)]
+    size = 10 if roomy else 7.5 if count <= _MOST_WITH_COUNTS else 5.5
+    places = range(count)
+    axes.set_yticks(places, rows if roomy else [row.replace("\n", "   ") for row in rows], fontsize=size, color=_INK)
+    if roomy:
+        axes.set_xticks(places, columns, fontsize=size, color=_INK, rotation=40, ha="right", rotation_mode="anchor")
+    else:
+        axes.set_xticks(places, [text.replace("\n", "   ") for text in columns], fontsize=size, color=_INK, rotation=90)
+    edges = np.arange(count + 1) - 0.5
+    width = 1.2 if roomy else 0.5
+    axes.hlines(edges, edges[0], edges[-1], color=_LINE, linewidth=width)
+    axes.vlines(edges, edges[0], edges[-1], color=_LINE, linewidth=width)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_ylabel("true category", color=_GREY, fontsize=10, labelpad=10)
+    axes.set_xlabel("answer of the model", color=_GREY, fontsize=10, labelpad=10)
+    accuracy = _share(int(hits.sum()), int(support.sum()))
+    axes.set_title(_shown(title), loc="left", fontsize=14, color=_INK, weight="bold", pad=28)
+    axes.annotate(
+        f"{int(support.sum()):,} products, {accuracy} right",
+        (0, 1),
+        xytext=(0, 10),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color=_GREY,
+        fontsize=10,
+    )
+
+
+def _shown(text: str) -> str:
+    """The text as it is: between dollar signs, matplotlib would read a formula."""
+    return text.replace("$", r"\$")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "–"
+
+
+def plot_reliability(calibration: Calibration, title: str, path: Path) -> None:
+    """Write a PNG: how often the model is right at each confidence, and how many products have that confidence."""
+    figure = _figure(6.4, 6.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+    bins = [part for part in calibration.curve if part.n]
+    middles = [(part.low + part.high) / 2 for part in bins]
+    width = calibration.curve[0].high - calibration.curve[0].low
+    above.bar(middles, [part.accuracy for part in bins], width * 0.92, color="#2c6fad", label="right")
+    above.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
+    above.scatter(
+        [part.confidence for part in bins],
+        [part.accuracy for part in bins],
+        s=26,
+        color="#e08214",
+        edgecolor="white",
+        linewidth=0.7,
+        zorder=3,
+        label="bin, at its mean confidence",
+    )
+    above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right")
+    above.legend(frameon=False, fontsize=9, loc="upper left")
+    above.set_title(_shown(title), loc="left", fontsize=14, color=_INK, weight="bold", pad=28)
+    above.annotate(
+        f"ECE {calibration.ece:.3f}   Brier {calibration.brier:.3f}   NLL {calibration.nll:.3f}",
+        (0, 1),
+        xytext=(0, 10),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color=_GREY,
+        fontsize=10,
+    )
+    below.bar(middles, [part.n for part in bins], width * 0.92, color="#b9c6d3")
+    below.set(xlabel="confidence: probability of the answer", ylabel="products")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=_INK, labelsize=9)
+        axes.xaxis.label.set_color(_GREY)
+        axes.yaxis.label.set_color(_GREY)
+        axes.grid(axis="y", color=_LINE, linewidth=0.8)
+        axes.set_axisbelow(True)
+    _save(figure, path)
+
+
+def _figure(width_inches: float, height_inches: float) -> Figure:
+    """A figure of its own, drawn by Agg: pyplot would keep each one alive and pick a backend for the whole process."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_inches, height_inches), dpi=_DOTS_AN_INCH, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # asked for "tight", savefig would draw all twice; a layout engine takes seconds for 100 categories
+    box = figure.get_tightbbox(figure.canvas.get_renderer()).padded(0.2)  # type: ignore[attr-defined]
+    write_atomically(path, lambda file: figure.savefig(file, format="png", bbox_inches=box))

@@ -1,0 +1,139 @@
+"""Ask a categoriser about images, labelled or not, and evaluate what it answers."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_core.config import Config
+from vlm_core.data import words
+from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
+from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
+from vlm_core.progress import Progress
+
+if TYPE_CHECKING:
+    from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.predictions import Predictions
+    from vlm_core.models.categoriser import Categoriser
+    from vlm_core.pixels.picture_store import PictureStore
+
+PREDICTION_BATCH: Final = 64
+REQUEST_BATCH: Final = 32
+
+
+def set_threads(threads: int) -> None:
+    """Let PyTorch use so many threads, and no more than there are cores."""
+    import torch
+
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
+
+
+def seconds_per_image(model: Categoriser, pictures: NDArray[np.uint8]) -> float:
+    """From decoded picture to answer: the median of three passes over `pictures` (n, H, W, 3), a picture."""
+    passes = []
+    for _ in range(3):
+        started = time.perf_counter()
+        model.log_probabilities(pictures)
+        passes.append((time.perf_counter() - started) / len(pictures))
+    return statistics.median(passes)
+
+
+def evaluate_rows(
+    config: Config,
+    catalogue: Catalogue,
+    model: Categoriser,
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    prior: NDArray[np.float64],
+    progress: Progress,
+) -> Evaluation:
+    """The evaluation of the model on catalogue rows (n,); labels (n_products,) are indices of its categories."""
+    ids = catalogue.products["product_id"].to_numpy(str)
+    predictions = _predict_rows(model, catalogue.pictures, rows, ids, labels, progress)
+    return evaluate_predictions(config, catalogue, predictions, rows, prior)
+
+
+def evaluate_predictions(
+    config: Config, catalogue: Catalogue, predictions: Predictions, rows: NDArray[np.int64], prior: NDArray[np.float64]
+) -> Evaluation:
+    """The evaluation of a model's answers on catalogue rows (n,), by the subgroups that the settings name."""
+    from vlm_core.evaluation.evaluation import evaluate
+
+    attributes = [name for name in words(config.attributes) if name in catalogue.products.columns]
+    subgroups = catalogue.products[attributes].iloc[rows].reset_index(drop=True)
+    return evaluate(predictions, subgroups, prior, resamples=config.resamples, seed=config.seed)
+
+
+def _predict_rows(
+    model: Categoriser,
+    pictures: PictureStore,
+    rows: NDArray[np.int64],
+    ids: NDArray[np.str_],
+    labels: NDArray[np.int64],
+    progress: Progress,
+) -> Predictions:
+    """The model's answers for catalogue rows (n,); ids and labels (n_products,) are the whole catalogue's."""
+    from vlm_core.evaluation.predictions import Predictions
+    from vlm_core.pixels.picture_store import fit_pictures
+
+    scores, texts, closest = [], [], []
+    starts = range(0, len(rows), PREDICTION_BATCH)
+    for start in progress(starts, "predicting", len(starts)):
+        batch = fit_pictures(pictures.take(rows[start : start + PREDICTION_BATCH]), model.canvas)
+        scores.append(model.log_probabilities(batch))
+        if described := model.describe(batch):
+            texts.extend(described[0])
+            closest.append(described[1])
+    return Predictions(
+        product_ids=ids[rows],
+        labels=labels[rows],
+        log_probabilities=np.concatenate(scores),
+        categories=model.categories,
+        texts=tuple(texts) if texts else None,
+        text_categories=np.concatenate(closest) if closest else None,
+    )
+
+
+def predict_records(model: Categoriser, readers: Sequence[Callable[[], bytes]]) -> list[dict[str, Any]]:
+    """One row a picture: category, confidence, p_<category>, and text and text_category where the model writes.
+
+    A picture that cannot be read (OSError, ValueError, UnreadablePicture) has an `error` and nothing else, and its
+    neighbours are answered.
+    """
+    read = [_read(reader, model.canvas) for reader in readers]
+    good = [picture for picture in read if not isinstance(picture, str)]
+    answers = iter(_answers(model, np.stack(good)) if good else ())
+    return [{"error": picture} if isinstance(picture, str) else next(answers) for picture in read]
+
+
+def record_columns(model: Categoriser) -> list[str]:
+    """The columns of an answer, `error` last."""
+    texts = ["text", "text_category"] if model.writes_text else []
+    return ["category", "confidence", *(f"p_{name}" for name in model.categories), *texts, "error"]
+
+
+def _read(reader: Callable[[], bytes], canvas: tuple[int, int]) -> NDArray[np.uint8] | str:
+    try:
+        return fit_picture(decode_picture(reader()), canvas)
+    except (OSError, ValueError, UnreadablePicture) as error:
+        return str(error)
+
+
+def _answers(model: Categoriser, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    probabilities = np.exp(model.log_probabilities(pictures).astype(np.float64))  # (B, C)
+    answers: list[dict[str, Any]] = [
+        {"category": model.categories[int(row.argmax())], "confidence": float(row.max())}
+        | {f"p_{name}": float(value) for name, value in zip(model.categories, row, strict=True)}
+        for row in probabilities
+    ]
+    if described := model.describe(pictures):
+        for answer, text, index in zip(answers, *described, strict=True):
+            answer |= {"text": text, "text_category": model.categories[index] if index >= 0 else UNKNOWN_CATEGORY}
+    return answers

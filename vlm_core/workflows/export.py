@@ -1,0 +1,150 @@
+"""A stored run's model as ONNX: exported, held against PyTorch on pictures, and added to its run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_core.config import build_config, from_params
+from vlm_core.data import Say, load_catalogue
+from vlm_core.errors import UserError
+from vlm_core.progress import Progress
+
+if TYPE_CHECKING:
+    from vlm_core.models.categoriser import Categoriser
+    from vlm_core.models.onnx_categoriser import OnnxCategoriser
+
+LARGEST_DIFFERENCE: Final = 1e-3  # of fp32 from PyTorch, in log-probability
+BATCHES: Final = (1, 32)  # pictures that are timed together
+_PASSES: Final = 5
+
+
+@dataclass(frozen=True)
+class ExportComparison:
+    """What one form of a model costs, and how far its answers are from PyTorch's."""
+
+    form: str  # PyTorch, fp32 or int8
+    megabytes: float
+    largest_difference: float  # of any log-probability
+    equal_answers: float  # share of pictures with the same category
+    seconds: dict[int, float]  # a picture, by how many are answered together
+
+    def metrics(self) -> dict[str, float]:
+        """The figures by the names that a run has them under."""
+        prefix = f"onnx_{self.form}_"
+        return {
+            f"{prefix}megabytes": self.megabytes,
+            f"{prefix}largest_difference": self.largest_difference,
+            f"{prefix}equal_answers": self.equal_answers,
+            **{f"{prefix}seconds_a_picture_batch_{batch}": seconds for batch, seconds in self.seconds.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported: PyTorch and each precision compared, and the addresses that MLflow serves them under."""
+
+    pictures: int  # that they were compared on
+    comparisons: tuple[ExportComparison, ...]
+    addresses: tuple[str, ...]
+
+
+def run_export(
+    run_id: str, precisions: Sequence[str], count: int, threads: int, root: Path, progress: Progress, say: Say
+) -> Export:
+    """The run's model in the precisions ("fp32", "int8"), compared on `count` pictures and added to the run.
+
+    Raises UserError, before the run has changed in any way, when the model cannot be exported or fp32 differs from
+    PyTorch by more than 0.001.
+    """
+    from vlm_core.inference import set_threads
+    from vlm_core.models.onnx_export import export_onnx, quantise_onnx
+    from vlm_core.models.saved import load_categoriser
+    from vlm_core.tracking.additions import add_export
+    from vlm_core.tracking.registry import resolve
+
+    if count < 1:
+        raise UserError(f"pictures={count} leaves nothing to compare: give 1 or more.")
+    set_threads(threads)
+    folder = resolve(run_id)
+    model = load_categoriser(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        made: dict[str, OnnxCategoriser] = {"fp32": export_onnx(model, Path(temporary) / "fp32")}
+        if "int8" in precisions:
+            made["int8"] = quantise_onnx(made["fp32"], Path(temporary) / "int8")
+        pictures = _pictures(run_id, model.canvas, count, root, progress, say)
+        expected = model.log_probabilities(pictures)
+        first = compare("PyTorch", model, folder, pictures, expected)
+        compared = {name: compare(name, form, form.folder, pictures, expected) for name, form in made.items()}
+        check_parity(run_id, compared["fp32"])
+        addresses = tuple(
+            add_export(run_id, made[name].folder, f"onnx/{name}", compared[name].metrics()) for name in precisions
+        )
+    return Export(len(pictures), (first, *(compared[name] for name in precisions)), addresses)
+
+
+def compare(
+    form: str, model: Categoriser, folder: Path, pictures: NDArray[np.uint8], expected: NDArray[np.float32]
+) -> ExportComparison:
+    """The model in `folder` on pictures (n, H, W, 3), for which PyTorch answers `expected` (n, C)."""
+    rows = model.log_probabilities(pictures)
+    weights = [path for path in folder.rglob("*") if ".onnx" in path.name or path.suffix == ".safetensors"]
+    return ExportComparison(
+        form,
+        sum(path.stat().st_size for path in weights) / 1e6,
+        float(np.abs(rows - expected).max()),
+        float((rows.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+        {batch: _seconds_a_picture(model, pictures, batch) for batch in BATCHES},
+    )
+
+
+def check_parity(run_id: str, fp32: ExportComparison) -> None:
+    """Nothing; raises UserError when fp32 is not what PyTorch computes."""
+    if not fp32.largest_difference <= LARGEST_DIFFERENCE:  # also where it is no number
+        raise UserError(
+            f"the export of run {run_id} differs from PyTorch by {fp32.largest_difference:.2g} in log-probability, "
+            f"more than {LARGEST_DIFFERENCE:g}, so nothing was logged: serve the run's own model instead."
+        )
+
+
+def _seconds_a_picture(model: Categoriser, pictures: NDArray[np.uint8], batch: int) -> float:
+    """Median over five passes of a batch, the work of fitting pictures to the model's input included."""
+    asked = np.resize(pictures, (batch, *pictures.shape[1:]))
+    model.log_probabilities(asked)
+    passes = []
+    for _ in range(_PASSES):
+        started = time.perf_counter()
+        model.log_probabilities(asked)
+        passes.append((time.perf_counter() - started) / batch)
+    return statistics.median(passes)
+
+
+def _pictures(
+    run_id: str, canvas: tuple[int, int], count: int, root: Path, progress: Progress, say: Say
+) -> NDArray[np.uint8]:
+    """Pictures (n, H, W, 3), n at most `count`, spread over the run's test split; the sample's where it is gone."""
+    from vlm_core.pixels.picture_store import fit_pictures
+    from vlm_core.tracking.reader import RunReader
+
+    reader = RunReader()
+    try:
+        test = json.loads(reader.artifact(run_id, "split/test.json").read_text(encoding="utf-8"))
+        catalogue = load_catalogue(from_params(reader.params(run_id)), root, progress, say)
+        if catalogue.fingerprint != test["fingerprint"]:
+            raise UserError(f"the catalogue {catalogue.name} is another one than the run was tested on.")
+        rows = np.flatnonzero(catalogue.products["product_id"].isin(test["products"]).to_numpy())
+    except UserError as error:
+        say(f"Compared on pictures of the sample catalogue, because the run's own cannot be read: {error}")
+        catalogue = load_catalogue(build_config({"data": "sample"}), root, progress, say)
+        rows = np.arange(len(catalogue.products))
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
+    return fit_pictures(catalogue.pictures.take(chosen), canvas)
