@@ -13,6 +13,20 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("experiments", "vlm_core", "dashboard")
 
+# The rooms of docs/architecture.md, floor by floor from the ground up: a room imports from lower floors alone.
+FLOORS = (
+    ("vlm_core/errors", "vlm_core/atomic", "vlm_core/progress", "vlm_core/presets", "vlm_core/pixels"),
+    ("vlm_core/config", "vlm_core/catalogue", "vlm_core/evaluation"),
+    ("vlm_core/data", "vlm_core/models"),
+    ("vlm_core/inference", "vlm_core/training"),
+    ("vlm_core/attention", "vlm_core/tracking"),
+    ("vlm_core/workflows",),
+    ("vlm_core/benchmark",),
+    ("vlm_core/study",),
+    ("experiments", "dashboard"),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
+
 # The one place where each of these libraries may be imported. A folder ends with a slash.
 DOORS = {
     "mlflow": {"vlm_core/tracking/"},
@@ -80,6 +94,28 @@ def test_imports_run_towards_the_library_and_never_across(room: str, forbidden: 
         for path in _python_files(room)
         for name in _imports(path)
         if name.split(".")[0] in forbidden
+    ] == []
+
+
+def _room(path: str) -> str:
+    parts = path.removesuffix(".py").split("/")
+    return "/".join(parts[:2]) if parts[0] == "vlm_core" else parts[0]
+
+
+def test_the_rooms_are_those_of_the_plan() -> None:
+    packages = {_name(path) for room in ROOMS for path in (ROOT / room).rglob("__init__.py")}
+    assert {_room(_name(path)) for path in _python_files(*ROOMS) if _name(path) not in packages} == set(FLOOR)
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert [room for room in FLOOR if f"`{room}" not in page] == []
+
+
+def test_imports_run_down_the_floors() -> None:
+    assert [
+        f"{_name(path)} imports {name}"
+        for path in _python_files(*ROOMS)
+        for name in _imports(path)
+        for there in [_room(name.replace(".", "/"))]
+        if there in FLOOR and there != _room(_name(path)) and FLOOR[there] >= FLOOR.get(_room(_name(path)), 0)
     ] == []
 
 

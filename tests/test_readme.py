@@ -17,6 +17,8 @@ from vlm_core.tracking.reader import RunReader
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = "\n".join(re.findall(r"^```\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL))
 COMMANDS = [line.split("#")[0].strip() for line in BLOCKS.replace("\\\n", " ").splitlines() if line.strip()]
 LITTLE = "-P epochs=1 -P train_per_category=12 -P per_category=20 -P threads=1 -P resamples=100"
@@ -72,12 +74,12 @@ def test_mlflow_run_then_predict_then_evaluate(project, monkeypatch):
 
 def test_every_make_target_named_is_there():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", README, flags=re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", TEXTS, flags=re.MULTILINE))
     assert {"train", "test", "demo", "help"} <= named <= targets
 
 
 def test_every_setting_named_is_one():
-    for name, value in re.findall(r"-P (\w+)=(\S*?)[`\s]", README):
+    for name, value in re.findall(r"-P (\w+)=(\S*?)[`\s]", TEXTS):
         assert name in Config.model_fields
         if "<" not in value and value:
             build_config({name: value})
@@ -85,7 +87,20 @@ def test_every_setting_named_is_one():
     assert {"model", "pictures", "output", "run", "data"} <= set(flags)
 
 
-def test_every_document_linked_is_there():
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert links
-    assert all((ROOT / link).exists() for link in links)
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_document_linked_is_there(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert links or page.name != "README.md"
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_command_named_is_one():
+    modules = set(re.findall(r"python -m ((?:experiments|dashboard)[\w.]*)", TEXTS))
+    assert "experiments.train" in modules
+    assert [
+        name for name in modules if not (ROOT / (name.replace(".", "/") + ".py")).exists() and name != "dashboard"
+    ] == []

@@ -1,3 +1,3 @@
 """Fine-tune, evaluate and compare vision-language models on product categorisation."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
