@@ -95,12 +95,11 @@ def duplicate_report(
     None where the catalogue does not lie on this machine.
     """
     from vlm_core.catalogue.duplicates import label_conflicts, near_duplicate_groups
-    from vlm_core.progress import silent
 
     catalogue = catalogue_of(root, fingerprint)
     if catalogue is None:
         return None
-    groups = near_duplicate_groups(catalogue.products, catalogue.pictures, silent)
+    groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
     _, sizes = np.unique(groups, return_counts=True)
     several = sizes[sizes > 1]
     return len(several), int(several.sum()), tuple(label_conflicts(catalogue.products, groups, label)), groups

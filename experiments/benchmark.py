@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import run_command, say
+from experiments.cli import run_command
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def keep(name: str, work: Callable[..., Any], *values: Any) -> None:
         if name in results:
             return
-        say(f"Measuring {name} ...")
+        print(f"Measuring {name} ...", flush=True)
         results[name] = _alone(work, *values)
         write_atomically(path, lambda file: file.write(json.dumps(results, indent=1).encode()))
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = markdown_tables.whole(results)
     if given.output:
         _write_tables(tables, Path(given.output))
-    say(f"Wrote the tables of {given.output}." if given.output else tables)
+    print(f"Wrote the tables of {given.output}." if given.output else tables)
 
 
 def _write_tables(tables: str, path: Path) -> None:

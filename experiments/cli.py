@@ -1,4 +1,4 @@
-"""What every command shares: how it ends, what it says, and how it shows a table."""
+"""What every command shares: how it logs, how it ends, and how it prints a table."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vlm_core.errors import UserError
+from vlm_core.progress import log_to_stdout
 
 STOPPED = 130  # what a shell reports after Ctrl-C
 
 
 def run_command(main: Callable[[], None]) -> int:
     """The exit code of a command: what its user can mend is one sentence on stderr, never a traceback."""
+    log_to_stdout()
     try:
         main()
     except UserError as error:
@@ -27,11 +29,6 @@ def run_command(main: Callable[[], None]) -> int:
         print(f"error: {error.filename or 'A file'} cannot be written: {error.strerror}.", file=sys.stderr)
         return 1
     return 0
-
-
-def say(line: str) -> None:
-    """Print one line at once, also where output is piped."""
-    print(line, flush=True)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

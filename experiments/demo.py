@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, say, show_table
+from experiments.cli import run_command, show_table
 from vlm_core.config import add_flags, build_config
 
 MODELS = ("baseline", "clip", "blip", "git")
@@ -22,18 +22,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_flags(parser, ("data", "epochs", "per_category", "train_per_category", "seed", "protocol", "experiment"))
     given = vars(parser.parse_args(arguments))
     from experiments.tables import LEADERBOARD_COLUMNS, leaderboard_rows
-    from vlm_core.progress import show
     from vlm_core.tracking.reader import RunReader
     from vlm_core.workflows.train import run_training
 
     run_ids = []
     for model in MODELS:
-        say(f"\n{model}")
+        print(f"\n{model}", flush=True)
         config = build_config({**SMALL, **given, "preset": "demo", "model": model})
-        run_ids.append(run_training(config, Path.cwd(), show, say).run_id)
+        run_ids.append(run_training(config, Path.cwd()).run_id)
     board = RunReader().leaderboard()
     show_table("Leaderboard", LEADERBOARD_COLUMNS, leaderboard_rows(board[board["run_id"].isin(run_ids)]))
-    say("See the runs with `mlflow ui`.")
+    print("See the runs with `mlflow ui`.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, say, show_table
+from experiments.cli import run_command, show_table
 from vlm_core.config import add_flags, build_config
 
 FLAGS = (
@@ -27,12 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_id = given.pop("run")
     config = build_config(given)
     from experiments.tables import evaluation_rows
-    from vlm_core.progress import show
     from vlm_core.workflows.evaluate import run_evaluation
 
-    child, evaluation = run_evaluation(run_id, config, Path.cwd(), show, say)
+    child, evaluation = run_evaluation(run_id, config, Path.cwd())
     show_table(f"Run {run_id[:8]} on {config.data}", ("", "score", "95 % interval"), evaluation_rows(evaluation))
-    say(f"MLflow run {child}, below {run_id}.")
+    print(f"MLflow run {child}, below {run_id}.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, say, show_table
+from experiments.cli import run_command, show_table
 
 PRECISIONS = {"fp32": ("fp32",), "int8": ("int8",), "both": ("fp32", "int8")}
 COLUMNS = ("", "MB", "largest difference", "equal answers", "s a picture, 1", "s a picture, 32")
@@ -24,13 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=8, help="threads of both engines, capped at the machine's cores")
     given = parser.parse_args(arguments)
     from experiments.tables import export_rows
-    from vlm_core.progress import show
     from vlm_core.workflows.export import run_export
 
-    export = run_export(given.run, PRECISIONS[given.precision], given.pictures, given.threads, Path.cwd(), show, say)
+    export = run_export(given.run, PRECISIONS[given.precision], given.pictures, given.threads, Path.cwd())
     show_table(f"Run {given.run[:8]} on {export.pictures} pictures", COLUMNS, export_rows(export.comparisons))
     for address in export.addresses:
-        say(f"Serve it: mlflow models serve -m {address} --env-manager local --port 5001")
+        print(f"Serve it: mlflow models serve -m {address} --env-manager local --port 5001")
 
 
 if __name__ == "__main__":

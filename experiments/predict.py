@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, say
+from experiments.cli import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,7 +24,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     from vlm_core.inference import record_columns, set_threads
     from vlm_core.models.saved import load_categoriser
-    from vlm_core.progress import show
     from vlm_core.tracking.registry import resolve
     from vlm_core.workflows.predict import find_pictures, predict_pictures, write_predictions
 
@@ -32,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_threads(given.threads)
     model = load_categoriser(resolve(given.model))
     output = Path(given.output)
-    count = write_predictions(output, ["id", *record_columns(model)], predict_pictures(model, pictures, show))
-    say(f"Wrote {count:,} rows to {output}.")
+    count = write_predictions(output, ["id", *record_columns(model)], predict_pictures(model, pictures))
+    print(f"Wrote {count:,} rows to {output}.")
 
 
 if __name__ == "__main__":

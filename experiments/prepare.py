@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, say, show_table
+from experiments.cli import run_command, show_table
 from vlm_core.config import from_flags
 
 
@@ -21,10 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from vlm_core.catalogue.duplicates import label_conflicts
     from vlm_core.data import load_data, write_dataset_info
-    from vlm_core.progress import show
 
     root = Path.cwd()
-    data = load_data(config, root, show, say)
+    data = load_data(config, root)
     path = write_dataset_info(data, root / "data" / "processed")
     split = data.split
 
@@ -45,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows,
     )
     conflicts = len(label_conflicts(data.catalogue.products, data.groups, config.label))
-    say(f"Label conflicts: {conflicts} groups of byte-identical pictures whose products disagree on {split.label}.")
-    say(f"Wrote {path.relative_to(root)}.")
+    print(f"Label conflicts: {conflicts} groups of byte-identical pictures whose products disagree on {split.label}.")
+    print(f"Wrote {path.relative_to(root)}.")
 
 
 if __name__ == "__main__":

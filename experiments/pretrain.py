@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, say, show_table
+from experiments.cli import run_command, show_table
 from vlm_core.config import PRETRAINING, from_flags
 
 
@@ -18,14 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Pretrain CLIP, BLIP or GIT on pictures and their titles; write weights that checkpoint= takes.",
     )
     config = from_flags(arguments, parser, PRETRAINING, preset="pretrain")
-    from vlm_core.progress import show
     from vlm_core.workflows.pretrain import run_pretraining
 
-    outcome = run_pretraining(config, Path.cwd(), show, say)
+    outcome = run_pretraining(config, Path.cwd())
     rows = [(name, f"{value:.4f}") for name, value in outcome.figures.items()]
     show_table("On products that were not learnt from, before any fine-tuning", ("figure", "value"), rows)
-    say(f"Weights: {outcome.folder}. Fine-tune them with checkpoint={outcome.folder} weights=auto.")
-    say(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
+    print(f"Weights: {outcome.folder}. Fine-tune them with checkpoint={outcome.folder} weights=auto.")
+    print(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
 
 
 if __name__ == "__main__":

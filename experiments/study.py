@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, say, show_table
+from experiments.cli import run_command, show_table
 from vlm_core.config import STUDY, from_flags
 
 
@@ -20,14 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     config = from_flags(arguments, parser, STUDY)
     from experiments.tables import score_rows
-    from vlm_core.progress import show
     from vlm_core.study.running import run_study
 
-    outcome = run_study(config, Path.cwd(), show, say)
+    outcome = run_study(config, Path.cwd())
     show_table("Test macro-F1 over seeds", ("", "protocol", "macro-F1", "95 % interval"), score_rows(outcome.results))
     for pair in outcome.results.pairs:
-        say(pair.words)
-    say(f"The report is in the artifacts of run {outcome.run_id}: study/report.html; see it with `mlflow ui`.")
+        print(pair.words)
+    print(f"The report is in the artifacts of run {outcome.run_id}: study/report.html; see it with `mlflow ui`.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, say, show_table
+from experiments.cli import run_command, show_table
 from vlm_core.config import from_flags
 
 
@@ -18,18 +18,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     config = from_flags(arguments, parser)
     from experiments.tables import evaluation_rows
-    from vlm_core.progress import show
     from vlm_core.workflows.train import run_training
 
-    outcome = run_training(config, Path.cwd(), show, say)
+    outcome = run_training(config, Path.cwd())
     mark = " (LEAKING protocol)" if outcome.split.leaking else ""
     show_table(
         f"{outcome.config.model} on the test split{mark}",
         ("", "score", "95 % interval"),
         evaluation_rows(outcome.evaluation),
     )
-    say(outcome.registered)
-    say(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
+    print(outcome.registered)
+    print(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
 
 
 if __name__ == "__main__":

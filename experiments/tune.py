@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, say, show_table
+from experiments.cli import run_command, show_table
 from vlm_core.config import TUNING, from_flags
 
 
@@ -19,17 +19,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     config = from_flags(arguments, parser, TUNING)
     from experiments.tables import evaluation_rows
-    from vlm_core.progress import show
     from vlm_core.workflows.tune import count_states, run_search
 
-    outcome = run_search(config, Path.cwd(), show, say)
+    outcome = run_search(config, Path.cwd())
     show_table("Best trials", ("trial", "validation macro-F1", "settings"), outcome.best_rows())
-    say("Trials: " + ", ".join(f"{count} {state}" for state, count in count_states(outcome.study).items()) + ".")
+    print("Trials: " + ", ".join(f"{count} {state}" for state, count in count_states(outcome.study).items()) + ".")
     if outcome.winner:
         columns = ("", "score", "95 % interval")
         show_table("The winner on the test split", columns, evaluation_rows(outcome.winner.evaluation))
-        say(outcome.winner.registered)
-    say(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
+        print(outcome.winner.registered)
+    print(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
 
 
 if __name__ == "__main__":

@@ -106,10 +106,9 @@ def prepared(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where the small shop has been prepared, as a first run prepares it."""
     from vlm_core.config import build_config
     from vlm_core.data import load_catalogue
-    from vlm_core.progress import silent
 
     root = tmp_path_factory.mktemp("prepared")
-    load_catalogue(build_config({"data": str(shop)}), root, silent, lambda line: None)
+    load_catalogue(build_config({"data": str(shop)}), root)
     return root
 
 
@@ -153,13 +152,12 @@ def filled_store(shop: Path, empty_database: Path) -> Path:
 
 def _fill(shop: Path, folder: Path) -> None:
     from vlm_core.config import build_config
-    from vlm_core.progress import silent
     from vlm_core.tracking.writer import RunWriter
     from vlm_core.workflows.train import run_training
 
     small = {"preset": "demo", "threads": 1, "resamples": 100, "train_per_category": 20, "per_category": 30}
     for given in FILLING:
-        run_training(build_config({**small, "data": str(shop), **given}), folder, silent, lambda line: None)
+        run_training(build_config({**small, "data": str(shop), **given}), folder)
     with pytest.raises(RuntimeError), RunWriter("product-categorisation", "<b>broken</b>", folder=folder) as run:
         run.params({"model": "git", "mode": "full"})
         run.tags({"fingerprint": "f", "label": "masterCategory", "split": "other", "leaking": "false"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
 from vlm_core.config import Config
-from vlm_core.progress import Progress
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.exposure import Exposure
     from vlm_core.catalogue.reading import Columns
 
-Say = Callable[[str], None]  # prints one line for people
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,15 @@ class Data:
     groups: NDArray[np.int64]  # (n_products,) near-duplicate group
     split: Split
 
-    def exposed(self, exposure: Exposure | None, say: Say) -> Data:
+    def exposed(self, exposure: Exposure | None) -> Data:
         """The same data for weights that have seen something; a leak is said."""
         if exposure is None:
             return self
         split = self.split.exposed(exposure.may_have_seen(self.catalogue.products, self.groups))
         if share := split.leakage.pretraining:
-            say(f"LEAKING: {share:.1%} of the evaluated products may have been pretrained on. Scores reward memory.")
+            logger.info(
+                f"LEAKING: {share:.1%} of the evaluated products may have been pretrained on. Scores reward memory."
+            )
         return replace(self, split=split)
 
 
@@ -49,24 +50,24 @@ def columns_of(config: Config) -> Columns:
     return Columns(config.id_column, config.picture_column, config.title_column, config.label, words(config.attributes))
 
 
-def load_catalogue(config: Config, root: Path, progress: Progress, say: Say) -> Catalogue:
+def load_catalogue(config: Config, root: Path) -> Catalogue:
     """The prepared catalogue. Raises UserError for unusable data."""
     from vlm_core.catalogue.catalogue import prepare_catalogue
 
-    catalogue = prepare_catalogue(config.data, columns_of(config), root, progress)
-    say(f"Catalogue {catalogue.name}: {catalogue.reading.summary()}")
+    catalogue = prepare_catalogue(config.data, columns_of(config), root)
+    logger.info(f"Catalogue {catalogue.name}: {catalogue.reading.summary()}")
     return catalogue
 
 
-def load_data(config: Config, root: Path, progress: Progress, say: Say, catalogue: Catalogue | None = None) -> Data:
+def load_data(config: Config, root: Path, catalogue: Catalogue | None = None) -> Data:
     """The catalogue, prepared if it is not given, and the split that the settings draw from it.
 
     Raises UserError for unusable data.
     """
     from vlm_core.catalogue.duplicates import near_duplicate_groups
 
-    catalogue = catalogue or load_catalogue(config, root, progress, say)
-    groups = near_duplicate_groups(catalogue.products, catalogue.pictures, progress)
+    catalogue = catalogue or load_catalogue(config, root)
+    groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
     split = split_catalogue(
         catalogue.products,
         groups,
@@ -79,13 +80,15 @@ def load_data(config: Config, root: Path, progress: Progress, say: Say, catalogu
         seed=config.seed,
     )
     for name, reason in split.removed.items():
-        say(f"Left out: {name}, {reason}.")
-    say(
+        logger.info(f"Left out: {name}, {reason}.")
+    logger.info(
         f"Protocol {split.protocol}: {len(split.train):,} training rows, {len(split.validation):,} for validation, "
         f"{len(split.test):,} for test, {len(split.categories)} categories."
     )
     if split.leaking:
-        say(f"LEAKING: {split.leakage.near:.1%} of the evaluated pictures stand in training too. Scores reward memory.")
+        logger.info(
+            f"LEAKING: {split.leakage.near:.1%} of the evaluated pictures stand in training too. Scores reward memory."
+        )
     return Data(catalogue, groups, split)
 
 

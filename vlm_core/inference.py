@@ -15,7 +15,7 @@ from vlm_core.config import Config
 from vlm_core.data import words
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -52,11 +52,10 @@ def evaluate_rows(
     rows: NDArray[np.int64],
     labels: NDArray[np.int64],
     prior: NDArray[np.float64],
-    progress: Progress,
 ) -> Evaluation:
     """The evaluation of the model on catalogue rows (n,); labels (n_products,) are indices of its categories."""
     ids = catalogue.products["product_id"].to_numpy(str)
-    predictions = _predict_rows(model, catalogue.pictures, rows, ids, labels, progress)
+    predictions = _predict_rows(model, catalogue.pictures, rows, ids, labels)
     return evaluate_predictions(config, catalogue, predictions, rows, prior)
 
 
@@ -77,7 +76,6 @@ def _predict_rows(
     rows: NDArray[np.int64],
     ids: NDArray[np.str_],
     labels: NDArray[np.int64],
-    progress: Progress,
 ) -> Predictions:
     """The model's answers for catalogue rows (n,); ids and labels (n_products,) are the whole catalogue's."""
     from vlm_core.evaluation.predictions import Predictions
@@ -85,7 +83,7 @@ def _predict_rows(
 
     scores, texts, closest = [], [], []
     starts = range(0, len(rows), PREDICTION_BATCH)
-    for start in progress(starts, "predicting", len(starts)):
+    for start in track(starts, "predicting", len(starts)):
         batch = fit_pictures(pictures.take(rows[start : start + PREDICTION_BATCH]), model.canvas)
         scores.append(model.log_probabilities(batch))
         if described := model.describe(batch):

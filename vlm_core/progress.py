@@ -1,25 +1,68 @@
-"""How long work shows that it moves: one function type, a bar for people and silence for tests."""
+"""What a command tells the person at its terminal: log messages on stdout, and bars on stderr for long work."""
 
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import sys
+import threading
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from contextlib import contextmanager
+from typing import TypeVar
 
 T = TypeVar("T")
 
-
-class Progress(Protocol):
-    """Passes the values of an iterable through while it shows how far it is."""
-
-    def __call__(self, iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-        """The values in their order; `total` is how many there are, where that is known."""
+_logger = logging.getLogger("vlm_core")
+_logger.addHandler(logging.NullHandler())  # a library user who configures no logging sees nothing
 
 
-def silent(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """The values as they are, with nothing shown."""
-    yield from iterable
+class StdoutHandler(logging.Handler):
+    """Prints messages to whatever stdout is now, each at once, also where output is piped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the bare message, of a warning after its level."""
+        message = super().format(record)
+        return f"{record.levelname}: {message}" if record.levelno >= logging.WARNING else message
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        sys.stdout.write(f"{self.format(record)}\n")
+        sys.stdout.flush()
 
 
-def show(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """The values, with a bar on stderr that has the rate and the time to come; nothing where that is no terminal."""
+def log_to_stdout() -> None:
+    """Print this package's messages from now on, those of other libraries excepted."""
+    if not any(isinstance(handler, StdoutHandler) for handler in _logger.handlers):
+        _logger.addHandler(StdoutHandler())
+    _logger.setLevel(logging.INFO)
+    _logger.propagate = False  # a library that configures the root logger would print every message again
+
+
+def shows_messages() -> bool:
+    """Return whether messages of this package reach anybody, as they do in a command."""
+    return _logger.isEnabledFor(logging.INFO)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show neither messages nor bars inside: of a trial or a cell, only how it ended is of interest."""
+    level = _logger.level
+    _logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        _logger.setLevel(level)
+
+
+def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Yield the values, with a bar on stderr that shows their rate and the time remaining.
+
+    No bar is shown where stderr is no terminal, outside the main thread of a command, or inside `quiet`. `total` is how
+    many values there are, where that is known.
+    """
+    if not _at_a_terminal():
+        yield from iterable
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -30,10 +73,18 @@ def show(iterable: Iterable[T], label: str, total: int | None = None) -> Iterato
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(label, total=total, rate="")
         for value in iterable:
             yield value
             speed = bars.tasks[0].speed
             bars.update(task, advance=1, rate=f"{speed:,.0f}/s" if speed else "")
+
+
+def _at_a_terminal() -> bool:
+    return (
+        sys.stderr.isatty()
+        and shows_messages()
+        and threading.current_thread() is threading.main_thread()
+        and multiprocessing.parent_process() is None
+    )

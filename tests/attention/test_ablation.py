@@ -14,7 +14,6 @@ from vlm_core.attention.mechanisms import DESIGNS
 from vlm_core.config import build_config
 from vlm_core.models.loading import LoadedWeights
 from vlm_core.pixels.picture_store import PictureStore
-from vlm_core.progress import silent
 from vlm_core.training.feature_cache import FeatureCache
 
 CATEGORIES = ("Apparel", "Footwear", "Free Items")
@@ -46,7 +45,7 @@ def _run(data, folder, mechanism="attention-pool", tower=None, rates=(1e-3,), **
     given = {"model": "clip", "batch_size": 4, "cache_precision": "fp32", "epochs": 3, "patience": 3, "views": 2}
     config = build_config({**given, **settings})
     cache = FeatureCache(folder, int(config.cache_gib * 2**30), config.cache_precision)
-    return Ablation(config, data, tower or _tower(), cache, silent, lambda line: None).run(mechanism, rates)
+    return Ablation(config, data, tower or _tower(), cache).run(mechanism, rates)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.models.families import make_categoriser
 from vlm_core.benchmark.cost import measure_cost, pareto
 from vlm_core.models.baseline import fit_baseline
-from vlm_core.progress import silent
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 80, 60, 3), dtype=np.uint8)
 
@@ -47,7 +46,7 @@ def test_a_networks_cost_holds_its_weights_and_its_arithmetic():
 
 def test_the_baseline_has_no_flops():
     labels, rows = np.array([0, 1, 0, 1, 0]), np.arange(5)
-    model = fit_baseline(_Pictures(), labels, rows, rows, ("a", "b"), (80, 60), 0, silent)
+    model = fit_baseline(_Pictures(), labels, rows, rows, ("a", "b"), (80, 60), 0)
     cost = measure_cost(model, PICTURES, threads=1)
     _check(cost)
     assert cost.flops is None

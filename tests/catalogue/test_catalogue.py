@@ -17,7 +17,6 @@ from vlm_core.catalogue import catalogue as module
 from vlm_core.catalogue.catalogue import prepare_catalogue
 from vlm_core.catalogue.reading import Columns
 from vlm_core.errors import UserError
-from vlm_core.progress import silent
 
 KAGGLE = Columns("id", "", "productDisplayName", "masterCategory", ("gender", "season"))
 TABLE = (
@@ -55,8 +54,8 @@ def _zip(path, files=FILES):
     return path
 
 
-def _prepare(place, root, columns=KAGGLE, progress=silent):
-    return prepare_catalogue(str(place), columns, root, progress)
+def _prepare(place, root, columns=KAGGLE):
+    return prepare_catalogue(str(place), columns, root)
 
 
 def _refused(*_):
@@ -170,13 +169,14 @@ def test_pictures_that_find_no_room_are_an_error_and_no_crash(tmp_path, monkeypa
         _prepare(_zip(tmp_path / "shop.zip"), tmp_path)
 
 
-def test_an_interruption_leaves_nothing(tmp_path):
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(iterable, label, total=None):
         yield next(iter(iterable))
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("vlm_core.catalogue.catalogue.track", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        _prepare(_zip(tmp_path / "shop.zip"), tmp_path, progress=interrupted)
+        _prepare(_zip(tmp_path / "shop.zip"), tmp_path)
     assert list((tmp_path / "data" / "processed").iterdir()) == []
 
 

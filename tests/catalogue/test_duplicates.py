@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from vlm_core.catalogue.duplicates import LabelConflict, frame_picture, label_conflicts, near_duplicate_groups
 from vlm_core.catalogue.sample import draw_picture, plan_rows
 from vlm_core.pixels.picture_store import PictureStore, decode_picture
-from vlm_core.progress import silent
 
 SIZE = (60, 80)
 
@@ -32,9 +31,7 @@ def _groups(folder, pictures, digests=None):
     pixels = np.stack([np.asarray(picture) for picture in pictures])
     np.save(folder / "pictures.npy", pixels)
     digests = digests or [f"{number:032x}" for number in range(len(pixels))]
-    return near_duplicate_groups(
-        pd.DataFrame({"picture_digest": digests}), PictureStore(folder / "pictures.npy"), silent
-    )
+    return near_duplicate_groups(pd.DataFrame({"picture_digest": digests}), PictureStore(folder / "pictures.npy"))
 
 
 def _jpeg(picture, quality):

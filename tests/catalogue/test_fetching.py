@@ -25,7 +25,6 @@ from tests.standins import kaggle_stand_in as kaggle_stand_in
 from vlm_core.catalogue import fetching
 from vlm_core.catalogue.fetching import KAGGLE_PAGE, fetch_hf, fetch_kaggle
 from vlm_core.errors import UserError
-from vlm_core.progress import silent
 
 PROGRAM = "import sys, pathlib; from vlm_core.catalogue.fetching import *; {}(pathlib.Path(sys.argv[1]))"
 
@@ -62,7 +61,7 @@ def archive_of(tmp_path: Path) -> Path:
 
 
 def test_kaggle_set_arrives_in_its_layout_without_the_second_copy(kaggle: KaggleStandIn, tmp_path: Path) -> None:
-    folder = fetch_kaggle(tmp_path, silent)
+    folder = fetch_kaggle(tmp_path)
     assert folder == tmp_path / "data" / "raw" / "myntra_fashion_products"
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert files == {"styles.csv": TABLE, **PICTURES}
@@ -73,30 +72,30 @@ def test_kaggle_set_arrives_in_its_layout_without_the_second_copy(kaggle: Kaggle
 
 
 def test_second_call_asks_nobody(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path: Path) -> None:
-    first = fetch_kaggle(tmp_path, silent), fetch_hf(tmp_path, silent)
+    first = fetch_kaggle(tmp_path), fetch_hf(tmp_path)
     kaggle.status = full_hub.status = 500
-    assert (fetch_kaggle(tmp_path, silent), fetch_hf(tmp_path, silent)) == first
+    assert (fetch_kaggle(tmp_path), fetch_hf(tmp_path)) == first
 
 
 def test_kagglehub_cache_serves_without_a_network_and_is_filled_again_when_it_lost_files(
     kaggle: KaggleStandIn, tmp_path: Path
 ) -> None:
-    fetch_kaggle(tmp_path / "one", silent)
+    fetch_kaggle(tmp_path / "one")
     kaggle.status = 500
-    assert (fetch_kaggle(tmp_path / "two", silent) / "styles.csv").read_bytes() == TABLE
+    assert (fetch_kaggle(tmp_path / "two") / "styles.csv").read_bytes() == TABLE
     kaggle.status = 0
     (archive_of(tmp_path).parent / "versions" / "1" / "styles.csv").unlink()
-    assert (fetch_kaggle(tmp_path / "three", silent) / "styles.csv").read_bytes() == TABLE
+    assert (fetch_kaggle(tmp_path / "three") / "styles.csv").read_bytes() == TABLE
 
 
 def test_kaggle_download_goes_on_after_the_connection_broke(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     kaggle.cut_after = 1_500_000
     with pytest.raises(UserError, match=r"connection broke off.*run the command again"):
-        fetch_kaggle(tmp_path, silent)
+        fetch_kaggle(tmp_path)
     assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
     assert archive_of(tmp_path).stat().st_size == 2**20  # kagglehub writes whole MiB
     kaggle.cut_after = None
-    assert (fetch_kaggle(tmp_path, silent) / "images/2.jpg").read_bytes() == PICTURES["images/2.jpg"]
+    assert (fetch_kaggle(tmp_path) / "images/2.jpg").read_bytes() == PICTURES["images/2.jpg"]
     assert kaggle.bodies()[-1].range == f"bytes={2**20}-"
 
 
@@ -113,8 +112,8 @@ def test_damaged_kaggle_archive_is_thrown_away(
     archive_of(tmp_path).parent.mkdir(parents=True)
     archive_of(tmp_path).write_bytes(damage(kaggle.archive))
     with pytest.raises(UserError, match=r"has been thrown away|is fetched afresh"):
-        fetch_kaggle(tmp_path, silent)
-    assert (fetch_kaggle(tmp_path, silent) / "styles.csv").read_bytes() == TABLE
+        fetch_kaggle(tmp_path)
+    assert (fetch_kaggle(tmp_path) / "styles.csv").read_bytes() == TABLE
 
 
 def test_kaggle_download_goes_on_after_the_process_was_killed(kaggle: KaggleStandIn, tmp_path: Path) -> None:
@@ -126,12 +125,12 @@ def test_kaggle_download_goes_on_after_the_process_was_killed(kaggle: KaggleStan
         assert process.communicate()[0] == b""  # what kagglehub tells goes to stderr
     assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
     kaggle.slow = False
-    assert (fetch_kaggle(tmp_path, silent) / "images/2.jpg").read_bytes() == PICTURES["images/2.jpg"]
+    assert (fetch_kaggle(tmp_path) / "images/2.jpg").read_bytes() == PICTURES["images/2.jpg"]
     assert kaggle.bodies()[-1].range.startswith("bytes=")
 
 
 def test_hub_set_is_written_in_kaggles_layout(full_hub: HubStandIn, tmp_path: Path) -> None:
-    folder = fetch_hf(tmp_path, silent)
+    folder = fetch_hf(tmp_path)
     assert folder == tmp_path / "data" / "raw" / "myntra_fashion_products_hf"
     rows = read_rows(folder)
     assert tuple(rows[0]) == fetching.COLUMNS
@@ -144,7 +143,7 @@ def test_hub_set_is_written_in_kaggles_layout(full_hub: HubStandIn, tmp_path: Pa
 
 
 def test_hub_is_told_and_asked_nothing_besides(full_hub: HubStandIn, tmp_path: Path) -> None:
-    fetch_hf(tmp_path, silent)
+    fetch_hf(tmp_path)
     paths = [asked.path for asked in full_hub.asked]
     assert [path for path in paths if fetching.HF_SET not in path] == []
     assert paths.count(f"/api/datasets/{fetching.HF_SET}") == 1
@@ -156,11 +155,11 @@ def test_hub_download_goes_on_where_it_broke_off(
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
     full_hub.cut_after, full_hub.dead_after_cut = len(make_shard(1)) + 50_000, True
     with pytest.raises(UserError, match="HTTP 500"):
-        fetch_hf(tmp_path, silent)
+        fetch_hf(tmp_path)
     assert left_in(tmp_path) == {".myntra_fashion_products_hf.partial"}
     full_hub.cut_after = None
     full_hub.asked.clear()
-    folder = fetch_hf(tmp_path, silent)
+    folder = fetch_hf(tmp_path)
     stored = [asked for asked in full_hub.asked if asked.path.startswith("/storage")]
     assert [asked.range for asked in stored] == ["bytes=50000-"]
     assert (folder / "images" / "10.jpg").read_bytes() == b"last" * 50_000
@@ -169,14 +168,14 @@ def test_hub_download_goes_on_where_it_broke_off(
 def test_damaged_hub_download_is_thrown_away(full_hub: HubStandIn, tmp_path: Path) -> None:
     full_hub.cut_after, full_hub.dead_after_cut = 1000, True
     with pytest.raises(UserError):
-        fetch_hf(tmp_path, silent)
+        fetch_hf(tmp_path)
     (part,) = (tmp_path / "data/raw").rglob("*.part")
     part.write_bytes(bytes(1000))
     full_hub.cut_after = None
     with pytest.raises(UserError, match="damaged and has been thrown away"):
-        fetch_hf(tmp_path, silent)
+        fetch_hf(tmp_path)
     part.write_bytes(bytes(1_000_000))  # longer than the file it is to become
-    assert len(read_rows(fetch_hf(tmp_path, silent))) == 4
+    assert len(read_rows(fetch_hf(tmp_path))) == 4
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
@@ -186,7 +185,7 @@ def test_refusal_names_the_status_and_the_way_out(
 ) -> None:
     kaggle.status = full_hub.status = status
     with pytest.raises(UserError) as caught:
-        fetch(tmp_path, silent)
+        fetch(tmp_path)
     assert re.search(f"HTTP {status}.*{KAGGLE_PAGE}.*data=", str(caught.value))
 
 
@@ -198,7 +197,7 @@ def test_server_that_never_answers_is_given_up(
     kaggle.hanging = full_hub.hanging = True
     start = time.monotonic()
     with pytest.raises(UserError, match="did not answer"):
-        fetch(tmp_path, silent)
+        fetch(tmp_path)
     assert time.monotonic() - start < 3
 
 
@@ -207,7 +206,7 @@ def test_missing_network_is_said(kaggle: KaggleStandIn, full_hub: HubStandIn, tm
     kaggle.close()
     full_hub.close()
     with pytest.raises(UserError, match="there is no network"):
-        fetch(tmp_path, silent)
+        fetch(tmp_path)
 
 
 def test_kaggle_download_that_stalls_is_given_up(
@@ -223,7 +222,7 @@ def test_kaggle_download_that_stalls_is_given_up(
 
     monkeypatch.setattr(kaggle, "answer", stall)
     with pytest.raises(UserError, match="connection broke off"):
-        fetch_kaggle(tmp_path, silent)
+        fetch_kaggle(tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
@@ -231,13 +230,13 @@ def test_full_disk_is_said(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path
     archive_of(tmp_path).parent.mkdir(parents=True)
     archive_of(tmp_path).symlink_to("/dev/full")
     with pytest.raises(UserError, match="disk is full"):
-        fetch_kaggle(tmp_path, silent)
+        fetch_kaggle(tmp_path)
     workshop = tmp_path / "data/raw/.myntra_fashion_products_hf.partial"
     workshop.mkdir(parents=True)
     for data in full_hub.repositories["datasets/" + fetching.HF_SET].values():
         (workshop / f"{hashlib.sha256(data).hexdigest()}.part").symlink_to("/dev/full")
     with pytest.raises(UserError, match="disk is full"):
-        fetch_hf(tmp_path, silent)
+        fetch_hf(tmp_path)
 
 
 def test_disk_that_fills_while_linking_leaves_nothing_that_looks_whole(
@@ -246,10 +245,10 @@ def test_disk_that_fills_while_linking_leaves_nothing_that_looks_whole(
     with monkeypatch.context() as patch:
         patch.setattr("shutil.copyfile", refusing(errno.ENOSPC))
         with pytest.raises(UserError, match="disk is full"):
-            fetch_kaggle(tmp_path, silent)
+            fetch_kaggle(tmp_path)
     assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
     monkeypatch.setattr("os.link", refusing(errno.EXDEV))  # pictures are copied instead
-    assert (fetch_kaggle(tmp_path, silent) / "images/1.jpg").read_bytes() == PICTURES["images/1.jpg"]
+    assert (fetch_kaggle(tmp_path) / "images/1.jpg").read_bytes() == PICTURES["images/1.jpg"]
 
 
 def test_folder_with_something_else_in_it_is_left_alone(kaggle: KaggleStandIn, tmp_path: Path) -> None:
@@ -257,16 +256,16 @@ def test_folder_with_something_else_in_it_is_left_alone(kaggle: KaggleStandIn, t
     note.parent.mkdir(parents=True)
     note.touch()
     with pytest.raises(UserError, match=r"holds no styles\.csv"):
-        fetch_kaggle(tmp_path, silent)
+        fetch_kaggle(tmp_path)
     note.unlink()
-    assert (fetch_kaggle(tmp_path, silent) / "styles.csv").exists()
+    assert (fetch_kaggle(tmp_path) / "styles.csv").exists()
 
 
 def test_only_one_process_fetches_at_a_time(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     (tmp_path / "data/raw").mkdir(parents=True)
     lock = FileLock(tmp_path / "data/raw/.myntra_fashion_products.lock")
     with lock, pytest.raises(UserError, match="by another process"):
-        fetch_kaggle(tmp_path, silent)
+        fetch_kaggle(tmp_path)
 
 
 def test_place_that_cannot_be_written_is_named_unless_nothing_is_to_be_written(
@@ -275,16 +274,16 @@ def test_place_that_cannot_be_written_is_named_unless_nothing_is_to_be_written(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refusing(errno.EACCES))
         with pytest.raises(UserError, match=r"data/raw cannot be written"):
-            fetch_kaggle(tmp_path, silent)
-    folder = fetch_kaggle(tmp_path, silent)
+            fetch_kaggle(tmp_path)
+    folder = fetch_kaggle(tmp_path)
     monkeypatch.setattr("os.open", refusing(errno.EROFS))
-    assert fetch_kaggle(tmp_path, silent) == folder
+    assert fetch_kaggle(tmp_path) == folder
 
 
 def test_credentials_that_are_none_are_said(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     (tmp_path / "kaggle.json").write_text("{")
     with pytest.raises(UserError, match="Invalid Kaggle credentials file"):
-        fetch_kaggle(tmp_path, silent)
+        fetch_kaggle(tmp_path)
 
 
 def test_set_without_a_column_is_refused(full_hub: HubStandIn, tmp_path: Path) -> None:
@@ -292,13 +291,13 @@ def test_set_without_a_column_is_refused(full_hub: HubStandIn, tmp_path: Path) -
     pq.write_table(pa.table({"id": [1], "image": [{"bytes": b"x", "path": None}]}), buffer)
     full_hub.repositories["datasets/" + fetching.HF_SET] = {"data/train.parquet": buffer.getvalue()}
     with pytest.raises(UserError, match="has no column articleType"):
-        fetch_hf(tmp_path, silent)
+        fetch_hf(tmp_path)
 
 
 def test_offline_switch_is_obeyed(full_hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
-        fetch_hf(tmp_path, silent)
+        fetch_hf(tmp_path)
     assert full_hub.asked == []
 
 

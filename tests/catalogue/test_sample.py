@@ -16,7 +16,7 @@ from vlm_core.catalogue.assortment import ARTICLES, COLOURS, SHARES
 from vlm_core.catalogue.drawing.pen import PATTERNS
 from vlm_core.catalogue.sample import HEADER, Warts, count_warts, draw_picture, draw_sample, plan_rows
 from vlm_core.errors import UserError
-from vlm_core.progress import T, silent
+from vlm_core.progress import T, track
 
 FIVE = {"Accessories", "Apparel", "Footwear", "Free Items", "Personal Care"}
 
@@ -120,26 +120,30 @@ def test_too_few_products_are_refused(tmp_path: Path) -> None:
         draw_sample(tmp_path / "sample", products=39)
 
 
-def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-        for number, value in enumerate(silent(iterable, label, total)):
+        for number, value in enumerate(iterable):
             if number == 5:
                 raise KeyboardInterrupt
             yield value
 
+    monkeypatch.setattr("vlm_core.catalogue.sample.track", stopped)
     with pytest.raises(KeyboardInterrupt):
-        draw_sample(tmp_path / "sample", products=40, progress=stopped)
+        draw_sample(tmp_path / "sample", products=40)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_drawings_at_once_end_as_one(tmp_path: Path) -> None:
+def test_two_drawings_at_once_end_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, first = tmp_path / "sample", []
 
     def overtaken(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-        first.append(digests(draw_sample(folder, products=40)))
+        with monkeypatch.context() as patch:
+            patch.setattr("vlm_core.catalogue.sample.track", track)
+            first.append(digests(draw_sample(folder, products=40)))
         yield from iterable
 
-    draw_sample(folder, products=40, progress=overtaken)
+    monkeypatch.setattr("vlm_core.catalogue.sample.track", overtaken)
+    draw_sample(folder, products=40)
     assert digests(folder) == first[0]
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -8,7 +8,6 @@ import pytest
 
 from vlm_core.catalogue.sources import MOST_PICTURE_BYTES, open_source
 from vlm_core.errors import UserError
-from vlm_core.progress import silent
 
 TABLE = b"id,title\n1,Shirt\n2,Tie\n"
 FILES = {"styles.csv": TABLE, "images/1.jpg": b"one", "images/2.jpg": b"two"}
@@ -29,7 +28,7 @@ def _zip(path, files=FILES):
 
 
 def _open(place, root=None):
-    return open_source(str(place), root or place.parent, silent)
+    return open_source(str(place), root or place.parent)
 
 
 @pytest.fixture(params=["folder", "zip", "nested folder", "nested zip"])
@@ -129,10 +128,10 @@ def test_an_entry_that_unpacks_without_end_is_cut(tmp_path):
 def test_auto_takes_the_real_catalogue_and_else_the_sample(tmp_path, monkeypatch):
     drawn = _folder(tmp_path / "drawn")
     monkeypatch.setattr("vlm_core.catalogue.sample.draw_sample", lambda folder, **_: drawn)
-    assert open_source("auto", tmp_path, silent).name == "sample"
+    assert open_source("auto", tmp_path).name == "sample"
     _folder(tmp_path / "data" / "raw" / "myntra_fashion_products")
-    assert open_source("auto", tmp_path, silent).name == "myntra_fashion_products"
-    assert open_source("sample", tmp_path, silent).name == "sample"
+    assert open_source("auto", tmp_path).name == "myntra_fashion_products"
+    assert open_source("sample", tmp_path).name == "sample"
 
 
 @pytest.mark.parametrize("name", ["kaggle", "hf"])
@@ -144,7 +143,7 @@ def test_public_catalogues_are_fetched_first(tmp_path, monkeypatch, name):
         return _folder(tmp_path / f"fetched-{name}")
 
     monkeypatch.setattr(f"vlm_core.catalogue.fetching.fetch_{name}", fetch)
-    assert _table(open_source(name, tmp_path, silent)) == TABLE
+    assert _table(open_source(name, tmp_path)) == TABLE
     assert asked == [tmp_path]
 
 

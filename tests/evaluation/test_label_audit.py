@@ -11,7 +11,6 @@ from vlm_core.evaluation.label_audit import LabelAudit, audit_labels, macro_f1_w
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.summary import macro_f1
 from vlm_core.models.baseline import Features
-from vlm_core.progress import silent
 
 COLUMNS = Columns("id", "", "productDisplayName", "masterCategory", ())
 NAMES = ("a", "b", "c")
@@ -50,7 +49,7 @@ def test_planted_errors_in_separable_features_are_found_with_their_true_category
 
 
 def test_planted_errors_in_drawn_products_are_found(shop, tmp_path):
-    catalogue = prepare_catalogue(str(shop), COLUMNS, tmp_path, silent)
+    catalogue = prepare_catalogue(str(shop), COLUMNS, tmp_path)
     names, counts = np.unique(catalogue.products["masterCategory"], return_counts=True)
     kept = np.isin(catalogue.products["masterCategory"], names[counts >= 20])
     names, labels = np.unique(catalogue.products["masterCategory"].to_numpy(str)[kept], return_inverse=True)

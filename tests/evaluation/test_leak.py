@@ -18,7 +18,6 @@ from vlm_core.catalogue.splitting import measure_leakage
 from vlm_core.evaluation.leak import leak_comparison, measure_leak
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.pixels.picture_store import PictureStore
-from vlm_core.progress import silent
 
 COLUMNS = Columns("id", "", "productDisplayName", "masterCategory", ())
 NAMES = ("a", "b")
@@ -39,8 +38,8 @@ def test_shares_by_hand():
 
 
 def test_a_planted_leak_of_a_tenth_is_measured(shop, tmp_path):
-    catalogue = prepare_catalogue(str(shop), COLUMNS, tmp_path, silent)
-    kept = near_duplicate_groups(catalogue.products, catalogue.pictures, silent)
+    catalogue = prepare_catalogue(str(shop), COLUMNS, tmp_path)
+    kept = near_duplicate_groups(catalogue.products, catalogue.pictures)
     originals = np.unique(kept, return_index=True)[1][:200]  # no two of them copies
     test, train = originals[:80], originals[80:]
     planted = test[::10]
@@ -50,9 +49,7 @@ def test_a_planted_leak_of_a_tenth_is_measured(shop, tmp_path):
     )
     np.save(tmp_path / "pictures.npy", pixels)
     digests = pd.Series([f"{number:032x}" for number in range(208)])
-    groups = near_duplicate_groups(
-        pd.DataFrame({"picture_digest": digests}), PictureStore(tmp_path / "pictures.npy"), silent
-    )
+    groups = near_duplicate_groups(pd.DataFrame({"picture_digest": digests}), PictureStore(tmp_path / "pictures.npy"))
     test_rows, train_rows = np.arange(80), np.arange(80, 208)
     labels = np.arange(208) % 2
     leakage = measure_leakage(digests, groups, labels, NAMES, train_rows, test_rows, test_rows)

@@ -16,7 +16,6 @@ from sklearn.metrics import f1_score
 from vlm_core.errors import UserError
 from vlm_core.models import baseline as module
 from vlm_core.models.baseline import Baseline, Features, fit_baseline
-from vlm_core.progress import silent
 
 CATEGORIES = ("bars", "blobs", "rings")
 CANVAS = (80, 60)
@@ -69,7 +68,7 @@ def _fit(
 ) -> Baseline:
     shelf = pictures if isinstance(pictures, Shelf) else Shelf(pictures)
     rows = np.arange(60) if training is None else training
-    return fit_baseline(shelf, labels, rows, np.arange(60, 84), categories, CANVAS, 0, silent)
+    return fit_baseline(shelf, labels, rows, np.arange(60, 84), categories, CANVAS, 0)
 
 
 def test_features_are_hog_colour_shares_and_a_thumbnail(pictures: NDArray[np.uint8]) -> None:
@@ -114,7 +113,7 @@ def test_it_is_scikit_learns_regression_of_rows_repeated(
     keep = np.where(labels < count, labels, -1)
     shelf = Shelf(pictures)
     validation = np.flatnonzero(keep >= 0)[-20:]
-    ours = fit_baseline(shelf, keep, training, validation, CATEGORIES[:count], CANVAS, 0, silent)
+    ours = fit_baseline(shelf, keep, training, validation, CATEGORIES[:count], CANVAS, 0)
     once = Features().of(pictures[rows])
     scale = np.maximum(once.std(axis=0), 0.01)
     standard = (Features().of(pictures[training]) - once.mean(axis=0)) / scale

@@ -16,7 +16,6 @@ from vlm_core.models.decoding import (
 )
 from vlm_core.models.stages import run_stages
 from vlm_core.pixels.views import plain_view
-from vlm_core.progress import silent
 
 PIXELS = torch.randn(40, 3, 64, 64, generator=torch.Generator().manual_seed(5)) * 3
 PICTURES = np.random.default_rng(3).integers(0, 256, (40, 80, 60, 3), dtype=np.uint8)
@@ -77,7 +76,7 @@ def test_likelihoods_are_those_of_reading_each_sentence_without_a_cache(family):
         scores.append(steps.gather(2, torch.tensor(sentence).expand(len(ids), -1)[..., None]).sum(dim=(1, 2)))
     whole = torch.stack(scores, dim=1).detach()
     torch.testing.assert_close(model.answer.log_likelihoods(tokens), whole, atol=2e-4, rtol=1e-4)
-    answers = decode_categories(model, PICTURES, silent).answers
+    answers = decode_categories(model, PICTURES).answers
     assert answers[LIKELIHOOD].tolist() == whole.argmax(dim=1).tolist()
     lengths = torch.tensor([len(sentence) for sentence in model.answer.sentences])
     assert answers[LIKELIHOOD_A_TOKEN].tolist() == (whole / lengths).argmax(dim=1).tolist()
@@ -86,7 +85,7 @@ def test_likelihoods_are_those_of_reading_each_sentence_without_a_cache(family):
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_each_rule_answers_as_it_would_alone(family):
     model = make_categoriser(family, "sentences")
-    decisions = decode_categories(model, PICTURES, silent)
+    decisions = decode_categories(model, PICTURES)
     texts, closest = model.describe(PICTURES)
     assert list(decisions.texts) == texts
     np.testing.assert_array_equal(decisions.answers[FREE_TEXT], closest)
@@ -125,4 +124,4 @@ def test_equal_sentences_mean_the_first_and_one_alone_is_always_meant(family):
 @pytest.mark.parametrize("kind", [("clip", "prompts"), ("git", "head")])
 def test_a_model_that_writes_nothing_is_refused(kind):
     with pytest.raises(UserError, match="objective=generate"):
-        decode_categories(make_categoriser(*kind), PICTURES[:1], silent)
+        decode_categories(make_categoriser(*kind), PICTURES[:1])

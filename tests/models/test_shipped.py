@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.messages import collected_messages
 from tests.models.families import CAPTIONERS, FAMILIES
 from vlm_core.catalogue.exposure import RULE, Exposure
 from vlm_core.errors import UserError
@@ -17,9 +18,9 @@ from vlm_core.models.stages import run_stages
 
 
 def _load(family, **changes):
-    lines = []
-    given = {"checkpoint": "", "weights": "tiny", "image_size": 0, "texts": (), "seed": 0, "say": lines.append}
-    return load_weights(family, **{**given, **changes}), lines
+    given = {"checkpoint": "", "weights": "tiny", "image_size": 0, "texts": (), "seed": 0}
+    with collected_messages() as lines:
+        return load_weights(family, **{**given, **changes}), lines
 
 
 @pytest.mark.parametrize("family", FAMILIES)

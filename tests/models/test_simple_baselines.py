@@ -18,7 +18,6 @@ from vlm_core.models.simple_baselines import (
     majority,
     nearest_class_mean,
 )
-from vlm_core.progress import silent
 
 
 def _drawn(n, seed, classes=4, spread=1.5):
@@ -105,15 +104,15 @@ def test_frozen_features_are_what_the_head_reads_whatever_the_answer(family):
     store = _Store(np.random.default_rng(0).integers(0, 256, (40, 80, 60, 3), dtype=np.uint8))
     model = make_categoriser(family)
     rows = np.array([39, 0, 7, *range(37)])
-    features = frozen_features(model, store, rows, silent)
+    features = frozen_features(model, store, rows)
     assert features.shape == (40, model.adapter.width("fused")) and store.largest <= 32
     weight, bias = (tensor.detach().numpy() for tensor in model.answer.linear.parameters())
     expected = model.log_probabilities(store.pictures[rows])
     np.testing.assert_allclose(log_softmax(features @ weight.T + bias, axis=1), expected, atol=1e-5)
     other = make_categoriser(family, "prompts" if family == "clip" else "sentences")
-    np.testing.assert_allclose(frozen_features(other, store, rows[:5], silent), features[:5], atol=1e-5)
+    np.testing.assert_allclose(frozen_features(other, store, rows[:5]), features[:5], atol=1e-5)
 
 
 def test_no_rows_have_no_features():
     store = _Store(np.zeros((1, 80, 60, 3), np.uint8))
-    assert frozen_features(make_categoriser("clip"), store, np.arange(0), silent).shape == (0, 128)
+    assert frozen_features(make_categoriser("clip"), store, np.arange(0)).shape == (0, 128)

@@ -10,7 +10,6 @@ from sklearn.metrics import accuracy_score, f1_score
 from tests.evaluation.made_predictions import sure
 from tests.models.families import CATEGORIES, make_categoriser
 from vlm_core.pixels.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from vlm_core.progress import silent
 from vlm_core.study.robustness import measure_robustness
 
 GENERATOR = np.random.default_rng(0)
@@ -21,7 +20,7 @@ def test_scores_are_those_of_the_spoilt_pictures():
     pictures = GENERATOR.integers(0, 256, (12, 80, 60, 3), dtype=np.uint8)
     pictures = (pictures * GENERATOR.random((12, 1, 1, 3))).astype(np.uint8)
     labels = model.log_probabilities(pictures).argmax(axis=1)  # what it says itself, so that there is much to lose
-    robustness = measure_robustness(model, pictures, labels, CATEGORIES, seed=4, progress=silent)
+    robustness = measure_robustness(model, pictures, labels, CATEGORIES, seed=4)
     assert (robustness.n, robustness.seed, robustness.accuracy, robustness.macro_f1) == (12, 4, 1.0, 1.0)
     assert [(s.corruption, s.severity) for s in robustness.scores] == [(n, s) for n in CORRUPTIONS for s in SEVERITIES]
     for score in robustness.scores[::5]:
@@ -52,7 +51,7 @@ def test_a_model_that_looks_at_the_background_is_found_out():
     labels = np.arange(66) % 2  # more than are asked at once
     pictures = np.where(labels[:, None, None, None], 255, 228).repeat(40, 1).repeat(30, 2).repeat(3, 3).astype(np.uint8)
     pictures[:, 10:30, 8:22] = (200, 30, 60)
-    robustness = measure_robustness(_Corner(), pictures, labels, _Corner.categories, seed=0, progress=silent)
+    robustness = measure_robustness(_Corner(), pictures, labels, _Corner.categories, seed=0)
     assert robustness.macro_f1 == 1.0
     assert robustness.drops["blur"] == robustness.drops["rotation"] == 0
     assert robustness.drops["background"] > 0.4
@@ -60,7 +59,7 @@ def test_a_model_that_looks_at_the_background_is_found_out():
 
 def test_where_nothing_is_right_nothing_is_lost():
     white = np.full((6, 40, 30, 3), 255, np.uint8)
-    robustness = measure_robustness(_Corner(), white, np.zeros(6, int), _Corner.categories, seed=0, progress=silent)
+    robustness = measure_robustness(_Corner(), white, np.zeros(6, int), _Corner.categories, seed=0)
     assert robustness.macro_f1 == robustness.accuracy == robustness.mean_drop == 0
 
 
@@ -76,4 +75,4 @@ def test_where_nothing_is_right_nothing_is_lost():
 def test_labels_and_categories_must_fit(labels, categories):
     pictures = np.zeros((2, 40, 30, 3), np.uint8)
     with pytest.raises(ValueError, match="categories"):
-        measure_robustness(_Corner(), pictures, np.array(labels), categories, seed=0, progress=silent)
+        measure_robustness(_Corner(), pictures, np.array(labels), categories, seed=0)

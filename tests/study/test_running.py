@@ -18,7 +18,6 @@ import pytest
 from tests.stores import ROOT
 from vlm_core.config import FINE_TUNING, Config, build_config
 from vlm_core.errors import UserError
-from vlm_core.progress import silent
 from vlm_core.study.plan import plan_study
 from vlm_core.study.running import find_todo, run_study
 from vlm_core.tracking.reader import RunReader
@@ -58,9 +57,8 @@ def cheap_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("cheap_costs")
 def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path, stocked: Path) -> None:
-    lines: list[str] = []
     config = small(shop, protocols="holdout,study", parts="families,cost,labels")
-    outcome = run_study(config, stocked, silent, lines.append)
+    outcome = run_study(config, stocked)
     reader, results = RunReader(), outcome.results
     children = reader.children(outcome.run_id)
     assert (len(children), results.done, results.cells) == (4, 4, 4)
@@ -99,10 +97,10 @@ def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
     with monkeypatch.context() as patch:
         patch.setitem(measurements.MEASUREMENTS, "simple", fail)
         with pytest.raises(UserError, match=r"1 of 2 cells failed.*no simple rule today"):
-            run_study(config, stocked, silent, lambda line: None)
+            run_study(config, stocked)
     (before,) = RunReader().studies("demo")["run_id"]
     trained = dict(zip(*(RunReader().children(before)[name] for name in ("name", "run_id")), strict=True))
-    outcome = run_study(config, stocked, silent, lambda line: None)
+    outcome = run_study(config, stocked)
     assert outcome.run_id == before
     children = RunReader().children(outcome.run_id)
     assert dict(zip(children["name"], children["run_id"], strict=True)) == trained
@@ -120,7 +118,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, stocke
     time.sleep(1.5)  # into the second cell
     begun.send_signal(signal.SIGKILL)
     begun.wait()
-    outcome = run_study(small(shop), stocked, silent, lambda line: None)
+    outcome = run_study(small(shop), stocked)
     children = RunReader().children(outcome.run_id)
     assert sorted(children["name"][children["status"] == "FINISHED"]) == [
         "baseline/full/classify/holdout/0",
@@ -132,8 +130,6 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, stocke
             {"preset": "demo", "model": "clip", **{name: given[name] for name in FINE_TUNING if name in given}}
         ),
         stocked,
-        silent,
-        lambda line: None,
     )
     (probe,) = [row for row in outcome.results.rows if row.configuration == "clip/probe/classify/holdout"]
     assert probe.macro_f1.value == alone.evaluation.macro_f1.value
@@ -166,9 +162,9 @@ def test_other_settings_do_not_go_on_with_a_study(shop: Path, stocked: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(running, "_carry_out", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_study(small(shop), stocked, silent, lambda line: None)
+            run_study(small(shop), stocked)
     with pytest.raises(UserError, match=r"was begun with seeds=1, not 3: go on with its settings, or name another"):
-        run_study(small(shop, seeds=3), stocked, silent, lambda line: None)
+        run_study(small(shop, seeds=3), stocked)
 
 
 def test_all_is_to_do_where_nothing_was_run(shop: Path) -> None:

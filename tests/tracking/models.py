@@ -25,8 +25,7 @@ class _Noise:
 
 def _save_baseline(folder: Path) -> None:
     from vlm_core.models.baseline import fit_baseline
-    from vlm_core.progress import silent
 
     rows = np.arange(24)
     names = ("Apparel", "Footwear", "Free Items")
-    fit_baseline(_Noise(), rows % 3, rows[:18], rows[18:], names, (80, 60), 0, silent).save(folder)
+    fit_baseline(_Noise(), rows % 3, rows[:18], rows[18:], names, (80, 60), 0).save(folder)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.messages import collected_messages
 from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser, make_shallow
 from vlm_core.config import build_config
 from vlm_core.pixels.picture_store import PictureStore
-from vlm_core.progress import silent
 from vlm_core.training.batches import PixelBatches, StoredBatches
 from vlm_core.training.checkpoint import Checkpoint
 from vlm_core.training.feature_cache import FeatureCache
@@ -47,8 +47,7 @@ def _fit(data, model, folder, log=lambda figures: None, **settings):
     given = {"model": model.description.family, "batch_size": 4, "cache_precision": "fp32", "learning_rate": 1e-3}
     config = build_config({**given, "epochs": 3, "patience": 3, **settings})
     cache = FeatureCache(folder / "cache", int(config.cache_gib * 2**30), config.cache_precision)
-    said = []
-    return Fit(config, data, model, folder / "checkpoints", cache, silent, said.append, log), said
+    return Fit(config, data, model, folder / "checkpoints", cache, log)
 
 
 def _batches(fit, cut):
@@ -82,7 +81,7 @@ def _compare(model, cut, stored, pixels, loss_error, gradient_error):
 @pytest.mark.parametrize(("precision", "loss_error", "gradient_error"), [("fp32", 1e-6, 1e-6), ("fp16", 1e-3, 2e-3)])
 def test_a_cached_step_is_the_uncached_one(data, tmp_path, family, settings, precision, loss_error, gradient_error):
     model = make_categoriser(family)
-    fit, _ = _fit(data, model, tmp_path, cache_precision=precision, **settings)
+    fit = _fit(data, model, tmp_path, cache_precision=precision, **settings)
     cut = model.cut(fit.config.mode, fit.config.blocks)
     stored, pixels = _batches(fit, cut)
     assert isinstance(stored, StoredBatches) and isinstance(pixels, PixelBatches) and stored.start == cut > 0
@@ -97,7 +96,7 @@ def test_a_cached_step_is_the_uncached_one(data, tmp_path, family, settings, pre
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_a_cached_step_of_writing_is_the_uncached_one(data, tmp_path, family):
     model = make_categoriser(family, "sentences")
-    fit, _ = _fit(data, model, tmp_path, mode="fusion", objective="generate")
+    fit = _fit(data, model, tmp_path, mode="fusion", objective="generate")
     cut = model.cut("fusion", 0)
     assert cut == len(model.stages)
     _compare(model, cut, *_batches(fit, cut), 1e-6, 1e-6)
@@ -109,7 +108,7 @@ def test_twelve_cached_steps_end_in_the_uncached_weights(data, tmp_path, family,
     ends = []
     for kept in (True, False):
         model = make_categoriser(family)
-        fit, _ = _fit(data, model, tmp_path, **settings)
+        fit = _fit(data, model, tmp_path, **settings)
         cut = model.cut(fit.config.mode, fit.config.blocks)
         stored, pixels = _batches(fit, cut)
         if fit.config.mode == "lora":
@@ -133,7 +132,7 @@ def test_twelve_cached_steps_end_in_the_uncached_weights(data, tmp_path, family,
 def test_each_mode_learns_what_it_says_and_nothing_else(data, tmp_path, family, settings):
     model = make_categoriser(family)
     before = {name: weight.detach().clone() for name, weight in model.hf.named_parameters()}
-    fit, _ = _fit(data, model, tmp_path, **settings)
+    fit = _fit(data, model, tmp_path, **settings)
     counts = []
     best = fit.run(counts.append, lambda report: None)
     after = dict(model.hf.named_parameters())
@@ -164,7 +163,7 @@ def test_a_cut_counts_blocks_from_the_end():
 def test_views_are_walked_through_and_copies_are_a_view_apart(data, tmp_path):
     model = make_categoriser("clip")
     split = SimpleNamespace(**{**vars(data.split), "train": np.array([0, 0, 1])})
-    fit, _ = _fit(SimpleNamespace(catalogue=data.catalogue, split=split), model, tmp_path, mode="last-blocks", views=2)
+    fit = _fit(SimpleNamespace(catalogue=data.catalogue, split=split), model, tmp_path, mode="last-blocks", views=2)
     stored = fit.stored(fit.pixels(), model.cut("last-blocks", 1), 2)
     seen = {}
     for epoch in (1, 2, 3):
@@ -179,11 +178,11 @@ def test_views_are_walked_through_and_copies_are_a_view_apart(data, tmp_path):
 
 def test_a_second_run_and_a_probe_of_another_seed_find_what_is_kept(data, tmp_path):
     model = make_categoriser("git")
-    fit, _ = _fit(data, model, tmp_path, mode="probe", views=0)
+    fit = _fit(data, model, tmp_path, mode="probe", views=0)
     cut = len(model.stages)
     fit.stored(fit.pixels(), cut, 0)
     model.run = None  # nothing may be computed any more
-    again, _ = _fit(data, model, tmp_path, mode="probe", views=0, seed=9)
+    again = _fit(data, model, tmp_path, mode="probe", views=0, seed=9)
     entry = again.entry(model.fingerprint(cut), 0)
     assert not len(entry.missing(np.arange(24)))
 
@@ -211,16 +210,17 @@ def test_another_prompt_is_another_state(family, monkeypatch):
 
 def test_too_little_room_is_said_and_the_run_goes_on_from_pixels(data, tmp_path):
     model = make_categoriser("clip")
-    fit, said = _fit(data, model, tmp_path, mode="last-blocks", cache_gib=1e-6)
-    assert isinstance(fit.stored(fit.pixels(), model.cut("last-blocks", 1), 3), PixelBatches)
-    assert "computed anew in every epoch" in said[0]
+    fit = _fit(data, model, tmp_path, mode="last-blocks", cache_gib=1e-6)
+    with collected_messages() as lines:
+        assert isinstance(fit.stored(fit.pixels(), model.cut("last-blocks", 1), 3), PixelBatches)
+    assert "computed anew in every epoch" in lines[0]
     assert fit.run(lambda count: None, lambda report: None).epoch == 3
 
 
 @pytest.mark.parametrize(("family", "settings"), [("clip", MODES[0]), ("blip", MODES[2]), ("git", MODES[1])])
 def test_an_int8_prefix_tells_its_error_whoever_filled_the_cache(data, tmp_path, family, settings):
     model, logged = make_shallow(family), {}
-    fit, _ = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
+    fit = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
     cut = model.cut(fit.config.mode, fit.config.blocks)
     stored, pixels = _batches(fit, cut)
     kept, exact = next(stored.plain(np.arange(16, 24))), next(pixels.plain(np.arange(16, 24)))
@@ -234,24 +234,25 @@ def test_an_int8_prefix_tells_its_error_whoever_filled_the_cache(data, tmp_path,
     assert 1e-4 < expected["prefix_error"] < 0.1
     assert logged == pytest.approx(expected, rel=1e-3)
     logged.clear()
-    again, said = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
-    again.stored(again.pixels(), cut, 1)
+    again = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
+    with collected_messages() as lines:
+        again.stored(again.pixels(), cut, 1)
     assert logged == pytest.approx(expected, rel=1e-3)
-    assert any(f"int8: states of 8 pictures are {expected['prefix_error']:.2%} off" in line for line in said)
+    assert any(f"int8: states of 8 pictures are {expected['prefix_error']:.2%} off" in line for line in lines)
 
 
 def test_states_of_int8_are_not_taken_for_others(data, tmp_path):
     model = make_categoriser("clip")
-    entries = [_fit(data, model, tmp_path, prefix=prefix)[0].entry("w", 1) for prefix in ("torch", "int8")]
-    entries += [_fit(data, model, tmp_path, prefix="int8")[0].entry("w", 1, start) for start in (3, 4)]
+    entries = [_fit(data, model, tmp_path, prefix=prefix).entry("w", 1) for prefix in ("torch", "int8")]
+    entries += [_fit(data, model, tmp_path, prefix="int8").entry("w", 1, start) for start in (3, 4)]
     assert len({entry.folder for entry in entries}) == 4
-    exact = _fit(data, model, tmp_path)[0]
+    exact = _fit(data, model, tmp_path)
     assert exact.entry("w", 1, 3).folder == exact.entry("w", 1).folder  # in single precision it is the same state
 
 
 def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_path):
     model = make_shallow("clip")
-    fit, _ = _fit(data, model, tmp_path, prefix="int8", mode="lp-ft", blocks=1)
+    fit = _fit(data, model, tmp_path, prefix="int8", mode="lp-ft", blocks=1)
     cut, end = model.cut("lp-ft", 1), len(model.stages)
     stored = fit.stored(fit.pixels(), cut, 1)
     features = fit.stored(stored, end, 1)
@@ -267,6 +268,7 @@ def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_p
 )
 def test_where_int8_cannot_run_it_is_said(data, tmp_path, settings, sentence):
     logged = {}
-    fit, said = _fit(data, make_categoriser("clip"), tmp_path, logged.update, prefix="int8", **settings)
-    fit.run(lambda count: None, lambda report: None)
-    assert any(sentence in line for line in said) and not logged
+    fit = _fit(data, make_categoriser("clip"), tmp_path, logged.update, prefix="int8", **settings)
+    with collected_messages() as lines:
+        fit.run(lambda count: None, lambda report: None)
+    assert any(sentence in line for line in lines) and not logged

@@ -11,13 +11,13 @@ from mlflow import MlflowClient
 
 from experiments import export as door
 from experiments import predict
+from tests.messages import collected_messages
 from tests.stores import run_python
 from tests.tracking.test_serving import ELSEWHERE
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
 from vlm_core.models.onnx_export import export_onnx
 from vlm_core.models.saved import load_categoriser
-from vlm_core.progress import silent
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.registry import resolve
 from vlm_core.tracking.store import open_mlflow
@@ -35,7 +35,7 @@ def run(shop, stocked, monkeypatch):
 
     def start(**given):
         config = build_config({**SMALL, "data": str(shop), **given})
-        return train.run_training(config, stocked, silent, lambda line: None).run_id
+        return train.run_training(config, stocked).run_id
 
     return start
 
@@ -81,11 +81,11 @@ def test_an_exported_run_is_compared_and_served(run, shop, store, capsys):
 def test_what_cannot_be_exported_is_said_and_nothing_is_logged(run, store):
     run_id = run(model="baseline")
     with pytest.raises(UserError, match="only CLIP, BLIP and GIT"):
-        export.run_export(run_id, ("fp32",), 4, 1, store, silent, lambda line: None)
+        export.run_export(run_id, ("fp32",), 4, 1, store)
     with pytest.raises(UserError, match="not a run with a model"):
-        export.run_export("0" * 32, ("fp32",), 4, 1, store, silent, lambda line: None)
+        export.run_export("0" * 32, ("fp32",), 4, 1, store)
     with pytest.raises(UserError, match="pictures=0"):
-        export.run_export(run_id, ("fp32",), 0, 1, store, silent, lambda line: None)
+        export.run_export(run_id, ("fp32",), 0, 1, store)
     with pytest.raises(UserError, match="not a model of this tracking store"):
         resolve(f"runs:/{run_id}/onnx/int8")
 
@@ -107,7 +107,7 @@ def test_an_export_that_differs_is_refused_and_a_lost_catalogue_is_replaced_by_t
     with monkeypatch.context() as patched:
         patched.setattr(export, "compare", different)
         with pytest.raises(UserError, match="more than 0.001, so nothing was logged"):
-            export.run_export(run_id, ("int8",), 4, 1, store, silent, lambda line: None)
+            export.run_export(run_id, ("int8",), 4, 1, store)
     assert not MlflowClient().list_artifacts(run_id, "onnx")
     assert not [name for name in RunReader().metrics(run_id) if name.startswith("onnx_")]
 
@@ -120,8 +120,8 @@ def test_an_export_that_differs_is_refused_and_a_lost_catalogue_is_replaced_by_t
         return load(build_config({"data": own}), *rest)  # the whole sample would take long to draw
 
     monkeypatch.setattr(export, "load_catalogue", lost)
-    lines = []
-    done = export.run_export(run_id, ("int8",), 4, 1, store, silent, lines.append)
+    with collected_messages() as lines:
+        done = export.run_export(run_id, ("int8",), 4, 1, store)
     assert [each.form for each in done.comparisons] == ["PyTorch", "int8"]
     assert any("sample catalogue" in line for line in lines)
     assert {item.path for item in MlflowClient().list_artifacts(run_id, "onnx")} == {"onnx/int8"}

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.messages import collected_messages
 from tests.stores import ROOT
 from vlm_core.catalogue.exposure import RULE, Exposure
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
-from vlm_core.progress import silent
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows.pretrain import run_pretraining
 from vlm_core.workflows.train import run_training
@@ -26,13 +26,11 @@ SMALL = {"preset": "pretrain", "epochs": 1, "batch_size": 64, "patches_kept": 0.
 
 @pytest.fixture
 def pretrain(shop, stocked):
-    """Run a small pretraining in a store of its own: the outcome, and the lines that were said."""
+    """Run a small pretraining in a store of its own: the outcome, and the messages that were logged."""
 
     def start(**given):
-        lines = []
-        return run_pretraining(
-            build_config({**SMALL, "data": str(shop), **given}), stocked, silent, lines.append
-        ), lines
+        with collected_messages() as lines:
+            return run_pretraining(build_config({**SMALL, "data": str(shop), **given}), stocked), lines
 
     return start
 
@@ -60,12 +58,11 @@ def test_weights_are_stored_with_what_they_saw_and_fine_tuned_without_a_leak(pre
     assert RunReader().artifact(outcome.run_id, "weights/model.safetensors").exists()
     assert RunReader().leaderboard().empty
 
-    lines = []
     config = build_config(
         {"preset": "demo", "weights": "auto", "checkpoint": str(outcome.folder), "model": "clip", "data": str(shop)}
         | {"mode": "probe", "epochs": 1, "per_category": 20, "train_per_category": 12, "threads": 1, "resamples": 100}
     )
-    tuned = run_training(config, store, silent, lines.append)
+    tuned = run_training(config, store)
     tags = RunReader().tags(tuned.run_id)
     assert tags["pretraining_rule"] == RULE and tags["pretraining_catalogue"] == exposure.catalogue_fingerprint
     assert (tags["leaking"] == "true") == (float(tags["leakage_pretraining"]) > 0)

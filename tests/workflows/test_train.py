@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.messages import collected_messages
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
 from vlm_core.presets import SUITING
-from vlm_core.progress import silent
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows import train
 from vlm_core.workflows.evaluate import run_evaluation
@@ -21,12 +21,12 @@ SMALL = {
 
 @pytest.fixture
 def run(shop, stocked):
-    """Run a small training in a store of its own: the outcome, and the lines that were said."""
+    """Run a small training in a store of its own: the outcome, and the messages that were logged."""
 
     def start(**given):
-        lines = []
         config = build_config({**SMALL, "data": str(shop), **given})
-        return train.run_training(config, stocked, silent, lines.append), lines
+        with collected_messages() as lines:
+            return train.run_training(config, stocked), lines
 
     return start
 
@@ -142,8 +142,8 @@ def test_a_checkpoint_folder_is_used_and_named(run, tmp_path):
 def test_a_run_is_evaluated_on_what_it_has_not_learnt_from(run, shop, store):
     outcome, _ = run(model="baseline")
     config = build_config({"data": str(shop), "resamples": 100, "threads": 1})
-    lines = []
-    child, evaluation = run_evaluation(outcome.run_id, config, store, silent, lines.append)
+    with collected_messages() as lines:
+        child, evaluation = run_evaluation(outcome.run_id, config, store)
     learnt = np.union1d(outcome.split.train, outcome.split.validation)
     assert evaluation.n == (outcome.split.labels >= 0).sum() - len(learnt)
     assert any(f"{len(learnt)} that the model has learnt from" in line for line in lines)

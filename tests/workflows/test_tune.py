@@ -14,10 +14,10 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments import tune
+from tests.messages import collected_messages
 from tests.stores import ROOT
 from vlm_core.config import build_config
 from vlm_core.errors import Diverged, UserError
-from vlm_core.progress import silent
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows import train
 from vlm_core.workflows.tune import JOURNAL, count_states, run_search
@@ -30,11 +30,11 @@ SMALL = {
 
 @pytest.fixture
 def search(shop, stocked):
-    """Run a small search in a store of its own: the outcome, and the lines that were said."""
+    """Run a small search in a store of its own: the outcome, and the messages that were logged."""
 
     def start(**given):
-        lines = []
-        return run_search(build_config({**SMALL, "data": str(shop), **given}), stocked, silent, lines.append), lines
+        with collected_messages() as lines:
+            return run_search(build_config({**SMALL, "data": str(shop), **given}), stocked), lines
 
     return start
 
@@ -155,7 +155,7 @@ def test_two_workers_do_the_trials_together(search, store):
     assert (RunReader().runs()["status"] == "FINISHED").all()
 
 
-def test_a_killed_search_goes_on_to_all_its_trials_and_leaves_no_orphan(shop, stocked, capsys):
+def test_a_killed_search_goes_on_to_all_its_trials_and_leaves_no_orphan(shop, stocked):
     given = {**SMALL, "data": str(shop), "trials": 3}
     flags = [f"--{name}={value}" for name, value in given.items()]
     command = [sys.executable, "-m", "experiments.tune", *flags]
@@ -170,8 +170,9 @@ def test_a_killed_search_goes_on_to_all_its_trials_and_leaves_no_orphan(shop, st
         time.sleep(0.02)  # the second trial has begun
     process.send_signal(signal.SIGKILL)
     process.wait()
-    tune.main(flags)
-    assert "it is repeated" in capsys.readouterr().out
+    with collected_messages() as lines:
+        tune.main(flags)
+    assert any("it is repeated" in line for line in lines)
     study = optuna.load_study(study_name="clip-probe", storage=optuna.storages.JournalStorage(storage))
     states = count_states(study)
     assert states.pop("fail") == 1 and sum(states.values()) == 3 and not {"running", "waiting"} & states.keys()

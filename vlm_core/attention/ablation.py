@@ -16,14 +16,13 @@ from torch import Tensor
 
 from vlm_core.attention.mechanisms import Mechanism
 from vlm_core.config import Config
-from vlm_core.data import Data, Say
+from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.models.clip import Clip
 from vlm_core.models.heads import Head
 from vlm_core.models.loading import LoadedWeights
 from vlm_core.models.stages import Adapter, Captioner
-from vlm_core.progress import Progress
 from vlm_core.training.batches import PLAIN_BATCH, chunks
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.fit import Fit
@@ -77,8 +76,6 @@ class Ablation:
     data: Data
     tower: LoadedWeights
     cache: FeatureCache
-    progress: Progress
-    say: Say
 
     def run(self, mechanism: str, learning_rates: Sequence[float] = LEARNING_RATES) -> MechanismResult:
         """The result of one of DESIGNS; the same call gives the same.
@@ -119,7 +116,7 @@ class Ablation:
             self.data.split.categories,
             self.data.catalogue.pictures.canvas,
         )
-        return Fit(config, self.data, model, folder, self.cache, self.progress, self.say)
+        return Fit(config, self.data, model, folder, self.cache)
 
 
 @torch.inference_mode()

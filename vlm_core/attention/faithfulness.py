@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate, estimate
-from vlm_core.progress import Progress, silent
+from vlm_core.progress import track
 
 if TYPE_CHECKING:
     from vlm_core.attention.maps import Method
@@ -85,7 +85,6 @@ def measure_faithfulness(
     steps: int = STEPS,
     removal: Removal = "mean",
     seed: int = 0,
-    progress: Progress = silent,
 ) -> Faithfulness:
     """Curves of each method's maps and of their controls over pictures (n, H, W, 3), and what tells them apart.
 
@@ -106,7 +105,7 @@ def measure_faithfulness(
     ends = _ends(certainty, pictures.shape[:3])
     curves = {
         name: _curves(certainty, rank[:, cells], counts, ends)
-        for name, rank in progress(ranks.items(), "removing what maps point to", len(ranks))
+        for name, rank in track(ranks.items(), "removing what maps point to", len(ranks))
     }
     shares = counts / GRID**2
     areas = {name: np.asarray(np.trapezoid(curve, shares, axis=-1)) for name, curve in curves.items()}  # (2, n)

@@ -16,7 +16,6 @@ from vlm_core.config import build_config
 from vlm_core.data import load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.models.loading import load_weights
-from vlm_core.progress import silent
 from vlm_core.training.batches import PixelBatches, StoredBatches
 from vlm_core.training.checkpoint import Checkpoint
 from vlm_core.training.feature_cache import FeatureCache
@@ -32,10 +31,10 @@ def measure_growth(pictures: int, data: str, root: str, threads: int) -> dict[st
     """
     torch.set_num_threads(threads)
     config = build_config({"preset": "demo", "data": data, "model": "clip"})
-    loaded = load_data(config, Path(root), silent, lambda line: None)
+    loaded = load_data(config, Path(root))
     store = loaded.catalogue.pictures
     pictures = min(pictures, len(store))
-    weights = load_weights("clip", checkpoint="", weights="tiny", image_size=0, texts=(), seed=0, say=lambda line: None)
+    weights = load_weights("clip", checkpoint="", weights="tiny", image_size=0, texts=(), seed=0)
     description = Description("clip", loaded.split.categories, store.canvas, "head", "fused", {})
     model = VisionLanguageCategoriser(weights.hf, weights.tokenizer, description)
     rows, labels = np.arange(pictures), np.arange(len(store)) % len(loaded.split.categories)

@@ -13,7 +13,6 @@ from vlm_core.benchmark.steps import categoriser_of
 from vlm_core.config import build_config
 from vlm_core.data import load_data
 from vlm_core.models.onnx_export import export_onnx, quantise_onnx
-from vlm_core.progress import silent
 from vlm_core.workflows.export import BATCHES, ExportComparison, compare
 
 PICTURES = 64  # whose answers are compared
@@ -23,7 +22,7 @@ def measure_answers(family: str, image_size: int, data: str, root: str, threads:
     """Of each form: seconds a picture alone and among 32, megabytes, and how far from PyTorch its answers are."""
     torch.set_num_threads(threads)
     config = build_config({"data": data, "model": family, "per_category": 40, "train_per_category": 40})
-    loaded = load_data(config, Path(root), silent, lambda line: None)
+    loaded = load_data(config, Path(root))
     pictures = loaded.catalogue.pictures.take(loaded.split.test[:PICTURES])
     model = categoriser_of(family, *full_size(family, image_size), loaded)
     with tempfile.TemporaryDirectory() as folder:

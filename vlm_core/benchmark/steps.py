@@ -22,7 +22,6 @@ from vlm_core.benchmark.profiling import count_flops, timed
 from vlm_core.config import Config, build_config
 from vlm_core.data import Data, load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
-from vlm_core.progress import silent
 from vlm_core.training.batches import Batches
 from vlm_core.training.checkpoint import Checkpoint
 from vlm_core.training.feature_cache import FeatureCache
@@ -80,7 +79,7 @@ def _begin(kind: str, family: str, data: str, root: str) -> tuple[Config, Data]:
             "batch_size": BATCH, "views": 1, "cache_gib": 20, "patience": 1, **OURS.get(kind, {}),
         }
     )  # fmt: skip
-    return config, load_data(config, Path(root), silent, lambda line: None)
+    return config, load_data(config, Path(root))
 
 
 def _baseline(kind: str, family: str, image_size: int, data: Data, steps: int) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def measure_beside(family: str, image_size: int, data: str, root: str, threads: 
     model = categoriser_of(family, *full_size(family, image_size), loaded)
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(Path(folder), 0, config.cache_precision)
-        fit = Fit(config, loaded, model, Path(folder), cache, silent, lambda line: None, lambda figures: None)
+        fit = Fit(config, loaded, model, Path(folder), cache, lambda figures: None)
         ours = _our_steps(config, model, 0, fit.pixels(), loaded)
         pairs = list(itertools.islice(zip(itertools.islice(naive, WARM_UP, None), ours, strict=False), steps))
     theirs, own = zip(*pairs, strict=True)
@@ -157,7 +156,7 @@ def _ours(config: Config, family: str, image_size: int, data: Data, steps: int) 
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(Path(folder) / "cache", int(config.cache_gib * 2**30), config.cache_precision)
         noted = dict[str, float]()
-        fit = Fit(config, data, model, Path(folder), cache, silent, lambda line: None, noted.update)
+        fit = Fit(config, data, model, Path(folder), cache, noted.update)
         batches = fit.stored(fit.pixels(), cut, config.views)
         prefix = _prefix(fit, cut, np.unique(data.split.train)) | noted if batches.start else None
         if config.mode == "lora":
@@ -209,7 +208,7 @@ def measure_input(image_size: int, data: str, root: str, threads: int) -> dict[s
     """Seconds a picture of decoding and augmentation, theirs and ours."""
     torch.set_num_threads(threads)
     config = build_config({"preset": "cpu", "data": data, "per_category": 12, "train_per_category": 40})
-    loaded = load_data(config, Path(root), silent, lambda line: None)
+    loaded = load_data(config, Path(root))
     from vlm_core.training.batches import PixelBatches
 
     rows = np.unique(loaded.split.train)[:32]

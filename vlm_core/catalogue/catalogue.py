@@ -24,7 +24,7 @@ from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, TableRow
 from vlm_core.catalogue.sources import Source, open_source
 from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import PictureStore, UnreadablePicture, decode_picture, fit_picture
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 
 SCHEMA: Final = 3  # of the prepared folder: part of its name, so that an older one is never read
 LONGEST_SIDE: Final = 256  # pixels of a stored picture
@@ -49,12 +49,12 @@ class Catalogue:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def prepare_catalogue(data: str, columns: Columns, root: Path, progress: Progress) -> Catalogue:
+def prepare_catalogue(data: str, columns: Columns, root: Path) -> Catalogue:
     """The catalogue that `data` names, decoded once and kept under `root/data/processed` for the next time.
 
     Raises UserError when there is nothing to read, a column is missing, or no product is usable.
     """
-    source = open_source(data, root, progress)
+    source = open_source(data, root)
     _check_columns(source, columns)
     rows, report = _read(source, columns)
     contents = source.key(_picture_path(row, columns) for row in rows)
@@ -62,7 +62,7 @@ def prepare_catalogue(data: str, columns: Columns, root: Path, progress: Progres
     name = re.sub(r"[^\w.-]", "_", Path(source.name).stem) or "catalogue"
     folder = root / "data" / "processed" / f"{name}-{key}"
     if not (folder / "reading.json").exists():
-        _prepare(source, columns, rows, report, folder, progress)
+        _prepare(source, columns, rows, report, folder)
     return _load(source.name, folder)
 
 
@@ -96,14 +96,12 @@ def _check_columns(source: Source, columns: Columns) -> None:
             raise UserError(f"{setting}={column} is no column of {source.name}, which has: {', '.join(header)}.")
 
 
-def _prepare(
-    source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path, progress: Progress
-) -> None:
+def _prepare(source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path) -> None:
     """Read and decode everything into a temporary folder that takes its name when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(source, columns, rows, report, temporary, progress)
+        _write(source, columns, rows, report, temporary)
         os.replace(temporary, folder)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -114,15 +112,13 @@ def _prepare(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(
-    source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path, progress: Progress
-) -> None:
+def _write(source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path) -> None:
     canvas = _canvas(source, rows, columns)
     unreadable: list[Refusal] = []
     kept: list[dict[str, str]] = []
     with (folder / "pictures.npy").open("wb") as file:  # written, not mapped: a full disk is an error, not a SIGBUS
         _write_header(file, (len(rows), *canvas, 3))
-        for row, decoded in progress(_decode(source, rows, columns, canvas), "reading pictures", len(rows)):
+        for row, decoded in track(_decode(source, rows, columns, canvas), "reading pictures", len(rows)):
             if isinstance(decoded, str):
                 unreadable.append(Refusal(row.line, f"{_picture_path(row, columns)}: {decoded}"))
                 continue

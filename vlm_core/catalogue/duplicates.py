@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import PictureStore
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 
 Rows = NDArray[np.int64]
 Planes = NDArray[np.uint8]  # (n, 4, SIDE, SIDE): red, green, blue, and 1 where there is content
@@ -58,7 +58,7 @@ class LabelConflict:
     categories: tuple[str, ...]  # sorted, without repeats
 
 
-def near_duplicate_groups(products: pd.DataFrame, pictures: PictureStore, progress: Progress) -> Rows:
+def near_duplicate_groups(products: pd.DataFrame, pictures: PictureStore) -> Rows:
     """Group number (n,) of every product, counted from 0 in order of appearance; same picture, same group.
 
     Transitive: two members may be linked through others. Groups are kept beside the pictures for the next call.
@@ -70,7 +70,7 @@ def near_duplicate_groups(products: pd.DataFrame, pictures: PictureStore, progre
             return groups
     digests = products["picture_digest"].to_numpy(str)
     _, originals, copies = np.unique(digests, return_index=True, return_inverse=True)
-    groups = pd.factorize(_link(pictures, originals, progress)[copies])[0].astype(np.int64)
+    groups = pd.factorize(_link(pictures, originals)[copies])[0].astype(np.int64)
     with contextlib.suppress(OSError):  # where nothing can be written, the next call looks again
         write_atomically(kept, lambda file: np.save(file, groups))
     return groups
@@ -137,17 +137,17 @@ def _background(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(border[len(border) // 2], dtype=np.float32)
 
 
-def _link(pictures: PictureStore, rows: Rows, progress: Progress) -> Rows:
+def _link(pictures: PictureStore, rows: Rows) -> Rows:
     """A group number (m,) for each of the rows (m,), whose pictures all differ in their bytes."""
     groups = np.arange(len(rows), dtype=np.int64)
     with tempfile.TemporaryFile() as file:
         try:
-            hashes = _write_frames(pictures, rows, file, progress)
+            hashes = _write_frames(pictures, rows, file)
         except OSError as error:
             raise UserError(f"{tempfile.gettempdir()} cannot hold the pictures' frames ({error.strerror}).") from None
         comparison = _Comparison(np.memmap(file, dtype=np.uint8, mode="r", shape=(len(rows), 4, SIDE, SIDE)))
         blocks = range(0, len(rows), ROWS_A_BLOCK)
-        for start in progress(blocks, "comparing pictures", len(blocks)):
+        for start in track(blocks, "comparing pictures", len(blocks)):
             for first, second in _candidates(hashes, start):
                 for batch in range(0, len(first), PAIRS_A_BATCH):
                     i, j = first[batch : batch + PAIRS_A_BATCH], second[batch : batch + PAIRS_A_BATCH]
@@ -158,13 +158,13 @@ def _link(pictures: PictureStore, rows: Rows, progress: Progress) -> Rows:
     return groups
 
 
-def _write_frames(pictures: PictureStore, rows: Rows, file: BinaryIO, progress: Progress) -> NDArray[np.float32]:
+def _write_frames(pictures: PictureStore, rows: Rows, file: BinaryIO) -> NDArray[np.float32]:
     """Hashes (m, 64) of ±1; the frames themselves go to the file, so that memory does not grow with them."""
     import imagehash
     from PIL import Image
 
     hashes = np.empty((len(rows), 64), dtype=np.float32)
-    for index, row in enumerate(progress(rows.tolist(), "framing pictures", len(rows))):
+    for index, row in enumerate(track(rows.tolist(), "framing pictures", len(rows))):
         frame = frame_picture(pictures.take(np.array([row]))[0])
         hashes[index] = np.where(imagehash.phash(Image.fromarray(frame), hash_size=8).hash.ravel(), 1, -1)
         away = np.abs(frame - _background(frame)).transpose(2, 0, 1).max(axis=0)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vlm_core.errors import UserError
-from vlm_core.progress import Progress, show
+from vlm_core.progress import track
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -41,7 +41,7 @@ CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 20.0
 
 
-def fetch_kaggle(root: Path, progress: Progress = show) -> Path:
+def fetch_kaggle(root: Path) -> Path:
     """The folder `root/data/raw/myntra_fashion_products`, filled from Kaggle unless it is there already.
 
     What kagglehub keeps in its cache is used, and linked rather than copied where the disk allows. Raises UserError.
@@ -49,11 +49,11 @@ def fetch_kaggle(root: Path, progress: Progress = show) -> Path:
     target = root / RAW / "myntra_fashion_products"
     with _building(target, "Kaggle") as folder:
         if folder:
-            _link_products(_download_from_kaggle(), folder, progress)
+            _link_products(_download_from_kaggle(), folder)
     return target
 
 
-def fetch_hf(root: Path, progress: Progress = show) -> Path:
+def fetch_hf(root: Path) -> Path:
     """The folder `root/data/raw/myntra_fashion_products_hf`, filled from the hub unless it is there already.
 
     Raises UserError.
@@ -61,7 +61,7 @@ def fetch_hf(root: Path, progress: Progress = show) -> Path:
     target = root / RAW / "myntra_fashion_products_hf"
     with _building(target, "the Hugging Face hub") as folder:
         if folder:
-            _write_products(_download_shards(folder.parent), folder, progress)
+            _write_products(_download_shards(folder.parent), folder)
     return target
 
 
@@ -224,11 +224,11 @@ def _impatient_requests() -> Iterator[None]:
         adapter.send = send
 
 
-def _link_products(source: Path, folder: Path, progress: Progress) -> None:
+def _link_products(source: Path, folder: Path) -> None:
     """Give `folder` the table and the pictures of `source`, the pictures as hard links where the disk allows."""
     pictures = sorted(entry.name for entry in os.scandir(source / PICTURES))
     (folder / PICTURES).mkdir()
-    for name in progress(pictures, "Linking pictures", len(pictures)):
+    for name in track(pictures, "Linking pictures", len(pictures)):
         try:
             os.link(source / PICTURES / name, folder / PICTURES / name)
         except OSError:
@@ -285,7 +285,7 @@ def _download_shard(shard: RepoSibling, commit: str, workshop: Path) -> Path:
     return part.replace(whole)
 
 
-def _write_products(shards: Sequence[Path], folder: Path, progress: Progress) -> None:
+def _write_products(shards: Sequence[Path], folder: Path) -> None:
     """Write the shards' rows into `folder` in Kaggle's layout, a batch in memory at a time, pictures byte for byte."""
     import pyarrow.parquet
     from datasets import IterableDataset
@@ -303,7 +303,7 @@ def _write_products(shards: Sequence[Path], folder: Path, progress: Progress) ->
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
-        for row in progress(rows, "Writing products", count):
+        for row in track(rows, "Writing products", count):
             table.writerow([_cell(row[column]) for column in COLUMNS])
             if row["image"] and row["image"]["bytes"]:
                 (folder / PICTURES / f"{int(row['id'])}.jpg").write_bytes(row["image"]["bytes"])

@@ -29,7 +29,7 @@ from vlm_core.catalogue.assortment import (
 from vlm_core.catalogue.drawing.camera import photograph
 from vlm_core.catalogue.drawing.pen import Colour, DrawingStyle, Pen
 from vlm_core.errors import UserError
-from vlm_core.progress import Progress, silent
+from vlm_core.progress import track
 
 HEADER: Final = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
 STAMP: Final = "sample.json"  # what the folder was drawn from, so that another drawing is noticed
@@ -88,7 +88,7 @@ def count_warts(products: int) -> Warts:
     )
 
 
-def draw_sample(folder: Path, products: int = 1600, seed: int = 7, progress: Progress = silent) -> Path:
+def draw_sample(folder: Path, products: int = 1600, seed: int = 7) -> Path:
     """The folder, in which a sample catalogue lies afterwards: `styles.csv` and `images/<id>.jpg` of 60x80 px.
 
     The same arguments give the same bytes (on the same versions of Pillow and numpy). A complete catalogue of the same
@@ -105,7 +105,7 @@ def draw_sample(folder: Path, products: int = 1600, seed: int = 7, progress: Pro
         raise UserError(f"{folder} holds something else than a sample catalogue: remove it or choose another folder.")
     fresh = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     try:
-        _write(fresh, plan_rows(products, seed), seed, progress)
+        _write(fresh, plan_rows(products, seed), seed)
         (fresh / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
         _move(fresh, folder, stamp)
     finally:
@@ -135,11 +135,11 @@ def _move(fresh: Path, folder: Path, stamp: dict[str, int]) -> None:
             raise
 
 
-def _write(folder: Path, rows: list[SampleRow], seed: int, progress: Progress) -> None:
+def _write(folder: Path, rows: list[SampleRow], seed: int) -> None:
     (folder / "images").mkdir(parents=True)
     pictures: dict[int, bytes] = {}
     copied = {row.picture_of for row in rows if row.picture_of != row.id}
-    for row in progress(sorted(rows, key=lambda row: row.picture_of != row.id), "drawing the sample", len(rows)):
+    for row in track(sorted(rows, key=lambda row: row.picture_of != row.id), "drawing the sample", len(rows)):
         data = pictures.get(row.picture_of) or draw_picture(row, seed)
         if row.id in copied:
             pictures[row.id] = data

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from vlm_core.errors import UserError
-from vlm_core.progress import Progress
 
 TABLE: Final = "styles.csv"
 REAL: Final = Path("data/raw/myntra_fashion_products")
@@ -39,18 +38,18 @@ class Source(Protocol):
         """Sixteen hex digits that change with the table or with the pictures of these paths, which are not read."""
 
 
-def open_source(data: str, root: Path, progress: Progress) -> Source:
+def open_source(data: str, root: Path) -> Source:
     """The source that `data` names, fetched or drawn first where it has to be. Raises UserError when there is none."""
     if data == "auto":
         data = str(root / REAL) if (root / REAL / TABLE).exists() else "sample"
     if data == "sample":
         from vlm_core.catalogue.sample import draw_sample
 
-        return FolderSource("sample", draw_sample(root / SAMPLE, progress=progress), TABLE)
+        return FolderSource("sample", draw_sample(root / SAMPLE), TABLE)
     if data in ("kaggle", "hf"):
         from vlm_core.catalogue.fetching import fetch_hf, fetch_kaggle
 
-        return _open_folder((fetch_kaggle if data == "kaggle" else fetch_hf)(root, progress))
+        return _open_folder((fetch_kaggle if data == "kaggle" else fetch_hf)(root))
     path = Path(data).expanduser()
     if path.is_dir():
         return _open_folder(path)

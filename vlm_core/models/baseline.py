@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 
 SCHEMA: Final = 1
 PENALTIES: Final = (1e-3, 1e-2, 1e-1)  # scikit-learn's C; below them the score falls, above them it no longer rises
@@ -165,7 +165,6 @@ def fit_baseline(
     categories: tuple[str, ...],
     canvas: tuple[int, int],
     seed: int,
-    progress: Progress,
 ) -> Baseline:
     """A baseline fitted on the training rows, with the penalty that has the best macro-F1 on the validation rows.
 
@@ -182,16 +181,16 @@ def fit_baseline(
     rows, repeats = rows[chosen], repeats[chosen]
     measure = Features()
     training = np.empty((len(rows), measure.count), np.float32)
-    for start, part in _measured(pictures, rows, measure, "measuring training pictures", progress):
+    for start, part in _measured(pictures, rows, measure, "measuring training pictures"):
         training[start : start + len(part)] = part
     mean, scale = training.mean(axis=0), np.maximum(training.std(axis=0), _LEAST_SCALE)
     training -= mean
     training /= scale
     fitted = []
-    for penalty in progress(PENALTIES, "fitting the baseline", len(PENALTIES)):
+    for penalty in track(PENALTIES, "fitting the baseline", len(PENALTIES)):
         weights, bias = _fit(training, labels[rows], repeats, penalty)
         fitted.append(Baseline(tuple(categories), canvas, measure, weights, bias, mean, scale, penalty))
-    return _best(fitted, pictures, labels, validation_rows, progress)
+    return _best(fitted, pictures, labels, validation_rows)
 
 
 def _draw(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
@@ -202,11 +201,11 @@ def _draw(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int6
 
 
 def _measured(
-    pictures: PictureSource, rows: NDArray[np.int64], features: Features, label: str, progress: Progress
+    pictures: PictureSource, rows: NDArray[np.int64], features: Features, label: str
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Where each part of the rows begins, and its features (B, D)."""
     starts = range(0, len(rows), _PICTURES_A_PART)
-    for start in progress(starts, label, len(starts)):
+    for start in track(starts, label, len(starts)):
         yield start, features.of(pictures.take(rows[start : start + _PICTURES_A_PART]))
 
 
@@ -234,13 +233,12 @@ def _best(
     pictures: PictureSource,
     labels: NDArray[np.int64],
     rows: NDArray[np.int64],
-    progress: Progress,
 ) -> Baseline:
     """The baseline with the highest macro-F1 on rows (n,); the most strongly penalised of equals."""
     from vlm_core.evaluation.summary import macro_f1
 
     predicted = np.empty((len(fitted), len(rows)), np.int64)
-    for start, part in _measured(pictures, rows, fitted[0].features, "measuring validation pictures", progress):
+    for start, part in _measured(pictures, rows, fitted[0].features, "measuring validation pictures"):
         for answers, model in zip(predicted, fitted, strict=True):
             answers[start : start + len(part)] = model.scores(part).argmax(axis=1)
     scores = [macro_f1(labels[rows], answers) for answers in predicted]

@@ -21,7 +21,7 @@ from vlm_core.models.heads import SentenceHead, write_texts
 from vlm_core.models.stages import Captioner
 from vlm_core.pixels.picture_store import fit_pictures
 from vlm_core.pixels.views import plain_view
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 
 FREE_TEXT: Final = "free text"
 LIKELIHOOD: Final = "likelihood"
@@ -39,9 +39,7 @@ class DecodedCategories:
 
 
 @torch.inference_mode()
-def decode_categories(
-    model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], progress: Progress
-) -> DecodedCategories:
+def decode_categories(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8]) -> DecodedCategories:
     """The answers of every rule for pictures (n, H, W, 3), n > 0.
 
     - free text: greedy, and the category that it comes closest to (`evaluation.texts.closest_category`);
@@ -61,7 +59,7 @@ def decode_categories(
     texts: list[str] = []
     found: list[dict[str, NDArray[np.int64]]] = []
     starts = range(0, len(pictures), _PICTURES_A_BATCH)
-    for start in progress(starts, "deciding", len(starts)):
+    for start in track(starts, "deciding", len(starts)):
         batch = fit_pictures(pictures[start : start + _PICTURES_A_BATCH], model.canvas)
         (tokens,) = model.run((plain_view(batch, model.image_size),))
         written = write_texts(model.answer.captioner, tokens)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from vlm_core.models.checkpoints import FoundCheckpoint, find_checkpoint, load_p
 from vlm_core.models.positions import resize_input
 from vlm_core.models.shipped import read_exposure, shipped_weights
 from vlm_core.models.tiny import build_tiny
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,6 @@ def load_weights(
     image_size: int,
     texts: Iterable[str],
     seed: int,
-    say: Callable[[str], None],
 ) -> LoadedWeights:
     """The weights that the settings ask for; `image_size` 0 means the model's own.
 
@@ -69,7 +71,7 @@ def load_weights(
         hf, tokenizer = build_tiny(family, texts)
         resize_input(hf, image_size or hf.config.vision_config.image_size)
         return LoadedWeights(hf, tokenizer, "tiny-random", pretrained=False, exposure=None)
-    found = None if weights == "tiny" else _find(checkpoint or SIZES[model].checkpoint, weights, say)
+    found = None if weights == "tiny" else _find(checkpoint or SIZES[model].checkpoint, weights)
     source = f"{found.source}:{found.name}" if found else f"shipped:{family}"
     own_size = not found or bool(checkpoint)
     found = found or shipped_weights(family)
@@ -80,17 +82,19 @@ def load_weights(
     wanted = image_size or (own if own_size else SIZES[model].image_size)
     resize_input(hf, wanted)
     if wanted != own:
-        say(f"{found.name} sees {wanted} pixels a side instead of its {own}: its position embeddings are interpolated.")
+        logger.info(
+            f"{found.name} sees {wanted} pixels a side instead of its {own}: its position embeddings are interpolated."
+        )
     return LoadedWeights(hf, tokenizer, source, pretrained=True, exposure=read_exposure(found))
 
 
-def _find(name: str, weights: str, say: Callable[[str], None]) -> FoundCheckpoint | None:
+def _find(name: str, weights: str) -> FoundCheckpoint | None:
     """The checkpoint; None when `auto` may go on without it."""
     found = find_checkpoint(name)
     if isinstance(found, FoundCheckpoint):
         return found
     if weights == "pretrained":
         raise UserError(found.sentence())
-    say(f"WARNING: {found.name} cannot be had: {found.reason}.")
-    say("WARNING: the tiny pretrained weights that come with this are taken: they stand in for the checkpoint.")
+    logger.warning(f"{found.name} cannot be had: {found.reason}.")
+    logger.warning("the tiny pretrained weights that come with this are taken: they stand in for the checkpoint.")
     return None

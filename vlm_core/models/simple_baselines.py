@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.models.baseline import PictureSource
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import VisionLanguageCategoriser
@@ -108,7 +108,7 @@ SIMPLE_BASELINES: Final[dict[str, Callable[[Labelled, Labelled, int], Fitted]]] 
 
 
 def frozen_features(
-    model: VisionLanguageCategoriser, pictures: PictureSource, rows: NDArray[np.int64], progress: Progress
+    model: VisionLanguageCategoriser, pictures: PictureSource, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """The family's fused state (n, D) of catalogue rows (n,), as it stands before a head; few pictures at a time.
 
@@ -125,7 +125,7 @@ def frozen_features(
     model.hf.eval()
     starts = range(0, len(rows), _PICTURES_A_BATCH)
     with torch.inference_mode():
-        for start in progress(starts, "reading frozen features", len(starts)):
+        for start in track(starts, "reading frozen features", len(starts)):
             taken = fit_pictures(pictures.take(rows[start : start + _PICTURES_A_BATCH]), model.canvas)
             pixels = plain_view(taken, model.image_size).to(model.device)
             features[start : start + len(taken)] = run_stages(stages, (pixels,))[0].cpu().numpy()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from vlm_core.config import FINE_TUNING, Config
 from vlm_core.data import columns_of, load_data
-from vlm_core.progress import silent
+from vlm_core.progress import quiet
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def carry_out(todo: Todo, plan: StudyPlan, root: Path, parent: str) -> Done:
     """How the cell ended, in a run below `parent`; a failure is told, not raised."""
     started = time.monotonic()
     try:
-        run_id, failure = _run(todo, plan, root, parent), ""
+        with quiet():
+            run_id, failure = _run(todo, plan, root, parent), ""
     except Exception as error:  # whatever a cell fails with, the others go on
         run_id, failure = "", f"{type(error).__name__}: {error}"
     return Done(todo.cell.key, run_id, failure, time.monotonic() - started)
@@ -68,19 +69,19 @@ def _train(todo: Todo, config: Config, data: Data, root: Path, parent: str) -> s
     from vlm_core.workflows.train import run_training
 
     config = config.model_copy(update={"resume": todo.begun})
-    return run_training(config, root, silent, _quiet, data=data, parent=parent, enter=False).run_id
+    return run_training(config, root, data=data, parent=parent, enter=False).run_id
 
 
 def _load(config: Config, root: Path) -> Data:
     """What `load_data` gives, of a catalogue that is read once a process: all cells share it."""
-    return load_data(config, root, silent, _quiet, _catalogue(config.data, columns_of(config), root))
+    return load_data(config, root, _catalogue(config.data, columns_of(config), root))
 
 
 @lru_cache(maxsize=1)
 def _catalogue(source: str, columns: Columns, root: Path) -> Catalogue:
     from vlm_core.catalogue.catalogue import prepare_catalogue
 
-    return prepare_catalogue(source, columns, root, silent)
+    return prepare_catalogue(source, columns, root)
 
 
 def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
@@ -96,13 +97,13 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
     set_threads(config.threads)
     data = _load(config, root)
     tower = load_encoder(config)
-    data = data.exposed(tower.exposure, _quiet)
+    data = data.exposed(tower.exposure)
     cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     with RunWriter(config.experiment, cell.key, parent=parent, folder=root) as run:
         run.params(config.to_params(FINE_TUNING))
         run.dataset(data.catalogue, data.split)
         run.tags({tags.KIND: "ablation", "mechanism": cell.mode, "weights_source": tower.source})
-        result = Ablation(config, data, tower, cache, silent, _quiet).run(cell.mode)
+        result = Ablation(config, data, tower, cache).run(cell.mode)
         run.evaluation(evaluate_predictions(config, data.catalogue, result.test, data.split.test, data.split.prior))
         run.predictions(result.validation, "validation")
         run.tags({"weights_trained": str(result.weights), "chosen_learning_rate": str(result.learning_rate)})
@@ -114,16 +115,12 @@ def load_encoder(config: Config) -> LoadedWeights:
     """The weights whose frozen vision tower mechanisms and the label audit share. Raises UserError."""
     from vlm_core.models.loading import load_weights
 
-    return load_weights(
-        ENCODER,
-        checkpoint=config.checkpoint,
-        weights=config.weights,
-        image_size=config.image_size,
-        texts=(),
-        seed=config.seed,
-        say=_quiet,
-    )
-
-
-def _quiet(line: str) -> None:
-    """Nothing: the study tells how its cells end."""
+    with quiet():
+        return load_weights(
+            ENCODER,
+            checkpoint=config.checkpoint,
+            weights=config.weights,
+            image_size=config.image_size,
+            texts=(),
+            seed=config.seed,
+        )

@@ -18,7 +18,6 @@ from vlm_core.config import Config
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
-from vlm_core.progress import Progress, silent
 from vlm_core.study.results import plain
 
 FOLDER: Final = "study"  # of a run's artifacts
@@ -34,7 +33,6 @@ class Trained:
     data: Data
     model: Categoriser
     folder: Path  # where measurements are written
-    progress: Progress
 
     @cached_property
     def test(self) -> NDArray[np.int64]:
@@ -58,7 +56,7 @@ class Trained:
         write_atomically(self.folder / f"{name}.json", lambda file: file.write(text.encode()))
 
 
-def measure(names: tuple[str, ...], run_id: str, config: Config, data: Data, progress: Progress = silent) -> None:
+def measure(names: tuple[str, ...], run_id: str, config: Config, data: Data) -> None:
     """Nothing; what was measured on the run's model is among its artifacts, and its tag names it.
 
     Raises UserError when the run has no model, or the store does not take the files.
@@ -70,7 +68,7 @@ def measure(names: tuple[str, ...], run_id: str, config: Config, data: Data, pro
 
     model = load_categoriser(resolve(run_id))
     with tempfile.TemporaryDirectory() as temporary:
-        trained = Trained(config, data, model, Path(temporary), progress)
+        trained = Trained(config, data, model, Path(temporary))
         for name in names:
             MEASUREMENTS[name](trained)
         add_files(run_id, trained.folder, FOLDER, {tags.STUDY_PARTS: ",".join(names)})
@@ -100,7 +98,7 @@ def _robustness(trained: Trained) -> None:
 
     pictures, labels = trained.pictures(trained.test), trained.data.split.labels[trained.test]
     categories, seed = trained.data.split.categories, trained.config.seed
-    result = measure_robustness(trained.model, pictures, labels, categories, seed=seed, progress=trained.progress)
+    result = measure_robustness(trained.model, pictures, labels, categories, seed=seed)
     trained.keep("robustness", result)
 
 
@@ -123,7 +121,7 @@ def _rules(trained: Trained) -> None:
     from vlm_core.models.decoding import decode_categories
 
     assert isinstance(trained.model, VisionLanguageCategoriser)
-    answers = decode_categories(trained.model, trained.pictures(trained.test), trained.progress).answers
+    answers = decode_categories(trained.model, trained.pictures(trained.test)).answers
     labels = trained.data.split.labels[trained.test]
     trained.keep("rules", {name: asdict(score_rule(labels, given)) for name, given in answers.items()})
 
@@ -136,7 +134,7 @@ def _simple(trained: Trained) -> None:
     assert isinstance(model, VisionLanguageCategoriser)
 
     def features(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return frozen_features(model, pictures, rows, trained.progress)
+        return frozen_features(model, pictures, rows)
 
     training, validation = (
         Labelled(features(rows), split.labels[rows]) for rows in (np.unique(split.train), split.validation)

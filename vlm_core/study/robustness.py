@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vlm_core.evaluation.summary import macro_f1
 from vlm_core.pixels.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from vlm_core.pixels.picture_store import fit_pictures
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
@@ -52,7 +52,6 @@ def measure_robustness(
     categories: tuple[str, ...],
     *,
     seed: int,
-    progress: Progress,
 ) -> Robustness:
     """The model's scores on pictures (n, H, W, 3) of true categories (n,), clean and under every corruption.
 
@@ -69,7 +68,7 @@ def measure_robustness(
     accuracy, clean = _scores(model, pictures, labels)
     kinds = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
     scores = []
-    for name, severity in progress(kinds, "spoiling pictures", len(kinds)):
+    for name, severity in track(kinds, "spoiling pictures", len(kinds)):
         spoilt = corrupt(pictures, name, severity, seed=seed, rows=np.arange(len(pictures)))
         right, f1 = _scores(model, spoilt, labels)
         strength = float(CORRUPTIONS[name].strengths[severity - 1])

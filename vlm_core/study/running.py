@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vlm_core.config import STUDY, Config
-from vlm_core.data import Say, load_data
+from vlm_core.data import load_data
 from vlm_core.errors import UserError
-from vlm_core.progress import Progress
 from vlm_core.study.cells import Done, Todo, carry_out
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_core.study.results import Results
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS: Final = 1.0  # of a worker, for the process that leads it
 # Settings that may change when a study is gone on with.
@@ -43,7 +45,7 @@ class StudyOutcome:
     results: Results
 
 
-def run_study(config: Config, root: Path, progress: Progress, say: Say) -> StudyOutcome:
+def run_study(config: Config, root: Path) -> StudyOutcome:
     """Carry out what is not done yet of the study of that name, and write its report among the artifacts of its run.
 
     A cell that fails is reported, and the others go on; the run then ends as FAILED, so that the same command repeats
@@ -55,25 +57,25 @@ def run_study(config: Config, root: Path, progress: Progress, say: Say) -> Study
 
     plan = plan_study(config, tuple(DESIGNS))
     name = config.study or config.preset
-    data = load_data(plan.settings(plan.cells[0]), root, progress, say)
+    data = load_data(plan.settings(plan.cells[0]), root)
     resume = _unfinished(name, config)
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})
         run.params(config.to_params(STUDY))
         run.end_dead_children()
         todo = find_todo(plan, RunReader().children(run.run_id))
-        say(f"Study {name}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} of them done before.")
+        logger.info(f"Study {name}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} of them done before.")
         failed, left = dict[str, str](), {each.cell.key for each in todo}
         for number, done in enumerate(_carry_out(todo, plan, config, root, run.run_id), start=1):
             ended = f"FAILED: {done.failure}" if done.failure else f"run {done.run_id}"
-            say(f"[{number}/{len(todo)}] {done.key}: {ended} ({done.seconds:.0f} s).")
+            logger.info(f"[{number}/{len(todo)}] {done.key}: {ended} ({done.seconds:.0f} s).")
             if done.failure:
                 failed[done.key] = done.failure
             left.discard(done.key)
             if left and not any(Cell.of(key).seed == Cell.of(done.key).seed for key in left):
                 # the dashboard shows it while the other seeds run
                 write_results(run, collect(run.run_id, name, plan, config, data, failed, whole=False))
-        say("Collecting the results ...")
+        logger.info("Collecting the results ...")
         results = collect(run.run_id, name, plan, config, data, failed)
         write_report(run, results, data)
         if failed:

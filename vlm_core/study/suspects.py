@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from vlm_core.config import Config
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.progress import silent
 from vlm_core.study.cells import ENCODER, load_encoder
 from vlm_core.study.results import LabelRow, Suspect
 
@@ -55,4 +54,4 @@ def _features(rows: NDArray[np.int64], data: Data, config: Config) -> NDArray[np
     pictures = data.catalogue.pictures
     description = Description(ENCODER, data.split.categories, pictures.canvas, "head", "fused", {})
     model = VisionLanguageCategoriser(tower.hf, tower.tokenizer, description)
-    return frozen_features(model, pictures, rows, silent)
+    return frozen_features(model, pictures, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_core.config import Config
-from vlm_core.data import Data, Say
+from vlm_core.data import Data
 from vlm_core.presets import HEAD
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.summary import Summary
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from vlm_core.training.feature_cache import CacheEntry, FeatureCache, StoredStates
     from vlm_core.training.loop import EpochReport
 
-    Track = Callable[[EpochReport[Summary]], None]
+    OnEpoch = Callable[[EpochReport[Summary]], None]
+
+logger = logging.getLogger(__name__)
 
 GIB = 2**30
 PICTURES_COMPARED = 8  # whose states tell how far int8 is from single precision; no more than a batch of `view`
@@ -39,14 +42,12 @@ class Fit:
     model: VisionLanguageCategoriser
     folder: Path
     cache: FeatureCache
-    progress: Progress
-    say: Say
     log: Callable[[Mapping[str, float]], None] = lambda figures: None
 
-    def run(self, begin: Callable[[int], None], track: Track) -> Position:
+    def run(self, on_start: Callable[[int], None], on_epoch: OnEpoch) -> Position:
         """Train as the mode says; the model then holds its best epoch's weights, whose position comes back.
 
-        `begin` is told how many weights learn. `lp-ft` (Kumar et al. 2022, arXiv 2202.10054) trains the head to its
+        `on_start` is told how many weights learn. `lp-ft` (Kumar et al. 2022, arXiv 2202.10054) trains the head to its
         end before anything else may move: a random head's gradients would pull pretrained features apart.
         """
         from vlm_core.training.checkpoint import Checkpoint
@@ -55,10 +56,10 @@ class Fit:
         cut = model.cut(config.mode, config.blocks)
         batches = self.stored(self.pixels(), cut, config.views)
         merge = model.add_adapters(cut, config.lora_rank) if config.mode == "lora" else None
-        begin(sum(weight.numel() for weight in model.learn_from(cut).values()))
+        on_start(sum(weight.numel() for weight in model.learn_from(cut).values()))
         if config.mode == "lp-ft":
             self._learn_head(batches)
-        best = self._learn(config, cut, batches, Checkpoint(self.folder), track)
+        best = self._learn(config, cut, batches, Checkpoint(self.folder), on_epoch)
         if merge:
             merge()
         return best
@@ -66,7 +67,9 @@ class Fit:
     def _learn_head(self, batches: Batches) -> None:
         from vlm_core.training.checkpoint import Checkpoint
 
-        self.say("First the head, on frozen features: " + ", ".join(f"{name}={value}" for name, value in HEAD.items()))
+        logger.info(
+            "First the head, on frozen features: " + ", ".join(f"{name}={value}" for name, value in HEAD.items())
+        )
         head, end = self.config.model_copy(update=HEAD), len(self.model.stages)
         features = self.stored(batches, end, self.config.views if batches.start else 0)
         self._learn(head, end, features, Checkpoint(self.folder / "head"), lambda report: None)
@@ -86,7 +89,7 @@ class Fit:
             config.augmentation,
         )
 
-    def _learn(self, config: Config, cut: int, batches: Batches, checkpoint: Checkpoint, track: Track) -> Position:
+    def _learn(self, config: Config, cut: int, batches: Batches, checkpoint: Checkpoint, on_epoch: OnEpoch) -> Position:
         """Train everything from the cut on."""
         from vlm_core.training.finetuning_task import FineTuning
         from vlm_core.training.loop import EpochReport, TrainingArguments, show_steps, train
@@ -94,9 +97,9 @@ class Fit:
         batches = batches.sized(config.batch_size)
         plan = TrainingArguments(**{field.name: getattr(config, field.name) for field in fields(TrainingArguments)})
         reports = train(FineTuning(self.model, cut, batches, self.data.split.validation), plan, checkpoint)
-        for report in show_steps(reports, batches.steps, plan.epochs, checkpoint.position().epoch, self.progress):
+        for report in show_steps(reports, batches.steps, plan.epochs, checkpoint.position().epoch):
             if isinstance(report, EpochReport):
-                track(report)
+                on_epoch(report)
         return checkpoint.load_best(self.model.learn_from(cut))
 
     def stored(self, source: Batches, cut: int, views: int) -> Batches:
@@ -105,7 +108,7 @@ class Fit:
 
         if cut == source.start:
             if not cut and self.config.prefix != "torch":
-                self.say(f"prefix={self.config.prefix} changes nothing here: no layer is frozen.")
+                logger.info(f"prefix={self.config.prefix} changes nothing here: no layer is frozen.")
             return source
         self.model.set_training(False, cut)
         train, validation = np.unique(self.data.split.train), np.unique(self.data.split.validation)
@@ -122,7 +125,9 @@ class Fit:
                 continue
             self._note_error(source, cut, states[0], rows[0])
             return StoredBatches(source.source, cut, states[0], [states[view] for view in range(1, views + 1)])
-        self.say("Other processes take the cache's room: frozen layers are computed anew in every epoch, by PyTorch.")
+        logger.info(
+            "Other processes take the cache's room: frozen layers are computed anew in every epoch, by PyTorch."
+        )
         return source
 
     def frozen(self, start: int, cut: int) -> Callable[[State], State]:
@@ -155,7 +160,7 @@ class Fit:
         shapes = [tuple(part.shape[1:]) for part in state]
         needed = self.cache.bytes_of(shapes, sum(map(len, rows.values())))
         if needed > self.cache.limit_bytes:
-            self.say(
+            logger.info(
                 f"The frozen layers' states of {len(rows)} views take {needed / GIB:.1f} GiB, more than cache_gib="
                 f"{self.config.cache_gib:g}: they are computed anew in every epoch, by PyTorch."
             )
@@ -171,14 +176,14 @@ class Fit:
 
         def compute(missing: Rows) -> Iterator[tuple[Rows, State]]:
             name = f"frozen layers, view {view}" if view else "frozen layers, plain view"
-            for batch in self.progress(source.view(view, missing), name, source.view_batches(len(missing))):
+            for batch in track(source.view(view, missing), name, source.view_batches(len(missing))):
                 yield batch.rows, run(batch.state)
 
         entry.fill(rows, compute)
         return entry.read(rows)
 
     def _note_error(self, source: Batches, cut: int, kept: StoredStates, rows: Rows) -> None:
-        """Say and log how far kept states of the plain view are from those of PyTorch in fp32, rounding included.
+        """Log how far kept states of the plain view are from those of PyTorch in fp32, rounding included.
 
         Measured in every run, whoever filled the entry.
         """
@@ -191,7 +196,7 @@ class Fit:
         error = torch.cat([part.flatten() for part in kept.take(batch.rows)]) - wanted
         relative, largest = float(error.norm() / wanted.norm()), float(error.abs().max())
         self.log({"prefix_error": relative, "prefix_error_largest": largest})
-        self.say(
+        logger.info(
             f"Frozen layers ran in {self.config.prefix}: states of {len(batch.rows)} pictures are {relative:.2%} off "
             f"PyTorch's (relative L2), by {largest:.2g} at most."
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.errors import Diverged
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 from vlm_core.training.checkpoint import Checkpoint
 
 
@@ -130,10 +130,10 @@ def train(task: Task[M], plan: TrainingArguments, checkpoint: Checkpoint) -> Ite
 
 
 def show_steps(
-    reports: Iterator[StepReport | EpochReport[M]], steps: int, epochs: int, done: int, progress: Progress
+    reports: Iterator[StepReport | EpochReport[M]], steps: int, epochs: int, done: int
 ) -> Iterator[StepReport | EpochReport[M]]:
     """The reports, with a bar that counts the steps of the whole training, of which `done` epochs are over."""
-    bar = progress(itertools.count(), "training steps", steps * (epochs - done))
+    bar = track(itertools.count(), "training steps", steps * (epochs - done))
     for report in reports:
         if isinstance(report, StepReport):
             next(bar)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlm_core.config import Config
-from vlm_core.data import Say, load_catalogue
+from vlm_core.data import load_catalogue
 from vlm_core.errors import UserError
 from vlm_core.inference import evaluate_rows, set_threads
-from vlm_core.progress import Progress
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.evaluation import Evaluation
 
+logger = logging.getLogger(__name__)
 
-def run_evaluation(run_id: str, config: Config, root: Path, progress: Progress, say: Say) -> tuple[str, Evaluation]:
+
+def run_evaluation(run_id: str, config: Config, root: Path) -> tuple[str, Evaluation]:
     """The id of a new run below `run_id`, and the evaluation of that run's model on the catalogue of the settings.
 
     Products that the model learnt from, before or in its training, or was selected on are left out. Raises UserError
@@ -32,14 +34,14 @@ def run_evaluation(run_id: str, config: Config, root: Path, progress: Progress, 
 
     set_threads(config.threads)
     model = load_categoriser(resolve(run_id))
-    catalogue = load_catalogue(config, root, progress, say)
+    catalogue = load_catalogue(config, root)
     index = {name: number for number, name in enumerate(model.categories)}
     labels = catalogue.products[config.label].map(index).fillna(-1).to_numpy().astype(np.int64)
     known = labels >= 0
     seen = RunReader().seen_products(run_id, catalogue.fingerprint)
     fresh = ~catalogue.products["product_id"].isin(seen).to_numpy()
     if rule := RunReader().pretraining_rule(run_id, catalogue.fingerprint):
-        groups = near_duplicate_groups(catalogue.products, catalogue.pictures, progress)
+        groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
         fresh &= ~may_have_seen(rule, catalogue.products["product_id"], groups)
     rows = np.flatnonzero(known & fresh)
     if not len(rows):
@@ -47,12 +49,12 @@ def run_evaluation(run_id: str, config: Config, root: Path, progress: Progress, 
             f"{catalogue.name} has no product of the model's categories ({', '.join(model.categories)}) in the column "
             f"{config.label} that the model has not learnt from: choose another label or catalogue."
         )
-    say(
+    logger.info(
         f"{len(rows):,} products; left out: {int((~known).sum()):,} of other categories, "
         f"{int((~fresh).sum()):,} that the model has learnt from or was selected on."
     )
     counts = np.bincount(labels[known], minlength=len(model.categories))
-    evaluation = evaluate_rows(config, catalogue, model, rows, labels, counts / counts.sum(), progress)
+    evaluation = evaluate_rows(config, catalogue, model, rows, labels, counts / counts.sum())
     with RunWriter(config.experiment, f"evaluation on {catalogue.name}", parent=run_id, folder=root) as run:
         run.params({"evaluated_run": run_id, "data": config.data, "label": config.label, "seed": str(config.seed)})
         run.tags({"catalogue": catalogue.name, "fingerprint": catalogue.fingerprint})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import tempfile
 import time
@@ -15,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.config import build_config, from_params
-from vlm_core.data import Say, load_catalogue
+from vlm_core.data import load_catalogue
 from vlm_core.errors import UserError
-from vlm_core.progress import Progress
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
     from vlm_core.models.onnx_categoriser import OnnxCategoriser
+
+logger = logging.getLogger(__name__)
 
 LARGEST_DIFFERENCE: Final = 1e-3  # of fp32 from PyTorch, in log-probability
 BATCHES: Final = (1, 32)  # pictures that are timed together
@@ -58,9 +60,7 @@ class Export:
     addresses: tuple[str, ...]
 
 
-def run_export(
-    run_id: str, precisions: Sequence[str], count: int, threads: int, root: Path, progress: Progress, say: Say
-) -> Export:
+def run_export(run_id: str, precisions: Sequence[str], count: int, threads: int, root: Path) -> Export:
     """The run's model in the precisions ("fp32", "int8"), compared on `count` pictures and added to the run.
 
     Raises UserError, before the run has changed in any way, when the model cannot be exported or fp32 differs from
@@ -81,7 +81,7 @@ def run_export(
         made: dict[str, OnnxCategoriser] = {"fp32": export_onnx(model, Path(temporary) / "fp32")}
         if "int8" in precisions:
             made["int8"] = quantise_onnx(made["fp32"], Path(temporary) / "int8")
-        pictures = _pictures(run_id, model.canvas, count, root, progress, say)
+        pictures = _pictures(run_id, model.canvas, count, root)
         expected = model.log_probabilities(pictures)
         first = compare("PyTorch", model, folder, pictures, expected)
         compared = {name: compare(name, form, form.folder, pictures, expected) for name, form in made.items()}
@@ -128,9 +128,7 @@ def _seconds_a_picture(model: Categoriser, pictures: NDArray[np.uint8], batch: i
     return statistics.median(passes)
 
 
-def _pictures(
-    run_id: str, canvas: tuple[int, int], count: int, root: Path, progress: Progress, say: Say
-) -> NDArray[np.uint8]:
+def _pictures(run_id: str, canvas: tuple[int, int], count: int, root: Path) -> NDArray[np.uint8]:
     """Pictures (n, H, W, 3), n at most `count`, spread over the run's test split; the sample's where it is gone."""
     from vlm_core.pixels.picture_store import fit_pictures
     from vlm_core.tracking.reader import RunReader
@@ -138,13 +136,13 @@ def _pictures(
     reader = RunReader()
     try:
         test = json.loads(reader.artifact(run_id, "split/test.json").read_text(encoding="utf-8"))
-        catalogue = load_catalogue(from_params(reader.params(run_id)), root, progress, say)
+        catalogue = load_catalogue(from_params(reader.params(run_id)), root)
         if catalogue.fingerprint != test["fingerprint"]:
             raise UserError(f"the catalogue {catalogue.name} is another one than the run was tested on.")
         rows = np.flatnonzero(catalogue.products["product_id"].isin(test["products"]).to_numpy())
     except UserError as error:
-        say(f"Compared on pictures of the sample catalogue, because the run's own cannot be read: {error}")
-        catalogue = load_catalogue(build_config({"data": "sample"}), root, progress, say)
+        logger.info(f"Compared on pictures of the sample catalogue, because the run's own cannot be read: {error}")
+        catalogue = load_catalogue(build_config({"data": "sample"}), root)
         rows = np.arange(len(catalogue.products))
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
     return fit_pictures(catalogue.pictures.take(chosen), canvas)

@@ -14,7 +14,7 @@ from vlm_core.catalogue.reading import Columns, Refusal, read_header, read_rows
 from vlm_core.catalogue.sources import FolderSource, open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.inference import REQUEST_BATCH, predict_records
-from vlm_core.progress import Progress
+from vlm_core.progress import track
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
@@ -84,12 +84,10 @@ def _in_table(path: Path, id_column: str, picture_column: str) -> list[Unlabelle
     ]
 
 
-def predict_pictures(
-    model: Categoriser, pictures: Sequence[UnlabelledPicture], progress: Progress
-) -> Iterator[list[dict[str, Any]]]:
+def predict_pictures(model: Categoriser, pictures: Sequence[UnlabelledPicture]) -> Iterator[list[dict[str, Any]]]:
     """Rows of `predict_records`, with the `id` first, for one batch of pictures after another, in their order."""
     starts = range(0, len(pictures), REQUEST_BATCH)
-    for start in progress(starts, "predicting", len(starts)):
+    for start in track(starts, "predicting", len(starts)):
         batch = pictures[start : start + REQUEST_BATCH]
         rows = predict_records(model, [picture.read for picture in batch])
         yield [{"id": picture.id, **row} for picture, row in zip(batch, rows, strict=True)]

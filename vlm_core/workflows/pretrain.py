@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -12,10 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_core.config import PRETRAINING, Config, from_params
-from vlm_core.data import Say, load_catalogue, words
+from vlm_core.data import load_catalogue, words
 from vlm_core.errors import UserError
 from vlm_core.inference import set_threads
-from vlm_core.progress import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
     Score = Callable[[], dict[str, float]]
+
+logger = logging.getLogger(__name__)
 
 TOWER_EXAMPLES = 256
 FEWEST_OF_A_THING = 0.001  # share of the catalogue, to be one of the names that zero-shot chooses from
@@ -53,7 +55,7 @@ class _Material:
     scored: Rows
 
 
-def run_pretraining(config: Config, root: Path, progress: Progress, say: Say) -> PretrainingOutcome:
+def run_pretraining(config: Config, root: Path) -> PretrainingOutcome:
     """Pretrain as the settings say, track it in MLflow, and write the weights as a Hugging Face folder.
 
     `root` is the working directory, below which data, checkpoints and weights are kept. Raises UserError.
@@ -62,12 +64,12 @@ def run_pretraining(config: Config, root: Path, progress: Progress, say: Say) ->
         raise UserError("The baseline has no pretraining: use model=clip, blip or git.")
     if config.resume:
         config = _resumed(config.resume)
-        say(f"Going on with run {config.resume} and its own settings: model={config.model}.")
+        logger.info(f"Going on with run {config.resume} and its own settings: model={config.model}.")
     if config.output and Path(config.output).exists():
         raise UserError(f"output={config.output} is there already: name a folder that is not.")
     set_threads(config.threads)
-    material = _load_material(config, root, progress, say)
-    adapter, exposure = _load_adapter(config, material, say)
+    material = _load_material(config, root)
+    adapter, exposure = _load_adapter(config, material)
     task = _make_task(config, material, adapter)
     from vlm_core.tracking.writer import RunWriter
 
@@ -86,7 +88,7 @@ def run_pretraining(config: Config, root: Path, progress: Progress, say: Say) ->
             }
         )
         checkpoint = root / "checkpoints" / run.run_id
-        _learn(config, task, run, checkpoint, progress, say)
+        _learn(config, task, run, checkpoint)
         folder = Path(config.output) if config.output else root / "pretrained" / run.run_id
         figures = _write(config, exposure, adapter, task.score, run, folder)
     shutil.rmtree(checkpoint, ignore_errors=True)
@@ -101,15 +103,15 @@ def _resumed(run_id: str) -> Config:
     return from_params(reader.params(run_id)).model_copy(update={"resume": run_id})
 
 
-def _load_material(config: Config, root: Path, progress: Progress, say: Say) -> _Material:
+def _load_material(config: Config, root: Path) -> _Material:
     from vlm_core.catalogue.captions import describe_products
     from vlm_core.catalogue.duplicates import near_duplicate_groups
     from vlm_core.catalogue.exposure import pretraining_sides
     from vlm_core.models.blip import PROMPT
     from vlm_core.models.heads import TEMPLATES
 
-    catalogue = load_catalogue(config, root, progress, say)
-    groups = near_duplicate_groups(catalogue.products, catalogue.pictures, progress)
+    catalogue = load_catalogue(config, root)
+    groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
     captions = describe_products(
         catalogue.products, words(config.caption_columns), words(config.attributes), PROMPT, TEMPLATES
     )
@@ -125,11 +127,11 @@ def _load_material(config: Config, root: Path, progress: Progress, say: Say) -> 
             f"{len(learnt)} products may be pretrained on and {len(scored)} score it: lower batch_size "
             f"(now {config.batch_size}), or give a larger catalogue."
         )
-    say(f"{len(learnt):,} products are learnt from; {len(scored):,} others score every epoch.")
+    logger.info(f"{len(learnt):,} products are learnt from; {len(scored):,} others score every epoch.")
     return _Material(catalogue, captions, learnt, scored)
 
 
-def _load_adapter(config: Config, material: _Material, say: Say) -> tuple[Adapter, Exposure]:
+def _load_adapter(config: Config, material: _Material) -> tuple[Adapter, Exposure]:
     """What the pretraining starts from, and what its weights will have seen."""
     from vlm_core.catalogue.exposure import expose
     from vlm_core.models.categoriser import ADAPTERS
@@ -145,14 +147,13 @@ def _load_adapter(config: Config, material: _Material, say: Say) -> tuple[Adapte
         image_size=config.image_size,
         texts=texts,
         seed=config.seed,
-        say=say,
     )
     before = [weights.exposure]
     if config.tower:
         size = int(weights.hf.config.vision_config.image_size)
         examples = material.catalogue.pictures.take(material.learnt[:TOWER_EXAMPLES])
         before.append(take_over_tower(weights.hf, Path(config.tower), plain_view(examples, size)))
-        say(f"The vision tower starts from {config.tower}.")
+        logger.info(f"The vision tower starts from {config.tower}.")
     adapter: Adapter = ADAPTERS[config.family](weights.hf, weights.tokenizer)
     adapter.hf.to("cuda" if _on_cuda(config.device) else "cpu")
     catalogue = material.catalogue
@@ -211,7 +212,7 @@ def _scorer(material: _Material, adapter: Adapter, label: str, image_size: int) 
     return lambda: score_adapter(adapter, batches, captions, labels, things)
 
 
-def _learn(config: Config, task: Pretraining, run: RunWriter, folder: Path, progress: Progress, say: Say) -> None:
+def _learn(config: Config, task: Pretraining, run: RunWriter, folder: Path) -> None:
     """Train, with every epoch tracked; afterwards the weights are the last epoch's."""
     from vlm_core.training.checkpoint import Checkpoint
     from vlm_core.training.loop import EpochReport, TrainingArguments, show_steps, train
@@ -227,13 +228,13 @@ def _learn(config: Config, task: Pretraining, run: RunWriter, folder: Path, prog
     )
     checkpoint = Checkpoint(folder)
     reports = train(task, plan, checkpoint)
-    for report in show_steps(reports, task.steps, config.epochs, checkpoint.position().epoch, progress):
+    for report in show_steps(reports, task.steps, config.epochs, checkpoint.position().epoch):
         if isinstance(report, EpochReport):
             figures = {f"train_{name}": value for name, value in report.training.figures.items()}
             figures |= {f"validation_{name}": value for name, value in report.validation.figures.items()}
             run.figures(report.epoch, figures | {"learning_rate": report.learning_rate, "seconds": report.seconds})
             shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            say(f"Epoch {report.epoch}/{report.epochs}: {shown} ({report.seconds:.0f} s).")
+            logger.info(f"Epoch {report.epoch}/{report.epochs}: {shown} ({report.seconds:.0f} s).")
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -16,11 +17,11 @@ import numpy as np
 
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import FINE_TUNING, Config, from_params
-from vlm_core.data import Data, Say, load_data, words, write_dataset_info
+from vlm_core.data import Data, load_data, words, write_dataset_info
 from vlm_core.errors import UserError
 from vlm_core.inference import evaluate_rows, seconds_per_image, set_threads
 from vlm_core.presets import HEAD, SUITING
-from vlm_core.progress import Progress, silent
+from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 from vlm_core.training.fit import GIB, Fit
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from vlm_core.tracking.writer import RunWriter
     from vlm_core.training.checkpoint import Position
     from vlm_core.training.loop import EpochReport
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,6 @@ class _Pruned(Exception):
 def run_training(
     config: Config,
     root: Path,
-    progress: Progress,
-    say: Say,
     *,
     data: Data | None = None,
     parent: str = "",
@@ -78,10 +79,12 @@ def run_training(
 
     if config.resume:
         config = _resumed(config.resume)
-        say(f"Going on with run {config.resume} and its own settings: model={config.model}, mode={config.mode}.")
-    data = data or load_data(config, root, progress, say)
+        logger.info(
+            f"Going on with run {config.resume} and its own settings: model={config.model}, mode={config.mode}."
+        )
+    data = data or load_data(config, root)
     run = _run_baseline if config.model == "baseline" else partial(_run_model, drawn=enter)
-    outcome = run(config, data, root, progress, say, parent)
+    outcome = run(config, data, root, parent)
     return replace(outcome, registered=register(outcome.run_id)) if enter else outcome
 
 
@@ -97,18 +100,20 @@ def run_trial(
 
     `goes_on` is asked after each epoch with its validation macro-F1; the run ends as pruned when it says no.
     """
-    config, data, model, facts = _prepare(config, data, lambda line: None)
+    with quiet():
+        config, data, model, facts = _prepare(config, data)
     with _open_run(config, data, root, parent) as run:
         begin(run.run_id)
         run.tags({**facts, "kind": "trial"})
 
-        def track(report: EpochReport[Summary]) -> None:
+        def on_epoch(report: EpochReport[Summary]) -> None:
             run.figures(report.epoch, epoch_metrics(report))
             if not goes_on(report.epoch, report.validation.macro_f1):
                 raise _Pruned
 
         try:
-            best = _fit(config, data, model, run, root, track, silent, lambda line: None)
+            with quiet():
+                best = _fit(config, data, model, run, root, on_epoch)
         except _Pruned:
             run.tags({"pruned": "true"})
             return TrialResult(0.0, float("inf"), pruned=True)
@@ -131,26 +136,24 @@ def _resumed(run_id: str) -> Config:
     return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
 
 
-def _run_model(
-    config: Config, data: Data, root: Path, progress: Progress, say: Say, parent: str, drawn: bool
-) -> Outcome:
-    config, data, model, facts = _prepare(config, data, say)
+def _run_model(config: Config, data: Data, root: Path, parent: str, drawn: bool) -> Outcome:
+    config, data, model, facts = _prepare(config, data)
     with _open_run(config, data, root, parent) as run:
         run.tags(facts)
 
-        def track(report: EpochReport[Summary]) -> None:
+        def on_epoch(report: EpochReport[Summary]) -> None:
             run.epoch(report, drawn=drawn)
-            say(epoch_line(report))
+            logger.info(epoch_line(report))
 
         if config.mode != "zero-shot":
-            best = _fit(config, data, model, run, root, track, progress, say)
-            say(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
-        outcome = _finish(config, data, model, run, facts["weights_source"], progress, say)
+            best = _fit(config, data, model, run, root, on_epoch)
+            logger.info(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
+        outcome = _finish(config, data, model, run, facts["weights_source"])
     shutil.rmtree(root / "checkpoints" / outcome.run_id, ignore_errors=True)
     return outcome
 
 
-def _prepare(config: Config, data: Data, say: Say) -> tuple[Config, Data, VisionLanguageCategoriser, dict[str, str]]:
+def _prepare(config: Config, data: Data) -> tuple[Config, Data, VisionLanguageCategoriser, dict[str, str]]:
     """The settings that suit the weights, the data as those have seen it, the model, and facts for the run's tags."""
     from vlm_core.models.loading import load_weights
     from vlm_core.tracking import tags
@@ -163,10 +166,9 @@ def _prepare(config: Config, data: Data, say: Say) -> tuple[Config, Data, Vision
         image_size=config.image_size,
         texts=_titles(data),
         seed=config.seed,
-        say=say,
     )
-    data = data.exposed(weights.exposure, say)
-    config = _suited(config, weights, say)
+    data = data.exposed(weights.exposure)
+    config = _suited(config, weights)
     model = _categoriser(config, data, weights)
     facts = {
         "weights_source": weights.source,
@@ -177,7 +179,7 @@ def _prepare(config: Config, data: Data, say: Say) -> tuple[Config, Data, Vision
     return config, data, model, facts
 
 
-def _suited(config: Config, weights: LoadedWeights, say: Say) -> Config:
+def _suited(config: Config, weights: LoadedWeights) -> Config:
     """The settings with those that suit the weights and the mode, where the user gave none."""
     word = weights.source.split(":")[0]
     mode = _mode(config, word) if config.mode == "auto" else config.mode
@@ -185,7 +187,7 @@ def _suited(config: Config, weights: LoadedWeights, say: Say) -> Config:
     changes = {name: value for name, value in suiting.items() if name not in config.model_fields_set} | {"mode": mode}
     changes = {name: value for name, value in changes.items() if value != getattr(config, name)}
     if changes:
-        say(f"For {weights.source}: " + ", ".join(f"{name}={value}" for name, value in changes.items()) + ".")
+        logger.info(f"For {weights.source}: " + ", ".join(f"{name}={value}" for name, value in changes.items()) + ".")
     return config.model_copy(update=changes)
 
 
@@ -196,7 +198,7 @@ def _mode(config: Config, word: str) -> str:
     return "fusion" if config.objective == "generate" else "lp-ft"
 
 
-def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, say: Say, parent: str) -> Outcome:
+def _run_baseline(config: Config, data: Data, root: Path, parent: str) -> Outcome:
     from vlm_core.models.baseline import fit_baseline
 
     config, split = config.model_copy(update={"mode": "full"}), data.split
@@ -211,10 +213,9 @@ def _run_baseline(config: Config, data: Data, root: Path, progress: Progress, sa
             split.categories,
             data.catalogue.pictures.canvas,
             config.seed,
-            progress,
         )
         run.metrics({"train_seconds": time.perf_counter() - started})
-        return _finish(config, data, model, run, "none", progress, say)
+        return _finish(config, data, model, run, "none")
 
 
 @contextmanager
@@ -270,9 +271,7 @@ def _fit(
     model: VisionLanguageCategoriser,
     run: RunWriter,
     root: Path,
-    track: Callable[[EpochReport[Summary]], None],
-    progress: Progress,
-    say: Say,
+    on_epoch: Callable[[EpochReport[Summary]], None],
 ) -> Position:
     """Train as the mode says; afterwards the model holds its best epoch's weights, whose position comes back."""
     from vlm_core.training.feature_cache import FeatureCache
@@ -280,21 +279,19 @@ def _fit(
     cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     started = time.perf_counter()
     folder = root / "checkpoints" / run.run_id
-    fit = Fit(config, data, model, folder, cache, progress, say, run.metrics)
-    best = fit.run(lambda weights: run.tags({"weights_trained": str(weights)}), track)
+    fit = Fit(config, data, model, folder, cache, run.metrics)
+    best = fit.run(lambda weights: run.tags({"weights_trained": str(weights)}), on_epoch)
     run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, frozen layers included
     return best
 
 
-def _finish(
-    config: Config, data: Data, model: Categoriser, run: RunWriter, source: str, progress: Progress, say: Say
-) -> Outcome:
+def _finish(config: Config, data: Data, model: Categoriser, run: RunWriter, source: str) -> Outcome:
     """Read the test split, once; log its evaluation and the model."""
     from vlm_core.evaluation.caption_scores import caption_metrics
     from vlm_core.tracking.card import write_card
 
     catalogue, split = data.catalogue, data.split
-    evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior, progress)
+    evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior)
     run.evaluation(evaluation)
     if evaluation.predictions.texts is not None:
         run.metrics(
@@ -302,7 +299,7 @@ def _finish(
                 evaluation.predictions.texts, catalogue.products.iloc[split.test], words(config.caption_columns)
             )
         )
-    validation = evaluate_rows(config, catalogue, model, split.validation, split.labels, split.prior, progress)
+    validation = evaluate_rows(config, catalogue, model, split.validation, split.labels, split.prior)
     run.predictions(validation.predictions, "validation")  # of the chosen epoch: thresholds are drawn on these
     run.metrics({"seconds_per_image": seconds_per_image(model, catalogue.pictures.take(split.validation[:32]))})
     with tempfile.TemporaryDirectory() as temporary:

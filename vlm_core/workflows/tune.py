@@ -7,6 +7,7 @@ MLflow run. Akiba et al. 2019, arXiv 1907.10902.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import tempfile
@@ -22,14 +23,16 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from vlm_core.config import TUNING, Config, build_config, searchable
-from vlm_core.data import Data, Say, load_data, words
+from vlm_core.data import Data, load_data, words
 from vlm_core.errors import Diverged, UserError
 from vlm_core.presets import HEAD_SEARCH
-from vlm_core.progress import Progress, silent
+from vlm_core.progress import log_to_stdout, quiet, shows_messages
 from vlm_core.tracking import tags
 from vlm_core.tracking.signals import ending_workers
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.train import Outcome, TrialResult, run_training, run_trial
+
+logger = logging.getLogger(__name__)
 
 JOURNAL: Final = "optuna.log"
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -63,26 +66,26 @@ class SearchOutcome:
         return [(str(trial.number), f"{trial.values[0]:.4f}", _shown(trial.params)) for trial in best]
 
 
-def run_search(config: Config, root: Path, progress: Progress, say: Say) -> SearchOutcome:
+def run_search(config: Config, root: Path) -> SearchOutcome:
     """Search until the study has its trials, then retrain the best settings, evaluate them on test and register them.
 
     A study of that name is gone on with: trials that died with their process are repeated. Where another process leads
     it, this one only does trials. Raises UserError.
     """
     search = _Search(config, root)
-    say(f"Study {search.name} in {search.storage_name}: searching {', '.join(search.space)}.")
-    data = load_data(config, root, progress, say)
+    logger.info(f"Study {search.name} in {search.storage_name}: searching {', '.join(search.space)}.")
+    data = load_data(config, root)
     study = search.open()
     leader = str(study.user_attrs.get(tags.PROCESS, ""))
     led = leader not in ("", tags.process_tag()) and not tags.process_is_dead(leader)
     if led and not study.user_attrs.get(WINNER):
-        say(f"Another process leads the study {search.name}: this one does trials for it.")
-        search.work(data, str(study.user_attrs[RUN]), say)
+        logger.info(f"Another process leads the study {search.name}: this one does trials for it.")
+        search.work(data, str(study.user_attrs[RUN]))
         return SearchOutcome(str(study.user_attrs[RUN]), study, search.best(study), None)
-    return _lead(search, study, data, progress, say)
+    return _lead(search, study, data)
 
 
-def _lead(search: _Search, study: optuna.Study, data: Data, progress: Progress, say: Say) -> SearchOutcome:
+def _lead(search: _Search, study: optuna.Study, data: Data) -> SearchOutcome:
     config = search.config
     before = str(study.user_attrs.get(RUN, ""))
     done = study.user_attrs.get(WINNER)
@@ -98,14 +101,14 @@ def _lead(search: _Search, study: optuna.Study, data: Data, progress: Progress, 
         run.tags({"kind": "search", "study": search.name, "storage": search.storage_name})
         run.params({**config.to_params(TUNING), "search": ",".join(search.space)})
         if before:
-            _repeat_dead_trials(study, say)
+            _repeat_dead_trials(study)
             run.end_dead_children()
-        search.run_workers(data, run.run_id, say)
+        search.run_workers(data, run.run_id)
         best = search.best(study)
-        _report(study, search, best, run, say)
+        _report(study, search, best, run)
         settings = {**search.given, **best.params, "run_name": f"{search.name}-winner"}
-        say("The winner: " + ", ".join(f"{name}={value}" for name, value in best.params.items()) + ".")
-        winner = run_training(build_config(settings), search.root, progress, say, parent=run.run_id)
+        logger.info("The winner: " + ", ".join(f"{name}={value}" for name, value in best.params.items()) + ".")
+        winner = run_training(build_config(settings), search.root, parent=run.run_id)
         study.set_user_attr(WINNER, winner.run_id)
     return SearchOutcome(run.run_id, study, best, winner)
 
@@ -179,16 +182,18 @@ class _Search:
             )
         return max(complete, key=lambda trial: trial.values[0])
 
-    def run_workers(self, data: Data, parent: str, say: Say) -> None:
+    def run_workers(self, data: Data, parent: str) -> None:
         """Do the trials, in as many processes as there are to be. Raises UserError when one of them failed."""
         if self.config.workers == 1:
-            self.work(data, parent, say)
+            self.work(data, parent)
             return
         share = max(1, min(self.config.threads, os.cpu_count() or 1) // self.config.workers)
         config = self.config.model_copy(update={"threads": share})
         start = multiprocessing.get_context("spawn").Process
-        numbers = range(1, self.config.workers + 1)
-        workers = [start(target=_worker, args=(config, self.root, parent, number, say)) for number in numbers]
+        workers = [
+            start(target=_worker, args=(config, self.root, parent, number, shows_messages()))
+            for number in range(1, self.config.workers + 1)
+        ]
         with ending_workers():
             for worker in workers:
                 worker.start()
@@ -197,15 +202,15 @@ class _Search:
         if any(worker.exitcode for worker in workers):
             raise UserError(f"A worker of the study {self.name} failed: see above; the same command goes on with it.")
 
-    def work(self, data: Data, parent: str, say: Say, number: int = 0, leader: int = 0) -> None:
+    def work(self, data: Data, parent: str, number: int = 0, leader: int = 0) -> None:
         """Do trials until the study has enough of them, or the process `leader`, where one is named, has gone."""
         study = self.open(seed=number)
         while _begun(study) < self.config.trials and leader in (0, os.getppid()):
             trial = study.ask(self.space)
             trial.set_user_attr(tags.PROCESS, tags.process_tag())
-            self._do(study, trial, data, parent, say)
+            self._do(study, trial, data, parent)
 
-    def _do(self, study: optuna.Study, trial: Trial, data: Data, parent: str, say: Say) -> None:
+    def _do(self, study: optuna.Study, trial: Trial, data: Data, parent: str) -> None:
         several = len(study.directions) > 1
 
         def goes_on(epoch: int, macro_f1: float) -> bool:
@@ -236,14 +241,17 @@ class _Search:
         else:
             study.tell(trial, [result.macro_f1, result.seconds] if several else result.macro_f1)
         ended = "pruned" if result.pruned else f"validation macro-F1 {result.macro_f1:.4f}"
-        say(f"Trial {trial.number}: {_shown(trial.params)}: {ended} ({time.monotonic() - started:.0f} s).")
+        logger.info(f"Trial {trial.number}: {_shown(trial.params)}: {ended} ({time.monotonic() - started:.0f} s).")
 
 
-def _worker(config: Config, root: Path, parent: str, number: int, say: Say) -> None:
+def _worker(config: Config, root: Path, parent: str, number: int, verbose: bool) -> None:
     """What a process of its own does for the study."""
+    if verbose:
+        log_to_stdout()
     try:
-        data = load_data(config, root, silent, lambda line: None)
-        _Search(config, root).work(data, parent, say, number, leader=os.getppid())
+        with quiet():
+            data = load_data(config, root)
+        _Search(config, root).work(data, parent, number, leader=os.getppid())
     except (UserError, KeyboardInterrupt) as error:
         raise SystemExit(str(error)) from None
 
@@ -286,14 +294,14 @@ def _is_dead(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.RUNNING and tags.process_is_dead(process)
 
 
-def _repeat_dead_trials(study: optuna.Study, say: Say) -> None:
+def _repeat_dead_trials(study: optuna.Study) -> None:
     """Mark the trials whose process was killed as failed, and put their settings first in the queue."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         if _is_dead(trial):
             study.tell(trial.number, state=TrialState.FAIL)
             if trial.params:
                 study.enqueue_trial(trial.params)
-            say(f"Trial {trial.number} died with its process: it is repeated.")
+            logger.info(f"Trial {trial.number} died with its process: it is repeated.")
 
 
 def count_states(study: optuna.Study) -> dict[str, int]:
@@ -302,7 +310,7 @@ def count_states(study: optuna.Study) -> dict[str, int]:
     return {state: states.count(state) for state in sorted(set(states))}
 
 
-def _report(study: optuna.Study, search: _Search, best: FrozenTrial, run: RunWriter, say: Say) -> None:
+def _report(study: optuna.Study, search: _Search, best: FrozenTrial, run: RunWriter) -> None:
     """Keep what the search found: counts, the best trial, every trial as a table, and Plotly's figures of it."""
     from optuna import visualization
 
@@ -316,5 +324,5 @@ def _report(study: optuna.Study, search: _Search, best: FrozenTrial, run: RunWri
             try:
                 getattr(visualization, f"plot_{name}")(study).write_html(folder / f"{name}.html")
             except (ValueError, RuntimeError) as error:  # too few trials, or all of one score
-                say(f"No figure of {name}: {error}")
+                logger.info(f"No figure of {name}: {error}")
         run.artifact(folder, "search")
