@@ -19,8 +19,8 @@ from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 
 if TYPE_CHECKING:
-    from vlm_core.attention.faithfulness import Followed
-    from vlm_core.attention.maps import LayerAttention, Method
+    from vlm_core.attention.faithfulness import PictureCurves
+    from vlm_core.attention.maps import LayerMaps, Method
     from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class AttentionView:
     picture: NDArray[np.uint8]  # (H, W, 3), on the model's canvas
     map: NDArray[np.float32]  # (H, W), sums to one
     words: tuple[tuple[str, NDArray[np.float32]], ...]  # each word that the model writes, with its map (H, W)
-    followed: Followed | None  # None where it would take a second
+    followed: PictureCurves | None  # None where it would take a second
 
 
 class AttentionExplainer:
@@ -76,7 +76,7 @@ class AttentionExplainer:
         """Where the run's model looked for the category ("" for its own answer). Raises UserError."""
         return self._ask(run_id, source, lambda model, pictures: _look(model, pictures, method, category))
 
-    def _layers(self, run_id: str, source: str, category: str) -> tuple[LayerAttention, ...]:
+    def _layers(self, run_id: str, source: str, category: str) -> tuple[LayerMaps, ...]:
         """What each layer and head of the run's model attends to. Raises UserError."""
         from vlm_core.attention.maps import layer_maps
 
@@ -99,7 +99,7 @@ def explainable(model: Categoriser) -> VisionLanguageCategoriser:
 def _look(
     model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method: Method, category: str
 ) -> AttentionView:
-    from vlm_core.attention.faithfulness import STEPS, follow_map
+    from vlm_core.attention.faithfulness import STEPS, measure_picture_curves
     from vlm_core.attention.maps import explain, explain_words
 
     probabilities = np.exp(model.log_probabilities(pictures)[0].astype(np.float64))
@@ -112,7 +112,7 @@ def _look(
     started = time.perf_counter()  # not before: a model's first pass takes longer than all others
     model.log_probabilities(pictures)
     quick = time.perf_counter() - started < MOST_SECONDS / (2 * STEPS)  # passes
-    followed = follow_map(model, pictures[0], heat, target) if quick else None
+    followed = measure_picture_curves(model, pictures[0], heat, target) if quick else None
     return AttentionView(tuple(model.categories), probabilities, target, pictures[0], heat, words, followed)
 
 

@@ -59,7 +59,7 @@ def compare_runs(runs: Runs, names: Sequence[str]) -> RunComparison:
     return RunComparison(compared, groups, tests)
 
 
-def in_words(a: str, b: str, test: PairedTest) -> str:
+def describe_paired_test(a: str, b: str, test: PairedTest) -> str:
     """One sentence: who beats whom, by how much, and how sure that is after Holm's correction."""
     points = abs(test.difference.value) * 100
     low, high = sorted((test.difference.low * 100, test.difference.high * 100))

@@ -12,7 +12,7 @@ from dashboard.figures.compare import RunStyle
 from dashboard.theme import DASHES, SERIES, layout, plain_text
 
 if TYPE_CHECKING:
-    from vlm_core.attention.faithfulness import Followed
+    from vlm_core.attention.faithfulness import PictureCurves
 
 CURVES: Final = ("deletion", "insertion")
 _GREY: Final = "#8A8F98"
@@ -50,7 +50,7 @@ def faithfulness_curves(found: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     return figure
 
 
-def followed_curves(looks: Sequence[RunStyle], followed: Sequence[Followed]) -> go.Figure:
+def followed_curves(looks: Sequence[RunStyle], followed: Sequence[PictureCurves]) -> go.Figure:
     """Deletion and insertion in one picture, a line a model."""
     figure = make_subplots(cols=2, subplot_titles=CURVES)
     for look, each in zip(looks, followed, strict=True):

@@ -17,9 +17,9 @@ from dashboard.comparison import (
     ComparedRun,
     RunComparison,
     answers_of,
+    describe_paired_test,
     differing_settings,
     disagreements,
-    in_words,
     seeds_of_one,
 )
 from dashboard.components import aria, card, empty_state, family_dot, graph, leak_badge, notice
@@ -161,7 +161,7 @@ def _sentences(found: RunComparison) -> list[Component]:
     if found.tests:
         body = [
             [
-                in_words(names[a], names[b], test),
+                describe_paired_test(names[a], names[b], test),
                 f"{test.only_a_right} : {test.only_b_right}",
                 f"{p_value(test.p_mcnemar)} ({p_value(test.p_mcnemar_mid)})",
                 f"{test.agreement:.1%}",

@@ -10,7 +10,7 @@ import torch
 
 from tests.models.families import FAMILIES, make_adapter, make_tiny
 from vlm_core.attention.ablation import Ablation, MechanismCategoriser, name_vectors
-from vlm_core.attention.mechanisms import DESIGNS
+from vlm_core.attention.mechanisms import MECHANISMS
 from vlm_core.config import build_config
 from vlm_core.models.loading import LoadedWeights
 from vlm_core.pixels.picture_store import PictureStore
@@ -49,7 +49,7 @@ def _run(data, folder, mechanism="attention-pool", tower=None, rates=(1e-3,), **
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("mechanism", DESIGNS)
+@pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_nothing_but_the_mechanism_learns(family, mechanism):
     model = MechanismCategoriser(mechanism, *make_tiny(family), family, CATEGORIES, CANVAS)
     weights = model.learn_from(len(model.stages))

@@ -20,8 +20,8 @@ from vlm_core.attention.faithfulness import (
     _p_value,
     _ranks,
     _with_controls,
-    follow_map,
     measure_faithfulness,
+    measure_picture_curves,
 )
 from vlm_core.attention.maps import explain
 from vlm_core.errors import UserError
@@ -85,7 +85,7 @@ def test_one_map_is_followed_as_many_are() -> None:
     maps = explain(model, PICTURES, method="gradient")
     targets = model.log_probabilities(PICTURES).argmax(axis=1)
     found = [
-        follow_map(model, picture, of_map, target)
+        measure_picture_curves(model, picture, of_map, target)
         for picture, of_map, target in zip(PICTURES, maps, targets, strict=True)
     ]
     curves = measure_faithfulness(model, PICTURES, methods=("gradient",)).curves[0]

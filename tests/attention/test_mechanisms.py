@@ -4,11 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from vlm_core.attention.mechanisms import DESIGNS, HEADS, WIDTH, Attention, CrossBlock, JointBlock, Mechanism, shuffle
+from vlm_core.attention.mechanisms import (
+    HEADS,
+    MECHANISMS,
+    WIDTH,
+    Attention,
+    CrossBlock,
+    JointBlock,
+    Mechanism,
+    shuffle,
+)
 from vlm_core.models.git import _joint_mask
 
 CATEGORIES, PATCHES, TOKEN_WIDTH = 4, 12, 24
-READ_PATCHES = [name for name in DESIGNS if name != "class-token"]
+READ_PATCHES = [name for name in MECHANISMS if name != "class-token"]
 
 
 def _draw(*shape, seed=0):
@@ -40,12 +49,12 @@ def _reference(attention):
     ids=["tiny", "many categories", "CLIP B/32", "CLIP L/14", "smallest"],
 )
 def test_all_have_the_same_number_of_weights(categories, token_width, name_width):
-    counts = [_weights(_make(name, categories, token_width, name_width)) for name in DESIGNS]
+    counts = [_weights(_make(name, categories, token_width, name_width)) for name in MECHANISMS]
     assert max(counts) / min(counts) < 1.05
 
 
 def test_a_shuffled_mechanism_has_exactly_the_weights_of_the_learned_one():
-    for name in DESIGNS:
+    for name in MECHANISMS:
         if name.endswith("-shuffled"):
             learned, shuffled = _make(name.removesuffix("-shuffled")), _make(name)
             shuffled.load_state_dict(learned.state_dict())
@@ -54,11 +63,11 @@ def test_a_shuffled_mechanism_has_exactly_the_weights_of_the_learned_one():
 
 
 def test_for_one_seed_all_start_with_the_same_head():
-    heads = [_make(name).head.weight for name in DESIGNS]
+    heads = [_make(name).head.weight for name in MECHANISMS]
     assert all(torch.equal(head, heads[0]) for head in heads)
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_rows_are_log_probabilities_and_follow_their_pictures(name):
     model, tokens = _make(name), _draw(5, 1 + PATCHES, TOKEN_WIDTH)
     rows = model.log_probabilities((tokens,))
@@ -70,14 +79,14 @@ def test_rows_are_log_probabilities_and_follow_their_pictures(name):
     assert torch.equal(same, rows) and not same.requires_grad
 
 
-@pytest.mark.parametrize("name", [name for name in DESIGNS if not name.endswith("-shuffled")])
+@pytest.mark.parametrize("name", [name for name in MECHANISMS if not name.endswith("-shuffled")])
 def test_the_order_of_patches_cannot_be_noticed(name):
     model, tokens = _make(name), _draw(3, 1 + PATCHES, TOKEN_WIDTH)
     order = torch.cat((torch.zeros(1, dtype=torch.long), 1 + torch.randperm(PATCHES)))
     torch.testing.assert_close(model(tokens[:, order]), model(tokens), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_each_reads_the_tokens_it_is_named_after(name):
     model, tokens = _make(name), _draw(3, 1 + PATCHES, TOKEN_WIDTH).requires_grad_()
     (gradient,) = torch.autograd.grad(model(tokens).square().sum(), tokens)
@@ -85,7 +94,7 @@ def test_each_reads_the_tokens_it_is_named_after(name):
     assert read.tolist() == [name == "class-token"] + [name != "class-token"] * PATCHES
 
 
-@pytest.mark.parametrize("name", [name for name in DESIGNS if name.startswith("cross-attention")])
+@pytest.mark.parametrize("name", [name for name in MECHANISMS if name.startswith("cross-attention")])
 def test_a_category_keeps_its_score_when_categories_change_places(name):
     model, tokens = _make(name), _draw(3, 1 + PATCHES, TOKEN_WIDTH)
     with torch.no_grad():

@@ -14,10 +14,10 @@ from scipy.stats import entropy
 
 from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
 from vlm_core.attention.statistics import (
+    attention_statistics,
     describe_layer,
     head_diversity,
     mean_distance,
-    mechanism_statistics,
     product_shares,
 )
 
@@ -113,7 +113,7 @@ def test_the_product_is_what_is_not_the_studios_background() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_models_layers_are_named_and_within_bounds(family: str) -> None:
-    figures = mechanism_statistics(make_categoriser(family), PICTURES)
+    figures = attention_statistics(make_categoriser(family), PICTURES)
     asking = {
         "clip": [("vision", 65)] * 3 + [("vision", 1)],
         "blip": [("vision", 65)] * 4 + [("text", 4), ("cross", 4), ("text", 1), ("cross", 1)],
@@ -131,13 +131,13 @@ def test_a_models_layers_are_named_and_within_bounds(family: str) -> None:
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_sentences_of_different_lengths_are_described(family: str) -> None:
     layers = 8 if family == "blip" else 7  # of GIT's last joint block text alone is read
-    assert len(mechanism_statistics(make_categoriser(family, "sentences", "tokens"), PICTURES)) == layers
+    assert len(attention_statistics(make_categoriser(family, "sentences", "tokens"), PICTURES)) == layers
 
 
 def test_figures_of_all_pictures_are_the_means_of_each() -> None:
     model = make_categoriser("git")
-    together = mechanism_statistics(model, PICTURES)
-    each = [mechanism_statistics(model, PICTURES[row : row + 1]) for row in range(9)]
+    together = attention_statistics(model, PICTURES)
+    each = [attention_statistics(model, PICTURES[row : row + 1]) for row in range(9)]
     for layer, alone in zip(together, zip(*each, strict=True), strict=True):
         assert layer.entropy == pytest.approx(np.mean([one.entropy for one in alone]), rel=1e-5)
         assert layer.product_area == pytest.approx(np.mean([one.product_area for one in alone]))

@@ -27,7 +27,7 @@ def _captions(*products, columns=COLUMNS):
 
 def test_the_forms_of_a_product_with_everything():
     captions = _captions(SHIRT)
-    drawn = Counter(captions.draw(0, epoch, np.array([0]))[0] for epoch in range(2000))
+    drawn = Counter(captions.sample_captions(0, epoch, np.array([0]))[0] for epoch in range(2000))
     assert set(drawn) == {
         "a picture of men navy blue shirts",
         "a picture of shirts",
@@ -40,29 +40,29 @@ def test_the_forms_of_a_product_with_everything():
     assert abs(drawn["a picture of men navy blue shirts"] / 2000 - 0.35) < 0.04
     assert abs(drawn["a picture of shirts"] / 2000 - 0.10) < 0.03
     assert captions.caption(0) == "men navy blue shirts"
-    assert captions.things().tolist() == ["shirts"]
+    assert captions.product_types().tolist() == ["shirts"]
 
 
 def test_a_draw_depends_on_seed_epoch_and_row_alone():
     captions = _captions(*[{**SHIRT, "title": f"shirt {number}"} for number in range(40)])
     rows = np.arange(40)
-    drawn = captions.draw(1, 2, rows)
-    assert captions.draw(1, 2, rows[::-1]) == drawn[::-1]
-    assert captions.draw(1, 3, rows) != drawn and captions.draw(2, 2, rows) != drawn
+    drawn = captions.sample_captions(1, 2, rows)
+    assert captions.sample_captions(1, 2, rows[::-1]) == drawn[::-1]
+    assert captions.sample_captions(1, 3, rows) != drawn and captions.sample_captions(2, 2, rows) != drawn
 
 
 def test_columns_that_are_absent_are_passed_over():
     captions = _captions({"title": "A Red Mug"}, columns=("material", "kind"))
     assert captions.columns == () and captions.caption(0) == ""
-    assert captions.draw(0, 1, np.array([0])) == ["a red mug"]
+    assert captions.sample_captions(0, 1, np.array([0])) == ["a red mug"]
     partly = _captions({"title": "", "kind": "mug"}, columns=("material", "kind"))
     assert partly.columns == ("kind",)
-    assert all("mug" in partly.draw(0, epoch, np.array([0]))[0] for epoch in range(50))
+    assert all("mug" in partly.sample_captions(0, epoch, np.array([0]))[0] for epoch in range(50))
 
 
 @given(st.dictionaries(st.sampled_from(sorted(SHIRT)), st.sampled_from(["", "Red", "Two Words"])))
 def test_no_sentence_is_empty_or_has_stray_spaces(known):
     captions = _captions({**dict.fromkeys(SHIRT, ""), **known})
     for epoch in range(20):
-        (sentence,) = captions.draw(0, epoch, np.array([0]))
+        (sentence,) = captions.sample_captions(0, epoch, np.array([0]))
         assert sentence == sentence.strip() and sentence and "  " not in sentence and "{}" not in sentence

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vlm_core.catalogue.assortment import ARTICLES, COLOURS, SHARES
 from vlm_core.catalogue.drawing.pen import PATTERNS
-from vlm_core.catalogue.sample import HEADER, Warts, count_warts, draw_picture, draw_sample, plan_rows
+from vlm_core.catalogue.sample import HEADER, Defects, count_defects, draw_picture, draw_sample, plan_rows
 from vlm_core.errors import UserError
 from vlm_core.progress import T, track
 
@@ -158,7 +158,7 @@ def test_warts_are_those_counted(products: int, tmp_path: Path) -> None:
     for row in rows:
         if row["id"] in paths:
             groups.setdefault(paths[row["id"]].read_bytes(), []).append(row["masterCategory"])
-    found = Warts(
+    found = Defects(
         unquoted_commas=too_long,
         pictures_missing=sum(row["id"] not in paths for row in rows),
         pictures_truncated=sum(read_picture(path) is None for path in paths.values()),
@@ -166,7 +166,7 @@ def test_warts_are_those_counted(products: int, tmp_path: Path) -> None:
         disagreeing_copies=sum(len(group) - 1 for group in groups.values() if len(set(group)) > 1),
         home_products=sum(row["masterCategory"] == "Home" for row in rows),
     )
-    assert found == count_warts(products)
+    assert found == count_defects(products)
 
 
 def test_categories_are_as_uneven_as_in_a_real_shop() -> None:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_core.catalogue.exposure import RULE, may_be_pretrained, may_have_seen, reserved
+from vlm_core.catalogue.exposure import RULE, allowed_for_pretraining, may_have_seen, reserved_for_evaluation
 from vlm_core.catalogue.splitting import (
-    STUDY_CATEGORIES,
+    ORIGINAL_CATEGORIES,
     balance,
     dataset_info,
     measure_leakage,
@@ -40,9 +40,11 @@ def _counts(split, rows):
 
 def test_holdout_has_the_studys_sizes_and_no_product_on_two_sides():
     split = _split(_products(REAL_COUNTS))
-    assert split.categories == STUDY_CATEGORIES
+    assert split.categories == ORIGINAL_CATEGORIES
     assert _counts(split, split.train) == [480] * 5
-    kept = int((reserved(_products(REAL_COUNTS)["product_id"], np.arange(9585)) & (split.labels == 3)).sum())
+    kept = int(
+        (reserved_for_evaluation(_products(REAL_COUNTS)["product_id"], np.arange(9585)) & (split.labels == 3)).sum()
+    )
     free = round(kept * 0.2 / 0.36)
     assert kept < 31  # so that Free Items share what is reserved of them
     assert _counts(split, split.test) == [150, 150, 150, free, 150]
@@ -66,7 +68,7 @@ def test_evaluation_comes_from_products_that_nothing_may_be_pretrained_on():
     products = _products(REAL_COUNTS)
     groups = np.arange(len(products))
     groups[::7] = 3  # a large group across the border
-    kept = reserved(products["product_id"], groups)
+    kept = reserved_for_evaluation(products["product_id"], groups)
     for seed in range(3):
         for per_category in (750, 0):
             split = _split(products, groups, seed=seed, per_category=per_category)
@@ -77,7 +79,7 @@ def test_evaluation_comes_from_products_that_nothing_may_be_pretrained_on():
 
 def test_a_category_with_nothing_reserved_is_judged_all_the_same_and_leaks_for_pretrained_weights():
     products = _products({"a": 400, "b": 12})
-    allowed = may_be_pretrained(products["product_id"])
+    allowed = allowed_for_pretraining(products["product_id"])
     products = products[(products["masterCategory"] == "a") | allowed].reset_index(drop=True)
     split = _split(products)
     assert all(count > 0 for side in (split.test, split.validation, split.train) for count in _counts(split, side))
@@ -112,7 +114,7 @@ def test_dataset_info_has_the_originals_keys():
         "total_samples_after_augmentation", "training_samples", "validation_samples", "augmentation_applied",
         "ethical_considerations", "class_mapping",
     } <= set(info)  # fmt: skip
-    assert info["class_mapping"] == {name: index for index, name in enumerate(STUDY_CATEGORIES)}
+    assert info["class_mapping"] == {name: index for index, name in enumerate(ORIGINAL_CATEGORIES)}
     assert set(info["ethical_considerations"]) == {
         "balanced_sampling", "stratified_split", "data_augmentation_for_imbalance", "fairness_metrics_tracked",
     }  # fmt: skip
@@ -145,10 +147,11 @@ def test_groups_stay_whole_and_every_side_has_every_category(sizes, largest_grou
 def test_a_large_group_goes_to_training():
     products = _products({"a": 600, "b": 600})
     groups = np.arange(1200)
-    large = np.flatnonzero(reserved(products["product_id"], groups))[:100]  # all of it may judge, and it fits no quota
+    # All of it may be evaluated on, and it fits no quota.
+    large = np.flatnonzero(reserved_for_evaluation(products["product_id"], groups))[:100]
     groups[large] = large[0]
     split = _split(products, groups, per_category=0, train_per_category=0)
-    kept = reserved(products["product_id"], groups) & (split.labels == 0)
+    kept = reserved_for_evaluation(products["product_id"], groups) & (split.labels == 0)
     assert set(large) <= set(split.train)
     assert 0 < (split.labels[split.test] == 0).sum() <= kept.sum() - 100
 
@@ -163,7 +166,7 @@ def test_the_seed_varies_the_split_and_the_fingerprint_and_repeats_both():
 
 def test_single_products_and_other_categories_are_removed_and_reported():
     split = _split(_products({**REAL_COUNTS, "Home": 1, "Sporting Goods": 20}))
-    assert split.categories == STUDY_CATEGORIES
+    assert split.categories == ORIGINAL_CATEGORIES
     assert "single product" in split.removed["Home"] and "20 products" in split.removed["Sporting Goods"]
 
 
@@ -191,7 +194,7 @@ def test_what_cannot_be_split_is_refused_in_one_sentence(counts, changes, said):
 
 def test_unbalanced_training_keeps_the_catalogues_shares():
     split = _split(_products({"a": 1000, "b": 100}), per_category=0, train_per_category=0)
-    kept = reserved(_products({"a": 1000, "b": 100})["product_id"], np.arange(1100))
+    kept = reserved_for_evaluation(_products({"a": 1000, "b": 100})["product_id"], np.arange(1100))
     judges = [int(kept[:1000].sum()), int(kept[1000:].sum())]
     assert _counts(split, split.test) == [round(count * 0.2 / 0.36) for count in judges]
     assert _counts(split, split.train) == [1000 - judges[0], 100 - judges[1]]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from vlm_core.benchmark.cost import Cost
 from vlm_core.evaluation.bootstrap import Estimate
+from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.gaps import Gap, ServedValue
 from vlm_core.evaluation.label_audit import WithoutSuspects
 from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
-from vlm_core.evaluation.rules import RuleScore
 from vlm_core.evaluation.seed_comparison import SeedComparison
 from vlm_core.study import results
 from vlm_core.tracking.writer import RunWriter
@@ -45,7 +45,7 @@ def make_results(run_id: str, cells: dict[str, str], done: int = 6) -> results.R
         robustness=tuple(_robust(label, ids) for label in main),
         calibration=tuple(_calibration(label, ids) for label in main),
         gaps=(results.GapRow(main[0], ids, (_gap(),)),),
-        rules=(results.RulesRow("git writing", ids, {"free text": RuleScore(9, 0.8, 0.7, 1.0, 0.0, None)}),),
+        rules=(results.RulesRow("git writing", ids, {"free text": DecodingScore(9, 0.8, 0.7, 1.0, 0.0, None)}),),
         cost=tuple(
             results.CostRow(label, ids[0], Cost(1000, flops, seconds, 0.02, 90.0, 1, 12.0), 0.7, seconds < 0.02)
             for label, flops, seconds in (("clip probe", 10**9, 0.01), ("HOG + colour", None, 0.03))
@@ -133,7 +133,7 @@ def _gap() -> Gap:
 
 
 def _faithfulness() -> dict[str, object]:
-    from vlm_core.attention.faithfulness import ControlComparison, Faithfulness, MapCurves, Randomised
+    from vlm_core.attention.faithfulness import ControlComparison, Faithfulness, MapCurves, RandomisationCheck
 
     curves = tuple(
         MapCurves(name, (0.9, 0.2), (0.2, 0.9), about(0.5), about(0.6)) for name in ("raw", "gradient", "random")
@@ -141,7 +141,7 @@ def _faithfulness() -> dict[str, object]:
     compared = (
         ControlComparison("raw", "random", "deletion", about(0.1), 0.01, 0.02, "clip's raw map is better than <i>"),
     )
-    found = Faithfulness("clip", 64, "mean", (0.0, 1.0), curves, compared, (Randomised("raw", about(0.1)),))
+    found = Faithfulness("clip", 64, "mean", (0.0, 1.0), curves, compared, (RandomisationCheck("raw", about(0.1)),))
     return dict(json.loads(json.dumps(results.plain(found))))
 
 

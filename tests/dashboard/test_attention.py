@@ -17,7 +17,7 @@ from dashboard.pages.attention_parts import ask
 from dashboard.predictions import categorise, receive, sample_picture
 from dashboard.runs import Runs
 from tests.dashboard.made_study import make_results
-from vlm_core.attention.faithfulness import follow_map
+from vlm_core.attention.faithfulness import measure_picture_curves
 from vlm_core.attention.maps import explain, layer_maps
 from vlm_core.errors import UserError
 from vlm_core.models.saved import load_categoriser
@@ -86,7 +86,7 @@ def test_a_look_holds_what_the_library_says_and_is_asked_once(looker, runs, name
     np.testing.assert_array_equal(look.picture, picture)
     assert look.target == 0 and look.probabilities.sum() == pytest.approx(1, abs=1e-5)
     assert looker.look(names["clip"], "sample:1", "gradient", model.categories[0]) is look
-    expected = follow_map(model, picture, look.map, 0)
+    expected = measure_picture_curves(model, picture, look.map, 0)
     np.testing.assert_allclose(look.followed.deletion, expected.deletion, rtol=1e-4)
     np.testing.assert_allclose(look.followed.deletion[0], look.probabilities[0], rtol=1e-4)
     own = looker.look(names["clip"], "sample:1", "raw", "")

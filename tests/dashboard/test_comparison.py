@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from dash import no_update
 
-from dashboard.comparison import answers_of, compare_runs, differing_settings, disagreements, in_words, seeds_of_one
+from dashboard.comparison import (
+    answers_of,
+    compare_runs,
+    describe_paired_test,
+    differing_settings,
+    disagreements,
+    seeds_of_one,
+)
 from dashboard.pages import compare as page
 from dashboard.pages.compare_parts import pair_choices
 from dashboard.runs import Runs
@@ -48,7 +55,7 @@ def _test(difference, p):
     ],
 )
 def test_a_test_in_words(difference, p, said):
-    assert in_words("A", "B", _test(difference, p)) == said
+    assert describe_paired_test("A", "B", _test(difference, p)) == said
 
 
 def test_only_runs_of_the_same_products_are_tested_against_each_other(runs, names):

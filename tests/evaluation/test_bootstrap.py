@@ -6,7 +6,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from tests.evaluation.made_predictions import GIT, rows_of
 from vlm_core.evaluation import bootstrap as module
-from vlm_core.evaluation.bootstrap import corrected_estimate, estimate, resample
+from vlm_core.evaluation.bootstrap import corrected_estimate, estimate, resample_metrics
 
 EQUAL = np.full(5, 0.2)
 NATURAL = np.array([0.25, 0.5, 0.2, 0.01, 0.04])
@@ -30,7 +30,7 @@ def test_it_is_scipys_bootstrap_with_one_sample_a_category() -> None:
     answers = tuple(predicted[labels == index] for index in range(5))
     options = {"vectorized": False, "method": "percentile", "n_resamples": 2000}
     reference = bootstrap(answers, _macro_f1, rng=np.random.default_rng(1), **options)
-    ours = resample(GIT, EQUAL, resamples=2000, seed=2)
+    ours = resample_metrics(GIT, EQUAL, resamples=2000, seed=2)
     interval = estimate(0.9102, ours.macro_f1)
     assert interval.low == pytest.approx(reference.confidence_interval.low, abs=0.002)
     assert interval.high == pytest.approx(reference.confidence_interval.high, abs=0.002)
@@ -56,7 +56,7 @@ def test_every_figure_is_distributed_as_when_products_are_drawn() -> None:
         loop["macro_f1"].append(f1.mean())
         loop["f1"].append(f1[2])
         loop["natural_macro_f1"].append(f1_score(true, answers, average="macro", sample_weight=weight))
-    ours = resample(confusion, shares, resamples=2000, seed=5)
+    ours = resample_metrics(confusion, shares, resamples=2000, seed=5)
     for name, values in loop.items():
         samples = ours.f1[:, 2] if name == "f1" else getattr(ours, name)
         assert ks_2samp(values, samples).pvalue > 0.01, name
@@ -65,7 +65,7 @@ def test_every_figure_is_distributed_as_when_products_are_drawn() -> None:
 @pytest.mark.usefixtures("plain")
 def test_a_recall_varies_as_the_binomial_does() -> None:
     confusion = np.array([[30, 10], [0, 50]])
-    drawn = resample(confusion, np.array([0.5, 0.5]), resamples=20_000, seed=0)
+    drawn = resample_metrics(confusion, np.array([0.5, 0.5]), resamples=20_000, seed=0)
     recall = 2 * drawn.natural_accuracy - 1  # the second category is always right
     assert recall.mean() == pytest.approx(0.75, abs=0.003)
     assert recall.var() == pytest.approx(0.75 * 0.25 / 40, rel=0.05)
@@ -73,7 +73,7 @@ def test_a_recall_varies_as_the_binomial_does() -> None:
 
 def test_the_added_product_is_half_right_and_half_wrong() -> None:
     confusion = np.array([[30, 0, 0], [4, 6, 0], [0, 0, 20]])
-    drawn = resample(confusion, np.full(3, 1 / 3), resamples=40_000, seed=0)
+    drawn = resample_metrics(confusion, np.full(3, 1 / 3), resamples=40_000, seed=0)
     hits, *_ = module._draw(confusion, np.full(3, 1 / 3), 40_000, np.random.default_rng(0))
     assert hits[:, 1].mean() / 10 == pytest.approx(6.5 / 11, abs=0.005)  # (6 + 1/2) of (10 + 1)
     assert drawn.f1[:, 0].max() == 1 and 0 < drawn.f1[:, 2].std() < 0.05  # no error was seen, and one may be
@@ -104,7 +104,7 @@ def test_the_correction_is_scipys_without_its_acceleration() -> None:
 
 def test_absent_categories_count_for_nothing() -> None:
     confusion = np.array([[8, 1, 1], [0, 0, 0], [2, 0, 8]])
-    drawn = resample(confusion, np.array([0.5, 0, 0.5]), resamples=500, seed=0)
+    drawn = resample_metrics(confusion, np.array([0.5, 0, 0.5]), resamples=500, seed=0)
     assert (drawn.f1[:, 1] == 0).all()
     shift = drawn.macro_f1 - drawn.f1[:, [0, 2]].mean(axis=1)
     assert np.median(shift) == pytest.approx(shift[drawn.macro_f1 < 1])
@@ -112,20 +112,20 @@ def test_absent_categories_count_for_nothing() -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_a_category_that_is_never_found_has_no_f1_in_any_draw() -> None:
-    drawn = resample(np.array([[5, 0], [5, 0]]), np.array([0.5, 0.5]), resamples=50, seed=0)
+    drawn = resample_metrics(np.array([[5, 0], [5, 0]]), np.array([0.5, 0.5]), resamples=50, seed=0)
     assert (drawn.f1[:, 1] == 0).all()
     assert (drawn.accuracy == 0.5).all()
 
 
 def test_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CELLS_A_PART", 5 * 64)
-    drawn = resample(GIT, NATURAL, resamples=1000, seed=0)
+    drawn = resample_metrics(GIT, NATURAL, resamples=1000, seed=0)
     assert drawn.f1.shape == (1000, 5)
     assert len(np.unique(drawn.macro_f1)) > 900  # no part repeats another
     assert drawn.accuracy.mean() == pytest.approx(0.915, abs=0.002)
 
 
 def test_a_seed_gives_one_result() -> None:
-    first, again, other = (resample(GIT, NATURAL, resamples=200, seed=seed).macro_f1 for seed in (1, 1, 2))
+    first, again, other = (resample_metrics(GIT, NATURAL, resamples=200, seed=seed).macro_f1 for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()

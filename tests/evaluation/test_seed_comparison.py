@@ -14,7 +14,7 @@ from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.paired import exact_mcnemar, paired_test
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.evaluation.seed_comparison import compare_all, compare_seeds, detectable_accuracy, in_words
+from vlm_core.evaluation.seed_comparison import compare_all, compare_seeds, describe_comparison, detectable_accuracy
 from vlm_core.evaluation.seeds import over_seeds, pool_products
 
 NAMES = ("a", "b", "c")
@@ -171,7 +171,7 @@ def _words(difference, p, seeds=5, over=WON):
         over_seeds=over,
         detectable_macro_f1=0.016,
     )
-    return in_words("blip", "clip", made)
+    return describe_comparison("blip", "clip", made)
 
 
 def test_a_comparison_in_words():

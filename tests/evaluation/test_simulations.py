@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from vlm_core.evaluation.bootstrap import corrected_estimate, estimate, resample
+from vlm_core.evaluation.bootstrap import corrected_estimate, estimate, resample_metrics
 from vlm_core.evaluation.gaps import _gap, permutation_p
 from vlm_core.evaluation.paired import bootstrap_p, exact_mcnemar, mid_mcnemar
 from vlm_core.evaluation.paired_bootstrap import PairedPredictions, resample_differences
 from vlm_core.evaluation.seeds import over_seeds
 from vlm_core.evaluation.selective import auroc_unknown
-from vlm_core.evaluation.subgroups import wilson
+from vlm_core.evaluation.subgroups import wilson_interval
 
 # Shares of each wrong answer, by true category; the fourth is as vague as Free Items.
 WRONG = np.array([[0, 4, 2, 3, 1], [5, 0, 3, 1.5, 0.5], [4, 5, 0, 0.5, 0.5], [5, 3, 0.5, 0, 1.5], [6, 1, 0.5, 2.5, 0]])
@@ -105,7 +105,7 @@ def test_intervals_of_an_evaluation_hold_the_truth(recalls, support):
     draws = 600
     for draw in range(draws):
         confusion = np.array([generator.multinomial(n, row) for n, row in zip(support, chances, strict=True)])
-        drawn = resample(confusion, shares, resamples=200, seed=draw)
+        drawn = resample_metrics(confusion, shares, resamples=200, seed=draw)
         f1 = [estimate(value, drawn.f1[:, place]) for place, value in enumerate(_f1(confusion))]
         right = confusion.diagonal()
         means = [
@@ -133,7 +133,7 @@ def test_students_interval_holds_the_mean_of_all_seeds(seeds):
 @pytest.mark.parametrize(("n", "chance"), [(600, 0.9), (150, 0.85), (25, 0.8), (20, 0.9)])
 def test_wilsons_interval_holds_the_share(n, chance):
     right = np.arange(n + 1)
-    ends = [wilson(int(count), n) for count in right]
+    ends = [wilson_interval(int(count), n) for count in right]
     held = np.array([each.low <= chance <= each.high for each in ends])
     assert 0.92 <= held[np.random.default_rng(6).binomial(n, chance, 1000)].mean() <= 0.98
 

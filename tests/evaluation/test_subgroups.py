@@ -2,13 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlm_core.evaluation.subgroups import subgroup_table, wilson
+from vlm_core.evaluation.subgroups import subgroup_table, wilson_interval
 
 
 def test_wilsons_interval_is_that_of_the_textbook() -> None:
     # Newcombe 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I, method 3
     for right, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
-        interval = wilson(right, n)
+        interval = wilson_interval(right, n)
         assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
         assert interval.value == right / n
 

@@ -11,7 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from tests.evaluation.made_predictions import drawn, log_softmax
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.evaluation.temperature import fit_temperature, measure_scaling, scaled
+from vlm_core.evaluation.temperature import fit_temperature, measure_scaling, scale_predictions
 
 NAMES = ("a", "b", "c", "d")
 
@@ -47,7 +47,7 @@ def test_the_temperature_is_scikit_learns() -> None:
     logs = predictions.log_probabilities.astype(np.float64)
     reference.fit(logs, predictions.labels)
     expected = np.log(reference.predict_proba(logs))
-    found = scaled(predictions, fit_temperature(predictions)).log_probabilities
+    found = scale_predictions(predictions, fit_temperature(predictions)).log_probabilities
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
@@ -66,10 +66,10 @@ def test_calibration_on_other_products_gets_better() -> None:
 @given(st.floats(0.1, 10), st.integers(0, 50))
 def test_answers_stay_and_probabilities_are_such(temperature: float, seed: int) -> None:
     predictions = drawn(30, 4, seed, texts=True)
-    cooled = scaled(predictions, temperature)
+    cooled = scale_predictions(predictions, temperature)
     np.testing.assert_array_equal(cooled.predicted, predictions.predicted)
     assert cooled.texts == predictions.texts
-    back = scaled(cooled, 1 / temperature)
+    back = scale_predictions(cooled, 1 / temperature)
     np.testing.assert_allclose(back.log_probabilities, predictions.log_probabilities, atol=1e-3)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evaluation.made_predictions import CATEGORIES
-from vlm_core.evaluation.texts import closest_category, terms_of
+from vlm_core.evaluation.texts import category_terms, closest_category
 
 TERMS = {
     "shirts": "Apparel",
@@ -140,7 +140,7 @@ PRODUCTS = _products(
 
 
 def test_terms_are_the_words_that_point_to_one_category() -> None:
-    assert terms_of(PRODUCTS, "masterCategory") == {
+    assert category_terms(PRODUCTS, "masterCategory") == {
         "casual shoes": "Footwear",
         "shoes": "Footwear",
         "flip flops": "Footwear",
@@ -157,21 +157,21 @@ def test_terms_are_the_words_that_point_to_one_category() -> None:
 
 
 def test_terms_come_from_the_other_levels_that_there_are() -> None:
-    terms = terms_of(PRODUCTS, "articleType")
+    terms = category_terms(PRODUCTS, "articleType")
     assert terms["topwear"] == "Shirts"
     assert "shirts" not in terms
-    assert terms_of(PRODUCTS[["articleType"]], "articleType") == {}
-    assert terms_of(PRODUCTS[["articleType"]].assign(brand="X"), "brand")["shoes"] == "X"
-    assert terms_of(PRODUCTS.iloc[:0], "masterCategory") == {}
+    assert category_terms(PRODUCTS[["articleType"]], "articleType") == {}
+    assert category_terms(PRODUCTS[["articleType"]].assign(brand="X"), "brand")["shoes"] == "X"
+    assert category_terms(PRODUCTS.iloc[:0], "masterCategory") == {}
 
 
 def test_terms_find_what_they_were_made_of() -> None:
     categories = tuple(sorted(set(PRODUCTS["masterCategory"])))
-    terms = terms_of(PRODUCTS, "masterCategory")
+    terms = category_terms(PRODUCTS, "masterCategory")
     for term, category in terms.items():
         assert categories[closest_category(f"a photo of {term}", categories, terms)] == category
 
 
 def test_products_without_a_category_or_a_value_give_no_terms() -> None:
     blank = _products([("", "Shoes", "Shoes", 9), ("Apparel", "", "", 9)])
-    assert terms_of(blank, "masterCategory") == {}
+    assert category_terms(blank, "masterCategory") == {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.models.families import make_adapter, make_tiny
-from vlm_core.catalogue.exposure import expose
+from vlm_core.catalogue.exposure import record_exposure
 from vlm_core.errors import UserError
 from vlm_core.models.towers import as_blip, take_over_tower
 
@@ -62,7 +62,7 @@ def test_the_towers_exposure_comes_along(clip):
     assert take_over_tower(make_tiny("git")[0], folder, PIXELS) is None
     import pandas as pd
 
-    exposure = expose("shop", "cafe", pd.Series(["1", "2"]))
+    exposure = record_exposure("shop", "cafe", pd.Series(["1", "2"]))
     exposure.write(folder)
     assert take_over_tower(make_tiny("git")[0], folder, PIXELS) == exposure
 

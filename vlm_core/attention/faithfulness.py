@@ -57,7 +57,7 @@ class ControlComparison:
 
 
 @dataclass(frozen=True)
-class Randomised:
+class RandomisationCheck:
     """How like a method's map is to that of the same model with shuffled weights."""
 
     method: str
@@ -74,7 +74,7 @@ class Faithfulness:
     shares: tuple[float, ...]  # of cells, where the curves were measured
     curves: tuple[MapCurves, ...]
     comparisons: tuple[ControlComparison, ...]
-    randomised: tuple[Randomised, ...]
+    randomised: tuple[RandomisationCheck, ...]
 
 
 def measure_faithfulness(
@@ -122,7 +122,7 @@ def measure_faithfulness(
 
 
 @dataclass(frozen=True)
-class Followed:
+class PictureCurves:
     """One picture's probability of a category as one map's cells go or come back, most important first."""
 
     shares: tuple[float, ...]  # of cells
@@ -130,9 +130,9 @@ class Followed:
     insertion: tuple[float, ...]
 
 
-def follow_map(
+def measure_picture_curves(
     model: VisionLanguageCategoriser, picture: NDArray[np.uint8], of_map: NDArray[np.float32], target: int
-) -> Followed:
+) -> PictureCurves:
     """What becomes of the category `target` in a picture (H, W, 3) as the cells of a map (H, W) get the mean colour.
 
     One picture is an illustration, not evidence: that is what `measure_faithfulness` gives.
@@ -142,7 +142,7 @@ def follow_map(
     certainty = partial(_certainty, model, picture[None], _blanked(picture[None], "mean"), np.array([target]))
     ends = _ends(certainty, (1, *cells.shape))
     deletion, insertion = _curves(certainty, ranks[:, cells], counts, ends)[:, 0].tolist()
-    return Followed(tuple((counts / GRID**2).tolist()), tuple(deletion), tuple(insertion))
+    return PictureCurves(tuple((counts / GRID**2).tolist()), tuple(deletion), tuple(insertion))
 
 
 def _blanked(pictures: NDArray[np.uint8], removal: Removal) -> NDArray[np.uint8]:
@@ -300,7 +300,7 @@ def _randomised(
     values: dict[Method, NDArray[np.float64]],
     cells: NDArray[np.int64],
     seed: int,
-) -> list[Randomised]:
+) -> list[RandomisationCheck]:
     from scipy.stats import spearmanr
 
     from vlm_core.models.shuffling import shuffled_weights
@@ -313,5 +313,5 @@ def _randomised(
             spearmanr(ours, other).statistic if np.ptp(ours) and np.ptp(other) else 0.0  # an even map agrees with none
             for ours, other in zip(of_map, others, strict=True)
         ]
-        found.append(Randomised(method, _mean(np.array(correlations), seed)))
+        found.append(RandomisationCheck(method, _mean(np.array(correlations), seed)))
     return found

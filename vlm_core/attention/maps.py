@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vlm_core.attention.recording import (
-    Kind,
-    Layer,
+    AttentionLayer,
+    LayerKind,
     Recording,
     batches,
     category_scores,
     record,
+    record_batches,
     record_text,
-    recordings,
 )
 from vlm_core.attention.relevance import gradient_relevance, raw_relevance
 from vlm_core.errors import UserError
@@ -39,11 +39,11 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
-class LayerAttention:
+class LayerMaps:
     """What each head of a layer attends to: from the class token, or from the text tokens that answer."""
 
     name: str
-    kind: Kind
+    kind: LayerKind
     maps: NDArray[np.float32]  # (B, heads, H, W), each sums to one
 
 
@@ -77,22 +77,22 @@ def explain(
 
 def layer_maps(
     model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], target: int | NDArray[np.int64] | None = None
-) -> tuple[LayerAttention, ...]:
+) -> tuple[LayerMaps, ...]:
     """The attention of every layer and head that reads image tokens, in the chain's order.
 
     Of vision layers the class token's row, which every tower has; of those that read the picture for text the mean over
     the text tokens that answer.
     """
-    parts = [_layer_maps(recording, pictures.shape[1:3]) for recording in recordings(model, pictures, target)]
+    parts = [_layer_maps(recording, pictures.shape[1:3]) for recording in record_batches(model, pictures, target)]
     return tuple(
-        LayerAttention(first.name, first.kind, np.concatenate([layer.maps for layer in (first, *rest)]))
+        LayerMaps(first.name, first.kind, np.concatenate([layer.maps for layer in (first, *rest)]))
         for first, *rest in zip(*parts, strict=True)
     )
 
 
-def _layer_maps(recording: Recording, size: tuple[int, ...]) -> list[LayerAttention]:
+def _layer_maps(recording: Recording, size: tuple[int, ...]) -> list[LayerMaps]:
     return [
-        LayerAttention(layer.name, layer.kind, _stretch(_rows(recording, layer), size))
+        LayerMaps(layer.name, layer.kind, _stretch(_rows(recording, layer), size))
         for layer in recording.layers
         if layer.kind != "text"
     ]
@@ -184,7 +184,7 @@ def _occlusion(model: VisionLanguageCategoriser, pixels: Tensor, targets: Tensor
     return found.mean(dim=1).clamp(min=0).flatten(1)
 
 
-def _rows(recording: Recording, layer: Layer) -> Tensor:
+def _rows(recording: Recording, layer: AttentionLayer) -> Tensor:
     """What a layer's heads attend to among patches (B, heads, N - 1)."""
     found, asked = layer.probabilities.detach(), recording.asked
     if layer.kind == "vision":

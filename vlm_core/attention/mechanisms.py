@@ -25,32 +25,37 @@ WIDTH: Final = 64
 HEADS: Final = 2
 DEPTH: Final = 2
 
-Kind = Literal["mean-pool", "class-token", "attention-pool", "cross-attention", "joint-self-attention"]
+MechanismKind = Literal["mean-pool", "class-token", "attention-pool", "cross-attention", "joint-self-attention"]
 # learned: as the mechanism has it; uniform: the same weight on all tokens; shuffled: learned, but the weight of each
 # patch falls on the value of another one of the same picture.
 Weighting = Literal["learned", "uniform", "shuffled"]
 
-POOLED: Final[tuple[Kind, ...]] = ("mean-pool", "class-token")  # before the blocks, which look at no patch then
+POOLED: Final[tuple[MechanismKind, ...]] = (
+    "mean-pool",
+    "class-token",
+)  # before the blocks, which look at no patch then
 
 
 @dataclass(frozen=True)
-class Design:
+class MechanismSpec:
     """A mechanism, and where the weights of its attention to patches come from."""
 
-    kind: Kind
+    kind: MechanismKind
     weighting: Weighting = "learned"
 
 
-DESIGNS: Final[dict[str, Design]] = {
-    "mean-pool": Design("mean-pool"),
-    "class-token": Design("class-token"),
-    "attention-pool": Design("attention-pool"),
-    "attention-pool-uniform": Design("attention-pool", "uniform"),
-    "attention-pool-shuffled": Design("attention-pool", "shuffled"),
-    "cross-attention": Design("cross-attention"),
-    "cross-attention-uniform": Design("cross-attention", "uniform"),
-    "cross-attention-shuffled": Design("cross-attention", "shuffled"),
-    "joint-self-attention": Design("joint-self-attention"),  # no controls: its MLPs see each patch whatever attends
+MECHANISMS: Final[dict[str, MechanismSpec]] = {
+    "mean-pool": MechanismSpec("mean-pool"),
+    "class-token": MechanismSpec("class-token"),
+    "attention-pool": MechanismSpec("attention-pool"),
+    "attention-pool-uniform": MechanismSpec("attention-pool", "uniform"),
+    "attention-pool-shuffled": MechanismSpec("attention-pool", "shuffled"),
+    "cross-attention": MechanismSpec("cross-attention"),
+    "cross-attention-uniform": MechanismSpec("cross-attention", "uniform"),
+    "cross-attention-shuffled": MechanismSpec("cross-attention", "shuffled"),
+    "joint-self-attention": MechanismSpec(
+        "joint-self-attention"
+    ),  # no controls: its MLPs see each patch whatever attends
 }
 
 
@@ -92,7 +97,7 @@ def shuffle(tokens: Tensor, anew: bool) -> Tensor:
     return tokens.gather(1, order[..., None].expand_as(tokens))
 
 
-class Mixing(nn.Module):
+class ResidualMLP(nn.Module):
     """A residual MLP, as every block ends in."""
 
     def __init__(self, hidden: int) -> None:
@@ -110,7 +115,7 @@ class PooledBlock(nn.Module):
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.mixing = Mixing(hidden)
+        self.mixing = ResidualMLP(hidden)
 
     def forward(self, patches: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
         """The patches (B, N, W) as they are, and the reading tokens (B, R, W)."""
@@ -127,7 +132,7 @@ class CrossBlock(nn.Module):
             self.own_norm, self.own_attention = nn.LayerNorm(WIDTH), Attention()
         self.norm = nn.Identity() if weighting == "uniform" else nn.LayerNorm(WIDTH)  # of queries, where there are any
         self.attention = Attention(weighting)
-        self.mixing = Mixing(hidden)
+        self.mixing = ResidualMLP(hidden)
 
     def forward(self, patches: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
         """The patches (B, N, W) as they are, and the reading tokens (B, R, W)."""
@@ -148,7 +153,7 @@ class JointBlock(nn.Module):
         super().__init__()
         self.last = last
         self.norm, self.attention = nn.LayerNorm(WIDTH), Attention()
-        self.mixing = Mixing(hidden)
+        self.mixing = ResidualMLP(hidden)
 
     def forward(self, patches: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
         """Patches (B, N, W) and text (B, T, W); of the last block the patches as they are and the last token."""
@@ -178,9 +183,9 @@ class Mechanism(nn.Module):
     names: Tensor
 
     def __init__(self, name: str, names: Tensor, token_width: int) -> None:
-        """`name` is one of DESIGNS, `names` (C, T) are frozen vectors of the categories' names."""
+        """`name` is one of MECHANISMS, `names` (C, T) are frozen vectors of the categories' names."""
         super().__init__()
-        self.design = DESIGNS[name]
+        self.design = MECHANISMS[name]
         self.head = nn.Linear(WIDTH, len(names))  # drawn first: for one seed all mechanisms start with the same
         self.project = nn.Linear(token_width, WIDTH)
         self.register_buffer("names", _normalise(names), persistent=False)

@@ -19,18 +19,18 @@ from vlm_core.models.stages import Captioner, State
 from vlm_core.pixels.views import plain_view
 
 # Image tokens to each other; text to text (BLIP); text to image tokens (BLIP); image and text together (GIT).
-Kind = Literal["vision", "text", "cross", "joint"]
+LayerKind = Literal["vision", "text", "cross", "joint"]
 
 
 _PICTURES_A_PASS = 8  # a full-sized model keeps about 0.2 GB a picture for its gradients
 
 
 @dataclass(frozen=True)
-class Layer:
+class AttentionLayer:
     """What one layer's tokens attend to."""
 
     name: str  # the stage it belongs to
-    kind: Kind
+    kind: LayerKind
     # (B, heads, R, N), rows sum to one. R are the tokens that the everyday pass computes: where one is read alone, one.
     probabilities: Tensor
 
@@ -39,20 +39,20 @@ class Layer:
 class Recording:
     """The attention of one pass, from pixels on, and what was answered."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[AttentionLayer, ...]
     scores: Tensor  # (B, K) log odds of what each of the last K text tokens was asked for; K = 1 where a state is read
     asked: Tensor  # (B, K) 1, or 0 where a token is asked for nothing
     image_tokens: int  # N, the class token first
 
-    def of(self, kind: Kind) -> list[Tensor]:
+    def of(self, kind: LayerKind) -> list[Tensor]:
         """The probabilities of the layers of one kind, first layer first."""
         return [layer.probabilities for layer in self.layers if layer.kind == kind]
 
 
-def recordings(
+def record_batches(
     model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], target: int | NDArray[np.int64] | None = None
 ) -> Iterator[Recording]:
-    """The passes over pictures (B, H, W, 3), a few at a time, that answer for their targets (see `targets_of`)."""
+    """The passes over pictures (B, H, W, 3), a few at a time, that answer for their targets (see `resolve_targets`)."""
     for pixels, targets in batches(model, pictures, target):
         yield record(model, pixels, targets)
 
@@ -61,14 +61,14 @@ def batches(
     model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], target: int | NDArray[np.int64] | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Pixels (b, 3, S, S) and targets (b,) of a few pictures at a time; the model is then in evaluation mode."""
-    targets = targets_of(model, pictures, target)
+    targets = resolve_targets(model, pictures, target)
     model.hf.eval()
     for start in range(0, len(pictures), _PICTURES_A_PASS):
         rows = slice(start, start + _PICTURES_A_PASS)
         yield plain_view(pictures[rows], model.image_size).to(model.device), targets[rows]
 
 
-def targets_of(
+def resolve_targets(
     model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], target: int | NDArray[np.int64] | None
 ) -> Tensor:
     """The category (B,) to answer for of each picture: one for all, one a picture, or None for what is predicted."""
@@ -159,10 +159,12 @@ def _vision_blocks(model: VisionLanguageCategoriser) -> int:
 
 def _recording(kept: list[tuple[Tensor, bool]], vision: int, scores: Tensor, asked: Tensor) -> Recording:
     """Layers by their kind: after the tower's come text's own under a mask, and crossing ones without, if any."""
-    layers = [Layer(f"vision.block.{number}", "vision", kept[number - 1][0]) for number in range(1, vision + 1)]
+    layers = [
+        AttentionLayer(f"vision.block.{number}", "vision", kept[number - 1][0]) for number in range(1, vision + 1)
+    ]
     after = kept[vision:]
     crosses = any(not masked for _, masked in after)
     for index, (probabilities, masked) in enumerate(after):
-        kind: Kind = ("text" if masked else "cross") if crosses else "joint"
-        layers.append(Layer(f"fusion.block.{(index // 2 if crosses else index) + 1}", kind, probabilities))
+        kind: LayerKind = ("text" if masked else "cross") if crosses else "joint"
+        layers.append(AttentionLayer(f"fusion.block.{(index // 2 if crosses else index) + 1}", kind, probabilities))
     return Recording(tuple(layers), scores, asked, image_tokens=kept[0][0].shape[-1])

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from vlm_core.pixels.corruptions import studio_background
 
 if TYPE_CHECKING:
-    from vlm_core.attention.recording import Layer
+    from vlm_core.attention.recording import AttentionLayer
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
-Attention = NDArray[np.float32]  # (heads, R, N): what each of R tokens takes from each of N, which sums to one
+AttentionWeights = NDArray[np.float32]  # (heads, R, N): what each of R tokens takes from each of N, which sums to one
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class LayerStatistics:
     head_diversity: float | None  # 0 where all heads are alike, 1 where none shares a token; None for one head
 
 
-def mechanism_statistics(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8]) -> tuple[LayerStatistics, ...]:
+def attention_statistics(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8]) -> tuple[LayerStatistics, ...]:
     """The figures of every layer in the pass that answers for the predicted categories of pictures (B, H, W, 3).
 
     GIT's joint layers have two entries: its image tokens see one another alone, its text sees both. The product is what
     is no studio background (`studio_background`), by the share of each patch that it covers.
     """
-    from vlm_core.attention.recording import recordings
+    from vlm_core.attention.recording import record_batches
 
     found: list[list[LayerStatistics]] = []
-    for recording in recordings(model, pictures):
+    for recording in record_batches(model, pictures):
         images = recording.image_tokens
         layers = [part for layer in recording.layers for part in _parts(layer, images)]
         for row in range(len(recording.scores)):
@@ -69,7 +69,7 @@ def product_shares(picture: NDArray[np.uint8], side: int) -> NDArray[np.float64]
 
 
 def describe_layer(
-    name: str, kind: str, attention: Attention, images: int, product: NDArray[np.float64]
+    name: str, kind: str, attention: AttentionWeights, images: int, product: NDArray[np.float64]
 ) -> LayerStatistics:
     """The figures of one layer on one picture of `images` image tokens; `product` (g * g,) are the patches' shares."""
     entropy, relative = _entropies(attention)
@@ -92,7 +92,7 @@ def describe_layer(
     )
 
 
-def mean_distance(patches: Attention) -> float:
+def mean_distance(patches: AttentionWeights) -> float:
     """How many patches lie between the one that asks and what it attends to, on average; other tokens left out.
 
     `patches` (heads, g * g, g * g), row by row. Dosovitskiy et al. 2021, arXiv 2010.11929, appendix D.7.
@@ -103,7 +103,7 @@ def mean_distance(patches: Attention) -> float:
     return float((_shared(patches) * apart).sum(axis=-1).mean())
 
 
-def head_diversity(attention: Attention) -> float | None:
+def head_diversity(attention: AttentionWeights) -> float | None:
     """The Jensen-Shannon divergence of two heads' attention from one token, over log 2: mean over pairs and tokens.
 
     Lin 1991, https://doi.org/10.1109/18.61115. None for one head.
@@ -118,7 +118,7 @@ def head_diversity(attention: Attention) -> float | None:
     return float(np.mean(pairs) / log(2)) if pairs else None
 
 
-def _entropies(attention: Attention) -> tuple[float, float | None]:
+def _entropies(attention: AttentionWeights) -> tuple[float, float | None]:
     """Shannon's entropy in nats, and as a share of the log of how many tokens a mask leaves: means over rows."""
     from scipy.special import entr
 
@@ -128,7 +128,7 @@ def _entropies(attention: Attention) -> tuple[float, float | None]:
     return float(entropy.mean()), float(relative.mean()) if relative.size else None
 
 
-def _shared(attention: Attention) -> NDArray[np.float64]:
+def _shared(attention: AttentionWeights) -> NDArray[np.float64]:
     """Rows that sum to one; even ones where there was nothing."""
     total = attention.sum(axis=-1, keepdims=True, dtype=np.float64)
     even = np.full(attention.shape, 1 / attention.shape[-1])
@@ -136,7 +136,7 @@ def _shared(attention: Attention) -> NDArray[np.float64]:
     return shared
 
 
-def _parts(layer: Layer, images: int) -> Iterator[tuple[str, str, Attention]]:
+def _parts(layer: AttentionLayer, images: int) -> Iterator[tuple[str, str, AttentionWeights]]:
     """Name, kind and attention (B, heads, R, N) of a layer, a joint one by who asks."""
     attention = layer.probabilities.detach().cpu().numpy()
     if layer.kind != "joint":

@@ -35,11 +35,11 @@ class Captions:
         """The attributes in reading order: "men navy blue shirts"; "" for a product that has none."""
         return " ".join(word for word in self.words[row] if word)
 
-    def things(self) -> NDArray[np.str_]:
+    def product_types(self) -> NDArray[np.str_]:
         """What each product (n,) is, e.g. "shirts"; "" where no column names it."""
         return np.array([words[-1] if words else "" for words in self.words], dtype=str)
 
-    def draw(self, seed: int, epoch: int, rows: Rows) -> list[str]:
+    def sample_captions(self, seed: int, epoch: int, rows: Rows) -> list[str]:
         """One sentence for each of the rows (B,), a function of seed, epoch and row."""
         return [self._sentence(int(row), *_uniform(seed, epoch, int(row))) for row in rows]
 

@@ -59,7 +59,7 @@ class Exposure:
         return may_have_seen(self.rule, products["product_id"], groups)
 
 
-def expose(
+def record_exposure(
     catalogue: str, catalogue_fingerprint: str, ids: pd.Series[str], before: Sequence[Exposure | None] = ()
 ) -> Exposure:
     """The exposure of weights that learn from the products of these ids, and began with those of `before`."""
@@ -69,27 +69,27 @@ def expose(
     return Exposure(rule, catalogue, catalogue_fingerprint, len(ids), digest, tuple(earlier))
 
 
-def may_be_pretrained(ids: pd.Series[str]) -> NDArray[np.bool_]:
+def allowed_for_pretraining(ids: pd.Series[str]) -> NDArray[np.bool_]:
     """Whether each id (n,) is one of the three quarters."""
     return _first_bytes(ids, "") < _SIDES_BELOW
 
 
-def reserved(ids: pd.Series[str], groups: Rows) -> NDArray[np.bool_]:
+def reserved_for_evaluation(ids: pd.Series[str], groups: Rows) -> NDArray[np.bool_]:
     """Whether each product (n,) is kept for evaluation: neither it nor a near-copy of it may be pretrained on."""
-    return ~np.isin(groups, groups[may_be_pretrained(ids)])
+    return ~np.isin(groups, groups[allowed_for_pretraining(ids)])
 
 
 def may_have_seen(rule: str, ids: pd.Series[str], groups: Rows) -> NDArray[np.bool_]:
     """Whether weights of that rule may have seen each product (n,) or a near-copy; all, for a rule not known here."""
-    return ~reserved(ids, groups) if rule == RULE else np.ones(len(ids), dtype=bool)
+    return ~reserved_for_evaluation(ids, groups) if rule == RULE else np.ones(len(ids), dtype=bool)
 
 
-def pretraining_sides(ids: pd.Series[str], groups: Rows) -> tuple[Rows, Rows]:
+def split_for_pretraining(ids: pd.Series[str], groups: Rows) -> tuple[Rows, Rows]:
     """Rows to pretrain on, and rows to score pretraining with, both of the three quarters; no group has both.
 
     Recipes are chosen on the second, so that the reserved quarter stays unseen by choices too.
     """
-    allowed = np.flatnonzero(may_be_pretrained(ids))
+    allowed = np.flatnonzero(allowed_for_pretraining(ids))
     members = pd.DataFrame({"group": groups[allowed], "id": ids.iloc[allowed].to_numpy()})
     names = members.groupby("group")["id"].transform("min")
     scored = _first_bytes(names, "validation:") < _VALIDATION_BELOW

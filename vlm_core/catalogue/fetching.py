@@ -146,7 +146,7 @@ def _explain(error: Exception, place: str, target: Path) -> str:
     )
 
 
-def within(seconds: float, ask: Callable[[], T]) -> T:
+def call_with_timeout(seconds: float, ask: Callable[[], T]) -> T:
     """What `ask` returns or raises. Raises TimeoutError when that takes longer.
 
     A socket's own timeout bounds neither the look-up of a name nor the trying of one address after another.
@@ -193,7 +193,7 @@ def _download_from_kaggle() -> Path:
         if cached and _holds_products(Path(cached)):
             return Path(cached)
         get_kaggle_credentials()  # raises ValueError for a file that is none, which must not pass for a damaged archive
-        within(SECONDS_TO_ANSWER, lambda: requests.head(get_endpoint(get_env()), timeout=CONNECT_SECONDS))
+        call_with_timeout(SECONDS_TO_ANSWER, lambda: requests.head(get_endpoint(get_env()), timeout=CONNECT_SECONDS))
         try:
             folder = Path(dataset_download(name, force_download=cached is not None))
         except (DataCorruptionError, zipfile.BadZipFile, ValueError, TypeError) as error:
@@ -243,7 +243,9 @@ def _download_shards(workshop: Path) -> list[Path]:
 
     silence_telemetry()
     api = HfApi()
-    info = within(SECONDS_TO_ANSWER, lambda: api.dataset_info(HF_SET, files_metadata=True, timeout=SECONDS_TO_ANSWER))
+    info = call_with_timeout(
+        SECONDS_TO_ANSWER, lambda: api.dataset_info(HF_SET, files_metadata=True, timeout=SECONDS_TO_ANSWER)
+    )
     siblings = sorted(info.siblings or (), key=lambda sibling: sibling.rfilename)
     shards = [sibling for sibling in siblings if sibling.rfilename.endswith(".parquet")]
     if not shards:

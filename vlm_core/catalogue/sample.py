@@ -1,6 +1,6 @@
 """The embedded sample catalogue: a small invented shop, drawn by code, in the layout of Kaggle's fashion products.
 
-It has the real catalogue's traits: an uneven prior, gifts that look like what is sold, and its warts (see `Warts`).
+It has the real catalogue's traits: an uneven prior, gifts that look like what is sold, and its warts (see `Defects`).
 """
 
 import io
@@ -40,7 +40,7 @@ WORN_SHARE: Final = 0.55
 
 
 @dataclass(frozen=True)
-class Warts:
+class Defects:
     """How many rows of a sample catalogue have which defect; no row has two."""
 
     unquoted_commas: int
@@ -76,9 +76,9 @@ class SampleRow:
         return f"{self.id},{kind},{self.season},{self.year},{self.usage},{self.title}"
 
 
-def count_warts(products: int) -> Warts:
+def count_defects(products: int) -> Defects:
     """The warts of a sample catalogue of so many products."""
-    return Warts(
+    return Defects(
         unquoted_commas=max(2, products // 400),
         pictures_missing=1,
         pictures_truncated=1,
@@ -119,7 +119,7 @@ def _is_complete(folder: Path, stamp: dict[str, int]) -> bool:
         pictures = sum(1 for _ in (folder / "images").glob("*.jpg"))
     except (OSError, ValueError):
         return False
-    expected = stamp["products"] - count_warts(stamp["products"]).pictures_missing
+    expected = stamp["products"] - count_defects(stamp["products"]).pictures_missing
     return bool(found == stamp and (folder / "styles.csv").is_file() and pictures == expected)
 
 
@@ -218,8 +218,8 @@ def _plan_row(product_id: int, category: str, rng: Random) -> SampleRow:
 
 
 def _spoil(rows: list[SampleRow], rng: Random) -> None:
-    """Give the rows, in place, the defects that `count_warts` promises."""
-    warts = count_warts(len(rows))
+    """Give the rows, in place, the defects that `count_defects` promises."""
+    warts = count_defects(len(rows))
     clean = rng.sample(range(len(rows)), len(rows))
 
     def take(category: str) -> int:

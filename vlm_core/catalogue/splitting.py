@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.catalogue.exposure import reserved
+from vlm_core.catalogue.exposure import reserved_for_evaluation
 from vlm_core.errors import UserError
 
 Rows = NDArray[np.int64]
 Protocol = Literal["holdout", "study"]
 
-STUDY_CATEGORIES = ("Accessories", "Apparel", "Footwear", "Free Items", "Personal Care")
+ORIGINAL_CATEGORIES = ("Accessories", "Apparel", "Footwear", "Free Items", "Personal Care")
 TEST_SHARE = 0.20
 VALIDATION_SHARE = 0.16
-STUDY_TRAINING_SHARE = 0.8
+ORIGINAL_TRAINING_SHARE = 0.8
 FEWEST_JUDGING_GROUPS = 4  # of the reserved quarter, for a category to be judged on it alone
 FEWEST_GROUPS = 5  # that three splits with several training products can be drawn from
 
@@ -90,7 +90,7 @@ def split_catalogue(
         train, validation, drawn = _split_as_the_study(labels, len(kept), train_per_category, generator)
         test = validation
     else:
-        may_judge = reserved(products["product_id"], groups)
+        may_judge = reserved_for_evaluation(products["product_id"], groups)
         chosen = _draw(labels, len(kept), per_category, may_judge, generator)
         drawn = chosen
         train, validation, test = _hold_out(chosen, labels, groups, may_judge, generator)
@@ -121,8 +121,8 @@ def choose_categories(
     if missing := [name for name in wanted if name not in counts]:
         known = ", ".join(sorted(counts)[:20])
         raise UserError(f"categories={','.join(missing)} is not in the column {column.name}, which has: {known}.")
-    study = not wanted and set(STUDY_CATEGORIES) <= set(counts)
-    candidates = STUDY_CATEGORIES if study else tuple(wanted) or tuple(counts)
+    study = not wanted and set(ORIGINAL_CATEGORIES) <= set(counts)
+    candidates = ORIGINAL_CATEGORIES if study else tuple(wanted) or tuple(counts)
     removed = {
         name: "not asked for" if wanted else "not one of the study's" for name in counts if name not in candidates
     }
@@ -228,12 +228,12 @@ def _split_as_the_study(
     """Balance first, split afterwards, so that copies of one product fall on both sides: the original's leak."""
     from sklearn.model_selection import train_test_split
 
-    per_category = round((train_per_category or 480) / STUDY_TRAINING_SHARE)
+    per_category = round((train_per_category or 480) / ORIGINAL_TRAINING_SHARE)
     rows = balance(np.flatnonzero(labels >= 0), labels, per_category, generator)
     assert len(np.unique(labels[rows])) == count
     train, validation = train_test_split(
         rows,
-        train_size=STUDY_TRAINING_SHARE,
+        train_size=ORIGINAL_TRAINING_SHARE,
         stratify=labels[rows],
         random_state=int(generator.integers(2**31)),
     )

@@ -24,7 +24,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Resampled:
+class ResampledMetrics:
     """Figures of each resample, over the categories with support."""
 
     accuracy: NDArray[np.float64]  # (R,)
@@ -34,7 +34,9 @@ class Resampled:
     natural_macro_f1: NDArray[np.float64]  # (R,)
 
 
-def resample(confusion: NDArray[np.int64], shares: NDArray[np.float64], *, resamples: int, seed: int) -> Resampled:
+def resample_metrics(
+    confusion: NDArray[np.int64], shares: NDArray[np.float64], *, resamples: int, seed: int
+) -> ResampledMetrics:
     """Figures of `resamples` bootstrap samples of the rows behind a confusion matrix (C, C), rows = true category.
 
     `shares` (C,) are the categories' parts of the catalogue, 0 without support, for the natural-prior figures.
@@ -57,8 +59,8 @@ def resample(confusion: NDArray[np.int64], shares: NDArray[np.float64], *, resam
     part = max(1, _CELLS_A_PART // len(confusion))
     sizes = [min(part, resamples - start) for start in range(0, resamples, part)]
     parts = [_figures(*_draw(confusion, shares, size, generator), support, shares) for size in sizes]
-    names = Resampled.__dataclass_fields__
-    drawn = Resampled(**{name: np.concatenate([getattr(each, name) for each in parts]) for name in names})
+    names = ResampledMetrics.__dataclass_fields__
+    drawn = ResampledMetrics(**{name: np.concatenate([getattr(each, name) for each in parts]) for name in names})
     observed, expected = (
         _figures(
             matrix.diagonal()[None],
@@ -107,11 +109,11 @@ def _figures(
     natural_chosen: NDArray[np.float64],
     support: NDArray[np.int64],
     shares: NDArray[np.float64],
-) -> Resampled:
+) -> ResampledMetrics:
     present = support > 0
     weights = _weights(shares, support)
     f1 = _f1(hits, support, chosen)
-    return Resampled(
+    return ResampledMetrics(
         accuracy=hits.sum(axis=1) / support.sum(),
         macro_f1=f1[:, present].mean(axis=1),
         f1=f1,

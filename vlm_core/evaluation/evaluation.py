@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
-from vlm_core.evaluation.bootstrap import LEVEL, Estimate, Resampled, corrected_estimate, estimate, resample
+from vlm_core.evaluation.bootstrap import (
+    LEVEL,
+    Estimate,
+    ResampledMetrics,
+    corrected_estimate,
+    estimate,
+    resample_metrics,
+)
 from vlm_core.evaluation.calibration import Calibration, ReliabilityBin, measure_calibration
-from vlm_core.evaluation.names import slugs
 from vlm_core.evaluation.predictions import Predictions
+from vlm_core.evaluation.slugs import category_slugs
 from vlm_core.evaluation.subgroups import Subgroup, subgroup_table
 from vlm_core.evaluation.summary import Summary, macro_f1, summarise
 
@@ -60,7 +67,7 @@ class NaturalPrior:
 
 
 @dataclass(frozen=True)
-class TextRule:
+class TextScore:
     """What mapping the generated text to a category comes to; Unknown Category counts as wrong."""
 
     unknown_rate: float
@@ -84,7 +91,7 @@ class Evaluation:
     calibration: Calibration
     subgroups: tuple[Subgroup, ...]
     values_left_out: dict[str, int]  # attribute -> smaller values that the subgroups do not show
-    text_rule: TextRule | None  # None where the model writes nothing
+    text_rule: TextScore | None  # None where the model writes nothing
     resamples: int
     seed: int
     predictions: Predictions  # of all products, the unlabelled ones too
@@ -108,7 +115,7 @@ class Evaluation:
         ):
             values |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
         values |= {name: getattr(self.calibration, name) for name in ("nll", "brier", "ece")}
-        for slug, score in zip(slugs(self.categories), self.per_category, strict=True):
+        for slug, score in zip(category_slugs(self.categories), self.per_category, strict=True):
             if score.support:
                 values |= {
                     f"precision_{slug}": score.precision,
@@ -168,7 +175,7 @@ def evaluate(
     summary = summarise(labels, predicted, predictions.categories, calibration.nll)
     support = summary.confusion.sum(axis=1)
     shares, covered = _shares(np.asarray(prior, dtype=np.float64), support)
-    drawn = resample(summary.confusion, shares, resamples=resamples, seed=seed)
+    drawn = resample_metrics(summary.confusion, shares, resamples=resamples, seed=seed)
     groups, left_out = subgroup_table(labels, predicted, attributes.loc[known], predictions.categories)
     rows = (shares / np.maximum(support, 1))[labels]  # (n,) weights that sum to one
     return Evaluation(
@@ -217,7 +224,9 @@ def _worst(summary: Summary, support: NDArray[np.int64]) -> WorstRecall:
     return WorstRecall(list(summary.recall)[index], float(recalls[index]))
 
 
-def _category_scores(summary: Summary, support: NDArray[np.int64], drawn: Resampled) -> tuple[CategoryScore, ...]:
+def _category_scores(
+    summary: Summary, support: NDArray[np.int64], drawn: ResampledMetrics
+) -> tuple[CategoryScore, ...]:
     return tuple(
         CategoryScore(
             category=category,
@@ -232,13 +241,13 @@ def _category_scores(summary: Summary, support: NDArray[np.int64], drawn: Resamp
 
 def _text_rule(
     labels: NDArray[np.int64], text_categories: NDArray[np.int64] | None, known: NDArray[np.bool_]
-) -> TextRule | None:
+) -> TextScore | None:
     if text_categories is None:
         return None
     answered = text_categories[known]
     unknown = float((answered < 0).mean())
     accuracy = float((answered == labels).mean())
-    return TextRule(unknown, 1 - unknown, accuracy, macro_f1(labels, answered))
+    return TextScore(unknown, 1 - unknown, accuracy, macro_f1(labels, answered))
 
 
 def _plain(value: Any) -> Any:
@@ -281,7 +290,7 @@ def _from_dict(content: Mapping[str, Any], predictions: Predictions) -> Evaluati
             for group in content["subgroups"]
         ),
         values_left_out=content["values_left_out"],
-        text_rule=TextRule(**content["text_rule"]) if content["text_rule"] else None,
+        text_rule=TextScore(**content["text_rule"]) if content["text_rule"] else None,
         resamples=content["resamples"],
         seed=content["seed"],
         predictions=predictions,

@@ -14,7 +14,7 @@ from vlm_core.evaluation.bootstrap import LEVEL, PRIOR_PRODUCTS, Estimate
 from vlm_core.evaluation.paired import holm
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import pool_products
-from vlm_core.evaluation.subgroups import THIN, wilson
+from vlm_core.evaluation.subgroups import THIN, wilson_interval
 from vlm_core.evaluation.summary import macro_f1
 
 
@@ -80,7 +80,7 @@ def _measure(attribute: str, values: NDArray[np.str_], pooled: Predictions, resa
         ServedValue(
             value=str(value),
             n=int(row["n"]),
-            accuracy=wilson(round(row["accuracy"] * row["n"]), int(row["n"])),
+            accuracy=wilson_interval(round(row["accuracy"] * row["n"]), int(row["n"])),
             macro_f1=float(row["macro_f1"]),
             thin=bool(row["n"] < THIN),
         )
@@ -112,7 +112,7 @@ def _gap(accuracies: NDArray[np.float64], resamples: int, seed: int) -> Estimate
     Resampling the gap itself would never find it to be 0, as chance alone makes one. Instead products are resampled
     within each value, and no difference between two values strays further from its estimate than the largest that
     95 % of the resamples show: a bound on the gap's own error (Tukey's method, with bootstrapped differences). One
-    product is added to each value as in `vlm_core.evaluation.bootstrap.resample`.
+    product is added to each value as in `vlm_core.evaluation.bootstrap.resample_metrics`.
     """
     accuracy, n = accuracies.T
     chances = (accuracy * n + PRIOR_PRODUCTS / 2) / (n + PRIOR_PRODUCTS)

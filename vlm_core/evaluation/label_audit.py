@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.bootstrap import Estimate, corrected_estimate, resample
+from vlm_core.evaluation.bootstrap import Estimate, corrected_estimate, resample_metrics
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.summary import macro_f1
 
@@ -136,5 +136,5 @@ def _macro_f1(predictions: Predictions, rows: NDArray[np.bool_], resamples: int,
     labels, predicted = predictions.labels[rows], predictions.predicted[rows]
     confusion = confusion_matrix(labels, predicted, labels=np.arange(len(predictions.categories)))
     shares = confusion.sum(axis=1) / confusion.sum()
-    drawn = resample(confusion.astype(np.int64), shares, resamples=resamples, seed=seed)
+    drawn = resample_metrics(confusion.astype(np.int64), shares, resamples=resamples, seed=seed)
     return corrected_estimate(macro_f1(labels, predicted), drawn.macro_f1)

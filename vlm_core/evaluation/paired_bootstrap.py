@@ -51,8 +51,9 @@ def resample_differences(answers: PairedPredictions, *, resamples: int, seed: in
     as the split gave it. Products with the same answers are alike: their numbers are multinomial.
 
     To the products of each category one is added that is half right and half wrong for either model, as in
-    `vlm_core.evaluation.bootstrap.resample`: without it 13 Free Items among 613 products made the test reject in 8.7 %
-    of draws in which nothing differed, and with it in 6 %. Resamples are shifted back by what it shifts them.
+    `vlm_core.evaluation.bootstrap.resample_metrics`: without it 13 Free Items among 613 products made the test reject
+    in 8.7 % of simulations in which nothing differed, and with it in 6 %. Resamples are shifted back by as much as it
+    shifts them.
     """
     generator = np.random.default_rng(seed)
     outcomes = _with_prior(_count(answers), answers)

@@ -126,7 +126,7 @@ def detectable_accuracy(products: int, discordant: int) -> float:
     return sqrt(share) * (level * sqrt(products) + power * sqrt(products + power**2 - level**2)) / (products + power**2)
 
 
-def in_words(a: str, b: str, comparison: SeedComparison) -> str:
+def describe_comparison(a: str, b: str, comparison: SeedComparison) -> str:
     """One or two sentences: who beats whom, by how much, how sure that is, and what would have been found."""
     value, low, high = (100 * part for part in (comparison.difference.value, *_ends(comparison.difference)))
     if value < 0:

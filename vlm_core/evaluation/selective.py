@@ -85,8 +85,8 @@ def auroc_unknown(known: NDArray[np.floating], unknown: NDArray[np.floating]) ->
 
     DeLong, DeLong & Clarke-Pearson 1988, https://doi.org/10.2307/2531595, on the logit, which keeps the interval within
     0..1 (Pepe 2003, The Statistical Evaluation of Medical Tests, 5.2.4). To either side one product is added that is
-    half told and half not, as in `vlm_core.evaluation.bootstrap.resample`, or 20 unknown products that are all told
-    would leave no doubt: with 20 the interval held the truth in 69 to 96 % of simulated draws without, and in 90 to
+    half told and half not, as in `vlm_core.evaluation.bootstrap.resample_metrics`, or 20 unknown products that are all
+    told would leave no doubt: with 20 the interval held the truth in 69 to 96 % of simulations without, and in 90 to
     97 % with it. Raises UserError when either side is empty.
     """
     from scipy.stats import norm, rankdata

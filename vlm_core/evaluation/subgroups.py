@@ -59,16 +59,16 @@ def _subgroup(
         attribute=attribute,
         value=value,
         n=len(labels),
-        accuracy=wilson(int((labels == predicted).sum()), len(labels)),
+        accuracy=wilson_interval(int((labels == predicted).sum()), len(labels)),
         macro_f1=macro_f1(labels, predicted),
         categories_present=len(present),
         thin_categories=tuple(categories[index] for index in present[counts < THIN]),
     )
 
 
-def wilson(right: int, n: int) -> Estimate:
+def wilson_interval(right: int, n: int) -> Estimate:
     """The share `right / n` with Wilson's interval of 95 %, which is sound for few products and shares near 1."""
     from scipy.stats import binomtest
 
-    interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+    interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson_interval")
     return Estimate(right / n, float(interval.low), float(interval.high))

@@ -31,7 +31,7 @@ def measure_scaling(validation: Predictions, test: Predictions) -> TemperatureSc
     Raises UserError where a side has no labelled product.
     """
     temperature = fit_temperature(validation)
-    return TemperatureScaling(temperature, _calibration(test), _calibration(scaled(test, temperature)))
+    return TemperatureScaling(temperature, _calibration(test), _calibration(scale_predictions(test, temperature)))
 
 
 def fit_temperature(predictions: Predictions) -> float:
@@ -54,7 +54,7 @@ def fit_temperature(predictions: Predictions) -> float:
     return exp(float(found.x))
 
 
-def scaled(predictions: Predictions, temperature: float) -> Predictions:
+def scale_predictions(predictions: Predictions, temperature: float) -> Predictions:
     """The predictions with softmax(log p / T) for probabilities; the answers stay."""
     from scipy.special import log_softmax
 

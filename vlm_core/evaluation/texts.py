@@ -27,7 +27,8 @@ _SHORTEST_TERM: Final = 3  # letters
 def closest_category(text: str, categories: tuple[str, ...], terms: Mapping[str, str]) -> int:
     """Index of the category that a text speaks of, -1 for Unknown Category.
 
-    `terms` are known words and the category each points to (see `terms_of`); those of other categories are passed over.
+    `terms` are known words and the category each points to (see `category_terms`); terms of other categories are
+    ignored.
     Words are compared whole, without case, accents, punctuation and plural endings; phrases also match when written
     as one word ("t-shirt", "tshirt", "t shirt"). The first of these rules that finds something decides:
 
@@ -119,7 +120,7 @@ def _most_similar(phrase: str, candidates: tuple[str, ...]) -> tuple[str, float]
     return (found[0], difflib.SequenceMatcher(None, found[0], phrase).ratio()) if found else ("", 0.0)
 
 
-def terms_of(products: pd.DataFrame, label: str) -> dict[str, str]:
+def category_terms(products: pd.DataFrame, label: str) -> dict[str, str]:
     """Lower-case terms of the catalogue's other label levels and the one category of `label` that each points to.
 
     A term is a value of `masterCategory`, `subCategory` or `articleType` (as far as these columns exist and are not

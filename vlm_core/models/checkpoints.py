@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from vlm_core.catalogue.fetching import silence_telemetry, within
+from vlm_core.catalogue.fetching import call_with_timeout, silence_telemetry
 from vlm_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _on_hub(name: str, seconds: float) -> FoundCheckpoint | MissingCheckpoint:
         return MissingCheckpoint(name, "HF_HUB_OFFLINE is set, and the hub's cache holds no whole copy of it")
     silence_telemetry()
     try:
-        info = within(seconds, lambda: HfApi().model_info(name, timeout=seconds))
+        info = call_with_timeout(seconds, lambda: HfApi().model_info(name, timeout=seconds))
     except (TimeoutError, httpx2.TimeoutException):
         return MissingCheckpoint(
             name, f"the hub did not answer within {seconds:g} seconds, and its cache holds no whole copy"

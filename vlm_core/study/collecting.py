@@ -13,10 +13,10 @@ import pandas as pd
 
 from vlm_core.config import STUDY, Config
 from vlm_core.data import Data, words
+from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.evaluation import Evaluation, evaluate
 from vlm_core.evaluation.leak import CategoryLeak
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.evaluation.rules import RuleScore
 from vlm_core.evaluation.seeds import over_seeds
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results
@@ -145,7 +145,7 @@ def _mean_seconds(trials: Sequence[CellResult]) -> float:
 
 def _pairs(group: str, cells: Mapping[str, Sequence[CellResult]]) -> list[results.Pair]:
     """Every pair of the configurations, over the seeds that all of them have."""
-    from vlm_core.evaluation.seed_comparison import compare_all, in_words
+    from vlm_core.evaluation.seed_comparison import compare_all, describe_comparison
 
     shared = set.intersection(*({trial.cell.seed for trial in each} for each in cells.values())) if cells else set()
     answers = {
@@ -154,7 +154,10 @@ def _pairs(group: str, cells: Mapping[str, Sequence[CellResult]]) -> list[result
     }
     if not shared or len(cells) < 2:
         return []
-    return [results.Pair(group, a, b, test, in_words(a, b, test)) for (a, b), test in compare_all(answers).items()]
+    return [
+        results.Pair(group, a, b, test, describe_comparison(a, b, test))
+        for (a, b), test in compare_all(answers).items()
+    ]
 
 
 def _leak(
@@ -280,10 +283,10 @@ def _rules(trials: CellResults) -> list[results.RulesRow]:
     return rows
 
 
-def _mean_rule(scores: Sequence[Mapping[str, Any]]) -> RuleScore:
+def _mean_rule(scores: Sequence[Mapping[str, Any]]) -> DecodingScore:
     names = ("accuracy", "macro_f1", "unknown_rate", "coverage", "covered_accuracy")
     means = {name: _mean([score[name] for score in scores]) for name in names}
-    return RuleScore(n=sum(score["n"] for score in scores), **means)
+    return DecodingScore(n=sum(score["n"] for score in scores), **means)
 
 
 def _costs(cells: Mapping[str, Sequence[CellResult]], data: Data, config: Config) -> tuple[results.CostRow, ...]:

@@ -105,25 +105,25 @@ def _robustness(trained: Trained) -> None:
 def _attention(trained: Trained) -> None:
     """Faithfulness and statistics of the family's own maps, on test products evenly from all categories."""
     from vlm_core.attention.faithfulness import measure_faithfulness
-    from vlm_core.attention.statistics import mechanism_statistics
+    from vlm_core.attention.statistics import attention_statistics
 
     assert isinstance(trained.model, VisionLanguageCategoriser)
     order = np.argsort(trained.data.split.labels[trained.test], kind="stable")
     places = np.linspace(0, len(order) - 1, min(PICTURES_EXPLAINED, len(order))).astype(np.int64)
     pictures = trained.pictures(trained.test[order[places]])
     trained.keep("faithfulness", measure_faithfulness(trained.model, pictures, seed=trained.config.seed))
-    trained.keep("mechanism", mechanism_statistics(trained.model, pictures))
+    trained.keep("mechanism", attention_statistics(trained.model, pictures))
 
 
 def _rules(trained: Trained) -> None:
     """Ways from a writing model to a category, side by side."""
-    from vlm_core.evaluation.rules import score_rule
+    from vlm_core.evaluation.decoding_scores import score_decoding
     from vlm_core.models.decoding import decode_categories
 
     assert isinstance(trained.model, VisionLanguageCategoriser)
     answers = decode_categories(trained.model, trained.pictures(trained.test)).answers
     labels = trained.data.split.labels[trained.test]
-    trained.keep("rules", {name: asdict(score_rule(labels, given)) for name, given in answers.items()})
+    trained.keep("rules", {name: asdict(score_decoding(labels, given)) for name, given in answers.items()})
 
 
 def _simple(trained: Trained) -> None:

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from vlm_core.benchmark.cost import Cost
 from vlm_core.evaluation.bootstrap import Estimate
+from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.gaps import Gap
 from vlm_core.evaluation.label_audit import WithoutSuspects
 from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
-from vlm_core.evaluation.rules import RuleScore
 from vlm_core.evaluation.seed_comparison import SeedComparison
 
 SCHEMA: Final = 1
@@ -108,7 +108,7 @@ class RulesRow:
 
     label: str
     run_ids: tuple[str, ...]
-    rules: dict[str, RuleScore]
+    rules: dict[str, DecodingScore]
 
 
 @dataclass(frozen=True)

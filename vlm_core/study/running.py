@@ -51,11 +51,11 @@ def run_study(config: Config, root: Path) -> StudyOutcome:
     A cell that fails is reported, and the others go on; the run then ends as FAILED, so that the same command repeats
     what failed. Raises UserError.
     """
-    from vlm_core.attention.mechanisms import DESIGNS
+    from vlm_core.attention.mechanisms import MECHANISMS
     from vlm_core.study.collecting import collect
     from vlm_core.study.report import write_report, write_results
 
-    plan = plan_study(config, tuple(DESIGNS))
+    plan = plan_study(config, tuple(MECHANISMS))
     name = config.study or config.preset
     data = load_data(plan.settings(plan.cells[0]), root)
     resume = _unfinished(name, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from vlm_core.evaluation.names import slugs
+from vlm_core.evaluation.slugs import category_slugs
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.summary import Summary
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def epoch_metrics(report: EpochReport[Summary]) -> dict[str, float]:
-    """One epoch's figures: `train_...`, `validation_...` (categories as `slugs` names them), rate and seconds."""
+    """One epoch's figures: `train_...`, `validation_...` (categories as slugs), rate and seconds."""
     validation = report.validation
     return {
         "learning_rate": report.learning_rate,
@@ -35,7 +35,9 @@ def _summary_metrics(prefix: str, summary: Summary) -> dict[str, float]:
 
 
 def _by_category(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{slug}": value for slug, value in zip(slugs(tuple(figures)), figures.values(), strict=True)}
+    return {
+        f"{prefix}_{slug}": value for slug, value in zip(category_slugs(tuple(figures)), figures.values(), strict=True)
+    }
 
 
 def epoch_line(report: EpochReport[Summary]) -> str:

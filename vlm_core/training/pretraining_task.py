@@ -62,7 +62,7 @@ class Pretraining:
         for batch in self.batches.training(epoch):
             pixels = tuple(part.to(self.adapter.hf.device) for part in batch.state)
             state = run_stages(rest, keep_patches(first.run(pixels), self.patches_kept))
-            terms = self.objective.terms(state, self.captions.draw(self.batches.seed, epoch, batch.rows))
+            terms = self.objective.terms(state, self.captions.sample_captions(self.batches.seed, epoch, batch.rows))
             for name, term in terms.items():
                 self._sums[name] = self._sums.get(name, 0.0) + float(term.detach()) * len(batch.rows)
             yield torch.stack(list(terms.values())).sum(), len(batch.rows)

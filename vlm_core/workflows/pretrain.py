@@ -106,7 +106,7 @@ def _resumed(run_id: str) -> Config:
 def _load_material(config: Config, root: Path) -> _Material:
     from vlm_core.catalogue.captions import describe_products
     from vlm_core.catalogue.duplicates import near_duplicate_groups
-    from vlm_core.catalogue.exposure import pretraining_sides
+    from vlm_core.catalogue.exposure import split_for_pretraining
     from vlm_core.models.blip import PROMPT
     from vlm_core.models.heads import TEMPLATES
 
@@ -121,7 +121,7 @@ def _load_material(config: Config, root: Path) -> _Material:
             "Name columns with caption_columns= or title_column=."
         )
     ids = catalogue.products["product_id"]
-    learnt, scored = pretraining_sides(ids, groups)
+    learnt, scored = split_for_pretraining(ids, groups)
     if len(learnt) < config.batch_size or not len(scored):
         raise UserError(
             f"{len(learnt)} products may be pretrained on and {len(scored)} score it: lower batch_size "
@@ -133,13 +133,13 @@ def _load_material(config: Config, root: Path) -> _Material:
 
 def _load_adapter(config: Config, material: _Material) -> tuple[Adapter, Exposure]:
     """What the pretraining starts from, and what its weights will have seen."""
-    from vlm_core.catalogue.exposure import expose
+    from vlm_core.catalogue.exposure import record_exposure
     from vlm_core.models.categoriser import ADAPTERS
     from vlm_core.models.loading import load_weights
     from vlm_core.models.towers import take_over_tower
     from vlm_core.pixels.views import plain_view
 
-    texts = material.captions.draw(config.seed, 0, material.learnt)
+    texts = material.captions.sample_captions(config.seed, 0, material.learnt)
     weights = load_weights(
         config.model,
         checkpoint=config.checkpoint,
@@ -158,7 +158,7 @@ def _load_adapter(config: Config, material: _Material) -> tuple[Adapter, Exposur
     adapter.hf.to("cuda" if _on_cuda(config.device) else "cpu")
     catalogue = material.catalogue
     ids = catalogue.products["product_id"].iloc[material.learnt]
-    return adapter, expose(catalogue.name, catalogue.fingerprint, ids, before)
+    return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before)
 
 
 def _on_cuda(device: str) -> bool:
@@ -204,7 +204,7 @@ def _scorer(material: _Material, adapter: Adapter, label: str, image_size: int) 
 
     catalogue, captions = material.catalogue, material.captions
     fewest = max(2, round(FEWEST_OF_A_THING * len(catalogue.products)))
-    names, counts = np.unique(captions.things(), return_counts=True)
+    names, counts = np.unique(captions.product_types(), return_counts=True)
     things = [str(name) for name, count in zip(names, counts, strict=True) if name and count >= fewest]
     labels = catalogue.products[label].to_numpy(dtype=str)[material.scored]
     unlabelled = np.zeros(len(catalogue.products), dtype=np.int64)

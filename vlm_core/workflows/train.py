@@ -242,7 +242,7 @@ def _categoriser(config: Config, data: Data, weights: LoadedWeights) -> VisionLa
     """The family's model with the answer that mode and objective ask for, on the chosen device."""
     import torch
 
-    from vlm_core.evaluation.texts import terms_of
+    from vlm_core.evaluation.texts import category_terms
     from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 
     answer: AnswerKind = "head"
@@ -255,7 +255,7 @@ def _categoriser(config: Config, data: Data, weights: LoadedWeights) -> VisionLa
         canvas=data.catalogue.pictures.canvas,
         answer=answer,
         readout=config.readout,
-        terms=terms_of(training, config.label),
+        terms=category_terms(training, config.label),
     )
     torch.manual_seed(config.seed)
     model = VisionLanguageCategoriser(weights.hf, weights.tokenizer, description)

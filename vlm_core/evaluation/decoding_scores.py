@@ -11,7 +11,7 @@ from vlm_core.evaluation.summary import macro_f1
 
 
 @dataclass(frozen=True)
-class RuleScore:
+class DecodingScore:
     """Scores of one decision rule; Unknown Category counts as wrong everywhere but in `covered_accuracy`."""
 
     n: int
@@ -22,7 +22,7 @@ class RuleScore:
     covered_accuracy: float | None  # of the answers that name a category; None where none does
 
 
-def score_rule(labels: NDArray[np.int64], answers: NDArray[np.int64]) -> RuleScore:
+def score_decoding(labels: NDArray[np.int64], answers: NDArray[np.int64]) -> DecodingScore:
     """The scores of answers (n,), -1 for Unknown Category, where the true categories are labels (n,), n > 0.
 
     Coverage and accuracy on what is covered are those of selective classification (El-Yaniv & Wiener 2010,
@@ -31,7 +31,7 @@ def score_rule(labels: NDArray[np.int64], answers: NDArray[np.int64]) -> RuleSco
     if labels.shape != answers.shape or not len(labels) or labels.min() < 0:
         raise ValueError(f"answers {answers.shape} need as many known labels, at least one, not {labels.shape}")
     covered, right = answers >= 0, answers == labels
-    return RuleScore(
+    return DecodingScore(
         n=len(labels),
         accuracy=float(right.mean()),
         macro_f1=macro_f1(labels, answers),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 _LONGEST = 60  # MLflow takes 250 signs for a whole metric name
 
 
-def slugs(categories: Sequence[str]) -> tuple[str, ...]:
+def category_slugs(categories: Sequence[str]) -> tuple[str, ...]:
     """One name a category, in their order, all different, of the signs a-z, 0-9 and _ alone.
 
     Accents are dropped; a category of which nothing is left becomes `category_<its number>`. A name that is taken
