@@ -20,14 +20,14 @@ from dashboard.runs import Runs
 from dashboard.security import protect
 from dashboard.theme import MANTINE
 
-# in the order of the navigation
+# in the navigation's order
 PAGES: Final = (leaderboard, run, compare, study, catalogue, categorise, attention, search)
-MILLISECONDS_A_TICK: Final = 2000
+MILLISECONDS_PER_TICK: Final = 2000
 LARGEST_REQUEST: Final = 120_000_000  # bytes: eight pictures of 10 MB in base64
 
 
 def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: tuple[str, str] | None = None) -> Dash:
-    """The Dash application over a tracking store; `login` is the user and password that it asks for."""
+    """Return the Dash application over a tracking store; `login` is the user and password that it asks for."""
     app = Dash(
         __name__,
         title="VLM product categorisation",
@@ -80,27 +80,27 @@ def _resolve(runs: Runs, run_id: str) -> Path:
 
 
 def _page(page: Any, runs: Runs, /, **query: str) -> Component:
-    """A page as Dash asks for it, with what stands in the address behind the question mark."""
+    """Return a page, with the values in the address as `query`."""
     return html.Div(page.layout(runs, query), className="page")
 
 
 def tick(runs: Runs, count: int | None, version: int | None) -> tuple[Any, Any]:
-    """The store's version if it moved, and how the store stands."""
+    """Return the store's version if it changed, and the store's state in words."""
     view = runs.view()
     if view.version == version:
         return no_update, no_update
-    words = {"loading": "reading the store", "away": "store away", "ready": f"{len(view.table):,} runs"}
+    words = {"loading": "loading runs", "away": "store unavailable", "ready": f"{len(view.table):,} runs"}
     dot = html.Span(className=f"store-dot {view.state}", **aria(hidden="true"))
     return view.version, dmc.Group([dot, dmc.Text(words[view.state], size="xs")], gap=6, wrap="nowrap")
 
 
 def toggle_navigation(opened: bool, navbar: dict[str, Any]) -> dict[str, Any]:
-    """The navigation of small screens, open or not."""
+    """Return the navigation of small screens, open or not."""
     return {**navbar, "collapsed": {"mobile": not opened}}
 
 
 def navigation(path: str) -> list[Component]:
-    """One link a page; the open one is marked."""
+    """Return one link per page, the open one marked."""
     return [
         dmc.NavLink(
             label=page.NAME,
@@ -118,7 +118,7 @@ def _shell() -> Component:
     brand = dcc.Link(
         dmc.Group([icon("logo", 26), dmc.Text("VLM categorisation", fw=700, visibleFrom="xs")], gap=10, wrap="nowrap"),
         href="/",
-        title="To the leaderboard",
+        title="Go to the leaderboard",
         className="brand",
     )
     header = dmc.AppShellHeader(
@@ -156,8 +156,8 @@ def _shell() -> Component:
     )
     return dmc.MantineProvider(
         [
-            html.A("Skip to the page", href="#content", className="skip-link"),
-            dcc.Interval(id="shell-tick", interval=MILLISECONDS_A_TICK),
+            html.A("Skip to content", href="#content", className="skip-link"),
+            dcc.Interval(id="shell-tick", interval=MILLISECONDS_PER_TICK),
             dcc.Store(id="shell-version"),
             dmc.AppShell(
                 [

@@ -1,4 +1,4 @@
-"""Where warm models looked in one picture."""
+"""What the predictions of cached models depend on in one picture."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
 
 T = TypeVar("T")
-MOST_LOOKS: Final = 48
-MOST_SECONDS: Final = 1.0  # to follow a map through one picture
-MOST_LAYERS: Final = 12  # of a full-sized model 3 MB each
+MOST_VIEWS: Final = 48
+MOST_SECONDS: Final = 1.0  # to measure a map's faithfulness on one picture
+MOST_LAYERS: Final = 12  # each holds 3 MB of a full-sized model's maps
 METHODS: Final = {
     "gradient": "Gradient",
     "raw": "Attention",
     "saliency": "Saliency",
     "occlusion": "Occlusion",
 }
-_NO_ATTENTION: Final = "This model has no attention to show: choose a run of CLIP, BLIP or GIT."
+_NO_ATTENTION: Final = "This model has no attention to show. Choose a CLIP, BLIP or GIT run."
 
 
 @dataclass(frozen=True)
 class AttentionView:
-    """What one model says of a picture, and where it looked for that."""
+    """One model's prediction for a picture, and the map that explains a category."""
 
     categories: tuple[str, ...]
     probabilities: NDArray[np.float64]  # (C,)
-    target: int  # the category that the map is of
+    target: int  # the category that the map explains
     picture: NDArray[np.uint8]  # (H, W, 3), on the model's canvas
     map: NDArray[np.float32]  # (H, W), sums to one
-    words: tuple[tuple[str, NDArray[np.float32]], ...]  # each word that the model writes, with its map (H, W)
-    followed: PictureCurves | None  # None where it would take a second
+    words: tuple[tuple[str, NDArray[np.float32]], ...]  # each generated word with its map (H, W)
+    curves: PictureCurves | None  # deletion and insertion; None where measuring them would take too long
 
 
 class AttentionExplainer:
-    """Asks the warm models where they looked; pictures go by the name of where they are. What was asked is kept."""
+    """Explains predictions of cached models; remembers its latest views. A picture is named by its source."""
 
     def __init__(self, root: Path, models: ModelCache, uploads: Uploads) -> None:
         self._root, self._models, self._uploads = root, models, uploads
-        self.look = lru_cache(maxsize=MOST_LOOKS)(self._look)
+        self.explain = lru_cache(maxsize=MOST_VIEWS)(self._explain)
         self.layers = lru_cache(maxsize=MOST_LAYERS)(self._layers)
 
     def picture(self, source: str) -> bytes:
-        """The picture named "sample:<place>", "upload:<token>" or "product:<catalogue>:<id>".
+        """Return the picture of the source "sample:<place>", "upload:<token>" or "product:<catalogue>:<id>".
 
         Raises UserError where there is none.
         """
@@ -69,26 +69,27 @@ class AttentionExplainer:
         if kind == "product":
             data = read_picture(self._root, *rest.split(":", 1)) if ":" in rest else None
         if data is None:
-            raise UserError("This picture is not here any more: choose it again.")
+            raise UserError("This image is no longer available: choose it again.")
         return data
 
-    def _look(self, run_id: str, source: str, method: Method, category: str) -> AttentionView:
-        """Where the run's model looked for the category ("" for its own answer). Raises UserError."""
-        return self._ask(run_id, source, lambda model, pictures: _look(model, pictures, method, category))
+    def _explain(self, run_id: str, source: str, method: Method, category: str) -> AttentionView:
+        """Return what speaks for the category ("" for the predicted one). Raises UserError."""
+        return self._use(run_id, source, lambda model, pictures: _view(model, pictures, method, category))
 
     def _layers(self, run_id: str, source: str, category: str) -> tuple[LayerMaps, ...]:
-        """What each layer and head of the run's model attends to. Raises UserError."""
+        """Return what each layer and head of the run's model attends to. Raises UserError."""
         from vlm_core.attention.maps import layer_maps
 
-        return self._ask(run_id, source, lambda model, pictures: layer_maps(model, pictures, _target(model, category)))
+        return self._use(run_id, source, lambda model, pictures: layer_maps(model, pictures, _target(model, category)))
 
-    def _ask(self, run_id: str, source: str, act: Callable[[VisionLanguageCategoriser, NDArray[np.uint8]], T]) -> T:
+    def _use(self, run_id: str, source: str, act: Callable[[VisionLanguageCategoriser, NDArray[np.uint8]], T]) -> T:
+        """Return what `act` makes of the run's model and the picture, as a batch of one on the model's canvas."""
         data = self.picture(source)
-        return self._models.use(run_id, lambda model: act(explainable(model), _fitted(data, model)))
+        return self._models.use(run_id, lambda model: act(_with_attention(model), _decoded(data, model)))
 
 
-def explainable(model: Categoriser) -> VisionLanguageCategoriser:
-    """The model, if it is one whose attention can be read. Raises UserError."""
+def _with_attention(model: Categoriser) -> VisionLanguageCategoriser:
+    """Return the model if its attention can be read. Raises UserError."""
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
     if not isinstance(model, VisionLanguageCategoriser):
@@ -96,7 +97,7 @@ def explainable(model: Categoriser) -> VisionLanguageCategoriser:
     return model
 
 
-def _look(
+def _view(
     model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], method: Method, category: str
 ) -> AttentionView:
     from vlm_core.attention.faithfulness import STEPS, measure_picture_curves
@@ -112,16 +113,16 @@ def _look(
     started = time.perf_counter()  # not before: a model's first pass takes longer than all others
     model.log_probabilities(pictures)
     quick = time.perf_counter() - started < MOST_SECONDS / (2 * STEPS)  # passes
-    followed = measure_picture_curves(model, pictures[0], heat, target) if quick else None
-    return AttentionView(tuple(model.categories), probabilities, target, pictures[0], heat, words, followed)
+    curves = measure_picture_curves(model, pictures[0], heat, target) if quick else None
+    return AttentionView(tuple(model.categories), probabilities, target, pictures[0], heat, words, curves)
 
 
 def _target(model: VisionLanguageCategoriser, category: str) -> int | None:
     return model.categories.index(category) if category in model.categories else None
 
 
-def _fitted(data: bytes, model: Categoriser) -> NDArray[np.uint8]:
+def _decoded(data: bytes, model: Categoriser) -> NDArray[np.uint8]:
     try:
         return fit_picture(decode_picture(data), model.canvas)[None]
     except UnreadablePicture as error:
-        raise UserError(f"This cannot be read as a picture: {error}.") from error
+        raise UserError(f"This file cannot be read as an image: {error}.") from error

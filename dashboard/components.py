@@ -1,4 +1,4 @@
-"""Pieces that pages share: badges, cards, the designed states, and a page's state in its address."""
+"""Components that pages share: badges, cards, tables, empty states, and a page's state in its address."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ FAMILY_NAMES: Final = {"clip": "CLIP", "blip": "BLIP", "git": "GIT", "baseline":
 
 
 def aria(**names: str) -> dict[str, Any]:
-    """ARIA attributes for any component: `aria(label="Pages")`."""
+    """Return ARIA attributes for any component: `aria(label="Pages")`."""
     return {f"aria-{name}": text for name, text in names.items()}
 
 
 def icon(name: str, size: int = 18) -> Component:
-    """A decorative icon of assets/icons, in the colour of the text around it."""
+    """Return a decorative icon of assets/icons, in the colour of the text around it."""
     address = f"url(/assets/icons/{name}.svg)"
     style = {"width": size, "height": size, "maskImage": address, "WebkitMaskImage": address}
     return html.Span(className="icon", style=style, **aria(hidden="true"))
 
 
 def button_link(text: Any, address: str, primary: bool = False) -> Component:
-    """A link to a page of the dashboard that looks like a button: one element, one stop of the tab key."""
+    """Return a link that looks like a button: one element, one stop of the tab key."""
     return dcc.Link(text, href=address, className="button-link primary" if primary else "button-link")
 
 
 def page_header(title: str, text: str, *actions: Component) -> Component:
-    """A page's title, one sentence on what it is for, and its actions on the right."""
+    """Return a page's title, one sentence on what it is for, and its actions on the right."""
     words = dmc.Box([dmc.Title(title, order=1, size="h2"), dmc.Text(text, c="dimmed", size="sm", maw=760)])
     return dmc.Group([words, dmc.Group(list(actions), gap="sm")], justify="space-between", align="flex-end", mb="lg")
 
 
 def card(title: str, *children: Any, note: str = "", actions: Sequence[Component] = (), **settings: Any) -> Component:
-    """A titled panel; `note` stands small below the title."""
+    """Return a titled panel, with a small `note` below the title."""
     heading = dmc.Box(
         [dmc.Title(title, order=2, size="h5"), dmc.Text(note, size="xs", c="dimmed", mt=2) if note else None]
     )
@@ -65,22 +65,22 @@ def card(title: str, *children: Any, note: str = "", actions: Sequence[Component
 
 
 def graph(identity: str | dict[str, str], figure: Any, label: str, height: int = 340) -> Component:
-    """A Plotly figure with a text for those who cannot see it."""
+    """Return a Plotly figure with a text for those who cannot see it."""
     return html.Div(
         dcc.Graph(id=identity, figure=figure, config=GRAPH_CONFIG, style={"height": f"{height}px"}),
         role="img",
-        style={"minHeight": height},  # nothing below moves when Plotly has arrived
+        style={"minHeight": height},  # nothing below moves when Plotly has loaded
         **aria(label=label),
     )
 
 
-def wide(drawn: Component, label: str) -> Component:
-    """A figure that scrolls by itself where the page is narrow, by keyboard too."""
-    return html.Div(drawn, className="scroll-x wide", tabIndex=0, role="region", **aria(label=label))
+def wide(content: Component, label: str) -> Component:
+    """Return the content in a region that scrolls by itself where the page is narrow, by keyboard too."""
+    return html.Div(content, className="scroll-x wide", tabIndex=0, role="region", **aria(label=label))
 
 
 def number_tile(label: str, value: str, note: str = "") -> Component:
-    """One figure large, with what it is above and its interval or unit below."""
+    """Return a large number, with its name above and its interval or unit below."""
     return dmc.Paper(
         [
             dmc.Text(label, size="xs", c="dimmed"),
@@ -93,23 +93,23 @@ def number_tile(label: str, value: str, note: str = "") -> Component:
 
 
 def family_dot(model: str) -> Component:
-    """The colour of the model's family, as a dot."""
+    """Return a dot in the colour of the model's family."""
     return html.Span(className="family-dot", style={"backgroundColor": family_colour(model)}, **aria(hidden="true"))
 
 
 def family_label(model: str) -> Component:
-    """The dot and the family's name."""
+    """Return the dot and the family's name."""
     name = FAMILY_NAMES.get(family_of(model), str(model))
     return dmc.Group([family_dot(model), dmc.Text(name, size="sm", fw=550)], gap=6, wrap="nowrap")
 
 
 def leak_badge() -> Component:
-    """The red mark of a protocol that leaks."""
+    """Return the red badge of a protocol that leaks."""
     return dmc.Badge("leaking", className="badge-leaking", variant="filled", size="sm")
 
 
 def status_badge(status: str) -> Component:
-    """How a run stands, in words as well as in colour."""
+    """Return a run's status, in words as well as in colour."""
     colours = {"FINISHED": "teal", "RUNNING": "blue", "FAILED": "red", "KILLED": "orange"}
     return dmc.Badge(
         status.lower(), color=colours.get(status, "gray"), variant="outline", size="sm", className="status"
@@ -117,13 +117,13 @@ def status_badge(status: str) -> Component:
 
 
 def notice(title: str, text: Any, kind: str = "info") -> Component:
-    """A message in a page's place: kind is "info", "warning" or "error"."""
+    """Return a message of the kind "info", "warning" or "error"."""
     colours = {"info": "blue", "warning": "orange", "error": "red"}
     return dmc.Alert(text, title=title, color=colours[kind], variant="outline", className=f"notice {kind}")
 
 
 def empty_state(title: str, text: str, command: str = "", picture: str = "empty") -> Component:
-    """A page without content: what is missing and, as a command, how to get it."""
+    """Return a page without content: what is missing and, as a command, how to get it."""
     return dmc.Stack(
         [
             html.Div(icon(picture, 44), className="empty-icon"),
@@ -139,10 +139,10 @@ def empty_state(title: str, text: str, command: str = "", picture: str = "empty"
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[Any]], label: str, most_pixels: int = 0) -> Component:
-    """A table of texts and of links as `cell_link` makes them, whose first column names the row; it scrolls by itself.
+    """Return a table of texts and of links by `cell_link`, whose first column names the row; it scrolls by itself.
 
-    It is a grid, which is one component: of thousands of cells with a component each Dash 4 took forty seconds, since
-    each that is new asks all others whether they changed.
+    It is a grid, which is one component: with a component for each of thousands of cells, Dash 4 took forty seconds,
+    since each new one asks all others whether they changed.
     """
     columns = [
         {
@@ -166,57 +166,57 @@ def table(head: Sequence[str], body: Sequence[Sequence[Any]], label: str, most_p
 
 
 def cell_link(text: str, href: str, title: str) -> dict[str, str]:
-    """A cell of a `table` that leads somewhere."""
+    """Return a cell of a `table` that links to a page."""
     return {"text": text, "href": href, "title": title}
 
 
 def _width(place: int, name: str, body: Sequence[Sequence[Any]]) -> int:
-    """Pixels that the longest text of a column needs, within reason."""
+    """Return the pixels that the longest text of a column needs, up to a limit."""
     texts = (row[place]["text"] if isinstance(row[place], dict) else str(row[place]) for row in body)
     return min(max(map(len, (name, *texts))) * _LETTER_PIXELS + 36, _WIDEST_PIXELS)
 
 
 def skeleton(height: int = 320) -> Component:
-    """The shape of what is on its way."""
+    """Return a placeholder for what is still loading."""
     return dmc.Skeleton(height=height, radius="md")
 
 
 def store_state(view: StoreSnapshot) -> Component | None:
-    """What a page shows in place of its content when the store gives none; None when there are runs."""
+    """Return what a page shows in place of its content while there are no runs; None when there are."""
     if not view.table.empty:
         return None
     if view.state == "loading":
-        return dmc.Stack([skeleton(80), skeleton(420)], **aria(label="The runs are being read"))
+        return dmc.Stack([skeleton(80), skeleton(420)], **aria(label="Loading runs"))
     if view.state == "away":
         return empty_state(
-            "The tracking store does not answer", f"{view.problem} This page tries again by itself.", picture="away"
+            "The tracking store is unavailable", f"{view.problem} This page retries by itself.", picture="away"
         )
-    return empty_state("No runs yet", "Train a first model; it appears here while it learns.", "make train")
+    return empty_state("No runs yet", "Train your first model: it appears here while it trains.", "make train")
 
 
 def keep_in_url(app: Dash, page: str, names: Sequence[str], prop: str = "value") -> None:
-    """Write the values of the page's controls `<page>-<name>` into the address, so that it can be sent on."""
+    """Write the values of the page's controls `<page>-<name>` into the address, so that it can be shared."""
     controls = [Input(f"{page}-{name}", prop) for name in names]
     app.clientside_callback(ClientsideFunction("address", "keep"), controls)
 
 
 def take_first(app: Dash, identity: str) -> None:
-    """Let a choice without a value take the first one as soon as there is one."""
+    """Select the first choice, as soon as there is one, where none is selected."""
     app.callback(
         Output(identity, "value"), Input(identity, "data"), State(identity, "value"), prevent_initial_call=True
     )(first_choice)
 
 
 def first_choice(choices: Sequence[dict[str, str]], chosen: str | None) -> Any:
-    """The first of the choices where none is chosen."""
+    """Return the first of the choices where none is chosen."""
     return no_update if chosen or not choices else choices[0]["value"]
 
 
 def listed(text: str | None) -> list[str]:
-    """The parts of a comma-separated part of the address."""
+    """Return the parts of a comma-separated value in the address."""
     return [part for part in (text or "").split(",") if part]
 
 
 def counted(text: str | None, least: int = 1) -> int:
-    """The number in a part of the address, at least `least`; `least` where it holds none."""
+    """Return the number in a value of the address, at least `least`; `least` where it holds none."""
     return max(least, int(text)) if text and text.isdecimal() and len(text) < 7 else least

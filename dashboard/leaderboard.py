@@ -1,4 +1,4 @@
-"""The leaderboard's rows: runs that can be compared stand together, and only these are ranked against each other."""
+"""The leaderboard's rows: runs tested on the same products form a group and are ranked within it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ F1: Final = "metrics.test_f1_"
 _PLACE: Final = ("tags.catalogue", "tags.label", "tags.split")
 FAILED: Final = ("FAILED", "KILLED")
 GROUPINGS: Final = {"preset": "params.preset", "protocol": "tags.protocol", "weights": "tags.weights_source"}
-# What a run costs: its column, its name and unit, and by what the stored figure is multiplied for that unit.
+# What a run costs: its column, its name and unit, and the factor from the stored number to that unit.
 COSTS: Final = {
-    "train": ("metrics.train_seconds", "training, seconds", 1.0),
-    "latency": ("metrics.seconds_a_picture", "latency, ms a picture", 1000.0),
+    "train": ("metrics.train_seconds", "training time, s", 1.0),
+    "latency": ("metrics.seconds_a_picture", "latency, ms per image", 1000.0),
     "weights": ("tags.weights_trained", "trained weights", 1.0),
 }
 _TEXTS: Final = {
@@ -52,7 +52,7 @@ class TestSet:
     """The products that some runs were tested on."""
 
     key: str
-    name: str  # for people
+    name: str  # for the reader
     leaking: bool
     runs: int
     categories: tuple[str, ...]  # slugs of the categories that some run has an F1 for
@@ -67,7 +67,7 @@ class Leaderboard:
 
 
 def make_leaderboard(table: pd.DataFrame) -> Leaderboard:
-    """The board of a table of runs as `RunReader.runs` gives it; trials of a search and pretrainings stay out."""
+    """Return the leaderboard of a table of `RunReader.runs`, without trials of a search and pretraining runs."""
     if table.empty:
         return Leaderboard([], ())
     table = table[_column(table, "tags.kind").fillna("").eq("") & _column(table, "tags.split").notna()]
@@ -87,7 +87,7 @@ def make_leaderboard(table: pd.DataFrame) -> Leaderboard:
 
 
 def rows_of(board: Leaderboard, chosen: str, *, hide_failed: bool) -> list[dict[str, Any]]:
-    """The rows of one test set ("" for all), unfinished ones left out when asked."""
+    """Return the rows of one test set ("" for all), without failed runs where `hide_failed`."""
     return [
         row
         for row in board.rows
@@ -96,12 +96,12 @@ def rows_of(board: Leaderboard, chosen: str, *, hide_failed: bool) -> list[dict[
 
 
 def most_compared(board: Leaderboard) -> str:
-    """The key of the test set with most runs, the newest of these; "" without any."""
+    """Return the key of the test set with most runs, the newest of these; "" without any."""
     return max(board.sets, key=lambda each: each.runs).key if board.sets else ""
 
 
 def banded(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: str) -> list[dict[str, Any]]:
-    """The rows with a heading row before each test set, and before each value of the grouping within it."""
+    """Return the rows with a heading row before each test set, and before each value of the grouping within it."""
     known = {each.key: each for each in sets}
     bands: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -109,7 +109,7 @@ def banded(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: st
     banded_rows: list[dict[str, Any]] = []
     for number, ((_, value), members) in enumerate(sorted(bands.items(), key=lambda item: item[0])):
         test_set = known[members[0]["set"]]
-        title = f"{test_set.name} · {grouping} {value or 'not known'}" if grouping else test_set.name
+        title = f"{test_set.name} · {grouping} {value or 'unknown'}" if grouping else test_set.name
         heading = {"run_id": f"band-{number}", "band": number, "heading": title, "count": len(members)}
         banded_rows.append({**heading, "leaks": test_set.leaking})
         banded_rows += [{**row, "band": number} for row in members]
@@ -117,16 +117,16 @@ def banded(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: st
 
 
 def run_choices(table: pd.DataFrame, chosen: Sequence[str] | None = ()) -> list[dict[str, str]]:
-    """Tested runs to choose from, newest first, as value and label; chosen ones that are not (yet) known as well."""
+    """Return tested runs as value and label, newest first, with chosen ones that are not known yet."""
     named = table.reindex(columns=["run_id", "name", SCORE, "params.model", *_PLACE])
     tested = named[named[SCORE].notna()].fillna("").to_dict("records")
     known = [{"value": str(row["run_id"]), "label": " · ".join(filter(None, _described(row)))} for row in tested]
-    missing = [name for name in chosen or () if name not in {each["value"] for each in known}]
-    return [*known, *({"value": name, "label": f"run {name[:8]}"} for name in missing)]
+    missing = [run_id for run_id in chosen or () if run_id not in {each["value"] for each in known}]
+    return [*known, *({"value": run_id, "label": f"run {run_id[:8]}"} for run_id in missing)]
 
 
 def best_run(board: Leaderboard, *, but: str = "") -> str:
-    """The id of the best honest run of the test set with most runs, of any model `but` one; "" without one."""
+    """Return the id of the best honest run of the test set with most runs, of any model `but` one; "" without one."""
     key = most_compared(board)
     ranked = (row for row in board.rows if row["set"] == key and row.get("rank") and row["model"] != but)
     return next((row["run_id"] for row in ranked), "")
@@ -171,7 +171,7 @@ def _test_set(key: str, rows: pd.DataFrame) -> TestSet:
 
 
 def _compact(row: dict[Any, Any]) -> dict[str, Any]:
-    """The row without what it does not have, its figures to four digits: a page carries thousands of them."""
+    """Return the row without empty fields, its numbers rounded to four digits: a page carries thousands of them."""
     return {
         name: round(value, 4) if isinstance(value, float) else value for name, value in row.items() if value is not None
     }

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def picture_address(fingerprint: str, product: str) -> str:
-    """Where the page finds a product's picture."""
+    """Return the address of a product's picture."""
     return f"/picture/{fingerprint}?{urlencode({'product': product})}"
 
 
 def has_pictures(root: Path, fingerprint: str) -> bool:
-    """Whether the catalogue lies prepared on this machine."""
+    """Return whether the catalogue lies prepared on this machine."""
     return catalogue_of(root, fingerprint) is not None
 
 
 def catalogue_of(root: Path, fingerprint: str) -> Catalogue | None:
-    """The prepared catalogue of that fingerprint below `root`; None where it was never prepared on this machine."""
+    """Return the prepared catalogue of that fingerprint below `root`; None where there is none."""
     from vlm_core.catalogue.catalogue import find_prepared
 
     folder = find_prepared(root, fingerprint)
@@ -35,7 +35,7 @@ def catalogue_of(root: Path, fingerprint: str) -> Catalogue | None:
 
 @lru_cache(maxsize=4)
 def _load(folder: Path) -> tuple[Catalogue, dict[str, int]]:
-    """The catalogue, and the row of each product."""
+    """Return the catalogue, and the row of each product."""
     from vlm_core.catalogue.catalogue import load_prepared
 
     catalogue = load_prepared(folder)
@@ -43,7 +43,7 @@ def _load(folder: Path) -> tuple[Catalogue, dict[str, int]]:
 
 
 def read_picture(root: Path, fingerprint: str, product: str) -> bytes | None:
-    """The product's picture as PNG; None where the catalogue, or in it the product, is not on this machine."""
+    """Return the product's picture as PNG; None where the catalogue or the product is not on this machine."""
     from vlm_core.catalogue.catalogue import find_prepared
 
     folder = find_prepared(root, fingerprint)
@@ -66,7 +66,7 @@ def serve_pictures(server: Flask, root: Path) -> None:
 
 
 def encode_picture(pixels: np.ndarray) -> bytes:
-    """A picture (H, W, 3) of bytes as PNG."""
+    """Return a picture (H, W, 3) as PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Uploads in, answers out: plain data that a page can hold, with nothing that is not bounded."""
+"""From uploads to predictions, as plain data that a page can hold; everything is bounded."""
 
 from __future__ import annotations
 
@@ -6,32 +6,43 @@ import base64
 import csv
 import io
 import math
+import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dashboard.heatmaps import overlay
-from dashboard.model_cache import ModelCache, ModelPrediction, Uploads
+from dashboard.model_cache import ModelCache, Uploads
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 from vlm_core.tracking.serving import picture_bytes
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from vlm_core.models.categoriser import Categoriser
 
 MOST_PICTURES: Final = 8
+MOST_CATEGORIES: Final = 5  # listed for each prediction
 SAMPLES: Final = 8
 THUMBNAIL_PIXELS: Final = 320
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes what begins so
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet evaluates a text that begins so
+_CSV_COLUMNS: Final = [
+    *("picture", "run", "run_id", "category", "confidence"),
+    *("threshold", "text", "text_category", "ms", "error"),
+]
 
 
 def receive(uploads: Uploads, contents: Sequence[str | None], names: Sequence[str]) -> list[dict[str, str]]:
-    """One entry an upload, `name` with `token` or `error`; only eight are taken. Length is bounded before decoding."""
+    """Return one entry per upload, `name` with `token` or `error`; takes eight, and checks lengths before decoding."""
     entries = []
     for place, (content, name) in enumerate(zip(contents, names, strict=True)):
         if place >= MOST_PICTURES:
-            entries.append({"name": name, "error": f"Only {MOST_PICTURES} pictures are taken at once."})
+            entries.append({"name": name, "error": f"Only {MOST_PICTURES} images can be uploaded at once."})
             continue
         try:
             entries.append({"name": name, "token": uploads.put(picture_bytes(content))})
@@ -43,130 +54,125 @@ def receive(uploads: Uploads, contents: Sequence[str | None], names: Sequence[st
 def categorise(
     models: ModelCache, uploads: Uploads, pictures: Sequence[Mapping[str, str]], run_ids: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One result a picture: `name`, `thumbnail`, `answers` by run id, or an `error`.
+    """Return one result per picture: `name`, `source`, `thumbnail` and `predictions` by run id, or `name` and `error`.
 
-    An answer has `top` (category and probability, at most five), `confidence`, `ms`, `seen` (the picture as the model
-    saw it), `map` (where it looked, None where that cannot be said) and, where the model writes, `text` and
-    `text_category`; or an `error` of its own. A result's `source` names the picture for `dashboard.attention`.
+    A prediction has `top` (category and probability, at most five), `confidence`, `ms`, `seen` (the picture as the
+    model sees it), `map` (where it looks; None without attention) and, where the model writes, `text` and
+    `text_category`; or only an `error`. `source` names the picture for `dashboard.attention`. Each picture is decoded
+    once for all models.
     """
-    results: list[dict[str, Any]] = []
-    for picture in pictures:
-        data = uploads.get(picture.get("token", ""))
-        if data is None:
-            gone = "It is no longer in memory: upload it again."
-            results.append({"name": picture["name"], "error": picture.get("error", gone)})
-            continue
-        try:
-            thumbnail = _thumbnail(data)
-        except UnreadablePicture as error:
-            results.append({"name": picture["name"], "error": f"This cannot be read as a picture: {error}."})
-            continue
-        answers = {run_id: _ask(models, run_id, data) for run_id in run_ids}
-        source = f"sample:{picture['sample']}" if "sample" in picture else f"upload:{picture['token']}"
-        results.append({"name": picture["name"], "source": source, "thumbnail": thumbnail, "answers": answers})
-    return results
+    return [_categorise_picture(models, uploads, picture, run_ids) for picture in pictures]
 
 
-def answer_shown(answer: Mapping[str, Any], threshold: float) -> str:
-    """The most probable category, or "Unknown Category" below the threshold."""
-    return str(answer["top"][0][0]) if answer["confidence"] >= threshold else UNKNOWN_CATEGORY
+def _categorise_picture(
+    models: ModelCache, uploads: Uploads, entry: Mapping[str, str], run_ids: Sequence[str]
+) -> dict[str, Any]:
+    name = entry["name"]
+    data = uploads.get(entry.get("token", ""))
+    if data is None:
+        return {"name": name, "error": entry.get("error", "This image is no longer in memory: upload it again.")}
+    try:
+        picture = decode_picture(data)
+    except UnreadablePicture as error:
+        return {"name": name, "error": f"This file cannot be read as an image: {error}."}
+    return {
+        "name": name,
+        "source": f"sample:{entry['sample']}" if "sample" in entry else f"upload:{entry['token']}",
+        "thumbnail": _thumbnail(picture),
+        "predictions": {run_id: _predict(models, run_id, picture) for run_id in run_ids},
+    }
+
+
+def _predict(models: ModelCache, run_id: str, picture: Image) -> dict[str, Any]:
+    try:
+        return models.use(run_id, lambda model: _prediction(model, fit_picture(picture, model.canvas)))
+    except UserError as error:
+        return {"error": str(error)}
+
+
+def _prediction(model: Categoriser, picture: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return what the model predicts for a picture (H, W, 3) on its canvas, as `categorise` describes it."""
+    from vlm_core.inference import predict_pictures
+
+    started = time.perf_counter()
+    (row,) = predict_pictures(model, picture[None])
+    seconds = time.perf_counter() - started
+    probabilities = [(name[2:], value) for name, value in row.items() if name.startswith("p_")]
+    top = sorted(probabilities, key=lambda pair: -pair[1])[:MOST_CATEGORIES]
+    return {
+        "top": [[name, round(value, 6)] for name, value in top],
+        "confidence": row["confidence"],
+        "ms": round(seconds * 1000, 1),
+        "seen": _model_input(model, picture),
+        "map": _map(model, picture),
+        **{name: row[name] for name in ("text", "text_category") if name in row},
+    }
+
+
+def predicted_category(prediction: Mapping[str, Any], threshold: float) -> str:
+    """Return the most probable category, or "Unknown Category" below the threshold."""
+    return str(prediction["top"][0][0]) if prediction["confidence"] >= threshold else UNKNOWN_CATEGORY
 
 
 def as_csv(results: Sequence[Mapping[str, Any]], names: Mapping[str, str], threshold: float) -> str:
-    """One row a picture and model; texts that a spreadsheet would compute are led by an apostrophe."""
-    columns = (
-        "picture",
-        "run",
-        "run_id",
-        "category",
-        "confidence",
-        "threshold",
-        "text",
-        "text_category",
-        "ms",
-        "error",
-    )
+    """Return one row per picture and model; an apostrophe leads texts that a spreadsheet would evaluate."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns)
+    writer = csv.DictWriter(buffer, _CSV_COLUMNS)
     writer.writeheader()
     for result in results:
         if "error" in result:
             writer.writerow(_safe({"picture": result["name"], "error": result["error"]}))
-        for run_id, answer in result.get("answers", {}).items():
+        for run_id, prediction in result.get("predictions", {}).items():
             row = {
                 "picture": result["name"],
                 "run": names.get(run_id, run_id),
                 "run_id": run_id,
                 "threshold": threshold,
+                **{name: prediction[name] for name in _CSV_COLUMNS if name in prediction},
             }
-            if "error" in answer:
-                row["error"] = answer["error"]
-            else:
-                row |= {name: answer[name] for name in ("confidence", "text", "text_category", "ms") if name in answer}
-                row["category"] = answer_shown(answer, threshold)
+            if "error" not in prediction:
+                row["category"] = predicted_category(prediction, threshold)
             writer.writerow(_safe(row))
     return buffer.getvalue()
 
 
 @lru_cache(maxsize=SAMPLES)
 def sample_picture(place: int) -> bytes:
-    """A product of the invented shop, drawn now, as JPEG; places count from 0 and begin anew behind the last."""
+    """Return a product of the sample catalogue as JPEG; places count from 0 and start again after the last."""
     from vlm_core.catalogue.sample import draw_picture, plan_rows
 
-    looks: dict[str, Any] = {}
+    by_appearance: dict[str, Any] = {}
     for row in plan_rows(200, seed=2027):
-        looks.setdefault(row.looks_like, row)
-    return draw_picture(list(looks.values())[place % SAMPLES], seed=2027)
+        by_appearance.setdefault(row.looks_like, row)
+    return draw_picture(list(by_appearance.values())[place % SAMPLES], seed=2027)
 
 
-def _ask(models: ModelCache, run_id: str, data: bytes) -> dict[str, Any]:
-    try:
-        (answered,) = models.ask(run_id, [data])
-    except UserError as error:
-        return {"error": str(error)}
-    answer = answered.answer
-    if "error" in answer:
-        return {"error": answer["error"]}
-    probabilities = [(name[2:], value) for name, value in answer.items() if name.startswith("p_")]
-    top = sorted(probabilities, key=lambda pair: -pair[1])[:5]
-    texts: dict[str, Any] = {name: answer[name] for name in ("text", "text_category") if name in answer}
-    shown: dict[str, Any] = {
-        "confidence": answer["confidence"],
-        "ms": round(answered.seconds * 1000, 1),
-        "seen": _seen(data, answered),
-        "map": models.use(run_id, lambda model: _map(data, model)),
-    }
-    return {"top": [[name, round(value, 6)] for name, value in top], **shown, **texts}
+def _thumbnail(picture: Image) -> str:
+    thumbnail = picture.copy()
+    thumbnail.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    return _data_url(thumbnail)
 
 
-def _thumbnail(data: bytes) -> str:
-    picture = decode_picture(data)
-    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    return _data_url(picture)
-
-
-def _seen(data: bytes, answered: ModelPrediction) -> str:
-    """The picture fitted to the catalogue's canvas and resized to the model's input, as it is before normalising."""
+def _model_input(model: Categoriser, picture: NDArray[np.uint8]) -> str:
+    """Return the picture (H, W, 3) resized to the model's input, as it is before normalising."""
     from PIL import Image
 
-    picture = Image.fromarray(fit_picture(decode_picture(data), answered.canvas))
-    if answered.image_size:
-        picture = picture.resize((answered.image_size, answered.image_size), Image.Resampling.BILINEAR)
-    return _data_url(picture)
+    image = Image.fromarray(picture)
+    size = getattr(model, "image_size", 0)  # the baseline sees the canvas
+    return _data_url(image.resize((size, size), Image.Resampling.BILINEAR) if size else image)
 
 
-def _map(data: bytes, model: Categoriser) -> str | None:
-    """Where the model looked for its answer; None for one without attention."""
+def _map(model: Categoriser, picture: NDArray[np.uint8]) -> str | None:
+    """Return what the prediction depends on, over the picture (H, W, 3); None for a model without attention."""
     from vlm_core.attention.maps import explain
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
     if not isinstance(model, VisionLanguageCategoriser):
         return None
-    picture = fit_picture(decode_picture(data), model.canvas)
     return overlay(picture, explain(model, picture[None], method="gradient")[0])
 
 
-def _data_url(picture: Any) -> str:
+def _data_url(picture: Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What the pages know of the tracking store: a table kept up to date beside them, so that no page waits for it."""
+"""The runs of the tracking store, read by a background thread, so that no page waits for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
+from cachetools import LRUCache
 
 from dashboard.leaderboard import Leaderboard, make_leaderboard
 from vlm_core.errors import UserError
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from vlm_core.tracking.reader import RunReader
 
 T = TypeVar("T")
-SECONDS_BETWEEN: Final = 3.0  # readings of what moves
-SECONDS_UNTIL_WHOLE: Final = 120.0  # after which all is read anew: deleted runs go, changed tags come
-SECONDS_OF_INTEREST: Final = 60.0  # nobody has looked for so long: the store is left in peace
-MOST_KEPT: Final = 64  # evaluations and logs of runs in memory
+SECONDS_BETWEEN: Final = 3.0  # readings of what changes
+SECONDS_UNTIL_WHOLE: Final = 120.0  # after which everything is read again, for deleted runs and changed tags
+SECONDS_OF_INTEREST: Final = 60.0  # without a visitor, after which the store is left alone
+MOST_FILES: Final = 64  # of runs, in memory: evaluations, predictions, logs and texts
 _log = logging.getLogger(__name__)
 
 
@@ -40,11 +40,11 @@ class StoreSnapshot:
     state: str
     problem: str
     version: int  # grows whenever the table or the state changes
-    whole: bool  # False while the first reading still goes on
+    whole: bool  # False until the first reading is complete
 
     @cached_property
     def board(self) -> Leaderboard:
-        """The leaderboard's rows, made when first asked for: a quarter of a second for 2,000 runs."""
+        """Return the leaderboard, computed once: this takes a quarter of a second for 2,000 runs."""
         return make_leaderboard(self.table)
 
 
@@ -56,29 +56,29 @@ class Runs:
         self.root = root or Path.cwd()
         self._reader: RunReader | None = None
         self._view = StoreSnapshot(pd.DataFrame(), "loading", "", 0, whole=False)
-        self._kept: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._files: LRUCache[tuple[str, ...], Any] = LRUCache(MOST_FILES)
         self._lock = threading.Lock()
         self._looked = time.monotonic()
         self._read_whole = float("-inf")
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to read in the background; the thread ends with the process."""
+        """Start reading in the background; the thread ends with the process."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="runs", daemon=True)
             self._thread.start()
 
     def view(self) -> StoreSnapshot:
-        """The store as last seen, at once."""
+        """Return the store as last seen, without waiting."""
         self._looked = time.monotonic()
         return self._view
 
     def table(self) -> pd.DataFrame:
-        """All runs as last seen, newest first."""
+        """Return all runs as last seen, newest first."""
         return self.view().table
 
     def row(self, run_id: str) -> dict[str, Any] | None:
-        """One run's row without its empty cells; None if the store was not seen to hold it."""
+        """Return one run's row without its empty cells; None if the store was not seen to hold it."""
         table = self.table()
         places = np.flatnonzero(table["run_id"].to_numpy() == run_id) if "run_id" in table else np.array([])
         if not places.size:
@@ -87,12 +87,12 @@ class Runs:
         return {str(name): value for name, value in row.items() if not _is_missing(value)}
 
     def evaluation(self, run_id: str, name: str = "test") -> Evaluation | None:
-        """The run's stored evaluation; None if it has none."""
-        return self._keep(("evaluation", run_id, name), lambda: self.reader().evaluation(run_id, name))
+        """Return the run's stored evaluation; None if it has none."""
+        return self._cached(("evaluation", run_id, name), lambda: self.reader().evaluation(run_id, name))
 
     def predictions(self, run_id: str, name: str) -> Predictions | None:
-        """The run's answers on a split; None if it kept none."""
-        return self._keep(("predictions", run_id, name), lambda: self.reader().predictions(run_id, name))
+        """Return the run's stored predictions on a split; None if it has none."""
+        return self._cached(("predictions", run_id, name), lambda: self.reader().predictions(run_id, name))
 
     def epochs(self, run_id: str) -> list[dict[str, Any]]:
         """Return the entries of the run's training log, one per epoch (see tracking.training_log); [] without one."""
@@ -104,19 +104,19 @@ class Runs:
             entries: list[dict[str, Any]] = json.loads(self.reader().text(run_id, f"logs/{name}"))["epochs"]
             return entries
 
-        return self._keep(("epochs", run_id, self._stamp(run_id)), read) or []
+        return self._cached(("epochs", run_id, self._stamp(run_id)), read) or []
 
     def text(self, run_id: str, path: str) -> str:
-        """The text of a file of the run; "" if it has none."""
-        return self._keep(("text", run_id, path, self._stamp(run_id)), lambda: self.reader().text(run_id, path)) or ""
+        """Return the text of a file of the run; "" if it has none."""
+        return self._cached(("text", run_id, path, self._stamp(run_id)), lambda: self.reader().text(run_id, path)) or ""
 
     def _stamp(self, run_id: str) -> str:
-        """What is kept of a run that is under way holds until the table changes; of others for good."""
+        """Return a part of the cache key that changes with the table while the run is running."""
         running = (self.row(run_id) or {}).get("status") == "RUNNING"
         return str(self._view.version) if running else ""
 
     def reader(self) -> RunReader:
-        """The open store. Raises UserError when it is away."""
+        """Return the open store. Raises UserError when it is away."""
         if self._reader is None:
             from vlm_core.tracking.reader import RunReader
 
@@ -124,7 +124,7 @@ class Runs:
         return self._reader
 
     def refresh(self, *, whole: bool = False) -> None:
-        """Read what has changed since the last time, or all of it; a store that is away is said in the view."""
+        """Read what has changed, or everything; a store that is away sets the snapshot's state."""
         from vlm_core.tracking.store import impatient
 
         try:
@@ -148,7 +148,7 @@ class Runs:
             time.sleep(SECONDS_BETWEEN)
 
     def _read_all(self) -> None:
-        """All runs, page by page: the first ones are shown while the others are still read."""
+        """Read all runs, page by page; publish the first ones while the others are still read."""
         started = time.monotonic()
         parts: list[pd.DataFrame] = []
         first = not self._view.whole and self._view.table.empty
@@ -160,23 +160,23 @@ class Runs:
         self._read_whole = started
 
     def _read_changes(self) -> None:
-        """Runs that are new, run, or ran when last seen."""
+        """Read runs that are new, running, or were running when last seen."""
         table = self._view.table
         reader = self.reader()
         if table.empty:
             self._publish(reader.runs(), "ready", "", whole=True)
             return
         newest = int(table["started"].max().timestamp() * 1000)
-        found = [reader.runs(f"attributes.start_time >= {newest}"), reader.runs("attributes.status = 'RUNNING'")]
+        parts = [reader.runs(f"attributes.start_time >= {newest}"), reader.runs("attributes.status = 'RUNNING'")]
         ran = table.loc[table["status"] == "RUNNING", "run_id"]
-        ended = sorted(set(ran) - set(pd.concat(found)["run_id"]))
+        ended = sorted(set(ran) - set(pd.concat(parts)["run_id"]))
         if ended:
-            found.append(reader.runs("attributes.run_id IN (" + ", ".join(f"'{name}'" for name in ended) + ")"))
-        fresh = _together([part for part in found if not part.empty]).drop_duplicates("run_id")
+            parts.append(reader.runs("attributes.run_id IN (" + ", ".join(f"'{name}'" for name in ended) + ")"))
+        fresh = _together([part for part in parts if not part.empty]).drop_duplicates("run_id")
         if fresh.empty:
             return
-        kept = table[~table["run_id"].isin([*fresh["run_id"], *ended])]
-        merged = _together([fresh, kept]).sort_values("started", ascending=False, kind="stable", ignore_index=True)
+        unchanged = table[~table["run_id"].isin([*fresh["run_id"], *ended])]
+        merged = _together([fresh, unchanged]).sort_values("started", ascending=False, kind="stable", ignore_index=True)
         if not merged.equals(table):
             self._publish(merged, "ready", "", whole=True)
 
@@ -186,22 +186,19 @@ class Runs:
             return
         self._view = StoreSnapshot(table, state, problem, old.version + 1, whole)
 
-    def _keep(self, key: tuple[str, ...], make: Callable[[], T]) -> T | None:
-        """What `make` gives, remembered among the last 64; None, not remembered, where the run has no such file."""
+    def _cached(self, key: tuple[str, ...], read: Callable[[], T]) -> T | None:
+        """Return what `read` returns, cached; None, which is not cached, where the run has no such file."""
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                kept: T = self._kept[key]
-                return kept
+            if key in self._files:
+                cached: T = self._files[key]
+                return cached
         try:
-            made = make()
+            content = read()
         except (UserError, OSError, ValueError, KeyError):
             return None
         with self._lock:
-            self._kept[key] = made
-            while len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
-        return made
+            self._files[key] = content
+        return content
 
 
 def _together(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Optuna's studies as the tracking store holds them: a run that searched, and its trials below."""
+"""Searches in the tracking store: a run that leads, and a run below it for each trial."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ STATES = ("complete", "pruned", "running", "failed")
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a study."""
+    """One trial of a search."""
 
     number: int  # in the order they began, from 0
     run_id: str
     state: str  # one of STATES
     score: float | None  # validation macro-F1: of its best epoch or, pruned, of its last
-    seconds: float | None  # a picture
+    seconds: float | None  # per image
     settings: dict[str, float | str]  # those that were searched
 
 
@@ -31,38 +31,37 @@ class Search:
     name: str
     model: str
     searched: tuple[str, ...]
-    both: bool  # whether seconds a picture are an objective too
+    both: bool  # whether seconds per image are an objective too
     trials: tuple[Trial, ...]
 
     @property
     def best(self) -> Trial | None:
-        """The complete trial with the best score; None before the first one."""
+        """Return the complete trial with the best score; None before the first one."""
         complete = [trial for trial in self.trials if trial.state == "complete" and trial.score is not None]
         return max(complete, key=lambda trial: trial.score or 0.0, default=None)
 
 
 def search_choices(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Searches to choose from, newest first, as value and label."""
+    """Return the searches as value and label, newest first."""
     if "tags.kind" not in table:
         return []
-    found = table[table["tags.kind"] == "search"].to_dict("records")
     return [
         {
             "value": str(row["run_id"]),
             "label": f"{row.get('tags.study', row['name'])} · {row['started']:%Y-%m-%d %H:%M}",
         }
-        for row in found
+        for row in table[table["tags.kind"] == "search"].to_dict("records")
     ]
 
 
 def read_search(table: pd.DataFrame, run_id: str) -> Search | None:
-    """The search that the run led; None if there is none of that id."""
+    """Return the search that the run led; None if there is none of that id."""
     if "tags.kind" not in table:
         return None
-    found = table[(table["run_id"] == run_id) & (table["tags.kind"] == "search")]
-    if found.empty:
+    leaders = table[(table["run_id"] == run_id) & (table["tags.kind"] == "search")]
+    if leaders.empty:
         return None
-    row = found.iloc[0]
+    row = leaders.iloc[0]
     searched = tuple(name.strip() for name in str(row.get("params.search", "")).split(",") if name.strip())
     below = table.get("tags.mlflow.parentRunId", pd.Series("", index=table.index)) == run_id
     rows = table[below & (table["tags.kind"] == "trial")].sort_values("started")

@@ -1,4 +1,4 @@
-"""Headers for every answer, and a user and password wherever the dashboard can be reached from other machines."""
+"""Security headers for every response, and a login wherever other machines can reach the dashboard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORTEST_PASSWORD: Final = 8
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Return whether only this machine can reach what listens there."""
     if host == "localhost":
         return True
     try:
@@ -28,20 +28,20 @@ def is_loopback(host: str) -> bool:
 
 
 def credentials(host: str, environment: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
-    """User and password to ask for; None on loopback where none are set. Raises UserError where they are missing."""
+    """Return user and password; None on loopback where none are set. Raises UserError where they are missing."""
     user, password = environment.get(USER, ""), environment.get(PASSWORD, "")
     if is_loopback(host) and not (user or password):
         return None
     if not user or len(password) < SHORTEST_PASSWORD:
         raise UserError(
-            f"host={host} can be reached from other machines: set {USER} and {PASSWORD} (of at least "
-            f"{SHORTEST_PASSWORD} characters) in the environment, or leave --host away to listen on 127.0.0.1 alone."
+            f"--host {host} opens the dashboard to other machines: set {USER} and {PASSWORD} (of at least "
+            f"{SHORTEST_PASSWORD} characters) in the environment, or omit --host to listen on 127.0.0.1 only."
         )
     return user, password
 
 
 def protect(app: Dash, login: tuple[str, str] | None) -> None:
-    """Ask for the login, if there is one, and send security headers with every answer."""
+    """Ask for the login, if there is one, and send security headers with every response."""
     if login:
         import dash_auth
 
@@ -74,5 +74,7 @@ def _headers(script_hashes: Sequence[str]) -> dict[str, str]:
         .frame_ancestors("'none'")
     )
     headers = {**Secure.with_default_headers().headers, **Secure(csp=policy, xfo=XFrameOptions().deny()).headers}
-    headers.pop("Strict-Transport-Security", None)  # it is served over http; a proxy that adds https adds this
+    headers.pop(
+        "Strict-Transport-Security", None
+    )  # the dashboard itself speaks http; a proxy that adds https adds this
     return headers

@@ -1,4 +1,4 @@
-"""What is known of a split that runs used: its counts, its leaks, and the products behind them."""
+"""The splits that runs used: their counts, leaks and products."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARTS = ("training", "validation", "test")
 
 @dataclass(frozen=True)
 class SplitView:
-    """A split as a run logged it and, where the catalogue lies on this machine, its products."""
+    """A split as a run logged it and, where the catalogue is on this machine, its products."""
 
     info: dict[str, Any]  # dataset_info.json: see vlm_core.catalogue.splitting
     fingerprint: str
@@ -33,15 +33,15 @@ class SplitView:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The categories, in the models' order."""
+        """Return the categories, in the models' order."""
         return tuple(self.info["class_mapping"])
 
     def ids(self, part: str) -> list[str]:
-        """Product ids of training (without repeats), validation or test."""
+        """Return the product ids of training (without repeats), validation or test."""
         return list(dict.fromkeys(self.info["ids"]["train" if part == "training" else part]))
 
     def products(self, part: str, category: str) -> pd.DataFrame:
-        """Rows of the catalogue of a part and a category ("" for all); empty where the catalogue is not here."""
+        """Return the catalogue's rows of a part and a category ("" for all); empty where the catalogue is not here."""
         if self.catalogue is None:
             return pd.DataFrame()
         table = self.catalogue.products
@@ -49,7 +49,7 @@ class SplitView:
         return table[chosen & (table[self.info["label"]] == category)] if category else table[chosen]
 
     def counts(self) -> dict[str, NDArray[np.int64]]:
-        """Products a category (C,): of the catalogue, of training before and after balancing, of the rest if known."""
+        """Return products per category (C,): of the catalogue, of training before and after balancing, of the rest."""
         applied = self.info["augmentation_applied"]
         originals = self.info["selected_categories_original_counts"]
         counts = {
@@ -59,13 +59,13 @@ class SplitView:
         }
         if self.catalogue is not None:
             for part in ("validation", "test"):
-                found = self.products(part, "")[self.info["label"]].value_counts()
-                counts[part] = np.array([int(found.get(name, 0)) for name in self.categories])
+                of_part = self.products(part, "")[self.info["label"]].value_counts()
+                counts[part] = np.array([int(of_part.get(name, 0)) for name in self.categories])
         return counts
 
 
 def split_choices(runs: Runs) -> list[dict[str, str]]:
-    """One run of each test set to choose from, newest first, as value and label."""
+    """Return one run of each test set as value and label, newest first."""
     board = runs.view().board
     newest: dict[str, str] = {}
     for row in sorted(board.rows, key=lambda row: row["started"], reverse=True):
@@ -77,7 +77,7 @@ def split_choices(runs: Runs) -> list[dict[str, str]]:
 
 
 def read_split(runs: Runs, run_id: str) -> SplitView | None:
-    """The split that the run used; None if it logged none."""
+    """Return the split that the run used; None if it logged none."""
     text = runs.text(run_id, "dataset_info.json")
     if not text:
         return None
@@ -90,9 +90,9 @@ def read_split(runs: Runs, run_id: str) -> SplitView | None:
 def duplicate_report(
     root: Path, fingerprint: str, label: str
 ) -> tuple[int, int, tuple[LabelConflict, ...], NDArray[np.int64]] | None:
-    """Groups of near-duplicates, products in them, the groups whose labels conflict, and each product's group (n,).
+    """Return the numbers of near-duplicate groups and of products in them, label conflicts, and groups (n,) by product.
 
-    None where the catalogue does not lie on this machine.
+    None where the catalogue is not on this machine.
     """
     from vlm_core.catalogue.duplicates import label_conflicts, near_duplicate_groups
 
@@ -106,5 +106,5 @@ def duplicate_report(
 
 
 def page_of(rows: pd.DataFrame, number: int, size: int) -> Sequence[dict[Any, Any]]:
-    """The rows of a page, counted from 1."""
+    """Return the rows of a page, counted from 1."""
     return rows.iloc[(number - 1) * size : number * size].to_dict("records")

@@ -24,22 +24,22 @@ MANTINE: Final[dict[str, Any]] = {
 
 
 def family_of(model: str) -> str:
-    """The family of a model's name: "clip" for "clip-large"."""
+    """Return the family of a model's name: "clip" for "clip-large"."""
     return str(model).split("-")[0]
 
 
 def family_colour(model: str) -> str:
-    """The one colour of a model's family, on every page."""
+    """Return the colour of a model's family, the same on every page."""
     return FAMILY_COLOURS.get(family_of(model), OTHER_COLOUR)
 
 
 def plain_text(text: str) -> str:
-    """The text as Plotly shows it unchanged: it reads some HTML in texts."""
+    """Return the text escaped for Plotly, which reads some HTML in texts."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def layout(**settings: Any) -> dict[str, Any]:
-    """A figure's layout: no background and no colour of text, which assets/style.css gives to both themes."""
+    """Return a figure's layout, without background and text colours, which assets/style.css sets for both themes."""
     base: dict[str, Any] = {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

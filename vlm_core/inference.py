@@ -107,7 +107,7 @@ def predict_records(model: Categoriser, readers: Sequence[Callable[[], bytes]]) 
     """
     read = [_read(reader, model.canvas) for reader in readers]
     good = [picture for picture in read if not isinstance(picture, str)]
-    answers = iter(_answers(model, np.stack(good)) if good else ())
+    answers = iter(predict_pictures(model, np.stack(good)) if good else ())
     return [{"error": picture} if isinstance(picture, str) else next(answers) for picture in read]
 
 
@@ -124,7 +124,8 @@ def _read(reader: Callable[[], bytes], canvas: tuple[int, int]) -> NDArray[np.ui
         return str(error)
 
 
-def _answers(model: Categoriser, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
+def predict_pictures(model: Categoriser, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    """Return the rows of `predict_records` for pictures (B, H, W, 3) on the model's canvas."""
     probabilities = np.exp(model.log_probabilities(pictures).astype(np.float64))  # (B, C)
     answers: list[dict[str, Any]] = [
         {"category": model.categories[int(row.argmax())], "confidence": float(row.max())}

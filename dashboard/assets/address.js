@@ -6,7 +6,7 @@
     const text = wanted.toString().replaceAll("%2C", ",").replaceAll("%3A", ":");
     window.history.replaceState(window.history.state, "", window.location.pathname + (text ? "?" + text : ""));
   };
-  // what a control stands at by itself (nothing, off, 0) and uploads, which are here alone, are not said
+  // defaults (nothing, off, 0) and uploads, which exist only here, are left out of the address
   const plain = (value) => (Array.isArray(value) ? value.join(",") : String(value || "").replace(/^upload:.*/, ""));
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
@@ -16,10 +16,10 @@
         write(Object.fromEntries(inputs.map((input) => [input.id.split("-").slice(1).join("-"), plain(input.value)])));
       },
 
-      // a slider that stands at its end follows the run, so the address says nothing of it
+      // a slider at its end follows the run, so the address leaves it out
       keepEpoch: (epoch, last) => write({ epoch: epoch < last ? String(epoch) : "" }),
 
-      // by what a grid is sorted ("latency:desc"; its own order is not said) and filtered (AG Grid's model as JSON)
+      // how a grid is sorted ("latency:desc"; its default order is left out) and filtered (AG Grid's model as JSON)
       keepGrid: (columns, filters) => {
         const changes = {};
         const sorted = (columns || []).filter((each) => each.sort).sort((a, b) => a.sortIndex - b.sortIndex);

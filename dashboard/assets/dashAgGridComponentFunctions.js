@@ -1,8 +1,8 @@
 // Cells of the grids. React escapes every text, so names from the store are never HTML.
 var dagcomponentfuncs = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
-const make = (...given) => window.React.createElement(...given);
+const make = (...parts) => window.React.createElement(...parts);
 
-// Follows a link of this site without loading the page anew, as dcc.Link does.
+// Follows a link of this site without reloading the page, as dcc.Link does.
 const follow = (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
   event.preventDefault();
@@ -13,7 +13,7 @@ const follow = (event) => {
 
 const heatColour = (value) => {
   const share = Math.max(0, Math.min(1, value));
-  return `color-mix(in oklab, #0072B2 ${Math.round(share * share * 55)}%, var(--surface))`; // the text's colour reads on all of them
+  return `color-mix(in oklab, #0072B2 ${Math.round(share * share * 55)}%, var(--surface))`; // the text stays readable on all of them
 };
 
 dagcomponentfuncs.BandHeading = function (props) {

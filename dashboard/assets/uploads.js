@@ -1,4 +1,4 @@
-// What Dash's upload does not do: pictures from the clipboard, and files that are too large refused before they are read.
+// What Dash's upload lacks: pictures from the clipboard, and the refusal of large files before they are read.
 (function () {
   const LARGEST = 10_000_000;
   const PAGES = ["categorise", "attention"];
@@ -18,17 +18,17 @@
   };
   for (const name of ["drop", "change"]) document.addEventListener(name, guard, true);
 
-  // Dash's upload leaves its input without a name for those who hear the page.
+  // Dash's upload leaves its input without a name for screen readers.
   new MutationObserver(() => {
     const input = openPage() && document.querySelector(`#${openPage()}-upload input:not([aria-label])`);
-    if (input) input.setAttribute("aria-label", "Pictures from a disk");
+    if (input) input.setAttribute("aria-label", "Choose image files");
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   document.addEventListener("paste", (event) => {
     const item = Array.from((event.clipboardData || {}).items || []).find((each) => each.type.startsWith("image/"));
     const file = item && item.getAsFile();
     if (!file || !openPage()) return;
-    if (file.size > LARGEST) return refuse(["pasted picture"]);
+    if (file.size > LARGEST) return refuse(["pasted image"]);
     const reader = new FileReader();
     reader.onload = () => tell("-paste", { contents: reader.result, at: Date.now() });
     reader.readAsDataURL(file);

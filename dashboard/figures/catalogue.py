@@ -1,4 +1,4 @@
-"""How the categories stand in each part of a split."""
+"""The class balance of each part of a split."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from dashboard.theme import SERIES, layout
 
-PIXELS_A_BAR: Final = 13
+PIXELS_PER_BAR: Final = 13
 
 
 def balance(categories: Sequence[str], counts: Mapping[str, NDArray[np.int64]]) -> go.Figure:
-    """Products a category, a bar for each part, the largest category on top."""
+    """Return products per category, a bar for each part, the largest category on top."""
     order = np.argsort(next(iter(counts.values())), kind="stable")
     names = [categories[place] for place in order]
     figure = go.Figure()
@@ -35,5 +35,5 @@ def balance(categories: Sequence[str], counts: Mapping[str, NDArray[np.int64]]) 
 
 
 def height_of(categories: Sequence[str], counts: Mapping[str, NDArray[np.int64]]) -> int:
-    """Pixels that the bars need."""
-    return 110 + PIXELS_A_BAR * len(counts) * len(categories)
+    """Return the pixels that the bars need."""
+    return 110 + PIXELS_PER_BAR * len(counts) * len(categories)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,12 +16,13 @@ from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, family
 from vlm_core.evaluation.evaluation import Evaluation
 
 MOST_BARS: Final = 20  # categories in the bars; of more, those in which the runs differ most
-MOST_NUMBERS: Final = 12
+MOST_NUMBERS: Final = 12  # categories or runs in a matrix whose cells still have room for a number
+_PATTERNS: Final = ("", "/", ".", "x", "-", "+")
 
 
 @dataclass(frozen=True)
 class RunStyle:
-    """How a run looks in every figure."""
+    """A run's name, colour, dash and hatching, the same in every figure."""
 
     name: str
     colour: str
@@ -29,30 +31,30 @@ class RunStyle:
 
 
 def run_styles(names: Sequence[str], models: Sequence[str]) -> list[RunStyle]:
-    """The family's colour for each run; a second run of a family is dashed, and its bars are hatched."""
-    seen: dict[str, int] = {}
-    looks = []
+    """Return the family's colour for each run; a second run of a family is dashed, and its bars are hatched."""
+    counts: Counter[str] = Counter()
+    styles = []
     for name, model in zip(names, models, strict=True):
-        place = seen.setdefault(family_of(model), 0)
-        seen[family_of(model)] += 1
-        patterns = ("", "/", ".", "x", "-", "+")
-        looks.append(RunStyle(name, family_colour(model), DASHES[place % len(DASHES)], patterns[place % len(patterns)]))
-    return looks
+        number = counts[family_of(model)]
+        counts[family_of(model)] += 1
+        dash, pattern = DASHES[number % len(DASHES)], _PATTERNS[number % len(_PATTERNS)]
+        styles.append(RunStyle(name, family_colour(model), dash, pattern))
+    return styles
 
 
-def curves(looks: Sequence[RunStyle], epochs: Sequence[Sequence[dict[str, Any]]]) -> go.Figure:
-    """Validation loss and macro-F1 of each run over its epochs."""
+def curves(styles: Sequence[RunStyle], epochs: Sequence[Sequence[dict[str, Any]]]) -> go.Figure:
+    """Return validation loss and macro-F1 of each run over its epochs."""
     figure = make_subplots(cols=2, horizontal_spacing=0.2)
-    for look, entries in zip(looks, epochs, strict=True):
+    for style, entries in zip(styles, epochs, strict=True):
         for column, name in enumerate(("overall_loss", "macro_f1"), start=1):
             figure.add_scatter(
                 x=[entry["epoch"] for entry in entries],
                 y=[entry["validation_summary"][name] for entry in entries],
-                name=look.name,
-                legendgroup=look.name,
+                name=style.name,
+                legendgroup=style.name,
                 showlegend=column == 1,
                 mode="lines+markers",
-                line={"color": look.colour, "dash": look.dash, "width": 2},
+                line={"color": style.colour, "dash": style.dash, "width": 2},
                 row=1,
                 col=column,
             )
@@ -64,13 +66,13 @@ def curves(looks: Sequence[RunStyle], epochs: Sequence[Sequence[dict[str, Any]]]
     return figure
 
 
-def category_bars(looks: Sequence[RunStyle], evaluations: Sequence[Evaluation]) -> go.Figure:
-    """F1 of each category with its interval, side by side; of many categories those that differ most."""
-    shown = most_different(evaluations, MOST_BARS)
+def category_bars(styles: Sequence[RunStyle], evaluations: Sequence[Evaluation]) -> go.Figure:
+    """Return F1 of each category with its interval, side by side; of many categories those that differ most."""
+    categories = most_different(evaluations, MOST_BARS)
     figure = go.Figure()
-    for look, evaluation in zip(looks, evaluations, strict=True):
+    for style, evaluation in zip(styles, evaluations, strict=True):
         scores = {score.category: score.f1 for score in evaluation.per_category if score.support}
-        names = [name for name in shown if name in scores]
+        names = [name for name in categories if name in scores]
         figure.add_bar(
             x=names,
             y=[scores[name].value for name in names],
@@ -81,16 +83,16 @@ def category_bars(looks: Sequence[RunStyle], evaluations: Sequence[Evaluation]) 
                 "thickness": 1.2,
                 "width": 2,
             },
-            name=look.name,
-            marker={"color": look.colour, "pattern": {"shape": look.pattern, "fgcolor": "white"}},
-            hovertemplate="%{x}<br>F1 %{y:.3f}<extra>" + plain_text(look.name) + "</extra>",
+            name=style.name,
+            marker={"color": style.colour, "pattern": {"shape": style.pattern, "fgcolor": "white"}},
+            hovertemplate="%{x}<br>F1 %{y:.3f}<extra>" + plain_text(style.name) + "</extra>",
         )
     figure.update_layout(**layout(yaxis={"title": {"text": "F1"}, "range": [0, 1.03]}), barmode="group", bargap=0.25)
     return figure
 
 
 def most_different(evaluations: Sequence[Evaluation], most: int) -> list[str]:
-    """Up to `most` categories, in the evaluations' order, among which the F1 of the runs spreads widest."""
+    """Return up to `most` categories, in the evaluations' order, on which the F1 of the runs differs most."""
     values: dict[str, list[float]] = {}
     for evaluation in evaluations:
         for score in evaluation.per_category:
@@ -101,18 +103,18 @@ def most_different(evaluations: Sequence[Evaluation], most: int) -> list[str]:
 
 
 def columns_of(count: int) -> int:
-    """How many of so many runs stand side by side, so that no last one stands alone where that can be."""
+    """Return how many of so many runs to put side by side, with none alone in the last row where possible."""
     return 2 if count in (2, 4) else 3
 
 
-def confusions(looks: Sequence[RunStyle], evaluations: Sequence[Evaluation]) -> go.Figure:
-    """The runs' confusion matrices as shares of each row, on one scale."""
-    columns = min(columns_of(len(looks)), len(looks))
-    rows = -(-len(looks) // columns)
+def confusions(styles: Sequence[RunStyle], evaluations: Sequence[Evaluation]) -> go.Figure:
+    """Return the runs' confusion matrices as shares of each row, on one scale."""
+    columns = min(columns_of(len(styles)), len(styles))
+    rows = -(-len(styles) // columns)
     figure = make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[plain_text(look.name) for look in looks],
+        subplot_titles=[plain_text(style.name) for style in styles],
         horizontal_spacing=0.05,
         shared_yaxes=True,
     )
@@ -127,13 +129,13 @@ def confusions(looks: Sequence[RunStyle], evaluations: Sequence[Evaluation]) -> 
 
 
 def confusion_difference(a: Evaluation, b: Evaluation) -> go.Figure:
-    """Row share of a minus that of b, for two runs of the same categories."""
+    """Return row shares of a minus those of b, for two runs of the same categories."""
     values = _row_share(a.confusion) - _row_share(b.confusion)
     top = float(max(0.01, np.abs(values).max()))
     figure = go.Figure(_heat(values, a.categories, "+.0%", -top, top, DIVERGING))
     figure.update_layout(
         **layout(
-            xaxis={"showgrid": False, "tickangle": -35, "title": {"text": "answer of the model"}},
+            xaxis={"showgrid": False, "tickangle": -35, "title": {"text": "predicted category"}},
             yaxis={"showgrid": False, "autorange": "reversed", "title": {"text": "true category"}},
         )
     )
@@ -141,7 +143,7 @@ def confusion_difference(a: Evaluation, b: Evaluation) -> go.Figure:
 
 
 def agreement(names: Sequence[str], shares: NDArray[np.float64]) -> go.Figure:
-    """How often each two of the runs answer alike (R, R)."""
+    """Return how often each two of the runs predict the same category (R, R)."""
     figure = go.Figure(
         _heat(shares, [plain_text(name) for name in names], ".0%", float(min(0.5, shares.min())), 1.0, SEQUENTIAL)
     )

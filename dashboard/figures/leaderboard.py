@@ -1,4 +1,4 @@
-"""Score against cost, with the runs that no other beats in both."""
+"""Score against cost, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from dashboard.theme import family_colour, layout
 from vlm_core.benchmark.cost import pareto
 
 _SYMBOLS: Final = {"zero-shot": "x", "probe": "diamond", "lora": "star", "lp-ft": "square", "full": "circle"}
-
-
 _WIDE: Final = 4.0  # highest cost over lowest, from which the axis doubles
 _DOUBLING: Final = {"type": "log", "dtick": math.log10(2), "tickformat": ",.3~s"}
 
 
 def pareto_front(rows: Sequence[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
-    """The rows, cheapest first, than which none is both cheaper (or as cheap) and better; rows without either out."""
+    """Return the rows that no other row beats in cost and score, cheapest first; rows without either are left out."""
     usable = [row for row in rows if row.get("score") is not None and row.get(cost) is not None]
     on_front = pareto([(row[cost], row["score"]) for row in usable])
     return sorted(itertools.compress(usable, on_front), key=lambda row: row[cost])
 
 
 def score_against_cost(rows: Sequence[dict[str, Any]], cost: str) -> go.Figure:
-    """Macro-F1 with its interval over a cost (logarithmic where wide), a colour a family, and the Pareto front."""
+    """Return macro-F1 with its interval over a cost (logarithmic where wide), a colour per family, and the front."""
     figure = go.Figure()
     front = pareto_front(rows, cost)
     if len(front) > 1:

@@ -19,7 +19,7 @@ _GREY: Final = "#8A8F98"
 
 
 def learning_curves(epochs: Sequence[Mapping[str, Any]], colour: str) -> go.Figure:
-    """Loss and macro-F1 over the epochs of the study's log, training dotted and validation solid."""
+    """Return loss and macro-F1 over the epochs of a training log, training dotted and validation solid."""
     figure = make_subplots(cols=2, horizontal_spacing=0.2)
     for column, (name, title) in enumerate((("overall_loss", "loss, nats"), ("macro_f1", "macro-F1")), start=1):
         for part, dash in (("training", "dot"), ("validation", "solid")):
@@ -43,9 +43,9 @@ def learning_curves(epochs: Sequence[Mapping[str, Any]], colour: str) -> go.Figu
 def confusion(
     matrix: NDArray[np.int64], categories: Sequence[str], kind: str, before: NDArray[np.int64] | None
 ) -> go.Figure:
-    """A confusion matrix (C, C), rows = true category.
+    """Return a confusion matrix (C, C), rows = true category.
 
-    `kind` is "counts", "share" of the row, or "difference" to the matrix of the epoch `before` (none: zeros).
+    `kind` is "counts", "share" of the row, or "difference" from the matrix of the epoch `before` (none: zeros).
     """
     values: NDArray[Any] = matrix
     form, colours, limits = ".0f", SEQUENTIAL, (0.0, float(max(1, matrix.max(initial=0))))
@@ -69,12 +69,12 @@ def confusion(
             xgap=2,
             ygap=2,
             showscale=not numbers,
-            hovertemplate=f"true %{{y}}<br>answer %{{x}}<br>%{{z:{form}}}<extra></extra>",
+            hovertemplate=f"true %{{y}}<br>predicted %{{x}}<br>%{{z:{form}}}<extra></extra>",
         )
     )
     figure.update_layout(
         **layout(
-            xaxis={"title": {"text": "answer of the model"}, "showgrid": False, "tickangle": -35},
+            xaxis={"title": {"text": "predicted category"}, "showgrid": False, "tickangle": -35},
             yaxis={"title": {"text": "true category"}, "showgrid": False, "autorange": "reversed"},
         )
     )
@@ -82,22 +82,22 @@ def confusion(
 
 
 def reliability(curve: Sequence[ReliabilityBin], colour: str) -> go.Figure:
-    """How often the model is right at each confidence, and how many products have that confidence."""
-    full = [part for part in curve if part.n]
+    """Return the accuracy at each confidence, and how many products have that confidence."""
+    filled = [part for part in curve if part.n]
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.76, 0.24], vertical_spacing=0.06)
     line = {"color": _GREY, "dash": "dot"}
     figure.add_scatter(
         x=[0, 1], y=[0, 1], mode="lines", line=line, name="perfectly calibrated", hoverinfo="skip", row=1, col=1
     )
     figure.add_scatter(
-        x=[part.confidence for part in full],
-        y=[part.accuracy for part in full],
+        x=[part.confidence for part in filled],
+        y=[part.accuracy for part in filled],
         mode="lines+markers",
         line={"color": colour, "width": 2},
         marker={"size": 8},
         name="this run",
-        customdata=[part.n for part in full],
-        hovertemplate="confidence %{x:.2f}<br>right %{y:.1%}<br>%{customdata} products<extra></extra>",
+        customdata=[part.n for part in filled],
+        hovertemplate="confidence %{x:.2f}<br>accuracy %{y:.1%}<br>%{customdata} products<extra></extra>",
         row=1,
         col=1,
     )
@@ -113,14 +113,14 @@ def reliability(curve: Sequence[ReliabilityBin], colour: str) -> go.Figure:
     figure.update_layout(**layout(), bargap=0.1)
     figure.update_xaxes(range=[0, 1], zeroline=False)
     figure.update_xaxes(title_text="confidence", title_font_size=13, row=2, col=1)
-    figure.update_yaxes(title_text="share right", title_font_size=13, range=[0, 1.03], zeroline=False, row=1, col=1)
+    figure.update_yaxes(title_text="accuracy", title_font_size=13, range=[0, 1.03], zeroline=False, row=1, col=1)
     figure.update_yaxes(title_text="n", title_font_size=13, zeroline=False, row=2, col=1)
     return figure
 
 
 def subgroups(groups: Sequence[Subgroup], colour: str, overall: float) -> go.Figure:
-    """Accuracy with Wilson's interval of each subgroup; fewer than 20 products are drawn hollow."""
-    names = [f"{group.value or 'not given'}  (n {group.n:,})" for group in groups]
+    """Return each subgroup's accuracy with Wilson's interval; a hollow marker has fewer than 20 products."""
+    names = [f"{group.value or 'unknown'}  (n {group.n:,})" for group in groups]
     figure = go.Figure()
     figure.add_vline(x=overall, line={"color": _GREY, "dash": "dot", "width": 1})
     figure.add_scatter(

@@ -1,4 +1,4 @@
-"""Figures of a study: history, importances, parallel coordinates, slices and the Pareto front."""
+"""Figures of a search: history, importances, parallel coordinates, slices and the Pareto front."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _SCORES: Final = ["#C9D8E6", "#0B559F"]
 _WIDE: Final = 20.0  # highest over lowest, from which an axis is logarithmic
 
 
-def history(study: Search, colour: str) -> go.Figure:
-    """Each trial's score in the order they began, and the best so far of the complete ones."""
+def history(search: Search, colour: str) -> go.Figure:
+    """Return each trial's score in the order they began, and the best so far of the complete ones."""
     figure = go.Figure()
-    complete = [trial for trial in study.trials if trial.state == "complete" and trial.score is not None]
+    complete = [trial for trial in search.trials if trial.state == "complete" and trial.score is not None]
     if complete:
         best = np.maximum.accumulate([trial.score or 0.0 for trial in complete])
         line = {"color": colour, "width": 2, "shape": "hv"}
         figure.add_scatter(x=[trial.number for trial in complete], y=best, mode="lines", line=line, name="best so far")
     for state, symbol in _SYMBOLS.items():
-        shown = [trial for trial in study.trials if trial.state == state and trial.score is not None]
-        if shown:
+        trials = [trial for trial in search.trials if trial.state == state and trial.score is not None]
+        if trials:
             marker = {"symbol": symbol, "size": 10, "color": colour if state == "complete" else _GREY}
             figure.add_scatter(
-                x=[trial.number for trial in shown],
-                y=[trial.score for trial in shown],
+                x=[trial.number for trial in trials],
+                y=[trial.score for trial in trials],
                 mode="markers",
                 marker=marker,
                 name=state,
@@ -48,7 +48,7 @@ def history(study: Search, colour: str) -> go.Figure:
 
 
 def importance_bars(shares: Mapping[str, float], colour: str) -> go.Figure:
-    """Each setting's share of the score's variance."""
+    """Return each setting's share of the score's variance."""
     names = list(shares)[::-1]
     figure = go.Figure(go.Bar(x=[shares[name] for name in names], y=names, orientation="h", marker_color=colour))
     figure.update_traces(hovertemplate="%{y}: %{x:.1%}<extra></extra>", texttemplate="%{x:.0%}", textposition="auto")
@@ -56,11 +56,13 @@ def importance_bars(shares: Mapping[str, float], colour: str) -> go.Figure:
     return figure
 
 
-def parallel(study: Search) -> go.Figure:
-    """A line a trial through its settings, each from its lowest to its highest value, to its score; dark is good."""
-    trials = [trial for trial in study.trials if trial.score is not None and len(trial.settings) == len(study.searched)]
-    names = [*study.searched, "macro-F1"]
-    columns = [[trial.settings[name] for trial in trials] for name in study.searched]
+def parallel(search: Search) -> go.Figure:
+    """Return a line per trial through its settings, each from lowest to highest value, to its score; dark is high."""
+    trials = [
+        trial for trial in search.trials if trial.score is not None and len(trial.settings) == len(search.searched)
+    ]
+    names = [*search.searched, "macro-F1"]
+    columns = [[trial.settings[name] for trial in trials] for name in search.searched]
     columns.append([trial.score or 0.0 for trial in trials])
     places = np.array([_places(column) for column in columns])  # (axes, trials)
     figure = go.Figure()
@@ -84,29 +86,29 @@ def parallel(study: Search) -> go.Figure:
     return figure
 
 
-def slices(study: Search, ranges: Mapping[str, Mapping[str, Any]], colour: str) -> go.Figure:
-    """The score over each searched setting, on a log axis where the setting's range is searched so."""
-    names = list(study.searched) or [""]
+def slices(search: Search, ranges: Mapping[str, Mapping[str, Any]], colour: str) -> go.Figure:
+    """Return the score over each searched setting, on a log axis where the setting is searched on a log scale."""
+    names = list(search.searched) or [""]
     figure = make_subplots(cols=len(names), shared_yaxes=True, horizontal_spacing=0.03)
     for column, name in enumerate(names, start=1):
         for state in ("complete", "pruned"):
-            shown = [trial for trial in study.trials if trial.state == state and name in trial.settings]
+            trials = [trial for trial in search.trials if trial.state == state and name in trial.settings]
             figure.add_scatter(
-                x=[trial.settings[name] for trial in shown],
-                y=[trial.score for trial in shown],
+                x=[trial.settings[name] for trial in trials],
+                y=[trial.score for trial in trials],
                 mode="markers",
                 marker={"color": colour if state == "complete" else _GREY, "size": 9, "symbol": _SYMBOLS[state]},
                 name=state,
                 legendgroup=state,
                 showlegend=column == 1,
-                customdata=[trial.number for trial in shown],
+                customdata=[trial.number for trial in trials],
                 hovertemplate="trial %{customdata}<br>%{x}<br>macro-F1 %{y:.4f}<extra></extra>",
                 row=1,
                 col=column,
             )
-        numbers = all(not isinstance(trial.settings.get(name), str) for trial in study.trials)
+        numbers = all(not isinstance(trial.settings.get(name), str) for trial in search.trials)
         axis: dict[str, Any] = {"nticks": 5}
-        values = [float(trial.settings[name]) for trial in study.trials if name in trial.settings] if numbers else []
+        values = [float(trial.settings[name]) for trial in search.trials if name in trial.settings] if numbers else []
         if values and ranges.get(name, {}).get("log") and min(values) > 0:
             ticks = np.geomspace(min(values), max(values), 4)
             texts = [f"{tick:.0f}" if tick >= 10 else f"{tick:.2g}" for tick in ticks]
@@ -117,11 +119,13 @@ def slices(study: Search, ranges: Mapping[str, Mapping[str, Any]], colour: str) 
     return figure
 
 
-def pareto(study: Search, colour: str) -> go.Figure:
-    """Score against seconds a picture, and the trials that none beats in both."""
-    shown = [trial for trial in study.trials if trial.state == "complete" and None not in (trial.score, trial.seconds)]
+def pareto(search: Search, colour: str) -> go.Figure:
+    """Return score against seconds per image, and the trials on the Pareto front."""
+    trials = [
+        trial for trial in search.trials if trial.state == "complete" and None not in (trial.score, trial.seconds)
+    ]
     front: list[Trial] = []
-    for trial in sorted(shown, key=lambda trial: (trial.seconds or 0, -(trial.score or 0))):
+    for trial in sorted(trials, key=lambda trial: (trial.seconds or 0, -(trial.score or 0))):
         if not front or (trial.score or 0) > (front[-1].score or 0):
             front.append(trial)
     figure = go.Figure()
@@ -130,22 +134,22 @@ def pareto(study: Search, colour: str) -> go.Figure:
         x=[t.seconds for t in front], y=[t.score for t in front], mode="lines", line=line, name="Pareto front"
     )
     figure.add_scatter(
-        x=[trial.seconds for trial in shown],
-        y=[trial.score for trial in shown],
+        x=[trial.seconds for trial in trials],
+        y=[trial.score for trial in trials],
         mode="markers",
         marker={"color": colour, "size": 10},
         name="trials",
-        customdata=[trial.number for trial in shown],
-        hovertemplate="trial %{customdata}<br>%{x:.4f} s a picture<br>macro-F1 %{y:.4f}<extra></extra>",
+        customdata=[trial.number for trial in trials],
+        hovertemplate="trial %{customdata}<br>%{x:.4f} s per image<br>macro-F1 %{y:.4f}<extra></extra>",
     )
     figure.update_layout(
-        **layout(xaxis={"title": {"text": "seconds a picture"}}, yaxis={"title": {"text": "validation macro-F1"}})
+        **layout(xaxis={"title": {"text": "seconds per image"}}, yaxis={"title": {"text": "validation macro-F1"}})
     )
     return figure
 
 
 def _places(values: Sequence[float | str]) -> list[float]:
-    """Each value's place (0 to 1) on its axis: words in alphabetical order, wide ranges of numbers by logarithm."""
+    """Return each value's place (0 to 1) on its axis: words alphabetically, wide ranges of numbers by logarithm."""
     if any(isinstance(value, str) for value in values):
         words = sorted(set(map(str, values)))
         return [words.index(str(value)) / max(1, len(words) - 1) for value in values]

@@ -1,22 +1,26 @@
-"""Where models looked in a picture: their maps side by side, layer by layer and head by head."""
+"""What models' predictions depend on in a picture: their maps side by side, layer by layer and head by head."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import dash_mantine_components as dmc
+import numpy as np
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
+from numpy.typing import NDArray
 
-from dashboard.attention import METHODS, AttentionExplainer
+from dashboard.attention import METHODS, AttentionExplainer, AttentionView
 from dashboard.components import (
     aria,
     card,
     counted,
     empty_state,
+    family_dot,
     graph,
     keep_in_url,
     listed,
@@ -27,10 +31,12 @@ from dashboard.components import (
     wide,
 )
 from dashboard.dropzone import dropzone, register_dropzone
-from dashboard.figures.attention import faithfulness_curves
+from dashboard.figures.attention import faithfulness_curves, picture_curves
+from dashboard.figures.compare import run_styles
+from dashboard.heatmaps import describe_map, overlay, picture_url
 from dashboard.leaderboard import best_run, run_choices
-from dashboard.pages.attention_parts import ask, view_cards
 from dashboard.runs import Runs
+from vlm_core.errors import UserError
 
 NAME: Final = "Attention"
 PATH: Final = "/attention"
@@ -38,17 +44,33 @@ ICON: Final = "attention"
 IN_NAVIGATION: Final = True
 MOST_MODELS: Final = 4
 MOST_PRODUCTS: Final = 400
+MOST_WORDS: Final = 8
 FIRST_PICTURE: Final = "sample:2"
 FAITHFULNESS: Final = "study/faithfulness.json"  # of a run that a study measured
+_PREDICTED: Final = "the predicted category"
+_KINDS: Final = {"vision": "attention of the class token", "cross": "text to image", "joint": "text to image"}
+
+
+@dataclass(frozen=True)
+class AttentionPanel:
+    """One model's explanation of a picture, or why there is none."""
+
+    run_id: str
+    view: AttentionView | None = None
+    heat: NDArray[np.float32] | None = None  # (H, W), the map on show
+    caption: str = ""
+    layers: int = 0
+    heads: int = 0
+    error: str = ""
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    """The page, with the picture and the models that the address names."""
+    """Return the page, with the picture and the models that the address names."""
     view = runs.view()
     models = listed(query.get("models")) or [name for name in [best_run(view.board, but="baseline")] if name]
     return html.Div(
         [
-            page_header("Attention", "What spoke for each model's answer, over the picture, side by side."),
+            page_header("Attention", "See which parts of an image each model's prediction depends on, side by side."),
             dcc.Store(id="attention-picture", data=query.get("picture") or FIRST_PICTURE),
             html.Div(store_state(view), id="attention-state"),
             html.Div(
@@ -108,25 +130,25 @@ def register(app: Dash, runs: Runs) -> None:
 
 
 def update_state(runs: Runs, version: int | None, chosen: Sequence[str] | None) -> tuple[Any, bool, Any]:
-    """What stands in the page's place without a run, and the models to choose from."""
+    """Return what takes the page's place without a run, and the models to choose from."""
     state = store_state(runs.view())
     return state, state is not None, run_choices(runs.table(), chosen)
 
 
 def update_products(runs: Runs, chosen: Sequence[str] | None) -> list[dict[str, str]]:
-    """Test products of the first of the models to choose from, its mistakes first."""
+    """Return the test products of the first model to choose from, incorrect predictions first."""
     run_id = next(iter(chosen or ()), "")
     row, evaluation = runs.row(run_id), runs.evaluation(run_id)
     if row is None or evaluation is None:
         return []
     table = evaluation.predictions.to_frame()
-    table = table.assign(wrong=table["true"] != table["predicted"]).sort_values(
-        ["wrong", "confidence"], ascending=False
+    table = table.assign(incorrect=table["true"] != table["predicted"]).sort_values(
+        ["incorrect", "confidence"], ascending=False
     )
     return [
         {
             "value": f"product:{row.get('tags.fingerprint', '')}:{product}",
-            "label": f"{product} · is {true or 'not known'}, answered {predicted}",
+            "label": f"{product} · {true or 'unlabelled'}, predicted {predicted}",
         }
         for product, true, predicted in table[["product_id", "true", "predicted"]]
         .head(MOST_PRODUCTS)
@@ -135,7 +157,7 @@ def update_products(runs: Runs, chosen: Sequence[str] | None) -> list[dict[str, 
 
 
 def choose_picture(pictures: Sequence[Mapping[str, str]] | None, product: str | None) -> tuple[Any, Any]:
-    """The name of the picture that came last, and what was wrong with it."""
+    """Return the source of the latest picture, and a notice where it cannot be used."""
     if ctx.triggered_id == "attention-product":
         return product or no_update, None
     entry = next(iter(pictures or ()), None)
@@ -148,7 +170,7 @@ def choose_picture(pictures: Sequence[Mapping[str, str]] | None, product: str | 
 
 def update_maps(
     runs: Runs,
-    looker: AttentionExplainer,
+    explainer: AttentionExplainer,
     source: str | None,
     chosen: Sequence[str] | None,
     method: str,
@@ -156,53 +178,151 @@ def update_maps(
     layer: int,
     head: int,
 ) -> tuple[Any, Any, int, int]:
-    """The models' maps as cards, the categories to explain, and how many layers and heads there are."""
+    """Return the models' maps as cards, the categories to explain, and how many layers and heads there are."""
     if not chosen or not source:
         return empty_state("Choose a model", "Its map appears here.", picture="attention"), no_update, 1, 1
-    views = [
-        ask(looker, run_id, source, method if method in METHODS else "gradient", category or "", layer, head)
+    method = method if method in METHODS else "gradient"
+    panels = [
+        attention_panel(explainer, run_id, source, method, category or "", layer, head)
         for run_id in chosen[:MOST_MODELS]
     ]
-    names = list(dict.fromkeys(name for view in views if view.look for name in view.look.categories))
-    choices = [
-        {"value": "", "label": "what each model answers"},
-        *({"value": name, "label": name} for name in names),
-    ]
-    most = [
-        max((count for view in views for count in [getattr(view, name)]), default=1) for name in ("layers", "heads")
-    ]
-    return view_cards(runs, views), choices, max(1, most[0]), max(1, most[1])
+    names = list(dict.fromkeys(name for panel in panels if panel.view for name in panel.view.categories))
+    choices = [{"value": "", "label": _PREDICTED}, *({"value": name, "label": name} for name in names)]
+    layers, heads = max(panel.layers for panel in panels), max(panel.heads for panel in panels)
+    return _panel_cards(runs, panels), choices, max(1, layers), max(1, heads)
 
 
 def update_curves(runs: Runs, chosen: Sequence[str] | None) -> Any:
-    """What the maps of the chosen runs are worth over many pictures, where a study has measured it."""
+    """Return how faithful the maps of the chosen runs are over many pictures, where a study has measured it."""
     names = {run_id: str((runs.row(run_id) or {}).get("name", run_id)) for run_id in list(chosen or ())[:MOST_MODELS]}
     texts = {name: runs.text(run_id, FAITHFULNESS) for run_id, name in names.items()}
-    measured = {name: json.loads(text) for name, text in texts.items() if text}
-    if not measured:
+    measurements = {name: json.loads(text) for name, text in texts.items() if text}
+    if not measurements:
         return None
-    drawn = graph("attention-figure", faithfulness_curves(measured), "Curves", 80 + 270 * len(measured))
-    note = "Over a study's test products: low deletion and high insertion are good; grey lines know nothing."
-    return card("What these maps are worth", wide(drawn, "Deletion and insertion curves"), note=note, mt="lg")
+    height = 80 + 270 * len(measurements)
+    figure = graph("attention-figure", faithfulness_curves(measurements), "Deletion and insertion curves", height)
+    return card(
+        "How faithful these maps are",
+        wide(figure, "Deletion and insertion curves"),
+        note="Measured by a study on its test products. Good maps have low deletion and high insertion curves; "
+        "grey lines are controls that ignore the image.",
+        mt="lg",
+    )
+
+
+def attention_panel(
+    explainer: AttentionExplainer, run_id: str, source: str, method: Any, category: str, layer: int, head: int
+) -> AttentionPanel:
+    """Return the method's map for the run's model, or that of a layer (from 1) and head (from 1; 0 for their mean)."""
+    try:
+        view = explainer.explain(run_id, source, method, category)
+        layers = explainer.layers(run_id, source, category)
+    except UserError as error:
+        return AttentionPanel(run_id, error=str(error))
+    heads = max(each.maps.shape[1] for each in layers)
+    if not layer:
+        return AttentionPanel(run_id, view, view.map, f"method: {METHODS[method].lower()}", len(layers), heads)
+    chosen = layers[min(layer, len(layers)) - 1]
+    maps = chosen.maps[0]
+    number = min(head, len(maps))
+    part = f"head {number} of {len(maps)}" if number else f"mean of {len(maps)} heads"
+    caption = f"{chosen.name}, {part}: {_KINDS.get(chosen.kind, chosen.kind)}"
+    heat = maps[number - 1] if number else maps.mean(axis=0)
+    return AttentionPanel(run_id, view, heat, caption, len(layers), heads)
+
+
+def _panel_cards(runs: Runs, panels: Sequence[AttentionPanel]) -> Component:
+    """Return one card per model, and the colour scale."""
+    ramp = [html.Span("less important"), html.Span(className="ramp"), html.Span("more important")]
+    scale = html.Div(ramp, className="scale")
+    columns = {"base": 1, "xs": 2, "lg": min(4, max(2, len(panels)))}
+    cards = dmc.SimpleGrid([_panel_card(runs, panel) for panel in panels], cols=columns, spacing="md")
+    heading = dmc.Group([dmc.Title("Maps", order=2, size="h4"), scale], justify="space-between", mt="xl", mb="md")
+    return html.Div([heading, cards, _picture_curves_card(runs, panels)])
+
+
+def _picture_curves_card(runs: Runs, panels: Sequence[AttentionPanel]) -> Component | None:
+    """Return the deletion and insertion curves of this picture's maps; None where none were measured."""
+    curves = [(panel.run_id, panel.view.curves) for panel in panels if panel.view and panel.view.curves]
+    if not curves:
+        return None
+    rows = [runs.row(run_id) or {} for run_id, _ in curves]
+    styles = run_styles([str(row.get("name", "")) for row in rows], [str(row.get("params.model", "")) for row in rows])
+    figure = picture_curves(styles, [each for _, each in curves])
+    return card(
+        "Is the map faithful for this image?",
+        wide(graph("attention-followed", figure, "Deletion and insertion curves", 320), "Deletion and insertion"),
+        note="Parts of the image are removed or restored, most important first. With a good map, the probability falls "
+        "quickly under deletion and rises quickly under insertion.",
+        mt="lg",
+    )
+
+
+def _panel_card(runs: Runs, panel: AttentionPanel) -> Component:
+    row = runs.row(panel.run_id) or {}
+    name = dcc.Link(str(row.get("name", panel.run_id[:8])), href=f"/run?run={panel.run_id}", className="cell-link")
+    title = dmc.Group([family_dot(str(row.get("params.model", ""))), dmc.Text(name, size="sm", fw=600)], gap=6)
+    view = panel.view
+    if view is None or panel.heat is None:
+        return dmc.Paper([title, dmc.Box(notice("No map", panel.error, "warning"), mt="sm")], withBorder=True, p="md")
+    description = describe_map(panel.heat)
+    predicted = int(view.probabilities.argmax())
+    lines = [_probability("predicts", view, predicted)]
+    if view.target != predicted:
+        lines.append(_probability("map explains", view, view.target))
+    alt = f"Map of {view.categories[view.target]}: {description}"
+    return dmc.Paper(
+        [
+            title,
+            *lines,
+            html.Img(src=overlay(view.picture, panel.heat), alt=alt, className="map"),
+            dmc.Text(panel.caption, size="xs", fw=550, mt="xs"),
+            dmc.Text(f"{description[0].upper()}{description[1:]}.", size="xs", c="dimmed"),
+            _words(view),
+            html.Details(
+                [html.Summary("Image without map"), html.Img(src=picture_url(view.picture), alt="", className="map")]
+            ),
+        ],
+        withBorder=True,
+        p="md",
+    )
+
+
+def _probability(verb: str, view: AttentionView, category: int) -> Component:
+    share = f" {view.probabilities[category]:.1%}"
+    return dmc.Text([f"{verb} ", html.B(view.categories[category]), share], size="sm", className="figures")
+
+
+def _words(view: AttentionView) -> Component | None:
+    """Return each generated word with its map; None for a model that writes nothing."""
+    if not view.words:
+        return None
+    maps = [
+        html.Figure(
+            [html.Img(src=overlay(view.picture, heat), alt=f"{word}: {describe_map(heat)}"), html.Figcaption(word)]
+        )
+        for word, heat in view.words[:MOST_WORDS]
+    ]
+    return html.Div([dmc.Text("Generated text", size="xs", fw=550, mt="sm", mb=4), html.Div(maps, className="words")])
 
 
 def _picture_card() -> Component:
     product = dmc.Select(
         id="attention-product",
         label="Or a test product of the first model",
-        description="Its mistakes come first",
+        description="Incorrect predictions come first",
         data=[],
         searchable=True,
         clearable=True,
-        nothingFoundMessage="No product of that name",
+        nothingFoundMessage="No matching product",
         limit=100,
     )
     return card(
-        "Picture",
+        "Image",
         dropzone("attention"),
         product,
         html.Div(id="attention-notice", role="status"),
-        note="Of several the first. Uploads stay in memory, never on disk, and are not part of the address.",
+        note="Uses the first image if you drop several. Uploads stay in memory and are not part of the page's address.",
     )
 
 
@@ -222,8 +342,8 @@ def _choice_card(runs: Runs, chosen: Sequence[str], query: Mapping[str, str]) ->
         ),
         dmc.Select(
             id="attention-category",
-            label="What speaks for",
-            data=[{"value": category, "label": category or "what each model answers"}],
+            label="Category to explain",
+            data=[{"value": category, "label": category or _PREDICTED}],
             value=category,
             allowDeselect=False,
         ),
@@ -238,8 +358,8 @@ def _choice_card(runs: Runs, chosen: Sequence[str], query: Mapping[str, str]) ->
                 **aria(label="Method"),
             ),
         ),
-        _slider("layer", "Layer (0: all, by the method)", counted(query.get("layer"), least=0)),
-        _slider("head", "Head (0: mean of all; of a chosen layer)", counted(query.get("head"), least=0)),
+        _slider("layer", "Layer (0: all layers, combined by the method)", counted(query.get("layer"), least=0)),
+        _slider("head", "Head of that layer (0: mean of all heads)", counted(query.get("head"), least=0)),
     )
 
 

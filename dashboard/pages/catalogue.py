@@ -1,4 +1,4 @@
-"""The products that models learn from and are judged on, and what leaks between the two."""
+"""The products that models are trained and evaluated on, and what leaks between the two."""
 
 from __future__ import annotations
 
@@ -34,19 +34,21 @@ NAME: Final = "Catalogue"
 PATH: Final = "/catalogue"
 ICON: Final = "catalogue"
 IN_NAVIGATION: Final = True
-A_PAGE: Final = 24
-MOST_CONFLICTS: Final = 8  # groups shown
-NOT_HERE: Final = "The catalogue's pictures are not on this machine: run `make prepare DATA=...` here to see them."
+PAGE_SIZE: Final = 24  # products
+MOST_CONFLICTS: Final = 8  # groups
+NOT_HERE: Final = "The catalogue's images are not on this machine. Run `make prepare DATA=...` to see them."
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    """The page, with the split that the address names or the newest one."""
+    """Return the page, with the split that the address names or the newest one."""
     choices = split_choices(runs)
     chosen = query.get("split") or (choices[0]["value"] if choices else None)
     part = query.get("part", "test")
     return html.Div(
         [
-            page_header("Catalogue", "What models learn from and are judged on, and what leaks between the two."),
+            page_header(
+                "Catalogue", "The products that models are trained and evaluated on, and what leaks between the two."
+            ),
             html.Div(id="catalogue-state"),
             html.Div(
                 [
@@ -110,23 +112,23 @@ def register(app: Dash, runs: Runs) -> None:
         Input("catalogue-category", "value"),
         Input("catalogue-part", "value"),
         prevent_initial_call=True,
-    )(lambda *given: 1)
+    )(lambda *controls: 1)
     take_first(app, "catalogue-split")
     keep_in_url(app, "catalogue", ("split", "category", "part", "page"))
 
 
 def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
-    """What stands in the page's place while the store gives none, and the splits to choose from."""
+    """Return what takes the page's place without a split, and the splits to choose from."""
     choices = split_choices(runs)
     if chosen and chosen not in {each["value"] for each in choices}:
         choices.append({"value": chosen, "label": f"split of run {chosen[:8]}"})
-    missing = empty_state("No split yet", "The first run that reads a catalogue brings it here.", "make train")
+    missing = empty_state("No split yet", "The first training run adds its split here.", "make train")
     state = store_state(runs.view()) or (None if choices else missing)
     return state, state is not None, choices
 
 
 def update_report(runs: Runs, run_id: str | None, category: str | None) -> tuple[Any, Any, Any]:
-    """Figures of the split, and its categories to choose from."""
+    """Return the split's report, and its categories to choose from."""
     split = read_split(runs, run_id or "")
     if split is None:
         return dmc.Text("This run logged no split.", c="dimmed"), [], ""
@@ -137,44 +139,41 @@ def update_report(runs: Runs, run_id: str | None, category: str | None) -> tuple
 def update_pictures(
     runs: Runs, run_id: str | None, category: str | None, part: str, page: int | None
 ) -> tuple[Any, int]:
-    """One page of a part's products as pictures."""
+    """Return one page of a part's products as pictures."""
     split = read_split(runs, run_id or "")
     if split is None:
         return None, 1
     if split.catalogue is None:
         return dmc.Text(NOT_HERE, size="sm", c="dimmed"), 1
     rows = split.products(part, category or "")
-    pages = max(1, -(-len(rows) // A_PAGE))
-    shown = page_of(rows, min(page or 1, pages), A_PAGE)
-    cards = [_product(split, row) for row in shown]
-    counted = dmc.Text(f"{len(rows):,} products", size="sm", c="dimmed", mb="sm")
-    return html.Div([counted, html.Div(cards, className="gallery")]), pages
+    pages = max(1, -(-len(rows) // PAGE_SIZE))
+    figures = [_product(split, row) for row in page_of(rows, min(page or 1, pages), PAGE_SIZE)]
+    count = dmc.Text(f"{len(rows):,} products", size="sm", c="dimmed", mb="sm")
+    return html.Div([count, html.Div(figures, className="gallery")]), pages
 
 
 def update_duplicates(runs: Runs, run_id: str | None) -> Any:
-    """Near-duplicates and label conflicts of the whole catalogue."""
+    """Return near-duplicates and label conflicts of the whole catalogue."""
     split = read_split(runs, run_id or "")
     if split is None:
         return None
     report = duplicate_report(runs.root, split.fingerprint, split.info["label"])
     if split.catalogue is None or report is None:
         return card("Duplicates and label conflicts", dmc.Text(NOT_HERE, size="sm", c="dimmed"), mt="lg")
-    groups, products, conflicts, places = report
+    groups, products, conflicts, group_of = report
     share = products / len(split.catalogue.products)
-    said = (
-        f"{groups:,} groups of near-duplicates hold {products:,} products ({share:.1%} of the catalogue); "
-        f"{len(conflicts):,} of the groups carry more than one {split.info['label']}."
+    summary = (
+        f"{groups:,} groups of near-duplicates hold {products:,} products ({share:.1%} of the catalogue). "
+        f"In {len(conflicts):,} of these groups, the {split.info['label']} labels conflict."
     )
-    shown = [
+    figures = [
         _product(split, row)
         for conflict in conflicts[:MOST_CONFLICTS]
-        for row in split.catalogue.products.iloc[np.flatnonzero(places == conflict.group)[:3]].to_dict("records")
+        for row in split.catalogue.products.iloc[np.flatnonzero(group_of == conflict.group)[:3]].to_dict("records")
     ]
-    gallery = html.Div(shown, className="gallery") if shown else None
-    note = (
-        "Near-duplicates stay on one side of an honest split. Below: groups with conflicting labels, up to three each."
-    )
-    return card("Duplicates and label conflicts", dmc.Text(said, size="sm"), gallery, note=note, mt="lg")
+    gallery = html.Div(figures, className="gallery") if figures else None
+    note = "An honest split keeps near-duplicates together. Below: groups with conflicting labels, up to three each."
+    return card("Duplicates and label conflicts", dmc.Text(summary, size="sm"), gallery, note=note, mt="lg")
 
 
 def _report(split: SplitView) -> Component:
@@ -185,12 +184,12 @@ def _report(split: SplitView) -> Component:
         number_tile("Training rows", f"{info['training_samples']:,}", f"{len(split.ids('training')):,} products"),
         number_tile("Validation", f"{info['validation_samples']:,}"),
         number_tile("Test", f"{info['test_samples']:,}"),
-        number_tile("Leak, near-copies", f"{info['leakage']['near']:.1%}", "of evaluated products"),
+        number_tile("Leakage, near-duplicates", f"{info['leakage']['near']:.1%}", "of evaluated products"),
     ]
     figure = graph(
         "catalogue-balance",
         balance(split.categories, counts),
-        "Products a category",
+        "Products per category",
         height_of(split.categories, counts),
     )
     return dmc.Stack(
@@ -201,9 +200,9 @@ def _report(split: SplitView) -> Component:
                     card(
                         "Class balance",
                         html.Div(figure, style={"maxHeight": 640, "overflowY": "auto"}, tabIndex=0),
-                        note="The catalogue, and training before and after balancing.",
+                        note="The whole catalogue and each part of the split, training before and after balancing.",
                     ),
-                    dmc.Stack([_leakage(info), _reading(split)], gap="lg"),
+                    dmc.Stack([_leakage_card(info), _reading_card(split)], gap="lg"),
                 ],
                 cols={"base": 1, "lg": 2},
             ),
@@ -213,34 +212,37 @@ def _report(split: SplitView) -> Component:
     )
 
 
-def _leakage(info: Mapping[str, Any]) -> Component:
+def _leakage_card(info: Mapping[str, Any]) -> Component:
     leakage = info["leakage"]
     causes = []
     if leakage["near"]:
-        causes.append(f"{leakage['near']:.1%} of the evaluated products, or near-copies, stand in training too")
+        causes.append(f"{leakage['near']:.1%} of the evaluated products or their near-duplicates are also in training")
     if leakage["pretraining"]:
-        causes.append(f"{leakage['pretraining']:.1%} of them may have been pretrained on")
-    said = (
-        f"Under protocol {info['protocol']} {' and '.join(causes)}: scores on this split reward memory."
+        causes.append(f"{leakage['pretraining']:.1%} may have been seen in pretraining")
+    summary = (
+        f"Under protocol {info['protocol']}, {' and '.join(causes)}, so scores on this split reward memorisation."
         if causes
-        else "No evaluated product, nor a near-copy of one, stands in training."
+        else "No evaluated product or near-duplicate of one is in training."
     )
     body = [[name, f"{share:.1%}"] for name, share in leakage["near_by_category"].items()]
-    body += [["exact copies, all", f"{leakage['exact']:.1%}"], ["seen in pretraining", f"{leakage['pretraining']:.1%}"]]
+    body += [
+        ["exact duplicates, all categories", f"{leakage['exact']:.1%}"],
+        ["seen in pretraining", f"{leakage['pretraining']:.1%}"],
+    ]
     table = dmc.Table(data={"head": ["Category", "Evaluated products also in training"], "body": body})
     scroll = html.Div(table, className="scroll-x", style={"maxHeight": 320, "overflowY": "auto"}, tabIndex=0)
     badge = [leak_badge()] if info["leaking"] else []
-    return card("Leakage report", dmc.Text(said, size="sm"), scroll, actions=badge)
+    return card("Leakage", dmc.Text(summary, size="sm"), scroll, actions=badge)
 
 
-def _reading(split: SplitView) -> Component:
+def _reading_card(split: SplitView) -> Component:
     lines = [f"{name}: {reason}" for name, reason in split.info["removed_categories"].items()]
-    listed = html.Div(
+    reasons = html.Div(
         [dmc.Text(line, size="sm") for line in lines], style={"maxHeight": 200, "overflowY": "auto"}, tabIndex=0
     )
-    left_out = [dmc.Text("Left out", size="sm", fw=600, mt="sm"), listed]
-    read = split.catalogue.reading.summary() if split.catalogue is not None else NOT_HERE
-    return card("Reading", dmc.Text(read, size="sm"), *(left_out if lines else []))
+    left_out = [dmc.Text("Categories left out", size="sm", fw=600, mt="sm"), reasons]
+    summary = split.catalogue.reading.summary() if split.catalogue is not None else NOT_HERE
+    return card("How the catalogue was read", dmc.Text(summary, size="sm"), *(left_out if lines else []))
 
 
 def _grid_card(category: str | None, part: str, page: int) -> Component:
@@ -263,12 +265,12 @@ def _grid_card(category: str | None, part: str, page: int) -> Component:
         **aria(label="Pages of products"),
     )
     pictures = html.Div(id="catalogue-pictures", style={"minHeight": 320})
-    shown = dcc.Loading(pictures, custom_spinner=skeleton(320), delay_show=200)
-    return card("Products", shown, pages, actions=[controls])
+    loading = dcc.Loading(pictures, custom_spinner=skeleton(320), delay_show=200)
+    return card("Products", loading, pages, actions=[controls])
 
 
 def _product(split: SplitView, row: Mapping[Any, Any]) -> Component:
     product, label = str(row["product_id"]), str(row[split.info["label"]])
-    picture = html.Img(src=picture_address(split.fingerprint, product), alt=f"Product {product}, a {label}")
+    picture = html.Img(src=picture_address(split.fingerprint, product), alt=f"Product {product}: {label}")
     lines = [html.B(label), html.Div(str(row.get("title", ""))), html.Div(product, className="figures")]
     return html.Figure([picture, html.Figcaption(lines)])

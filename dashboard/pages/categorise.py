@@ -1,10 +1,11 @@
-"""Categories for pictures that are dropped, pasted or clicked, by several models side by side."""
+"""Categories of dropped, pasted or sample pictures, by several models side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
@@ -12,9 +13,12 @@ from dash.development.base_component import Component
 
 from dashboard.components import (
     card,
+    family_dot,
     graph,
+    icon,
     keep_in_url,
     listed,
+    notice,
     page_header,
     skeleton,
     store_state,
@@ -24,9 +28,13 @@ from dashboard.figures.categorise import coverage_at, coverage_curves
 from dashboard.figures.compare import run_styles
 from dashboard.leaderboard import best_run, run_choices
 from dashboard.model_cache import ModelCache, Uploads
-from dashboard.pages.categorise_parts import result_cards
-from dashboard.predictions import as_csv, categorise
+from dashboard.predictions import as_csv, categorise, predicted_category
 from dashboard.runs import Runs
+from dashboard.theme import family_colour
+from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
+
+if TYPE_CHECKING:
+    from vlm_core.evaluation.predictions import Predictions
 
 NAME: Final = "Categorise"
 PATH: Final = "/categorise"
@@ -36,12 +44,12 @@ MOST_MODELS: Final = 4
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    """The page; no model is loaded before there is a picture."""
+    """Return the page; no model is loaded before there is a picture."""
     view = runs.view()
     models = listed(query.get("models")) or [name for name in [best_run(view.board)] if name]
     return html.Div(
         [
-            page_header("Categorise", "Drop pictures of products and see what each model makes of them."),
+            page_header("Categorise", "Drop in product images and compare the models' predictions."),
             dcc.Store(id="categorise-results"),
             dcc.Download(id="categorise-download"),
             html.Div(store_state(view), id="categorise-state"),
@@ -102,55 +110,64 @@ def register(app: Dash, runs: Runs) -> None:
 
 
 def update_state(runs: Runs, version: int | None, chosen: Sequence[str] | None) -> tuple[Any, bool, Any]:
-    """What stands in the page's place while the store gives none, and the models to choose from."""
+    """Return what takes the page's place without a run, and the models to choose from."""
     state = store_state(runs.view())
     return state, state is not None, run_choices(runs.table(), chosen)
 
 
 def update_results(models: ModelCache, uploads: Uploads, pictures: Any, chosen: Sequence[str] | None) -> Any:
-    """What the chosen models say of the pictures."""
+    """Return the chosen models' predictions for the pictures."""
     return categorise(models, uploads, pictures or [], list(chosen or ())[:MOST_MODELS])
 
 
-def update_cards(runs: Runs, results: Any, threshold: float) -> Any:
-    """The results as cards, drawn anew as the threshold moves; nothing is predicted again."""
-    return result_cards(runs, results or [], threshold)
+def update_cards(runs: Runs, results: Any, threshold: float) -> Component | None:
+    """Return a card per picture, with a column per model; a new threshold needs no new predictions."""
+    if not results:
+        return None
+    rows = {run_id: runs.row(run_id) or {} for result in results for run_id in result.get("predictions", {})}
+    csv_button = dmc.Button(
+        "Download CSV", id="categorise-csv", leftSection=icon("download", 16), variant="default", size="sm"
+    )
+    heading = dmc.Group(
+        [dmc.Title("Results", order=2, size="h4"), csv_button], justify="space-between", mt="xl", mb="md"
+    )
+    return html.Div([heading, dmc.Stack([_result_card(rows, result, threshold) for result in results])])
 
 
 def update_coverage(
     runs: Runs, chosen: Sequence[str] | None, threshold: float, version: int | None = None
 ) -> tuple[Any, Any]:
-    """What the threshold costs on the validation split of each model that kept its answers there."""
-    names = [name for name in list(chosen or ())[:MOST_MODELS] if runs.row(name)]
-    rows = [runs.row(name) or {} for name in names]
-    kept = [(row, runs.predictions(name, "validation")) for name, row in zip(names, rows, strict=True)]
-    known = [(row, predictions) for row, predictions in kept if predictions is not None]
-    looks = run_styles(
+    """Return what the threshold costs on the validation split of each model that stored its predictions there."""
+    run_ids = [run_id for run_id in list(chosen or ())[:MOST_MODELS] if runs.row(run_id)]
+    stored = [(runs.row(run_id) or {}, runs.predictions(run_id, "validation")) for run_id in run_ids]
+    known = [(row, predictions) for row, predictions in stored if predictions is not None]
+    styles = run_styles(
         [str(row.get("name")) for row, _ in known], [str(row.get("params.model", "")) for row, _ in known]
     )
-    said = [_said(str(row.get("name")), predictions, threshold) for row, predictions in kept]
-    return coverage_curves(looks, [each for _, each in known], threshold), [html.Div(line) for line in said]
+    lines = [_coverage_sentence(str(row.get("name")), predictions, threshold) for row, predictions in stored]
+    figure = coverage_curves(styles, [predictions for _, predictions in known], threshold)
+    return figure, [html.Div(line) for line in lines]
 
 
 def download(runs: Runs, clicks: int | None, results: Any, threshold: float) -> Any:
-    """The results as a CSV file."""
+    """Return the results as a CSV file."""
     if not clicks or not results:
         return no_update
-    run_ids = {run_id for result in results for run_id in result.get("answers", {})}
+    run_ids = {run_id for result in results for run_id in result.get("predictions", {})}
     names = {run_id: str((runs.row(run_id) or {}).get("name", run_id)) for run_id in run_ids}
     return {"content": as_csv(results, names, threshold), "filename": "categories.csv", "type": "text/csv"}
 
 
-def _said(name: str, predictions: Any, threshold: float) -> str:
+def _coverage_sentence(name: str, predictions: Predictions | None, threshold: float) -> str:
     if predictions is None:
-        return f"{name}: kept no answers on its validation split, so the cost of a threshold is not known."
-    coverage, right = coverage_at(predictions, threshold)
-    answered = f"{name}: answers {coverage:.1%} of {len(predictions):,} validation products"
-    return f"{answered}, {right:.1%} of these rightly." if coverage else f"{answered}."
+        return f"{name}: no validation predictions are stored, so the effect of a threshold is unknown."
+    coverage, accuracy = coverage_at(predictions, threshold)
+    sentence = f"{name}: predicts a category for {coverage:.1%} of {len(predictions):,} validation products"
+    return f"{sentence}; correct on {accuracy:.1%} of these." if coverage else f"{sentence}."
 
 
 def _picture_card() -> Component:
-    return card("Pictures", dropzone("categorise"), note="They stay in memory, never on disk.")
+    return card("Images", dropzone("categorise"), note="Uploads stay in memory and are never written to disk.")
 
 
 def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Component:
@@ -175,7 +192,7 @@ def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Com
         step=0.01,
         value=value,
         updatemode="drag",
-        thumbLabel="Threshold for Unknown",
+        thumbLabel="Confidence threshold",
         marks=[{"value": place, "label": f"{place:.0%}"} for place in (0, 0.25, 0.5, 0.75, 1)],
         mb="xl",
         mt=4,
@@ -184,7 +201,80 @@ def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Com
     return card(
         "Models and threshold",
         select,
-        html.Div([dmc.Text("Answer “Unknown Category” below this confidence", size="sm", fw=500), slider]),
+        html.Div([dmc.Text("Predict “Unknown Category” below this confidence", size="sm", fw=500), slider]),
         dmc.Text(id="categorise-coverage-note", size="sm"),
-        graph("categorise-coverage", {"data": [], "layout": {}}, "Coverage and accuracy over the threshold", 280),
+        graph("categorise-coverage", {"data": [], "layout": {}}, "Coverage and accuracy at each threshold", 280),
+    )
+
+
+def _result_card(rows: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any], threshold: float) -> Component:
+    name = html.Div(str(result["name"]), className="file-name truncate", title=str(result["name"]))
+    if "error" in result:
+        return dmc.Paper(
+            [name, dmc.Box(notice("This image cannot be used", result["error"], "error"), mt="xs")],
+            withBorder=True,
+            p="lg",
+        )
+    picture = html.Img(src=result["thumbnail"], alt=f"Uploaded image {result['name']}", className="uploaded")
+    columns = [
+        _prediction(rows[run_id], prediction, threshold, run_id, result["source"])
+        for run_id, prediction in result["predictions"].items()
+    ]
+    if not columns:
+        columns = [dmc.Text("Choose a model.", c="dimmed")]
+    return dmc.Paper(
+        html.Div(
+            [html.Div([picture, name], className="upload"), html.Div(columns, className="predictions")],
+            className="result",
+        ),
+        withBorder=True,
+        p="lg",
+    )
+
+
+def _prediction(
+    row: Mapping[str, Any], prediction: Mapping[str, Any], threshold: float, run_id: str, source: str
+) -> Component:
+    model = str(row.get("params.model", ""))
+    title = dmc.Group(
+        [family_dot(model), dmc.Text(str(row.get("name", "model")), size="sm", fw=600)], gap=6, wrap="nowrap"
+    )
+    if "error" in prediction:
+        return html.Div([title, notice("No prediction", prediction["error"], "error")])
+    category = predicted_category(prediction, threshold)
+    unknown = " unknown" if category == UNKNOWN_CATEGORY else ""
+    parts: list[Component] = [
+        title,
+        dmc.Text(category, size="lg", fw=650, className=f"prediction{unknown}"),
+        html.Div([_bar(name, value, family_colour(model)) for name, value in prediction["top"]], className="bars"),
+    ]
+    if "text" in prediction:
+        text = [html.Q(str(prediction["text"])), " → ", html.B(str(prediction["text_category"]))]
+        parts.append(html.Div(text, className="written"))
+    parts.append(_model_views(prediction, run_id, source))
+    return html.Div(parts)
+
+
+def _model_views(prediction: Mapping[str, Any], run_id: str, source: str) -> Component:
+    """Return the picture as the model sees it and, where it has attention, what its prediction depends on."""
+    views = [_captioned(prediction["seen"], "The image as the model sees it", "what the model sees")]
+    if prediction["map"]:
+        heatmap = _captioned(prediction["map"], "Where the model looks for its prediction", "where it looks")
+        views.append(dcc.Link(heatmap, href=f"/attention?models={quote(run_id)}&picture={quote(source)}"))
+    milliseconds = dmc.Text(f"{prediction['ms']:.0f} ms", size="xs", c="dimmed", className="figures", mt="xs")
+    return html.Div([html.Div(views, className="model-views"), milliseconds])
+
+
+def _captioned(source: str, alt: str, caption: str) -> Component:
+    return html.Figure([html.Img(src=source, alt=alt, className="seen"), html.Figcaption(caption)])
+
+
+def _bar(name: str, value: float, colour: str) -> Component:
+    return html.Div(
+        [
+            html.Span(name, className="truncate", title=name),
+            html.Span(html.Span(style={"width": f"{value:.2%}", "background": colour}), className="track"),
+            html.Span(f"{value:.1%}", className="figures"),
+        ],
+        className="bar",
     )

@@ -4,52 +4,91 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import combinations
 from typing import Any, Final
 
 import dash_mantine_components as dmc
+import numpy as np
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
+from numpy.typing import NDArray
 
-from dashboard.comparison import ALL, RunComparison, compare_runs
-from dashboard.components import empty_state, keep_in_url, listed, page_header, skeleton, store_state
-from dashboard.figures.compare import confusion_difference
+from dashboard.comparison import (
+    ALL,
+    NOBODY,
+    ComparedRun,
+    RunComparison,
+    compare_runs,
+    describe_paired_test,
+    differing_settings,
+    disagreements,
+    predicted_categories,
+    scores_over_seeds,
+)
+from dashboard.components import (
+    aria,
+    card,
+    empty_state,
+    family_dot,
+    graph,
+    keep_in_url,
+    leak_badge,
+    listed,
+    notice,
+    page_header,
+    skeleton,
+    store_state,
+)
+from dashboard.figures.compare import (
+    agreement,
+    category_bars,
+    columns_of,
+    confusion_difference,
+    confusions,
+    curves,
+)
 from dashboard.leaderboard import SCORE, run_choices
-from dashboard.pages.compare_parts import comparison_cards, disagreement_gallery
+from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
+from dashboard.theme import family_colour
+from vlm_core.study.formatting import p_value
 
 NAME: Final = "Compare"
 PATH: Final = "/compare"
 ICON: Final = "compare"
 IN_NAVIGATION: Final = True
-MOST: Final = 6
+MOST_RUNS: Final = 6
+MOST_PICTURES: Final = 48
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    """The page's frame, with the runs that the address names."""
+    """Return the page's frame, with the runs that the address names."""
     view = runs.view()
-    chosen = listed(query.get("runs"))[:MOST]
+    chosen = listed(query.get("runs"))[:MOST_RUNS]
+    # older addresses say "right" for "correct"
+    choices = {"pair": query.get("pair"), "correct": query.get("correct") or query.get("right")}
     return html.Div(
         [
             page_header(
                 "Compare",
-                "Two to six runs side by side. Those tested on the same products are tested against each other.",
+                "Compare two to six runs. Runs evaluated on the same products are tested for significant differences.",
             ),
             dcc.Store(id="compare-known"),
-            dcc.Store(id="compare-asked", data={name: query.get(name) for name in ("pair", "right")}),
+            dcc.Store(id="compare-query", data=choices),
             html.Div(store_state(view), id="compare-state"),
             html.Div(
                 [
                     dmc.MultiSelect(
                         id="compare-runs",
                         label="Runs",
-                        description="Up to six, searched by name, model or test set",
+                        description="Up to six; search by name, model or test set",
                         data=run_choices(runs.table(), chosen),
                         value=chosen,
-                        maxValues=MOST,
+                        maxValues=MOST_RUNS,
                         searchable=True,
                         clearable=True,
                         hidePickedOptions=True,
-                        nothingFoundMessage="No run of that name",
+                        nothingFoundMessage="No matching run",
                         mb="lg",
                         debounce=200,
                     ),
@@ -79,22 +118,22 @@ def register(app: Dash, runs: Runs) -> None:
         State("compare-known", "data"),
     )(partial(update_state, runs))
     app.callback(
-        Output("compare-body", "children"), chosen, Input("compare-known", "data"), State("compare-asked", "data")
+        Output("compare-body", "children"), chosen, Input("compare-known", "data"), State("compare-query", "data")
     )(partial(update_body, runs))
     app.callback(
         Output("compare-difference", "figure"), Input("compare-pair", "value"), State("compare-runs", "value")
     )(partial(update_difference, runs))
     app.callback(
-        Output("compare-gallery", "children"), Input("compare-right", "value"), State("compare-runs", "value")
+        Output("compare-gallery", "children"), Input("compare-correct", "value"), State("compare-runs", "value")
     )(partial(update_gallery, runs))
     keep_in_url(app, "compare", ("runs",))
-    keep_in_url(app, "compare", ("pair", "right"))
+    keep_in_url(app, "compare", ("pair", "correct"))
 
 
 def update_state(
     runs: Runs, version: int | None, chosen: Sequence[str] | None, known: Sequence[str] | None
 ) -> tuple[Any, bool, Any, Any]:
-    """What stands in the page's place, the runs to choose from, and those of the chosen ones that can be compared."""
+    """Return what takes the page's place, the runs to choose from, and which of the chosen ones can be compared."""
     state = store_state(runs.view())
     tested = list(_tested(runs, chosen or ()))
     return state, state is not None, run_choices(runs.table(), chosen), no_update if tested == known else tested
@@ -104,42 +143,252 @@ def update_body(
     runs: Runs,
     chosen: Sequence[str] | None,
     known: Sequence[str] | None = None,
-    asked: Mapping[str, str | None] | None = None,
-) -> Any:
-    """The comparison of the chosen runs; `asked` is what the address says of its parts: `pair` and `right`."""
-    names = list(chosen or ())[:MOST]
-    if len(names) < 2:
-        return empty_state(
-            "Choose two runs", "Or select them on the leaderboard, and press Compare.", picture="compare"
-        )
-    found = _compared(runs, _tested(runs, names))
-    if len(found.runs) < 2:
-        missing = (
-            "These runs have no evaluation on a test split: they have not finished, or are no longer in the store."
-        )
+    choices: Mapping[str, str | None] | None = None,
+) -> Component:
+    """Return the comparison of the chosen runs; `choices` are the address's values of `pair` and `correct`."""
+    run_ids = list(chosen or ())[:MOST_RUNS]
+    if len(run_ids) < 2:
+        advice = "Or select them on the leaderboard and press Compare."
+        return empty_state("Choose two runs", advice, picture="compare")
+    comparison = _compare(runs, _tested(runs, run_ids))
+    if len(comparison.runs) < 2:
+        missing = "These runs have no test evaluation: they have not finished, or are no longer in the store."
         return empty_state("Nothing to compare yet", missing, picture="compare")
-    return comparison_cards(found, asked or {})
+    return _cards(comparison, choices or {})
 
 
 def update_difference(runs: Runs, pair: str, chosen: Sequence[str] | None) -> Any:
-    """The confusion matrix of one run minus that of the other."""
-    found = _compared(runs, _tested(runs, chosen or ()))
+    """Return the confusion matrix of one run minus that of the other."""
+    comparison = _compare(runs, _tested(runs, chosen or ()))
     one, other = map(int, pair.split("-"))
-    if max(one, other) >= len(found.runs):
+    if max(one, other) >= len(comparison.runs):
         return no_update
-    return confusion_difference(found.runs[one].evaluation, found.runs[other].evaluation)
+    return confusion_difference(comparison.runs[one].evaluation, comparison.runs[other].evaluation)
 
 
-def update_gallery(runs: Runs, who: str | None, chosen: Sequence[str] | None) -> Any:
-    """Pictures on which the runs disagree, of those where `who` is right."""
-    return disagreement_gallery(runs, _compared(runs, _tested(runs, chosen or ())), who or ALL)
+def update_gallery(runs: Runs, correct: str | None, chosen: Sequence[str] | None) -> Component:
+    """Return products of the largest group for which its runs disagree, by who is `correct`, as pictures."""
+    comparison = _compare(runs, _tested(runs, chosen or ()))
+    group, correct = comparison.largest_group, correct or ALL
+    if len(group) < 2:
+        return empty_state("No disagreements to show", "The runs were not evaluated on the same products.")
+    labels, predicted = predicted_categories(comparison, group)
+    known = correct in (ALL, NOBODY) or int(correct) < len(group)
+    rows = disagreements(labels, predicted, correct if known else ALL)
+    if not len(rows):
+        return empty_state("No such products", "The test split holds no product of this kind.")
+    members = [comparison.runs[place] for place in group]
+    fingerprint = str(members[0].row.get("tags.fingerprint", ""))
+    here = has_pictures(runs.root, fingerprint)
+    figures = [
+        _disagreement(members, labels[row], predicted[:, row], int(row), fingerprint if here else "")
+        for row in rows[:MOST_PICTURES]
+    ]
+    summary = f"{len(rows):,} of {len(labels):,} products"
+    if len(rows) > MOST_PICTURES:
+        summary += f", the first {MOST_PICTURES} shown"
+    if not here:
+        summary += ". The catalogue's images are not on this machine; prepare the catalogue here to see them."
+    return dmc.Stack([dmc.Text(summary, size="sm", c="dimmed"), html.Div(figures, className="gallery")])
+
+
+def pair_choices(comparison: RunComparison, group: Sequence[int]) -> list[dict[str, str]]:
+    """Return every two runs of the group, as "i-j" and in words."""
+    names = comparison.names
+    return [{"value": f"{i}-{j}", "label": f"{names[i]} − {names[j]}"} for i, j in combinations(group, 2)]
+
+
+def correct_choices(names: Sequence[str]) -> list[dict[str, str]]:
+    """Return the kinds of disagreement: all of them, or by which run is correct."""
+    alone = [{"value": str(place), "label": f"only {name} is correct"} for place, name in enumerate(names)]
+    return [{"value": ALL, "label": "all disagreements"}, *alone, {"value": NOBODY, "label": "none is correct"}]
 
 
 @lru_cache(maxsize=16)
-def _compared(runs: Runs, names: tuple[str, ...]) -> RunComparison:
-    return compare_runs(runs, names)
+def _compare(runs: Runs, run_ids: tuple[str, ...]) -> RunComparison:
+    return compare_runs(runs, run_ids)
 
 
 def _tested(runs: Runs, chosen: Sequence[str]) -> tuple[str, ...]:
-    """Those of the chosen runs that have been seen with a score on their test split."""
-    return tuple(name for name in list(chosen)[:MOST] if SCORE in (runs.row(name) or {}))
+    """Return those of the chosen runs that have a score on their test split."""
+    return tuple(run_id for run_id in list(chosen)[:MOST_RUNS] if SCORE in (runs.row(run_id) or {}))
+
+
+def _cards(comparison: RunComparison, choices: Mapping[str, str | None]) -> Component:
+    styles = [run.style for run in comparison.runs]
+    evaluations = [run.evaluation for run in comparison.runs]
+    columns = columns_of(len(styles))
+    learning = graph("compare-curves", curves(styles, [run.epochs for run in comparison.runs]), "Learning curves")
+    bars = graph("compare-bars", category_bars(styles, evaluations), "F1 of each category")
+    matrices = graph(
+        "compare-confusions",
+        confusions(styles, evaluations),
+        "Confusion matrices",
+        60 + 330 * -(-len(styles) // columns),
+    )
+    parts = [
+        dmc.SimpleGrid(
+            [_run_card(run) for run in comparison.runs], cols={"base": 1, "xs": 2, "md": columns}, spacing="md"
+        ),
+        _tests_card(comparison),
+        _seeds_card(comparison),
+        dmc.SimpleGrid(
+            [card("Learning curves", learning), card("Per category", bars)],
+            cols={"base": 1, "lg": 2},
+        ),
+        card(
+            "Confusion matrices",
+            html.Div(matrices, className="scroll-x wide", tabIndex=0),
+            note="Share of each true category's products, all on one colour scale.",
+        ),
+        *_largest_group_cards(comparison, choices),
+        _settings_card(comparison),
+    ]
+    return dmc.Stack([part for part in parts if part is not None], gap="lg")
+
+
+def _run_card(run: ComparedRun) -> Component:
+    row, score = run.row, run.evaluation.macro_f1
+    seconds = row.get("metrics.train_seconds")
+    seed = f"seed {row.get('params.seed')}"
+    facts = (row.get("params.model"), row.get("params.mode"), row.get("tags.weights_source"), seed)
+    leaking = leak_badge() if row.get("tags.leaking") != "false" else None
+    name = dcc.Link(run.style.name, href=f"/run?run={run.run_id}", className="cell-link")
+    small: dict[str, Any] = {"size": "xs", "c": "dimmed", "className": "figures"}
+    scores = [
+        dmc.Text(f"{score.value:.3f}", size="xl", fw=650, className="figures"),
+        dmc.Text(f"macro-F1, {score.low:.3f} to {score.high:.3f}", **small),
+        dmc.Text(f"{seconds:,.0f} s training" if seconds else "", **small),
+    ]
+    return dmc.Paper(
+        [
+            dmc.Group([family_dot(str(row.get("params.model", ""))), dmc.Text(name, fw=600), leaking], gap="xs"),
+            dmc.Text(" · ".join(str(fact) for fact in facts if fact), size="xs", c="dimmed", mt=4),
+            dmc.Group(scores, gap="sm", align="baseline", mt="xs"),
+        ],
+        withBorder=True,
+        p="md",
+    )
+
+
+def _tests_card(comparison: RunComparison) -> Component:
+    """Return the paired tests, and what forbids them or makes them worthless."""
+    names = comparison.names
+    parts: list[Component] = []
+    if len(comparison.groups) > 1:
+        sets = "; ".join(", ".join(names[place] for place in group) for group in comparison.groups)
+        text = f"These groups were evaluated on different products, so they are not tested against each other: {sets}."
+        parts.append(notice("Some of these runs cannot be compared", text, "warning"))
+    leaking = [run.style.name for run in comparison.runs if run.row.get("tags.leaking") != "false"]
+    if leaking:
+        text = f"Test products leak into the training data of {', '.join(leaking)}, so high scores reward memorisation."
+        parts.append(notice("Leaking protocol", text, "error"))
+    if comparison.tests:
+        body = [
+            [
+                describe_paired_test(names[a], names[b], test),
+                f"{test.only_a_right} : {test.only_b_right}",
+                f"{p_value(test.p_mcnemar)} ({p_value(test.p_mcnemar_mid)})",
+                f"{test.agreement:.1%}",
+                f"{test.kappa:.2f}",
+            ]
+            for (a, b), test in comparison.tests.items()
+        ]
+        head = ["Difference in macro-F1", "Only one correct", "McNemar p (mid-p)", "Agreement", "Kappa"]
+        table = dmc.Table(data={"head": head, "body": body}, verticalSpacing="sm", className="sentences")
+        parts.append(html.Div(table, className="scroll-x", tabIndex=0))
+    note = "Paired bootstrap of macro-F1 with Holm correction; exact McNemar test."
+    return card("Significance tests", dmc.Stack(parts, gap="md"), note=note)
+
+
+def _seeds_card(comparison: RunComparison) -> Component | None:
+    lines = scores_over_seeds(comparison)
+    if not lines:
+        return None
+    body = [[name, str(count), f"{mean:.3f}", f"{deviation:.3f}"] for name, count, mean, deviation in lines]
+    head = ["Configuration", "Seeds", "Mean macro-F1", "Standard deviation"]
+    return card(
+        "Across seeds",
+        html.Div(dmc.Table(data={"head": head, "body": body}), className="scroll-x", tabIndex=0),
+        note="Runs that differ only in their seed. The seed also changes the split, so their test products differ.",
+    )
+
+
+def _largest_group_cards(comparison: RunComparison, choices: Mapping[str, str | None]) -> list[Component]:
+    """Return what needs runs of the same test products."""
+    group = comparison.largest_group
+    if len(group) < 2:
+        return []
+    names = [comparison.names[place] for place in group]
+    pair = _select("compare-pair", pair_choices(comparison, group), choices.get("pair"), "Runs to subtract")
+    correct = _select("compare-correct", correct_choices(names), choices.get("correct"), "Which run is correct")
+    difference = graph(
+        "compare-difference", {"data": [], "layout": {}}, "Difference between two confusion matrices", 400
+    )
+    shares = graph(
+        "compare-agreement", agreement(names, _agreement(comparison, group)), "Share of equal predictions", 400
+    )
+    return [
+        dmc.SimpleGrid(
+            [
+                card(
+                    "Difference between two runs",
+                    difference,
+                    note="Row shares of the first run minus those of the second.",
+                    actions=[pair],
+                ),
+                card("Agreement", shares, note="Share of test products with the same prediction."),
+            ],
+            cols={"base": 1, "lg": 2},
+        ),
+        card("Disagreements", html.Div(id="compare-gallery"), actions=[correct]),
+    ]
+
+
+def _agreement(comparison: RunComparison, group: Sequence[int]) -> NDArray[np.float64]:
+    """Return how often each two of the group's runs predict the same category (R, R)."""
+    shares = np.eye(len(group))
+    for (i, a), (j, b) in combinations(enumerate(group), 2):
+        shares[i, j] = shares[j, i] = comparison.tests[(min(a, b), max(a, b))].agreement
+    return shares
+
+
+def _select(identity: str, choices: list[dict[str, str]], chosen: str | None, label: str) -> Component:
+    known = [choice["value"] for choice in choices]
+    return dmc.Select(
+        id=identity,
+        data=choices,
+        value=chosen if chosen in known else known[0],
+        allowDeselect=False,
+        w=260,
+        size="xs",
+        **aria(label=label),
+    )
+
+
+def _disagreement(
+    members: Sequence[ComparedRun], label: int, predicted: NDArray[np.int64], row: int, fingerprint: str
+) -> Component:
+    predictions = members[0].evaluation.predictions
+    product, categories = str(predictions.product_ids[row]), predictions.categories
+    lines = [
+        html.Div(
+            categories[category],
+            className=f"prediction {'correct' if category == label else 'incorrect'}",
+            style={"--dot": family_colour(str(run.row.get("params.model", "")))},
+            title=run.style.name,
+        )
+        for run, category in zip(members, predicted, strict=True)
+    ]
+    picture = html.Img(src=picture_address(fingerprint, product), alt=f"Product {product}: {categories[label]}")
+    caption = html.Figcaption([html.B(categories[label]), *lines, product])
+    return html.Figure([picture if fingerprint else None, caption])
+
+
+def _settings_card(comparison: RunComparison) -> Component:
+    lines = differing_settings(comparison)
+    if not lines:
+        return card("Settings", dmc.Text("All settings are the same.", size="sm"))
+    data = {"head": ["Setting", *comparison.names], "body": [list(line) for line in lines]}
+    table = html.Div(dmc.Table(data=data, striped="odd"), className="scroll-x", tabIndex=0)
+    return card("Settings", table, note="Only settings that differ.")

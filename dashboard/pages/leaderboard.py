@@ -1,23 +1,27 @@
-"""The leaderboard: all runs, those that can be compared together, live."""
+"""The leaderboard: all runs, live, ranked among those tested on the same products."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
+import dash_ag_grid as dag
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboard.components import (
+    GRID_OPTIONS,
     aria,
     button_link,
     card,
     graph,
     keep_in_url,
+    listed,
     notice,
     page_header,
     skeleton,
@@ -25,7 +29,6 @@ from dashboard.components import (
 )
 from dashboard.figures.leaderboard import score_against_cost
 from dashboard.leaderboard import COSTS, GROUPINGS, Leaderboard, TestSet, banded, most_compared, rows_of
-from dashboard.pages.leaderboard_parts import OPTIONS, columns_of, grid, height
 from dashboard.runs import Runs
 
 NAME: Final = "Leaderboard"
@@ -35,10 +38,23 @@ IN_NAVIGATION: Final = True
 MOST_COMPARED: Final = 6
 SCATTER_PIXELS: Final = 340
 FIRST_ROWS: Final = 20  # a screen of them comes with the page; the others and the scatter follow
+MOST_COLUMNS: Final = 12  # categories with a column each; more share one strip
+ROW_PIXELS: Final = 40
+COST_LABELS: Final = {"train": "Training time", "latency": "Latency", "weights": "Trained weights"}
+OPTIONS: Final[dict[str, Any]] = {
+    **GRID_OPTIONS,
+    "rowHeight": ROW_PIXELS,
+    "headerHeight": ROW_PIXELS,
+    "rowSelection": {"mode": "multiRow", "isRowSelectable": {"function": "params.data.heading == null"}},
+    "isFullWidthRow": {"function": "params.rowNode.data.heading != null"},
+    "fullWidthCellRenderer": "BandHeading",
+    "postSortRows": {"function": "keepBands(params)"},
+    "suppressCellFocus": False,
+}
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    """The page, with the board as it stands now."""
+    """Return the page, with the leaderboard as it is now."""
     view = runs.view()
     board = view.board
     chosen, sort = query.get("set", ""), query.get("sort", "")
@@ -50,17 +66,17 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
         [
             page_header(
                 "Leaderboard",
-                "Test macro-F1 with its 95 % interval. Only runs tested on the same products are ranked together.",
+                "Test macro-F1 with its 95% interval. Runs are ranked only against runs tested on the same products.",
                 html.Div(update_compare(None), id="leaderboard-compare"),
             ),
             dcc.Store(id="leaderboard-sort", data=sort),
-            dcc.Store(id="leaderboard-drawn", data=False),
+            dcc.Store(id="leaderboard-rendered", data=False),
             html.Div(store_state(view), id="leaderboard-state"),
             html.Div(
                 [
                     _controls(board, query),
                     html.Div(_leak_notice(board.sets, chosen), id="leaderboard-leak"),
-                    grid(columns_of(rows, _sets(board, chosen), sort), first, query.get("filter")),
+                    _grid(_sorted_columns(rows, _sets(board, chosen), sort), first, query.get("filter")),
                     _scatter_card(query.get("cost", "train")),
                 ],
                 id="leaderboard-content",
@@ -74,20 +90,20 @@ def register(app: Dash, runs: Runs) -> None:
     """Bind the page's callbacks."""
     controls = [Input(f"leaderboard-{name}", "value") for name in ("set", "group")]
     hide = Input("leaderboard-all", "checked")
-    version, drawn = Input("shell-version", "data"), Input("leaderboard-drawn", "data")
+    version, rendered = Input("shell-version", "data"), Input("leaderboard-rendered", "data")
     app.callback(
         Output("leaderboard-grid", "rowData"),
         Output("leaderboard-grid", "columnDefs"),
         Output("leaderboard-grid", "style"),
         Output("leaderboard-leak", "children"),
-        drawn,
+        rendered,
         version,
         *controls,
         hide,
         State("leaderboard-grid", "columnDefs"),
         State("leaderboard-sort", "data"),
     )(partial(update_grid, runs))
-    scatter = (drawn, version, controls[0], Input("leaderboard-cost", "value"))
+    scatter = (rendered, version, controls[0], Input("leaderboard-cost", "value"))
     app.callback(Output("leaderboard-scatter", "children"), *scatter)(partial(update_scatter, runs))
     app.callback(
         Output("leaderboard-state", "children"),
@@ -97,22 +113,22 @@ def register(app: Dash, runs: Runs) -> None:
         State("leaderboard-set", "value"),
     )(partial(update_state, runs))
     app.callback(Output("leaderboard-compare", "children"), Input("leaderboard-grid", "selectedRows"))(update_compare)
-    app.callback(Output("leaderboard-grid", "dashGridOptions"), Input("leaderboard-find", "value"))(find)
+    app.callback(Output("leaderboard-grid", "dashGridOptions"), Input("leaderboard-find", "value"))(quick_filter)
     keep_in_url(app, "leaderboard", ("set", "group", "cost", "find"))
     keep_in_url(app, "leaderboard", ("all",), "checked")
     grid_state = [Input("leaderboard-grid", name) for name in ("columnState", "filterModel")]
     app.clientside_callback(ClientsideFunction("address", "keepGrid"), grid_state)
     app.clientside_callback(
-        ClientsideFunction("later", "whenDrawn"),
-        Output("leaderboard-drawn", "data"),
+        ClientsideFunction("later", "whenRendered"),
+        Output("leaderboard-rendered", "data"),
         grid_state[0],
-        State("leaderboard-drawn", "data"),
+        State("leaderboard-rendered", "data"),
     )
 
 
 def update_grid(
     runs: Runs,
-    drawn: bool,
+    rendered: bool,
     version: int | None,
     chosen: str | None,
     grouping: str | None,
@@ -120,60 +136,58 @@ def update_grid(
     columns: Any,
     sort: str | None = "",
 ) -> tuple[Any, Any, Any, Any]:
-    """Rows, columns (where they changed), the grid's height and the warning that belong to the controls.
+    """Return rows, columns (where they changed), the grid's height and the warning that belong to the controls.
 
-    Nothing before the first rows, which came with the page, are drawn.
+    Updates nothing until the browser has rendered the first rows, which come with the page.
     """
-    if not drawn:
+    if not rendered:
         raise PreventUpdate
     board = runs.view().board
     rows = rows_of(board, chosen or "", hide_failed=not everything)
-    made = columns_of(rows, _sets(board, chosen or ""), sort)
-    shown = banded(rows, board.sets, grouping or "")
+    new_columns = _sorted_columns(rows, _sets(board, chosen or ""), sort)
+    grid_rows = banded(rows, board.sets, grouping or "")
     return (
-        shown,
-        no_update if made == columns else made,
-        height(len(shown)),
+        grid_rows,
+        no_update if new_columns == columns else new_columns,
+        _height(len(grid_rows)),
         _leak_notice(board.sets, chosen or ""),
     )
 
 
-def update_scatter(runs: Runs, drawn: bool, version: int | None, chosen: str | None, cost: str | None) -> Any:
-    """The figure of the chosen test set, or of that with most runs: scores of two test sets share no axis.
+def update_scatter(runs: Runs, rendered: bool, version: int | None, chosen: str | None, cost: str | None) -> Any:
+    """Return the figure of the chosen test set, or of that with most runs: scores of two test sets share no axis.
 
     It waits for the grid's first rows: the browser takes longer over Plotly than over all of the grid.
     """
-    if not drawn:
+    if not rendered:
         raise PreventUpdate
     board = runs.view().board
     rows = rows_of(board, chosen or most_compared(board), hide_failed=True)
     figure = score_against_cost(rows, cost if cost in COSTS else "train")
-    label = "Macro-F1 of each run against what it costs, with the Pareto front"
+    label = "Macro-F1 of each run against its cost, with the Pareto front"
     return graph("leaderboard-figure", figure, label, SCATTER_PIXELS)
 
 
 def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
-    """What stands in the board's place while the store gives none, and the test sets to choose from."""
+    """Return what takes the leaderboard's place without runs, and the test sets to choose from."""
     view = runs.view()
     board = view.board
     state = store_state(view)
     if state is None and view.state == "away":
-        state = notice(
-            "The tracking store does not answer", f"What was last seen stands below. {view.problem}", "warning"
-        )
+        state = notice("The tracking store is unavailable", f"These runs are from before. {view.problem}", "warning")
     return state, not board.rows, _choices(board, chosen)
 
 
 def update_compare(selected: list[dict[str, Any]] | None) -> Any:
-    """The link to the comparison of the selected runs; below two, a disabled button that says what to do."""
+    """Return the link to the comparison of the selected runs; below two, a disabled button that says what to do."""
     names = [row["run_id"] for row in selected or () if "heading" not in row][:MOST_COMPARED]
     if len(names) < 2:
         return dmc.Button("Select runs to compare", disabled=True)
     return button_link(f"Compare {len(names)} runs", "/compare?runs=" + ",".join(map(quote, names)), primary=True)
 
 
-def find(text: str | None) -> dict[str, Any]:
-    """The grid's options with a text that rows must hold."""
+def quick_filter(text: str | None) -> dict[str, Any]:
+    """Return the grid's options with a text that rows must contain."""
     return {**OPTIONS, "quickFilterText": text or ""}
 
 
@@ -192,7 +206,7 @@ def _choices(board: Leaderboard, chosen: str | None) -> list[dict[str, str]]:
 
 
 def _controls(board: Leaderboard, query: Mapping[str, str]) -> Component:
-    groupings = [{"value": "", "label": "Test set alone"}, *({"value": name, "label": name} for name in GROUPINGS)]
+    groupings = [{"value": "", "label": "Test set only"}, *({"value": name, "label": name} for name in GROUPINGS)]
     return dmc.Group(
         [
             dmc.Select(
@@ -221,7 +235,7 @@ def _controls(board: Leaderboard, query: Mapping[str, str]) -> Component:
                 w={"base": "100%", "sm": 220},
             ),
             dmc.Switch(
-                id="leaderboard-all", label="Failed runs too", checked=query.get("all") == "true", mb=8, size="sm"
+                id="leaderboard-all", label="Include failed runs", checked=query.get("all") == "true", mb=8, size="sm"
             ),
         ],
         align="flex-end",
@@ -234,17 +248,17 @@ def _leak_notice(sets: Sequence[TestSet], chosen: str) -> Component | None:
     if not leaking:
         return None
     text = (
-        "Under this protocol test products, or near-copies of them, stand in training too: scores reward memory. "
-        "These runs carry a red mark and are not ranked."
+        "Some test products, or near-duplicates of them, are also in the training data, so scores reward memorisation. "
+        "These runs are marked in red and not ranked."
     )
-    one = "This test set leaks" if chosen else f"{len(leaking)} of {len(sets)} test sets leak"
-    return dmc.Box(notice(one, text, "error"), mb="md")
+    title = "This test set leaks" if chosen else f"{len(leaking)} of {len(sets)} test sets leak"
+    return dmc.Box(notice(title, text, "error"), mb="md")
 
 
 def _scatter_card(cost: str) -> Component:
     choice = dmc.SegmentedControl(
         id="leaderboard-cost",
-        data=[{"value": name, "label": label} for name, label in _COST_LABELS.items()],
+        data=[{"value": name, "label": label} for name, label in COST_LABELS.items()],
         value=cost if cost in COSTS else "train",
         size="xs",
         **aria(label="Cost"),
@@ -252,11 +266,107 @@ def _scatter_card(cost: str) -> Component:
     return card(
         "Score against cost",
         html.Div(skeleton(SCATTER_PIXELS), id="leaderboard-scatter"),
-        note="The chosen test set, or that with most runs. Dotted: runs that none beats in both. "
+        note="The chosen test set, or the one with the most runs. Dotted: Pareto front. "
         "Diamonds are probes, squares lp-ft, stars LoRA.",
         actions=[choice],
         mt="lg",
     )
 
 
-_COST_LABELS: Final = {"train": "Training time", "latency": "Latency", "weights": "Trained weights"}
+def _height(rows: int) -> dict[str, str]:
+    """Return a height for the rows and the bar below them, up to most of the screen."""
+    return {"height": f"min({ROW_PIXELS * (rows + 1) + 24}px, 74vh)", "minHeight": "220px"}
+
+
+def _grid(columns: list[dict[str, Any]], rows: list[dict[str, Any]], filters: str | None) -> Component:
+    """Return the grid with its first rows; `filters` is AG Grid's filter model as JSON, from the address."""
+    table = dag.AgGrid(
+        id="leaderboard-grid",
+        rowData=rows,
+        columnDefs=columns,
+        filterModel=_filter_model(filters),
+        getRowId="params.data.run_id",
+        dashGridOptions=OPTIONS,
+        defaultColDef={"sortable": True, "resizable": True, "filter": True, "suppressHeaderMenuButton": False},
+        style=_height(12),
+    )
+    return html.Div(table, role="region", **aria(label="Runs"))
+
+
+def _sorted_columns(
+    rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], sort: str | None = ""
+) -> list[dict[str, Any]]:
+    """Return the columns, with an F1 for each category of the test sets, and one scale for the intervals of all rows.
+
+    `sort` is the first order, such as "latency:asc,name:desc"; later the reader's choice stays.
+    """
+    orders = [part.rsplit(":", 1) for part in listed(sort) if part.endswith((":asc", ":desc"))] or [["score", "desc"]]
+    first = {
+        name: {"initialSort": direction, "initialSortIndex": place} for place, (name, direction) in enumerate(orders)
+    }
+    return [{**column, **first.get(column.get("field", ""), {})} for column in _columns(rows, sets)]
+
+
+def _filter_model(text: str | None) -> dict[str, Any]:
+    try:
+        model = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return model if isinstance(model, dict) and all(isinstance(each, dict) for each in model.values()) else {}
+
+
+def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[dict[str, Any]]:
+    scores = [row for row in rows if row.get("score") is not None]
+    low = min((row.get("low", row["score"]) for row in scores), default=0.0)
+    high = max((row.get("high", row["score"]) for row in scores), default=1.0)
+    slugs = sorted({slug for each in sets for slug in each.categories})
+    heat: list[dict[str, Any]] = [
+        {
+            "field": f"f1_{slug}",
+            "headerName": slug.replace("_", " ").title(),
+            "cellRenderer": "Heat",
+            "width": 104,
+            "filter": False,
+        }
+        for slug in slugs
+    ]
+    if len(slugs) > MOST_COLUMNS:
+        strip = {"slugs": slugs}
+        heat = [
+            {"headerName": "F1 per category", "cellRenderer": "HeatStrip", "cellRendererParams": strip, "width": 280}
+        ]
+    return [
+        {
+            **{"field": "rank", "headerName": "#", "width": 86, "pinned": "left", "cellRenderer": "Rank"},
+            **{"filter": False, "cellStyle": {"padding": "0 8px"}, "resizable": False},
+        },
+        {"field": "name", "headerName": "Run", "minWidth": 176, "flex": 1, "cellRenderer": "RunLink"},
+        {
+            **{"field": "score", "headerName": "Macro-F1", "width": 250, "cellRenderer": "Interval"},
+            "cellRendererParams": {"low": low, "high": high},
+            "equals": {"function": "false"},  # render always: the cell also shows scores that are not in this field yet
+            "filter": "agNumberColumnFilter",
+        },
+        {"field": "family", "headerName": "Model", "width": 120, "cellRenderer": "Family"},
+        {"field": "mode", "headerName": "Mode", "width": 110},
+        *heat,
+        _number("train", "Training, s", "d3.format(',.3~s')(params.value)"),
+        _number("latency", "Latency, ms", "d3.format('.3~r')(params.value)"),
+        _number("weights", "Trained weights", "d3.format('.3~s')(params.value)"),
+        {
+            "field": "weights_source",
+            "headerName": "Weights",
+            "width": 140,
+            "valueGetter": {"function": "params.data.weights"},
+        },
+        {"field": "seed", "headerName": "Seed", "width": 90},
+        {"field": "status", "headerName": "Status", "width": 120, "cellRenderer": "Status"},
+        {"field": "started", "headerName": "Started (UTC)", "width": 150},
+    ]
+
+
+def _number(name: str, title: str, form: str) -> dict[str, Any]:
+    return {
+        **{"field": name, "headerName": title, "width": 130, "type": "rightAligned", "filter": "agNumberColumnFilter"},
+        "valueFormatter": {"function": f"params.value == null ? '–' : {form}"},
+    }

@@ -1,15 +1,18 @@
-"""One run: what it learnt, how well, where it fails, and what made it."""
+"""One run: how it learnt, how well it does, where it fails, and its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dash_mantine_components as dmc
+import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 from flask import current_app
+from numpy.typing import NDArray
 
 from dashboard.components import (
     aria,
@@ -17,35 +20,50 @@ from dashboard.components import (
     card,
     counted,
     empty_state,
+    family_label,
     graph,
     icon,
     keep_in_url,
+    leak_badge,
     notice,
+    number_tile,
     page_header,
     skeleton,
+    status_badge,
     store_state,
 )
 from dashboard.figures.run import confusion, learning_curves, reliability, subgroups
-from dashboard.pages.run_parts import (
-    badges,
-    category_table,
-    confusion_of,
-    differing_params,
-    mistakes_gallery,
-    score_tiles,
-)
+from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
-from dashboard.theme import family_colour
+from dashboard.theme import family_colour, family_of
+from vlm_core.config import FINE_TUNING, build_config
+from vlm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from vlm_core.evaluation.bootstrap import Estimate
+    from vlm_core.evaluation.evaluation import Evaluation
 
 NAME: Final = "Run"
 PATH: Final = "/run"
 ICON: Final = "run"
 IN_NAVIGATION: Final = False
-KINDS: Final = {"counts": "Counts", "share": "Row share", "difference": "Change since last epoch"}
+KINDS: Final = {"counts": "Counts", "share": "Row share", "difference": "Change from previous epoch"}
+MOST_MISTAKES: Final = 24
+_OF_THE_RUN: Final = ("preset", "run_name", "resume", "experiment")  # these do not change how it learns
+
+
+@dataclass(frozen=True)
+class EpochMatrix:
+    """A confusion matrix, and that of the epoch before."""
+
+    title: str
+    categories: tuple[str, ...]  # (C,)
+    matrix: NDArray[np.int64]  # (C, C), rows = true category
+    before: NDArray[np.int64] | None  # (C, C)
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    """The page's frame; its parts come one by one."""
+    """Return the page's frame; callbacks fill it in."""
     run_id = query.get("run", "")
     kind = query.get("matrix", "counts")
     return html.Div(
@@ -98,38 +116,38 @@ def register(app: Dash, runs: Runs) -> None:
 
 
 def update_head(runs: Runs, version: int | None, run_id: str) -> tuple[Any, bool]:
-    """Name, state and links of the run."""
+    """Return name, state and links of the run, and whether to hide the rest."""
     return _head(runs, run_id), runs.row(run_id) is None
 
 
 def update_curves(runs: Runs, version: int | None, run_id: str, epoch: int | None, last: int | None) -> tuple[Any, ...]:
-    """The curves so far; a slider that stood at the last epoch moves on with it, 0 is the test split."""
+    """Return the curves, and the slider's end, value and marks; a slider at its end, the test split, stays there."""
     epochs = runs.epochs(run_id)
     row = runs.row(run_id) or {}
-    top = len(epochs)
-    place = top + 1 if epoch is None or epoch == last or epoch > top + 1 else epoch
-    step = max(1, -(-top // 8))  # so many labels as a phone has room for
-    marks = [{"value": number, "label": str(number)} for number in range(step, top + 2 - step, step)]
-    marks.append({"value": top + 1, "label": "test"})
-    return learning_curves(epochs, family_colour(row.get("params.model", ""))), top + 1, place, marks
+    end = len(epochs) + 1
+    value = end if epoch is None or epoch == last or epoch > end else epoch
+    step = max(1, -(-len(epochs) // 8))  # as many labels as a phone has room for
+    marks = [{"value": number, "label": str(number)} for number in range(step, end + 1 - step, step)]
+    marks.append({"value": end, "label": "test"})
+    return learning_curves(epochs, family_colour(row.get("params.model", ""))), end, value, marks
 
 
 def update_confusion(runs: Runs, epoch: int, kind: str, version: int | None, run_id: str) -> tuple[Any, str]:
-    """The matrix of an epoch's validation or, behind the last one, of the test split."""
-    found = confusion_of(runs, run_id, epoch)
-    if found is None:
-        return no_update, "No matrix yet: the first epoch is still on its way."
-    return confusion(found.matrix, found.categories, kind, found.before), found.title
+    """Return the matrix of an epoch's validation or, after the last epoch, of the test split."""
+    at_epoch = epoch_matrix(runs, run_id, epoch)
+    if at_epoch is None:
+        return no_update, "No matrix yet: the first epoch has not finished."
+    return confusion(at_epoch.matrix, at_epoch.categories, kind, at_epoch.before), at_epoch.title
 
 
 def update_details(runs: Runs, run_id: str, ended: str | None) -> tuple[Any, Any]:
-    """What the evaluation on the test split and the settings say."""
+    """Return the test scores as tiles, and all cards below the curves."""
     row = runs.row(run_id)
     if row is None:
         return None, None
     evaluation = runs.evaluation(run_id)
     if evaluation is None:
-        waiting = notice("Not tested yet", "Scores on the test split come when the run has finished.")
+        waiting = notice("Not evaluated yet", "Test scores appear when the run has finished.")
         return waiting, dmc.Stack([_settings_card(row)])
     colour = family_colour(row.get("params.model", ""))
     attributes = list(dict.fromkeys(group.attribute for group in evaluation.subgroups))
@@ -143,9 +161,9 @@ def update_details(runs: Runs, run_id: str, ended: str | None) -> tuple[Any, Any
                     colour,
                     evaluation.accuracy.value,
                 ),
-                f"Accuracy of each {attribute} with its interval",
+                f"Accuracy by {attribute}, with intervals",
             ),
-            note="Accuracy with Wilson's 95 % interval; hollow: fewer than 20 products.",
+            note="Accuracy with its 95% interval (Wilson); hollow: fewer than 20 products.",
         )
         for number, attribute in enumerate(attributes)
     ]
@@ -153,11 +171,11 @@ def update_details(runs: Runs, run_id: str, ended: str | None) -> tuple[Any, Any
     parts = [
         dmc.SimpleGrid(
             [
-                card("Per category", category_table(evaluation), note="Test split; F1 with its 95 % interval."),
+                card("Per category", _category_table(evaluation), note="Test split; F1 with its 95% interval."),
                 card(
                     "Calibration",
                     graph(
-                        "run-reliability", reliability(calibration.curve, colour), "Share right at each confidence", 380
+                        "run-reliability", reliability(calibration.curve, colour), "Accuracy at each confidence", 380
                     ),
                     note=f"ECE {calibration.ece:.3f} · Brier {calibration.brier:.3f} · NLL {calibration.nll:.3f}",
                 ),
@@ -166,14 +184,14 @@ def update_details(runs: Runs, run_id: str, ended: str | None) -> tuple[Any, Any
         ),
         card(
             "Worst mistakes",
-            mistakes_gallery(runs, row, evaluation),
-            note="Wrong answers on the test split, the most confident first.",
+            _mistakes_gallery(runs, row, evaluation),
+            note="Incorrect predictions on the test split, most confident first.",
         ),
         dmc.SimpleGrid(groups, cols={"base": 1, "md": 2, "xl": 3}),
         _settings_card(row),
         _model_card(runs, run_id),
     ]
-    return score_tiles(evaluation, row), dmc.Stack(parts, gap="lg")
+    return _score_tiles(evaluation, row), dmc.Stack(parts, gap="lg")
 
 
 def _head(runs: Runs, run_id: str) -> Component:
@@ -181,32 +199,34 @@ def _head(runs: Runs, run_id: str) -> Component:
     row = runs.row(run_id)
     if row is None:
         missing = empty_state(
-            "No such run", "It may have been deleted, or the address is incomplete. Choose one from the leaderboard."
+            "Run not found", "It may have been deleted, or the address is incomplete. Choose a run on the leaderboard."
         )
         return html.Div([dcc.Store(id="run-ended"), page_header("Run", ""), store_state(view) or missing])
-    place = f"{current_app.config['MLFLOW_UI'].rstrip('/')}/#/experiments/{row.get('experiment_id', '0')}/runs/{run_id}"
+    address = (
+        f"{current_app.config['MLFLOW_UI'].rstrip('/')}/#/experiments/{row.get('experiment_id', '0')}/runs/{run_id}"
+    )
     mlflow = html.A(
         ["MLflow", icon("external", 14)],
-        href=place,
+        href=address,
         className="button-link",
         target="_blank",
         rel="noopener noreferrer",
-        **aria(label="This run in MLflow's own pages, which `mlflow ui` serves"),
+        **aria(label="This run in the MLflow UI, which `mlflow ui` starts"),
     )
     compare = button_link("Compare", f"/compare?runs={run_id}")
     header = page_header(
         str(row.get("name", "Run")), f"{run_id} · started {row['started']:%Y-%m-%d %H:%M} UTC", compare, mlflow
     )
-    return html.Div([dcc.Store(id="run-ended", data=str(row.get("ended", ""))), header, dmc.Box(badges(row), mb="lg")])
+    return html.Div([dcc.Store(id="run-ended", data=str(row.get("ended", ""))), header, dmc.Box(_badges(row), mb="lg")])
 
 
 def _matrix_and_curves(kind: str, epoch: int) -> Component:
-    choice = dmc.SegmentedControl(
+    kinds = dmc.SegmentedControl(
         id="run-matrix",
         data=[{"value": name, "label": label} for name, label in KINDS.items()],
         value=kind,
         size="xs",
-        **aria(label="What the cells show"),
+        **aria(label="Values in the matrix"),
     )
     slider = dmc.Slider(
         id="run-epoch",
@@ -233,7 +253,7 @@ def _matrix_and_curves(kind: str, epoch: int) -> Component:
                 dmc.Text(id="run-confusion-note", size="xs", c="dimmed"),
                 slider,
                 graph("run-confusion", empty, "Confusion matrix", 420),
-                actions=[choice],
+                actions=[kinds],
             ),
         ],
         cols={"base": 1, "lg": 2},
@@ -245,21 +265,23 @@ def _settings_card(row: Mapping[str, Any]) -> Component:
     differing = differing_params(row)
     preset = row.get("params.preset", "?")
     if not differing:
-        return card("Settings", dmc.Text(f"All as preset={preset} has them.", size="sm"))
+        return card("Settings", dmc.Text(f"All settings are those of preset={preset}.", size="sm"))
     table = dmc.Table(
         data={"head": ["Setting", "This run", f"preset={preset}"], "body": [list(line) for line in differing]},
         striped="odd",
         withTableBorder=False,
     )
     return card(
-        "Settings", html.Div(table, className="scroll-x", tabIndex=0), note=f"Where they differ from preset={preset}."
+        "Settings",
+        html.Div(table, className="scroll-x", tabIndex=0),
+        note=f"Only settings that differ from preset={preset}.",
     )
 
 
 def _model_card(runs: Runs, run_id: str) -> Component:
     text = runs.text(run_id, "model/README.md")
     if not text:
-        return card("Model card", dmc.Text("This run holds no model.", size="sm"))
+        return card("Model card", dmc.Text("This run has no stored model.", size="sm"))
     body = text.split("---", 2)[-1] if text.startswith("---") else text
     return dmc.Accordion(
         dmc.AccordionItem(
@@ -271,3 +293,139 @@ def _model_card(runs: Runs, run_id: str) -> Component:
         ),
         variant="separated",
     )
+
+
+def epoch_matrix(runs: Runs, run_id: str, epoch: int) -> EpochMatrix | None:
+    """Return the matrix of an epoch's validation, counted from 1; after the last epoch that of the test split."""
+    epochs = runs.epochs(run_id)
+    if epoch > len(epochs):
+        evaluation = runs.evaluation(run_id)
+        if evaluation is not None:
+            title = f"Test split, {evaluation.n:,} products"
+            return EpochMatrix(title, evaluation.categories, evaluation.confusion, None)
+    if not epochs:
+        return None
+    index = min(max(epoch, 1), len(epochs)) - 1
+    matrices = [
+        np.array(entry["validation_summary"]["confusion_matrix"]) for entry in epochs[max(0, index - 1) : index + 1]
+    ]
+    categories = tuple(epochs[index]["validation_summary"]["per_class_f1"])
+    title = f"Validation after epoch {epochs[index]['epoch']}"
+    return EpochMatrix(title, categories, matrices[-1], matrices[0] if index else None)
+
+
+def _badges(row: Mapping[str, Any]) -> Component:
+    """Return family, state, mode, data and protocol of the run in one line."""
+    model = row.get("params.model", "")
+    facts = [
+        model if model != family_of(model) else None,
+        row.get("params.mode"),
+        row.get("tags.weights_source"),
+        row.get("tags.catalogue"),
+        row.get("tags.label"),
+        f"protocol {row['tags.protocol']}" if "tags.protocol" in row else None,
+        f"seed {row['params.seed']}" if "params.seed" in row else None,
+    ]
+    badges = [dmc.Badge(str(fact), variant="default", size="md", tt="none", fw=500) for fact in facts if fact]
+    leaks = [leak_badge()] if row.get("tags.leaking") == "true" else []
+    failure = dmc.Text(str(row["tags.failure"]), size="sm", c="dimmed") if row.get("tags.failure") else None
+    return dmc.Group([family_label(model), status_badge(row["status"]), *leaks, *badges, failure], gap="xs")
+
+
+def _score_tiles(evaluation: Evaluation, row: Mapping[str, Any]) -> Component:
+    worst = evaluation.worst_recall
+    tested = next(score.support for score in evaluation.per_category if score.category == worst.category)
+    tiles = [
+        number_tile("Macro-F1", f"{evaluation.macro_f1.value:.3f}", _interval(evaluation.macro_f1)),
+        number_tile("Accuracy", f"{evaluation.accuracy.value:.3f}", _interval(evaluation.accuracy)),
+        number_tile(f"Worst recall: {worst.category}", f"{worst.recall:.3f}", f"of {tested:,} products"),
+        number_tile(
+            "Macro-F1, natural prior",
+            f"{evaluation.natural.macro_f1.value:.3f}",
+            _interval(evaluation.natural.macro_f1),
+        ),
+        number_tile("Test products", f"{evaluation.n:,}", f"{len(evaluation.categories)} categories"),
+        number_tile("Training", _seconds(row.get("metrics.train_seconds")), _weights(row.get("tags.weights_trained"))),
+    ]
+    return dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 6}, spacing="md")
+
+
+def _interval(score: Estimate) -> str:
+    return f"{score.low:.3f} to {score.high:.3f}"
+
+
+def _category_table(evaluation: Evaluation) -> Component:
+    """Return one row per category, the weakest first."""
+    scores = sorted(evaluation.per_category, key=lambda score: score.f1.value)
+    body = [
+        [
+            score.category,
+            f"{score.support:,}",
+            f"{score.precision:.3f}",
+            f"{score.recall:.3f}",
+            f"{score.f1.value:.3f} ({_interval(score.f1)})" if score.support else "–",
+        ]
+        for score in scores
+    ]
+    table = dmc.Table(
+        data={"head": ["Category", "n", "Precision", "Recall", "F1 (95% interval)"], "body": body},
+        highlightOnHover=True,
+        stickyHeader=True,
+    )
+    return html.Div(table, className="scroll-x", style={"maxHeight": "420px", "overflowY": "auto"}, tabIndex=0)
+
+
+def differing_params(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, the run's value and the preset's, of settings that differ from its preset; [] without a preset."""
+    try:
+        preset = build_config({"preset": row.get("params.preset", "")}).to_params(FINE_TUNING)
+    except UserError:
+        return []
+    ours = {name: str(row[f"params.{name}"]) for name in preset if f"params.{name}" in row and name not in _OF_THE_RUN}
+    return [
+        (name, value or "(empty)", preset[name] or "(empty)") for name, value in ours.items() if value != preset[name]
+    ]
+
+
+def _mistakes_gallery(runs: Runs, row: Mapping[str, Any], evaluation: Evaluation) -> Component:
+    """Return incorrect predictions, most confident first, with their pictures where these are on this machine."""
+    fingerprint = str(row.get("tags.fingerprint", ""))
+    table = evaluation.predictions.to_frame()
+    mistakes = table[(table["true"] != "") & (table["true"] != table["predicted"])]
+    mistakes = mistakes.sort_values("confidence", ascending=False).head(MOST_MISTAKES)
+    if mistakes.empty:
+        return empty_state("No mistakes", "The model is correct on every test product.")
+    here = has_pictures(runs.root, fingerprint)
+    cards = [
+        html.Figure(
+            [
+                html.Img(
+                    src=picture_address(fingerprint, product),
+                    alt=f"Product {product}: {true}",
+                    width=132,
+                )
+                if here
+                else None,
+                html.Figcaption(
+                    [
+                        *("true ", html.B(true), "\npredicted ", html.B(predicted, className="incorrect")),
+                        f"\nconfidence {confidence:.0%} · {product}",
+                    ],
+                    className="lines",
+                ),
+            ]
+        )
+        for product, true, predicted, confidence in mistakes[
+            ["product_id", "true", "predicted", "confidence"]
+        ].itertuples(index=False)
+    ]
+    missing = "The catalogue's images are not on this machine; prepare the catalogue here to see them."
+    return dmc.Stack([None if here else dmc.Text(missing, size="sm", c="dimmed"), html.Div(cards, className="gallery")])
+
+
+def _seconds(value: Any) -> str:
+    return "–" if value is None else f"{float(value):,.0f} s" if float(value) >= 10 else f"{float(value):.1f} s"
+
+
+def _weights(value: Any) -> str:
+    return "" if value is None else f"{int(value):,} weights trained"

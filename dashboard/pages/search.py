@@ -1,4 +1,4 @@
-"""Searches of settings: what was tried, what it brought, and what mattered."""
+"""Hyperparameter searches: their trials, their scores, and which settings matter."""
 
 from __future__ import annotations
 
@@ -37,19 +37,21 @@ IN_NAVIGATION: Final = True
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    """The page, with the study that the address names or the newest one."""
+    """Return the page, with the search that the address names or the newest one."""
     choices = search_choices(runs.table())
-    chosen = query.get("study") or (choices[0]["value"] if choices else None)
+    named = query.get("search") or query.get("study")  # older addresses say "study"
+    chosen = named or (choices[0]["value"] if choices else None)
     return html.Div(
         [
             page_header(
-                "Search", "Optuna's studies: every trial is a run, and the test split is read by the winner alone."
+                "Search",
+                "Hyperparameter searches by Optuna. Every trial is a run; only the winner reads the test split.",
             ),
             html.Div(id="search-state"),
             html.Div(
                 [
                     dmc.Select(
-                        id="search-study",
+                        id="search-search",
                         label="Search",
                         data=choices,
                         value=chosen,
@@ -76,19 +78,21 @@ def register(app: Dash, runs: Runs) -> None:
     app.callback(
         Output("search-state", "children"),
         Output("search-content", "hidden"),
-        Output("search-study", "data"),
+        Output("search-search", "data"),
         version,
-        State("search-study", "value"),
+        State("search-search", "value"),
     )(partial(update_state, runs))
-    app.callback(Output("search-body", "children"), Input("search-study", "value"), version)(partial(update_body, runs))
-    take_first(app, "search-study")
-    keep_in_url(app, "search", ("study",))
+    app.callback(Output("search-body", "children"), Input("search-search", "value"), version)(
+        partial(update_body, runs)
+    )
+    take_first(app, "search-search")
+    keep_in_url(app, "search", ("search",))
 
 
 def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
-    """What stands in the page's place without a study, and the studies to choose from."""
+    """Return what takes the page's place without a search, and the searches to choose from."""
     choices = search_choices(runs.table())
-    missing = "Search the settings of a model; its trials appear here while they learn."
+    missing = "Search a model's settings: the trials appear here while they train."
     state = store_state(runs.view()) or (
         None if choices else empty_state("No search yet", missing, "make tune", "search")
     )
@@ -96,62 +100,64 @@ def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[A
 
 
 def update_body(runs: Runs, run_id: str | None, version: int | None) -> Any:
-    """All of the study."""
-    study = read_search(runs.table(), run_id or "")
-    if study is None:
+    """Return all cards of the search."""
+    search = read_search(runs.table(), run_id or "")
+    if search is None:
         return None
-    if not study.trials:
-        return empty_state("No trial yet", "The first one is on its way.", picture="search")
-    return dmc.Stack([_tiles(study), *_figures(study), _table(study)], gap="lg")
+    if not search.trials:
+        return empty_state("No trials yet", "The first trial is being prepared.", picture="search")
+    return dmc.Stack([_tiles(search), *_figure_cards(search), _trials_card(search)], gap="lg")
 
 
 @lru_cache(maxsize=32)
-def _shares(trials: tuple[tuple[tuple[tuple[str, float | str], ...], float], ...]) -> dict[str, float]:
+def _importances(trials: tuple[tuple[tuple[tuple[str, float | str], ...], float], ...]) -> dict[str, float]:
     from dashboard.importances import importances
 
     return importances([dict(settings) for settings, _ in trials], [score for _, score in trials])
 
 
-def _tiles(study: Search) -> Component:
+def _tiles(search: Search) -> Component:
     counts = {
-        state: sum(trial.state == state for trial in study.trials)
+        state: sum(trial.state == state for trial in search.trials)
         for state in ("complete", "pruned", "running", "failed")
     }
-    best = study.best
-    settings = ", ".join(f"{name} {_shown(value)}" for name, value in best.settings.items()) if best else ""
+    best = search.best
+    settings = ", ".join(f"{name} {_format(value)}" for name, value in best.settings.items()) if best else ""
     tiles = [
         number_tile(
             "Best validation macro-F1", f"{best.score:.4f}" if best else "–", f"trial {best.number}" if best else ""
         ),
         number_tile("Complete", str(counts["complete"]), f"{counts['running']} running"),
         number_tile("Pruned", str(counts["pruned"]), f"{counts['failed']} failed"),
-        number_tile("Settings searched", str(len(study.searched)), settings),
+        number_tile("Settings searched", str(len(search.searched)), settings),
     ]
     return dmc.SimpleGrid(tiles, cols={"base": 1, "xs": 2, "lg": 4})
 
 
-def _figures(study: Search) -> list[Component]:
-    colour = family_colour(study.model)
-    scored = [trial for trial in study.trials if trial.state == "complete" and trial.score is not None]
-    shares = _shares(tuple((tuple(sorted(trial.settings.items())), trial.score or 0.0) for trial in scored))
-    few = "Four complete trials with different settings are needed to say which mattered."
-    importances = (
+def _figure_cards(search: Search) -> list[Component]:
+    colour = family_colour(search.model)
+    scored = [trial for trial in search.trials if trial.state == "complete" and trial.score is not None]
+    shares = _importances(tuple((tuple(sorted(trial.settings.items())), trial.score or 0.0) for trial in scored))
+    few = "Importances need at least four complete trials with different settings."
+    bars = (
         graph("search-importances", importance_bars(shares, colour), "Importance of each setting", 300)
         if shares
         else dmc.Text(few, size="sm", c="dimmed")
     )
-    figures = [
+    cards = [
         dmc.SimpleGrid(
             [
-                card("History", graph("search-history", history(study, colour), "Score of each trial", 300)),
-                card("Importances", importances, note="Share of the score's variance (fANOVA), complete trials."),
+                card("History", graph("search-history", history(search, colour), "Score of each trial", 300)),
+                card("Importances", bars, note="Share of the variance in the scores of complete trials (fANOVA)."),
             ],
             cols={"base": 1, "lg": 2},
         ),
         card(
             "Slices",
             html.Div(
-                graph("search-slices", slices(study, searchable(), colour), "Score over each setting", 300),
+                graph(
+                    "search-slices", slices(search, searchable(), colour), "Score at each value of each setting", 300
+                ),
                 className="scroll-x wide",
                 tabIndex=0,
             ),
@@ -159,21 +165,22 @@ def _figures(study: Search) -> list[Component]:
         card(
             "Parallel coordinates",
             html.Div(
-                graph("search-parallel", parallel(study), "Settings and score of each trial", 320),
+                graph("search-parallel", parallel(search), "Settings and score of each trial", 320),
                 className="scroll-x wide",
                 tabIndex=0,
             ),
-            note="A line a trial, each axis from its lowest to its highest value; dark is good, faint was pruned.",
+            note="One line per trial; each axis runs from the lowest to the highest value. Darker lines score higher; "
+            "faint ones were pruned.",
         ),
     ]
-    if study.both:
-        figures.append(
-            card("Score against time", graph("search-pareto", pareto(study, colour), "Pareto front of the trials"))
+    if search.both:
+        cards.append(
+            card("Score against latency", graph("search-pareto", pareto(search, colour), "Pareto front of the trials"))
         )
-    return figures
+    return cards
 
 
-def _table(study: Search) -> Component:
+def _trials_card(search: Search) -> Component:
     rows = [
         {
             "run_id": trial.run_id,
@@ -182,16 +189,16 @@ def _table(study: Search) -> Component:
             "state": trial.state,
             "score": None if trial.score is None else round(trial.score, 4),
             "ms": None if trial.seconds is None else round(trial.seconds * 1000, 2),
-            **{f"setting_{name}": _shown(value) for name, value in trial.settings.items()},
+            **{f"setting_{name}": _format(value) for name, value in trial.settings.items()},
         }
-        for trial in study.trials
+        for trial in search.trials
     ]
     columns: list[dict[str, Any]] = [
         {"field": "trial", "headerName": "Trial", "cellRenderer": "RunLink", "minWidth": 110},
         {"field": "state", "headerName": "State", "minWidth": 110},
         {"field": "score", "headerName": "Validation macro-F1", "sort": "desc", "minWidth": 170},
         {"field": "ms", "headerName": "Latency, ms", "minWidth": 120},
-        *({"field": f"setting_{name}", "headerName": name, "minWidth": 130} for name in study.searched),
+        *({"field": f"setting_{name}", "headerName": name, "minWidth": 130} for name in search.searched),
     ]
     grid = dag.AgGrid(
         id="search-trials",
@@ -203,9 +210,9 @@ def _table(study: Search) -> Component:
         style={"height": f"{min(520, 60 + 42 * (len(rows) + 1))}px"},
     )
     return card(
-        "Trials", html.Div(grid, role="region", **aria(label="Trials")), note="A trial's name leads to its run."
+        "Trials", html.Div(grid, role="region", **aria(label="Trials")), note="Each trial's name links to its run."
     )
 
 
-def _shown(value: float | str) -> str:
+def _format(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"

@@ -1,6 +1,6 @@
 """Time the dashboard over a store of many runs, next to MLflow's own search: `python -m tests.browser.benchmark`.
 
-The runs are made up (ten epochs, five categories), in a store of their own below --folder, kept for the next time.
+The runs are invented (ten epochs, five categories), in a store of their own below --folder, reused the next time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FAMILIES: Final = ("clip", "blip", "git", "baseline")
 REPEATS: Final = 5
 REQUESTS: Final = 500
 PORT: Final = 8059
-_DRAWN: Final = ("leaderboard-drawn.data", True)
+_RENDERED: Final = ("leaderboard-rendered.data", True)
 _GRID_STATE: Final = (
     {"id": "leaderboard-grid", "property": "columnDefs", "value": None},
     {"id": "leaderboard-sort", "property": "data", "value": ""},
@@ -38,16 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.browser.benchmark", description="Time pages over many runs.")
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--folder", type=Path, default=Path("results/many-runs"))
-    parser.add_argument("--categorise", default="", help="instead: ids of runs here, comma-separated, to ask 500 times")
-    given = parser.parse_args(arguments)
-    if given.categorise:
-        _categorise(given.categorise.split(","))
+    parser.add_argument(
+        "--categorise",
+        default="",
+        help="instead: comma-separated run ids of this folder, whose models predict 500 uploads",
+    )
+    options = parser.parse_args(arguments)
+    if options.categorise:
+        _categorise(options.categorise.split(","))
         return
-    given.folder.mkdir(parents=True, exist_ok=True)
-    uri = f"sqlite:///{given.folder.resolve()}/mlflow.db"
-    _fill(uri, given.folder.resolve(), given.runs)
-    rows = [*_search(uri, given.runs), *_server(uri, given.folder), *_browser(uri, given.folder)]
-    print(f"{given.runs:,} runs of {EPOCHS} epochs, {os.cpu_count()} cores; medians of {REPEATS} (lowest to highest)")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    uri = f"sqlite:///{options.folder.resolve()}/mlflow.db"
+    _fill(uri, options.folder.resolve(), options.runs)
+    rows = [*_search(uri, options.runs), *_server(uri, options.folder), *_browser(uri, options.folder)]
+    print(f"{options.runs:,} runs of {EPOCHS} epochs, {os.cpu_count()} cores; medians of {REPEATS} (lowest to highest)")
     for name, seconds in rows:
         middle, low, high = statistics.median(seconds), min(seconds), max(seconds)
         print(f"{name:58} {middle * 1000:8.0f} ms  ({low * 1000:.0f} to {high * 1000:.0f})")
@@ -80,8 +84,8 @@ def _fill(uri: str, folder: Path, count: int) -> None:
     from vlm_core.tracking.store import connect, open_mlflow
 
     client = connect(uri, to_write=True)
-    found = client.get_experiment_by_name("many")
-    experiment = found.experiment_id if found else client.create_experiment("many", f"{folder}/mlruns/many")
+    known = client.get_experiment_by_name("many")
+    experiment = known.experiment_id if known else client.create_experiment("many", f"{folder}/mlruns/many")
     entities = open_mlflow().entities
     generator = np.random.default_rng(0)
     for number in range(_count(client, experiment), count):
@@ -93,7 +97,7 @@ def _fill(uri: str, folder: Path, count: int) -> None:
         client.log_batch(run.info.run_id, metrics, params, tags)
         client.set_terminated(run.info.run_id, "FAILED" if number % 50 == 0 else "FINISHED")
         if number % 200 == 0:
-            print(f"made {number:,} of {count:,} runs", flush=True)
+            print(f"created {number:,} of {count:,} runs", flush=True)
 
 
 def _count(client: Any, experiment: str) -> int:
@@ -168,26 +172,31 @@ def _search(uri: str, count: int) -> list[tuple[str, list[float]]]:
 
 
 def _server(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
-    """Server time of what the leaderboard asks, through the application without a network."""
+    """Measure server time of the leaderboard's requests, through the application without a network."""
     from dashboard.app import PAGES, create_app
 
     runs = Runs(uri, folder)
     whole = _times(lambda: runs.refresh(whole=True))
     client = create_app(runs).server.test_client()
     chosen = next(each["value"] for each in _choices(runs) if each["value"])
-    asked = {
+    requests = {
         **{f"page {page.PATH}": _page(page.PATH) for page in PAGES},
         "leaderboard, all test sets": _grid("", ""),
         "leaderboard, one test set": _grid(chosen, ""),
         "leaderboard, grouped by weights": _grid("", "weights"),
         "leaderboard, scatter": [
             ("leaderboard-scatter.children",),
-            (_DRAWN, ("shell-version.data", 1), ("leaderboard-set.value", ""), ("leaderboard-cost.value", "latency")),
+            (
+                _RENDERED,
+                ("shell-version.data", 1),
+                ("leaderboard-set.value", ""),
+                ("leaderboard-cost.value", "latency"),
+            ),
         ],
     }
-    rows = [("dashboard: reading the whole store, beside the pages", whole)]
+    rows = [("dashboard: reading the whole store, in the background", whole)]
     rows.append(("dashboard: reading what changed", _times(runs.refresh)))
-    for name, (outputs, inputs) in asked.items():
+    for name, (outputs, inputs) in requests.items():
         rows.append((f"dashboard: {name}", _times(lambda o=outputs, i=inputs: _ask(client, o, i))))  # type: ignore[misc]
     return rows
 
@@ -200,8 +209,8 @@ def _choices(runs: Runs) -> list[dict[str, str]]:
 
 
 def _page(path: str) -> list[Any]:
-    asked = (("_pages_location.pathname", path), ("_pages_location.search", ""))
-    return [("_pages_content.children", "_pages_store.data"), asked]
+    inputs = (("_pages_location.pathname", path), ("_pages_location.search", ""))
+    return [("_pages_content.children", "_pages_store.data"), inputs]
 
 
 def _grid(chosen: str, grouping: str) -> list[Any]:
@@ -209,7 +218,7 @@ def _grid(chosen: str, grouping: str) -> list[Any]:
     controls = (("leaderboard-set.value", chosen), ("leaderboard-group.value", grouping))
     return [
         (*(f"leaderboard-grid.{name}" for name in outputs), "leaderboard-leak.children"),
-        (_DRAWN, ("shell-version.data", 1), *controls, ("leaderboard-all.checked", False)),
+        (_RENDERED, ("shell-version.data", 1), *controls, ("leaderboard-all.checked", False)),
     ]
 
 
@@ -223,17 +232,17 @@ def _ask(client: FlaskClient, outputs: Sequence[str], inputs: Sequence[tuple[str
         "state": list(_GRID_STATE) if "rowData" in outputs[0] else [],
         "changedPropIds": [inputs[0][0]],
     }
-    answer = client.post("/_dash-update-component", json=body)
-    if answer.status_code != 200:
-        raise RuntimeError(f"{outputs} answered {answer.status_code}")
+    response = client.post("/_dash-update-component", json=body)
+    if response.status_code != 200:
+        raise RuntimeError(f"{outputs} returned status {response.status_code}")
 
 
 def _browser(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
-    """From asking for the page to its first rows in Chromium: of a server just started, and of a warm one."""
+    """Measure from the request to the first rows in Chromium: of a server just started, and of a warm one."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        print("playwright is not installed (`make test` installs it): no figure of the browser.")
+        print("playwright is not installed (`make test` installs it), so the browser is not timed.")
         return []
     command = [sys.executable, "-m", "dashboard", "--store", uri, "--port", str(PORT)]
     address = f"http://127.0.0.1:{PORT}/"

@@ -103,16 +103,16 @@ def test_the_keyboard_moves_through_the_epochs(site):
     expect(note).to_have_text("Validation after epoch 2")
 
 
-def test_a_sample_is_answered_and_leads_to_where_the_model_looked(site):
+def test_a_sample_has_a_prediction_that_links_to_its_attention(site):
     run_id = _run_link(_settled(site.open("/"))).get_attribute("href").split("=")[1]
     page = _settled(site.open(f"/categorise?models={run_id}"))
-    page.get_by_label("Sample picture 4").click()
-    page.get_by_alt_text("Where the model looked for its answer").first.click(timeout=60_000)
+    page.get_by_label("Sample image 4").click()
+    page.get_by_alt_text("Where the model looks for its prediction").first.click(timeout=60_000)
     page.wait_for_url(re.compile(r"/attention\?models=\w+&picture=sample"))
     expect(page.get_by_alt_text(re.compile("^Map of "))).to_be_visible(timeout=60_000)
     page.get_by_role("slider", name="Layer (0").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_text("what the class token attends to")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("attention of the class token")).to_be_visible(timeout=60_000)
     expect(page).to_have_url(re.compile(r"layer=1"))
     assert _serious(page) == []
 

@@ -47,7 +47,7 @@ def test_every_page_is_served_under_its_address(client, page):
     assert page.NAME in json.dumps(answer.get_json())
 
 
-def test_an_unknown_page_is_said(client):
+def test_an_unknown_page_is_not_found(client):
     inputs = [("_pages_location", "pathname", "/nowhere"), ("_pages_location", "search", "")]
     assert "404" in _callback(client, ".._pages_content.children..._pages_store.data..", inputs).get_data(as_text=True)
 
@@ -57,7 +57,7 @@ def test_two_apps_live_in_one_process(runs):
     assert create_app(runs).server.test_client().get("/run").status_code == 200
 
 
-def test_the_store_is_told_once_a_change(runs):
+def test_the_store_is_sent_once_per_change(runs):
     version, words = tick(runs, 0, None)
     assert "5 runs" in json.dumps(words.to_plotly_json(), default=lambda part: part.to_plotly_json())
     assert tick(runs, 1, version)[0] is not version
@@ -84,7 +84,7 @@ def _start(*arguments, folder):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def test_a_port_that_is_taken_is_said_in_one_sentence(tmp_path):
+def test_a_port_in_use_is_refused_in_one_sentence(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = _start("--port", str(taken.getsockname()[1]), folder=tmp_path)
     assert done.returncode == 1 and "choose another with --port" in done.stderr and "Traceback" not in done.stderr

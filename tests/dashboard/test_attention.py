@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from dashboard.attention import AttentionExplainer
-from dashboard.heatmaps import in_words, overlay, plain
+from dashboard.heatmaps import describe_map, overlay, picture_url
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import attention as page
-from dashboard.pages.attention_parts import ask
+from dashboard.pages.attention import attention_panel
 from dashboard.predictions import categorise, receive, sample_picture
 from dashboard.runs import Runs
 from tests.dashboard.made_study import make_results
@@ -44,7 +44,7 @@ def names(runs):
 
 
 @pytest.fixture
-def looker(runs, monkeypatch):
+def explainer(runs, monkeypatch):
     monkeypatch.setattr("dashboard.attention.MOST_SECONDS", 1000.0)  # however busy the machine is
     return AttentionExplainer(runs.root, ModelCache(partial(resolve, uri=runs.uri)), Uploads())
 
@@ -65,75 +65,78 @@ def test_an_overlay_is_warm_where_the_map_is_and_grey_elsewhere():
 def test_an_even_map_colours_nothing_and_a_plain_picture_is_as_it_was():
     picture = np.full((80, 60, 3), (200, 30, 30), np.uint8)
     assert np.ptp(_pixels(overlay(picture, np.full((80, 60), 1 / 4800, np.float32))), axis=2).max() < 12
-    assert np.abs(_pixels(plain(picture)) - (200, 30, 30)).max() < 12
+    assert np.abs(_pixels(picture_url(picture)) - (200, 30, 30)).max() < 12
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "said"), [(0, 0, "top left"), (79, 59, "bottom right"), (40, 30, "middle centre")]
+    ("row", "column", "text"), [(0, 0, "top left"), (79, 59, "bottom right"), (40, 30, "middle centre")]
 )
-def test_a_map_in_words(row, column, said):
+def test_a_map_in_words(row, column, text):
     heat = np.zeros((80, 60), np.float32)
     heat[row, column] = 1
-    assert said in in_words(heat) and "on 0% of the picture" in in_words(heat)
-    assert "half of it on 50%" in in_words(np.ones((80, 60), np.float32))
+    assert text in describe_map(heat) and "on 0% of the image" in describe_map(heat)
+    assert "half of the total lies on 50%" in describe_map(np.ones((80, 60), np.float32))
 
 
-def test_a_look_holds_what_the_library_says_and_is_asked_once(looker, runs, names):
+def test_a_view_holds_what_the_library_computes_and_is_computed_once(explainer, runs, names):
     model = load_categoriser(resolve(names["clip"], runs.uri))
     picture = fit_picture(decode_picture(sample_picture(1)), model.canvas)
-    look = looker.look(names["clip"], "sample:1", "gradient", model.categories[0])
-    np.testing.assert_allclose(look.map, explain(model, picture[None], method="gradient", target=0)[0], atol=1e-6)
-    np.testing.assert_array_equal(look.picture, picture)
-    assert look.target == 0 and look.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    assert looker.look(names["clip"], "sample:1", "gradient", model.categories[0]) is look
-    expected = measure_picture_curves(model, picture, look.map, 0)
-    np.testing.assert_allclose(look.followed.deletion, expected.deletion, rtol=1e-4)
-    np.testing.assert_allclose(look.followed.deletion[0], look.probabilities[0], rtol=1e-4)
-    own = looker.look(names["clip"], "sample:1", "raw", "")
-    assert own.target == int(own.probabilities.argmax())
+    view = explainer.explain(names["clip"], "sample:1", "gradient", model.categories[0])
+    np.testing.assert_allclose(view.map, explain(model, picture[None], method="gradient", target=0)[0], atol=1e-6)
+    np.testing.assert_array_equal(view.picture, picture)
+    assert view.target == 0 and view.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert explainer.explain(names["clip"], "sample:1", "gradient", model.categories[0]) is view
+    expected = measure_picture_curves(model, picture, view.map, 0)
+    np.testing.assert_allclose(view.curves.deletion, expected.deletion, rtol=1e-4)
+    np.testing.assert_allclose(view.curves.deletion[0], view.probabilities[0], rtol=1e-4)
+    predicted = explainer.explain(names["clip"], "sample:1", "raw", "")
+    assert predicted.target == int(predicted.probabilities.argmax())
 
 
-def test_layers_and_heads_are_chosen_from_one_and_bounded(looker, runs, names):
+def test_layers_and_heads_are_chosen_from_one_and_bounded(explainer, runs, names):
     model = load_categoriser(resolve(names["clip"], runs.uri))
     picture = fit_picture(decode_picture(sample_picture(1)), model.canvas)
     layers = layer_maps(model, picture[None])
-    first = ask(looker, names["clip"], "sample:1", "gradient", "", 1, 0)
+    first = attention_panel(explainer, names["clip"], "sample:1", "gradient", "", 1, 0)
     np.testing.assert_allclose(first.heat, layers[0].maps[0].mean(axis=0), atol=1e-6)
-    head = ask(looker, names["clip"], "sample:1", "gradient", "", 99, 2)
+    head = attention_panel(explainer, names["clip"], "sample:1", "gradient", "", 99, 2)
     np.testing.assert_allclose(head.heat, layers[-1].maps[0, 1], atol=1e-6)
     assert layers[-1].name in head.caption and "head 2 of" in head.caption
     assert (head.layers, head.heads) == (len(layers), layers[0].maps.shape[1])
 
 
 @pytest.mark.parametrize("source", ["", "sample:8", "sample:-1", "upload:gone", "product:none:1", "product:none", "x"])
-def test_a_picture_that_is_not_here_is_said(looker, names, source):
+def test_a_picture_that_is_not_here_is_an_error(explainer, names, source):
     with pytest.raises(UserError, match="choose it again"):
-        looker.picture(source)
-    view = ask(looker, names["clip"], source, "raw", "", 0, 0)
-    assert "choose it again" in view.error and view.look is None
+        explainer.picture(source)
+    panel = attention_panel(explainer, names["clip"], source, "raw", "", 0, 0)
+    assert "choose it again" in panel.error and panel.view is None
 
 
-def test_a_model_without_attention_and_a_run_without_a_model_say_so_beside_the_others(looker, runs, names):
+def test_a_model_without_attention_and_a_run_without_a_model_say_so_beside_the_others(explainer, runs, names):
     cards, choices, layers, heads = page.update_maps(
-        runs, looker, "sample:0", [names["baseline"], "nothing", names["blip"]], "gradient", "", 0, 0
+        runs, explainer, "sample:0", [names["baseline"], "nothing", names["blip"]], "gradient", "", 0, 0
     )
     text = _text(cards)
-    for said in ("Is it so, in this picture?", "has no attention", "not a run with a model"):
-        assert said in text
+    for part in ("Is the map faithful for this image?", "has no attention", "not a run with a model"):
+        assert part in text
     assert text.count('"className": "map"') == 2
     assert choices[0]["value"] == "" and len(choices) == 6 and layers > 1 and heads > 1
 
 
-def test_a_test_product_and_an_upload_are_explained(looker, runs, names):
+def test_a_test_product_and_an_upload_are_explained(explainer, runs, names):
     products = page.update_products(runs, [names["clip"]])
-    assert products[0]["value"].startswith("product:") and " answered " in products[0]["label"]
+    assert products[0]["value"].startswith("product:") and ", predicted " in products[0]["label"]
     assert page.update_products(runs, []) == [] and page.update_products(runs, ["none"]) == []
-    assert ask(looker, names["clip"], products[0]["value"], "raw", "", 0, 0).error == ""
-    (entry,) = receive(looker._uploads, ["data:image/png;base64," + base64.b64encode(b"text").decode()], ["x"])
-    assert "no picture format" in ask(looker, names["clip"], f"upload:{entry['token']}", "raw", "", 0, 0).error
+    assert attention_panel(explainer, names["clip"], products[0]["value"], "raw", "", 0, 0).error == ""
+    (entry,) = receive(explainer._uploads, ["data:image/png;base64," + base64.b64encode(b"text").decode()], ["x"])
+    assert (
+        "no picture format"
+        in attention_panel(explainer, names["clip"], f"upload:{entry['token']}", "raw", "", 0, 0).error
+    )
 
 
-def test_what_a_study_measured_of_a_run_is_drawn_below_its_maps(store):
+def test_what_a_study_measured_of_a_run_is_plotted_below_its_maps(store):
     with RunWriter("shop", "clip/probe/classify/holdout/0", folder=store) as run:
         (store / "faithfulness.json").write_text(json.dumps(make_results("", {"a": "r"}).faithfulness["clip probe"]))
         run.artifact(store / "faithfulness.json", "study")
@@ -143,20 +146,20 @@ def test_what_a_study_measured_of_a_run_is_drawn_below_its_maps(store):
     assert page.update_curves(runs, ["none"]) is None and page.update_curves(runs, None) is None
 
 
-def test_without_a_model_the_page_says_what_to_do(looker, runs):
-    assert "Choose a model" in _text(page.update_maps(runs, looker, "sample:0", [], "raw", None, 0, 0)[0])
+def test_without_a_model_the_page_says_what_to_do(explainer, runs):
+    assert "Choose a model" in _text(page.update_maps(runs, explainer, "sample:0", [], "raw", None, 0, 0)[0])
 
 
 def test_the_page_opens_with_what_its_address_says(runs, names):
     query = {"models": names["blip"], "method": "raw", "layer": "2", "picture": "sample:5", "category": "Apparel"}
     text = _text(page.layout(runs, query))
-    for said in ('"data": "sample:5"', '"value": "raw"', '"value": 2', names["blip"], '"value": "Apparel"'):
-        assert said in text
+    for part in ('"data": "sample:5"', '"value": "raw"', '"value": 2', names["blip"], '"value": "Apparel"'):
+        assert part in text
 
 
-def test_each_answer_of_the_categorise_page_has_its_map(looker, names):
-    uploads, models = looker._uploads, looker._models
+def test_each_prediction_of_the_categorise_page_has_its_map(explainer, names):
+    uploads, models = explainer._uploads, explainer._models
     content = "data:image/jpeg;base64," + base64.b64encode(sample_picture(0)).decode()
     (result,) = categorise(models, uploads, receive(uploads, [content], ["x"]), [names["clip"], names["baseline"]])
-    assert result["answers"][names["clip"]]["map"].startswith("data:image/jpeg")
-    assert result["answers"][names["baseline"]]["map"] is None and result["source"].startswith("upload:")
+    assert result["predictions"][names["clip"]]["map"].startswith("data:image/jpeg")
+    assert result["predictions"][names["baseline"]]["map"] is None and result["source"].startswith("upload:")

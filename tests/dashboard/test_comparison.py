@@ -1,4 +1,4 @@
-"""What is said about several runs, over hand-made and real ones."""
+"""Comparisons of several runs, over hand-made and real ones."""
 
 import json
 
@@ -7,15 +7,14 @@ import pytest
 from dash import no_update
 
 from dashboard.comparison import (
-    answers_of,
     compare_runs,
     describe_paired_test,
     differing_settings,
     disagreements,
-    seeds_of_one,
+    predicted_categories,
+    scores_over_seeds,
 )
 from dashboard.pages import compare as page
-from dashboard.pages.compare_parts import pair_choices
 from dashboard.runs import Runs
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.paired import PairedTest, paired_test
@@ -43,54 +42,54 @@ def _test(difference, p):
 
 
 @pytest.mark.parametrize(
-    ("difference", "p", "said"),
+    ("difference", "p", "sentence"),
     [
-        ((0.012, 0.001, 0.023), 0.03, "A beats B by 1.2 points of macro-F1, 95 % interval 0.1 to 2.3, p = 0.030."),
-        ((-0.012, -0.023, -0.001), 0.0004, "B beats A by 1.2 points of macro-F1, 95 % interval 0.1 to 2.3, p < 0.001."),
+        ((0.012, 0.001, 0.023), 0.03, "A beats B by 1.2 points of macro-F1 (95% interval 0.1 to 2.3, p = 0.030)."),
+        ((-0.012, -0.023, -0.001), 0.0004, "B beats A by 1.2 points of macro-F1 (95% interval 0.1 to 2.3, p < 0.001)."),
         (
             (0.012, -0.001, 0.023),
             0.2,
-            "No difference can be shown between A and B: 1.2 points of macro-F1, 95 % interval -0.1 to 2.3, p = 0.200.",
+            "No significant difference between A and B: 1.2 points of macro-F1 (95% interval -0.1 to 2.3, p = 0.200).",
         ),
     ],
 )
-def test_a_test_in_words(difference, p, said):
-    assert describe_paired_test("A", "B", _test(difference, p)) == said
+def test_a_test_in_words(difference, p, sentence):
+    assert describe_paired_test("A", "B", _test(difference, p)) == sentence
 
 
 def test_only_runs_of_the_same_products_are_tested_against_each_other(runs, names):
-    found = compare_runs(runs, [*names, "unknown"])
-    assert len(found.runs) == 4
-    assert sorted(map(len, found.groups)) == [1, 3] and len(found.tests) == 3
-    (a, b), test = next(iter(found.tests.items()))
-    alone = paired_test(found.runs[a].evaluation.predictions, found.runs[b].evaluation.predictions)
+    comparison = compare_runs(runs, [*names, "unknown"])
+    assert len(comparison.runs) == 4
+    assert sorted(map(len, comparison.groups)) == [1, 3] and len(comparison.tests) == 3
+    (a, b), test = next(iter(comparison.tests.items()))
+    alone = paired_test(comparison.runs[a].evaluation.predictions, comparison.runs[b].evaluation.predictions)
     assert test.difference == alone.difference and test.p_holm >= alone.p_bootstrap
 
 
-def test_disagreements_by_who_is_right():
+def test_disagreements_by_which_run_is_correct():
     labels = np.array([0, 1, 2, -1, 1])
-    answers = np.array([[0, 1, 0, 0, 1], [0, 2, 1, 1, 0]])
-    assert disagreements(labels, answers, "all").tolist() == [1, 2, 4]
-    assert disagreements(labels, answers, "nobody").tolist() == [2]
-    assert disagreements(labels, answers, "0").tolist() == [1, 4]
-    assert disagreements(labels, answers, "1").tolist() == []
+    predicted = np.array([[0, 1, 0, 0, 1], [0, 2, 1, 1, 0]])
+    assert disagreements(labels, predicted, "all").tolist() == [1, 2, 4]
+    assert disagreements(labels, predicted, "nobody").tolist() == [2]
+    assert disagreements(labels, predicted, "0").tolist() == [1, 4]
+    assert disagreements(labels, predicted, "1").tolist() == []
 
 
-def test_answers_are_matched_by_product(runs, names):
-    found = compare_runs(runs, names)
-    group = max(found.groups, key=len)
-    labels, answers = answers_of(found, group)
-    for place, row in zip(group, answers, strict=True):
-        assert (row == labels).mean() == pytest.approx(found.runs[place].evaluation.accuracy.value)
+def test_predictions_are_matched_by_product(runs, names):
+    comparison = compare_runs(runs, names)
+    group = max(comparison.groups, key=len)
+    labels, predicted = predicted_categories(comparison, group)
+    for place, row in zip(group, predicted, strict=True):
+        assert (row == labels).mean() == pytest.approx(comparison.runs[place].evaluation.accuracy.value)
 
 
 def test_settings_differ_where_they_differ_and_seeds_of_one_configuration_are_pooled(runs, names):
-    found = compare_runs(runs, names)
-    assert {"model", "mode", "protocol"} <= {line[0] for line in differing_settings(found)}
-    assert seeds_of_one(found) == []
-    one = found.runs[0]
+    comparison = compare_runs(runs, names)
+    assert {"model", "mode", "protocol"} <= {line[0] for line in differing_settings(comparison)}
+    assert scores_over_seeds(comparison) == []
+    one = comparison.runs[0]
     twin = type(one)(**{**one.__dict__, "row": {**one.row, "params.seed": "9"}})
-    (pooled,) = seeds_of_one(type(found)((one, twin), (), {}))
+    (pooled,) = scores_over_seeds(type(comparison)((one, twin), (), {}))
     assert pooled[1] == 2 and pooled[2] == pytest.approx(one.evaluation.macro_f1.value) and pooled[3] == 0
 
 
@@ -98,14 +97,14 @@ def test_the_page_from_nothing_to_a_comparison(runs, names):
     assert "Choose two runs" in _text(page.update_body(runs, []))
     assert "Nothing to compare yet" in _text(page.update_body(runs, ["x", "y"]))
     body = _text(page.update_body(runs, names))
-    for said in (
-        "What can be said",
-        "were tested on other products",
+    for part in (
+        "Significance tests",
+        "were evaluated on different products",
         "Leaking protocol",
-        "Where they disagree",
+        "Disagreements",
         "Settings",
     ):
-        assert said in body
+        assert part in body
     assert "/picture/" in _text(page.update_gallery(runs, "all", names))
     assert len(page.update_state(runs, 1, ["gone"], None)[2]) == 5
 
@@ -116,21 +115,26 @@ def test_runs_that_are_not_read_yet_are_compared_once_they_are(runs, names, fill
     assert page.update_state(late, 0, names, [])[3] is no_update
     late.refresh()
     assert page.update_state(late, 1, names, [])[3] == names
-    assert "What can be said" in _text(page.update_body(late, names, names))
+    assert "Significance tests" in _text(page.update_body(late, names, names))
 
 
 def test_any_two_runs_of_one_test_set_are_subtracted_and_the_address_says_which(runs, names):
-    found = compare_runs(runs, names)
-    group = max(found.groups, key=len)
-    pairs = pair_choices(found, group)
+    comparison = compare_runs(runs, names)
+    group = max(comparison.groups, key=len)
+    pairs = page.pair_choices(comparison, group)
     assert len(pairs) == 3 and pairs[1]["label"].count("−") == 1
     i, j = group[0], group[2]
     shown = page.update_difference(runs, f"{i}-{j}", names).data[0].z
     shares = [
-        found.runs[k].evaluation.confusion / found.runs[k].evaluation.confusion.sum(axis=1, keepdims=True)
+        comparison.runs[k].evaluation.confusion / comparison.runs[k].evaluation.confusion.sum(axis=1, keepdims=True)
         for k in (i, j)
     ]
     np.testing.assert_allclose(shown, shares[0] - shares[1])
     assert page.update_difference(runs, "0-9", names) is no_update
-    body = _text(page.update_body(runs, names, None, {"pair": f"{i}-{j}", "right": "nobody"}))
+    body = _text(page.update_body(runs, names, None, {"pair": f"{i}-{j}", "correct": "nobody"}))
     assert f'"value": "{i}-{j}", "w"' in body or f'"value": "{i}-{j}"' in body.split('"compare-pair"')[1][:400]
+
+
+@pytest.mark.parametrize("name", ["correct", "right"])  # today's address, and that of older links
+def test_the_address_says_which_run_is_correct(runs, name):
+    assert '"correct": "nobody"' in _text(page.layout(runs, {name: "nobody"}))

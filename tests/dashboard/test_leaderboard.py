@@ -91,7 +91,7 @@ def test_each_band_begins_with_its_heading_and_holds_one_value():
     board = make_leaderboard(table)
     rows = banded(board.rows, board.sets, "preset")
     assert [row.get("heading", row["run_id"]) for row in rows] == [
-        "shop · kind · holdout · seed 0 · two · preset not known",
+        "shop · kind · holdout · seed 0 · two · preset unknown",
         "run2",
         "shop · kind · holdout · seed 0 · one · preset cpu",
         "run0",

@@ -17,10 +17,12 @@ from dashboard.figures.categorise import coverage_at, coverage_curves
 from dashboard.figures.compare import run_styles
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import categorise as page
-from dashboard.predictions import answer_shown, as_csv, categorise, receive, sample_picture
+from dashboard.predictions import as_csv, categorise, predicted_category, receive, sample_picture
 from dashboard.runs import Runs
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
+from vlm_core.inference import predict_records
+from vlm_core.pixels.picture_store import decode_picture
 from vlm_core.tracking.registry import resolve
 
 
@@ -32,7 +34,7 @@ def runs(filled_store):
 
 
 @pytest.fixture
-def warm(runs):
+def models(runs):
     return ModelCache(partial(resolve, uri=runs.uri))
 
 
@@ -93,25 +95,41 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_every_kind_of_picture_is_answered(warm, names, kind):
+def test_every_kind_of_picture_has_a_prediction(models, names, kind):
     uploads = Uploads()
-    (result,) = categorise(warm, uploads, receive(uploads, [_url(GOOD[kind])], ["x"]), [names["clip"]])
-    answer = result["answers"][names["clip"]]
-    assert sum(share for _, share in answer["top"]) == pytest.approx(1, abs=1e-3) and answer["ms"] > 0
-    assert result["thumbnail"].startswith("data:image/png") and answer["seen"].startswith("data:image/png")
+    (result,) = categorise(models, uploads, receive(uploads, [_url(GOOD[kind])], ["x"]), [names["clip"]])
+    prediction = result["predictions"][names["clip"]]
+    assert sum(share for _, share in prediction["top"]) == pytest.approx(1, abs=1e-3) and prediction["ms"] > 0
+    assert result["thumbnail"].startswith("data:image/png") and prediction["seen"].startswith("data:image/png")
     if kind == "rotated":
         data = base64.b64decode(result["thumbnail"].split(",")[1])
         assert Image.open(io.BytesIO(data)).size == (80, 60)
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_picture_is_said_beside_it_and_its_neighbour_is_answered(warm, names, kind):
+def test_an_upload_is_decoded_once_for_all_models_with_the_same_predictions(models, names, monkeypatch):
+    decoded = []
+    for module in ("dashboard.predictions", "vlm_core.inference"):
+        monkeypatch.setattr(f"{module}.decode_picture", lambda data: decoded.append(data) or decode_picture(data))
     uploads = Uploads()
-    data, said = BAD[kind]
+    run_ids = [names[model] for model in ("clip", "blip", "baseline")]
+    (result,) = categorise(models, uploads, receive(uploads, [_url(GOOD["rotated"])], ["x"]), run_ids)
+    assert decoded == [GOOD["rotated"]]
+    for run_id in run_ids:
+        (row,) = models.use(run_id, lambda model: predict_records(model, [lambda: GOOD["rotated"]]))
+        prediction = result["predictions"][run_id]
+        assert prediction["confidence"] == row["confidence"]
+        assert dict(prediction["top"]) == {name: round(row[f"p_{name}"], 6) for name, _ in prediction["top"]}
+        assert prediction.get("text") == row.get("text")
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_picture_has_an_error_and_its_neighbour_a_prediction(models, names, kind):
+    uploads = Uploads()
+    data, error = BAD[kind]
     entries = receive(uploads, [_url(data), _url(GOOD["jpeg"])], ["<b>bad</b>", "good"])
-    bad, good = categorise(warm, uploads, entries, [names["baseline"]])
-    assert said in bad["error"] and "answers" not in bad
-    assert "error" not in good["answers"][names["baseline"]]
+    bad, good = categorise(models, uploads, entries, [names["baseline"]])
+    assert error in bad["error"] and "predictions" not in bad
+    assert "error" not in good["predictions"][names["baseline"]]
 
 
 def test_too_large_too_many_and_no_base64_are_refused_before_anything_is_decoded():
@@ -130,37 +148,37 @@ def test_no_upload_raises(data, broken):
     uploads = Uploads()
     content = _url(data) if not broken else data.decode("latin1")
     results = categorise(
-        ModelCache(lambda name: pytest.fail("no model is asked")), uploads, receive(uploads, [content], ["x"]), []
+        ModelCache(lambda name: pytest.fail("no model is used")), uploads, receive(uploads, [content], ["x"]), []
     )
     assert len(results) == 1 and ("error" in results[0] or "thumbnail" in results[0])
 
 
-def test_nothing_of_an_upload_is_written(warm, names, tmp_path, monkeypatch):
+def test_nothing_of_an_upload_is_written(models, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     uploads = Uploads()
-    warm.ask(names["clip"], [GOOD["jpeg"]])
+    models.use(names["clip"], lambda model: None)  # loaded, as for the visitors before
     before = sorted(tmp_path.rglob("*"))
-    categorise(warm, uploads, receive(uploads, [_url(data) for data in GOOD.values()], list(GOOD)), [names["clip"]])
+    categorise(models, uploads, receive(uploads, [_url(data) for data in GOOD.values()], list(GOOD)), [names["clip"]])
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_models_are_kept_and_the_least_recently_asked_one_goes(runs, names):
-    asked = []
-    warm = ModelCache(lambda name: asked.append(name) or resolve(name, runs.uri), most=2)
+def test_models_are_cached_and_the_least_recently_used_one_is_dropped(runs, names):
+    loaded = []
+    models = ModelCache(lambda name: loaded.append(name) or resolve(name, runs.uri), most=2)
     for model in ("clip", "baseline", "clip", "blip", "clip"):
-        warm.ask(names[model], [GOOD["jpeg"]])
-    assert asked == [names["clip"], names["baseline"], names["blip"]]
-    assert names["clip"] in warm and names["baseline"] not in warm
+        models.use(names[model], lambda model: model.categories)
+    assert loaded == [names["clip"], names["baseline"], names["blip"]]
+    assert names["clip"] in models and names["baseline"] not in models
 
 
-def test_a_run_without_a_model_is_said_on_its_card(warm):
+def test_a_run_without_a_model_has_an_error_on_its_card(models):
     uploads = Uploads()
-    (result,) = categorise(warm, uploads, receive(uploads, [_url(GOOD["jpeg"])], ["x"]), ["nothing"])
-    assert "not a run with a model" in result["answers"]["nothing"]["error"]
+    (result,) = categorise(models, uploads, receive(uploads, [_url(GOOD["jpeg"])], ["x"]), ["nothing"])
+    assert "not a run with a model" in result["predictions"]["nothing"]["error"]
     with pytest.raises(UserError):
-        warm.ask("nothing", [b""])
+        models.use("nothing", lambda model: None)
 
 
 def test_uploads_are_bounded_and_the_oldest_make_way():
@@ -168,21 +186,21 @@ def test_uploads_are_bounded_and_the_oldest_make_way():
     first, second = uploads.put(b"a" * 60), uploads.put(b"b" * 60)
     assert uploads.get(first) is None and uploads.get(second) == b"b" * 60
     (result,) = categorise(
-        ModelCache(lambda name: pytest.fail("a model was asked")), uploads, [{"name": "x", "token": first}], []
+        ModelCache(lambda name: pytest.fail("a model was used")), uploads, [{"name": "x", "token": first}], []
     )
     assert "upload it again" in result["error"]
 
 
-def test_below_the_threshold_the_answer_is_unknown_and_the_table_is_safe():
-    answer = {
+def test_below_the_threshold_the_category_is_unknown_and_the_table_is_safe():
+    prediction = {
         "top": [["Shoes", 0.6], ["Hats", 0.4]],
         "confidence": 0.6,
         "ms": 3.0,
         "text": "=cmd()",
         "text_category": "Shoes",
     }
-    assert answer_shown(answer, 0.6) == "Shoes" and answer_shown(answer, 0.61) == "Unknown Category"
-    results = [{"name": "+1.jpg", "answers": {"r": answer}}, {"name": "bad", "error": "broken"}]
+    assert predicted_category(prediction, 0.6) == "Shoes" and predicted_category(prediction, 0.61) == "Unknown Category"
+    results = [{"name": "+1.jpg", "predictions": {"r": prediction}}, {"name": "bad", "error": "broken"}]
     rows = list(csv.DictReader(io.StringIO(as_csv(results, {"r": "run"}, 0.7))))
     assert (
         rows[0]["category"] == "Unknown Category" and rows[0]["text"] == "'=cmd()" and rows[0]["picture"] == "'+1.jpg"
@@ -199,23 +217,25 @@ def test_coverage_and_accuracy_by_hand():
     assert len(coverage_curves(run_styles(["a"], ["clip"]), [predictions], 0.5).data) == 2
 
 
-def test_samples_are_drawn_pictures_that_differ():
+def test_samples_are_pictures_that_differ():
     assert len({sample_picture(place) for place in range(8)}) == 8
     assert Image.open(io.BytesIO(sample_picture(0))).format == "JPEG"
 
 
-def test_the_validation_answers_that_thresholds_need_are_kept_with_each_run(runs, names):
+def test_the_validation_predictions_that_thresholds_need_are_stored_with_each_run(runs, names):
     figure, note = page.update_coverage(runs, [names["clip"], names["baseline"]], 0.5)
     assert len(figure.data) == 4 and "validation products" in note[0].children
-    kept = runs.predictions(names["clip"], "validation")
+    predictions = runs.predictions(names["clip"], "validation")
     last = max(runs.epochs(names["clip"]), key=lambda entry: entry["validation_summary"]["macro_f1"])
-    assert (kept.predicted == kept.labels).mean() == pytest.approx(last["validation_summary"]["overall_accuracy"])
+    assert (predictions.predicted == predictions.labels).mean() == pytest.approx(
+        last["validation_summary"]["overall_accuracy"]
+    )
     assert runs.row(names["clip"])["metrics.seconds_a_picture"] > 0
 
 
-def test_the_page_draws_results_again_without_predicting(runs, names, warm):
+def test_a_new_threshold_needs_no_new_predictions(runs, names, models):
     uploads = Uploads()
-    results = page.update_results(warm, uploads, receive(uploads, [_url(GOOD["jpeg"])], ["x"]), [names["clip"]])
+    results = page.update_results(models, uploads, receive(uploads, [_url(GOOD["jpeg"])], ["x"]), [names["clip"]])
     assert page.update_cards(runs, None, 0.5) is None
     sure, unsure = (str(page.update_cards(runs, results, threshold)) for threshold in (0.0, 1.0))
     assert "Unknown Category" in unsure and "Unknown Category" not in sure

@@ -1,4 +1,4 @@
-"""The table that is kept beside the pages, over real stores that fill, move and go away."""
+"""The table that a thread reads beside the pages, over real stores that fill, change and go away."""
 
 import shutil
 
@@ -87,5 +87,5 @@ def test_what_a_run_holds_is_read_once(filled_store, monkeypatch):
     run_id = table[table["metrics.test_macro_f1"].notna()]["run_id"].iloc[0]
     assert runs.evaluation(run_id) is runs.evaluation(run_id)
     for number in range(80):
-        runs._keep(("text", str(number)), lambda: "x")
-    assert len(runs._kept) == 64
+        runs._cached(("text", str(number)), lambda: "x")
+    assert len(runs._files) == 64

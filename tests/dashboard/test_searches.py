@@ -1,4 +1,4 @@
-"""Studies and splits as pages read them."""
+"""Searches and splits as pages read them."""
 
 import json
 
@@ -69,11 +69,11 @@ def table():
     return pd.DataFrame([leader, *trials, pruned, failed, running])
 
 
-def test_a_study_is_read_from_its_runs(table):
-    study = read_search(table, "s")
-    assert study.name == "mine" and study.searched == ("learning_rate", "mode") and study.both
-    assert [trial.state for trial in study.trials] == ["complete"] * 5 + ["pruned", "failed", "running"]
-    assert study.best.run_id == "t2" and study.best.settings == {"learning_rate": 1e-3, "mode": "lora"}
+def test_a_search_is_read_from_its_runs(table):
+    search = read_search(table, "s")
+    assert search.name == "mine" and search.searched == ("learning_rate", "mode") and search.both
+    assert [trial.state for trial in search.trials] == ["complete"] * 5 + ["pruned", "failed", "running"]
+    assert search.best.run_id == "t2" and search.best.settings == {"learning_rate": 1e-3, "mode": "lora"}
     assert search_choices(table)[0]["value"] == "s"
     assert read_search(table, "t1") is None and read_search(pd.DataFrame(), "s") is None
 
@@ -85,7 +85,7 @@ def test_history_shows_the_best_so_far_and_pruned_trials_by_another_symbol(table
     assert named["pruned"].marker.symbol == "x" and list(named["pruned"].y) == [0.2]
 
 
-def test_slices_are_logarithmic_where_the_setting_is_searched_so(table):
+def test_slices_are_logarithmic_where_the_setting_is_searched_on_a_log_scale(table):
     figure = slices(read_search(table, "s"), searchable(), "#000000")
     assert figure.layout.xaxis.type == "log" and figure.layout.xaxis2.type is None
 
@@ -97,12 +97,12 @@ def test_parallel_lines_run_from_lowest_to_highest(table):
     assert best.y[-1] == 1.0 and list(best.x) == ["learning_rate", "mode", "macro-F1"]
 
 
-def test_a_study_whose_trials_have_no_score_yet_has_no_text_in_the_void(table):
+def test_a_search_without_scores_yet_has_no_annotations(table):
     figure = parallel(read_search(table[table["run_id"].isin(["s", "t9"])], "s"))
     assert len(figure.data) == 0 and len(figure.layout.annotations) == 0
 
 
-def test_the_front_of_two_objectives_is_drawn(table):
+def test_the_front_of_two_objectives_is_plotted(table):
     front = pareto(read_search(table, "s"), "#000000").data[0]
     assert list(front.y) == [0.65, 0.7]
 
@@ -129,16 +129,22 @@ def test_a_store_without_a_search_says_how_to_begin_one(runs):
     assert first_choice(choices, None) is no_update
 
 
-def test_the_newest_study_is_shown_until_another_is_chosen():
+def test_the_newest_search_is_shown_until_another_is_chosen():
     choices = [{"value": "b", "label": "B"}, {"value": "a", "label": "A"}]
     assert first_choice(choices, None) == "b" and first_choice(choices, "a") is no_update
 
 
-def test_the_search_page_draws_all_of_a_study(table, runs, monkeypatch):
+def test_the_search_page_shows_all_of_a_search(table, runs, monkeypatch):
     monkeypatch.setattr(runs, "table", lambda: table)
     body = _text(search_page.update_body(runs, "s", 1))
-    for said in ("History", "Importances", "Slices", "Parallel coordinates", "Score against time", "Trials"):
-        assert said in body
+    for part in ("History", "Importances", "Slices", "Parallel coordinates", "Score against latency", "Trials"):
+        assert part in body
+
+
+@pytest.mark.parametrize("name", ["search", "study"])  # today's address, and that of older links
+def test_the_address_names_a_search(table, runs, monkeypatch, name):
+    monkeypatch.setattr(runs, "table", lambda: table)
+    assert '"value": "named"' in _text(search_page.layout(runs, {name: "named"}))
 
 
 def test_splits_are_offered_once_and_read_with_their_products(runs):
@@ -157,7 +163,7 @@ def test_the_catalogue_page_reports_leaks_duplicates_and_products(runs):
     choices = split_choices(runs)
     leaking = next(each["value"] for each in choices if "study" in each["label"])
     report, categories, _ = catalogue_page.update_report(runs, leaking, "")
-    assert "scores on this split reward memory" in _text(report) and categories[0]["label"] == "All categories"
+    assert "scores on this split reward memorisation" in _text(report) and categories[0]["label"] == "All categories"
     pictures, pages = catalogue_page.update_pictures(runs, leaking, "", "training", 1)
     assert _text(pictures).count("/picture/") == 24 and pages > 1
     behind, _ = catalogue_page.update_pictures(runs, leaking, "", "training", 10_000)

@@ -1,4 +1,4 @@
-"""Who may ask, and what every answer says to the browser."""
+"""Who has access, and the headers of every response."""
 
 import base64
 
@@ -35,7 +35,7 @@ def test_on_loopback_no_login_is_needed_and_one_that_is_set_is_asked_for():
 @pytest.mark.parametrize(
     "address", ["/", "/_dash-layout", "/_dash-dependencies", "/picture/abc?product=1", "/assets/style.css"]
 )
-def test_with_a_login_nothing_is_given_without_it(address, tmp_path):
+def test_with_a_login_nothing_is_served_without_it(address, tmp_path):
     client = create_app(Runs("sqlite:///nowhere.db", tmp_path), login=("ann", "long enough")).server.test_client()
     assert client.get(address).status_code == 401
     wrong = base64.b64encode(b"ann:wrong").decode()
@@ -45,7 +45,7 @@ def test_with_a_login_nothing_is_given_without_it(address, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["/", "/run", "/_dash-layout", "/assets/style.css", "/picture/abc?product=1"])
-def test_every_answer_has_the_security_headers(address, tmp_path):
+def test_every_response_has_the_security_headers(address, tmp_path):
     answer = create_app(Runs("sqlite:///nowhere.db", tmp_path)).server.test_client().get(address)
     policy = answer.headers["Content-Security-Policy"]
     scripts = next(part for part in policy.split("; ") if part.startswith("script-src"))

@@ -14,9 +14,9 @@ from vlm_core.evaluation.evaluation import evaluate
 from vlm_core.evaluation.predictions import Predictions
 
 
-def _evaluation(answers, labels=(0, 0, 1, 1), categories=2):
+def _evaluation(predicted, labels=(0, 0, 1, 1), categories=2):
     logs = np.full((len(labels), categories), np.log(0.1 / (categories - 1)))
-    logs[np.arange(len(labels)), list(answers)] = np.log(0.9)
+    logs[np.arange(len(labels)), list(predicted)] = np.log(0.9)
     names = tuple(f"c{number}" for number in range(categories))
     predictions = Predictions([str(n) for n in range(len(labels))], np.array(labels), logs, names)
     prior = np.bincount(labels, minlength=categories) / len(labels)
@@ -24,10 +24,10 @@ def _evaluation(answers, labels=(0, 0, 1, 1), categories=2):
 
 
 def test_a_family_keeps_its_colour_and_its_second_run_is_dashed_and_hatched():
-    looks = run_styles(["a", "b", "c"], ["clip", "clip-large", "git"])
-    assert [look.colour for look in looks] == ["#0072B2", "#0072B2", "#009E73"]
-    assert [look.dash for look in looks] == ["solid", "dash", "solid"]
-    assert [look.pattern for look in looks] == ["", "/", ""]
+    styles = run_styles(["a", "b", "c"], ["clip", "clip-large", "git"])
+    assert [style.colour for style in styles] == ["#0072B2", "#0072B2", "#009E73"]
+    assert [style.dash for style in styles] == ["solid", "dash", "solid"]
+    assert [style.pattern for style in styles] == ["", "/", ""]
 
 
 def test_bars_have_the_evaluations_f1_and_interval():

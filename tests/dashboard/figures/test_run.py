@@ -10,7 +10,7 @@ MATRIX = np.array([[3, 1], [0, 0]])
 
 
 @pytest.mark.parametrize(
-    ("kind", "before", "shown"),
+    ("kind", "before", "values"),
     [
         ("counts", None, [[3, 1], [0, 0]]),
         ("share", None, [[0.75, 0.25], [0, 0]]),
@@ -18,9 +18,9 @@ MATRIX = np.array([[3, 1], [0, 0]])
         ("difference", None, [[0, 0], [0, 0]]),
     ],
 )
-def test_a_matrix_shows_counts_shares_of_the_row_or_what_an_epoch_changed(kind, before, shown):
+def test_a_matrix_shows_counts_shares_of_the_row_or_what_an_epoch_changed(kind, before, values):
     trace = confusion(MATRIX, ("a", "b"), kind, before).data[0]
-    np.testing.assert_allclose(trace.z, shown)
+    np.testing.assert_allclose(trace.z, values)
     assert trace.zmin == -trace.zmax if kind == "difference" else trace.zmin == 0
 
 
@@ -49,5 +49,5 @@ def test_empty_bins_are_no_points_of_the_calibration_curve():
 def test_small_subgroups_are_hollow():
     groups = [Subgroup("gender", name, n, Estimate(0.5, 0.4, 0.7), 0.5, 2, ()) for name, n in (("", 19), ("Men", 20))]
     trace = subgroups(groups, "#000000", 0.5).data[0]
-    assert list(trace.y) == ["not given  (n 19)", "Men  (n 20)"]
+    assert list(trace.y) == ["unknown  (n 19)", "Men  (n 20)"]
     assert list(trace.marker.symbol) == ["circle-open", "circle"]

@@ -85,16 +85,16 @@ def test_the_address_says_what_the_grid_is_sorted_and_filtered_by_at_first(runs)
     assert all("sort" not in column for column in columns.values())  # it would undo the reader's choice at every change
 
 
-@pytest.mark.parametrize("given", ["", "nonsense", "latency:sideways", None])
-def test_a_strange_address_leaves_the_grid_as_it_is(runs, given):
-    columns = leaderboard.update_grid(runs, True, 1, "", "", False, None, given)[1]
+@pytest.mark.parametrize("sort", ["", "nonsense", "latency:sideways", None])
+def test_a_strange_address_leaves_the_grid_as_it_is(runs, sort):
+    columns = leaderboard.update_grid(runs, True, 1, "", "", False, None, sort)[1]
     assert [each["field"] for each in columns if each.get("initialSort")] == ["score"]
-    assert '"filterModel": {}' in _text(leaderboard.layout(runs, {"filter": "[" + str(given)}))
+    assert '"filterModel": {}' in _text(leaderboard.layout(runs, {"filter": "[" + str(sort)}))
 
 
 def test_an_empty_and_an_unread_store_have_their_own_pages(store):
     runs = Runs("", store)
-    assert "The runs are being read" in _text(leaderboard.layout(runs, {}))
+    assert "Loading runs" in _text(leaderboard.layout(runs, {}))
     runs.refresh()
     state, hidden, choices = leaderboard.update_state(runs, 1, "")
     assert hidden and "No runs yet" in _text(state) and "make train" in _text(state) and choices[0]["value"] == ""

@@ -7,7 +7,6 @@ import pytest
 from flask import Flask
 
 from dashboard.pages import run as page
-from dashboard.pages.run_parts import confusion_of, differing_params
 from dashboard.runs import Runs
 
 
@@ -42,9 +41,9 @@ def test_the_head_names_the_run_and_links_to_mlflow(runs, clip):
     assert not hidden and f"http://mlflow.example/#/experiments/{experiment}/runs/{clip}" in _text(head)
 
 
-def test_an_unknown_run_is_said(runs):
+def test_an_unknown_run_is_not_found(runs):
     head, hidden = page.update_head(runs, 1, "none")
-    assert hidden and "No such run" in _text(head)
+    assert hidden and "Run not found" in _text(head)
     assert page.update_details(runs, "none", None) == (None, None)
 
 
@@ -55,21 +54,21 @@ def test_curves_and_the_slider_cover_all_epochs_and_the_test_split(runs, clip):
     assert page.update_curves(runs, 1, clip, 2, 4)[2] == 2  # a chosen epoch stays
 
 
-@pytest.mark.parametrize(("asked", "shown"), [("2", 2), ("4", 4), ("99", 4), ("", 4), ("-1", 4), ("x", 4)])
-def test_the_address_names_an_epoch_and_without_one_the_last_is_shown(runs, clip, asked, shown):
+@pytest.mark.parametrize(("text", "epoch"), [("2", 2), ("4", 4), ("99", 4), ("", 4), ("-1", 4), ("x", 4)])
+def test_the_address_names_an_epoch_and_without_one_the_last_is_shown(runs, clip, text, epoch):
     slider = next(
-        each for each in page.layout(runs, {"run": clip, "epoch": asked})._traverse_ids() if each.id == "run-epoch"
+        each for each in page.layout(runs, {"run": clip, "epoch": text})._traverse_ids() if each.id == "run-epoch"
     )
-    assert page.update_curves(runs, 1, clip, slider.value, slider.max)[2] == shown
+    assert page.update_curves(runs, 1, clip, slider.value, slider.max)[2] == epoch
 
 
 def test_each_epochs_matrix_is_that_of_the_log_and_the_last_one_is_of_the_test_split(runs, clip):
     entries = runs.epochs(clip)
-    second = confusion_of(runs, clip, 2)
+    second = page.epoch_matrix(runs, clip, 2)
     np.testing.assert_array_equal(second.matrix, entries[1]["validation_summary"]["confusion_matrix"])
     np.testing.assert_array_equal(second.before, entries[0]["validation_summary"]["confusion_matrix"])
-    assert confusion_of(runs, clip, 1).before is None
-    np.testing.assert_array_equal(confusion_of(runs, clip, 4).matrix, runs.evaluation(clip).confusion)
+    assert page.epoch_matrix(runs, clip, 1).before is None
+    np.testing.assert_array_equal(page.epoch_matrix(runs, clip, 4).matrix, runs.evaluation(clip).confusion)
     figure, note = page.update_confusion(runs, 4, "counts", 1, clip)
     assert note.startswith("Test split") and int(np.sum(figure.data[0].z)) == runs.evaluation(clip).n
 
@@ -87,11 +86,11 @@ def test_a_failed_run_shows_why_as_text(runs):
     head, _ = page.update_head(runs, 1, failed)
     assert "RuntimeError: <script>alert(1)</script>" in _text(head)
     waiting, _ = page.update_details(runs, failed, "")
-    assert "Not tested yet" in _text(waiting)
+    assert "Not evaluated yet" in _text(waiting)
 
 
 def test_settings_that_differ_from_the_preset_are_found(runs, clip):
-    differing = {name: (ours, preset) for name, ours, preset in differing_params(runs.row(clip))}
+    differing = {name: (ours, preset) for name, ours, preset in page.differing_params(runs.row(clip))}
     assert differing["mode"] == ("lp-ft", "probe") and differing["train_per_category"] == ("20", "480")
     assert "preset" not in differing and "weights" not in differing
-    assert differing_params({"params.preset": "unheard of"}) == []
+    assert page.differing_params({"params.preset": "unheard of"}) == []
