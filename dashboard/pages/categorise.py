@@ -243,14 +243,17 @@ def _prediction(
         return html.Div([title, notice("No prediction", prediction["error"], "error")])
     category = predicted_category(prediction, threshold)
     unknown = " unknown" if category == UNKNOWN_CATEGORY else ""
-    parts: list[Component] = [
+    parts = [
         title,
         dmc.Text(category, size="lg", fw=650, className=f"prediction{unknown}"),
         html.Div([_bar(name, value, family_colour(model)) for name, value in prediction["top"]], className="bars"),
     ]
     if "text" in prediction:
-        text = [html.Q(str(prediction["text"])), " → ", html.B(str(prediction["text_category"]))]
-        parts.append(html.Div(text, className="written"))
+        parts.append(
+            html.Div(
+                [html.Q(str(prediction["text"])), " → ", html.B(str(prediction["text_category"]))], className="written"
+            )
+        )
     parts.append(_model_views(prediction, run_id, source))
     return html.Div(parts)
 

@@ -70,5 +70,5 @@ def wilson_interval(right: int, n: int) -> Estimate:
     """The share `right / n` with Wilson's interval of 95 %, which is sound for few products and shares near 1."""
     from scipy.stats import binomtest
 
-    interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson_interval")
+    interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     return Estimate(right / n, float(interval.low), float(interval.high))
