@@ -62,20 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     sizes = [int(size) for size in given.sizes.split(",")]
     for size in sizes:
-        keep(f"input {size}", steps.measure_input, size, given.data, root, given.threads)
+        keep(f"preprocessing {size}", steps.measure_preprocessing, size, given.data, root, given.threads)
     for family in given.families.split(","):
         for size in sizes:
             for kind in given.kinds.split(","):
                 where = (family, size, given.data, root, given.threads)
                 if kind == "answers":
-                    keep(f"answers {family} {size}", inference_speed.measure_answers, *where)
+                    keep(f"inference {family} {size}", inference_speed.measure_inference, *where)
                 elif kind == "full beside naive":
-                    keep(f"beside {family} {size}", steps.measure_beside, *where, given.steps)
+                    keep(f"in turn {family} {size}", steps.measure_in_turn, *where, given.steps)
                 else:
-                    keep(f"train {family} {size} {kind}", steps.measure, kind, *where, given.steps)
+                    keep(f"training {family} {size} {kind}", steps.measure, kind, *where, given.steps)
     for count in filter(None, given.growth.split(",")):
-        keep(f"growth {count}", growth.measure_growth, int(count), given.data, root, given.threads)
-    tables = markdown_tables.whole(results)
+        keep(f"growth of {count}", growth.measure_growth, int(count), given.data, root, given.threads)
+    tables = markdown_tables.all_tables(results)
     if given.output:
         _write_tables(tables, Path(given.output))
     print(f"Wrote the tables of {given.output}." if given.output else tables)

@@ -41,7 +41,7 @@ def mass_on_cue(maps: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray
 
 
 @cache
-def learnt(family: str, answer: str = "head") -> VisionLanguageCategoriser:
+def learnt(family: str, answer: str = "linear") -> VisionLanguageCategoriser:
     """A small model of the family that names the colour: two blocks of width 64, trained for seconds."""
     # Weights of 0.02 are for wide models: with them, these need twice the steps.
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -63,13 +63,13 @@ def learnt(family: str, answer: str = "head") -> VisionLanguageCategoriser:
 def _train(model: VisionLanguageCategoriser) -> None:
     steps, batch = 200, 32
     pictures, labels, _ = draw_pictures(steps * batch, seed=1)
-    weights = list(model.learn_from(0).values())
+    weights = list(model.freeze_before(0).values())
     optimiser = torch.optim.AdamW(weights, lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps, pct_start=0.2)
     model.set_training(True, 0)
     for start in range(0, len(pictures), batch):
         rows = slice(start, start + batch)
-        loss, _ = model.answer.loss(model.run((plain_view(pictures[rows], 32),)), torch.from_numpy(labels[rows]))
+        loss, _ = model.head.loss(model.run((plain_view(pictures[rows], 32),)), torch.from_numpy(labels[rows]))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -52,9 +52,9 @@ def _run(data, folder, mechanism="attention-pool", tower=None, rates=(1e-3,), **
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_nothing_but_the_mechanism_learns(family, mechanism):
     model = MechanismCategoriser(mechanism, *make_tiny(family), family, CATEGORIES, CANVAS)
-    weights = model.learn_from(len(model.stages))
-    assert {id(weight) for weight in weights.values()} == {id(weight) for weight in model.answer.parameters()}
-    loss, _ = model.answer.loss(model.run((torch.randn(2, 3, 64, 64),)), torch.tensor([0, 2]))
+    weights = model.freeze_before(len(model.stages))
+    assert {id(weight) for weight in weights.values()} == {id(weight) for weight in model.head.parameters()}
+    loss, _ = model.head.loss(model.run((torch.randn(2, 3, 64, 64),)), torch.tensor([0, 2]))
     loss.backward()
     assert all(weight.grad is not None for weight in weights.values())
     assert all(weight.grad is None for weight in model.hf.parameters())

@@ -11,7 +11,7 @@ from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
 from vlm_core.attention.maps import _stretch, _words, explain, explain_words, layer_maps
 from vlm_core.attention.recording import record
 from vlm_core.errors import UserError
-from vlm_core.models.heads import write_ids
+from vlm_core.models.heads import generate_ids
 from vlm_core.pixels.views import plain_view
 
 PICTURES = np.random.default_rng(3).integers(0, 256, (9, 80, 60, 3), dtype=np.uint8)
@@ -142,7 +142,7 @@ def test_a_model_that_writes_nothing_at_all_has_no_words(monkeypatch: pytest.Mon
     end = model.adapter.sentence_ids("")[-1]  # type: ignore[union-attr]
     with torch.no_grad():
         model.hf.output.bias[end] = 1e4
-    assert write_ids(model.adapter, *model.run((plain_view(PICTURES[:2], 64),))) == [[], []]  # type: ignore[arg-type]
+    assert generate_ids(model.adapter, *model.run((plain_view(PICTURES[:2], 64),))) == [[], []]  # type: ignore[arg-type]
     assert explain_words(model, PICTURES[:2], method="gradient") == [(), ()]
 
 

@@ -9,14 +9,14 @@ import torch
 from tests.attention.reference import attention_of_hugging_face
 from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
 from vlm_core.attention.recording import category_scores, log_odds, record, record_text
-from vlm_core.models.blocks import attend
+from vlm_core.models.blocks import multi_head_attention
 from vlm_core.pixels.views import plain_view
 
 PICTURES = np.random.default_rng(3).integers(0, 256, (3, 80, 60, 3), dtype=np.uint8)
 PIXELS = plain_view(PICTURES, 64)
 TARGETS = torch.tensor([0, 2, 1])
 ANSWERS = [
-    *((family, "head", readout) for family in FAMILIES for readout in ("fused", "vision")),
+    *((family, "linear", readout) for family in FAMILIES for readout in ("fused", "vision")),
     ("clip", "prompts", "fused"),
     *((family, "sentences", "tokens") for family in CAPTIONERS),
 ]
@@ -37,7 +37,7 @@ def test_the_recorded_pass_answers_as_the_everyday_one(family: str, answer: str,
 def test_states_of_both_passes_agree_to_a_millionth(family: str) -> None:
     model = make_categoriser(family)
     kept = []
-    model.answer.log_probabilities = lambda state: kept.append(state[0].detach()) or torch.zeros(3, 3)  # type: ignore[method-assign]
+    model.head.log_probabilities = lambda state: kept.append(state[0].detach()) or torch.zeros(3, 3)  # type: ignore[method-assign]
     record(model, PIXELS, TARGETS)
     category_scores(model, PIXELS, TARGETS)
     torch.testing.assert_close(kept[0], kept[1], atol=1e-6, rtol=1e-6)
@@ -89,7 +89,7 @@ def test_a_categorys_score_is_that_of_its_sentences_tokens(family: str) -> None:
     model = make_categoriser(family, "sentences", "tokens")
     recording = record(model, PIXELS, TARGETS)
     for row, target in enumerate(TARGETS.tolist()):
-        alone = record_text(model, PIXELS[row : row + 1], [model.answer.sentences[target]])  # type: ignore[union-attr]
+        alone = record_text(model, PIXELS[row : row + 1], [model.head.sentences[target]])  # type: ignore[union-attr]
         asked = recording.asked[row] > 0
         torch.testing.assert_close(recording.scores[row][asked], alone.scores[0], atol=1e-5, rtol=1e-5)
         assert recording.scores[row][~asked].abs().sum() == 0
@@ -106,7 +106,7 @@ def test_log_odds_do_not_flatten_where_a_probability_is_one() -> None:
 
 def test_a_model_with_frozen_weights_has_gradients_of_attention() -> None:
     model = make_categoriser("blip")
-    model.learn_from(len(model.stages))
+    model.freeze_before(len(model.stages))
     recording = record(model, PIXELS, TARGETS)
     gradients = torch.autograd.grad(recording.scores.sum(), [layer.probabilities for layer in recording.layers])
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
@@ -115,18 +115,18 @@ def test_a_model_with_frozen_weights_has_gradients_of_attention() -> None:
 def test_recording_neither_stays_nor_reaches_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_categoriser("clip")
     shown = torch.randn(1, 4, 8)
-    before = attend(shown, shown, shown, 2)
+    before = multi_head_attention(shown, shown, shown, 2)
     kept_elsewhere = []
 
     def head(state: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        thread = threading.Thread(target=lambda: kept_elsewhere.append(attend(shown, shown, shown, 2)))
+        thread = threading.Thread(target=lambda: kept_elsewhere.append(multi_head_attention(shown, shown, shown, 2)))
         thread.start()
         thread.join()
         raise ValueError("in the middle")
 
-    monkeypatch.setattr(model.answer, "log_probabilities", head)
+    monkeypatch.setattr(model.head, "log_probabilities", head)
     with pytest.raises(ValueError, match="in the middle"):
         record(model, PIXELS, TARGETS)
     assert not kept_elsewhere[0].requires_grad
-    assert not attend(shown, shown, shown, 2).requires_grad
-    assert torch.equal(before, attend(shown, shown, shown, 2))
+    assert not multi_head_attention(shown, shown, shown, 2).requires_grad
+    assert torch.equal(before, multi_head_attention(shown, shown, shown, 2))

@@ -14,7 +14,7 @@ TARGETS = torch.tensor([2, 0])
 
 
 def _head_scores(model, state):
-    return log_odds(model.answer.linear(state), TARGETS).sum()
+    return log_odds(model.head.linear(state), TARGETS).sum()
 
 
 def _weighted(attention, score, picture):
@@ -104,7 +104,7 @@ def test_raw_relevance_of_text_is_its_mean_attention_to_image_tokens(family: str
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_vision_readout_is_explained_by_its_tower(family: str) -> None:
-    recording = record(make_categoriser(family, "head", "vision"), PIXELS, TARGETS)
+    recording = record(make_categoriser(family, "linear", "vision"), PIXELS, TARGETS)
     assert {layer.kind for layer in recording.layers} == {"vision"}
     raw = raw_relevance(recording, recording.asked)
     assert raw.shape == (2, 64)

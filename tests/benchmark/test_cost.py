@@ -34,9 +34,9 @@ def test_a_networks_cost_holds_its_weights_and_its_arithmetic():
     _check(cost)
     weights = sum(weight.numel() for weight in model.hf.parameters()) + 3 * 128 + 3
     assert cost.weights == weights
-    tokens, width, mlp, heads = 65, 128, 8, 4  # as `blocks.py` does it: in the last block the class token alone reads
+    tokens, width, mlp, heads = 65, 128, 8, 4  # as in `blocks.py`: in the last block the class token is the only query
     whole = 2 * tokens * width * width * (4 + mlp) + 2 * 2 * tokens**2 * width
-    crossing = 2 * 2 * heads * tokens * width + 2 * width  # a head's query meets whole tokens, and the keys' bias
+    crossing = 2 * 2 * heads * tokens * width + 2 * width  # a head's query meets whole tokens, and the key bias
     last = 2 * width * width * (4 + mlp) + crossing
     head = 2 * width * width + 2 * width * 3
     assert cost.flops == 2 * 64 * (8 * 8 * 3) * width + 3 * whole + last + head

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.models.families import FAMILIES, make_adapter
-from vlm_core.benchmark.naive import augment, decode, fused_state, jpegs, naive_steps, trainer_steps
+from vlm_core.benchmark.naive import augment, decode, fused_features, jpegs, naive_steps, trainer_steps
 from vlm_core.models.stages import run_stages
 
 PIXELS = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -19,7 +19,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 def _read(family):
     adapter = make_adapter(family)
     prompt = adapter.prompt_ids() if family != "clip" else ()
-    return adapter, *fused_state(family, adapter.hf, prompt)
+    return adapter, *fused_features(family, adapter.hf, prompt)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -69,7 +69,7 @@ def test_every_row_is_kept_or_accounted_for(tmp_path, make):
     assert (reading.rows_read, reading.rows_repaired, reading.pictures_missing, reading.products) == (6, 1, 1, 3)
     assert [refusal.line for refusal in reading.refused] == [4]
     assert [refusal.line for refusal in reading.pictures_unreadable] == [6]
-    assert "cut short" in reading.pictures_unreadable[0].reason
+    assert "truncated" in reading.pictures_unreadable[0].reason
     products = catalogue.products
     assert products["product_id"].tolist() == ["1", "2", "6"]
     assert products["title"].tolist() == ["Blue Shirt", "Live, Laugh Flip Flops", "Bag"]

@@ -131,7 +131,7 @@ def test_a_test_product_and_an_upload_are_explained(explainer, runs, names):
     assert attention_panel(explainer, names["clip"], products[0]["value"], "raw", "", 0, 0).error == ""
     (entry,) = receive(explainer._uploads, ["data:image/png;base64," + base64.b64encode(b"text").decode()], ["x"])
     assert (
-        "no picture format"
+        "format is not supported"
         in attention_panel(explainer, names["clip"], f"upload:{entry['token']}", "raw", "", 0, 0).error
     )
 

@@ -86,10 +86,10 @@ GOOD = {
     "rotated": _upside_down(),
 }
 BAD = {
-    "text named .jpg": (b"this is a text", "no picture format"),
-    "cut short": (_encoded(form="JPEG", size=(600, 800))[:400], "cut short or broken"),
+    "text named .jpg": (b"this is a text", "format is not supported"),
+    "cut short": (_encoded(form="JPEG", size=(600, 800))[:400], "truncated or broken"),
     "bomb": (_bomb(), "megapixels"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "no picture format"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "format is not supported"),
     "empty": (b"", ""),
 }
 

@@ -10,7 +10,7 @@ from vlm_core.errors import UserError
 from vlm_core.evaluation.label_audit import LabelAudit, audit_labels, macro_f1_without
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.summary import macro_f1
-from vlm_core.models.baseline import Features
+from vlm_core.models.baseline import FeatureExtractor
 
 COLUMNS = Columns("id", "", "productDisplayName", "masterCategory", ())
 NAMES = ("a", "b", "c")
@@ -53,7 +53,7 @@ def test_planted_errors_in_drawn_products_are_found(shop, tmp_path):
     names, counts = np.unique(catalogue.products["masterCategory"], return_counts=True)
     kept = np.isin(catalogue.products["masterCategory"], names[counts >= 20])
     names, labels = np.unique(catalogue.products["masterCategory"].to_numpy(str)[kept], return_inverse=True)
-    features = Features().of(catalogue.pictures.take(np.flatnonzero(kept)))
+    features = FeatureExtractor().extract(catalogue.pictures.take(np.flatnonzero(kept)))
     spoilt, wrong = _planted(labels, len(names), np.random.default_rng(1))
     audit = audit_labels(features, spoilt, np.arange(len(labels)), names.tolist(), seed=0)
     precision, recall = _precision_and_recall(audit, wrong)

@@ -34,9 +34,9 @@ def make_adapter(family: str) -> Any:
     return ADAPTERS[family](*make_tiny(family))
 
 
-def make_categoriser(family: str, answer: str = "head", readout: str = "fused") -> VisionLanguageCategoriser:
+def make_categoriser(family: str, head: str = "linear", readout: str = "fused") -> VisionLanguageCategoriser:
     """A categoriser of three categories over a fresh tiny model."""
-    description = Description(family, CATEGORIES, (80, 60), answer, readout, {"shirt": "Apparel"})  # type: ignore[arg-type]
+    description = Description(family, CATEGORIES, (80, 60), head, readout, {"shirt": "Apparel"})  # type: ignore[arg-type]
     hf, tokenizer = make_tiny(family)
     torch.manual_seed(1)  # after the first call has made the weights, so that every head starts alike
     return VisionLanguageCategoriser(hf, tokenizer, description)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.models.families import CAPTIONERS, CATEGORIES, make_adapter
-from vlm_core.models.heads import PromptHead, SentenceHead, write_texts
+from vlm_core.models.heads import PromptHead, SentenceHead, generate_texts
 from vlm_core.models.stages import run_stages
 
 PIXELS = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
@@ -120,7 +120,7 @@ def test_written_text_is_what_generate_writes(family):
     ids = torch.tensor([[*prompt, 0] if family == "blip" else prompt] * 3)
     theirs = adapter.hf.generate(pixel_values=PIXELS, input_ids=ids, max_new_tokens=20, do_sample=False, num_beams=1)
     texts = [adapter.tokenizer.decode(row[len(prompt) :], skip_special_tokens=True).strip() for row in theirs]
-    assert write_texts(adapter, _end(adapter, "tokens")) == texts
+    assert generate_texts(adapter, _end(adapter, "tokens")) == texts
     assert any(texts)
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 
 from vlm_core.errors import UserError
 from vlm_core.models import baseline as module
-from vlm_core.models.baseline import Baseline, Features, fit_baseline
+from vlm_core.models.baseline import Baseline, FeatureExtractor, fit_baseline
 
 CATEGORIES = ("bars", "blobs", "rings")
 CANVAS = (80, 60)
@@ -72,8 +72,8 @@ def _fit(
 
 
 def test_features_are_hog_colour_shares_and_a_thumbnail(pictures: NDArray[np.uint8]) -> None:
-    features = Features().of(pictures[:2])
-    assert features.shape == (2, Features().count)
+    features = FeatureExtractor().extract(pictures[:2])
+    assert features.shape == (2, FeatureExtractor().count)
     assert features.dtype == np.float32
     picture, row = pictures[1], features[1]
     shape, colour, thumbnail = np.split(row, [7 * 5 * 4 * 9, 7 * 5 * 4 * 9 + 64])
@@ -89,7 +89,9 @@ def test_features_are_hog_colour_shares_and_a_thumbnail(pictures: NDArray[np.uin
 @pytest.mark.parametrize("canvas", [(64, 64), (80, 60), (224, 160), (20, 30)])
 def test_pictures_of_any_size_have_the_same_features(canvas: tuple[int, int]) -> None:
     plain = np.full((1, *canvas, 3), 200, np.uint8)
-    np.testing.assert_allclose(Features().of(plain), Features().of(np.full((1, 80, 60, 3), 200, np.uint8)))
+    np.testing.assert_allclose(
+        FeatureExtractor().extract(plain), FeatureExtractor().extract(np.full((1, 80, 60, 3), 200, np.uint8))
+    )
 
 
 def test_it_learns_what_colour_does_not_tell(
@@ -114,11 +116,11 @@ def test_it_is_scikit_learns_regression_of_rows_repeated(
     shelf = Shelf(pictures)
     validation = np.flatnonzero(keep >= 0)[-20:]
     ours = fit_baseline(shelf, keep, training, validation, CATEGORIES[:count], CANVAS, 0)
-    once = Features().of(pictures[rows])
+    once = FeatureExtractor().extract(pictures[rows])
     scale = np.maximum(once.std(axis=0), 0.01)
-    standard = (Features().of(pictures[training]) - once.mean(axis=0)) / scale
+    standard = (FeatureExtractor().extract(pictures[training]) - once.mean(axis=0)) / scale
     reference = LogisticRegression(C=0.01, max_iter=5000, tol=1e-7).fit(standard.astype(float), labels[training])
-    expected = reference.predict_log_proba((Features().of(pictures[84:]) - once.mean(axis=0)) / scale)
+    expected = reference.predict_log_proba((FeatureExtractor().extract(pictures[84:]) - once.mean(axis=0)) / scale)
     np.testing.assert_allclose(ours.log_probabilities(pictures[84:]), expected, atol=0.02)
 
 
@@ -139,7 +141,7 @@ def test_the_penalty_is_the_one_that_does_best_on_the_validation_rows(
 def test_each_picture_is_measured_once_and_in_parts(
     pictures: NDArray[np.uint8], labels: NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PICTURES_A_PART", 16)
+    monkeypatch.setattr(module, "_IMAGES_PER_CHUNK", 16)
     shelf = Shelf(pictures)
     _fit(shelf, labels, training=np.repeat(np.arange(60), 4))
     assert max(len(part) for part in shelf.taken) <= 16
@@ -149,13 +151,13 @@ def test_each_picture_is_measured_once_and_in_parts(
 def test_of_very_many_training_rows_every_category_keeps_its_share(
     pictures: NDArray[np.uint8], labels: NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_TRAINING_ROWS", 14)
+    monkeypatch.setattr(module, "MAX_TRAINING_ROWS", 14)
     rare = np.r_[np.flatnonzero(labels[:60] < 2), 2]  # 40 rows of two categories, one of the third
     shelf = Shelf(pictures)
     model = _fit(shelf, labels, training=rare)
     taken = labels[[row for part in shelf.taken for row in part if row < 60]]
     assert np.bincount(taken).tolist() == [7, 7, 1]
-    assert model.weights.shape == (3, Features().count)
+    assert model.weights.shape == (3, FeatureExtractor().count)
 
 
 def test_rows_of_log_probabilities_belong_to_their_pictures(fitted: Baseline, pictures: NDArray[np.uint8]) -> None:

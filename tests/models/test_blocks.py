@@ -24,11 +24,11 @@ def _layers():
 
 
 def _plain(query, tokens, key, value, mask, dropout):
-    return blocks.attend(query, key(tokens), value(tokens), HEADS, mask, dropout)
+    return blocks.multi_head_attention(query, key(tokens), value(tokens), HEADS, mask, dropout)
 
 
 def _few(query, tokens, key, value, mask, dropout):
-    return blocks.attend_few(query, tokens, key, value, HEADS, mask, dropout)
+    return blocks.absorbed_attention(query, tokens, key, value, HEADS, mask, dropout)
 
 
 @pytest.mark.parametrize("mask", [None, causal_mask(9, 56, torch.zeros(1))])
@@ -59,8 +59,8 @@ def test_dropout_takes_shares_of_attention_and_the_value_bias_with_them():
 @pytest.fixture
 def short(monkeypatch):
     """How often the short way was taken."""
-    taken, attend_few = [], blocks.attend_few
-    monkeypatch.setattr(blocks, "attend_few", lambda *given: taken.append(given) or attend_few(*given))
+    taken, absorbed_attention = [], blocks.absorbed_attention
+    monkeypatch.setattr(blocks, "absorbed_attention", lambda *args: taken.append(args) or absorbed_attention(*args))
     return taken
 
 
@@ -77,14 +77,14 @@ def test_the_short_way_is_taken_where_one_token_or_a_few_are_read(family, short)
 def test_the_short_way_is_left_where_it_costs_more_or_would_not_be_the_same(short):
     attention = make_adapter("blip").hf.text_decoder.bert.encoder.layer[0].crossattention
     many = _draw(1, 65, 128, seed=0)
-    blocks._mix(attention, many[:, :20], many)  # 20 queries a head: half of the work is not saved
-    token = blocks.OPERATION.set(lambda query, *_, **__: query)  # somebody wants to see the shares
-    blocks._mix(attention, many[:, :4], many)
-    blocks.OPERATION.reset(token)
+    blocks._bert_attention(attention, many[:, :20], many)  # 20 queries a head: half of the work is not saved
+    token = blocks.ATTENTION_KERNEL.set(lambda query, *_, **__: query)  # somebody wants to see the shares
+    blocks._bert_attention(attention, many[:, :4], many)
+    blocks.ATTENTION_KERNEL.reset(token)
     assert not short
-    blocks._mix(attention, many[:, :4], many)
+    blocks._bert_attention(attention, many[:, :4], many)
     assert len(short) == 1
     adapter = make_adapter("blip")
     add_adapters(adapter.hf, [adapter.hf.text_decoder], rank=2)
-    blocks._mix(adapter.hf.text_decoder.bert.encoder.layer[0].crossattention, many[:, :4], many)
+    blocks._bert_attention(adapter.hf.text_decoder.bert.encoder.layer[0].crossattention, many[:, :4], many)
     assert len(short) == 1

@@ -22,8 +22,8 @@ from tests.standins import HubStandIn
 from tests.standins import hub_stand_in as hub_stand_in  # the fixture `hub`
 from vlm_core.errors import UserError
 from vlm_core.models.checkpoints import (
-    FoundCheckpoint,
-    MissingCheckpoint,
+    AvailableCheckpoint,
+    UnavailableCheckpoint,
     fetch_checkpoint,
     find_checkpoint,
     load_pretrained,
@@ -74,15 +74,15 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def find(name: str | Path) -> FoundCheckpoint:
+def find(name: str | Path) -> AvailableCheckpoint:
     found = find_checkpoint(str(name))
-    assert isinstance(found, FoundCheckpoint)
+    assert isinstance(found, AvailableCheckpoint)
     return found
 
 
 def reason_of(name: str, seconds: float = 4.0) -> str:
     missing = find_checkpoint(name, seconds=seconds)
-    assert isinstance(missing, MissingCheckpoint)
+    assert isinstance(missing, UnavailableCheckpoint)
     return missing.reason
 
 
@@ -94,7 +94,7 @@ INDEX = {"model.safetensors.index.json": json.dumps({"weight_map": {"a": PART}})
 def test_folder_with_a_configuration_and_weights_is_found(tmp_path: Path, weights: dict[str, bytes]) -> None:
     folder = fill(tmp_path / "model", {**CONFIG, **weights})
     found = find(folder)
-    assert found == FoundCheckpoint(str(folder), "folder", str(folder), None, tuple(sorted([*CONFIG, *weights])))
+    assert found == AvailableCheckpoint(str(folder), "folder", str(folder), None, tuple(sorted([*CONFIG, *weights])))
     assert found.local_files_only
     assert found.safetensors == ("pytorch_model.bin" not in weights)
 
@@ -123,7 +123,7 @@ def test_what_is_neither_a_folder_nor_a_name_is_refused(full_hub: HubStandIn, na
 
 
 def test_hub_is_asked_once_and_only_what_is_needed_is_named(full_hub: HubStandIn) -> None:
-    assert find_checkpoint(NAME) == FoundCheckpoint(NAME, "hub", NAME, full_hub.commit(NAME), NEEDED)
+    assert find_checkpoint(NAME) == AvailableCheckpoint(NAME, "hub", NAME, full_hub.commit(NAME), NEEDED)
     assert [asked.path for asked in full_hub.asked] == [f"/api/models/{NAME}"]
     del full_hub.repositories[NAME]["model.safetensors"]
     assert not find(NAME).safetensors
@@ -134,7 +134,7 @@ def test_hub_is_asked_once_and_only_what_is_needed_is_named(full_hub: HubStandIn
 def test_hub_that_never_answers_is_given_up_in_time(full_hub: HubStandIn) -> None:
     full_hub.hanging = True
     start = time.monotonic()
-    assert "did not answer within 0.3 seconds" in reason_of(NAME, seconds=0.3)
+    assert "did not respond within 0.3 seconds" in reason_of(NAME, seconds=0.3)
     assert time.monotonic() - start < 1.5
 
 
@@ -146,7 +146,7 @@ def test_hub_that_refuses_is_named_with_its_status(full_hub: HubStandIn, status:
 
 
 def test_hub_without_the_model_or_its_weights_or_a_network(full_hub: HubStandIn) -> None:
-    assert "knows no such model" in reason_of("openai/clip-vit-bse-patch32")
+    assert "has no such model" in reason_of("openai/clip-vit-bse-patch32")
     full_hub.repositories[NAME] = {"config.json": b"{}", "tf_model.h5": b""}
     assert "no weights" in reason_of(NAME)
     full_hub.status = 200  # a page, as the network of a hotel answers everything with
@@ -155,9 +155,9 @@ def test_hub_without_the_model_or_its_weights_or_a_network(full_hub: HubStandIn)
     assert "cannot be reached" in reason_of(NAME)
 
 
-def test_sentence_names_the_command_that_fetches_it() -> None:
-    sentence = MissingCheckpoint(NAME, "the hub did not answer").sentence()
-    assert re.search(f"`hf download {NAME}`.*weights=tiny", sentence)
+def test_message_names_the_command_that_downloads_it() -> None:
+    message = UnavailableCheckpoint(NAME, "the hub did not respond").message()
+    assert re.search(f"`hf download {NAME}`.*weights=tiny", message)
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="hf")
     assert command.module.startswith("huggingface_hub")
 
@@ -174,7 +174,7 @@ def test_what_was_fetched_is_found_in_the_cache_without_a_network(
     full_hub.asked.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = find(NAME)
-    assert found == FoundCheckpoint(NAME, "cache", str(folder), full_hub.commit(NAME), NEEDED)
+    assert found == AvailableCheckpoint(NAME, "cache", str(folder), full_hub.commit(NAME), NEEDED)
     assert found.local_files_only
     assert fetch_checkpoint(found) == folder
     assert full_hub.asked == []
@@ -281,7 +281,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     told = logging.handlers.BufferingHandler(100)
     reports.add_handler(told)
     capfd.readouterr()
-    with pytest.raises(UserError, match=r"1 weights are absent or of another shape, the first is logit_scale"):
+    with pytest.raises(UserError, match=r"1 weights are missing or of another shape, the first is logit_scale"):
         load_pretrained(find(tmp_path / "model"), model_class)
     reports.remove_handler(told)
     assert (told.buffer, capfd.readouterr()) == ([], ("", ""))  # neither the library's table nor its bar
@@ -306,7 +306,7 @@ def test_checkpoint_of_another_family_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is of the family git, and the model needs one of blip"):
         load_pretrained(find(tmp_path / "git"), model_class)
     (tmp_path / "git" / "config.json").write_text('{"architectures": []}')
-    with pytest.raises(UserError, match="does not name"):
+    with pytest.raises(UserError, match="unknown family"):
         load_pretrained(find(tmp_path / "git"), model_class)
 
 

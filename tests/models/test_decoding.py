@@ -10,9 +10,9 @@ from vlm_core.models.decoding import (
     CONSTRAINED,
     FREE_TEXT,
     LIKELIHOOD,
-    LIKELIHOOD_A_TOKEN,
+    LIKELIHOOD_PER_TOKEN,
     decode_categories,
-    write_constrained,
+    generate_constrained,
 )
 from vlm_core.models.stages import run_stages
 from vlm_core.pixels.views import plain_view
@@ -35,7 +35,7 @@ def _image_tokens(adapter, pixels):
 def _loosen(adapter):
     """Random weights write the same about every picture: larger ones make pictures matter."""
     with torch.no_grad():
-        for module in adapter.writing_modules():
+        for module in adapter.text_modules():
             for weight in module.parameters():
                 if weight.dim() == 2:
                     weight.mul_(6)
@@ -59,7 +59,7 @@ def test_constrained_writing_is_hugging_faces_with_the_same_tokens_allowed(famil
     )
     written = [row[len(prompt) :].tolist() for row in theirs]
     expected = [next(n for n, text in enumerate(sentences) if row[: len(text)] == text) for row in written]
-    ours = write_constrained(adapter, _image_tokens(adapter, PIXELS), sentences)
+    ours = generate_constrained(adapter, _image_tokens(adapter, PIXELS), sentences)
     assert ours.tolist() == expected
     assert len(set(expected)) > 2
 
@@ -70,28 +70,28 @@ def test_likelihoods_are_those_of_reading_each_sentence_without_a_cache(family):
     _loosen(model.adapter)
     tokens = _image_tokens(model.adapter, plain_view(PICTURES, 64))
     scores = []
-    for sentence in model.answer.sentences:
-        ids = torch.tensor([model.answer.prompt + sentence] * len(PICTURES))
-        steps = model.adapter.token_logits(tokens, ids).log_softmax(-1)[:, len(model.answer.prompt) - 1 : -1]
+    for sentence in model.head.sentences:
+        ids = torch.tensor([model.head.prompt + sentence] * len(PICTURES))
+        steps = model.adapter.token_logits(tokens, ids).log_softmax(-1)[:, len(model.head.prompt) - 1 : -1]
         scores.append(steps.gather(2, torch.tensor(sentence).expand(len(ids), -1)[..., None]).sum(dim=(1, 2)))
     whole = torch.stack(scores, dim=1).detach()
-    torch.testing.assert_close(model.answer.log_likelihoods(tokens), whole, atol=2e-4, rtol=1e-4)
-    answers = decode_categories(model, PICTURES).answers
+    torch.testing.assert_close(model.head.log_likelihoods(tokens), whole, atol=2e-4, rtol=1e-4)
+    answers = decode_categories(model, PICTURES).predictions
     assert answers[LIKELIHOOD].tolist() == whole.argmax(dim=1).tolist()
-    lengths = torch.tensor([len(sentence) for sentence in model.answer.sentences])
-    assert answers[LIKELIHOOD_A_TOKEN].tolist() == (whole / lengths).argmax(dim=1).tolist()
+    lengths = torch.tensor([len(sentence) for sentence in model.head.sentences])
+    assert answers[LIKELIHOOD_PER_TOKEN].tolist() == (whole / lengths).argmax(dim=1).tolist()
 
 
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_each_rule_answers_as_it_would_alone(family):
     model = make_categoriser(family, "sentences")
-    decisions = decode_categories(model, PICTURES)
+    decoded = decode_categories(model, PICTURES)
     texts, closest = model.describe(PICTURES)
-    assert list(decisions.texts) == texts
-    np.testing.assert_array_equal(decisions.answers[FREE_TEXT], closest)
-    np.testing.assert_array_equal(decisions.answers[LIKELIHOOD], model.log_probabilities(PICTURES).argmax(axis=1))
-    assert set(decisions.answers[CONSTRAINED]) <= set(range(len(CATEGORIES)))
-    assert all(answers.shape == (40,) and answers.dtype == np.int64 for answers in decisions.answers.values())
+    assert list(decoded.texts) == texts
+    np.testing.assert_array_equal(decoded.predictions[FREE_TEXT], closest)
+    np.testing.assert_array_equal(decoded.predictions[LIKELIHOOD], model.log_probabilities(PICTURES).argmax(axis=1))
+    assert set(decoded.predictions[CONSTRAINED]) <= set(range(len(CATEGORIES)))
+    assert all(answers.shape == (40,) and answers.dtype == np.int64 for answers in decoded.predictions.values())
 
 
 class _Coin:
@@ -101,27 +101,27 @@ class _Coin:
         self.first = torch.tensor([0.6, 0.4, 0, 0]).log()
         self.after = torch.tensor([[0, 0, 0.55, 0.45], [0, 0, 0.02, 0.98]]).log()
 
-    def read_prompt(self, tokens):
+    def prefill(self, tokens):
         return self.first.expand(len(tokens), -1), None
 
-    def read_more(self, tokens, ids, cache):
+    def decode_step(self, tokens, ids, cache):
         return self.after[ids]
 
 
 def test_greedy_writing_takes_a_likely_beginning_though_another_sentence_is_likelier():
     sentences = [[1, 3], [0, 3], [0, 2]]  # 0.4 * 0.98 = 0.39, 0.6 * 0.45 = 0.27 and 0.6 * 0.55 = 0.33
-    assert write_constrained(_Coin(), torch.zeros(2, 1, 1), sentences).tolist() == [2, 2]
+    assert generate_constrained(_Coin(), torch.zeros(2, 1, 1), sentences).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_equal_sentences_mean_the_first_and_one_alone_is_always_meant(family):
     adapter = make_adapter(family)
     tokens = _image_tokens(adapter, PIXELS[:4])
-    assert write_constrained(adapter, tokens, _sentences(adapter, ("watch", "watch"))).tolist() == [0] * 4
-    assert write_constrained(adapter, tokens, _sentences(adapter, ("blue shirt",))).tolist() == [0] * 4
+    assert generate_constrained(adapter, tokens, _sentences(adapter, ("watch", "watch"))).tolist() == [0] * 4
+    assert generate_constrained(adapter, tokens, _sentences(adapter, ("blue shirt",))).tolist() == [0] * 4
 
 
-@pytest.mark.parametrize("kind", [("clip", "prompts"), ("git", "head")])
+@pytest.mark.parametrize("kind", [("clip", "prompts"), ("git", "linear")])
 def test_a_model_that_writes_nothing_is_refused(kind):
     with pytest.raises(UserError, match="objective=generate"):
         decode_categories(make_categoriser(*kind), PICTURES[:1])

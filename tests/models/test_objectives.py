@@ -13,8 +13,8 @@ from vlm_core.models.objectives import (
     captioning_loss,
     contrastive_loss,
     hard_negatives,
-    longest_text,
     make_objective,
+    max_text_length,
 )
 from vlm_core.models.stages import run_stages
 
@@ -65,7 +65,7 @@ def test_the_captioning_loss_is_the_cross_entropy_of_hugging_faces_logits(family
 def test_sentences_longer_than_the_text_positions_are_cut(family):
     adapter = make_adapter(family)
     objective = make_objective(adapter)
-    long = ["watch " * 3 * longest_text(adapter.hf)] * 4
+    long = ["watch " * 3 * max_text_length(adapter.hf)] * 4
     assert all(torch.isfinite(term) for term in objective.terms(_state(adapter, objective), long).values())
 
 

@@ -1,4 +1,4 @@
-"""Products by oneDNN are PyTorch's own, to the rounding of single precision, and only where they help."""
+"""Linear layers by oneDNN are PyTorch's own, to the rounding of single precision, and only where they help."""
 
 import copy
 
@@ -13,10 +13,10 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 @pytest.fixture
 def taken(monkeypatch):
     """The shapes of what was computed by oneDNN, on a machine where that helps."""
-    found, product = [], onednn_linear._product
-    monkeypatch.setattr(onednn_linear, "helps", lambda: True)
-    monkeypatch.setattr(onednn_linear, "_product", lambda *given: found.append(given[0].shape) or product(*given))
-    return found
+    shapes, linear = [], onednn_linear._onednn_linear
+    monkeypatch.setattr(onednn_linear, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(onednn_linear, "_onednn_linear", lambda *args: shapes.append(args[0].shape) or linear(*args))
+    return shapes
 
 
 def _step(layer, tokens):
@@ -48,7 +48,7 @@ def test_frozen_weights_get_no_gradient_and_cost_none(taken):
         torch.testing.assert_close(layer(tokens), tokens @ layer.weight.T + layer.bias, atol=1e-5, rtol=1e-5)
 
 
-def test_small_products_other_numbers_graphs_and_other_machines_are_left_to_pytorch(taken, monkeypatch):
+def test_small_layers_other_numbers_graphs_and_other_machines_are_left_to_pytorch(taken, monkeypatch):
     layer, tokens = torch.nn.Linear(96, 512), torch.randn(300, 96)
     with onednn_linear.use_onednn_linear():
         layer(tokens[:100])
@@ -59,7 +59,7 @@ def test_small_products_other_numbers_graphs_and_other_machines_are_left_to_pyto
         patch.setattr(torch.compiler, "is_compiling", lambda: True)
         with onednn_linear.use_onednn_linear():
             layer(tokens)
-    monkeypatch.setattr(onednn_linear, "helps", lambda: False)
+    monkeypatch.setattr(onednn_linear, "onednn_is_faster", lambda: False)
     with onednn_linear.use_onednn_linear():
         layer(tokens)
     assert taken == []

@@ -19,8 +19,8 @@ from vlm_core.models.saved import load_categoriser
 from vlm_core.tracking.logging_model import requirements
 
 KINDS = [
-    *((family, "head", "fused") for family in FAMILIES),
-    ("clip", "head", "vision"),
+    *((family, "linear", "fused") for family in FAMILIES),
+    ("clip", "linear", "vision"),
     ("clip", "prompts", "fused"),
     ("blip", "sentences", "fused"),
     ("git", "sentences", "fused"),
@@ -82,14 +82,14 @@ def test_int8_mostly_gives_the_same_answers_and_is_smaller(exported, family, ans
 
 
 def test_saved_and_loaded_is_identical_and_needs_no_transformers(exported, tmp_path):
-    _, onnx, _ = exported("git", "head", "fused")
+    _, onnx, _ = exported("git", "linear", "fused")
     onnx.save(tmp_path / "saved")
     rows = load_categoriser(tmp_path / "saved").log_probabilities(PICTURES)
     np.testing.assert_array_equal(rows, onnx.log_probabilities(PICTURES))
     assert {path.name for path in (tmp_path / "saved").iterdir()} == {"categoriser.json", "model.onnx"}
     assert {path.name for path in onnx.folder.iterdir()} == {"categoriser.json", "model.onnx"}
     content = json.loads((tmp_path / "saved" / "categoriser.json").read_text())
-    assert (content["engine"], content["family"], content["answer"]) == ("onnx", "git", "head")
+    assert (content["engine"], content["family"], content["head"]) == ("onnx", "git", "linear")
     script = (
         "import sys; from pathlib import Path; from vlm_core.models.saved import load_categoriser; "
         "load_categoriser(Path(sys.argv[1])); print(sorted({'transformers', 'onnx', 'peft'} & sys.modules.keys()))"
@@ -108,7 +108,7 @@ def test_an_export_leaves_the_model_as_it_was(exported):
 
 
 def test_what_has_no_graph_is_refused(exported, tmp_path):
-    _, onnx, _ = exported("clip", "head", "vision")
+    _, onnx, _ = exported("clip", "linear", "vision")
     for model in (load_categoriser(save_categoriser("baseline", tmp_path / "baseline")), onnx):
         with pytest.raises(UserError, match="only CLIP, BLIP and GIT"):
             export_onnx(model, tmp_path / "refused")
@@ -128,7 +128,7 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["graph gone", "graph torn", "schema"])
 def test_a_damaged_folder_is_said(exported, damage, tmp_path):
-    _, onnx, _ = exported("clip", "head", "vision")
+    _, onnx, _ = exported("clip", "linear", "vision")
     onnx.save(tmp_path)
     graph, description = tmp_path / "model.onnx", tmp_path / "categoriser.json"
     if damage == "graph gone":

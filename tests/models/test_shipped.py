@@ -11,7 +11,7 @@ from tests.messages import collected_messages
 from tests.models.families import CAPTIONERS, FAMILIES
 from vlm_core.catalogue.exposure import RULE, Exposure
 from vlm_core.errors import UserError
-from vlm_core.models.heads import write_texts
+from vlm_core.models.heads import generate_texts
 from vlm_core.models.loading import load_weights
 from vlm_core.models.shipped import FOLDER, shipped_weights
 from vlm_core.models.stages import run_stages
@@ -75,7 +75,7 @@ def test_a_captioner_writes_words_of_the_shop_about_any_picture(family):
     pixels = torch.full((2, 3, 64, 64), 1.9)
     pixels[0, :, 16:48, 20:44] = torch.tensor([-1.7, -1.6, 1.0])[:, None, None]  # something blue on white
     with torch.inference_mode():
-        texts = write_texts(adapter, *run_stages(adapter.stages("tokens"), (pixels,)))
+        texts = generate_texts(adapter, *run_stages(adapter.stages("tokens"), (pixels,)))
     assert all(np.any([word in text.split() for word in ("men", "women", "unisex", "boys", "girls")]) for text in texts)
 
 

@@ -12,7 +12,7 @@ from vlm_core.evaluation.predictions import Predictions
 from vlm_core.models.simple_baselines import (
     NEIGHBOURS,
     SIMPLE_BASELINES,
-    Labelled,
+    LabelledFeatures,
     frozen_features,
     k_nearest,
     majority,
@@ -25,7 +25,7 @@ def _drawn(n, seed, classes=4, spread=1.5):
     labels = generator.permutation(np.arange(n) % classes)
     centres = np.random.default_rng(99).normal(size=(classes, 12))
     features = centres[labels] + spread * generator.normal(size=(n, 12))
-    return Labelled((features * np.geomspace(0.01, 100, 12)).astype(np.float32), labels)
+    return LabelledFeatures((features * np.geomspace(0.01, 100, 12)).astype(np.float32), labels)
 
 
 TRAINING, VALIDATION, TEST = _drawn(200, 1), _drawn(80, 2), _drawn(120, 3)
@@ -43,7 +43,7 @@ def test_answers_are_predictions_also_with_a_category_that_training_lacks(name):
 
 
 def test_the_majority_has_the_shares_of_training_and_one_vote_more_each():
-    training = Labelled(np.zeros((6, 2), np.float32), np.array([2, 2, 2, 0, 0, 2]))
+    training = LabelledFeatures(np.zeros((6, 2), np.float32), np.array([2, 2, 2, 0, 0, 2]))
     rows = np.exp(majority(training, training, 3).log_probabilities(np.ones((2, 2), np.float32)))
     np.testing.assert_allclose(rows, [[3 / 9, 1 / 9, 5 / 9]] * 2, rtol=1e-6)
 
@@ -68,8 +68,8 @@ def test_neighbours_vote_by_cosine():
     angles = np.deg2rad([0, 10, 20, 100, 110, 120, 130])
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     lengths = np.array([1, 50, 3, 2, 9, 0.1, 4], np.float32)[:, None]  # cosine does not see them
-    training = Labelled(features * lengths, np.array([0, 0, 1, 1, 1, 2, 2]))
-    asked = Labelled(np.array([[np.cos(0.1), np.sin(0.1)]], np.float32), np.array([0]))
+    training = LabelledFeatures(features * lengths, np.array([0, 0, 1, 1, 1, 2, 2]))
+    asked = LabelledFeatures(np.array([[np.cos(0.1), np.sin(0.1)]], np.float32), np.array([0]))
     fitted = k_nearest(training, asked, 3)
     assert fitted.settings == {"neighbours": 3}  # the largest that is right: of five, three are of category 1
     np.testing.assert_allclose(np.exp(fitted.log_probabilities(asked.features)), [[3 / 6, 2 / 6, 1 / 6]], rtol=1e-6)
@@ -106,7 +106,7 @@ def test_frozen_features_are_what_the_head_reads_whatever_the_answer(family):
     rows = np.array([39, 0, 7, *range(37)])
     features = frozen_features(model, store, rows)
     assert features.shape == (40, model.adapter.width("fused")) and store.largest <= 32
-    weight, bias = (tensor.detach().numpy() for tensor in model.answer.linear.parameters())
+    weight, bias = (tensor.detach().numpy() for tensor in model.head.linear.parameters())
     expected = model.log_probabilities(store.pictures[rows])
     np.testing.assert_allclose(log_softmax(features @ weight.T + bias, axis=1), expected, atol=1e-5)
     other = make_categoriser(family, "prompts" if family == "clip" else "sentences")

@@ -9,7 +9,7 @@ from vlm_core.models.saved import load_categoriser
 from vlm_core.models.stages import run_stages
 
 KINDS = [
-    *((family, "head", readout) for family in FAMILIES for readout in ("fused", "vision")),
+    *((family, "linear", readout) for family in FAMILIES for readout in ("fused", "vision")),
     ("clip", "prompts", "fused"),
     ("blip", "sentences", "fused"),
     ("git", "sentences", "fused"),
@@ -17,25 +17,25 @@ KINDS = [
 PICTURES = np.random.default_rng(3).integers(0, 256, (5, 80, 60, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
-def test_rows_are_log_probabilities(family, answer, readout):
-    rows = make_categoriser(family, answer, readout).log_probabilities(PICTURES)
+@pytest.mark.parametrize(("family", "head", "readout"), KINDS)
+def test_rows_are_log_probabilities(family, head, readout):
+    rows = make_categoriser(family, head, readout).log_probabilities(PICTURES)
     assert rows.shape == (5, 3) and rows.dtype == np.float32
     np.testing.assert_allclose(np.exp(rows).sum(axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
-def test_permuting_a_batch_permutes_the_result(family, answer, readout):
-    model = make_categoriser(family, answer, readout)
+@pytest.mark.parametrize(("family", "head", "readout"), KINDS)
+def test_permuting_a_batch_permutes_the_result(family, head, readout):
+    model = make_categoriser(family, head, readout)
     order = [4, 2, 0, 1, 3]
     np.testing.assert_allclose(
         model.log_probabilities(PICTURES[order]), model.log_probabilities(PICTURES)[order], atol=1e-5
     )
 
 
-@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
-def test_saved_and_loaded_is_identical(family, answer, readout, tmp_path):
-    model = make_categoriser(family, answer, readout)
+@pytest.mark.parametrize(("family", "head", "readout"), KINDS)
+def test_saved_and_loaded_is_identical(family, head, readout, tmp_path):
+    model = make_categoriser(family, head, readout)
     model.save(tmp_path)
     loaded = load_categoriser(tmp_path)
     assert loaded.categories == CATEGORIES and loaded.canvas == (80, 60)
@@ -68,18 +68,18 @@ def test_saved_weights_load_with_transformers_alone(family, tmp_path):
         torch.testing.assert_close(weight, model.hf.state_dict()[name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("family", "answer", "readout"), [kind for kind in KINDS if kind[1] != "prompts"])
-def test_only_what_follows_the_cut_moves_and_the_loss_falls(family, answer, readout):
-    model = make_categoriser(family, answer, readout)
+@pytest.mark.parametrize(("family", "head", "readout"), [kind for kind in KINDS if kind[1] != "prompts"])
+def test_only_what_follows_the_cut_moves_and_the_loss_falls(family, head, readout):
+    model = make_categoriser(family, head, readout)
     cut = 3
-    weights = model.learn_from(cut)
+    weights = model.freeze_before(cut)
     before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
     optimiser = torch.optim.AdamW(weights.values(), lr=3e-3)
     pixels, labels = torch.randn(6, 3, 64, 64), torch.tensor([0, 1, 2, 0, 1, 2])
     model.set_training(False, cut)
     losses = []
     for _ in range(12):
-        loss, _ = model.answer.loss(model.run((pixels,)), labels)
+        loss, _ = model.head.loss(model.run((pixels,)), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

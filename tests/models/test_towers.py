@@ -6,7 +6,7 @@ import torch
 from tests.models.families import make_adapter, make_tiny
 from vlm_core.catalogue.exposure import record_exposure
 from vlm_core.errors import UserError
-from vlm_core.models.towers import as_blip, take_over_tower
+from vlm_core.models.towers import clip_tower_as_blip, load_vision_tower
 
 PIXELS = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 
@@ -27,7 +27,7 @@ def clip(tmp_path):
 def test_git_then_sees_what_clip_sees(clip):
     hf, folder = clip
     adapter = make_adapter("git")
-    take_over_tower(adapter.hf, folder, PIXELS)
+    load_vision_tower(adapter.hf, folder, PIXELS)
     theirs = hf.vision_model(PIXELS)
     ours = adapter.hf.git.image_encoder.vision_model(PIXELS).last_hidden_state
     torch.testing.assert_close(ours[:, 0], theirs.pooler_output)
@@ -36,7 +36,7 @@ def test_git_then_sees_what_clip_sees(clip):
 def test_blips_blocks_are_clips(clip):
     hf, folder = clip
     adapter = make_adapter("blip")
-    take_over_tower(adapter.hf, folder, PIXELS)
+    load_vision_tower(adapter.hf, folder, PIXELS)
     state = torch.randn(2, 65, 128)
     for ours, theirs in zip(adapter.hf.vision_model.encoder.layers, hf.vision_model.encoder.layers, strict=True):
         torch.testing.assert_close(ours(state, attention_mask=None), theirs(state, attention_mask=None))
@@ -46,7 +46,7 @@ def test_blips_blocks_are_clips(clip):
 def test_blips_embedding_is_clips_norm_with_one_deviation_for_all_patches(clip):
     hf, folder = clip
     adapter = make_adapter("blip")
-    take_over_tower(adapter.hf, folder, PIXELS)
+    load_vision_tower(adapter.hf, folder, PIXELS)
     embedded, norm = hf.vision_model.embeddings(PIXELS), hf.vision_model.pre_layrnorm
     deviation = embedded.std(dim=2, correction=0)
     deviation = torch.cat([deviation[:, :1].mean().expand(1), deviation[:, 1:].mean().expand(64)])[None, :, None]
@@ -59,12 +59,12 @@ def test_blips_embedding_is_clips_norm_with_one_deviation_for_all_patches(clip):
 
 def test_the_towers_exposure_comes_along(clip):
     _, folder = clip
-    assert take_over_tower(make_tiny("git")[0], folder, PIXELS) is None
+    assert load_vision_tower(make_tiny("git")[0], folder, PIXELS) is None
     import pandas as pd
 
     exposure = record_exposure("shop", "cafe", pd.Series(["1", "2"]))
     exposure.write(folder)
-    assert take_over_tower(make_tiny("git")[0], folder, PIXELS) == exposure
+    assert load_vision_tower(make_tiny("git")[0], folder, PIXELS) == exposure
 
 
 def test_a_tower_of_another_shape_or_family_is_refused(clip, tmp_path):
@@ -75,10 +75,10 @@ def test_a_tower_of_another_shape_or_family_is_refused(clip, tmp_path):
     git.save_pretrained(tmp_path / "git")
     tokenizer.save_pretrained(tmp_path / "git")
     with pytest.raises(UserError, match="family"):
-        take_over_tower(make_tiny("blip")[0], tmp_path / "git", PIXELS)
+        load_vision_tower(make_tiny("blip")[0], tmp_path / "git", PIXELS)
     resize_input(git, 96)
     with pytest.raises(UserError, match="another shape.*position_embedding"):
-        take_over_tower(git, folder, PIXELS)
+        load_vision_tower(git, folder, PIXELS)
     with pytest.raises(UserError, match="is no folder"):
-        take_over_tower(git, tmp_path / "nothing", PIXELS)
-    assert as_blip(dict(hf.vision_model.state_dict()), hf.vision_model.embeddings(PIXELS))
+        load_vision_tower(git, tmp_path / "nothing", PIXELS)
+    assert clip_tower_as_blip(dict(hf.vision_model.state_dict()), hf.vision_model.embeddings(PIXELS))

@@ -80,9 +80,9 @@ def test_there_are_no_other_kinds_or_severities():
 
 def test_what_training_draws_too_is_stronger_here():
     darker = 1 / CORRUPTIONS["brightness"].strengths[0]
-    assert darker < 1 - augmentation_params.LARGEST_JITTER
-    assert CORRUPTIONS["rotation"].strengths[0] > augmentation_params.LARGEST_ROTATION_DEGREES
-    assert CORRUPTIONS["crop"].strengths[0] < augmentation_params.SMALLEST_AREA
+    assert darker < 1 - augmentation_params.MAX_JITTER
+    assert CORRUPTIONS["rotation"].strengths[0] > augmentation_params.MAX_ROTATION_DEGREES
+    assert CORRUPTIONS["crop"].strengths[0] < augmentation_params.MIN_CROP_AREA
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vlm_core.pixels.picture_store import (
-    LARGEST_BYTES,
+    MAX_BYTES,
     PictureStore,
     UnreadablePicture,
     decode_picture,
@@ -91,13 +91,13 @@ def _png_of_size(width, height):
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"a text that is named .jpg", "no picture format"),
-        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "no picture format"),
-        (_encoded(_plain(size=(60, 80)), "JPEG")[:300], "cut short"),
-        (_encoded(_plain(size=(60, 80)), "PNG")[:60], "cut short"),
+        (b"a text that is named .jpg", "format is not supported"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "format is not supported"),
+        (_encoded(_plain(size=(60, 80)), "JPEG")[:300], "truncated"),
+        (_encoded(_plain(size=(60, 80)), "PNG")[:60], "truncated"),
         (_png_of_size(8_000, 6_000), "40 megapixels"),
         (_png_of_size(60_000, 60_000), "40 megapixels"),
-        (_encoded(_plain(), "PNG") + bytes(LARGEST_BYTES), "10 MB"),
+        (_encoded(_plain(), "PNG") + bytes(MAX_BYTES), "10 MB"),
     ],
     ids=["no-bytes", "text", "svg", "cut-jpeg", "cut-png", "bomb", "huge-bomb", "heavy"],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from vlm_core.pixels.augmentation_params import AugmentationParams, draw_params
+from vlm_core.pixels.augmentation_params import AugmentationParams, sample_params
 from vlm_core.pixels.views import MEAN, STD, augmented_view, mirrored_view, plain_view
 
 ROWS = np.arange(4)
@@ -127,20 +127,20 @@ def test_hue_keeps_grey_and_turns_full_circle():
 
 def test_the_same_seed_epoch_product_and_copy_give_the_same_view():
     pictures = _pictures()
-    view = augmented_view(pictures, 64, draw_params(7, 3, ROWS, COPIES))
-    torch.testing.assert_close(augmented_view(pictures, 64, draw_params(7, 3, ROWS, COPIES)), view, atol=0, rtol=0)
-    alone = augmented_view(pictures[2:3], 64, draw_params(7, 3, ROWS[2:3], COPIES[2:3]))
+    view = augmented_view(pictures, 64, sample_params(7, 3, ROWS, COPIES))
+    torch.testing.assert_close(augmented_view(pictures, 64, sample_params(7, 3, ROWS, COPIES)), view, atol=0, rtol=0)
+    alone = augmented_view(pictures[2:3], 64, sample_params(7, 3, ROWS[2:3], COPIES[2:3]))
     torch.testing.assert_close(alone[0], view[2], atol=1e-5, rtol=0)
     for other in (
-        draw_params(8, 3, ROWS, COPIES),
-        draw_params(7, 4, ROWS, COPIES),
-        draw_params(7, 3, ROWS, COPIES + 1),
+        sample_params(8, 3, ROWS, COPIES),
+        sample_params(7, 4, ROWS, COPIES),
+        sample_params(7, 3, ROWS, COPIES + 1),
     ):
         assert not torch.allclose(augmented_view(pictures, 64, other), view, atol=0.05)
 
 
 def test_draws_stay_within_their_bounds():
-    many = draw_params(0, 1, np.arange(500), np.zeros(500, np.int64))
+    many = sample_params(0, 1, np.arange(500), np.zeros(500, np.int64))
     assert many.area.min() >= 0.7 and many.area.max() <= 1.0
     assert np.abs(np.log(many.ratio)).max() <= np.log(4 / 3) + 1e-6
     assert 0.4 < many.flip.mean() < 0.6

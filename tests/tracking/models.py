@@ -14,7 +14,7 @@ def save_categoriser(family: str, folder: Path) -> Path:
     if family == "baseline":
         _save_baseline(folder)
     else:
-        make_categoriser(family, "head" if family == "clip" else "sentences").save(folder)
+        make_categoriser(family, "linear" if family == "clip" else "sentences").save(folder)
     return folder
 
 

@@ -113,7 +113,7 @@ def test_the_least_recently_used_makes_room_and_what_is_kept_stays(tmp_path):
         os.utime(entry.folder / "key.json", (time.time() - 100 + age,) * 2)
     entries[0].fill(np.arange(1000), _compute())  # used again: the youngest
     opened = entries[1].read(np.arange(1000))
-    cache.make_room(cache.bytes_of([(3, 4), (1,)], 1000), keep=[entries[2]])
+    cache.free_space(cache.size_bytes([(3, 4), (1,)], 1000), keep=[entries[2]])
     assert [entry.folder.exists() for entry in entries] == [True, False, True, False]
     torch.testing.assert_close(
         opened.take(np.array([5]))[0], _states(np.array([5]))[0]

@@ -11,11 +11,11 @@ from tests.messages import collected_messages
 from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser, make_shallow
 from vlm_core.config import build_config
 from vlm_core.pixels.picture_store import PictureStore
-from vlm_core.training.batches import PixelBatches, StoredBatches
+from vlm_core.training.batches import FeatureBatches, PixelBatches
 from vlm_core.training.checkpoint import Checkpoint
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.finetuning_task import FineTuning
-from vlm_core.training.fit import Fit
+from vlm_core.training.fit import Trainer
 from vlm_core.training.loop import StepReport, TrainingArguments, train
 
 LABELS = np.arange(24) % 3
@@ -47,25 +47,25 @@ def _fit(data, model, folder, log=lambda figures: None, **settings):
     given = {"model": model.description.family, "batch_size": 4, "cache_precision": "fp32", "learning_rate": 1e-3}
     config = build_config({**given, "epochs": 3, "patience": 3, **settings})
     cache = FeatureCache(folder / "cache", int(config.cache_gib * 2**30), config.cache_precision)
-    return Fit(config, data, model, folder / "checkpoints", cache, log)
+    return Trainer(config, data, model, folder / "checkpoints", cache, log)
 
 
-def _batches(fit, cut):
+def _batches(trainer, cut):
     """The run's batches at the cut, and the same views from pixels."""
-    views = fit.config.views
-    pixels = fit.pixels()
-    return fit.stored(pixels, cut, views), pixels
+    views = trainer.config.views
+    pixels = trainer.pixel_batches()
+    return trainer.feature_batches(pixels, cut, views), pixels
 
 
 def _first_step(model, cut, batches):
     task = FineTuning(model, cut, batches, np.arange(16, 24))
-    weights = task.weights()
-    (loss, _), *_ = task.losses(1)
+    weights = task.trainable_parameters()
+    (loss, _), *_ = task.batch_losses(1)
     return loss, dict(zip(weights, torch.autograd.grad(loss, list(weights.values()), allow_unused=True), strict=True))
 
 
-def _compare(model, cut, stored, pixels, loss_error, gradient_error):
-    loss, gradients = _first_step(model, cut, stored)
+def _compare(model, cut, cached, pixels, loss_error, gradient_error):
+    loss, gradients = _first_step(model, cut, cached)
     wanted_loss, wanted = _first_step(model, cut, pixels)
     torch.testing.assert_close(loss, wanted_loss, rtol=loss_error, atol=loss_error)
     whole = torch.cat([gradient.flatten() for gradient in wanted.values() if gradient is not None])
@@ -81,25 +81,25 @@ def _compare(model, cut, stored, pixels, loss_error, gradient_error):
 @pytest.mark.parametrize(("precision", "loss_error", "gradient_error"), [("fp32", 1e-6, 1e-6), ("fp16", 1e-3, 2e-3)])
 def test_a_cached_step_is_the_uncached_one(data, tmp_path, family, settings, precision, loss_error, gradient_error):
     model = make_categoriser(family)
-    fit = _fit(data, model, tmp_path, cache_precision=precision, **settings)
-    cut = model.cut(fit.config.mode, fit.config.blocks)
-    stored, pixels = _batches(fit, cut)
-    assert isinstance(stored, StoredBatches) and isinstance(pixels, PixelBatches) and stored.start == cut > 0
-    if fit.config.mode == "lora":
+    trainer = _fit(data, model, tmp_path, cache_precision=precision, **settings)
+    cut = model.cut(trainer.config.mode, trainer.config.blocks)
+    cached, pixels = _batches(trainer, cut)
+    assert isinstance(cached, FeatureBatches) and isinstance(pixels, PixelBatches) and cached.start == cut > 0
+    if trainer.config.mode == "lora":
         model.add_adapters(cut, 4)
         with torch.no_grad():  # adapters start as nothing, and nothing would then reach their first half
-            for name, weight in model.learn_from(cut).items():
+            for name, weight in model.freeze_before(cut).items():
                 weight.add_(0.01 if "lora_B" in name else 0.0)
-    _compare(model, cut, stored, pixels, loss_error, gradient_error)
+    _compare(model, cut, cached, pixels, loss_error, gradient_error)
 
 
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_a_cached_step_of_writing_is_the_uncached_one(data, tmp_path, family):
     model = make_categoriser(family, "sentences")
-    fit = _fit(data, model, tmp_path, mode="fusion", objective="generate")
+    trainer = _fit(data, model, tmp_path, mode="fusion", objective="generate")
     cut = model.cut("fusion", 0)
     assert cut == len(model.stages)
-    _compare(model, cut, *_batches(fit, cut), 1e-6, 1e-6)
+    _compare(model, cut, *_batches(trainer, cut), 1e-6, 1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,19 +108,19 @@ def test_twelve_cached_steps_end_in_the_uncached_weights(data, tmp_path, family,
     ends = []
     for kept in (True, False):
         model = make_categoriser(family)
-        fit = _fit(data, model, tmp_path, **settings)
-        cut = model.cut(fit.config.mode, fit.config.blocks)
-        stored, pixels = _batches(fit, cut)
-        if fit.config.mode == "lora":
+        trainer = _fit(data, model, tmp_path, **settings)
+        cut = model.cut(trainer.config.mode, trainer.config.blocks)
+        cached, pixels = _batches(trainer, cut)
+        if trainer.config.mode == "lora":
             torch.manual_seed(5)
             model.add_adapters(cut, 4)
         plan = TrainingArguments(
             epochs=3, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, clip_norm=1.0, patience=3, seed=3
         )
-        task = FineTuning(model, cut, stored if kept else pixels, data.split.validation)
+        task = FineTuning(model, cut, cached if kept else pixels, data.split.validation)
         reports = list(train(task, plan, Checkpoint(tmp_path / str(kept))))
         assert sum(isinstance(report, StepReport) for report in reports) == 12
-        ends.append(task.weights())
+        ends.append(task.trainable_parameters())
     for name, weight in ends[1].items():
         torch.testing.assert_close(ends[0][name], weight, rtol=0, atol=2e-4)  # a fifth of one step at this rate
 
@@ -132,20 +132,20 @@ def test_twelve_cached_steps_end_in_the_uncached_weights(data, tmp_path, family,
 def test_each_mode_learns_what_it_says_and_nothing_else(data, tmp_path, family, settings):
     model = make_categoriser(family)
     before = {name: weight.detach().clone() for name, weight in model.hf.named_parameters()}
-    fit = _fit(data, model, tmp_path, **settings)
+    trainer = _fit(data, model, tmp_path, **settings)
     counts = []
-    best = fit.run(counts.append, lambda report: None)
+    best = trainer.fit(counts.append, lambda report: None)
     after = dict(model.hf.named_parameters())
     assert after.keys() == before.keys() and best.epoch == 3 and counts[0] > 0
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    cut = model.cut(fit.config.mode, fit.config.blocks)
+    cut = model.cut(trainer.config.mode, trainer.config.blocks)
     frozen = {id(w) for stage in model.stages[:cut] for module in stage.modules for w in module.parameters()}
     owned = {id(w) for stage in model.stages[cut:] for module in stage.modules for w in module.parameters()} - frozen
     names = {name for name, weight in model.hf.named_parameters() if id(weight) in owned}
     assert moved <= names
-    if fit.config.mode == "lora":
+    if trainer.config.mode == "lora":
         assert moved and all("attn" in name or "attention" in name for name in moved)
-    elif fit.config.mode != "probe":
+    elif trainer.config.mode != "probe":
         assert moved
 
 
@@ -163,11 +163,11 @@ def test_a_cut_counts_blocks_from_the_end():
 def test_views_are_walked_through_and_copies_are_a_view_apart(data, tmp_path):
     model = make_categoriser("clip")
     split = SimpleNamespace(**{**vars(data.split), "train": np.array([0, 0, 1])})
-    fit = _fit(SimpleNamespace(catalogue=data.catalogue, split=split), model, tmp_path, mode="last-blocks", views=2)
-    stored = fit.stored(fit.pixels(), model.cut("last-blocks", 1), 2)
+    trainer = _fit(SimpleNamespace(catalogue=data.catalogue, split=split), model, tmp_path, mode="last-blocks", views=2)
+    cached = trainer.feature_batches(trainer.pixel_batches(), model.cut("last-blocks", 1), 2)
     seen = {}
     for epoch in (1, 2, 3):
-        (batch,) = stored.training(epoch)
+        (batch,) = cached.training(epoch)
         seen[epoch] = {}
         for row, state in zip(batch.rows, batch.state[0], strict=True):
             seen[epoch].setdefault(int(row), []).append(state)
@@ -178,12 +178,12 @@ def test_views_are_walked_through_and_copies_are_a_view_apart(data, tmp_path):
 
 def test_a_second_run_and_a_probe_of_another_seed_find_what_is_kept(data, tmp_path):
     model = make_categoriser("git")
-    fit = _fit(data, model, tmp_path, mode="probe", views=0)
+    trainer = _fit(data, model, tmp_path, mode="probe", views=0)
     cut = len(model.stages)
-    fit.stored(fit.pixels(), cut, 0)
+    trainer.feature_batches(trainer.pixel_batches(), cut, 0)
     model.run = None  # nothing may be computed any more
     again = _fit(data, model, tmp_path, mode="probe", views=0, seed=9)
-    entry = again.entry(model.fingerprint(cut), 0)
+    entry = again.cache_entry(model.fingerprint(cut), 0)
     assert not len(entry.missing(np.arange(24)))
 
 
@@ -210,20 +210,22 @@ def test_another_prompt_is_another_state(family, monkeypatch):
 
 def test_too_little_room_is_said_and_the_run_goes_on_from_pixels(data, tmp_path):
     model = make_categoriser("clip")
-    fit = _fit(data, model, tmp_path, mode="last-blocks", cache_gib=1e-6)
+    trainer = _fit(data, model, tmp_path, mode="last-blocks", cache_gib=1e-6)
     with collected_messages() as lines:
-        assert isinstance(fit.stored(fit.pixels(), model.cut("last-blocks", 1), 3), PixelBatches)
-    assert "computed anew in every epoch" in lines[0]
-    assert fit.run(lambda count: None, lambda report: None).epoch == 3
+        assert isinstance(
+            trainer.feature_batches(trainer.pixel_batches(), model.cut("last-blocks", 1), 3), PixelBatches
+        )
+    assert "run in every epoch" in lines[0]
+    assert trainer.fit(lambda count: None, lambda report: None).epoch == 3
 
 
 @pytest.mark.parametrize(("family", "settings"), [("clip", MODES[0]), ("blip", MODES[2]), ("git", MODES[1])])
 def test_an_int8_prefix_tells_its_error_whoever_filled_the_cache(data, tmp_path, family, settings):
     model, logged = make_shallow(family), {}
-    fit = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
-    cut = model.cut(fit.config.mode, fit.config.blocks)
-    stored, pixels = _batches(fit, cut)
-    kept, exact = next(stored.plain(np.arange(16, 24))), next(pixels.plain(np.arange(16, 24)))
+    trainer = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
+    cut = model.cut(trainer.config.mode, trainer.config.blocks)
+    cached, pixels = _batches(trainer, cut)
+    kept, exact = next(cached.plain(np.arange(16, 24))), next(pixels.plain(np.arange(16, 24)))
     with torch.inference_mode():
         wanted = torch.cat([part.flatten() for part in model.run(exact.state, 0, cut)]).double()
     error = torch.cat([part.flatten() for part in kept.state]).double() - wanted
@@ -236,30 +238,32 @@ def test_an_int8_prefix_tells_its_error_whoever_filled_the_cache(data, tmp_path,
     logged.clear()
     again = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
     with collected_messages() as lines:
-        again.stored(again.pixels(), cut, 1)
+        again.feature_batches(again.pixel_batches(), cut, 1)
     assert logged == pytest.approx(expected, rel=1e-3)
     assert any(f"int8: states of 8 pictures are {expected['prefix_error']:.2%} off" in line for line in lines)
 
 
 def test_states_of_int8_are_not_taken_for_others(data, tmp_path):
     model = make_categoriser("clip")
-    entries = [_fit(data, model, tmp_path, prefix=prefix).entry("w", 1) for prefix in ("torch", "int8")]
-    entries += [_fit(data, model, tmp_path, prefix="int8").entry("w", 1, start) for start in (3, 4)]
+    entries = [_fit(data, model, tmp_path, prefix=prefix).cache_entry("w", 1) for prefix in ("torch", "int8")]
+    entries += [_fit(data, model, tmp_path, prefix="int8").cache_entry("w", 1, start) for start in (3, 4)]
     assert len({entry.folder for entry in entries}) == 4
     exact = _fit(data, model, tmp_path)
-    assert exact.entry("w", 1, 3).folder == exact.entry("w", 1).folder  # in single precision it is the same state
+    assert (
+        exact.cache_entry("w", 1, 3).folder == exact.cache_entry("w", 1).folder
+    )  # in single precision it is the same state
 
 
 def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_path):
     model = make_shallow("clip")
-    fit = _fit(data, model, tmp_path, prefix="int8", mode="lp-ft", blocks=1)
+    trainer = _fit(data, model, tmp_path, prefix="int8", mode="lp-ft", blocks=1)
     cut, end = model.cut("lp-ft", 1), len(model.stages)
-    stored = fit.stored(fit.pixels(), cut, 1)
-    features = fit.stored(stored, end, 1)
+    cached = trainer.feature_batches(trainer.pixel_batches(), cut, 1)
+    features = trainer.feature_batches(cached, end, 1)
     with torch.inference_mode():
-        wanted = model.run(next(stored.view(1, np.arange(16))).state, cut, end)
+        wanted = model.run(next(cached.view(1, np.arange(16))).state, cut, end)
     torch.testing.assert_close(next(features.view(1, np.arange(16))).state, wanted, rtol=1e-5, atol=1e-5)
-    assert fit.run(lambda count: None, lambda report: None).epoch == 3
+    assert trainer.fit(lambda count: None, lambda report: None).epoch == 3
 
 
 @pytest.mark.parametrize(
@@ -268,7 +272,7 @@ def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_p
 )
 def test_where_int8_cannot_run_it_is_said(data, tmp_path, settings, sentence):
     logged = {}
-    fit = _fit(data, make_categoriser("clip"), tmp_path, logged.update, prefix="int8", **settings)
+    trainer = _fit(data, make_categoriser("clip"), tmp_path, logged.update, prefix="int8", **settings)
     with collected_messages() as lines:
-        fit.run(lambda count: None, lambda report: None)
+        trainer.fit(lambda count: None, lambda report: None)
     assert any(sentence in line for line in lines) and not logged

@@ -11,7 +11,7 @@ from tests.models.families import make_categoriser
 from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.training.batches import PixelBatches
-from vlm_core.training.checkpoint import Checkpoint, Position
+from vlm_core.training.checkpoint import Checkpoint, TrainingState
 from vlm_core.training.finetuning_task import FineTuning
 from vlm_core.training.loop import EpochReport, StepReport, TrainingArguments, train
 
@@ -62,20 +62,20 @@ def test_reports_count_steps_and_epochs_and_the_loss_falls(pictures, tmp_path):
     assert epochs[-1].learning_rate == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(("family", "answer"), [("clip", "head"), ("blip", "sentences"), ("git", "head")])
-def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, family, answer):
-    whole = make_categoriser(family, answer)
+@pytest.mark.parametrize(("family", "head"), [("clip", "linear"), ("blip", "sentences"), ("git", "linear")])
+def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, family, head):
+    whole = make_categoriser(family, head)
     reports = _epochs(
         train(FineTuning(whole, 0, _batches(pictures), VALIDATION), _plan(), Checkpoint(tmp_path / "whole"))
     )
 
-    stopped = make_categoriser(family, answer)
+    stopped = make_categoriser(family, head)
     halfway = Checkpoint(tmp_path / "halfway")
     for report in train(FineTuning(stopped, 0, _batches(pictures), VALIDATION), _plan(), halfway):
         if isinstance(report, StepReport) and (report.epoch, report.step) == (3, 2):
             break  # in the third epoch: two are kept
-    assert halfway.position().epoch == 2
-    resumed = make_categoriser(family, answer)
+    assert halfway.state().epoch == 2
+    resumed = make_categoriser(family, head)
     rest = _epochs(train(FineTuning(resumed, 0, _batches(pictures), VALIDATION), _plan(), halfway))
 
     assert [report.epoch for report in rest] == [3]
@@ -85,11 +85,11 @@ def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, famil
         torch.testing.assert_close(resumed.hf.state_dict()[name], weight, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("answer", "answered"), [("head", 15), ("sentences", 7)])
-def test_answers_that_cost_passes_of_their_own_are_those_of_every_third_batch(pictures, tmp_path, answer, answered):
-    task = FineTuning(make_categoriser("git", answer), 0, _batches(pictures), VALIDATION[:5])
+@pytest.mark.parametrize(("head", "measured"), [("linear", 15), ("sentences", 7)])
+def test_answers_that_cost_passes_of_their_own_are_those_of_every_third_batch(pictures, tmp_path, head, measured):
+    task = FineTuning(make_categoriser("git", head), 0, _batches(pictures), VALIDATION[:5])
     (epoch,) = _epochs(train(task, _plan(epochs=1), Checkpoint(tmp_path)))
-    assert (epoch.training.confusion.sum(), epoch.validation.confusion.sum()) == (answered, 5)
+    assert (epoch.training.confusion.sum(), epoch.validation.confusion.sum()) == (measured, 5)
 
 
 def test_a_finished_run_has_nothing_left_to_do(pictures, tmp_path):
@@ -107,27 +107,27 @@ def test_the_best_epochs_weights_come_back(pictures, tmp_path):
     for report in train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=5, patience=5), checkpoint):
         if isinstance(report, EpochReport) and report.best:
             kept = _weights(model)
-    position = checkpoint.load_best(model.learn_from(0))
-    assert position.best_macro_f1 == max(position.best_macro_f1, position.macro_f1)
+    state = checkpoint.load_best(model.freeze_before(0))
+    assert state.best_macro_f1 == max(state.best_macro_f1, state.macro_f1)
     for name, weight in kept.items():
         torch.testing.assert_close(model.hf.state_dict()[name], weight, rtol=0, atol=0)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors", ".safetensors"]
 
 
 def test_patience_stops_and_says_why():
-    position = Position()
+    state = TrainingState()
     for macro_f1 in (0.5, 0.6, 0.6, 0.55):
-        position = position.after(macro_f1)
-    assert (position.best_epoch, position.best_macro_f1) == (2, 0.6)
-    assert not position.finished(epochs=10, patience=3) and position.finished(epochs=10, patience=2)
-    assert position.verdict(3) == "Validation macro-F1 0.5500 is not above 0.6000: 2 of 3."
-    assert "improved to 0.7000 (before: 0.6000)" in position.after(0.7).verdict(3)
+        state = state.next_epoch(macro_f1)
+    assert (state.best_epoch, state.best_macro_f1) == (2, 0.6)
+    assert not state.finished(epochs=10, patience=3) and state.finished(epochs=10, patience=2)
+    assert state.early_stopping_message(3) == "Validation macro-F1 0.5500 is not above 0.6000: 2 of 3."
+    assert "improved to 0.7000 (before: 0.6000)" in state.next_epoch(0.7).early_stopping_message(3)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_way_out(pictures, tmp_path):
     model = make_categoriser("clip")
     with torch.no_grad():
-        model.answer.linear.bias.fill_(math.nan)
+        model.head.linear.bias.fill_(math.nan)
     with pytest.raises(UserError, match="lower learning_rate"):
         list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(), Checkpoint(tmp_path)))
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_of_another_mode_is_refused(pictures, tmp_path):
 def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_path, monkeypatch):
     model, checkpoint = make_categoriser("clip"), Checkpoint(tmp_path)
     list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=1), checkpoint))
-    before = json.loads((tmp_path / "position.json").read_text())
+    before = json.loads((tmp_path / "state.json").read_text())
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -158,6 +158,6 @@ def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_p
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(UserError, match="No space left on device"):
         list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(), checkpoint))
-    assert json.loads((tmp_path / "position.json").read_text()) == before
+    assert json.loads((tmp_path / "state.json").read_text()) == before
     assert not list(tmp_path.glob("*.tmp"))
-    assert checkpoint.load_best(model.learn_from(0)).epoch == 1
+    assert checkpoint.load_best(model.freeze_before(0)).epoch == 1

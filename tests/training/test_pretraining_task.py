@@ -14,8 +14,8 @@ from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.training.batches import PixelBatches
 from vlm_core.training.checkpoint import Checkpoint
 from vlm_core.training.loop import EpochReport, StepReport, TrainingArguments, train
-from vlm_core.training.pretraining_task import Pretraining, keep_patches
-from vlm_core.training.scores import score_adapter
+from vlm_core.training.pretraining_metrics import evaluate_adapter
+from vlm_core.training.pretraining_task import Pretraining, sample_patches
 
 COLOURS, KINDS = ("red", "green", "blue"), ("shirt", "watch")
 PLAN = TrainingArguments(epochs=3, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, clip_norm=1.0, patience=3, seed=3)
@@ -57,7 +57,7 @@ def _epochs(reports):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stopped_pretraining_ends_with_the_same_weights(pictures, tmp_path, family):
     whole = _task(pictures, family)
-    losses = [report.training.figures for report in _epochs(train(whole, PLAN, Checkpoint(tmp_path / "whole")))]
+    losses = [report.training.metrics for report in _epochs(train(whole, PLAN, Checkpoint(tmp_path / "whole")))]
     stopped = _task(pictures, family)
     halfway = Checkpoint(tmp_path / "halfway")
     for report in train(stopped, PLAN, halfway):
@@ -65,9 +65,9 @@ def test_a_stopped_pretraining_ends_with_the_same_weights(pictures, tmp_path, fa
             break
     resumed = _task(pictures, family, seed=11)  # another start: the checkpoint holds everything that learns
     rest = _epochs(train(resumed, PLAN, halfway))
-    assert [report.epoch for report in rest] == [3] and rest[0].training.figures == losses[2]
-    for name, weight in whole.weights().items():
-        torch.testing.assert_close(resumed.weights()[name], weight, rtol=0, atol=0)
+    assert [report.epoch for report in rest] == [3] and rest[0].training.metrics == losses[2]
+    for name, weight in whole.trainable_parameters().items():
+        torch.testing.assert_close(resumed.trainable_parameters()[name], weight, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -75,7 +75,7 @@ def test_every_term_falls(pictures, tmp_path, family):
     task = _task(pictures, family, kept=1.0)
     plan = TrainingArguments(**{**PLAN.__dict__, "epochs": 12, "patience": 12})
     epochs = _epochs(train(task, plan, Checkpoint(tmp_path)))
-    first, last = epochs[0].training.figures, epochs[-1].training.figures
+    first, last = epochs[0].training.metrics, epochs[-1].training.metrics
     assert sum(last.values()) < 0.9 * sum(first.values())
     assert first.keys() == {"clip": {"contrastive"}, "git": {"captioning"}}.get(
         family, {"contrastive", "matching", "captioning"}
@@ -85,12 +85,12 @@ def test_every_term_falls(pictures, tmp_path, family):
 def test_kept_patches_are_the_pictures_own_in_their_order_behind_the_class_token():
     tokens = torch.arange(2 * 9, dtype=torch.float32).view(2, 9, 1).repeat(1, 1, 4)
     torch.manual_seed(0)
-    (kept,) = keep_patches((tokens,), 0.5)
+    (kept,) = sample_patches((tokens,), 0.5)
     assert kept.shape == (2, 5, 4)
     for row, whole in zip(kept[..., 0], tokens[..., 0], strict=True):
         assert row[0] == whole[0] and (row.diff() > 0).all() and set(row.tolist()) <= set(whole.tolist())
     assert not torch.equal(kept[0, :, 0], kept[1, :, 0] - 9)
-    assert keep_patches((tokens,), 1.0)[0] is tokens
+    assert sample_patches((tokens,), 1.0)[0] is tokens
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -98,7 +98,7 @@ def test_scores_name_what_each_family_can_do(pictures, family):
     task = _task(pictures, family, products=24)
     task.adapter.hf.eval()
     labels = np.array([KINDS[row // 2 % 2] for row in range(24)])
-    scores = score_adapter(task.adapter, task.batches, task.captions, labels, KINDS)
+    scores = evaluate_adapter(task.adapter, task.batches, task.captions, labels, KINDS)
     told = (
         {"zero_shot_accuracy"}
         if family == "clip"

@@ -118,5 +118,5 @@ def test_what_cannot_be_pretrained_is_refused(pretrain, tmp_path):
         pretrain(model="clip", title_column="nothing", caption_columns="nothing")
     with pytest.raises(UserError, match="is there already"):
         pretrain(model="clip", output=str(tmp_path))
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         pretrain(model="git", tower=str(tmp_path / "nowhere"))

@@ -25,7 +25,7 @@ from vlm_core.models.loading import LoadedWeights
 from vlm_core.models.stages import Adapter, Captioner
 from vlm_core.training.batches import PLAIN_BATCH, chunks
 from vlm_core.training.feature_cache import FeatureCache
-from vlm_core.training.fit import Fit
+from vlm_core.training.fit import Trainer
 
 # Every mechanism is trained once with each, and the best on validation is kept.
 LEARNING_RATES: Final = (3e-4, 1e-3, 3e-3)
@@ -53,9 +53,10 @@ class MechanismCategoriser(VisionLanguageCategoriser):
         self, mechanism: str, hf: Any, tokenizer: Any, family: str, categories: tuple[str, ...], canvas: tuple[int, int]
     ) -> None:
         self.mechanism = mechanism
-        super().__init__(hf, tokenizer, Description(family, categories, canvas, "head", "tokens", {}))
+        super().__init__(hf, tokenizer, Description(family, categories, canvas, "linear", "tokens", {}))
 
-    def _make_answer(self) -> Head:
+    def make_head(self) -> Head:
+        """Return the mechanism as a head."""
         names = name_vectors(self.adapter, self.categories)
         return Mechanism(self.mechanism, names, self.adapter.width("tokens")).eval()
 
@@ -84,11 +85,14 @@ class Ablation:
         test split is read once, by what was chosen.
         """
         with tempfile.TemporaryDirectory() as folder:
-            fits = [self._fit(mechanism, rate, Path(folder) / str(rate)) for rate in learning_rates]
-            fits[0].stored(fits[0].pixels(), len(fits[0].model.stages), self.config.views)  # takes none of the seconds
+            trainers = [self._trainer(mechanism, rate, Path(folder) / str(rate)) for rate in learning_rates]
+            first, cut = trainers[0], len(trainers[0].model.stages)
+            first.feature_batches(
+                first.pixel_batches(), cut, self.config.views
+            )  # fills the cache before the clock runs
             started = time.perf_counter()
             weights: list[int] = []
-            positions = [fit.run(weights.append, lambda report: None) for fit in fits]
+            positions = [trainer.fit(weights.append, lambda report: None) for trainer in trainers]
             seconds = time.perf_counter() - started
         scores = [position.best_macro_f1 for position in positions]
         chosen = scores.index(max(scores))
@@ -100,11 +104,11 @@ class Ablation:
             validation_macro_f1=dict(zip(learning_rates, scores, strict=True)),
             best_epoch=positions[chosen].best_epoch,
             seconds=seconds,
-            validation=_predict(fits[chosen], self.data.split.validation),
-            test=_predict(fits[chosen], self.data.split.test),
+            validation=_predict(trainers[chosen], self.data.split.validation),
+            test=_predict(trainers[chosen], self.data.split.test),
         )
 
-    def _fit(self, mechanism: str, learning_rate: float, folder: Path) -> Fit:
+    def _trainer(self, mechanism: str, learning_rate: float, folder: Path) -> Trainer:
         """A training of a fresh mechanism alone."""
         config = self.config.model_copy(update={"mode": "probe", "learning_rate": learning_rate})
         torch.manual_seed(config.seed)
@@ -116,20 +120,20 @@ class Ablation:
             self.data.split.categories,
             self.data.catalogue.pictures.canvas,
         )
-        return Fit(config, self.data, model, folder, self.cache)
+        return Trainer(config, self.data, model, folder, self.cache)
 
 
 @torch.inference_mode()
-def _predict(fit: Fit, rows: NDArray[np.int64]) -> Predictions:
+def _predict(trainer: Trainer, rows: NDArray[np.int64]) -> Predictions:
     """The answers of a trained mechanism on plain views of catalogue rows (n,), from kept tokens."""
-    model, cut = fit.model, len(fit.model.stages)
+    model, cut = trainer.model, len(trainer.model.stages)
     model.set_training(False, cut)
-    entry, run = fit.entry(model.fingerprint(cut), 0), fit.frozen(0, cut)
-    tokens = fit.fill(fit.pixels(), 0, rows, entry, run)
-    answers = [model.answer.log_probabilities(tokens.take(chosen)) for chosen in chunks(rows, PLAIN_BATCH)]
+    entry, run = trainer.cache_entry(model.fingerprint(cut), 0), trainer.frozen_prefix(0, cut)
+    tokens = trainer.compute_features(trainer.pixel_batches(), 0, rows, entry, run)
+    answers = [model.head.log_probabilities(tokens.take(chosen)) for chosen in chunks(rows, PLAIN_BATCH)]
     return Predictions(
-        product_ids=fit.data.catalogue.products["product_id"].to_numpy(str)[rows],
-        labels=fit.data.split.labels[rows],
+        product_ids=trainer.data.catalogue.products["product_id"].to_numpy(str)[rows],
+        labels=trainer.data.split.labels[rows],
         log_probabilities=torch.cat(answers).cpu().numpy(),
         categories=model.categories,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_core.arrays import FloatArray
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate, estimate
 from vlm_core.progress import track
@@ -22,8 +23,7 @@ Curve = Literal["deletion", "insertion"]
 # A blurred picture still shows its colours and outline: of the real catalogue's products the tiny models then keep a
 # third of their certainty and more. Its mean colour leaves none, but makes edges that no picture had.
 Removal = Literal["mean", "blur"]
-Rows = NDArray[np.float64]  # (n,)
-Certainty = Callable[[NDArray[np.bool_]], Rows]  # of the model where the pixels (n, H, W) are shown
+Certainty = Callable[[NDArray[np.bool_]], FloatArray]  # of the model where the pixels (n, H, W) are shown
 GRID: Final = 8  # cells a side that go and come, the same for every family
 STEPS: Final = 8  # in which they go
 SIGNIFICANT: Final = 0.05
@@ -214,13 +214,13 @@ def _counts(steps: int) -> NDArray[np.int64]:
     return np.round(np.linspace(0, GRID**2, steps + 1)).astype(np.int64)
 
 
-def _ends(certainty: Certainty, size: tuple[int, ...]) -> tuple[Rows, Rows]:
+def _ends(certainty: Certainty, size: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
     """What is certain of whole pictures and of blank ones of size (n, H, W): there all orders begin and end."""
     return certainty(np.full(size, True)), certainty(np.full(size, False))
 
 
 def _curves(
-    certainty: Certainty, ranks: NDArray[np.int64], counts: NDArray[np.int64], ends: tuple[Rows, Rows]
+    certainty: Certainty, ranks: NDArray[np.int64], counts: NDArray[np.int64], ends: tuple[FloatArray, FloatArray]
 ) -> NDArray[np.float64]:
     """Probabilities (2, n, K) as pixels of cells with the lowest ranks (n, H, W) go, `counts` (K,) of them, or come."""
     between, (whole, nothing) = counts[1:-1], ends
@@ -235,7 +235,7 @@ def _certainty(
     blank: NDArray[np.uint8],
     targets: NDArray[np.int64],
     shown: NDArray[np.bool_],
-) -> Rows:
+) -> FloatArray:
     """The probability (n,) of each picture's target where only the pixels `shown` (n, H, W) are the picture's own."""
     answers = model.log_probabilities(np.where(shown[..., None], pictures, blank))
     return np.exp(answers[np.arange(len(answers)), targets], dtype=np.float64)

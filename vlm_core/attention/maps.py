@@ -30,7 +30,7 @@ from vlm_core.attention.recording import (
 from vlm_core.attention.relevance import gradient_relevance, raw_relevance
 from vlm_core.errors import UserError
 from vlm_core.models.categoriser import VisionLanguageCategoriser
-from vlm_core.models.heads import write_ids
+from vlm_core.models.heads import generate_ids
 from vlm_core.models.stages import Captioner
 
 # The mechanism's own attention; that weighted by gradients; and two that know nothing of attention (Captum's).
@@ -137,7 +137,7 @@ def _word_maps(
     """The words of each picture with their maps, from one pass: the n-th words of all pictures in one go."""
     captioner = model.adapter
     assert isinstance(captioner, Captioner)
-    ids = write_ids(captioner, *model.run((pixels,)))
+    ids = generate_ids(captioner, *model.run((pixels,)))
     words = [_words(captioner, row) for row in ids]
     longest = max(map(len, words))
     if not longest:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlm_core.models.blocks import attend
+from vlm_core.models.blocks import multi_head_attention
 from vlm_core.models.stages import Readout, State, causal_mask
 
 WIDTH: Final = 64
@@ -79,7 +79,7 @@ class Attention(nn.Module):
         return self._mix(self.query(reading), self.key(read), value, mask)
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        mixed: Tensor = self.output(attend(query, key, value, HEADS, mask))
+        mixed: Tensor = self.output(multi_head_attention(query, key, value, HEADS, mask))
         return mixed
 
 
@@ -257,7 +257,7 @@ class Mechanism(nn.Module):
         log_probabilities = self.log_probabilities(state)
         return functional.nll_loss(log_probabilities, labels), log_probabilities.detach()
 
-    def modules_that_learn(self) -> tuple[nn.Module, ...]:
+    def trainable_modules(self) -> tuple[nn.Module, ...]:
         """Itself."""
         return (self,)
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlm_core.models.blocks import OPERATION
+from vlm_core.models.blocks import ATTENTION_KERNEL
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.heads import SentenceHead
 from vlm_core.models.stages import Captioner, State
@@ -118,13 +118,13 @@ def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _category_scores(model: VisionLanguageCategoriser, state: State, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log odds (B, K) of the categories, or of each token of their sentences, and which of them were asked for."""
-    if isinstance(model.answer, SentenceHead):
+    if isinstance(model.head, SentenceHead):
         (tokens,) = state
-        ids, wanted = model.answer.teacher_forcing(targets)
+        ids, wanted = model.head.teacher_forcing(targets)
         asked = (wanted >= 0).float()
-        logits = model.answer.captioner.token_logits(tokens, ids)
+        logits = model.head.captioner.token_logits(tokens, ids)
         return log_odds(logits, wanted.clamp(min=0)) * asked, asked
-    scores = log_odds(model.answer.log_probabilities(state), targets)[:, None]
+    scores = log_odds(model.head.log_probabilities(state), targets)[:, None]
     return scores, torch.ones_like(scores)
 
 
@@ -146,11 +146,11 @@ def _kept() -> Iterator[list[tuple[Tensor, bool]]]:
         mixed: Tensor = probabilities @ value
         return mixed
 
-    token = OPERATION.set(attend)
+    token = ATTENTION_KERNEL.set(attend)
     try:
         yield kept
     finally:
-        OPERATION.reset(token)
+        ATTENTION_KERNEL.reset(token)
 
 
 def _vision_blocks(model: VisionLanguageCategoriser) -> int:

@@ -1,4 +1,4 @@
-"""What a model costs to answer with: weights, arithmetic, seconds and memory; and which models are worth their cost."""
+"""The cost of a model's predictions (weights, FLOPs, latency, memory), and the Pareto front of cost and score."""
 
 from __future__ import annotations
 
@@ -14,45 +14,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
+
+from vlm_core.arrays import Pictures
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
 
-CALLS: Final = 60  # of one picture each
+CALLS: Final = 60  # with one image each
 BATCH: Final = 32
 BATCHES: Final = 5
-_WATCHED_SECONDS: Final = 1.0  # of memory, looked at so often that a peak of milliseconds is met
-_BETWEEN_LOOKS_SECONDS: Final = 0.002
+_MEMORY_SECONDS: Final = 1.0  # of repeated predictions while memory is sampled
+_MEMORY_INTERVAL_SECONDS: Final = 0.002  # short enough to see a peak of milliseconds
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What answering costs, from pictures of the model's canvas to log-probabilities."""
+    """The cost of prediction, from images of the model's canvas to log-probabilities."""
 
-    weights: int  # numbers that the saved model holds, tied ones once
-    flops: int | None  # a picture, a multiply-add as two; None where PyTorch does not compute
-    p50_seconds: float  # median of calls with one picture
+    weights: int  # parameters in the saved model; tied ones count once
+    flops: int | None  # per image, a multiply-add as two; None for a model without PyTorch
+    p50_seconds: float  # median of calls with one image
     p95_seconds: float
-    pictures_a_second: float  # 32 at a time: of the median batch
+    pictures_a_second: float  # at batch size 32, from the median batch
     threads: int
-    peak_mib: float  # most memory of 32 at a time above that of the loaded model
+    peak_mib: float  # peak memory at batch size 32, above that of the loaded model
 
 
-def measure_cost(model: Categoriser, pictures: NDArray[np.uint8], *, threads: int) -> Cost:
-    """The cost of a model's answers, measured on pictures (n, H, W, 3), which are repeated as needed.
+def measure_cost(model: Categoriser, pictures: Pictures, *, threads: int) -> Cost:
+    """Return the cost of a model's predictions, measured on images (n, H, W, 3), which are repeated as needed.
 
-    Memory is measured in a process of its own that loads the model as saved; it begins as any process that
-    `multiprocessing` spawns, so a script that calls this needs its `if __name__ == "__main__"`.
+    Memory is measured in a separate process that loads the saved model. `multiprocessing` spawns it, so a script that
+    calls this needs its `if __name__ == "__main__"`.
     """
     from vlm_core.benchmark.profiling import count_flops, fixed_threads, timed
     from vlm_core.pixels.picture_store import fit_pictures
 
     batch = fit_pictures(np.take(pictures, np.arange(BATCH), axis=0, mode="wrap"), model.canvas)
-    one_by_one = itertools.cycle([batch[index : index + 1] for index in range(BATCH)])
+    single_images = itertools.cycle([batch[index : index + 1] for index in range(BATCH)])
     with fixed_threads(threads):
-        batches = timed(lambda: model.log_probabilities(batch), BATCHES)  # first: they warm up for the single calls
-        calls = timed(lambda: model.log_probabilities(next(one_by_one)), CALLS)
+        batches = timed(lambda: model.log_probabilities(batch), BATCHES)  # first, as a warm-up of the single calls
+        calls = timed(lambda: model.log_probabilities(next(single_images)), CALLS)
         flops = count_flops(lambda: model.log_probabilities(batch[:1]))
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder))
@@ -65,9 +66,9 @@ def measure_cost(model: Categoriser, pictures: NDArray[np.uint8], *, threads: in
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Whether each point (cost, score) is on the front: none costs no more and scores no less, but for its equals."""
+    """Return whether each point (cost, score) is on the Pareto front; equal points are on it together."""
     front = [False] * len(points)
-    best: tuple[float, float] | None = None  # last point found on the front
+    best: tuple[float, float] | None = None  # last point on the front
     for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
         if best is None or points[index][1] > best[1] or points[index] == best:
             front[index], best = True, points[index]
@@ -75,7 +76,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def _saved_weights(folder: Path) -> int:
-    """Numbers in all safetensors files below a folder."""
+    """Return the number of parameters in all safetensors files below a folder."""
     from safetensors import safe_open
 
     weights = 0
@@ -85,16 +86,16 @@ def _saved_weights(folder: Path) -> int:
     return weights
 
 
-def _peak_mib(folder: str, batch: NDArray[np.uint8], threads: int) -> float:
-    """In a fresh process: what answers for a batch take above the loaded model, which has answered once."""
+def _peak_mib(folder: str, batch: Pictures, threads: int) -> float:
+    """Return the peak MiB of a batch above that of the loaded model after its first prediction, in a fresh process."""
     from vlm_core.benchmark.profiling import PeakMemory, fixed_threads
     from vlm_core.models.saved import load_categoriser
 
     model = load_categoriser(Path(folder))
     with fixed_threads(threads):
         model.log_probabilities(batch[:1])
-        with PeakMemory(_BETWEEN_LOOKS_SECONDS) as peak:
+        with PeakMemory(_MEMORY_INTERVAL_SECONDS) as peak:
             started = time.perf_counter()
-            while time.perf_counter() - started < _WATCHED_SECONDS:
+            while time.perf_counter() - started < _MEMORY_SECONDS:
                 model.log_probabilities(batch)
     return peak.mib

@@ -1,4 +1,4 @@
-"""What answers cost by PyTorch and by ONNX, in single precision and in int8, on published architectures."""
+"""Inference speed of PyTorch and of ONNX in fp32 and int8, on published architectures."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from vlm_core.data import load_data
 from vlm_core.models.onnx_export import export_onnx, quantise_onnx
 from vlm_core.workflows.export import BATCHES, ExportComparison, compare
 
-PICTURES = 64  # whose answers are compared
+IMAGES = 64  # whose log-probabilities are compared
 
 
-def measure_answers(family: str, image_size: int, data: str, root: str, threads: int) -> dict[str, Any]:
-    """Of each form: seconds a picture alone and among 32, megabytes, and how far from PyTorch its answers are."""
+def measure_inference(family: str, image_size: int, data: str, root: str, threads: int) -> dict[str, Any]:
+    """Return per format: seconds per image at batch size 1 and 32, megabytes, and the difference from PyTorch."""
     torch.set_num_threads(threads)
     config = build_config({"data": data, "model": family, "per_category": 40, "train_per_category": 40})
     loaded = load_data(config, Path(root))
-    pictures = loaded.catalogue.pictures.take(loaded.split.test[:PICTURES])
+    pictures = loaded.catalogue.pictures.take(loaded.split.test[:IMAGES])
     model = categoriser_of(family, *full_size(family, image_size), loaded)
     with tempfile.TemporaryDirectory() as folder:
-        saved, single = Path(folder) / "torch", Path(folder) / "fp32"
-        saved.mkdir()
-        model.save(saved)
-        fp32 = export_onnx(model, single)
+        torch_folder, fp32_folder = Path(folder) / "torch", Path(folder) / "fp32"
+        torch_folder.mkdir()
+        model.save(torch_folder)
+        fp32 = export_onnx(model, fp32_folder)
         int8 = quantise_onnx(fp32, Path(folder) / "int8")
         expected = model.log_probabilities(pictures)
-        forms = [
-            compare("PyTorch", model, saved, pictures, expected),
+        formats = [
+            compare("PyTorch", model, torch_folder, pictures, expected),
             compare("ONNX fp32", fp32, fp32.folder, pictures, expected),
             compare("ONNX int8", int8, int8.folder, pictures, expected),
         ]
-    return {"family": family, "image_size": image_size, "forms": [_figures(form) for form in forms]}
+    return {"family": family, "image_size": image_size, "formats": [_measurements(each) for each in formats]}
 
 
-def _figures(form: ExportComparison) -> dict[str, Any]:
+def _measurements(comparison: ExportComparison) -> dict[str, Any]:
     return {
-        "form": form.form,
-        "megabytes": form.megabytes,
-        "seconds": [form.seconds[batch] for batch in BATCHES],
-        "largest_difference": form.largest_difference,
+        "format": comparison.form,
+        "megabytes": comparison.megabytes,
+        "seconds_per_image": [comparison.seconds[batch] for batch in BATCHES],
+        "max_difference": comparison.largest_difference,
     }

@@ -1,4 +1,4 @@
-"""The benchmark's tables in Markdown, from the figures that `measure` gave."""
+"""The benchmark's Markdown tables, from the results of `measure` and its kin."""
 
 from __future__ import annotations
 
@@ -8,99 +8,100 @@ from typing import Any
 from vlm_core.tracking.card import markdown_table
 from vlm_core.tracking.tags import machine_tags
 
-Figures = Mapping[str, Any]
+Result = Mapping[str, Any]
 FAMILIES = ("clip", "blip", "git")
-EPOCHS, TRAINED, VALIDATED, VIEWS = 10, 2400, 600, 3  # the study's, and the recipe's views
+EPOCHS, TRAINING_IMAGES, VALIDATION_IMAGES = 10, 2400, 600  # of the original paper's protocol
+VIEWS = 3
 
 
-def training_table(results: Sequence[Figures]) -> str:
-    """Seconds a picture of a training step by kind, next to naive, of each family and size."""
+def training_table(results: Sequence[Result]) -> str:
+    """Return seconds per image of a training step by kind, and the speed-up over naive, per family and size."""
     rows = []
     for result in results:
-        naive = find(results, "naive", result["family"], result["image_size"])
-        train = result["train"]
+        naive = find_result(results, "naive", result["family"], result["image_size"])
         prefix = result.get("prefix")
         rows.append(
             (
                 result["family"],
                 result["image_size"],
                 _kind(result),
-                spread(train),
-                f"{naive['train']['median'] / train['median']:,.1f}" if naive else "",
-                f"{prefix['seconds']:.3f}" if prefix else "",
-                f"{prefix['kib']:,.0f}" if prefix else "",
+                format_quartiles(result["step"]),
+                f"{naive['step']['median'] / result['step']['median']:,.1f}" if naive else "",
+                f"{prefix['seconds_per_image']:.3f}" if prefix else "",
+                f"{prefix['kib_per_image']:,.0f}" if prefix else "",
                 f"{result['peak_mib']:,.0f}",
             )
         )
-    names = ("family", "pixels", "kind", "train, s a picture", "times naive", "frozen layers, s a view", "KiB a view")
-    return markdown_table((*names, "peak MiB"), rows)
+    columns = ("family", "pixels", "kind", "training step, s per image", "speed-up over naive")
+    return markdown_table((*columns, "frozen layers, s per view", "KiB per view", "peak MiB"), rows)
 
 
-def _kind(result: Figures) -> str:
-    """The kind, with how far its states are from single precision's where they are not of that."""
+def _kind(result: Result) -> str:
+    """Return the kind, with the error of its features if the frozen layers ran in int8."""
     error = (result.get("prefix") or {}).get("prefix_error")
-    return f"{result['kind']} (states {error:.1%} off)" if error else str(result["kind"])
+    return f"{result['kind']} (features {error:.1%} off)" if error else str(result["kind"])
 
 
-def beside_table(results: Iterable[Figures]) -> str:
-    """Steps of naive and of our full fine-tuning that were taken in turn, and how many times faster ours were."""
+def in_turn_table(results: Iterable[Result]) -> str:
+    """Return the times of alternating naive and own steps of full fine-tuning, and their speed-up."""
     rows = [
         (
             result["family"],
             result["image_size"],
-            spread(result["naive"]),
-            spread(result["full"]),
-            f"{result['times']['median']:.2f} ({result['times']['low']:.2f} to {result['times']['high']:.2f})",
+            format_quartiles(result["naive"]),
+            format_quartiles(result["ours"]),
+            "{median:.2f} ({lower:.2f} to {upper:.2f})".format(**result["speedup"]),
         )
         for result in results
     ]
-    return markdown_table(("family", "pixels", "naive, s a picture", "full, s a picture", "times naive"), rows)
+    return markdown_table(("family", "pixels", "naive, s per image", "ours, s per image", "speed-up"), rows)
 
 
-def answers_table(results: Iterable[Figures]) -> str:
-    """Milliseconds a picture of answering with one picture and with 32 at a time, by what computes."""
+def inference_table(results: Iterable[Result]) -> str:
+    """Return milliseconds per image of prediction at batch size 1 and 32, by format."""
     rows = [
         (
             result["family"],
             result["image_size"],
-            form["form"],
-            f"{form['megabytes']:,.0f}",
-            *(f"{1000 * seconds:.0f}" for seconds in form["seconds"]),
-            f"{form['largest_difference']:.2g}",
+            each["format"],
+            f"{each['megabytes']:,.0f}",
+            *(f"{1000 * seconds:.0f}" for seconds in each["seconds_per_image"]),
+            f"{each['max_difference']:.2g}",
         )
         for result in results
-        for form in result["forms"]
+        for each in result["formats"]
     ]
-    names = ("family", "pixels", "computed by", "MB", "one picture, ms", "of 32, ms a picture")
-    return markdown_table((*names, "log-probabilities off by at most"), rows)
+    columns = ("family", "pixels", "format", "MB", "batch size 1, ms per image", "batch size 32, ms per image")
+    return markdown_table((*columns, "largest difference in log-probability"), rows)
 
 
-def naive_table(results: Sequence[Figures]) -> str:
-    """What the naive step spends, and its share of the machine's rate for matrix products."""
+def naive_table(results: Sequence[Result]) -> str:
+    """Return the times of the naive step, and its share of the machine's rate for matmuls."""
     rows = [
         (
             result["family"],
             result["image_size"],
-            spread(result["train"]),
-            f"{result['input']['median'] / result['train']['median']:.1%}",
-            f"{result['evaluate']['median']:.3f}",
-            f"{result['gflop']:.0f}",
-            f"{result['gflop'] / result['train']['median'] / result['gemm_gflops']:.0%}",
+            format_quartiles(result["step"]),
+            f"{result['preprocessing']['median'] / result['step']['median']:.1%}",
+            f"{result['evaluation']['median']:.3f}",
+            f"{result['gflop_per_image']:.0f}",
+            f"{result['gflop_per_image'] / result['step']['median'] / result['gemm_gflops']:.0%}",
             f"{result['gemm_gflops']:.0f}",
         )
         for result in results
         if result["kind"] == "naive"
     ]
-    names = ("family", "pixels", "train, s a picture", "of it decoding and augmenting", "evaluate, s a picture")
-    return markdown_table((*names, "GFLOP a picture", "share of GEMM rate", "that, GFLOP/s"), rows)
+    columns = ("family", "pixels", "training step, s per image", "share of decoding and augmentation")
+    columns = (*columns, "evaluation, s per image", "GFLOP per image", "share of GEMM rate", "GEMM rate, GFLOP/s")
+    return markdown_table(columns, rows)
 
 
-def study_table(results: Sequence[Figures]) -> str:
-    """Hours of the study's ten epochs, extrapolated from the seconds a picture, and how many times fewer they are.
+def study_table(results: Sequence[Result]) -> str:
+    """Return hours of the original paper's ten epochs, extrapolated from seconds per image, and the speed-ups.
 
-    The original is BLIP at its own 384 pixels, the others at 224.
+    The original setting is BLIP at its own 384 pixels and the others at 224.
     """
-    recipes = {
+    hours_by_recipe = {
         "naive, BLIP at 384": _hours(results, "naive", {"blip": 384}, 0),
         "naive": _hours(results, "naive", {}, 0),
         f"one block, {VIEWS} views": _hours(results, "one block", {}, VIEWS),
@@ -108,73 +109,75 @@ def study_table(results: Sequence[Figures]) -> str:
         "one block, 1 view, 160 pixels": _hours(results, "one block", dict.fromkeys(FAMILIES, 160), 1),
         "one block, 1 view, 160 pixels, int8": _hours(results, "one block int8", dict.fromkeys(FAMILIES, 160), 1),
     }
-    sums = {name: sum(hours) for name, hours in recipes.items() if len(hours) == len(FAMILIES)}
+    sums = {recipe: sum(hours) for recipe, hours in hours_by_recipe.items() if len(hours) == len(FAMILIES)}
     rows = [
         (
-            name,
-            *(f"{part:.2f}" for part in recipes[name]),
+            recipe,
+            *(f"{hours:.2f}" for hours in hours_by_recipe[recipe]),
             f"{total:.2f}",
-            *(f"{sums[other] / total:.1f}" if other in sums else "" for other in ("naive", "naive, BLIP at 384")),
+            *(f"{sums[naive] / total:.1f}" if naive in sums else "" for naive in ("naive", "naive, BLIP at 384")),
         )
-        for name, total in sums.items()
+        for recipe, total in sums.items()
     ]
-    names = ("recipe, caches included", *(f"{family}, h" for family in FAMILIES), "all, h", "times naive")
-    return markdown_table((*names, "times naive with BLIP at 384"), rows)
+    columns = ("recipe, with feature caching", *(f"{family}, h" for family in FAMILIES), "all, h")
+    return markdown_table((*columns, "speed-up over naive", "speed-up over naive with BLIP at 384"), rows)
 
 
-def _hours(results: Sequence[Figures], kind: str, sizes: Mapping[str, int], views: int) -> list[float]:
-    """Of each family that was measured at its size (224 where none is named)."""
-    found = [find(results, kind, family, sizes.get(family, 224)) for family in FAMILIES]
-    return [kept_hours(figures, views) if views else naive_hours(figures) for figures in found if figures]
+def _hours(results: Sequence[Result], kind: str, sizes: Mapping[str, int], views: int) -> list[float]:
+    """Return the hours of each family that was measured at its size (224 by default)."""
+    measured = (find_result(results, kind, family, sizes.get(family, 224)) for family in FAMILIES)
+    return [
+        cached_training_hours(result, views) if views else naive_training_hours(result) for result in measured if result
+    ]
 
 
-def naive_hours(naive: Figures) -> float:
-    """Of the study's epochs of training and validation."""
-    seconds = TRAINED * naive["train"]["median"] + VALIDATED * naive["evaluate"]["median"]
-    return float(EPOCHS * seconds / 3600)
+def naive_training_hours(result: Result) -> float:
+    """Return the hours of all epochs of training and validation."""
+    epoch_seconds = TRAINING_IMAGES * result["step"]["median"] + VALIDATION_IMAGES * result["evaluation"]["median"]
+    return float(EPOCHS * epoch_seconds / 3600)
 
 
-def kept_hours(ours: Figures, views: int) -> float:
-    """The same, the frozen layers' passes over `views` views and the plain validation view included.
+def cached_training_hours(result: Result, views: int) -> float:
+    """Return the hours of all epochs, with the caching of `views` training views and the plain validation view.
 
-    So is the making of what runs them, where it was measured: seconds for PyTorch, a minute for a graph in int8.
+    The time to build the frozen prefix is included if it was measured: seconds for PyTorch, a minute for int8 ONNX.
     """
-    prefix = ours["prefix"].get("making", 0.0) + (views * TRAINED + VALIDATED) * ours["prefix"]["seconds"]
-    epochs = EPOCHS * (TRAINED * ours["train"]["median"] + VALIDATED * ours["evaluate"]["median"])
-    return float((prefix + epochs) / 3600)
+    prefix = result["prefix"]
+    prefix_images = views * TRAINING_IMAGES + VALIDATION_IMAGES
+    prefix_seconds = prefix.get("build_seconds", 0.0) + prefix_images * prefix["seconds_per_image"]
+    return float(prefix_seconds / 3600 + naive_training_hours(result))
 
 
-def growth_table(rows: Iterable[Figures]) -> str:
-    """Time and memory of keeping states of so many pictures, and of an epoch on them."""
-    names = ("pictures", "frozen layers, ms a picture", "epoch of the head, ms a picture", "peak MiB over the model's")
-    lines = [
+def growth_table(results: Iterable[Result]) -> str:
+    """Return time and memory of caching the features of n images, and of an epoch on them."""
+    columns = ("images", "frozen layers, ms per image", "epoch of the last block, ms per image")
+    rows = [
         (
-            f"{row['pictures']:,}",
-            f"{1000 * row['prefix']:.2f}",
-            f"{1000 * row['epoch']:.3f}",
-            f"{row['peak_mib']:,.0f}",
+            f"{result['images']:,}",
+            f"{1000 * result['prefix_seconds_per_image']:.2f}",
+            f"{1000 * result['epoch_seconds_per_image']:.3f}",
+            f"{result['peak_mib']:,.0f}",
         )
-        for row in rows
+        for result in results
     ]
-    return markdown_table(names, lines)
+    return markdown_table((*columns, "peak MiB above the model's"), rows)
 
 
-def input_table(rows: Iterable[Figures]) -> str:
-    """Milliseconds a picture of what comes before the model."""
-    lines = [
-        (row["image_size"], *(f"{1000 * row[name]['median']:.2f}" for name in ("decode", "augment_pillow", "augment")))
-        for row in rows
-    ]
-    return markdown_table(("pixels", "decode JPEG, ms", "augment with Pillow, ms", "ours, ms"), lines)
+def preprocessing_table(results: Iterable[Result]) -> str:
+    """Return milliseconds per image of decoding and augmentation."""
+    names = ("decode", "augment_pillow", "augment")
+    rows = [(result["image_size"], *(f"{1000 * result[name]['median']:.2f}" for name in names)) for result in results]
+    columns = ("pixels", "decode JPEG, ms per image", "augment with Pillow, ms per image", "augment here, ms per image")
+    return markdown_table(columns, rows)
 
 
-def spread(seconds: Figures) -> str:
-    """Median and quartiles."""
-    return f"{seconds['median']:.4f} ({seconds['low']:.4f} to {seconds['high']:.4f}, {seconds['steps']} steps)"
+def format_quartiles(quartiles: Result) -> str:
+    """Return median and quartiles of seconds as text."""
+    return "{median:.4f} ({lower:.4f} to {upper:.4f}, {count} steps)".format(**quartiles)
 
 
-def find(results: Sequence[Figures], kind: str, family: str, image_size: int) -> Figures | None:
-    """The figures of that kind, or None."""
+def find_result(results: Sequence[Result], kind: str, family: str, image_size: int) -> Result | None:
+    """Return the result of that kind, family and size, or None."""
     for result in results:
         if (result["kind"], result["family"], result["image_size"]) == (kind, family, image_size):
             return result
@@ -182,26 +185,26 @@ def find(results: Sequence[Figures], kind: str, family: str, image_size: int) ->
 
 
 def machine() -> str:
-    """Processor, cores and the library's version."""
+    """Return processor, cores and PyTorch's version."""
     facts = machine_tags()
     return f"{facts['cpu']}, {facts['cores']} cores, PyTorch {facts['torch']}"
 
 
-def whole(results: Mapping[str, Any]) -> str:
-    """All tables that there are figures for, under their headings."""
+def all_tables(results: Mapping[str, Any]) -> str:
+    """Return all tables that have results, under their headings; results of unknown names are ignored."""
 
-    def those(kind: str) -> list[Figures]:
-        return [figures for name, figures in results.items() if name.startswith(kind)]
+    def of_kind(prefix: str) -> list[Result]:
+        return [result for name, result in results.items() if name.startswith(prefix)]
 
-    trained = those("train ")
-    sections: list[tuple[str, Callable[[list[Figures]], str], list[Figures]]] = [
-        ("Naive fine-tuning", naive_table, trained),
-        ("Every mode next to it", training_table, trained),
-        ("Everything learns: naive and ours step by step in turn", beside_table, those("beside ")),
-        ("The study's ten epochs (2,400 training and 600 validation pictures), extrapolated", study_table, trained),
-        ("Answering", answers_table, those("answers ")),
-        ("Before the model", input_table, those("input ")),
-        ("How it grows", growth_table, those("growth ")),
+    training = of_kind("training ")
+    sections: list[tuple[str, Callable[[list[Result]], str], list[Result]]] = [
+        ("Naive fine-tuning", naive_table, training),
+        ("Every mode compared with it", training_table, training),
+        ("Full fine-tuning: naive and own steps in turn", in_turn_table, of_kind("in turn ")),
+        ("Ten epochs of 2,400 training and 600 validation images, extrapolated", study_table, training),
+        ("Inference", inference_table, of_kind("inference ")),
+        ("Preprocessing", preprocessing_table, of_kind("preprocessing ")),
+        ("Growth with the catalogue", growth_table, of_kind("growth of ")),
     ]
-    parts = [f"### {heading}\n\n{table(figures)}" for heading, table, figures in sections if figures]
+    parts = [f"### {heading}\n\n{table(selected)}" for heading, table, selected in sections if selected]
     return "\n\n".join([f"Machine: {machine()}.", *parts]) + "\n"

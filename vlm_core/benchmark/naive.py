@@ -1,7 +1,7 @@
-"""What the platform is measured against: published architectures, fine-tuned the way a first script does it.
+"""The naive baseline of the benchmark: published architectures, fine-tuned as in a first script.
 
-Pictures are decoded and augmented one by one with Pillow, the model's own classes compute every token, and all
-weights learn with PyTorch's AdamW as it comes.
+Images are decoded and augmented one by one with Pillow, Hugging Face's classes compute every token, and PyTorch's
+default AdamW trains all weights.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from vlm_core.models.categoriser import ADAPTERS
 from vlm_core.models.tiny import build_tiny
 from vlm_core.pixels.views import MEAN, STD
 
-Read = Callable[[Tensor], Tensor]  # pixels (B, 3, S, S) to the fused state (B, D)
+FusedFeatures = Callable[[Tensor], Tensor]  # pixels (B, 3, S, S) to fused features (B, D)
 
 
 def full_size(family: str, image_size: int) -> tuple[Any, Any]:
-    """A family's published base architecture with random weights, and a small tokenizer."""
+    """Return a family's published base architecture with random weights, and a small tokenizer."""
     import transformers
 
     _, tokenizer = build_tiny(family, ["men navy blue shirts"])
@@ -39,8 +39,8 @@ def full_size(family: str, image_size: int) -> tuple[Any, Any]:
     return hf.float().eval(), tokenizer
 
 
-def fused_state(family: str, hf: Any, prompt: Sequence[int]) -> tuple[Read, int]:
-    """What the family's own classes compute of pixels up to the state that a head reads, and that state's width."""
+def fused_features(family: str, hf: Any, prompt: Sequence[int]) -> tuple[FusedFeatures, int]:
+    """Return the function from pixels to fused features, by Hugging Face's own classes, and the features' width."""
 
     def clip(pixels: Tensor) -> Tensor:
         return hf.get_image_features(pixels).pooler_output  # type: ignore[no-any-return]
@@ -63,7 +63,7 @@ def fused_state(family: str, hf: Any, prompt: Sequence[int]) -> tuple[Read, int]
 
 
 def jpegs(pictures: NDArray[np.uint8]) -> list[bytes]:
-    """Pictures (n, H, W, 3) as files, as a catalogue keeps them."""
+    """Return images (n, H, W, 3) as JPEG files."""
     from PIL import Image
 
     files = []
@@ -75,14 +75,14 @@ def jpegs(pictures: NDArray[np.uint8]) -> list[bytes]:
 
 
 def decode(file: bytes) -> Any:
-    """A file's picture."""
+    """Return a file's image."""
     from PIL import Image
 
     return Image.open(io.BytesIO(file)).convert("RGB")
 
 
 def augment(image_size: int) -> Callable[[Any], Tensor]:
-    """The study's augmentations, picture by picture."""
+    """Return the `standard` augmentation of one Pillow image, by torchvision."""
     from torchvision import transforms
 
     return transforms.Compose(  # type: ignore[no-any-return]
@@ -99,9 +99,9 @@ def augment(image_size: int) -> Callable[[Any], Tensor]:
 
 
 def naive_steps(
-    read: Read, width: int, hf: Any, files: Sequence[bytes], labels: Tensor, image_size: int, batch: int
+    compute: FusedFeatures, width: int, hf: Any, files: Sequence[bytes], labels: Tensor, image_size: int, batch: int
 ) -> Iterator[tuple[float, float]]:
-    """Seconds of each step of fine-tuning everything, and of these the seconds in decoding and augmentation."""
+    """Yield the seconds of each step of full fine-tuning, and of these the seconds of decoding and augmentation."""
     head = nn.Linear(width, int(labels.max()) + 1)
     hf.train()
     optimiser = torch.optim.AdamW([*hf.parameters(), *head.parameters()], lr=2e-5)
@@ -111,7 +111,7 @@ def naive_steps(
         rows = [(count + n) % len(files) for n in range(batch)]
         pixels = torch.stack([view(decode(files[row])) for row in rows])
         prepared = time.perf_counter()
-        loss = cross_entropy(head(read(pixels)), labels[rows])
+        loss = cross_entropy(head(compute(pixels)), labels[rows])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -120,9 +120,16 @@ def naive_steps(
 
 
 def trainer_steps(
-    read: Read, width: int, hf: Any, files: Sequence[bytes], labels: Tensor, image_size: int, batch: int, steps: int
+    compute: FusedFeatures,
+    width: int,
+    hf: Any,
+    files: Sequence[bytes],
+    labels: Tensor,
+    image_size: int,
+    batch: int,
+    steps: int,
 ) -> list[float]:
-    """Seconds of each step of Hugging Face's Trainer on the same task."""
+    """Return the seconds of each step of Hugging Face's Trainer on the same task, without the first."""
     import tempfile
 
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -133,7 +140,7 @@ def trainer_steps(
             self.hf, self.head = hf, nn.Linear(width, int(labels.max()) + 1)
 
         def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = self.head(read(pixels))
+            logits = self.head(compute(pixels))
             return {"loss": cross_entropy(logits, labels), "logits": logits}
 
     view, seconds = augment(image_size), list[float]()

@@ -1,4 +1,4 @@
-"""What measurements are made with: seconds, memory, arithmetic and a fixed number of threads."""
+"""Profiling tools: seconds, memory, FLOPs and a fixed number of threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 
 def timed(work: Callable[[], Any], times: int) -> list[float]:
-    """Seconds of each of so many calls, after one that is not counted."""
+    """Return the seconds of each of `times` calls, after one warm-up call."""
     work()
     seconds = []
     for _ in range(times):
@@ -24,10 +24,10 @@ def timed(work: Callable[[], Any], times: int) -> list[float]:
 
 
 def count_flops(work: Callable[[], Any]) -> int:
-    """Floating-point operations of PyTorch's matrix products and convolutions in a call, a multiply-add as two.
+    """Return the floating-point operations of the matmuls and convolutions in a call, a multiply-add as two.
 
-    On a CPU PyTorch's counter does not know the fused attention and counts nothing of it; so attention is computed
-    by its formula here, as the two products that it is. Nor does it know oneDNN's products (`models.products`).
+    PyTorch's counter does not know its fused attention on a CPU, so attention runs unfused here, as two matmuls. Nor
+    does the counter know oneDNN's linear layers (`models.onednn_linear`); their formula is added.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -35,20 +35,19 @@ def count_flops(work: Callable[[], Any]) -> int:
 
     from vlm_core.models.onednn_linear import onednn_is_faster
 
-    def product(tokens: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-        return 2 * math.prod(tokens) * weight[0]
+    def linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * weight[0]
 
-    known = (
-        {torch.ops.mkldnn._linear_pointwise: product} if onednn_is_faster() else {}
-    )  # not every PyTorch has that operation
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=known) as counter:
+    # not every build of PyTorch has this operation
+    custom = {torch.ops.mkldnn._linear_pointwise: linear_flops} if onednn_is_faster() else {}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=custom) as counter:
         work()
     return int(counter.get_total_flops())
 
 
 @contextmanager
 def fixed_threads(threads: int) -> Iterator[None]:
-    """So many threads for PyTorch and for the libraries below numpy; as before afterwards."""
+    """Use that number of threads in PyTorch and in numpy's libraries within the context."""
     import torch
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -62,31 +61,31 @@ def fixed_threads(threads: int) -> Iterator[None]:
 
 
 class PeakMemory:
-    """Watches the process's own memory, shared and mapped files left out: `mib` above what it was at first."""
+    """Samples the process's own memory, without shared and mapped files, within its context."""
 
     def __init__(self, interval_seconds: float = 0.05) -> None:
         self._interval = interval_seconds
 
     def __enter__(self) -> PeakMemory:
-        self._process, self._over = psutil.Process(), threading.Event()
-        self._first = self._highest = self._own()
+        self._process, self._stopped = psutil.Process(), threading.Event()
+        self._initial = self._highest = self._own_bytes()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
 
     @property
     def mib(self) -> float:
-        """The highest so far, in MiB."""
-        return (self._highest - self._first) / 2**20
+        """Return the peak so far above the initial memory, in MiB."""
+        return (self._highest - self._initial) / 2**20
 
-    def _own(self) -> int:
+    def _own_bytes(self) -> int:
         memory = self._process.memory_info()
         return int(memory.rss - getattr(memory, "shared", 0))
 
     def _watch(self) -> None:
-        while not self._over.wait(self._interval):
-            self._highest = max(self._highest, self._own())
+        while not self._stopped.wait(self._interval):
+            self._highest = max(self._highest, self._own_bytes())

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+from vlm_core.arrays import Rows
 
 # Share of the views that each form is drawn for; a product that lacks what a form needs takes the next one.
 CAPTION: Final = 0.35  # "a picture of men navy blue shirts"

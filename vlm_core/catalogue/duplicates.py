@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlm_core.arrays import Rows
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.progress import track
 
-Rows = NDArray[np.int64]
 Planes = NDArray[np.uint8]  # (n, 4, SIDE, SIDE): red, green, blue, and 1 where there is content
 
 VERSION: Final = 1  # of this method: part of the name under which groups are kept

@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlm_core.arrays import Rows
 from vlm_core.atomic import write_atomically
-
-Rows = NDArray[np.int64]
 
 RULE: Final = "blake2b(product id)[0] < 192"  # three quarters of all ids may be pretrained on
 _SIDES_BELOW: Final = 192  # of 256

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlm_core.arrays import Rows
 from vlm_core.catalogue.exposure import reserved_for_evaluation
 from vlm_core.errors import UserError
 
-Rows = NDArray[np.int64]
 Protocol = Literal["holdout", "study"]
 
 ORIGINAL_CATEGORIES = ("Accessories", "Apparel", "Footwear", "Free Items", "Personal Care")

@@ -1,4 +1,4 @@
-"""BLIP: text tokens cross-attend to image tokens; the fused state is the decoder's after the prompt."""
+"""BLIP: text tokens cross-attend to image tokens; the fused features are the text decoder's at the prompt's end."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlm_core.models.blocks import ALL, FIRST, LAST, text_block, vision_stages
+from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, LAST_TOKEN, text_block, vision_stages
 from vlm_core.models.stages import Readout, Stage, State, causal_mask
 
-PROMPT = "a picture of"  # what the original captioner was trained with
+PROMPT = "a picture of"  # of the original captioner's training
 
 
 class Blip:
@@ -23,21 +23,21 @@ class Blip:
         self.tokenizer = tokenizer
 
     def width(self, readout: Readout) -> int:
-        """Decoder's width when fused, else the vision tower's."""
+        """Return the text decoder's width for `fused`, else the vision tower's."""
         config = self.hf.config
         return int(config.text_config.hidden_size if readout == "fused" else config.vision_config.hidden_size)
 
     def stages(self, readout: Readout) -> tuple[Stage, ...]:
-        """The chain: vision blocks, then for `fused` the decoder's blocks over the prompt."""
+        """Return the chain: vision blocks, then for `fused` the text decoder's blocks over the prompt."""
         vision = self.hf.vision_model
         norm = vision.post_layernorm
         chain = [
             Stage("vision.embed", "vision", (vision.embeddings,), lambda state: (vision.embeddings(state[0]),)),
-            *vision_stages(vision.encoder.layers, read=FIRST if readout == "vision" else ALL),
+            *vision_stages(vision.encoder.layers, outputs=FIRST_TOKEN if readout == "vision" else ALL_TOKENS),
             Stage("vision.norm", "vision", (norm,), lambda state: (norm(state[0]),)),  # (B, N, D)
         ]
         if readout == "vision":
-            # Hugging Face's `pooler_output` applies the norm a second time; a head trained on it expects that.
+            # As Hugging Face's `pooler_output`, which applies the norm a second time.
             chain.append(Stage("vision.pool", "vision", (norm,), lambda state: (norm(state[0][:, 0]),)))
         if readout == "fused":
             chain.extend(self._fusion_stages())
@@ -51,11 +51,11 @@ class Blip:
             return state[0], bert.embeddings(ids)  # (B, N, D), (B, T, D)
 
         def block_stage(number: int, block: Any) -> Stage:
-            read = LAST if number == len(bert.encoder.layer) else ALL
+            outputs = LAST_TOKEN if number == len(bert.encoder.layer) else ALL_TOKENS
 
             def run(state: State) -> State:
                 tokens, text = state
-                return tokens, text_block(block, text, causal_mask(text.shape[1], 0, text), tokens, read)
+                return tokens, text_block(block, text, causal_mask(text.shape[1], 0, text), tokens, outputs)
 
             return Stage(f"fusion.block.{number}", "fusion", (block,), run)
 
@@ -68,22 +68,22 @@ class Blip:
     def _prompt(self, tokens: Tensor) -> Tensor:
         return tokens.new_tensor(self.prompt_ids()).long().expand(tokens.shape[0], -1)
 
-    def writing_modules(self) -> tuple[nn.Module, ...]:
-        """The text decoder."""
+    def text_modules(self) -> tuple[nn.Module, ...]:
+        """Return the text decoder."""
         return (self.hf.text_decoder,)
 
     def prompt_ids(self) -> list[int]:
-        """[DEC] and the prompt: the decoder was trained to start with [DEC], not with [CLS]."""
+        """Return [DEC] and the prompt; the decoder was trained to start with [DEC], not with [CLS]."""
         words = self.tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
         return [self.hf.config.text_config.bos_token_id, *words]
 
     def sentence_ids(self, text: str) -> list[int]:
-        """The text's tokens and [SEP]."""
+        """Return the text's tokens and [SEP]."""
         words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*words, self.hf.config.text_config.sep_token_id]
 
     def token_logits(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Logits (B, T, V) of the token after each of `ids`."""
+        """Return next-token logits (B, T, V) at each of `ids`."""
         decoder = self.hf.text_decoder
         text = decoder.bert.embeddings(ids)
         mask = causal_mask(ids.shape[1], 0, text)
@@ -91,18 +91,18 @@ class Blip:
             text = text_block(block, text, mask, tokens)
         return decoder.cls(text)  # type: ignore[no-any-return]
 
-    def read_prompt(self, tokens: Tensor) -> tuple[Tensor, Any]:
-        """Logits (B, V) after the prompt, and the decoder's cache."""
+    def prefill(self, tokens: Tensor) -> tuple[Tensor, Any]:
+        """Return logits (B, V) after the prompt, and the decoder's KV cache."""
         output = self.hf.text_decoder(input_ids=self._prompt(tokens), encoder_hidden_states=tokens, use_cache=True)
         return output.logits[:, -1], output.past_key_values
 
-    def read_more(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
-        """Logits (B, T, V) after each of `ids`, read on from the cache."""
+    def decode_step(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
+        """Return next-token logits (B, T, V) at each of `ids`, which the KV cache then holds."""
         output = self.hf.text_decoder(
             input_ids=ids, encoder_hidden_states=tokens, past_key_values=cache, use_cache=True
         )
         return output.logits  # type: ignore[no-any-return]
 
-    def forget(self, cache: Any, count: int) -> None:
-        """Take the last `count` text tokens out of the cache; what it holds of the picture stays."""
+    def crop_cache(self, cache: Any, count: int) -> None:
+        """Remove the last `count` text tokens from the KV cache; the image's keys and values stay."""
         cache.self_attention_cache.crop(-count)

@@ -1,8 +1,10 @@
-"""Transformer blocks over Hugging Face's own modules, able to compute no more tokens than are read.
+"""Transformer blocks over Hugging Face's own modules that compute only the tokens whose output is used.
 
-Where only one token of a block's output is read, that token alone is a query and goes through the MLP; it still reads
-all tokens, so nothing changes but the cost. Attention is PyTorch's fused one, which two of the three
-families' own code cannot use. Where few tokens read many, keys and values of the many are never made.
+Where one token of a block's output is used, it is the only query and the only token in the MLP. It still attends to
+all tokens, so the result is the same at a lower cost. Attention is PyTorch's fused operation, which two of the three
+families' own code cannot use. Where few queries attend to many tokens, keys and values are never computed.
+
+Shapes: B images, N tokens attended to, R queries, D width, H heads, E = D / H.
 """
 
 from __future__ import annotations
@@ -17,117 +19,128 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from vlm_core.models.stages import Stage
 
-ALL = slice(None)
-FIRST = slice(0, 1)
-LAST = slice(-1, None)
-# What mixes values: PyTorch's fused operation keeps no probabilities; `vlm_core.attention` puts there one that does.
-OPERATION: ContextVar[Callable[..., Tensor]] = ContextVar("OPERATION", default=scaled_dot_product_attention)
+ALL_TOKENS = slice(None)
+FIRST_TOKEN = slice(0, 1)
+LAST_TOKEN = slice(-1, None)
+# The fused operation keeps no attention weights; `vlm_core.attention` sets a kernel that does.
+ATTENTION_KERNEL: ContextVar[Callable[..., Tensor]] = ContextVar(
+    "ATTENTION_KERNEL", default=scaled_dot_product_attention
+)
 
 
-def vision_stages(blocks: Any, read: slice = ALL) -> list[Stage]:
-    """A vision tower's blocks as stages; of the last one's output only the tokens `read` are computed."""
+def vision_stages(blocks: Any, outputs: slice = ALL_TOKENS) -> list[Stage]:
+    """Return a vision tower's blocks as stages; the last one computes only the tokens `outputs`."""
 
     def stage(number: int, block: Any) -> Stage:
-        wanted = read if number == len(blocks) else ALL
+        tokens = outputs if number == len(blocks) else ALL_TOKENS
         return Stage(
-            f"vision.block.{number}", "vision", (block,), lambda state: (vision_block(block, state[0], wanted),)
+            f"vision.block.{number}", "vision", (block,), lambda state: (vision_block(block, state[0], tokens),)
         )
 
     return [stage(number, block) for number, block in enumerate(blocks, start=1)]
 
 
-def vision_block(block: Any, tokens: Tensor, read: slice = ALL) -> Tensor:
-    """Tokens `read` (B, R, D) after a pre-norm block of a family's vision tower over `tokens` (B, N, D).
+def vision_block(block: Any, x: Tensor, outputs: slice = ALL_TOKENS) -> Tensor:
+    """Return the tokens `outputs` (B, R, D) of a vision tower's pre-norm block over tokens x (B, N, D).
 
-    Dropout of attention, which is 0 in the published towers, is not applied.
+    Attention dropout is not applied; it is 0 in the published towers.
     """
     attention = block.self_attn
-    normed = block.layer_norm1(tokens)
-    if hasattr(attention, "qkv"):  # BLIP's three projections are one layer
-        mixed, output = attend(*_thirds(attention.qkv, normed, read), attention.num_heads), attention.projection
+    normed = block.layer_norm1(x)  # (B, N, D)
+    if hasattr(attention, "qkv"):  # BLIP projects to q, k and v by one layer
+        q, k, v = _project_qkv(attention.qkv, normed, outputs)  # (B, R, D), (B, N, D), (B, N, D)
+        y, out_proj = multi_head_attention(q, k, v, attention.num_heads), attention.projection
     else:
-        query, output = attention.q_proj(normed[:, read]), attention.out_proj
-        mixed = _attend_to(query, normed, attention.k_proj, attention.v_proj, attention.num_heads)
-    kept = tokens[:, read] + output(mixed)
-    return kept + block.mlp(block.layer_norm2(kept))  # type: ignore[no-any-return]
+        q, out_proj = attention.q_proj(normed[:, outputs]), attention.out_proj  # (B, R, D)
+        y = _attention(q, normed, attention.k_proj, attention.v_proj, attention.num_heads)
+    x = x[:, outputs] + out_proj(y)  # (B, R, D)
+    return x + block.mlp(block.layer_norm2(x))  # type: ignore[no-any-return]
 
 
-def text_block(block: Any, text: Tensor, mask: Tensor, images: Tensor | None = None, read: slice = ALL) -> Tensor:
-    """Tokens `read` (B, R, D) after a post-norm block of BLIP's decoder or GIT's joint encoder over `text` (B, T, D).
+def text_block(
+    block: Any, x: Tensor, mask: Tensor, images: Tensor | None = None, outputs: slice = ALL_TOKENS
+) -> Tensor:
+    """Return the tokens `outputs` (B, R, D) of a post-norm block over tokens x (B, T, D).
 
-    `mask` (1, 1, T, T) is added to the scores. With `images` (B, N, D), the text attends to them as well.
+    The block is one of BLIP's text decoder or of GIT's joint encoder. `mask` (1, 1, T, T) is added to the attention
+    scores. With image tokens `images` (B, N, D), the text cross-attends to them.
     """
-    mixed = _mix(block.attention, text[:, read], text, mask[:, :, read])
+    y = _bert_attention(block.attention, x[:, outputs], x, mask[:, :, outputs])  # (B, R, D)
     if images is not None:
-        mixed = _mix(block.crossattention, mixed, images)
-    return block.output(block.intermediate(mixed), mixed)  # type: ignore[no-any-return]
+        y = _bert_attention(block.crossattention, y, images)
+    return block.output(block.intermediate(y), y)  # type: ignore[no-any-return]
 
 
-def _mix(attention: Any, reading: Tensor, read: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`reading` (B, R, D) after BERT's attention to `read` (B, N, D), residual and norm included."""
+def _bert_attention(attention: Any, queries: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return `queries` (B, R, D) after BERT's attention to tokens x (B, N, D), with residual and norm."""
     layers = attention.self
-    heads, dropout = layers.num_attention_heads, layers.dropout.p if layers.training else 0.0
-    mixed = _attend_to(layers.query(reading), read, layers.key, layers.value, heads, mask, dropout)
-    return attention.output(mixed, reading)  # type: ignore[no-any-return]
+    n_head, dropout = layers.num_attention_heads, layers.dropout.p if layers.training else 0.0
+    y = _attention(layers.query(queries), x, layers.key, layers.value, n_head, mask, dropout)
+    return attention.output(y, queries)  # type: ignore[no-any-return]
 
 
-def _attend_to(
-    query: Tensor,
-    tokens: Tensor,
+def _attention(
+    q: Tensor,
+    x: Tensor,
     key: nn.Module,
     value: nn.Module,
-    heads: int,
+    n_head: int,
     mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Multi-head attention (B, R, D) of projected queries (B, R, D) to tokens (B, N, D), by the cheaper way."""
-    few = query.shape[1]
-    work = few / tokens.shape[1] + few * heads / query.shape[2]  # of `attend_few`, as a share of that of projecting all
-    plain = type(key) is type(value) is nn.Linear  # layers with adapters have no weight of their own
-    if plain and work <= 0.5 and OPERATION.get() is scaled_dot_product_attention:
-        return attend_few(query, tokens, key, value, heads, mask, dropout)  # type: ignore[arg-type]
-    return attend(query, key(tokens), value(tokens), heads, mask, dropout)
+    """Return attention (B, R, D) of queries q (B, R, D) to tokens x (B, N, D), computed the cheaper way."""
+    n_queries = q.shape[1]
+    # multiply-adds of absorbed attention, as a share of those of projecting all tokens to keys and values
+    cost = n_queries / x.shape[1] + n_queries * n_head / q.shape[2]
+    plain = type(key) is type(value) is nn.Linear  # a layer with adapters has no weight of its own
+    if plain and cost <= 0.5 and ATTENTION_KERNEL.get() is scaled_dot_product_attention:
+        return absorbed_attention(q, x, key, value, n_head, mask, dropout)  # type: ignore[arg-type]
+    return multi_head_attention(q, key(x), value(x), n_head, mask, dropout)
 
 
-def attend_few(
-    query: Tensor, tokens: Tensor, key: nn.Linear, value: nn.Linear, heads: int, mask: Tensor | None, dropout: float
+def absorbed_attention(
+    q: Tensor, x: Tensor, key: nn.Linear, value: nn.Linear, n_head: int, mask: Tensor | None, dropout: float
 ) -> Tensor:
-    """What `attend` gives of tokens (B, N, D) that `key` and `value` project: products in another order.
+    """Return attention (B, R, D) of queries q (B, R, D) to tokens x (B, N, D), without computing keys and values.
 
-    A query's product with a projected key is that of the query, projected back, with the token itself; and a mean of
-    projected values is the projected mean of tokens. So R tokens a head are projected instead of N.
+    The same as `multi_head_attention(q, key(x), value(x), ...)` with the matmuls in another order: the key projection
+    is absorbed into the queries, and the value projection is applied after the tokens were averaged. So R tokens per
+    head are projected instead of N. DeepSeek-V2 (arXiv 2405.04434, section 2.1.2) absorbs weights in the same way.
     """
-    query = query.view(*query.shape[:2], heads, -1)  # (B, R, H, E), E = D / H
-    keys, values = (layer.weight.view(heads, query.shape[3], -1) for layer in (key, value))  # each (H, E, D)
-    back = einsum("brhe,hed->bhrd", query, keys)
-    same = einsum("brhe,he->bhr", query, key.bias.view(heads, -1))  # what a query's every score has
-    scores = (einsum("bhrd,bnd->bhrn", back, tokens) + same[..., None]) / query.shape[-1] ** 0.5
-    shares = (scores if mask is None else scores + mask).softmax(dim=-1)
-    shares = functional.dropout(shares, dropout, training=dropout > 0)
-    means = einsum("bhrn,bnd->bhrd", shares, tokens)
-    mixed = einsum("bhrd,hed->brhe", means, values).flatten(2)
-    bias = value.bias.view(heads, -1)
-    return mixed + einsum("bhr,he->brhe", shares.sum(dim=-1), bias).flatten(2)
+    q = q.view(*q.shape[:2], n_head, -1)  # (B, R, H, E)
+    w_k, w_v = (layer.weight.view(n_head, q.shape[3], -1) for layer in (key, value))  # (H, E, D) each
+
+    # queries in the space of the tokens: q . (w_k x + b_k) = (q w_k) . x + q . b_k
+    q_w = einsum("brhe,hed->bhrd", q, w_k)  # (B, H, R, D)
+    q_b = einsum("brhe,he->bhr", q, key.bias.view(n_head, -1))  # (B, H, R)
+    # scaled scores
+    scores = (einsum("bhrd,bnd->bhrn", q_w, x) + q_b[..., None]) / q.shape[-1] ** 0.5  # (B, H, R, N)
+    # attention weights
+    att = (scores if mask is None else scores + mask).softmax(dim=-1)  # (B, H, R, N)
+    att = functional.dropout(att, dropout, training=dropout > 0)
+    # weighted mean of the tokens, then its value projection
+    y = einsum("bhrn,bnd->bhrd", att, x)  # (B, H, R, D)
+    y = einsum("bhrd,hed->brhe", y, w_v).flatten(2)  # (B, R, D)
+    # value bias, by the sum of the weights: dropout moves it away from one
+    return y + einsum("bhr,he->brhe", att.sum(dim=-1), value.bias.view(n_head, -1)).flatten(2)
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, dropout: float = 0.0
+def multi_head_attention(
+    q: Tensor, k: Tensor, v: Tensor, n_head: int, mask: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Multi-head attention (B, R, D) of projected queries (B, R, D) to projected keys and values (B, N, D)."""
-    batch, _, width = query.shape
-    query, key, value = (  # each (B, heads, tokens, D / heads)
-        part.reshape(batch, -1, heads, width // heads).transpose(1, 2) for part in (query, key, value)
-    )
-    mixed = OPERATION.get()(query, key, value, attn_mask=mask, dropout_p=dropout)
-    return mixed.transpose(1, 2).flatten(2)
+    """Return attention (B, R, D) of queries q (B, R, D) to keys k and values v (B, N, D), all of them projected."""
+    batch, _, width = q.shape
+    q, k, v = (part.reshape(batch, -1, n_head, width // n_head).transpose(1, 2) for part in (q, k, v))  # (B, H, _, E)
+    y = ATTENTION_KERNEL.get()(q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, H, R, E)
+    return y.transpose(1, 2).flatten(2)  # (B, R, D)
 
 
-def _thirds(layer: Any, tokens: Tensor, read: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries of the tokens `read`, keys and values of all, by one layer that projects to all three."""
-    if read == ALL or not isinstance(layer, nn.Linear):  # a layer with adapters has no weight of its own to divide
-        query, key, value = layer(tokens).chunk(3, dim=-1)
-        return query[:, read], key, value
+def _project_qkv(layer: Any, x: Tensor, outputs: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries (B, R, D) of the tokens `outputs`, and keys and values (B, N, D) of all tokens x (B, N, D)."""
+    if outputs == ALL_TOKENS or not isinstance(layer, nn.Linear):  # a layer with adapters has no weight to divide
+        q, k, v = layer(x).chunk(3, dim=-1)
+        return q[:, outputs], k, v
     width = layer.out_features // 3
-    query = linear(tokens[:, read], layer.weight[:width], layer.bias[:width])
-    key, value = linear(tokens, layer.weight[width:], layer.bias[width:]).chunk(2, dim=-1)
-    return query, key, value
+    q = linear(x[:, outputs], layer.weight[:width], layer.bias[:width])  # (B, R, D)
+    k, v = linear(x, layer.weight[width:], layer.bias[width:]).chunk(2, dim=-1)  # (B, N, D) each
+    return q, k, v

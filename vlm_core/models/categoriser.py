@@ -1,54 +1,57 @@
-"""A vision-language model that categorises: an adapter's chain, an answer that reads its end, and how both are kept."""
+"""A vision-language model that categorises: an adapter's chain of stages and a head, and how both are saved."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
 from torch import Tensor, nn
 
+from vlm_core.arrays import Float32Array, Labels, Pictures
+from vlm_core.atomic import write_atomically
 from vlm_core.evaluation.texts import closest_category
 from vlm_core.models.blip import Blip
 from vlm_core.models.checkpoints import quiet_transformers
 from vlm_core.models.clip import Clip
 from vlm_core.models.git import Git
-from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, write_texts
+from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, generate_texts
 from vlm_core.models.lora import ADAPTER, add_adapters
 from vlm_core.models.stages import Captioner, Readout, State, run_stages
 from vlm_core.pixels.views import plain_view
 
 ADAPTERS: dict[str, type[Clip] | type[Blip] | type[Git]] = {"clip": Clip, "blip": Blip, "git": Git}
-AnswerKind = Literal["head", "prompts", "sentences"]
+HeadKind = Literal["linear", "prompts", "sentences"]
 SCHEMA = 1
+IMAGES_PER_BATCH = 32
 
 
 class Categoriser(Protocol):
-    """What every model is once it is trained or loaded, the baseline too."""
+    """The interface of every trained or loaded model, including the baseline."""
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The categories (C,)."""
+        """Return the categories (C,)."""
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Height and width that pictures are fitted to."""
+        """Return the height and width that images are fitted to."""
 
     @property
     def writes_text(self) -> bool:
-        """Whether `describe` gives texts."""
+        """Return whether `describe` generates texts."""
 
-    def log_probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Rows (B, C) for pictures (B, H, W, 3) of the canvas's size."""
+    def log_probabilities(self, pictures: Pictures) -> Float32Array:
+        """Return log-probabilities (B, C) of images (B, H, W, 3) of the canvas's size."""
 
-    def describe(self, pictures: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.int64]] | None:
-        """Generated texts and the category (B,) each maps to, -1 for none; None where the model writes nothing."""
+    def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
+        """Return generated texts and the category (B,) each maps to, -1 for none; None for a model without text."""
 
     def save(self, folder: Path) -> None:
         """Write safetensors and JSON that `load_categoriser` reads."""
@@ -56,31 +59,42 @@ class Categoriser(Protocol):
 
 @dataclass(frozen=True)
 class Description:
-    """What a saved categoriser needs to be made again, beside its weights."""
+    """The content of `categoriser.json`: what rebuilds a saved categoriser around its weights.
+
+    Files of earlier versions call the head `answer`, and a linear one `head`.
+    """
 
     family: str
     categories: tuple[str, ...]
     canvas: tuple[int, int]  # (height, width)
-    answer: AnswerKind
+    head: Annotated[
+        HeadKind,
+        BeforeValidator(lambda kind: "linear" if kind == "head" else kind),
+        Field(validation_alias=AliasChoices("head", "answer")),
+    ]
     readout: Readout
     terms: Mapping[str, str]  # words of the training products that point to one category
 
 
+_DESCRIPTION = TypeAdapter(Description)
+
+
 class VisionLanguageCategoriser:
-    """CLIP, BLIP or GIT with an answer. `stages[:cut]` are frozen, the rest and the answer learn."""
+    """CLIP, BLIP or GIT with a head. `stages[:cut]` are frozen; the later stages and the head are trainable."""
 
     def __init__(self, hf: Any, tokenizer: Any, description: Description) -> None:
         self.description = description
         self.categories = description.categories
         self.canvas = description.canvas
         self.adapter = ADAPTERS[description.family](hf, tokenizer)
-        self.answer: Head = self._make_answer()
-        self.stages = self.adapter.stages(self.answer.readout)
+        self.head: Head = self.make_head()
+        self.stages = self.adapter.stages(self.head.readout)
         self.hf = hf
         self.image_size = int(hf.config.vision_config.image_size)
 
-    def _make_answer(self) -> Head:
-        kind, adapter = self.description.answer, self.adapter
+    def make_head(self) -> Head:
+        """Return a new head of the kind that the description names; a linear one has random weights."""
+        kind, adapter = self.description.head, self.adapter
         if kind == "sentences":
             assert isinstance(adapter, Captioner)
             return SentenceHead(adapter, self.categories)
@@ -92,34 +106,38 @@ class VisionLanguageCategoriser:
 
     @property
     def writes_text(self) -> bool:
-        """Whether the answer is a sentence's likelihood, of a model that also writes freely."""
-        return isinstance(self.answer, SentenceHead)
+        """Return whether the head scores sentences; such a model also generates text freely."""
+        return isinstance(self.head, SentenceHead)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device that holds the weights."""
         return self.hf.device  # type: ignore[no-any-return]
 
     def to(self, device: str) -> VisionLanguageCategoriser:
-        """Itself, with all weights moved to a device."""
+        """Move all weights to a device and return the categoriser itself."""
         self.hf.to(device)
-        for module in self.answer.modules_that_learn():
+        for module in self.head.trainable_modules():
             module.to(device)
         return self
 
     def cut(self, mode: str, blocks: int) -> int:
-        """The first stage that learns: every one in mode `full`, those of the fusion, the last `blocks` blocks and what
-        follows them (all for 0, or where there are no more), or none but the answer (`probe`).
+        """Return the index of the first trainable stage, which is also the length of the frozen prefix.
+
+        - `full`: 0, everything is trainable;
+        - `fusion`: the first fusion stage;
+        - `probe`: behind the last stage, only the head is trainable;
+        - otherwise: the first of the last `blocks` blocks; 0 if `blocks` is 0 or there are no more blocks than that.
         """
         if mode == "probe":
             return len(self.stages)
         if mode == "fusion":
-            return next((n for n, stage in enumerate(self.stages) if stage.part == "fusion"), len(self.stages))
-        found = [n for n, stage in enumerate(self.stages) if ".block." in stage.name]
-        return 0 if mode == "full" or not 0 < blocks < len(found) else found[-blocks]
+            return next((index for index, stage in enumerate(self.stages) if stage.part == "fusion"), len(self.stages))
+        block_stages = [index for index, stage in enumerate(self.stages) if ".block." in stage.name]
+        return 0 if mode == "full" or not 0 < blocks < len(block_stages) else block_stages[-blocks]
 
     def fingerprint(self, cut: int) -> str:
-        """32 hex of all that decides what `stages[:cut]` compute: weights, the model's configuration, the prompt."""
+        """Return 32 hex digits of all that determines the output of `stages[:cut]`: weights, configuration, prompt."""
         config = self.hf.config.to_dict()
         config.pop("_name_or_path", None)
         names = [stage.name for stage in self.stages[:cut]]
@@ -134,18 +152,19 @@ class VisionLanguageCategoriser:
                     digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def learning_modules(self, cut: int) -> list[nn.Module]:
-        """The modules of all stages from `cut` on, and the answer's."""
+    def trainable_modules(self, cut: int) -> list[nn.Module]:
+        """Return the modules of all stages from `cut` on, and those of the head."""
         chain = [module for stage in self.stages[cut:] for module in stage.modules]
-        return chain + list(self.answer.modules_that_learn())
+        return chain + list(self.head.trainable_modules())
 
-    def learn_from(self, cut: int) -> dict[str, nn.Parameter]:
-        """Freeze everything but the stages from `cut` on and the answer: the parameters left to learn, by name.
+    def freeze_before(self, cut: int) -> dict[str, nn.Parameter]:
+        """Freeze all but the stages from `cut` on and the head; return the trainable parameters by name.
 
-        A weight that a frozen stage owns as well stays frozen. Where adapters were added, they and a head learn alone.
+        A weight that a frozen stage shares stays frozen. Once adapters were added, they and the head alone are
+        trainable.
         """
         self.hf.requires_grad_(False)
-        for module in self.learning_modules(cut):
+        for module in self.trainable_modules(cut):
             module.requires_grad_(True)
         for stage in self.stages[:cut]:
             for module in stage.modules:
@@ -154,78 +173,76 @@ class VisionLanguageCategoriser:
         if any(ADAPTER in name for name in named):
             for name, weight in named.items():
                 weight.requires_grad_(ADAPTER in name)
-        if isinstance(self.answer, nn.Module):
-            named |= {f"head.{name}": weight for name, weight in self.answer.named_parameters()}
+        if isinstance(self.head, nn.Module):
+            named |= {f"head.{name}": weight for name, weight in self.head.named_parameters()}
         return {name: weight for name, weight in named.items() if weight.requires_grad}
 
     def add_adapters(self, cut: int, rank: int) -> Callable[[], None]:
-        """Low-rank adapters in the attention of what learns; what comes back merges them into the weights."""
-        return add_adapters(self.hf, self.learning_modules(cut), rank)
+        """Add low-rank adapters to the attention of what is trainable; return a function that merges them."""
+        return add_adapters(self.hf, self.trainable_modules(cut), rank)
 
     def set_training(self, training: bool, cut: int) -> None:
-        """Dropout on or off in what learns; always off in what is frozen."""
+        """Set training mode (dropout) in what is trainable, and evaluation mode in what is frozen."""
         self.hf.eval()
-        for module in self.learning_modules(cut):
+        for module in self.trainable_modules(cut):
             module.train(training)
 
     def run(self, state: State, start: int = 0, end: int | None = None) -> State:
-        """The state after `stages[start:end]`, on the model's device."""
+        """Return the state after `stages[start:end]`, on the model's device."""
         return run_stages(self.stages[start:end], tuple(part.to(self.device) for part in state))
 
-    def _pixels(self, pictures: NDArray[np.uint8]) -> Iterator[Tensor]:
-        for start in range(0, len(pictures), 32):
-            yield plain_view(pictures[start : start + 32], self.image_size)
+    def _pixels(self, pictures: Pictures) -> Iterator[Tensor]:
+        for start in range(0, len(pictures), IMAGES_PER_BATCH):
+            yield plain_view(pictures[start : start + IMAGES_PER_BATCH], self.image_size)
 
     @torch.inference_mode()
-    def log_probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Rows (B, C) for pictures (B, H, W, 3)."""
+    def log_probabilities(self, pictures: Pictures) -> Float32Array:
+        """Return log-probabilities (B, C) of images (B, H, W, 3)."""
         self.hf.eval()
-        rows = [self.answer.log_probabilities(self.run((pixels,))) for pixels in self._pixels(pictures)]
-        return torch.cat(rows).cpu().numpy() if rows else np.empty((0, len(self.categories)), np.float32)
+        batches = [self.head.log_probabilities(self.run((pixels,))) for pixels in self._pixels(pictures)]
+        return torch.cat(batches).cpu().numpy() if batches else np.empty((0, len(self.categories)), np.float32)
 
     @torch.inference_mode()
-    def describe(self, pictures: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.int64]] | None:
-        """Greedy texts and the category (B,) each comes closest to, -1 for none; None for CLIP and heads."""
+    def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
+        """Return greedy texts and the closest category (B,) of each, -1 for none; None without a sentence head."""
         if not (self.writes_text and isinstance(self.adapter, Captioner)):
             return None
         self.hf.eval()
-        texts = [text for pixels in self._pixels(pictures) for text in write_texts(self.adapter, *self.run((pixels,)))]
+        texts = [
+            text for pixels in self._pixels(pictures) for text in generate_texts(self.adapter, *self.run((pixels,)))
+        ]
         closest = [closest_category(text, self.categories, self.description.terms) for text in texts]
         return texts, np.array(closest, dtype=np.int64)
 
     def save(self, folder: Path) -> None:
-        """Write `categoriser.json`, the Hugging Face model and tokenizer in `model/`, and `head.safetensors`."""
+        """Write the Hugging Face model and tokenizer to `model/`, `head.safetensors`, then `categoriser.json`."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         with quiet_transformers():
             self.hf.save_pretrained(folder / "model")
         self.adapter.tokenizer.save_pretrained(folder / "model")
-        if isinstance(self.answer, LinearHead):
+        if isinstance(self.head, LinearHead):
             save_file(
-                {name: weight.contiguous() for name, weight in self.answer.state_dict().items()},
+                {name: weight.contiguous() for name, weight in self.head.state_dict().items()},
                 folder / "head.safetensors",
             )
-        content = {"schema": SCHEMA, **asdict(self.description)}
-        (folder / "categoriser.json").write_text(json.dumps(content, indent=2))
+        content = {"schema": SCHEMA, **_DESCRIPTION.dump_python(self.description, mode="json")}
+        write_atomically(folder / "categoriser.json", lambda file: file.write(json.dumps(content, indent=2).encode()))
 
     @classmethod
     def load(cls, folder: Path) -> VisionLanguageCategoriser:
-        """The categoriser that `save` wrote."""
+        """Return the categoriser that `save` wrote, in evaluation mode."""
         import transformers
         from safetensors.torch import load_file
 
-        content = json.loads((folder / "categoriser.json").read_text())
-        content.pop("schema")
-        description = Description(
-            **{**content, "categories": tuple(content["categories"]), "canvas": tuple(content["canvas"])}
-        )
+        description = _DESCRIPTION.validate_json((folder / "categoriser.json").read_bytes())
         hf_class = getattr(transformers, ADAPTERS[description.family].hf_class)
         with quiet_transformers():
             hf = hf_class.from_pretrained(folder / "model", dtype=torch.float32, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model", local_files_only=True)
         categoriser = cls(hf, tokenizer, description)
-        if isinstance(categoriser.answer, LinearHead):
-            categoriser.answer.load_state_dict(load_file(folder / "head.safetensors"))
+        if isinstance(categoriser.head, LinearHead):
+            categoriser.head.load_state_dict(load_file(folder / "head.safetensors"))
         hf.eval()
         return categoriser

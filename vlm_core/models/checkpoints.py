@@ -1,6 +1,6 @@
-"""Where a checkpoint can be had from, and how it becomes a model: a folder, the hub's cache, or the hub.
+"""Pretrained checkpoints: found in a folder, the hub's cache or on the hub, and loaded as a model.
 
-Whatever the source, a model is loaded from a local folder: nothing then waits for a network that is not there.
+A model is always loaded from a local folder, so that loading never waits for the network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="PreTrainedModel")
 
 CONFIG: Final = "config.json"
-# In the order of preference: each is one file, or an index of several.
+# In order of preference; each is a single file, or the index of several.
 WEIGHTS: Final = tuple(
     file + index for file in ("model.safetensors", "pytorch_model.bin") for index in ("", ".index.json")
 )
@@ -31,52 +31,52 @@ VOCABULARIES: Final = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 @dataclass(frozen=True)
-class FoundCheckpoint:
-    """A checkpoint that can be had, and the files of it that are needed."""
+class AvailableCheckpoint:
+    """A checkpoint that can be loaded, and those of its files that are needed."""
 
     name: str  # as the user gave it: a hub name or a folder
     source: Literal["folder", "cache", "hub"]
-    reference: str  # what `from_pretrained` takes: a local folder, or the hub name when the source is the hub
-    revision: str | None  # commit on the hub, where it is known
+    reference: str  # for `from_pretrained`: a local folder, or the hub name if the source is the hub
+    revision: str | None  # commit on the hub, if known
     files: tuple[str, ...]  # configuration, tokenizer, and the weights in one form
 
     @property
     def local_files_only(self) -> bool:
-        """Whether everything is on this machine."""
+        """Return whether all files are on this machine."""
         return self.source != "hub"
 
     @property
     def safetensors(self) -> bool:
-        """Whether the weights are safetensors rather than PyTorch's own files."""
+        """Return whether the weights are safetensors rather than PyTorch's own files."""
         return any(file.endswith(".safetensors") for file in self.files)
 
 
 @dataclass(frozen=True)
-class MissingCheckpoint:
-    """A checkpoint that cannot be had now, and why: half a sentence."""
+class UnavailableCheckpoint:
+    """A checkpoint that cannot be loaded now."""
 
     name: str
-    reason: str
+    reason: str  # a clause without a full stop
 
-    def sentence(self) -> str:
-        """What a UserError says where nothing else will do: the reason and the ways out."""
+    def message(self) -> str:
+        """Return an error message with the reason and what to do."""
         return (
-            f"The checkpoint {self.name} cannot be had ({self.reason}): fetch it with `hf download {self.name}` where "
-            "there is a network, give a folder that holds it with checkpoint=, or take weights=tiny."
+            f"The checkpoint {self.name} is not available ({self.reason}): download it with `hf download {self.name}`, "
+            "name a folder that holds it with checkpoint=, or use weights=tiny."
         )
 
 
-def find_checkpoint(name: str, *, seconds: float = 4.0) -> FoundCheckpoint | MissingCheckpoint:
-    """Where the checkpoint can be had from: a folder of that name, else the hub's cache, else the hub.
+def find_checkpoint(name: str, *, seconds: float = 4.0) -> AvailableCheckpoint | UnavailableCheckpoint:
+    """Return where to load a checkpoint from: a folder of that name, else the hub's cache, else the hub.
 
-    `name` is a hub name such as `openai/clip-vit-base-patch32`, or a folder in Hugging Face format. The hub is given
-    `seconds` to answer. HF_ENDPOINT, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are obeyed. Raises UserError for a
-    folder that is not there or lacks a file, and for what can be no name.
+    `name` is a hub name such as `openai/clip-vit-base-patch32`, or a folder in Hugging Face format. The hub has
+    `seconds` to respond. HF_ENDPOINT, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are respected. Raise UserError for a
+    folder that is missing or incomplete, and for an invalid name.
     """
     if Path(name).expanduser().is_dir():
         return _in_folder(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
-        raise UserError(f"checkpoint={name} is no folder: give one in Hugging Face format, or a name on the hub.")
+        raise UserError(f"checkpoint={name} is not a folder: name one in Hugging Face format, or a model on the hub.")
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported by name at run time
 
@@ -84,27 +84,28 @@ def find_checkpoint(name: str, *, seconds: float = 4.0) -> FoundCheckpoint | Mis
         validate_repo_id(name)
     except HFValidationError:
         raise UserError(
-            f"checkpoint={name} can be no name on the hub: give one such as openai/clip-vit-base-patch32, or a folder."
+            f"checkpoint={name} is not a valid name on the hub: use one such as "
+            "openai/clip-vit-base-patch32, or a folder."
         ) from None
     return _in_cache(name) or _on_hub(name, seconds)
 
 
-def _in_folder(name: str) -> FoundCheckpoint:
+def _in_folder(name: str) -> AvailableCheckpoint:
     folder = Path(name).expanduser()
     if not _read_config(folder):
-        raise UserError(f"checkpoint={name} holds no readable {CONFIG}: give a folder that save_pretrained wrote.")
+        raise UserError(f"checkpoint={name} holds no readable {CONFIG}: name a folder that save_pretrained wrote.")
     files = _needed_files(_files_in(folder))
     weights = _whole_weights(folder, files)
     if not weights:
         raise UserError(
-            f"checkpoint={name} holds no whole weights ({WEIGHTS[0]} or {WEIGHTS[2]}, with all parts that an index "
-            "names): give a folder that save_pretrained wrote."
+            f"checkpoint={name} holds no complete weights ({WEIGHTS[0]} or {WEIGHTS[2]}, with all parts that an "
+            "index lists): name a folder that save_pretrained wrote."
         )
-    return FoundCheckpoint(name, "folder", str(folder), None, files)
+    return AvailableCheckpoint(name, "folder", str(folder), None, files)
 
 
-def _in_cache(name: str) -> FoundCheckpoint | None:
-    """The newest commit of the hub's main branch that was ever asked for, when all of it is in the cache."""
+def _in_cache(name: str) -> AvailableCheckpoint | None:
+    """Return the last requested commit of the hub's main branch if the cache holds all of it."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, CONFIG)
@@ -113,33 +114,33 @@ def _in_cache(name: str) -> FoundCheckpoint | None:
     folder = Path(config).parent
     files = _needed_files(_files_in(folder))
     whole = _read_config(folder) and _whole_weights(folder, files) and any(file in VOCABULARIES for file in files)
-    return FoundCheckpoint(name, "cache", str(folder), folder.name, files) if whole else None
+    return AvailableCheckpoint(name, "cache", str(folder), folder.name, files) if whole else None
 
 
-def _on_hub(name: str, seconds: float) -> FoundCheckpoint | MissingCheckpoint:
+def _on_hub(name: str, seconds: float) -> AvailableCheckpoint | UnavailableCheckpoint:
     import httpx2
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     if constants.is_offline_mode():
-        return MissingCheckpoint(name, "HF_HUB_OFFLINE is set, and the hub's cache holds no whole copy of it")
+        return UnavailableCheckpoint(name, "HF_HUB_OFFLINE is set, and the hub's cache holds no complete copy")
     silence_telemetry()
     try:
         info = call_with_timeout(seconds, lambda: HfApi().model_info(name, timeout=seconds))
     except (TimeoutError, httpx2.TimeoutException):
-        return MissingCheckpoint(
-            name, f"the hub did not answer within {seconds:g} seconds, and its cache holds no whole copy"
+        return UnavailableCheckpoint(
+            name, f"the hub did not respond within {seconds:g} seconds, and its cache holds no complete copy"
         )
     except RepositoryNotFoundError:
-        return MissingCheckpoint(name, "the hub knows no such model, or shows it only after `hf auth login`")
+        return UnavailableCheckpoint(name, "the hub has no such model, or shows it only after `hf auth login`")
     except HfHubHTTPError as error:
-        return MissingCheckpoint(name, f"the hub answers with HTTP {error.response.status_code}")
+        return UnavailableCheckpoint(name, f"the hub responds with HTTP {error.response.status_code}")
     except (httpx2.HTTPError, OSError, ValueError):
-        return MissingCheckpoint(name, "the hub cannot be reached, and its cache holds no whole copy")
+        return UnavailableCheckpoint(name, "the hub cannot be reached, and its cache holds no complete copy")
     files = _needed_files([sibling.rfilename for sibling in info.siblings or ()])
     if CONFIG not in files or not any(re.search(r"\.(safetensors|bin)$", file) for file in files):
-        return MissingCheckpoint(name, f"the hub's copy has no {CONFIG} or no weights that transformers reads")
-    return FoundCheckpoint(name, "hub", name, info.sha, files)
+        return UnavailableCheckpoint(name, f"the hub's copy has no {CONFIG} or no weights that transformers reads")
+    return AvailableCheckpoint(name, "hub", name, info.sha, files)
 
 
 def _files_in(folder: Path) -> list[str]:
@@ -147,7 +148,7 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _needed_files(names: Collection[str]) -> tuple[str, ...]:
-    """Of all files: what configures the model and its tokenizer, and the weights in the preferred form alone."""
+    """Return the files of configuration and tokenizer, and the weights in the preferred format only."""
     weights: list[str] = []
     for form in WEIGHTS:
         if form in names:
@@ -160,7 +161,7 @@ def _needed_files(names: Collection[str]) -> tuple[str, ...]:
 
 
 def _whole_weights(folder: Path, files: Collection[str]) -> bool:
-    """Whether the weights among `files` are there, with every part that an index names."""
+    """Return whether `files` hold weights, with every part that an index lists."""
     form = next((form for form in WEIGHTS if form in files), None)
     if form is None or not form.endswith(".index.json"):
         return form is not None
@@ -172,7 +173,7 @@ def _whole_weights(folder: Path, files: Collection[str]) -> bool:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """The folder's configuration; empty when there is none that can be read."""
+    """Return the folder's configuration; empty if it is missing or broken."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -180,107 +181,107 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def fetch_checkpoint(found: FoundCheckpoint) -> Path:
-    """The local folder that holds the checkpoint, downloaded into the hub's cache when it was found on the hub.
+def fetch_checkpoint(checkpoint: AvailableCheckpoint) -> Path:
+    """Return the local folder of the checkpoint, after downloading it into the hub's cache if necessary.
 
-    Raises UserError when the download fails; files that had arrived whole are kept.
+    Raise UserError if the download fails; files that arrived completely are kept.
     """
-    if found.source != "hub":
-        return Path(found.reference)
+    if checkpoint.source != "hub":
+        return Path(checkpoint.reference)
     from huggingface_hub import hf_hub_download
 
     try:
-        paths = [hf_hub_download(found.reference, file, revision=found.revision) for file in found.files]
-        # Asked for by branch and last: it notes the branch's commit, without which the cache is not found offline.
-        hf_hub_download(found.reference, CONFIG)
+        paths = [hf_hub_download(checkpoint.reference, file, revision=checkpoint.revision) for file in checkpoint.files]
+        # Requested last and by branch: this stores the branch's commit, without which the cache is unusable offline.
+        hf_hub_download(checkpoint.reference, CONFIG)
     except Exception as error:
         raise UserError(
-            f"The download of {found.name} failed ({_first_line(error)}): run the command again, fetch it with "
-            f"`hf download {found.name}`, or take weights=tiny."
+            f"The download of {checkpoint.name} failed ({_first_line(error)}): run the command again, download it with "
+            f"`hf download {checkpoint.name}`, or use weights=tiny."
         ) from error
     return Path(paths[0]).parent
 
 
-def load_pretrained(found: FoundCheckpoint, model_class: type[Model], **settings: Any) -> tuple[Model, Any]:
-    """The checkpoint's model, float32 and in evaluation mode, and its tokenizer.
+def load_pretrained(checkpoint: AvailableCheckpoint, model_class: type[Model], **settings: Any) -> tuple[Model, Any]:
+    """Return the checkpoint's model, in float32 and evaluation mode, and its tokenizer.
 
-    `settings` go to `model_class.from_pretrained`. Raises UserError for a checkpoint of another family, one that
-    cannot be read, one that lacks weights of the model, and one without a tokenizer that fits.
+    `settings` go to `model_class.from_pretrained`. Raise UserError for a checkpoint that is of another family, cannot
+    be read, lacks weights of the model, or has no matching tokenizer.
     """
     import torch
 
-    folder = fetch_checkpoint(found)
-    wanted, given = getattr(model_class.config_class, "model_type", None), _read_config(folder).get("model_type")
-    if given != wanted:
+    folder = fetch_checkpoint(checkpoint)
+    expected, family = getattr(model_class.config_class, "model_type", None), _read_config(folder).get("model_type")
+    if family != expected:
         raise UserError(
-            f"The checkpoint {found.name} is of the family {given or 'that its config.json does not name'}, and the "
-            f"model needs one of {wanted}: choose another model= or checkpoint=."
+            f"The checkpoint {checkpoint.name} is of {f'the family {family}' if family else 'an unknown family'}, and "
+            f"the model needs one of {expected}: choose another model= or checkpoint=."
         )
-    load: Any = model_class.from_pretrained  # its type knows nothing of the report
+    load: Any = model_class.from_pretrained  # its type lacks the report
     try:
         with quiet_transformers():
             model, report = load(
                 folder,
-                dtype=torch.float32,  # left to itself, transformers keeps the checkpoint's own
-                use_safetensors=found.safetensors,
+                dtype=torch.float32,  # the default is the checkpoint's own
+                use_safetensors=checkpoint.safetensors,
                 weights_only=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # reported, and refused below with the weight's name
+                ignore_mismatched_sizes=True,  # reported; rejected below with the weight's name
                 output_loading_info=True,
                 **settings,
             )
-            tokenizer = _load_tokenizer(found, folder, model.config)
+            tokenizer = _load_tokenizer(checkpoint, folder, model.config)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"The checkpoint {found.name} cannot be read ({_first_line(error)}): {_way_to_renew(found)}."
+            f"The checkpoint {checkpoint.name} cannot be read ({_first_line(error)}): {_remedy(checkpoint)}."
         ) from error
-    _require_fit(found, report)
-    model.config._name_or_path = found.name  # saved with the model: a path of this machine tells nobody anything
+    _require_fit(checkpoint, report)
+    model.config._name_or_path = checkpoint.name  # saved with the model, where a local path would be of no use
     return model, tokenizer
 
 
-def _require_fit(found: FoundCheckpoint, report: dict[str, Any]) -> None:
-    """Raise UserError when weights of the model did not come from the checkpoint; log those it has besides."""
+def _require_fit(checkpoint: AvailableCheckpoint, report: dict[str, Any]) -> None:
+    """Raise UserError if the checkpoint lacks weights of the model; log a warning about unused ones."""
     shapes = sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
     if missing := sorted(report["missing_keys"]) or shapes:
         raise UserError(
-            f"The checkpoint {found.name} does not fit the model: {len(missing)} weights are absent or of another "
-            f"shape, the first is {missing[0]}; {_way_to_renew(found)}."
+            f"The checkpoint {checkpoint.name} does not fit the model: {len(missing)} weights are missing or of "
+            f"another shape, the first is {missing[0]}; {_remedy(checkpoint)}."
         )
     if unexpected := sorted(report["unexpected_keys"]):
         logging.getLogger(__name__).warning(
-            "%s holds %d weights that the model has no place for, the first is %s: they are left out.",
-            found.name,
+            "%s holds %d weights that the model does not use, the first is %s: they are ignored.",
+            checkpoint.name,
             len(unexpected),
             unexpected[0],
         )
 
 
-def _load_tokenizer(found: FoundCheckpoint, folder: Path, config: Any) -> Any:
+def _load_tokenizer(checkpoint: AvailableCheckpoint, folder: Path, config: Any) -> Any:
     from transformers import AutoTokenizer
 
-    # Without this, transformers makes up a tokenizer that knows its special tokens alone.
+    # Otherwise transformers would return a tokenizer with special tokens only.
     if not any((folder / file).is_file() for file in VOCABULARIES):
         raise UserError(
-            f"The checkpoint {found.name} holds no tokenizer ({', '.join(VOCABULARIES)}): save the tokenizer into the "
-            "same folder with save_pretrained."
+            f"The checkpoint {checkpoint.name} holds no tokenizer ({', '.join(VOCABULARIES)}): save the tokenizer "
+            "into the same folder with save_pretrained."
         )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    places = int(config.get_text_config().vocab_size)
-    if len(tokenizer) > places:
+    vocabulary = int(config.get_text_config().vocab_size)
+    if len(tokenizer) > vocabulary:
         raise UserError(
-            f"The checkpoint {found.name} holds a tokenizer of {len(tokenizer)} tokens for a model of {places}: save "
-            "the tokenizer that belongs to the model."
+            f"The checkpoint {checkpoint.name} holds a tokenizer of {len(tokenizer)} tokens for a model of "
+            f"{vocabulary}: save the tokenizer that belongs to the model."
         )
     return tokenizer
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """While it lasts, transformers prints no bars and no reports: what matters of them is said in a sentence."""
+    """Silence transformers' progress bars and reports within the context; this module reports what matters."""
     from transformers.utils import logging as untyped
 
     reports: Any = untyped
@@ -295,10 +296,10 @@ def quiet_transformers() -> Iterator[None]:
             reports.enable_progress_bar()
 
 
-def _way_to_renew(found: FoundCheckpoint) -> str:
-    if found.source == "folder":
-        return "save it again with save_pretrained, or give another checkpoint="
-    return f"fetch it again with `hf download --force-download {found.name}`, or give another checkpoint="
+def _remedy(checkpoint: AvailableCheckpoint) -> str:
+    if checkpoint.source == "folder":
+        return "save it again with save_pretrained, or use another checkpoint="
+    return f"download it again with `hf download --force-download {checkpoint.name}`, or use another checkpoint="
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""CLIP: self-attention over image tokens; the fused state is the embedding in the space shared with text."""
+"""CLIP: self-attention over image tokens; the fused features are the embedding in the space shared with text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_core.models.blocks import ALL, FIRST, vision_stages
+from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, vision_stages
 from vlm_core.models.stages import Readout, Stage, State
 
 
@@ -22,11 +22,11 @@ class Clip:
         self.tokenizer = tokenizer
 
     def width(self, readout: Readout) -> int:
-        """Shared space's width when fused, else the vision tower's."""
+        """Return the shared space's width for `fused`, else the vision tower's."""
         return int(self.hf.config.projection_dim if readout == "fused" else self.hf.config.vision_config.hidden_size)
 
     def stages(self, readout: Readout) -> tuple[Stage, ...]:
-        """The chain; no part of CLIP reads `tokens` (B, N, D), which end at the last block."""
+        """Return the chain; for `tokens` it ends at the last block, because no part of CLIP uses all tokens."""
         vision, projection = self.hf.vision_model, self.hf.visual_projection
 
         def embed(state: State) -> State:
@@ -37,7 +37,7 @@ class Clip:
 
         chain = [
             Stage("vision.embed", "vision", (vision.embeddings, vision.pre_layrnorm), embed),
-            *vision_stages(vision.encoder.layers, read=ALL if readout == "tokens" else FIRST),
+            *vision_stages(vision.encoder.layers, outputs=ALL_TOKENS if readout == "tokens" else FIRST_TOKEN),
         ]
         if readout == "tokens":
             return tuple(chain)
@@ -47,14 +47,14 @@ class Clip:
         return tuple(chain)
 
     def text_embeddings(self, texts: list[str]) -> Tensor:
-        """Unit vectors (n, D) of texts in the shared space."""
-        longest = self.hf.config.text_config.max_position_embeddings
-        ids = self.tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(
+        """Return unit vectors (n, D) of texts in the shared space."""
+        max_length = self.hf.config.text_config.max_position_embeddings
+        ids = self.tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(
             self.hf.device
         )
         features = self.hf.get_text_features(ids["input_ids"], ids["attention_mask"]).pooler_output
         return torch.nn.functional.normalize(features, dim=-1)
 
-    def temperature(self) -> Tensor:
-        """What cosines are multiplied with before the softmax."""
+    def logit_scale(self) -> Tensor:
+        """Return exp(`logit_scale`) (), which cosines are multiplied by before the softmax: one over a temperature."""
         return torch.exp(self.hf.logit_scale)

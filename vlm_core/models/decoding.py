@@ -1,6 +1,6 @@
-"""Four ways to read a category from a model that writes text, side by side on the same pictures.
+"""Four decoding rules that turn a text-generating model into a classifier, compared on the same images.
 
-What is written freely may name no category at all; the other three always answer with one.
+Free text may name no category at all; the other three rules always predict one.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from vlm_core.arrays import Labels, Pictures
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import closest_category
-from vlm_core.models.categoriser import VisionLanguageCategoriser
-from vlm_core.models.heads import SentenceHead, write_texts
+from vlm_core.models.categoriser import IMAGES_PER_BATCH, VisionLanguageCategoriser
+from vlm_core.models.heads import SentenceHead, generate_texts
 from vlm_core.models.stages import Captioner
 from vlm_core.pixels.picture_store import fit_pictures
 from vlm_core.pixels.views import plain_view
@@ -25,79 +25,80 @@ from vlm_core.progress import track
 
 FREE_TEXT: Final = "free text"
 LIKELIHOOD: Final = "likelihood"
-LIKELIHOOD_A_TOKEN: Final = "likelihood a token"
+LIKELIHOOD_PER_TOKEN: Final = "likelihood a token"  # as stored studies name the rule
 CONSTRAINED: Final = "constrained"
-_PICTURES_A_BATCH: Final = 32
 
 
 @dataclass(frozen=True)
 class DecodedCategories:
-    """What each rule makes of n pictures."""
+    """The predictions of every rule for n images."""
 
-    texts: tuple[str, ...]  # (n,) as written freely
-    answers: dict[str, NDArray[np.int64]]  # rule -> (n,) index of the category, -1 for Unknown Category
+    texts: tuple[str, ...]  # (n,) as generated freely
+    predictions: dict[str, Labels]  # rule -> (n,) index of the category, -1 for Unknown Category
 
 
 @torch.inference_mode()
-def decode_categories(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8]) -> DecodedCategories:
-    """The answers of every rule for pictures (n, H, W, 3), n > 0.
+def decode_categories(model: VisionLanguageCategoriser, pictures: Pictures) -> DecodedCategories:
+    """Return the predictions of every rule for images (n, H, W, 3), n > 0.
 
-    - free text: greedy, and the category that it comes closest to (`evaluation.texts.closest_category`);
-    - likelihood: the category whose sentence, with its end token, is most likely after the prompt;
-    - likelihood a token: the same by the mean over the sentence's tokens, or long names would lose for being long
+    - free text: the category closest to the greedy text (`evaluation.texts.closest_category`);
+    - likelihood: the category whose sentence, end token included, is most likely after the prompt;
+    - likelihood per token: the same with the mean over the sentence's tokens, which does not favour short names
       (Brown et al. 2020, https://arxiv.org/abs/2005.14165, section 2.4);
-    - constrained: greedy, of the tokens that lead to one of the sentences alone (`write_constrained`).
+    - constrained: greedy among the tokens that lead to one of the sentences (`generate_constrained`).
 
-    Raises UserError for a model that writes nothing.
+    Raise UserError for a model without a sentence head.
     """
-    if not isinstance(model.answer, SentenceHead):
+    if not isinstance(model.head, SentenceHead):
         raise UserError(
-            "decision rules compare what a model writes, and this one has no sentences: train blip or git "
-            "with objective=generate."
+            "decoding rules need a model that generates text, and this one does not: train blip or git with "
+            "objective=generate."
         )
     model.hf.eval()
     texts: list[str] = []
-    found: list[dict[str, NDArray[np.int64]]] = []
-    starts = range(0, len(pictures), _PICTURES_A_BATCH)
-    for start in track(starts, "deciding", len(starts)):
-        batch = fit_pictures(pictures[start : start + _PICTURES_A_BATCH], model.canvas)
+    batches: list[dict[str, Labels]] = []
+    starts = range(0, len(pictures), IMAGES_PER_BATCH)
+    for start in track(starts, "decoding", len(starts)):
+        batch = fit_pictures(pictures[start : start + IMAGES_PER_BATCH], model.canvas)
         (tokens,) = model.run((plain_view(batch, model.image_size),))
-        written = write_texts(model.answer.captioner, tokens)
-        closest = [closest_category(text, model.categories, model.description.terms) for text in written]
-        texts += written
-        found.append({FREE_TEXT: np.array(closest, dtype=np.int64), **_closed(model.answer, tokens)})
-    return DecodedCategories(tuple(texts), {rule: np.concatenate([part[rule] for part in found]) for rule in found[0]})
+        generated = generate_texts(model.head.captioner, tokens)
+        closest = [closest_category(text, model.categories, model.description.terms) for text in generated]
+        texts += generated
+        batches.append({FREE_TEXT: np.array(closest, dtype=np.int64), **_closed_vocabulary(model.head, tokens)})
+    predictions = {rule: np.concatenate([batch[rule] for batch in batches]) for rule in batches[0]}
+    return DecodedCategories(tuple(texts), predictions)
 
 
-def _closed(answer: SentenceHead, tokens: Tensor) -> dict[str, NDArray[np.int64]]:
-    """Answers (B,) of the rules that know nothing but the categories."""
-    scores = answer.log_likelihoods(tokens)  # (B, C)
-    lengths = scores.new_tensor([len(sentence) for sentence in answer.sentences])
-    chosen = {
+def _closed_vocabulary(head: SentenceHead, tokens: Tensor) -> dict[str, Labels]:
+    """Return the predictions (B,) of the rules that choose among the categories' sentences."""
+    scores = head.log_likelihoods(tokens)  # (B, C)
+    lengths = scores.new_tensor([len(sentence) for sentence in head.sentences])  # (C,)
+    indices = {
         LIKELIHOOD: scores.argmax(dim=1),
-        LIKELIHOOD_A_TOKEN: (scores / lengths).argmax(dim=1),
-        CONSTRAINED: write_constrained(answer.captioner, tokens, answer.sentences),
+        LIKELIHOOD_PER_TOKEN: (scores / lengths).argmax(dim=1),
+        CONSTRAINED: generate_constrained(head.captioner, tokens, head.sentences),
     }
-    return {rule: indices.cpu().numpy() for rule, indices in chosen.items()}
+    return {rule: index.cpu().numpy() for rule, index in indices.items()}
 
 
 @torch.no_grad()
-def write_constrained(captioner: Captioner, tokens: Tensor, sentences: Sequence[Sequence[int]]) -> Tensor:
-    """Index (B,) of the sentence that greedy writing ends in when each token must lead on to one of the sentences.
+def generate_constrained(captioner: Captioner, tokens: Tensor, sentences: Sequence[Sequence[int]]) -> Tensor:
+    """Return the index (B,) of the sentence that greedy decoding ends in when only these sentences are allowed.
 
-    SentenceHead are token numbers with the end token, so that none begins another; of equal ones the first is meant.
+    `sentences` are token ids with the end token, so none is a prefix of another; the first of equal ones is returned.
     This is beam search over a prefix tree (De Cao et al. 2021, https://arxiv.org/abs/2010.00904, section 3.2) with one
-    beam; the tree is held as the sentences that are still in reach. Where one is left, what follows is settled.
+    beam. The tree is represented by the sentences that can still be reached; decoding stops when one is left.
     """
-    longest = max(map(len, sentences))
-    ids = torch.tensor([[*text, *[text[-1]] * (longest - len(text))] for text in sentences], device=tokens.device)
+    length = max(map(len, sentences))
+    padded = [[*sentence, *[sentence[-1]] * (length - len(sentence))] for sentence in sentences]
+    ids = torch.tensor(padded, device=tokens.device)  # (C, T)
     reachable = torch.ones(len(tokens), len(sentences), dtype=torch.bool, device=tokens.device)
-    logits, cache = captioner.read_prompt(tokens)
-    for step in range(longest):
+    logits, cache = captioner.prefill(tokens)  # (B, V)
+    for step in range(length):
         scores = logits[:, ids[:, step]].masked_fill(~reachable, -torch.inf)  # (B, C)
-        chosen = ids[scores.argmax(dim=1), step]  # (B,)
-        reachable &= ids[:, step] == chosen[:, None]
-        if step + 1 == longest or (reachable.sum(dim=1) == 1).all():
+        next_ids = ids[scores.argmax(dim=1), step]  # (B,)
+        reachable &= ids[:, step] == next_ids[:, None]
+        if step + 1 == length or (reachable.sum(dim=1) == 1).all():
             break
-        logits = captioner.read_more(tokens, chosen[:, None], cache)[:, -1]
+        logits = captioner.decode_step(tokens, next_ids[:, None], cache)[:, -1]
     return reachable.int().argmax(dim=1)

@@ -1,4 +1,4 @@
-"""GIT: one self-attention over image and text tokens together; the fused state is the last text token's."""
+"""GIT: joint self-attention over image and text tokens; the fused features are the last text token's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.models.blip import PROMPT
-from vlm_core.models.blocks import ALL, FIRST, LAST, text_block, vision_stages
+from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, LAST_TOKEN, text_block, vision_stages
 from vlm_core.models.stages import Readout, Stage, State, causal_mask
 
 
@@ -23,12 +23,12 @@ class Git:
         self.tokenizer = tokenizer
 
     def width(self, readout: Readout) -> int:
-        """Joint encoder's width when fused, else the vision tower's."""
+        """Return the joint encoder's width for `fused`, else the vision tower's."""
         config = self.hf.config
         return int(config.hidden_size if readout == "fused" else config.vision_config.hidden_size)
 
     def stages(self, readout: Readout) -> tuple[Stage, ...]:
-        """The chain: vision blocks, then for `fused` the joint blocks over image and prompt."""
+        """Return the chain: vision blocks, then for `fused` the joint blocks over image and prompt."""
         vision = self.hf.git.image_encoder.vision_model
         norm = vision.post_layernorm
 
@@ -37,7 +37,7 @@ class Git:
 
         chain = [
             Stage("vision.embed", "vision", (vision.embeddings, vision.pre_layrnorm), embed),
-            *vision_stages(vision.encoder.layers, read=FIRST if readout == "vision" else ALL),
+            *vision_stages(vision.encoder.layers, outputs=FIRST_TOKEN if readout == "vision" else ALL_TOKENS),
             Stage("vision.norm", "vision", (norm,), lambda state: (norm(state[0]),)),
         ]
         if readout == "vision":
@@ -54,10 +54,10 @@ class Git:
             return (self._join(state[0], self._prompt(state[0])),)  # (B, N + T, D)
 
         def block_stage(number: int, block: Any) -> Stage:
-            read = LAST if number == len(git.encoder.layer) else ALL
+            outputs = LAST_TOKEN if number == len(git.encoder.layer) else ALL_TOKENS
 
             def run(state: State) -> State:
-                return (text_block(block, state[0], _joint_mask(state[0], text_length), read=read),)
+                return (text_block(block, state[0], _joint_mask(state[0], text_length), outputs=outputs),)
 
             return Stage(f"fusion.block.{number}", "fusion", (block,), run)
 
@@ -73,32 +73,32 @@ class Git:
     def _join(self, tokens: Tensor, ids: Tensor) -> Tensor:
         return torch.cat((self.hf.git.visual_projection(tokens), self.hf.git.embeddings(ids)), dim=1)
 
-    def writing_modules(self) -> tuple[nn.Module, ...]:
-        """Everything after the vision tower: projection, embeddings, joint blocks and vocabulary."""
+    def text_modules(self) -> tuple[nn.Module, ...]:
+        """Return all after the vision tower: projection, embeddings, joint blocks and output layer."""
         git = self.hf.git
         return (git.visual_projection, git.embeddings, git.encoder, self.hf.output)
 
     def prompt_ids(self) -> list[int]:
-        """[CLS] and the prompt."""
+        """Return [CLS] and the prompt."""
         words = self.tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
         return [self.hf.config.bos_token_id, *words]
 
     def sentence_ids(self, text: str) -> list[int]:
-        """The text's tokens and [SEP]."""
+        """Return the text's tokens and [SEP]."""
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.hf.config.eos_token_id]
 
     def token_logits(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Logits (B, T, V) of the token after each of `ids`; of the last block no image positions are computed."""
+        """Return next-token logits (B, T, V) at each of `ids`; the last block computes no image tokens."""
         joint = self._join(tokens, ids)
         mask = _joint_mask(joint, ids.shape[1])
         *blocks, last = self.hf.git.encoder.layer
         for block in blocks:
             joint = text_block(block, joint, mask)
-        text = text_block(last, joint, mask, read=slice(tokens.shape[1], None))
+        text = text_block(last, joint, mask, outputs=slice(tokens.shape[1], None))
         return self.hf.output(text)  # type: ignore[no-any-return]
 
-    def read_prompt(self, tokens: Tensor) -> tuple[Tensor, Any]:
-        """Logits (B, V) after the prompt, and a cache of image and prompt."""
+    def prefill(self, tokens: Tensor) -> tuple[Tensor, Any]:
+        """Return logits (B, V) after the prompt, and a KV cache of image and prompt."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.hf.config)
@@ -108,8 +108,8 @@ class Git:
             joint = block(joint, mask, cache)
         return self.hf.output(joint[:, -1]), cache
 
-    def read_more(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
-        """Logits (B, T, V) after each of `ids`, read on from the cache."""
+    def decode_step(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
+        """Return next-token logits (B, T, V) at each of `ids`, which the KV cache then holds."""
         past = cache.get_seq_length()  # image and text tokens; text positions count from the prompt's first token
         text = self.hf.git.embeddings(ids, past_key_values_length=past - tokens.shape[1])
         mask = causal_mask(ids.shape[1], past, text)
@@ -117,13 +117,16 @@ class Git:
             text = block(text, mask, cache)
         return self.hf.output(text)  # type: ignore[no-any-return]
 
-    def forget(self, cache: Any, count: int) -> None:
-        """Take the last `count` text tokens out of the cache."""
+    def crop_cache(self, cache: Any, count: int) -> None:
+        """Remove the last `count` text tokens from the KV cache."""
         cache.crop(-count)
 
 
 def _joint_mask(joint: Tensor, text_length: int) -> Tensor:
-    """Additive mask (1, 1, N + T, N + T): image tokens see each other alone, text sees the image and earlier text."""
+    """Return an additive mask (1, 1, N + T, N + T).
+
+    Image tokens see only each other; text tokens see the image and the text before them.
+    """
     image_length = joint.shape[1] - text_length
     mask = causal_mask(text_length, image_length, joint)  # (1, 1, T, N + T)
     image_rows = joint.new_zeros((1, 1, image_length, image_length))

@@ -1,4 +1,4 @@
-"""Three ways from a chain's last state to log-probabilities (B, C); after them no family can be told from another."""
+"""Three heads from a chain's last state to log-probabilities (B, C), and greedy text generation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlm_core.models.clip import Clip
 from vlm_core.models.onednn_linear import use_onednn_linear
 from vlm_core.models.stages import Captioner, Readout, State
 
-# Prompt ensemble in the manner of CLIP's own (Radford et al. 2021, section 3.1.4), worded for a shop's pictures.
+# A prompt ensemble as in CLIP (Radford et al. 2021, section 3.1.4), worded for product photos.
 TEMPLATES = (
     "a photo of {}.",
     "a product photo of {}.",
@@ -21,26 +21,27 @@ TEMPLATES = (
     "{} on a white background.",
     "a catalogue picture of {}.",
 )
-LONGEST_TEXT_TOKENS = 20
+MAX_NEW_TOKENS = 20
+IGNORE_INDEX = -100  # PyTorch's default target that cross-entropy leaves out
 
 
 class Head(Protocol):
-    """What reads the chain's last state."""
+    """Maps the chain's last state to log-probabilities."""
 
     readout: Readout
 
     def log_probabilities(self, state: State) -> Tensor:
-        """Rows (B, C) whose exponentials sum to one."""
+        """Return log-probabilities (B, C); their exponentials sum to one."""
 
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mean loss () to descend, and the detached log-probabilities (B, C) where the same pass gives them."""
+        """Return the mean loss (), and detached log-probabilities (B, C) if the same forward pass gives them."""
 
-    def modules_that_learn(self) -> tuple[nn.Module, ...]:
-        """Modules beyond the chain's own whose weights the answer needs."""
+    def trainable_modules(self) -> tuple[nn.Module, ...]:
+        """Return the modules outside the chain whose weights the head uses."""
 
 
 class LinearHead(nn.Module):
-    """A linear layer on the fused or the vision state."""
+    """A linear layer on the fused or the vision features."""
 
     def __init__(self, width: int, categories: int, readout: Readout) -> None:
         super().__init__()
@@ -48,57 +49,59 @@ class LinearHead(nn.Module):
         self.readout: Readout = readout
 
     def log_probabilities(self, state: State) -> Tensor:
-        """Log-softmax (B, C) of the layer's logits."""
+        """Return the log-softmax (B, C) of the layer's logits."""
         return functional.log_softmax(self.linear(state[0]), dim=-1)
 
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, and the log-probabilities (B, C)."""
+        """Return the cross-entropy () and the log-probabilities (B, C)."""
         log_probabilities = self.log_probabilities(state)
         return functional.nll_loss(log_probabilities, labels), log_probabilities.detach()
 
-    def modules_that_learn(self) -> tuple[nn.Module, ...]:
-        """The layer itself."""
+    def trainable_modules(self) -> tuple[nn.Module, ...]:
+        """Return the layer."""
         return (self.linear,)
 
 
 class PromptHead:
-    """CLIP's zero-shot answer: cosine to the mean embedding of each category's prompts."""
+    """CLIP's zero-shot classifier: the cosine to the mean embedding of each category's prompts."""
 
     readout: Readout = "fused"
 
     def __init__(self, clip: Clip, categories: Sequence[str]) -> None:
         self.clip = clip
         self.categories = categories
-        self._directions: Tensor | None = None
+        self._prompt_embeddings: Tensor | None = None
 
-    @torch.inference_mode(False)  # what is kept must also serve a pass with gradients
+    @torch.inference_mode(False)  # the cached embeddings must also serve a pass with gradients
     @torch.no_grad()
-    def _category_directions(self) -> Tensor:
-        if self._directions is None:
+    def _category_embeddings(self) -> Tensor:
+        """Return a unit vector (C, D) per category, computed once."""
+        if self._prompt_embeddings is None:
             means = [
                 self.clip.text_embeddings([template.format(name.lower()) for template in TEMPLATES]).mean(dim=0)
                 for name in self.categories
             ]
-            self._directions = functional.normalize(torch.stack(means), dim=-1)  # (C, D)
-        return self._directions
+            self._prompt_embeddings = functional.normalize(torch.stack(means), dim=-1)
+        return self._prompt_embeddings
 
     def log_probabilities(self, state: State) -> Tensor:
-        """Log-softmax (B, C) of the scaled cosines."""
-        pictures = functional.normalize(state[0], dim=-1)
-        return functional.log_softmax(self.clip.temperature() * pictures @ self._category_directions().T, dim=-1)
+        """Return the log-softmax (B, C) of the cosines times the logit scale."""
+        image_embeddings = functional.normalize(state[0], dim=-1)  # (B, D)
+        logits = self.clip.logit_scale() * image_embeddings @ self._category_embeddings().T
+        return functional.log_softmax(logits, dim=-1)
 
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood of the zero-shot answer: it is measured, never trained."""
+        """Return the negative log-likelihood () and the log-probabilities (B, C); for evaluation, never trained."""
         log_probabilities = self.log_probabilities(state)
         return functional.nll_loss(log_probabilities, labels), log_probabilities
 
-    def modules_that_learn(self) -> tuple[nn.Module, ...]:
-        """None."""
+    def trainable_modules(self) -> tuple[nn.Module, ...]:
+        """Return no module."""
         return ()
 
 
 class SentenceHead:
-    """A captioner's answer: how likely each category's name is after the prompt, by the chain rule over its tokens."""
+    """Scores each category by the likelihood of its name after a captioner's prompt."""
 
     readout: Readout = "tokens"
 
@@ -109,66 +112,72 @@ class SentenceHead:
 
     @torch.no_grad()
     def log_probabilities(self, state: State) -> Tensor:
-        """Log of p(sentence | picture), normalised over the categories' sentences (B, C)."""
+        """Return log p(sentence | image), normalised over the categories' sentences (B, C)."""
         return functional.log_softmax(self.log_likelihoods(state[0]), dim=1)
 
     @torch.no_grad()
     @use_onednn_linear()
     def log_likelihoods(self, tokens: Tensor) -> Tensor:
-        """Log of p(sentence | picture) among all texts (B, C), the end token included, for image tokens (B, N, D)."""
-        first, cache = self.captioner.read_prompt(tokens)
-        return torch.stack([self._score(tokens, first, cache, sentence) for sentence in self.sentences], dim=1)
+        """Return log p(sentence | image) among all texts (B, C), end token included, for image tokens (B, N, D)."""
+        first_logits, cache = self.captioner.prefill(tokens)
+        scores = [self._score(tokens, first_logits, cache, sentence) for sentence in self.sentences]
+        return torch.stack(scores, dim=1)
 
-    def _score(self, tokens: Tensor, first: Tensor, cache: Any, sentence: list[int]) -> Tensor:
-        score = functional.log_softmax(first, dim=-1)[:, sentence[0]]  # (B,)
-        ids = torch.tensor(sentence, device=tokens.device)
-        logits = self.captioner.read_more(tokens, ids[:-1].expand(tokens.shape[0], -1), cache)
-        self.captioner.forget(cache, len(sentence) - 1)
+    def _score(self, tokens: Tensor, first_logits: Tensor, cache: Any, sentence: list[int]) -> Tensor:
+        """Return the log-likelihood (B,) of one sentence of T tokens by the chain rule; the KV cache stays the same."""
+        score = functional.log_softmax(first_logits, dim=-1)[:, sentence[0]]  # (B,)
+        ids = torch.tensor(sentence, device=tokens.device)  # (T,)
+        logits = self.captioner.decode_step(tokens, ids[:-1].expand(tokens.shape[0], -1), cache)
+        self.captioner.crop_cache(cache, len(sentence) - 1)
         steps = functional.log_softmax(logits, dim=-1)  # (B, T - 1, V)
         return score + steps[:, torch.arange(len(ids) - 1), ids[1:]].sum(dim=1)
 
     @use_onednn_linear()
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, None]:
-        """Cross-entropy per token of the right sentence, prompt and padding left out: it knows of no other sentence."""
+        """Return the cross-entropy () per token of the true category's sentence, without prompt and padding.
+
+        No log-probabilities are returned, because the other categories' sentences are not scored.
+        """
         (tokens,) = state
         ids, targets = self.teacher_forcing(labels)
         logits = self.captioner.token_logits(tokens, ids)
-        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
         return loss, None
 
     def teacher_forcing(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Input ids (B, T) and the target after each of them (B, T), -100 where none is asked for."""
-        chosen = [self.sentences[label] for label in labels.tolist()]
-        length = max(map(len, chosen))
-        ids = [self.prompt + text[:-1] + [0] * (length - len(text)) for text in chosen]
-        unasked = [-100] * (len(self.prompt) - 1)
-        targets = [unasked + text + [-100] * (length - len(text)) for text in chosen]
+        """Return input ids (B, T) and the target after each (B, T), -100 at the prompt and the padding."""
+        sentences = [self.sentences[label] for label in labels.tolist()]
+        length = max(map(len, sentences))
+        ids = [self.prompt + sentence[:-1] + [0] * (length - len(sentence)) for sentence in sentences]
+        before = [IGNORE_INDEX] * (len(self.prompt) - 1)
+        targets = [before + sentence + [IGNORE_INDEX] * (length - len(sentence)) for sentence in sentences]
         return torch.tensor(ids, device=labels.device), torch.tensor(targets, device=labels.device)
 
-    def modules_that_learn(self) -> tuple[nn.Module, ...]:
-        """The parts of the family that write text."""
-        return self.captioner.writing_modules()
+    def trainable_modules(self) -> tuple[nn.Module, ...]:
+        """Return the family's text modules."""
+        return self.captioner.text_modules()
 
 
-def write_texts(captioner: Captioner, tokens: Tensor) -> list[str]:
-    """The most likely text after the prompt for each picture, token by token (greedy), without the prompt."""
-    written = write_ids(captioner, tokens)
-    return [captioner.tokenizer.decode(row, skip_special_tokens=True).strip() for row in written]
+def generate_texts(captioner: Captioner, tokens: Tensor) -> list[str]:
+    """Return the greedy text after the prompt for each image, given image tokens (B, N, D)."""
+    return [
+        captioner.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generate_ids(captioner, tokens)
+    ]
 
 
 @torch.no_grad()
 @use_onednn_linear()
-def write_ids(captioner: Captioner, tokens: Tensor) -> list[list[int]]:
-    """Token numbers of that text, filled up with the end token to one length."""
+def generate_ids(captioner: Captioner, tokens: Tensor) -> list[list[int]]:
+    """Return the token ids of the greedy texts, padded with the end token to one length."""
     end = captioner.sentence_ids("")[-1]
-    logits, cache = captioner.read_prompt(tokens)
-    written: list[Tensor] = []
-    alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-    for _ in range(LONGEST_TEXT_TOKENS):
-        chosen = torch.where(alive, logits.argmax(dim=-1), end)
-        alive &= chosen != end
-        if not alive.any():
+    logits, cache = captioner.prefill(tokens)
+    steps: list[Tensor] = []
+    unfinished = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    for _ in range(MAX_NEW_TOKENS):
+        next_ids = torch.where(unfinished, logits.argmax(dim=-1), end)  # (B,)
+        unfinished &= next_ids != end
+        if not unfinished.any():
             break
-        written.append(chosen)
-        logits = captioner.read_more(tokens, chosen[:, None], cache)[:, -1]
-    return torch.stack(written, dim=1).tolist() if written else [[]] * len(tokens)
+        steps.append(next_ids)
+        logits = captioner.decode_step(tokens, next_ids[:, None], cache)[:, -1]
+    return torch.stack(steps, dim=1).tolist() if steps else [[]] * len(tokens)

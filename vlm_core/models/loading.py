@@ -1,4 +1,4 @@
-"""Weights to start from: a checkpoint's, the tiny pretrained ones that come with this package, or tiny random ones."""
+"""Initial weights: a checkpoint's, the tiny pretrained ones shipped with this package, or tiny random ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
 from vlm_core.models.categoriser import ADAPTERS
-from vlm_core.models.checkpoints import FoundCheckpoint, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint, load_pretrained
 from vlm_core.models.positions import resize_input
 from vlm_core.models.shipped import read_exposure, shipped_weights
 from vlm_core.models.tiny import build_tiny
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A published model: its hub name, and the input size that suits pictures of 60x80 pixels."""
+    """A published model: its hub name, and an input size that suits images of 60x80 pixels."""
 
     checkpoint: str
-    image_size: int  # pixels a side; BLIP's own 384 costs 3.9 times as much and shows it nothing new
+    image_size: int  # pixels per side; BLIP's own 384 costs 3.9 times as much and adds no detail
 
 
-SIZES = {
+PUBLISHED_MODELS = {
     "clip": PublishedModel("openai/clip-vit-base-patch32", 224),
     "clip-large": PublishedModel("openai/clip-vit-large-patch14", 224),
     "blip": PublishedModel("Salesforce/blip-image-captioning-base", 224),
@@ -40,13 +40,13 @@ SIZES = {
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """A family's weights in Hugging Face form, and where they come from."""
+    """A family's Hugging Face model and tokenizer, and where its weights come from."""
 
     hf: Any
     tokenizer: Any
     source: str  # e.g. "hub:openai/clip-vit-base-patch32", "folder:...", "shipped:clip", "tiny-random"
     pretrained: bool
-    exposure: Exposure | None  # what pretraining saw, where it is known
+    exposure: Exposure | None  # products seen in pretraining, if known
 
 
 def load_weights(
@@ -58,12 +58,11 @@ def load_weights(
     texts: Iterable[str],
     seed: int,
 ) -> LoadedWeights:
-    """The weights that the settings ask for; `image_size` 0 means the model's own.
+    """Return the weights that the settings name, for input of `image_size` pixels per side (0: the model's own).
 
-    `texts` are what the tokenizer of random weights is trained on.
-
-    `auto` falls back on the shipped tiny weights when the checkpoint cannot be had within seconds, and says so.
-    Raises UserError when `pretrained` cannot be had, or the checkpoint is unusable.
+    `texts` train the tokenizer of random weights. `auto` falls back to the shipped tiny weights, with a warning, if
+    the checkpoint is not available within seconds. Raise UserError if `pretrained` weights are not available, or the
+    checkpoint is unusable.
     """
     family = model.split("-")[0]
     if weights == "tiny-random":
@@ -71,30 +70,31 @@ def load_weights(
         hf, tokenizer = build_tiny(family, texts)
         resize_input(hf, image_size or hf.config.vision_config.image_size)
         return LoadedWeights(hf, tokenizer, "tiny-random", pretrained=False, exposure=None)
-    found = None if weights == "tiny" else _find(checkpoint or SIZES[model].checkpoint, weights)
-    source = f"{found.source}:{found.name}" if found else f"shipped:{family}"
-    own_size = not found or bool(checkpoint)
-    found = found or shipped_weights(family)
+    published = None if weights == "tiny" else _find(checkpoint or PUBLISHED_MODELS[model].checkpoint, weights)
+    source = f"{published.source}:{published.name}" if published else f"shipped:{family}"
+    keep_size = not published or bool(checkpoint)
+    available = published or shipped_weights(family)
     import transformers
 
-    hf, tokenizer = load_pretrained(found, getattr(transformers, ADAPTERS[family].hf_class))
+    hf, tokenizer = load_pretrained(available, getattr(transformers, ADAPTERS[family].hf_class))
     own = int(hf.config.vision_config.image_size)
-    wanted = image_size or (own if own_size else SIZES[model].image_size)
-    resize_input(hf, wanted)
-    if wanted != own:
+    size = image_size or (own if keep_size else PUBLISHED_MODELS[model].image_size)
+    resize_input(hf, size)
+    if size != own:
         logger.info(
-            f"{found.name} sees {wanted} pixels a side instead of its {own}: its position embeddings are interpolated."
+            f"{available.name} runs at {size} pixels per side instead of its {own}: "
+            "its position embeddings are interpolated."
         )
-    return LoadedWeights(hf, tokenizer, source, pretrained=True, exposure=read_exposure(found))
+    return LoadedWeights(hf, tokenizer, source, pretrained=True, exposure=read_exposure(available))
 
 
-def _find(name: str, weights: str) -> FoundCheckpoint | None:
-    """The checkpoint; None when `auto` may go on without it."""
-    found = find_checkpoint(name)
-    if isinstance(found, FoundCheckpoint):
-        return found
+def _find(name: str, weights: str) -> AvailableCheckpoint | None:
+    """Return the checkpoint; None if `auto` may fall back to the shipped weights. Raise UserError for `pretrained`."""
+    checkpoint = find_checkpoint(name)
+    if isinstance(checkpoint, AvailableCheckpoint):
+        return checkpoint
     if weights == "pretrained":
-        raise UserError(found.sentence())
-    logger.warning(f"{found.name} cannot be had: {found.reason}.")
-    logger.warning("the tiny pretrained weights that come with this are taken: they stand in for the checkpoint.")
+        raise UserError(checkpoint.message())
+    logger.warning(f"{checkpoint.name} is not available: {checkpoint.reason}.")
+    logger.warning("The tiny pretrained weights shipped with this package are used instead of the checkpoint.")
     return None

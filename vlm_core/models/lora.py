@@ -1,4 +1,4 @@
-"""Low-rank adapters in the attention of what learns, and their way back into the model's own weights."""
+"""Low-rank adapters (LoRA) in trainable attention layers, and how they are merged into the model's own weights."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from torch import nn
 
 ADAPTER = ".lora_"  # in the names of the adapters' weights
-ALPHA_PER_RANK = 2  # the usual scale of what adapters add, whatever their rank
+ALPHA_PER_RANK = 2  # the usual scale of the adapters' output, whatever their rank
 
 
 def add_adapters(hf: Any, modules: Iterable[nn.Module], rank: int) -> Callable[[], None]:
-    """What merges the adapters again, once they have been added to every attention projection within `modules`.
+    """Add adapters to every attention projection within `modules`; return a function that merges them.
 
-    Hu et al. 2021, arXiv 2106.09685. Adapters start as nothing: the model's answers are as before. Merged, they are
-    part of the projections, and the model is an ordinary one.
+    Hu et al. 2021, arXiv 2106.09685. New adapters add zero, so the model's output does not change. Merging adds them
+    to the projections and leaves an ordinary model.
     """
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
-    wanted = {
+    targets = {
         id(layer)
         for module in modules
         for name, attention in module.named_modules()
@@ -28,9 +28,9 @@ def add_adapters(hf: Any, modules: Iterable[nn.Module], rank: int) -> Callable[[
         for layer in attention.modules()
         if isinstance(layer, nn.Linear)
     }
-    names = [name for name, layer in hf.named_modules() if id(layer) in wanted]
-    settings = LoraConfig(r=rank, lora_alpha=ALPHA_PER_RANK * rank, lora_dropout=0.0, target_modules=names)
-    tuner = LoraModel(hf, settings, "default")
+    names = [name for name, layer in hf.named_modules() if id(layer) in targets]
+    config = LoraConfig(r=rank, lora_alpha=ALPHA_PER_RANK * rank, lora_dropout=0.0, target_modules=names)
+    tuner = LoraModel(hf, config, "default")
 
     def merge() -> None:
         tuner.merge_and_unload()

@@ -1,7 +1,7 @@
-"""What each family is pretrained by: its own paper's losses between pictures and sentences.
+"""Pretraining objectives: each family's losses between images and sentences, as in its paper.
 
-Every objective is a module whose named parameters are all that learns: the family's Hugging Face model, and for BLIP
-the parts that only pretraining needs. Terms are means over the batch; their sum is descended.
+An objective is a module that holds all trainable parameters: the family's Hugging Face model, and for BLIP also the
+parts that only pretraining needs. Loss terms are means over the batch; training minimises their sum.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from vlm_core.models.clip import Clip
 from vlm_core.models.git import Git
 from vlm_core.models.stages import Adapter, Captioner, Readout, State
 
-LARGEST_SCALE = 100.0  # of cosines, as CLIP bounds it
-FIRST_SCALE = 1 / 0.07  # as CLIP and BLIP begin
-MATCHED_SHARE = 4  # one pair in four is matched: matching costs three passes through the cross-attention
+MAX_LOGIT_SCALE = 100.0  # as in CLIP
+INITIAL_LOGIT_SCALE = 1 / 0.07  # as in CLIP and BLIP
+MATCHED_SHARE = 4  # one pair in four is used for matching, which costs three cross-attention passes per pair
 
 
 class Objective(Protocol):
@@ -30,17 +30,17 @@ class Objective(Protocol):
     readout: Readout
 
     def terms(self, state: State, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Named losses () of pictures' states, as the chain to `readout` ends, and a sentence about each picture."""
+        """Return named losses () of the images' states at `readout`, and one sentence per image."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Everything that learns, as `torch.nn.Module` names it."""
+        """Yield all trainable parameters with the names of `torch.nn.Module`."""
 
 
 class Contrastive(nn.Module):
-    """CLIP: each picture finds its sentence among the batch's, and each sentence its picture.
+    """CLIP: contrastive learning between the images and sentences of a batch.
 
-    Radford et al. 2021, arXiv 2103.00020, with the targets of UniCL (Yang et al. 2022, arXiv 2204.03610): pictures of
-    equal sentences are no mistakes, and a batch of one shop's products has many.
+    Radford et al. 2021, arXiv 2103.00020, with the targets of UniCL (Yang et al. 2022, arXiv 2204.03610): images with
+    equal sentences, of which a batch of one shop's products has many, are all positives.
     """
 
     readout: Readout = "fused"
@@ -52,13 +52,13 @@ class Contrastive(nn.Module):
 
     def terms(self, state: State, texts: Sequence[str]) -> dict[str, Tensor]:
         """`contrastive`."""
-        scale = self.hf.logit_scale.exp().clamp(max=LARGEST_SCALE)
+        scale = self.hf.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
         logits = scale * normalize(state[0], dim=-1) @ self.clip.text_embeddings(list(texts)).T
         return {"contrastive": contrastive_loss(logits, texts)}
 
 
 class Captioning(nn.Module):
-    """GIT: the sentence is written about the picture, token by token. Wang et al. 2022, arXiv 2205.14100."""
+    """GIT: language modelling of the sentence, given the image. Wang et al. 2022, arXiv 2205.14100."""
 
     readout: Readout = "tokens"
 
@@ -68,16 +68,16 @@ class Captioning(nn.Module):
         self.hf = git.hf
 
     def terms(self, state: State, texts: Sequence[str]) -> dict[str, Tensor]:
-        """`captioning`."""
+        """Return the loss `captioning`."""
         return {"captioning": captioning_loss(self.git, state[0], texts)}
 
 
 class Bootstrapping(nn.Module):
-    """BLIP: contrast, matching with hard negatives, and captioning. Li et al. 2022, arXiv 2201.12086, section 3.
+    """BLIP: contrastive, matching (with hard negatives) and captioning losses. Li et al. 2022, arXiv 2201.12086.
 
-    Hugging Face's retrieval model is the encoder; as in the paper it shares with the decoder everything but the
-    self-attention, which looks both ways. Left out are the momentum encoder, its queue and its soft labels: batches
-    of small pictures are large, and equal sentences are told apart from mistakes instead.
+    Hugging Face's retrieval model is the text encoder. As in the paper, it shares all but its bidirectional
+    self-attention with the decoder. The momentum encoder with its queue and soft labels is left out: small images
+    allow large batches, and equal sentences count as positives instead.
     """
 
     readout: Readout = "tokens"
@@ -88,7 +88,7 @@ class Bootstrapping(nn.Module):
         self.hf = blip.hf
         self.retrieval: Any = BlipForImageTextRetrieval(blip.hf.config)
         self._share()
-        self.logit_scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE).log())
 
     def _share(self) -> None:
         encoder, decoder = self.retrieval.text_encoder, self.hf.text_decoder.bert
@@ -100,43 +100,45 @@ class Bootstrapping(nn.Module):
         self.retrieval.to(self.hf.device)
 
     def terms(self, state: State, texts: Sequence[str]) -> dict[str, Tensor]:
-        """`contrastive`, `matching` and `captioning`."""
+        """Return the losses `contrastive`, `matching` and `captioning`."""
         (tokens,) = state
-        written = self.blip.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=longest_text(self.hf), return_tensors="pt"
+        encoding = self.blip.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=max_text_length(self.hf), return_tensors="pt"
         ).to(tokens.device)
-        ids, seen = written["input_ids"], written["attention_mask"]
-        pictures = normalize(self.retrieval.vision_proj(tokens[:, 0]), dim=-1)
-        sentences = normalize(self.retrieval.text_proj(self._read(ids, seen)), dim=-1)
-        cosines = pictures @ sentences.T
-        logits = self.logit_scale.exp().clamp(max=LARGEST_SCALE) * cosines
-        # At the learnt scale nearly every drawn negative is as true as the pair itself: a shop has many alike.
-        wrong = hard_negatives(FIRST_SCALE * cosines.detach(), texts)
+        ids, mask = encoding["input_ids"], encoding["attention_mask"]
+        image_embeddings = normalize(self.retrieval.vision_proj(tokens[:, 0]), dim=-1)  # (B, D)
+        text_embeddings = normalize(self.retrieval.text_proj(self._encode(ids, mask)), dim=-1)  # (B, D)
+        cosines = image_embeddings @ text_embeddings.T  # (B, B)
+        logits = self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE) * cosines
+        # At the learnt scale, nearly all sampled negatives would be near-copies of the pair: a shop has many.
+        negatives = hard_negatives(INITIAL_LOGIT_SCALE * cosines.detach(), texts)
         return {
             "contrastive": contrastive_loss(logits, texts),
-            "matching": self._matching(tokens, ids, seen, *wrong),
+            "matching": self._matching(tokens, ids, mask, *negatives),
             "captioning": captioning_loss(self.blip, tokens, texts),
         }
 
-    def _read(self, ids: Tensor, seen: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """The first token's state (B, D) of sentences, that see pictures' tokens where these are given."""
+    def _encode(self, ids: Tensor, mask: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return the first token's features (B, D) of sentences, with cross-attention to image tokens if given."""
         encoded = self.retrieval.text_encoder(
-            input_ids=ids, attention_mask=seen, encoder_hidden_states=tokens, is_decoder=False
+            input_ids=ids, attention_mask=mask, encoder_hidden_states=tokens, is_decoder=False
         )
         return encoded.last_hidden_state[:, 0]  # type: ignore[no-any-return]
 
-    def _matching(self, tokens: Tensor, ids: Tensor, seen: Tensor, wrong_text: Tensor, wrong_picture: Tensor) -> Tensor:
-        """Cross-entropy () of telling some of the true pairs from as many wrong texts and as many wrong pictures."""
+    def _matching(
+        self, tokens: Tensor, ids: Tensor, mask: Tensor, negative_texts: Tensor, negative_images: Tensor
+    ) -> Tensor:
+        """Return the cross-entropy () of pairs, an equal number of negative texts and as many negative images."""
         count = max(1, len(ids) // MATCHED_SHARE)
-        some = torch.arange(count, device=ids.device)
-        texts = torch.cat([some, wrong_text[:count], some])
-        pictures = torch.cat([some, some, wrong_picture[:count]])
-        logits = self.retrieval.itm_head(self._read(ids[texts], seen[texts], tokens[pictures]))
+        pairs = torch.arange(count, device=ids.device)
+        texts = torch.cat([pairs, negative_texts[:count], pairs])
+        images = torch.cat([pairs, pairs, negative_images[:count]])
+        logits = self.retrieval.itm_head(self._encode(ids[texts], mask[texts], tokens[images]))
         return cross_entropy(logits, (torch.arange(3 * count, device=ids.device) < count).long())
 
 
 def make_objective(adapter: Adapter) -> Objective:
-    """The family's own objective."""
+    """Return the family's own objective."""
     if isinstance(adapter, Clip):
         return Contrastive(adapter)
     if isinstance(adapter, Blip):
@@ -147,42 +149,42 @@ def make_objective(adapter: Adapter) -> Objective:
 
 @torch.no_grad()
 def hard_negatives(logits: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """For each picture a wrong sentence (B,), and for each sentence a wrong picture (B,), likelier the more alike.
+    """Sample a negative sentence (B,) for each image, and a negative image (B,) for each sentence, by similarity.
 
-    Where all sentences of a batch are equal, any other stands in.
+    If all sentences of a batch are equal, any of them can be sampled.
     """
-    same = _same(texts, logits.device)
-    alike = logits.masked_fill(same, float("-inf"))
-    alike = torch.where(same.all(dim=1, keepdim=True), torch.zeros_like(logits), alike)
-    wrong_text = torch.multinomial(alike.softmax(dim=1), 1)[:, 0]
-    wrong_picture = torch.multinomial(alike.T.softmax(dim=1), 1)[:, 0]
-    return wrong_text, wrong_picture
+    same = _equal_texts(texts, logits.device)
+    scores = logits.masked_fill(same, float("-inf"))
+    scores = torch.where(same.all(dim=1, keepdim=True), torch.zeros_like(logits), scores)
+    negative_texts = torch.multinomial(scores.softmax(dim=1), 1)[:, 0]
+    negative_images = torch.multinomial(scores.T.softmax(dim=1), 1)[:, 0]
+    return negative_texts, negative_images
 
 
-def _same(texts: Sequence[str], device: torch.device) -> Tensor:
-    """Whether two sentences are equal: (B, B)."""
+def _equal_texts(texts: Sequence[str], device: torch.device) -> Tensor:
+    """Return which pairs of sentences are equal (B, B)."""
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    places = torch.tensor([numbers[text] for text in texts], device=device)
-    return places[:, None] == places[None, :]
+    ids = torch.tensor([numbers[text] for text in texts], device=device)
+    return ids[:, None] == ids[None, :]
 
 
 def contrastive_loss(logits: Tensor, texts: Sequence[str]) -> Tensor:
-    """The symmetric loss () of logits (pictures, sentences): targets are shared among equal sentences."""
-    targets = _same(texts, logits.device).to(logits.dtype)
+    """Return the symmetric loss () of logits (images, sentences); equal sentences share the target."""
+    targets = _equal_texts(texts, logits.device).to(logits.dtype)
     targets = targets / targets.sum(dim=1, keepdim=True)
     return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
 
 
 def captioning_loss(captioner: Captioner, tokens: Tensor, texts: Sequence[str]) -> Tensor:
-    """Cross-entropy () a token of the sentences, given image tokens (B, N, D); the start and padding are not asked."""
-    start, longest = captioner.prompt_ids()[0], longest_text(captioner.hf)
-    sentences = [[start, *captioner.sentence_ids(text)][:longest] for text in texts]
+    """Return the cross-entropy () per token of sentences, given image tokens (B, N, D), without start and padding."""
+    start, max_length = captioner.prompt_ids()[0], max_text_length(captioner.hf)
+    sentences = [[start, *captioner.sentence_ids(text)][:max_length] for text in texts]
     length = max(map(len, sentences))
     ids = torch.tensor([ids + [-100] * (length - len(ids)) for ids in sentences], device=tokens.device)
     logits = captioner.token_logits(tokens, ids[:, :-1].clamp(min=0))
     return cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-100)
 
 
-def longest_text(hf: Any) -> int:
-    """Tokens that a model's text positions reach to."""
+def max_text_length(hf: Any) -> int:
+    """Return the number of a model's text positions."""
     return int(hf.config.get_text_config().max_position_embeddings)

@@ -1,7 +1,7 @@
-"""Products of matrices by oneDNN where PyTorch's own choice, MKL, is slow: on AMD's processors with AVX-512.
+"""Linear layers by oneDNN where PyTorch's own choice, MKL, is slow: on AMD's processors with AVX-512.
 
-MKL takes its AVX-512 code on Intel's processors alone, and is half as fast as the processor elsewhere. oneDNN, which
-PyTorch holds for convolutions, computes the same in single precision; only the order of the additions differs.
+MKL uses its AVX-512 code on Intel's processors only and runs at half the speed elsewhere. oneDNN, which PyTorch
+includes for convolutions, computes the same in single precision; only the order of the additions differs.
 """
 
 from __future__ import annotations
@@ -17,72 +17,73 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-# Below so many tokens, and multiplications, a product is left to PyTorch: the other way gains nothing, or far less.
-LEAST_TOKENS: Final = 64
-LEAST: Final = 2**23
+# Smaller layers are left to PyTorch: oneDNN gains nothing there, or is far slower.
+MIN_TOKENS: Final = 64
+MIN_MULTIPLY_ADDS: Final = 2**23
 
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether this machine is one of those."""
+    """Return whether this machine has an AMD processor with AVX-512, and PyTorch has oneDNN."""
     try:
         vendor = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:  # no Linux
         return False
-    held = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    return held and vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return available and vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @contextmanager
 def use_onednn_linear() -> Iterator[None]:
-    """Linear layers inside, and their gradients, are computed the faster way where this machine has one."""
-    if not onednn_is_faster() or torch.compiler.is_compiling():  # a graph is for other machines, too
+    """Compute linear layers and their gradients by oneDNN within the context, if that is faster on this machine."""
+    if not onednn_is_faster() or torch.compiler.is_compiling():  # a compiled graph may run on other machines
         yield
         return
-    with _Products():
+    with _OnednnLinearMode():
         yield
 
 
-class _Products(TorchFunctionMode):
+class _OnednnLinearMode(TorchFunctionMode):
     def __torch_function__(
         self,
         function: Callable[..., Any],
         types: Sequence[type],
-        given: Sequence[Any] = (),
-        named: Mapping[str, Any] | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if function is functional.linear and not named and _suits(*given):
-            return _Linear.apply(*given, *(None,) * (3 - len(given)))
-        return function(*given, **(named or {}))
+        if function is functional.linear and not kwargs and _is_worthwhile(*args):
+            return _Linear.apply(*args, *(None,) * (3 - len(args)))
+        return function(*args, **(kwargs or {}))
 
 
-def _suits(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    single = tokens.dtype == weight.dtype == torch.float32 and tokens.device.type == weight.device.type == "cpu"
-    few = tokens.numel() < LEAST_TOKENS * tokens.shape[-1]
-    return single and not few and tokens.numel() * weight.shape[0] >= LEAST
+def _is_worthwhile(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Return whether the layer is float32, on the CPU, and large enough."""
+    supported = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    few_tokens = x.numel() < MIN_TOKENS * x.shape[-1]
+    return supported and not few_tokens and x.numel() * weight.shape[0] >= MIN_MULTIPLY_ADDS
 
 
 class _Linear(torch.autograd.Function):
-    """`torch.nn.functional.linear` by oneDNN, forward and backward."""
+    """`torch.nn.functional.linear` by oneDNN, forward and backward: x (..., D), weight (O, D), bias (O,)."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(tokens, weight)
-        return _product(tokens, weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn_linear(x, weight, bias)  # (..., O)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, weight = ctx.saved_tensors
-        rows = gradient.reshape(-1, gradient.shape[-1])  # (B * N, O)
-        wanted = ctx.needs_input_grad
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad_rows = grad_output.reshape(-1, grad_output.shape[-1])  # (B * N, O)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _product(gradient, weight.t()) if wanted[0] else None,
-            _product(rows.t(), tokens.reshape(-1, tokens.shape[-1]).t()) if wanted[1] else None,
-            rows.sum(dim=0) if wanted[2] else None,
+            _onednn_linear(grad_output, weight.t()) if needs_x else None,  # (..., D)
+            _onednn_linear(grad_rows.t(), x.reshape(-1, x.shape[-1]).t()) if needs_weight else None,  # (O, D)
+            grad_rows.sum(dim=0) if needs_bias else None,  # (O,)
         )
 
 
-def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(..., O) of left (..., D) and right (O, D)."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
-    return found
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x @ weight.T + bias (..., O) of x (..., D) and weight (O, D)."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y

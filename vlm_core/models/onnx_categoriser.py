@@ -1,61 +1,61 @@
-"""A categoriser that onnxruntime computes: one ONNX graph from pixels to log-probabilities, no transformers."""
+"""A categoriser that onnxruntime runs: one ONNX graph from pixels to log-probabilities, without transformers."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import AliasChoices, Field, TypeAdapter
 
+from vlm_core.arrays import Float32Array, Labels, Pictures
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.pixels.views import plain_view
 
 Precision = Literal["fp32", "int8"]
-ENGINE: Final = "onnx"  # the field `engine` of categoriser.json, by which `load_categoriser` knows such a folder
+ENGINE: Final = "onnx"  # `load_categoriser` tells an exported model by this field of categoriser.json
 GRAPH: Final = "model.onnx"  # a graph beyond 1.5 GB keeps its weights beside it, in model.onnx.data
 PIXELS: Final = "pixels"  # the graph's input (B, 3, S, S) float32
 LOG_PROBABILITIES: Final = "log_probabilities"  # its output (B, C) float32
 SCHEMA: Final = 1
-PICTURES_A_BATCH: Final = 32
+IMAGES_PER_BATCH: Final = 32
 
 
 @dataclass(frozen=True)
 class OnnxDescription:
-    """What is to be known about a graph beside itself."""
+    """The content of an exported model's `categoriser.json`."""
 
-    family: str  # that it was exported from
+    family: str  # of the exported model
     precision: Precision
     categories: tuple[str, ...]  # (C,)
     canvas: tuple[int, int]  # (height, width)
     image_size: int  # S
-    answer: str
+    head: Annotated[str, Field(validation_alias=AliasChoices("head", "answer"))]  # `answer` in earlier files
     readout: str
+    engine: Literal["onnx"] = ENGINE
+    schema: Literal[1] = SCHEMA
 
     def write(self, folder: Path) -> None:
-        """Nothing; `categoriser.json` is in the folder, whole."""
-        content = {"schema": SCHEMA, "engine": ENGINE, **asdict(self)}
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        write_atomically(folder / "categoriser.json", lambda file: file.write(text.encode()))
+        """Write `categoriser.json` atomically."""
+        content = _DESCRIPTION.dump_json(self, indent=2)
+        write_atomically(folder / "categoriser.json", lambda file: file.write(content))
 
     @classmethod
     def read(cls, folder: Path) -> OnnxDescription:
-        """What `write` wrote. Raises OSError, KeyError, TypeError or ValueError when it did not."""
-        content: dict[str, Any] = json.loads((folder / "categoriser.json").read_bytes())
-        if (content.pop("engine"), content.pop("schema")) != (ENGINE, SCHEMA):
-            raise ValueError("another engine or schema")
-        height, width = content.pop("canvas")
-        return cls(**{**content, "categories": tuple(content["categories"]), "canvas": (int(height), int(width))})
+        """Return the description that `write` wrote. Raise OSError or ValueError when it is not there or differs."""
+        return _DESCRIPTION.validate_json((folder / "categoriser.json").read_bytes())
+
+
+_DESCRIPTION = TypeAdapter(OnnxDescription)
 
 
 class OnnxCategoriser:
-    """A Categoriser that writes no text. The folder it was loaded from must stay for `save` to copy it."""
+    """A Categoriser without text generation. `save` copies the folder it was loaded from, which must still exist."""
 
     def __init__(self, folder: Path, description: OnnxDescription, session: Any) -> None:
         self.folder = folder
@@ -66,24 +66,24 @@ class OnnxCategoriser:
 
     @property
     def writes_text(self) -> bool:
-        """Never, not even where the answer is the likelihood of sentences."""
+        """Return False, even if the head scores sentences."""
         return False
 
-    def log_probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Rows (B, C) for pictures (B, H, W, 3)."""
+    def log_probabilities(self, pictures: Pictures) -> Float32Array:
+        """Return log-probabilities (B, C) of images (B, H, W, 3)."""
         rows = [self._session.run([LOG_PROBABILITIES], {PIXELS: pixels})[0] for pixels in self._pixels(pictures)]
         return np.concatenate(rows) if rows else np.empty((0, len(self.categories)), np.float32)
 
-    def _pixels(self, pictures: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(pictures), PICTURES_A_BATCH):
-            yield plain_view(pictures[start : start + PICTURES_A_BATCH], self.description.image_size).numpy()
+    def _pixels(self, pictures: Pictures) -> Iterator[Float32Array]:
+        for start in range(0, len(pictures), IMAGES_PER_BATCH):
+            yield plain_view(pictures[start : start + IMAGES_PER_BATCH], self.description.image_size).numpy()
 
-    def describe(self, pictures: NDArray[np.uint8]) -> tuple[list[str], NDArray[np.int64]] | None:
-        """None: it writes nothing."""
+    def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
+        """Return None: the graph generates no text."""
         return None
 
     def save(self, folder: Path) -> None:
-        """Write `model.onnx`, then `categoriser.json`, each whole or not at all."""
+        """Write `model.onnx`, then `categoriser.json`, each atomically."""
         for path in sorted(self.folder.glob(f"{GRAPH}*")):
             with path.open("rb") as source:
                 write_atomically(folder / path.name, lambda file, source=source: shutil.copyfileobj(source, file))  # type: ignore[misc]
@@ -91,32 +91,32 @@ class OnnxCategoriser:
 
     @classmethod
     def load(cls, folder: Path, threads: int = 0) -> OnnxCategoriser:
-        """The categoriser in a folder, computed by `threads` threads (0: as many as PyTorch uses, capped at the cores).
+        """Return the categoriser in a folder, run by `threads` threads (0: as many as PyTorch uses, at most the cores).
 
-        Raises UserError when the folder does not hold one whole.
+        Raise UserError when the folder holds no complete one.
         """
         try:
             description = OnnxDescription.read(folder)
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{folder} holds no whole ONNX model of schema {SCHEMA} ({error}): export again."
+                f"{folder} holds no complete ONNX model of schema {SCHEMA} ({error}): export again."
             ) from error
         return cls(folder, description, open_session(folder, threads))
 
 
 def open_session(folder: Path, threads: int) -> Any:
-    """An onnxruntime.InferenceSession over the folder's graph, on the CPU."""
+    """Return an onnxruntime.InferenceSession of the folder's graph on the CPU. Raise UserError if it cannot be read."""
     import onnxruntime
     import torch
 
     path = folder / GRAPH
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = min(threads or torch.get_num_threads(), os.cpu_count() or 1)
-    options.log_severity_level = 3  # errors alone
-    # threads that spin while they wait take the cores from those that make the next batch's pixels
+    options.log_severity_level = 3  # errors only
+    # Spinning threads would take the cores from those that prepare the next batch's pixels.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no class in common below this one
+    except Exception as error:  # onnxruntime's errors share no narrower class
         reason = "it is missing" if not path.exists() else "it is damaged, or of a newer onnxruntime"
         raise UserError(f"{path} cannot be opened ({reason}): export again.") from error

@@ -1,4 +1,4 @@
-"""CLIP, BLIP and GIT written as ONNX: the whole path from pixels to log-probabilities, in fp32 and in int8."""
+"""Export of CLIP, BLIP and GIT to ONNX, from pixels to log-probabilities, in fp32 and in int8."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ if TYPE_CHECKING:
 
     from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
 
-# 23 and 24 work as well; with their fused Attention, onnxruntime took 8 to 10 % longer over BLIP's and GIT's masks.
+# 23 and 24 work as well, but their fused Attention made onnxruntime 8 to 10 % slower for BLIP's and GIT's masks.
 OPSET: Final = 22
-_QUANTISED: Final = ("MatMul", "Gemm")  # linear layers; products of two activations are left alone
+_QUANTISED: Final = ("MatMul", "Gemm")  # linear layers only, not the matmul of two activations
 
 
 def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
-    """The model as an fp32 graph for any number of pictures, written into `folder` and loaded from there.
+    """Export the model as an fp32 graph for any batch size into `folder`; return it loaded from there.
 
-    CLIP's prompts and the tokens of sentences become constants. Raises UserError for the baseline and for a model
-    that is ONNX already.
+    CLIP's prompts and the tokens of sentences become constants. Raise UserError for the baseline and for a model that
+    is ONNX already.
     """
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
     if not isinstance(model, VisionLanguageCategoriser):
-        raise UserError("only CLIP, BLIP and GIT can be exported to ONNX: give a run of one of these families.")
-    with _whole(folder) as unfinished:
+        raise UserError("only CLIP, BLIP and GIT can be exported to ONNX: choose a run of one of these families.")
+    with _replacing_files(folder) as temporary:
         model.set_training(False, 0)
-        export_graph(_chain(model), model.image_size, [LOG_PROBABILITIES], unfinished / GRAPH)
-    made = model.description
+        export_graph(_chain(model), model.image_size, [LOG_PROBABILITIES], temporary / GRAPH)
+    source = model.description
     description = OnnxDescription(
-        made.family, "fp32", made.categories, made.canvas, model.image_size, made.answer, made.readout
+        source.family, "fp32", source.categories, source.canvas, model.image_size, source.head, source.readout
     )
     description.write(folder)
     return OnnxCategoriser.load(folder)
 
 
 def quantise_onnx(exported: OnnxCategoriser, folder: Path) -> OnnxCategoriser:
-    """An fp32 export with its linear layers in int8, written into `folder` and loaded from there.
+    """Quantise the linear layers of an fp32 export to int8 into `folder`; return it loaded from there.
 
-    A weight has 7 bits and each output channel its own scale: CPUs without VNNI would overflow with 8. Activations
-    are quantised as they come, so that no calibration is needed. Convolutions stay as they are.
+    Weights have 7 bits, because CPUs without VNNI would overflow with 8, and one scale per output channel. Activations
+    are quantised dynamically, so no calibration is needed. Convolutions stay in fp32.
     """
-    with _whole(folder) as unfinished:
-        quantise_graph(exported.folder / GRAPH, unfinished / GRAPH)
+    with _replacing_files(folder) as temporary:
+        quantise_graph(exported.folder / GRAPH, temporary / GRAPH)
     replace(exported.description, precision="int8").write(folder)
     return OnnxCategoriser.load(folder)
 
 
-def quantise_graph(graph: Path, written: Path) -> None:
-    """Nothing; the file `written` holds the fp32 graph with its linear layers in int8."""
+def quantise_graph(graph: Path, output: Path) -> None:
+    """Write the fp32 graph with its linear layers in int8 to the file `output`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -71,7 +71,7 @@ def quantise_graph(graph: Path, written: Path) -> None:
         )
         quantize_dynamic(
             prepared,
-            written,
+            output,
             op_types_to_quantize=list(_QUANTISED),
             per_channel=True,
             reduce_range=True,
@@ -80,13 +80,13 @@ def quantise_graph(graph: Path, written: Path) -> None:
 
 
 def export_graph(compute: nn.Module, image_size: int, outputs: Sequence[str], path: Path) -> None:
-    """Nothing; the file holds as ONNX what the module computes of pixels (B, 3, S, S), for any B."""
+    """Write an ONNX file of the module's computation on pixels (B, 3, S, S), for any B."""
     import torch
 
-    # a batch of one would be taken for a constant
+    # the exporter would treat a batch size of one as a constant
     example = torch.zeros(2, 3, image_size, image_size, device=next(compute.parameters()).device)
     with torch.no_grad(), _quiet():
-        compute(example)  # what an answer computes once and keeps must not be made while the graph is traced
+        compute(example)  # fills the head's caches, which must not be computed while the graph is traced
         torch.onnx.export(
             compute.eval(),
             (example,),
@@ -102,23 +102,23 @@ def export_graph(compute: nn.Module, image_size: int, outputs: Sequence[str], pa
 
 
 def _chain(model: VisionLanguageCategoriser) -> nn.Module:
-    """The model as one module from pixels (B, 3, S, S) to log-probabilities (B, C)."""
+    """Return the model as one module from pixels (B, 3, S, S) to log-probabilities (B, C)."""
     import torch
 
     class Chain(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weights = torch.nn.ModuleList([model.hf, *model.answer.modules_that_learn()])
+            self.weights = torch.nn.ModuleList([model.hf, *model.head.trainable_modules()])
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return model.answer.log_probabilities(model.run((pixels,)))
+            return model.head.log_probabilities(model.run((pixels,)))
 
     return Chain()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's notes on itself kept off the user's console."""
+    """Keep the exporter's messages off the console within the context."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -131,10 +131,10 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write files to, which are in `folder` afterwards, or nowhere if anything was raised."""
+def _replacing_files(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, and move its files to `folder` at the end unless an exception was raised."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as temporary:
         yield Path(temporary)
-        for path in sorted(Path(temporary).iterdir(), reverse=True):  # weights that lie apart before their graph
+        for path in sorted(Path(temporary).iterdir(), reverse=True):  # external weights before their graph
             os.replace(path, folder / path.name)

@@ -1,4 +1,4 @@
-"""The frozen stages before a cut as one ONNX graph, whose linear layers onnxruntime computes in int8."""
+"""The frozen prefix as one ONNX graph, whose linear layers onnxruntime runs in int8."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnnxPrefix:
-    """`stages[:cut]` of a model in evaluation mode, with the weights that it has when the first state is asked for."""
+    """`stages[:cut]` of a model in evaluation mode, with the weights it has at the first call of `run`."""
 
     model: VisionLanguageCategoriser
     cut: int
 
     def run(self, state: State) -> State:
-        """The state (B, ...) at the cut of `(pixels (B, 3, S, S),)`, on the CPU.
+        """Return the state (B, ...) at the cut for `(pixels (B, 3, S, S),)`, on the CPU.
 
-        One picture at a time: activations share a scale within a batch, and a picture's state must not depend on
-        which others it came with. It costs nothing for ViT-B/16 and a tenth for ViT-B/32.
+        Images run one at a time: a batch shares the scale of its activations, and an image's features must not depend
+        on the rest of the batch. This costs nothing for ViT-B/16 and 10 % for ViT-B/32.
         """
         import torch
 
@@ -37,14 +37,14 @@ class OnnxPrefix:
 
     @cached_property
     def _session(self) -> Any:
-        """An onnxruntime.InferenceSession over the graph, whose file is not kept."""
+        """Return an onnxruntime.InferenceSession of the graph; its file is temporary."""
         from vlm_core.models.onnx_export import export_graph, quantise_graph
 
         with tempfile.TemporaryDirectory() as temporary:
-            exact, folder = Path(temporary) / GRAPH, Path(temporary) / "int8"
+            fp32, folder = Path(temporary) / GRAPH, Path(temporary) / "int8"
             folder.mkdir()
-            export_graph(self._chain(), self.model.image_size, (), exact)
-            quantise_graph(exact, folder / GRAPH)
+            export_graph(self._chain(), self.model.image_size, (), fp32)
+            quantise_graph(fp32, folder / GRAPH)
             return open_session(folder, threads=0)
 
     def _chain(self) -> nn.Module:

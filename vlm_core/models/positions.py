@@ -1,4 +1,4 @@
-"""Position embeddings of another input size, so that one checkpoint serves every `image_size`."""
+"""Position embeddings for other input sizes, so that one checkpoint serves every `image_size`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vlm_core.errors import UserError
 
 
 def resize_input(hf: Any, image_size: int) -> None:
-    """Make a CLIP, BLIP or GIT take S x S pixels, in place: positions are interpolated bicubically.
+    """Change the input size of CLIP, BLIP or GIT to S x S pixels in place, by bicubic interpolation of its positions.
 
-    The model's config says the new size afterwards, so that it saves and loads as such. Hugging Face's own
-    interpolation gives the same. Raises UserError when the size is no multiple of the patch.
+    The config is updated too, so the model is saved and loaded with the new size. Hugging Face's own interpolation
+    gives the same. Raise UserError if the size is not a multiple of the patch size.
     """
     config = hf.config.vision_config
     if image_size == config.image_size:
@@ -36,7 +36,7 @@ def resize_input(hf: Any, image_size: int) -> None:
     embeddings.image_size = config.image_size = image_size
     embeddings.num_patches = side**2
     embeddings.num_positions = side**2 + 1
-    if hf.config.model_type == "git":  # it counts image tokens to tell them from text
+    if hf.config.model_type == "git":  # it separates image from text tokens by their number
         for block in hf.git.encoder.layer:
             block.attention.self.image_patch_tokens = side**2 + 1
 
@@ -46,7 +46,7 @@ def _vision_embeddings(hf: Any) -> Any:
 
 
 def _interpolate(table: Tensor, side: int) -> Tensor:
-    """A table (1 + n * n, D) with the class token first, for a grid of side x side patches."""
+    """Return positions (1 + side * side, D) of a table (1 + n * n, D); both start with the class token's."""
     old = round((len(table) - 1) ** 0.5)
     grid = table[1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)

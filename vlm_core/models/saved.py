@@ -1,4 +1,4 @@
-"""A saved categoriser, whatever its family: the baseline is read without PyTorch, ONNX without transformers."""
+"""Loading any saved categoriser: the baseline without PyTorch, ONNX without transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load_categoriser(folder: Path) -> Categoriser:
-    """The categoriser that was saved in a folder, whatever its family. Raises UserError when it holds none."""
+    """Return the categoriser saved in a folder, whatever its family. Raise UserError if there is none."""
     path = folder / "categoriser.json"
     if not path.exists():
         raise UserError(f"{folder} holds no categoriser (no categoriser.json): give the folder of a saved model.")

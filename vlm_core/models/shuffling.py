@@ -1,4 +1,4 @@
-"""A model that keeps its weights' sizes and loses what was learnt: the control of explanations."""
+"""A model with shuffled weights: the control (sanity check) for explanations."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from vlm_core.models.heads import LinearHead
 
 
 def shuffled_weights(model: VisionLanguageCategoriser, seed: int) -> VisionLanguageCategoriser:
-    """The same model with every tensor's weights in another order, so that their sizes stay and what was learnt goes.
+    """Return a copy of the model with each tensor's weights permuted: magnitudes stay, what was learnt is lost.
 
-    New weights would be drawn by the family's own rule, and BLIP's is for loading a checkpoint: it draws zeros, nearly.
+    A new initialisation would follow the family's own rule, and BLIP's gives nearly zero, because it is meant for
+    loading a checkpoint.
     """
-    other = type(model)(copy.deepcopy(model.hf), model.adapter.tokenizer, model.description).to(str(model.device))
-    weights = list(other.hf.parameters())
-    if isinstance(other.answer, LinearHead) and isinstance(model.answer, LinearHead):
-        other.answer.load_state_dict(model.answer.state_dict())
-        weights += other.answer.parameters()
+    shuffled = type(model)(copy.deepcopy(model.hf), model.adapter.tokenizer, model.description).to(str(model.device))
+    weights = list(shuffled.hf.parameters())
+    if isinstance(shuffled.head, LinearHead) and isinstance(model.head, LinearHead):
+        shuffled.head.load_state_dict(model.head.state_dict())
+        weights += shuffled.head.parameters()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in weights:
             order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
             weight.copy_(weight.flatten()[order].view_as(weight))
-    return other
+    return shuffled

@@ -1,7 +1,7 @@
-"""What every model family offers: a chain of stages from pixels to the state that an answer reads.
+"""The interface of every model family: a chain of stages from pixels to the features that a head reads.
 
-All weights before a cut in that chain can be frozen and run once; all after it learn. Nothing outside
-`vlm_core.models` asks which family it deals with.
+The stages before a cut form the frozen prefix, which runs once per image; the stages after it are trainable. Nothing
+outside `vlm_core.models` needs to know the family.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from vlm_core.models.onednn_linear import use_onednn_linear
 
-State = tuple[Tensor, ...]  # what passes from stage to stage: tensors of shape (B, ...)
+State = tuple[Tensor, ...]  # the input and output of a stage: tensors of shape (B, ...)
 Part = Literal["vision", "fusion"]
-# Where the chain ends: the family's fused state (B, D), its vision tower's pooled state (B, D), or the image
-# tokens (B, N, D) that a caption decoder reads.
+# The end of the chain: the family's fused features (B, D), its vision tower's pooled features (B, D), or the image
+# tokens (B, N, D) that a text decoder attends to.
 Readout = Literal["fused", "vision", "tokens"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One link of the chain: the modules whose weights it owns, and what it does to the state."""
+    """One link of the chain: the modules whose weights it owns, and its function from state to state."""
 
     name: str
     part: Part
@@ -32,54 +32,54 @@ class Stage:
 
 
 class Adapter(Protocol):
-    """One family's weights in Hugging Face form, seen as a chain."""
+    """A family's Hugging Face model seen as a chain of stages."""
 
     family: str
     hf: Any  # transformers.PreTrainedModel
     tokenizer: Any  # transformers.PreTrainedTokenizerBase
 
     def stages(self, readout: Readout) -> tuple[Stage, ...]:
-        """The chain from `(pixels (B, 3, S, S),)` to what `readout` names."""
+        """Return the chain from `(pixels (B, 3, S, S),)` to the readout."""
 
     def width(self, readout: Readout) -> int:
-        """D of the state that the chain ends in."""
+        """Return D, the width of the readout."""
 
 
 @runtime_checkable
 class Captioner(Adapter, Protocol):
-    """A family that writes text about image tokens (B, N, D); `ids` are token numbers (B, T)."""
+    """A family that generates text from image tokens (B, N, D); `ids` are token ids (B, T)."""
 
-    def writing_modules(self) -> tuple[nn.Module, ...]:
-        """Modules after the vision tower that text is written with."""
+    def text_modules(self) -> tuple[nn.Module, ...]:
+        """Return the modules after the vision tower that generate text."""
 
     def prompt_ids(self) -> list[int]:
-        """Token numbers that every sentence starts with."""
+        """Return the token ids that every text starts with."""
 
     def sentence_ids(self, text: str) -> list[int]:
-        """Token numbers of a text that goes on from the prompt, with the end token."""
+        """Return the token ids of a text that follows the prompt, with the end token."""
 
     def token_logits(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Logits (B, T, V) of the token after each of `ids`, which start with the prompt; gradients flow."""
+        """Return next-token logits (B, T, V) at each of `ids`, which start with the prompt; differentiable."""
 
-    def read_prompt(self, tokens: Tensor) -> tuple[Tensor, Any]:
-        """Logits (B, V) of the first token after the prompt, and a cache to go on from."""
+    def prefill(self, tokens: Tensor) -> tuple[Tensor, Any]:
+        """Return logits (B, V) of the first token after the prompt, and a KV cache that holds the prompt."""
 
-    def read_more(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
-        """Logits (B, T, V) after each of `ids`; the cache then holds them."""
+    def decode_step(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
+        """Return next-token logits (B, T, V) at each of `ids`, and append these to the KV cache."""
 
-    def forget(self, cache: Any, count: int) -> None:
-        """Take the last `count` tokens out of the cache."""
+    def crop_cache(self, cache: Any, count: int) -> None:
+        """Remove the last `count` text tokens from the KV cache."""
 
 
 @use_onednn_linear()
 def run_stages(stages: Sequence[Stage], state: State) -> State:
-    """The state after all of `stages`."""
+    """Return the state after all of `stages`."""
     for stage in stages:
         state = stage.run(state)
     return state
 
 
 def causal_mask(length: int, past: int, like: Tensor) -> Tensor:
-    """Additive mask (1, 1, length, past + length): each new token sees all past ones and none that follow it."""
+    """Return an additive mask (1, 1, length, past + length): each new token sees all past ones and none after it."""
     mask = like.new_full((length, length), float("-inf")).triu(1)
     return nn.functional.pad(mask, (past, 0))[None, None]

@@ -1,7 +1,7 @@
-"""Small models of the same architectures, with a tokenizer of their own, that learn from nothing without a network.
+"""Tiny models of the same architectures with their own tokenizers, trained from scratch without a network.
 
-All three share one vision shape (width 128, 4 blocks, patch 8 at 64 px, 0.8 M weights), so that what
-differs between them is the family's mechanism. Whole models hold 1.4 to 1.8 million weights.
+All three have the same vision tower (width 128, 4 blocks, patch 8 at 64 px, 0.8 M weights), so that they differ in
+the family's mechanism only. Each model has 1.4 to 1.8 million weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ VISION: dict[str, Any] = {
     "num_attention_heads": 4,
     "image_size": IMAGE_SIZE,
     "patch_size": 8,
-    "hidden_act": "gelu",  # CLIP's and GIT's own quick_gelu is three operations, and BLIP has gelu anyway
-    "initializer_range": 0.02,  # BLIP's own default of 1e-10 is for loading a checkpoint: from it nothing learns
+    "hidden_act": "gelu",  # CLIP's and GIT's own quick_gelu takes three operations; BLIP uses gelu
+    "initializer_range": 0.02,  # BLIP's default of 1e-10 is meant for loading a checkpoint: nothing learns from it
 }
 TEXT: dict[str, Any] = {
     "hidden_size": 128,
@@ -37,9 +37,9 @@ TEXT: dict[str, Any] = {
 
 
 def build_tiny(family: str, texts: Iterable[str]) -> tuple[Any, Any]:
-    """A family's Hugging Face model with random weights, and its tokenizer trained on `texts`.
+    """Return a family's Hugging Face model with random weights, and its tokenizer trained on `texts`.
 
-    Weights depend on torch's random state. Raises KeyError for a family that has no tiny form.
+    The weights depend on torch's random state. Raise KeyError for an unknown family.
     """
     corpus = [*texts, PROMPT, *(template.format("") for template in TEMPLATES)]
     return {"clip": _clip, "blip": _blip, "git": _git}[family](corpus)
@@ -86,17 +86,17 @@ def _git(corpus: list[str]) -> tuple[Any, Any]:
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        hidden_dropout_prob=0.0,  # as CLIP and BLIP have it: the families shall differ in their mechanism alone
+        hidden_dropout_prob=0.0,  # as in CLIP and BLIP, so that the families differ in their mechanism only
         attention_probs_dropout_prob=0.0,
         **TEXT,
     )
     return GitForCausalLM(config), tokenizer
 
 
-# The trainers number affixed characters in the order of a hash map that differs from process to process, and break
-# ties by number: two trainings on the same titles then differ. Listing those characters first settles the order.
+# The trainers number affixed characters in the order of a hash map, which differs between processes, and break ties by
+# number, so two trainings on the same titles would differ. Listing these characters first fixes the order.
 def _train_clip_tokenizer(corpus: list[str]) -> Any:
-    """A byte-level BPE tokenizer as CLIP has it: words end in </w>. The same corpus gives the same tokenizer."""
+    """Return a byte-level BPE tokenizer like CLIP's, whose words end in </w>; deterministic."""
     from tokenizers import pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -109,12 +109,12 @@ def _train_clip_tokenizer(corpus: list[str]) -> Any:
         end_of_word_suffix="</w>",
         show_progress=False,
     )
-    vocabulary, merges = _learn(backend, corpus, trainer)
+    vocabulary, merges = _train(backend, corpus, trainer)
     return CLIPTokenizer(vocab=vocabulary, merges=merges)  # type: ignore[arg-type]  # pairs, as its model takes
 
 
 def _train_bert_tokenizer(corpus: list[str], bos_token: str | None = None) -> Any:
-    """A lower-case WordPiece tokenizer as BLIP and GIT have it. The same corpus gives the same tokenizer."""
+    """Return a lower-case WordPiece tokenizer like BLIP's and GIT's; deterministic."""
     from tokenizers import trainers
     from transformers import BertTokenizer
 
@@ -126,15 +126,15 @@ def _train_bert_tokenizer(corpus: list[str], bos_token: str | None = None) -> An
         special_tokens=ends + alphabet + ["##" + character for character in alphabet],
         show_progress=False,
     )
-    vocabulary, _ = _learn(backend, corpus, trainer)
+    vocabulary, _ = _train(backend, corpus, trainer)
     tokenizer = BertTokenizer(vocab=vocabulary)
     if bos_token:
         tokenizer.add_special_tokens({"bos_token": bos_token})
     return tokenizer
 
 
-def _learn(backend: Any, corpus: list[str], trainer: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges that the trainer finds with the backend's own normaliser and word splitting."""
+def _train(backend: Any, corpus: list[str], trainer: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return vocabulary and merges, trained with the backend's own normaliser and word splitting."""
     backend.train_from_iterator(corpus, trainer)
     model = json.loads(backend.to_str())["model"]
     return model["vocab"], [tuple(pair) for pair in model.get("merges", ())]

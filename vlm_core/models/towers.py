@@ -1,6 +1,6 @@
-"""A vision tower that starts from another family's: the three have the same blocks under other names.
+"""Vision towers exchanged between families, whose blocks are the same under other names.
 
-CLIP and GIT build the same tower. BLIP's has one projection for query, key and value, and no norm before its blocks.
+CLIP and GIT have the same tower. BLIP's has one projection for q, k and v, and no norm before its blocks.
 """
 
 from __future__ import annotations
@@ -13,29 +13,28 @@ from torch import Tensor
 
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
-from vlm_core.models.checkpoints import FoundCheckpoint, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint, load_pretrained
 from vlm_core.models.shipped import read_exposure
 
 Tower = dict[str, Tensor]
 
 
 @torch.no_grad()
-def take_over_tower(hf: Any, folder: Path, pixels: Tensor) -> Exposure | None:
-    """What the tower has seen; the CLIP, BLIP or GIT model then has the vision tower of the CLIP model in `folder`.
+def load_vision_tower(hf: Any, folder: Path, pixels: Tensor) -> Exposure | None:
+    """Load the vision tower of the CLIP model in `folder` into a CLIP, BLIP or GIT model; return the tower's exposure.
 
-    `pixels` (B, 3, S, S) are examples of what it will see.
-
-    Raises UserError when the folder holds no CLIP model, or one whose tower has another shape.
+    `pixels` (B, 3, S, S) are examples of the input to come. Raise UserError if the folder holds no CLIP model, or one
+    whose tower has another shape.
     """
     from transformers import CLIPModel
 
-    found = find_checkpoint(str(folder.expanduser().resolve()))
-    assert isinstance(found, FoundCheckpoint)
-    giver = load_pretrained(found, CLIPModel)[0].vision_model
-    taker = hf.git.image_encoder.vision_model if hasattr(hf, "git") else hf.vision_model
-    tower, own = dict(giver.state_dict()), taker.state_dict()
+    checkpoint = find_checkpoint(str(folder.expanduser().resolve()))
+    assert isinstance(checkpoint, AvailableCheckpoint)
+    source = load_pretrained(checkpoint, CLIPModel)[0].vision_model
+    target = hf.git.image_encoder.vision_model if hasattr(hf, "git") else hf.vision_model
+    tower, own = dict(source.state_dict()), target.state_dict()
     if "encoder.layers.0.self_attn.qkv.weight" in own:
-        tower = as_blip(tower, giver.embeddings(pixels))
+        tower = clip_tower_as_blip(tower, source.embeddings(pixels))
     different = sorted(
         name
         for name in own.keys() | tower.keys()
@@ -46,15 +45,16 @@ def take_over_tower(hf: Any, folder: Path, pixels: Tensor) -> Exposure | None:
             f"tower={folder} has another shape than the model's vision tower ({different[0]}): give a CLIP model of "
             "the same width, blocks, patches and input size."
         )
-    taker.load_state_dict(tower)
-    return read_exposure(found)
+    target.load_state_dict(tower)
+    return read_exposure(checkpoint)
 
 
-def as_blip(clip: Tower, embedded: Tensor) -> Tower:
-    """The weights of CLIP's tower under BLIP's names; `embedded` (B, N, D) is what CLIP's first norm gets of examples.
+def clip_tower_as_blip(clip: Tower, embedded: Tensor) -> Tower:
+    """Return the weights of CLIP's tower under BLIP's names; `embedded` (B, N, D) is the input of CLIP's first norm.
 
-    BLIP has no norm before its blocks. All of a norm is linear but the division by each token's deviation: with the
-    mean deviation of the examples' class tokens and patches, it folds into class token, patches and positions.
+    BLIP has no norm before its blocks. A norm is linear except for the division by each token's standard deviation.
+    With the mean deviation over the examples (of the class token, and of the patches) in its place, the norm folds
+    into class token, patch embedding and position embeddings.
     """
     gain, shift = clip["pre_layrnorm.weight"], clip["pre_layrnorm.bias"]
     deviation = embedded.std(dim=2, correction=0)  # (B, N)

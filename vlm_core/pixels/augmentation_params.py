@@ -1,4 +1,4 @@
-"""The random numbers behind an augmented view: a function of seed, epoch, product and copy, and of nothing else."""
+"""Random parameters of augmented views, a function of seed, epoch, product and copy only."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]  # (B,)
+from vlm_core.arrays import Float32Array, FloatArray, Rows
 
-# The study names six augmentations but not their strengths; these are torchvision's usual ones for small pictures.
-SMALLEST_AREA = 0.7
-WIDEST_RATIO = 4 / 3
-LARGEST_JITTER = 0.2
-LARGEST_HUE_TURN = 0.05  # of a full turn
-LARGEST_ROTATION_DEGREES = 10.0
-LARGEST_DISTORTION = 0.2
-PERSPECTIVE_SHARE = 0.5
-NUMBERS_A_VIEW = 19
+# The original paper names six augmentations without strengths; these are torchvision's usual ones for small images.
+MIN_CROP_AREA = 0.7
+MAX_ASPECT_RATIO = 4 / 3
+MAX_JITTER = 0.2
+MAX_HUE_TURN = 0.05  # of a full turn
+MAX_ROTATION_DEGREES = 10.0
+MAX_DISTORTION = 0.2
+PERSPECTIVE_PROBABILITY = 0.5
+NUMBERS_PER_VIEW = 19
 
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _RGB = np.linalg.inv(_YIQ)
@@ -26,41 +26,44 @@ _CORNERS = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 @dataclass(frozen=True)
 class AugmentationParams:
-    """One draw of every augmentation for each of B pictures."""
+    """The parameters of every augmentation for each of B images; shapes are (B,) unless given."""
 
-    area: Floats  # share of the picture that the crop keeps
-    ratio: Floats  # width / height of the crop, in pixels
-    left: Floats  # 0..1: where the crop lies in the room it has
-    top: Floats
+    area: Float32Array  # share of the image that the crop keeps
+    ratio: Float32Array  # width / height of the crop, in pixels
+    left: Float32Array  # 0..1: the crop's position in the space it can move in
+    top: Float32Array
     flip: NDArray[np.bool_]
-    brightness: Floats
-    contrast: Floats
-    saturation: Floats
-    hue: Floats  # radians
-    rotation: Floats  # radians
-    corners: NDArray[np.float32]  # (B, 4, 2) how far the corners move inwards, in half sides; zero: no perspective
+    brightness: Float32Array
+    contrast: Float32Array
+    saturation: Float32Array
+    hue: Float32Array  # radians
+    rotation: Float32Array  # radians
+    corners: Float32Array  # (B, 4, 2) inward shift of the corners in half sides; zero: no perspective
 
-    def homographies(self, height: int, width: int) -> NDArray[np.float32]:
-        """Matrices (B, 3, 3) from output to source, both in -1..1: crop, flip, rotation, perspective undone in turn."""
+    def homographies(self, height: int, width: int) -> Float32Array:
+        """Return matrices (B, 3, 3) from output to source coordinates, both in -1..1.
+
+        They undo perspective, rotation, flip and crop in turn.
+        """
         crop = self._crops(height, width)
         flip = _diagonal(np.where(self.flip, -1.0, 1.0), np.ones(len(self.flip)))
         cos, sin, zero, one = np.cos(self.rotation), np.sin(self.rotation), 0 * self.rotation, 0 * self.rotation + 1
         rotation = np.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], axis=1).reshape(-1, 3, 3)
-        matrices: NDArray[np.float64] = crop @ flip @ rotation @ self._perspectives()
+        matrices: FloatArray = crop @ flip @ rotation @ self._perspectives()
         return matrices.astype(np.float32)
 
-    def _crops(self, height: int, width: int) -> NDArray[np.float64]:
-        """The crop's box; a box wider or higher than the picture is cut to it (torchvision draws again)."""
-        shape = np.sqrt(self.ratio * height / width)
-        wide = np.minimum(np.sqrt(self.area) * shape, 1.0)  # share of the width
-        high = np.minimum(np.sqrt(self.area) / shape, 1.0)
-        matrices = _diagonal(wide, high)
-        matrices[:, 0, 2] = (2 * self.left - 1) * (1 - wide)
-        matrices[:, 1, 2] = (2 * self.top - 1) * (1 - high)
+    def _crops(self, height: int, width: int) -> FloatArray:
+        """Return matrices (B, 3, 3) of the crops; a box larger than the image is cut to it (torchvision resamples)."""
+        aspect = np.sqrt(self.ratio * height / width)
+        width_share = np.minimum(np.sqrt(self.area) * aspect, 1.0)
+        height_share = np.minimum(np.sqrt(self.area) / aspect, 1.0)
+        matrices = _diagonal(width_share, height_share)
+        matrices[:, 0, 2] = (2 * self.left - 1) * (1 - width_share)
+        matrices[:, 1, 2] = (2 * self.top - 1) * (1 - height_share)
         return matrices
 
-    def _perspectives(self) -> NDArray[np.float64]:
-        """Homographies that take the moved corners back to the square's (the usual eight equations)."""
+    def _perspectives(self) -> FloatArray:
+        """Return homographies (B, 3, 3) from the shifted corners to the square's, by the usual eight equations."""
         moved = _CORNERS * (1 - self.corners.astype(np.float64))  # (B, 4, 2)
         x, y = moved[..., 0], moved[..., 1]
         one, zero = np.ones_like(x), np.zeros_like(x)
@@ -71,40 +74,41 @@ class AugmentationParams:
         solved = np.linalg.solve(equations, np.concatenate([u, v], axis=1)[..., None])[..., 0]
         return np.concatenate([solved, np.ones((len(solved), 1))], axis=1).reshape(-1, 3, 3)
 
-    def hue_matrices(self) -> NDArray[np.float32]:
-        """Matrices (B, 3, 3) that turn RGB about the grey axis of YIQ."""
+    def hue_matrices(self) -> Float32Array:
+        """Return matrices (B, 3, 3) that rotate RGB about the grey axis of YIQ."""
         cos, sin, zero, one = np.cos(self.hue), np.sin(self.hue), 0 * self.hue, 0 * self.hue + 1
         turn = np.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], axis=1).reshape(-1, 3, 3)
-        matrices: NDArray[np.float64] = _RGB @ turn @ _YIQ
+        matrices: FloatArray = _RGB @ turn @ _YIQ
         return matrices.astype(np.float32)
 
 
-def draw_params(seed: int, epoch: int, rows: NDArray[np.int64], copies: NDArray[np.int64]) -> AugmentationParams:
-    """The draws for catalogue rows (B,); `copies` (B,) tells oversampled copies of one product apart."""
+def sample_params(seed: int, epoch: int, rows: Rows, copies: Rows) -> AugmentationParams:
+    """Return the parameters for catalogue rows (B,); `copies` (B,) number the oversampled copies of a product."""
     numbers = np.stack([_numbers(seed, epoch, int(row), int(copy)) for row, copy in zip(rows, copies, strict=True)])
     spread = 2 * numbers - 1  # -1..1
-    perspective = numbers[:, 10] < PERSPECTIVE_SHARE
+    perspective = numbers[:, 10] < PERSPECTIVE_PROBABILITY
     return AugmentationParams(
-        area=SMALLEST_AREA + (1 - SMALLEST_AREA) * numbers[:, 0],
-        ratio=np.exp(np.log(WIDEST_RATIO) * spread[:, 1]).astype(np.float32),
+        area=MIN_CROP_AREA + (1 - MIN_CROP_AREA) * numbers[:, 0],
+        ratio=np.exp(np.log(MAX_ASPECT_RATIO) * spread[:, 1]).astype(np.float32),
         left=numbers[:, 2],
         top=numbers[:, 3],
         flip=numbers[:, 4] < 0.5,
-        brightness=1 + LARGEST_JITTER * spread[:, 5],
-        contrast=1 + LARGEST_JITTER * spread[:, 6],
-        saturation=1 + LARGEST_JITTER * spread[:, 7],
-        hue=np.float32(2 * np.pi * LARGEST_HUE_TURN) * spread[:, 8],
-        rotation=np.float32(np.deg2rad(LARGEST_ROTATION_DEGREES)) * spread[:, 9],
-        corners=np.where(perspective[:, None], LARGEST_DISTORTION * numbers[:, 11:], 0).reshape(-1, 4, 2),
+        brightness=1 + MAX_JITTER * spread[:, 5],
+        contrast=1 + MAX_JITTER * spread[:, 6],
+        saturation=1 + MAX_JITTER * spread[:, 7],
+        hue=np.float32(2 * np.pi * MAX_HUE_TURN) * spread[:, 8],
+        rotation=np.float32(np.deg2rad(MAX_ROTATION_DEGREES)) * spread[:, 9],
+        corners=np.where(perspective[:, None], MAX_DISTORTION * numbers[:, 11:], 0).reshape(-1, 4, 2),
     )
 
 
-def _numbers(seed: int, epoch: int, row: int, copy: int) -> Floats:
+def _numbers(seed: int, epoch: int, row: int, copy: int) -> Float32Array:
+    """Return uniform random numbers (NUMBERS_PER_VIEW,) of one view."""
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch]), counter=np.array([0, 0, row, copy])))
-    return generator.random(NUMBERS_A_VIEW, dtype=np.float32)
+    return generator.random(NUMBERS_PER_VIEW, dtype=np.float32)
 
 
-def _diagonal(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
+def _diagonal(x: NDArray[np.floating], y: NDArray[np.floating]) -> FloatArray:
     matrices = np.zeros((len(x), 3, 3))
     matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, 2, 2] = x, y, 1.0
     return matrices

@@ -121,14 +121,14 @@ def _rules(trained: Trained) -> None:
     from vlm_core.models.decoding import decode_categories
 
     assert isinstance(trained.model, VisionLanguageCategoriser)
-    answers = decode_categories(trained.model, trained.pictures(trained.test)).answers
+    answers = decode_categories(trained.model, trained.pictures(trained.test)).predictions
     labels = trained.data.split.labels[trained.test]
     trained.keep("rules", {name: asdict(score_decoding(labels, given)) for name, given in answers.items()})
 
 
 def _simple(trained: Trained) -> None:
     """What simple rules make of the frozen features that the probe's head reads."""
-    from vlm_core.models.simple_baselines import SIMPLE_BASELINES, Labelled, frozen_features
+    from vlm_core.models.simple_baselines import SIMPLE_BASELINES, LabelledFeatures, frozen_features
 
     model, split, pictures = trained.model, trained.data.split, trained.data.catalogue.pictures
     assert isinstance(model, VisionLanguageCategoriser)
@@ -137,7 +137,7 @@ def _simple(trained: Trained) -> None:
         return frozen_features(model, pictures, rows)
 
     training, validation = (
-        Labelled(features(rows), split.labels[rows]) for rows in (np.unique(split.train), split.validation)
+        LabelledFeatures(features(rows), split.labels[rows]) for rows in (np.unique(split.train), split.validation)
     )
     tested = features(trained.test)
     for name, fit in SIMPLE_BASELINES.items():

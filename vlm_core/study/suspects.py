@@ -52,6 +52,6 @@ def _features(rows: NDArray[np.int64], data: Data, config: Config) -> NDArray[np
 
     tower = load_encoder(config)
     pictures = data.catalogue.pictures
-    description = Description(ENCODER, data.split.categories, pictures.canvas, "head", "fused", {})
+    description = Description(ENCODER, data.split.categories, pictures.canvas, "linear", "fused", {})
     model = VisionLanguageCategoriser(tower.hf, tower.tokenizer, description)
     return frozen_features(model, pictures, rows)

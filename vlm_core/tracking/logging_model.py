@@ -65,7 +65,7 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
     """Nothing; `path` is a folder that `mlflow.pyfunc.load_model` and `mlflow models serve` take."""
     description = json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))
     engine = description.get("engine", "")
-    writes_text = description.get("answer") == "sentences" and not engine
+    writes_text = "sentences" in (description.get("head"), description.get("answer")) and not engine
     with tempfile.TemporaryDirectory() as temporary:
         # MLflow takes the folder's own name over into the model: one that says what it is
         data = Path(temporary) / "categoriser"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from vlm_core.inference import REQUEST_BATCH, predict_records, record_columns
-from vlm_core.pixels.picture_store import LARGEST_BYTES
+from vlm_core.pixels.picture_store import MAX_BYTES
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
@@ -61,8 +61,8 @@ def picture_bytes(picture: object) -> bytes:
     header, comma, text = picture.partition(",") if picture.lstrip()[:5].lower() == "data:" else ("", "", picture)
     if header and not (comma and header.rstrip().lower().endswith(";base64")):
         raise ValueError("The data URL does not hold base64: it should begin like data:image/jpeg;base64,")
-    if len(text) > LARGEST_BYTES * 4 // 3 + 1000:
-        raise ValueError(f"The picture is larger than {LARGEST_BYTES // 1_000_000} MB.")
+    if len(text) > MAX_BYTES * 4 // 3 + 1000:
+        raise ValueError(f"The picture is larger than {MAX_BYTES // 1_000_000} MB.")
     text = "".join(text.split())
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

@@ -1,4 +1,4 @@
-"""Batches for the loop: augmented pixels, or stored states of a frozen prefix."""
+"""Batches for the training loop: augmented pixels, or cached features of the frozen prefix."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from vlm_core.arrays import Labels, Rows
 from vlm_core.models.stages import State
-from vlm_core.pixels.augmentation_params import draw_params
+from vlm_core.pixels.augmentation_params import sample_params
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.pixels.views import augmented_view, mirrored_view, plain_view
-from vlm_core.training.feature_cache import StoredStates
+from vlm_core.training.feature_cache import CachedFeatures
 
-Rows = NDArray[np.int64]
 Augmentation = Literal["study", "mirror"]
-PREFIX_BATCH = 8
+PLAIN_PIXEL_BATCH = 32
+PREFIX_BATCH = 8  # small, because the activations of large batches do not fit the processor's caches
 PLAIN_BATCH = 256
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's input: the state (B, ...) at the cut, pixels where nothing is frozen."""
+    """The input of a step: the state (B, ...) at the cut, which is pixels if nothing is frozen."""
 
     state: State
     labels: Tensor  # (B,) int64
@@ -34,43 +34,43 @@ class Batch:
 
 
 class Batches(Protocol):
-    """Where the loop's batches come from."""
+    """The source of the training loop's batches."""
 
     @property
     def start(self) -> int:
-        """The stage that a batch's state stands before."""
+        """Return the index of the stage whose input the batches hold."""
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """One pass over the training rows in the epoch's order."""
+        """Yield one pass over the training rows in the epoch's order."""
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
-        """The rows in their order, without augmentation."""
+        """Yield the rows in their order, without augmentation."""
 
     def view(self, view: int, rows: Rows) -> Iterator[Batch]:
-        """The rows in their order, plain (0) or as the view of that number."""
+        """Yield the rows in their order, plain (0) or augmented as the view of that number (from 1)."""
 
-    def view_batches(self, rows: int) -> int:
-        """How many batches `view` gives of so many rows."""
+    def count_view_batches(self, rows: int) -> int:
+        """Return how many batches `view` yields for a number of rows."""
 
-    def sized(self, batch_size: int) -> Batches:
-        """The same with another number of products a step."""
+    def with_batch_size(self, batch_size: int) -> Batches:
+        """Return the same batches with another number of images per step."""
 
     @property
-    def source(self) -> PixelBatches:
-        """The pixels behind."""
+    def pixels(self) -> PixelBatches:
+        """Return the pixels that these batches are computed from."""
 
 
 @dataclass(frozen=True)
 class PixelBatches:
-    """Views drawn from the picture store as they are needed."""
+    """Views of images, computed from the picture store on demand."""
 
     pictures: PictureStore
-    labels: Rows  # (n_products,) category of each catalogue row
-    rows: Rows  # (n,) training rows; a row stands as often as it was oversampled
+    labels: Labels  # (n_products,) category of each catalogue row
+    rows: Rows  # (n,) training rows; an oversampled row occurs several times
     image_size: int
     batch_size: int
     seed: int
@@ -79,116 +79,115 @@ class PixelBatches:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         return -(-len(self.rows) // self.batch_size)
 
     def order(self, epoch: int) -> Iterator[tuple[Rows, Rows]]:
-        """Each batch's rows (B,) in the epoch, and which copy of its product each of them is."""
+        """Yield each batch's rows (B,) in the epoch's order, and the number of each row's copy (B,) from 0."""
         copies: Rows = pd.Series(self.rows).groupby(self.rows).cumcount().to_numpy().astype(np.int64)
-        for chosen in chunks(np.random.default_rng([self.seed, epoch]).permutation(len(self.rows)), self.batch_size):
-            yield self.rows[chosen], copies[chosen]
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        for indices in chunks(order, self.batch_size):
+            yield self.rows[indices], copies[indices]
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """Augmented views; the same seed and epoch give the same order and pixels."""
+        """Yield augmented views; order and pixels depend on seed and epoch only."""
         for rows, copies in self.order(epoch):
             yield self._batch(rows, self._augmented(epoch, rows, copies))
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
-        """Plain views."""
-        for chosen in chunks(rows, 32):
-            yield self._batch(chosen, plain_view(self.pictures.take(chosen), self.image_size))
+        """Yield plain views."""
+        for chunk in chunks(rows, PLAIN_PIXEL_BATCH):
+            yield self._batch(chunk, plain_view(self.pictures.take(chunk), self.image_size))
 
     def view(self, view: int, rows: Rows) -> Iterator[Batch]:
-        """The rows in their order, plain (0) or as a first copy is seen in the epoch `view`; few at a time.
-
-        Few, because the activations of large batches leave the processor's caches.
-        """
-        for chosen in chunks(rows, PREFIX_BATCH):
+        """Yield the rows in their order, plain (0) or as the first copy is augmented in epoch `view`."""
+        for chunk in chunks(rows, PREFIX_BATCH):
             if view:
-                pixels = self._augmented(view, chosen, np.zeros(len(chosen), dtype=np.int64))
+                pixels = self._augmented(view, chunk, np.zeros(len(chunk), dtype=np.int64))
             else:
-                pixels = plain_view(self.pictures.take(chosen), self.image_size)
-            yield self._batch(chosen, pixels)
+                pixels = plain_view(self.pictures.take(chunk), self.image_size)
+            yield self._batch(chunk, pixels)
 
-    def view_batches(self, rows: int) -> int:
-        """How many batches `view` gives of so many rows."""
+    def count_view_batches(self, rows: int) -> int:
+        """Return how many batches `view` yields for a number of rows."""
         return -(-rows // PREFIX_BATCH)
 
-    def sized(self, batch_size: int) -> PixelBatches:
-        """The same with another number of products a step."""
+    def with_batch_size(self, batch_size: int) -> PixelBatches:
+        """Return the same batches with another number of images per step."""
         return replace(self, batch_size=batch_size)
 
     @property
-    def source(self) -> PixelBatches:
-        """Itself."""
+    def pixels(self) -> PixelBatches:
+        """Return the batches themselves."""
         return self
 
     def _augmented(self, epoch: int, rows: Rows, copies: Rows) -> Tensor:
         view = mirrored_view if self.augmentation == "mirror" else augmented_view
-        return view(self.pictures.take(rows), self.image_size, draw_params(self.seed, epoch, rows, copies))
+        return view(self.pictures.take(rows), self.image_size, sample_params(self.seed, epoch, rows, copies))
 
     def _batch(self, rows: Rows, pixels: Tensor) -> Batch:
         return Batch((pixels,), torch.from_numpy(self.labels[rows]), rows)
 
 
 @dataclass(frozen=True)
-class StoredBatches:
-    """States at the stage `start`, which were computed once a picture and view, in the order that pixels come in.
+class FeatureBatches:
+    """Cached features at the stage `start`, computed once per image and view, in the order of the pixel batches.
 
-    Views are walked through over the epochs; copies of one product are a view apart. With no view training takes the
-    plain one.
+    Epochs cycle through the views, and copies of a product get consecutive views. Without augmented views, training
+    uses the plain one.
     """
 
-    source: PixelBatches
+    pixels: PixelBatches
     start: int
-    plain_states: StoredStates
-    view_states: Sequence[StoredStates]
+    plain_features: CachedFeatures
+    view_features: Sequence[CachedFeatures]
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
-        return self.source.steps
+        """Return the number of batches per epoch."""
+        return self.pixels.steps
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """Stored states in the epoch's order."""
-        for rows, copies in self.source.order(epoch):
+        """Yield cached features in the epoch's order."""
+        for rows, copies in self.pixels.order(epoch):
             yield self._batch(rows, self._views(epoch, rows, copies))
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
-        """Stored states of the rows' plain views; the rows must be among those stored."""
-        for chosen in chunks(rows, PLAIN_BATCH):
-            yield self._batch(chosen, self.plain_states.take(chosen))
+        """Yield cached features of the plain views of the rows, which must be in the cache."""
+        for chunk in chunks(rows, PLAIN_BATCH):
+            yield self._batch(chunk, self.plain_features.take(chunk))
 
     def view(self, view: int, rows: Rows) -> Iterator[Batch]:
-        """Stored states of a view of the rows, as `PixelBatches.view` numbers them."""
-        states = self.view_states[view - 1] if view else self.plain_states
-        for chosen in chunks(rows, PLAIN_BATCH):
-            yield self._batch(chosen, states.take(chosen))
+        """Yield cached features of a view of the rows, numbered as in `PixelBatches.view`."""
+        features = self.view_features[view - 1] if view else self.plain_features
+        for chunk in chunks(rows, PLAIN_BATCH):
+            yield self._batch(chunk, features.take(chunk))
 
-    def view_batches(self, rows: int) -> int:
-        """How many batches `view` gives of so many rows."""
+    def count_view_batches(self, rows: int) -> int:
+        """Return how many batches `view` yields for a number of rows."""
         return -(-rows // PLAIN_BATCH)
 
-    def sized(self, batch_size: int) -> StoredBatches:
-        """The same with another number of products a step."""
-        return replace(self, source=self.source.sized(batch_size))
+    def with_batch_size(self, batch_size: int) -> FeatureBatches:
+        """Return the same batches with another number of images per step."""
+        return replace(self, pixels=self.pixels.with_batch_size(batch_size))
 
     def _views(self, epoch: int, rows: Rows, copies: Rows) -> State:
-        if not self.view_states:
-            return self.plain_states.take(rows)
-        numbers = (epoch - 1 + copies) % len(self.view_states)
-        taken = [(numbers == number, self.view_states[number].take(rows[numbers == number])) for number in set(numbers)]
-        state = tuple(torch.empty(len(rows), *part.shape[1:]) for part in taken[0][1])
-        for places, parts in taken:
+        """Return the features (B, ...) of the rows, each of the view that its epoch and copy select."""
+        if not self.view_features:
+            return self.plain_features.take(rows)
+        views = (epoch - 1 + copies) % len(self.view_features)  # (B,)
+        selected = [(views == view, self.view_features[view].take(rows[views == view])) for view in set(views)]
+        state = tuple(torch.empty(len(rows), *part.shape[1:]) for part in selected[0][1])
+        for mask, parts in selected:
             for whole, part in zip(state, parts, strict=True):
-                whole[torch.from_numpy(places)] = part
+                whole[torch.from_numpy(mask)] = part
         return state
 
     def _batch(self, rows: Rows, state: State) -> Batch:
-        return Batch(state, torch.from_numpy(self.source.labels[rows]), rows)
+        return Batch(state, torch.from_numpy(self.pixels.labels[rows]), rows)
 
 
 def chunks(rows: Rows, size: int) -> Iterator[Rows]:
-    """The rows in their order, `size` at a time."""
+    """Yield the rows in their order, `size` at a time."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

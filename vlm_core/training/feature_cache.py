@@ -1,8 +1,8 @@
-"""States at a cut, computed once and kept on disk: shared by runs, seeds, modes and processes, bounded in size.
+"""A feature cache on disk: outputs of the frozen prefix, shared by runs, seeds, modes and processes, with a size limit.
 
-An entry is a folder of one picture view: a sparse array for each tensor of the state, with a row a product, and a file
-that says which rows are there. Rows are written and synchronised before they are said to be there, so that a process
-killed at any moment leaves nothing half-written that could be read.
+An entry is a folder for one view of the images. It holds a sparse array for each tensor of the state, with one row per
+product, and a file that marks the filled rows. Rows are written and synchronised before they are marked, so that a
+process killed at any moment leaves no half-written row that could be read.
 """
 
 from __future__ import annotations
@@ -16,56 +16,56 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from vlm_core.arrays import Rows
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.models.stages import State
 
-Rows = NDArray[np.int64]
 Precision = Literal["fp16", "fp32"]
-SCHEMA: Final = "1"  # of the entries: another number makes older ones stale
-SECONDS_BETWEEN_SAVES: Final = 10.0
+SCHEMA: Final = "1"  # of the entries; another number invalidates older ones
+SECONDS_BETWEEN_COMMITS: Final = 10.0
 _DTYPES: Final[dict[str, np.dtype[np.floating]]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder of entries that together take no more than `limit_bytes`; the least recently used goes first."""
+    """A folder of entries that together take at most `max_bytes`; the least recently used are evicted first."""
 
     folder: Path
-    limit_bytes: int
+    max_bytes: int
     precision: Precision = "fp16"
 
     def entry(self, key: Mapping[str, str], products: int) -> CacheEntry:
-        """The entry of a key, made or found when its rows are asked for; `products` is the catalogue's length."""
+        """Return the entry of a key, which need not exist yet; `products` is the number of the catalogue's rows."""
         content = {**key, "products": str(products), "precision": self.precision, "schema": SCHEMA}
         digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
         return CacheEntry(self.folder / digest, content, products, self.precision)
 
-    def bytes_of(self, shapes: Iterable[tuple[int, ...]], rows: int) -> int:
-        """What `rows` rows of a state of these shapes, without the batch, take."""
+    def size_bytes(self, shapes: Iterable[tuple[int, ...]], rows: int) -> int:
+        """Return the size of `rows` rows of tensors of these shapes (without the batch dimension)."""
         return rows * sum(int(np.prod(shape)) for shape in shapes) * _DTYPES[self.precision].itemsize
 
-    def make_room(self, wanted_bytes: int, keep: Sequence[CacheEntry]) -> None:
-        """Remove entries not to keep, least recently used first, until `wanted_bytes` more stay below the limit.
+    def free_space(self, needed_bytes: int, keep: Sequence[CacheEntry]) -> None:
+        """Evict entries other than `keep`, least recently used first, until `needed_bytes` more fit below the limit.
 
-        An entry that another process is filling stays. One that another process reads is lost to those who come
-        later alone: open files outlive their names.
+        An entry that another process is filling stays. If another process is reading an evicted entry, it can finish:
+        open files outlive their names.
         """
-        kept = {entry.folder for entry in keep}
-        found = [folder for folder in self.folder.glob("*") if folder.is_dir()]
-        sizes = {folder: _bytes_on_disk(folder) for folder in found}
+        protected = {entry.folder for entry in keep}
+        folders = [folder for folder in self.folder.glob("*") if folder.is_dir()]
+        sizes = {folder: _bytes_on_disk(folder) for folder in folders}
         total = sum(sizes.values())
-        for folder in sorted(found, key=_last_used):
-            if total + wanted_bytes <= self.limit_bytes:
+        for folder in sorted(folders, key=_last_used):
+            if total + needed_bytes <= self.max_bytes:
                 return
-            if folder in kept:
+            if folder in protected:
                 continue
             with suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -74,7 +74,7 @@ class FeatureCache:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The states of one view of a catalogue's products, as far as they have been computed."""
+    """The features of one view of a catalogue's products, as far as they are computed."""
 
     folder: Path
     key: Mapping[str, str]
@@ -82,15 +82,15 @@ class CacheEntry:
     precision: Precision
 
     def missing(self, rows: Rows) -> Rows:
-        """Those of the rows that are not there yet, sorted, each once."""
-        wanted: Rows = np.unique(rows)
-        return wanted[~self._filled()[wanted]]
+        """Return those of the rows that are not filled yet, sorted and unique."""
+        unique: Rows = np.unique(rows)
+        return unique[~self._filled()[unique]]
 
     def fill(self, rows: Rows, compute: Callable[[Rows], Iterator[tuple[Rows, State]]]) -> None:
-        """Compute what is missing of the rows; another process that wants the same waits and finds it.
+        """Compute the missing ones of the rows; a process that needs the same rows waits for the result.
 
-        `compute` gives the rows that it is asked for in batches, with their states (B, ...). Raises UserError when
-        the disk is full, or a state has values that the precision cannot hold.
+        `compute` yields batches of the rows it receives, with their states (B, ...). Raise UserError if the disk is
+        full, or the precision cannot represent a value.
         """
         if not len(self.missing(rows)):
             self._touch()
@@ -105,36 +105,37 @@ class CacheEntry:
                     self._write(compute(missing))
                 except OSError as error:
                     raise UserError(
-                        f"The states of frozen layers could not be kept in {self.folder.parent}: {error.strerror}. "
-                        "Free disk space there, or lower views or cache_gib."
+                        f"The features of frozen layers could not be written to {self.folder.parent}: "
+                        f"{error.strerror}. Free disk space there, or lower views or cache_gib."
                     ) from None
         self._touch()
 
-    def _write(self, computed: Iterator[tuple[Rows, State]]) -> None:
-        filled, pending, saved = self._filled(), list[Rows](), time.monotonic()
+    def _write(self, batches: Iterator[tuple[Rows, State]]) -> None:
+        filled, pending, committed = self._filled(), list[Rows](), time.monotonic()
         files: list[_RowFile] = []
         try:
-            for rows, state in computed:
+            for rows, state in batches:
                 files = files or [self._open_to_write(number, part.shape[1:]) for number, part in enumerate(state)]
                 for file, part in zip(files, state, strict=True):
-                    file.write(rows, self._rounded(part))
+                    file.write(rows, self._to_precision(part))
                 pending.append(rows)
-                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                    self._say_filled(files, filled, pending)
-                    saved = time.monotonic()
-            self._say_filled(files, filled, pending)
+                if time.monotonic() - committed > SECONDS_BETWEEN_COMMITS:
+                    self._commit(files, filled, pending)
+                    committed = time.monotonic()
+            self._commit(files, filled, pending)
         finally:
             for file in files:
                 file.close()
 
-    def _rounded(self, part: torch.Tensor) -> NDArray[np.floating]:
+    def _to_precision(self, part: torch.Tensor) -> NDArray[np.floating]:
         with np.errstate(over="ignore"):
             values: NDArray[np.floating] = part.cpu().numpy().astype(_DTYPES[self.precision])
         if not np.isfinite(values).all():
-            raise UserError(f"A state has values that {self.precision} cannot hold: use cache_precision=fp32.")
+            raise UserError(f"A feature has a value that {self.precision} cannot represent: use cache_precision=fp32.")
         return values
 
-    def _say_filled(self, files: Sequence[_RowFile], filled: NDArray[np.bool_], pending: list[Rows]) -> None:
+    def _commit(self, files: Sequence[_RowFile], filled: NDArray[np.bool_], pending: list[Rows]) -> None:
+        """Synchronise the files, then mark the pending rows as filled."""
         for file in files:
             file.synchronise()
         for rows in pending:
@@ -142,15 +143,15 @@ class CacheEntry:
         pending.clear()
         write_atomically(self.folder / "filled.npy", lambda stream: np.save(stream, filled))
 
-    def read(self, rows: Rows) -> StoredStates:
-        """The states, open to be taken, or KeyError when some of the rows are not there."""
+    def read(self, rows: Rows) -> CachedFeatures:
+        """Return the entry's memory-mapped features. Raise KeyError if some of the rows are missing."""
         try:
             parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(self.folder.glob("part-*"))]
         except FileNotFoundError:
             parts = []
         if not parts or len(self.missing(rows)):
             raise KeyError(f"{self.folder} does not hold all rows")
-        return StoredStates(parts)
+        return CachedFeatures(parts)
 
     def _filled(self) -> NDArray[np.bool_]:
         try:
@@ -160,6 +161,7 @@ class CacheEntry:
         return filled
 
     def _touch(self) -> None:
+        """Mark the entry as just used."""
         with suppress(FileNotFoundError):
             os.utime(self.folder / "key.json")
 
@@ -167,21 +169,22 @@ class CacheEntry:
         return _RowFile(self.folder / f"part-{number}.npy", (self.products, *shape), _DTYPES[self.precision])
 
 
-class StoredStates:
-    """States (n, ...) of an entry, memory-mapped: only what is taken is read."""
+class CachedFeatures:
+    """An entry's features (n, ...), memory-mapped: only the rows that are taken are read."""
 
     def __init__(self, parts: Sequence[NDArray[np.floating]]) -> None:
         self._parts = parts
 
     def take(self, rows: Rows) -> State:
-        """The states of the rows (B,), in their order, in single precision."""
+        """Return the features of the rows (B,), in their order, in float32."""
         return tuple(torch.from_numpy(np.asarray(part[rows], dtype=np.float32)) for part in self._parts)
 
 
 class _RowFile:
-    """A .npy file whose rows are written in any order; those never written take no room on disk.
+    """A sparse .npy file whose rows are written in any order; rows never written take no disk space.
 
-    Written, not mapped: a full disk is then an error, where a mapped page would kill the process.
+    Rows are written through the file, not a memory map: a full disk then raises an error, where a mapped page would
+    kill the process.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> None:
@@ -193,10 +196,12 @@ class _RowFile:
 
     @staticmethod
     def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> None:
-        def write(file: object) -> None:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        def write(file: BinaryIO) -> None:
+            header: dict[str, Any] = {
+                "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape
+            }  # fmt: skip
             np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
-            file.truncate(file.tell() + int(np.prod(shape)) * dtype.itemsize)  # type: ignore[attr-defined]
+            file.truncate(file.tell() + int(np.prod(shape)) * dtype.itemsize)
 
         write_atomically(path, write)
 

@@ -1,4 +1,4 @@
-"""Fine-tuning as the loop's task: a categoriser that learns a category from each batch."""
+"""Fine-tuning as a task for the training loop: a categoriser that learns the category of each image."""
 
 from __future__ import annotations
 
@@ -9,92 +9,93 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlm_core.arrays import Rows
 from vlm_core.evaluation.summary import Summary, summarise
 from vlm_core.models.categoriser import VisionLanguageCategoriser
-from vlm_core.training.batches import Batch, Batches, Rows
+from vlm_core.training.batches import Batch, Batches
 
 
-class _Tally:
-    """Losses, labels and answers of one pass over so many rows.
+class _RunningMetrics:
+    """Collects losses, labels and predictions of one pass over a known number of rows.
 
-    Room for all is taken at once: what a step leaves among its large tensors would hinder the memory that these
-    have taken from being used again, and a pass would take more the longer it is.
+    The arrays are allocated at once: small tensors left behind by each step would fragment the memory between its
+    large tensors, and a longer pass would take more memory.
     """
 
     def __init__(self, rows: int) -> None:
-        self._loss, self._seen = 0.0, 0
-        self._answers = np.empty((2, rows), dtype=np.int64)  # labels, predictions
-        self._answered = 0
+        self._loss_sum, self._images = 0.0, 0
+        self._labels_and_predictions = np.empty((2, rows), dtype=np.int64)
+        self._predicted = 0
 
     def add(self, batch: Batch, loss: Tensor, log_probabilities: Tensor | None) -> None:
-        self._loss += float(loss) * len(batch.labels)
-        self._seen += len(batch.labels)
+        self._loss_sum += float(loss) * len(batch.labels)
+        self._images += len(batch.labels)
         if log_probabilities is None:
             return
-        end = self._answered + len(batch.labels)
-        self._answers[0, self._answered : end] = batch.labels
-        self._answers[1, self._answered : end] = log_probabilities.argmax(dim=1).cpu()
-        self._answered = end
+        end = self._predicted + len(batch.labels)
+        self._labels_and_predictions[0, self._predicted : end] = batch.labels
+        self._labels_and_predictions[1, self._predicted : end] = log_probabilities.argmax(dim=1).cpu()
+        self._predicted = end
 
     def summary(self, categories: tuple[str, ...]) -> Summary:
-        labels, predicted = self._answers[:, : self._answered]
-        return summarise(labels, predicted, categories, self._loss / self._seen)
+        labels, predictions = self._labels_and_predictions[:, : self._predicted]
+        return summarise(labels, predictions, categories, self._loss_sum / self._images)
 
 
 @dataclass
 class FineTuning:
-    """Everything from the stage `cut` on learns the labels of `batches`; `validation` rows tell how well."""
+    """Trains all stages from `cut` on and the head on `batches`, and validates on the rows `validation`."""
 
     model: VisionLanguageCategoriser
     cut: int
     batches: Batches
     validation: Rows
-    _tally: _Tally = field(default_factory=lambda: _Tally(0), init=False)
+    _running: _RunningMetrics = field(default_factory=lambda: _RunningMetrics(0), init=False)
 
     @property
     def steps(self) -> int:
-        """Steps an epoch."""
+        """Return the number of steps per epoch."""
         return self.batches.steps
 
-    def weights(self) -> dict[str, nn.Parameter]:
-        """The weights from the cut on, and the answer's."""
-        return self.model.learn_from(self.cut)
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Freeze the stages before the cut and return all other parameters by name."""
+        return self.model.freeze_before(self.cut)
 
-    def losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
-        """The answer's loss on each training batch."""
+    def batch_losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
+        """Yield the loss () and the number of images of each training batch."""
         self.model.set_training(True, self.cut)
-        rows = len(self.batches.source.rows)
-        self._tally = _Tally(rows)
-        apart = max(1, rows // len(self.validation))
+        rows = len(self.batches.pixels.rows)
+        self._running = _RunningMetrics(rows)
+        interval = max(1, rows // len(self.validation))
         for step, batch in enumerate(self.batches.training(epoch)):
-            loss, log_probabilities = self._loss(batch, asked=step % apart == 0)
-            self._tally.add(batch, loss.detach(), log_probabilities)
+            loss, log_probabilities = self._loss(batch, predict=step % interval == 0)
+            self._running.add(batch, loss.detach(), log_probabilities)
             yield loss, len(batch.labels)
 
-    def trained(self) -> Summary:
-        """The figures of the last epoch's batches, each as the weights were when it came.
+    def training_metrics(self) -> Summary:
+        """Return the metrics of the last epoch's batches, each with the weights of its step.
 
-        Answers that cost passes of their own are those of batches throughout the epoch, with about as many products
-        as validation has.
+        Where predictions take an extra forward pass, they are made for batches spread over the epoch, of about as many
+        images as the validation split has.
         """
-        return self._tally.summary(self.model.categories)
+        return self._running.summary(self.model.categories)
 
-    def validated(self) -> Summary:
-        """The figures of the weights as they are, on the validation rows' plain views."""
+    def validation_metrics(self) -> Summary:
+        """Return the metrics of the current weights on the plain views of the validation rows."""
         self.model.set_training(False, self.cut)
-        tally = _Tally(len(self.validation))
+        running = _RunningMetrics(len(self.validation))
         with torch.inference_mode():
             for batch in self.batches.plain(self.validation):
-                tally.add(batch, *self._loss(batch, asked=True))
-        return tally.summary(self.model.categories)
+                running.add(batch, *self._loss(batch, predict=True))
+        return running.summary(self.model.categories)
 
-    def _loss(self, batch: Batch, asked: bool) -> tuple[Tensor, Tensor | None]:
-        """Loss () and log-probabilities (B, C) of a batch whose state stands before the stage `batches.start`.
+    def _loss(self, batch: Batch, predict: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the loss () and log-probabilities (B, C) of a batch whose state is the input of `batches.start`.
 
-        Where the loss does not give log-probabilities, they cost another pass, and are None unless asked for.
+        If the loss does not give log-probabilities, they take another forward pass, made only if `predict`.
         """
         state = self.model.run(batch.state, self.batches.start)
-        loss, log_probabilities = self.model.answer.loss(state, batch.labels.to(self.model.device))
-        if log_probabilities is None and asked:
-            log_probabilities = self.model.answer.log_probabilities(tuple(part.detach() for part in state))
+        loss, log_probabilities = self.model.head.loss(state, batch.labels.to(self.model.device))
+        if log_probabilities is None and predict:
+            log_probabilities = self.model.head.log_probabilities(tuple(part.detach() for part in state))
         return loss, log_probabilities

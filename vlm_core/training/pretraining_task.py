@@ -1,4 +1,4 @@
-"""Pretraining as the loop's task: pictures and drawn sentences, through an objective."""
+"""Pretraining as a task for the training loop: images and sampled sentences, through an objective."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from vlm_core.training.batches import PixelBatches
 
 
 @dataclass(frozen=True)
-class PretrainingFigures:
-    """Mean loss terms of an epoch, or scores on products that are not learnt from."""
+class PretrainingMetrics:
+    """An epoch's mean loss terms, or the scores on the validation split."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
     @property
     def macro_f1(self) -> float:
-        """The linear probe's; -1 where there is none, as after an epoch's training pass."""
-        return self.figures.get("probe_macro_f1", -1.0)
+        """Return the linear probe's macro-F1; -1 if it was not measured, as for a training pass."""
+        return self.metrics.get("probe_macro_f1", -1.0)
 
 
 @dataclass
 class Pretraining:
-    """All weights learn from views of `batches` and sentences of `captions`; `score` tells how well.
+    """Trains all weights on views of `batches` and sentences of `captions`; `score` measures the validation scores.
 
-    Of each view, `patches_kept` of the patches are shown, drawn anew for every picture: fewer cost less and augment
-    (FLIP, Li et al. 2022, arXiv 2212.00794).
+    Each view shows a random share `patches_kept` of its patches, sampled anew for every image: fewer patches cost less
+    and augment (FLIP, Li et al. 2022, arXiv 2212.00794).
     """
 
     adapter: Adapter
@@ -40,49 +40,49 @@ class Pretraining:
     captions: Captions
     patches_kept: float
     score: Callable[[], dict[str, float]]
-    _sums: dict[str, float] = field(default_factory=dict, init=False)
+    _loss_sums: dict[str, float] = field(default_factory=dict, init=False)
 
     @property
     def steps(self) -> int:
-        """Steps an epoch."""
+        """Return the number of steps per epoch."""
         return self.batches.steps
 
-    def weights(self) -> dict[str, nn.Parameter]:
-        """All of the objective's."""
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Return all parameters of the objective by name."""
         weights = dict(self.objective.named_parameters())
         for weight in weights.values():
             weight.requires_grad_(True)
         return weights
 
-    def losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
-        """The sum of the objective's terms on each batch."""
+    def batch_losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
+        """Yield the sum of the objective's loss terms () and the number of images of each batch."""
         first, *rest = self.adapter.stages(self.objective.readout)
         self.adapter.hf.train()
-        self._sums = {}
+        self._loss_sums = {}
         for batch in self.batches.training(epoch):
             pixels = tuple(part.to(self.adapter.hf.device) for part in batch.state)
-            state = run_stages(rest, keep_patches(first.run(pixels), self.patches_kept))
+            state = run_stages(rest, sample_patches(first.run(pixels), self.patches_kept))
             terms = self.objective.terms(state, self.captions.sample_captions(self.batches.seed, epoch, batch.rows))
             for name, term in terms.items():
-                self._sums[name] = self._sums.get(name, 0.0) + float(term.detach()) * len(batch.rows)
+                self._loss_sums[name] = self._loss_sums.get(name, 0.0) + float(term.detach()) * len(batch.rows)
             yield torch.stack(list(terms.values())).sum(), len(batch.rows)
 
-    def trained(self) -> PretrainingFigures:
-        """Each term's mean over the last epoch."""
-        return PretrainingFigures({name: total / len(self.batches.rows) for name, total in self._sums.items()})
+    def training_metrics(self) -> PretrainingMetrics:
+        """Return each loss term's mean over the last epoch."""
+        return PretrainingMetrics({name: total / len(self.batches.rows) for name, total in self._loss_sums.items()})
 
-    def validated(self) -> PretrainingFigures:
-        """The scores of the weights as they are."""
+    def validation_metrics(self) -> PretrainingMetrics:
+        """Return the scores of the current weights."""
         self.adapter.hf.eval()
-        return PretrainingFigures(self.score())
+        return PretrainingMetrics(self.score())
 
 
-def keep_patches(state: State, share: float) -> State:
-    """The state's image tokens (B, N, D) with the class token and `share` of the others, in their order."""
+def sample_patches(state: State, share: float) -> State:
+    """Return the state with the class token and a random share of the patch tokens (B, N - 1, D), in their order."""
     tokens = state[0]
     count = round((tokens.shape[1] - 1) * share)
     if count >= tokens.shape[1] - 1:
         return state
-    drawn = torch.rand(len(tokens), tokens.shape[1] - 1, device=tokens.device).topk(count, dim=1).indices
-    kept = torch.cat([drawn.new_zeros(len(tokens), 1), drawn.sort(dim=1).values + 1], dim=1)  # (B, 1 + count)
-    return (tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2])), *state[1:])
+    patches = torch.rand(len(tokens), tokens.shape[1] - 1, device=tokens.device).topk(count, dim=1).indices
+    indices = torch.cat([patches.new_zeros(len(tokens), 1), patches.sort(dim=1).values + 1], dim=1)  # (B, 1 + count)
+    return (tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[2])), *state[1:])

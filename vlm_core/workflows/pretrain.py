@@ -136,7 +136,7 @@ def _load_adapter(config: Config, material: _Material) -> tuple[Adapter, Exposur
     from vlm_core.catalogue.exposure import record_exposure
     from vlm_core.models.categoriser import ADAPTERS
     from vlm_core.models.loading import load_weights
-    from vlm_core.models.towers import take_over_tower
+    from vlm_core.models.towers import load_vision_tower
     from vlm_core.pixels.views import plain_view
 
     texts = material.captions.sample_captions(config.seed, 0, material.learnt)
@@ -152,7 +152,7 @@ def _load_adapter(config: Config, material: _Material) -> tuple[Adapter, Exposur
     if config.tower:
         size = int(weights.hf.config.vision_config.image_size)
         examples = material.catalogue.pictures.take(material.learnt[:TOWER_EXAMPLES])
-        before.append(take_over_tower(weights.hf, Path(config.tower), plain_view(examples, size)))
+        before.append(load_vision_tower(weights.hf, Path(config.tower), plain_view(examples, size)))
         logger.info(f"The vision tower starts from {config.tower}.")
     adapter: Adapter = ADAPTERS[config.family](weights.hf, weights.tokenizer)
     adapter.hf.to("cuda" if _on_cuda(config.device) else "cpu")
@@ -200,7 +200,7 @@ def _make_task(config: Config, material: _Material, adapter: Adapter) -> Pretrai
 def _scorer(material: _Material, adapter: Adapter, label: str, image_size: int) -> Callable[[], dict[str, float]]:
     """Measures the adapter as it is: a linear probe of its fused features, and what it tells without training."""
     from vlm_core.training.batches import PixelBatches
-    from vlm_core.training.scores import score_adapter
+    from vlm_core.training.pretraining_metrics import evaluate_adapter
 
     catalogue, captions = material.catalogue, material.captions
     fewest = max(2, round(FEWEST_OF_A_THING * len(catalogue.products)))
@@ -209,7 +209,7 @@ def _scorer(material: _Material, adapter: Adapter, label: str, image_size: int) 
     labels = catalogue.products[label].to_numpy(dtype=str)[material.scored]
     unlabelled = np.zeros(len(catalogue.products), dtype=np.int64)
     batches = PixelBatches(catalogue.pictures, unlabelled, material.scored, image_size, batch_size=1, seed=0)
-    return lambda: score_adapter(adapter, batches, captions, labels, things)
+    return lambda: evaluate_adapter(adapter, batches, captions, labels, things)
 
 
 def _learn(config: Config, task: Pretraining, run: RunWriter, folder: Path) -> None:
@@ -228,10 +228,10 @@ def _learn(config: Config, task: Pretraining, run: RunWriter, folder: Path) -> N
     )
     checkpoint = Checkpoint(folder)
     reports = train(task, plan, checkpoint)
-    for report in show_steps(reports, task.steps, config.epochs, checkpoint.position().epoch):
+    for report in show_steps(reports, task.steps, config.epochs, checkpoint.state().epoch):
         if isinstance(report, EpochReport):
-            figures = {f"train_{name}": value for name, value in report.training.figures.items()}
-            figures |= {f"validation_{name}": value for name, value in report.validation.figures.items()}
+            figures = {f"train_{name}": value for name, value in report.training.metrics.items()}
+            figures |= {f"validation_{name}": value for name, value in report.validation.metrics.items()}
             run.figures(report.epoch, figures | {"learning_rate": report.learning_rate, "seconds": report.seconds})
             shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
             logger.info(f"Epoch {report.epoch}/{report.epochs}: {shown} ({report.seconds:.0f} s).")

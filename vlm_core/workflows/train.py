@@ -23,15 +23,15 @@ from vlm_core.inference import evaluate_rows, seconds_per_image, set_threads
 from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
-from vlm_core.training.fit import GIB, Fit
+from vlm_core.training.fit import GIB, Trainer
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.evaluation.summary import Summary
-    from vlm_core.models.categoriser import AnswerKind, Categoriser, VisionLanguageCategoriser
+    from vlm_core.models.categoriser import Categoriser, HeadKind, VisionLanguageCategoriser
     from vlm_core.models.loading import LoadedWeights
     from vlm_core.tracking.writer import RunWriter
-    from vlm_core.training.checkpoint import Position
+    from vlm_core.training.checkpoint import TrainingState
     from vlm_core.training.loop import EpochReport
 
 logger = logging.getLogger(__name__)
@@ -245,15 +245,15 @@ def _categoriser(config: Config, data: Data, weights: LoadedWeights) -> VisionLa
     from vlm_core.evaluation.texts import category_terms
     from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 
-    answer: AnswerKind = "head"
+    head: HeadKind = "linear"
     if config.mode == "zero-shot" or config.objective == "generate":
-        answer = "prompts" if config.family == "clip" else "sentences"
+        head = "prompts" if config.family == "clip" else "sentences"
     training = data.catalogue.products.iloc[np.unique(data.split.train)]
     description = Description(
         family=config.family,
         categories=data.split.categories,
         canvas=data.catalogue.pictures.canvas,
-        answer=answer,
+        head=head,
         readout=config.readout,
         terms=category_terms(training, config.label),
     )
@@ -272,15 +272,15 @@ def _fit(
     run: RunWriter,
     root: Path,
     on_epoch: Callable[[EpochReport[Summary]], None],
-) -> Position:
+) -> TrainingState:
     """Train as the mode says; afterwards the model holds its best epoch's weights, whose position comes back."""
     from vlm_core.training.feature_cache import FeatureCache
 
     cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     started = time.perf_counter()
     folder = root / "checkpoints" / run.run_id
-    fit = Fit(config, data, model, folder, cache, run.metrics)
-    best = fit.run(lambda weights: run.tags({"weights_trained": str(weights)}), on_epoch)
+    trainer = Trainer(config, data, model, folder, cache, run.metrics)
+    best = trainer.fit(lambda weights: run.tags({"weights_trained": str(weights)}), on_epoch)
     run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, frozen layers included
     return best
 
