@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Rows: TypeAlias = NDArray[np.int64]  # row numbers of a catalogue
 Labels: TypeAlias = NDArray[np.int64]  # category numbers; -1 where there is none
+Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
 Pictures: TypeAlias = NDArray[np.uint8]  # (B, H, W, 3) RGB
 FloatArray: TypeAlias = NDArray[np.float64]
 Float32Array: TypeAlias = NDArray[np.float32]

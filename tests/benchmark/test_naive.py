@@ -1,4 +1,4 @@
-"""The naive loop computes what the platform computes, the dear way."""
+"""The naive loop computes what the platform computes, the slow way."""
 
 import itertools
 
@@ -16,7 +16,7 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (6, 20, 15, 3), dtype=np.ui
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
-def _read(family):
+def _features(family):
     adapter = make_adapter(family)
     prompt = adapter.prompt_ids() if family != "clip" else ()
     return adapter, *fused_features(family, adapter.hf, prompt)
@@ -24,10 +24,10 @@ def _read(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_fine_tuning_has_hugging_faces_loss_and_gradients(family):
-    adapter, read, width = _read(family)
+    adapter, compute, width = _features(family)
     head = torch.nn.Linear(width, 3)
     gradients = []
-    for state in (read(PIXELS), run_stages(adapter.stages("fused"), (PIXELS,))[0]):
+    for state in (compute(PIXELS), run_stages(adapter.stages("fused"), (PIXELS,))[0]):
         loss = cross_entropy(head(state), LABELS[:4])
         adapter.hf.zero_grad()
         loss.backward()
@@ -42,17 +42,17 @@ def test_full_fine_tuning_has_hugging_faces_loss_and_gradients(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_naive_step_takes_time_and_moves_the_weights(family):
-    adapter, read, width = _read(family)
+    adapter, compute, width = _features(family)
     before = next(adapter.hf.vision_model.parameters() if family != "git" else adapter.hf.parameters()).clone()
-    steps = list(itertools.islice(naive_steps(read, width, adapter.hf, jpegs(PICTURES), LABELS, 64, 2), 2))
+    steps = list(itertools.islice(naive_steps(compute, width, adapter.hf, jpegs(PICTURES), LABELS, 64, 2), 2))
     assert all(0 < prepared < whole for whole, prepared in steps)
     after = next(adapter.hf.vision_model.parameters() if family != "git" else adapter.hf.parameters())
     assert not torch.equal(before, after)
 
 
 def test_the_trainer_does_its_steps():
-    adapter, read, width = _read("clip")
-    assert len(trainer_steps(read, width, adapter.hf, jpegs(PICTURES), LABELS, 64, 2, steps=3)) == 2
+    adapter, compute, width = _features("clip")
+    assert len(trainer_steps(compute, width, adapter.hf, jpegs(PICTURES), LABELS, 64, 2, steps=3)) == 2
 
 
 def test_pictures_survive_being_files():

@@ -97,8 +97,8 @@ def test_pictures_of_any_size_have_the_same_features(canvas: tuple[int, int]) ->
 def test_it_learns_what_colour_does_not_tell(
     fitted: Baseline, pictures: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> None:
-    answers = fitted.log_probabilities(pictures[84:]).argmax(axis=1)
-    assert f1_score(labels[84:], answers, average="macro") > 0.85
+    predictions = fitted.log_probabilities(pictures[84:]).argmax(axis=1)
+    assert f1_score(labels[84:], predictions, average="macro") > 0.85
     assert fitted.categories == CATEGORIES
     assert fitted.canvas == CANVAS
     assert fitted.describe(pictures[:2]) is None
@@ -130,8 +130,8 @@ def test_the_penalty_is_the_one_that_does_best_on_the_validation_rows(
     scores = {}
     for penalty in (1e-9, 1e-2):  # the first one learns next to nothing
         monkeypatch.setattr(module, "PENALTIES", (penalty,))
-        answers = _fit(pictures, labels).log_probabilities(pictures[60:84]).argmax(axis=1)
-        scores[penalty] = f1_score(labels[60:84], answers, average="macro")
+        predictions = _fit(pictures, labels).log_probabilities(pictures[60:84]).argmax(axis=1)
+        scores[penalty] = f1_score(labels[60:84], predictions, average="macro")
     assert scores[1e-9] < scores[1e-2]
     for order in ((1e-9, 1e-2), (1e-2, 1e-9)):
         monkeypatch.setattr(module, "PENALTIES", order)
@@ -243,8 +243,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from vlm_core.models.baseline import Baseline
-answers = Baseline.load(Path(sys.argv[1])).log_probabilities(np.zeros((1, 80, 60, 3), np.uint8))
-print(answers.shape, sorted({"torch", "sklearn"} & sys.modules.keys()))
+predictions = Baseline.load(Path(sys.argv[1])).log_probabilities(np.zeros((1, 80, 60, 3), np.uint8))
+print(predictions.shape, sorted({"torch", "sklearn"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(1, 3) []"

@@ -1,4 +1,4 @@
-"""A block's short ways give what its plain way gives, gradients included."""
+"""Absorbed attention equals plain attention, gradients included."""
 
 import copy
 
@@ -33,7 +33,7 @@ def _few(query, tokens, key, value, mask, dropout):
 
 @pytest.mark.parametrize("mask", [None, causal_mask(9, 56, torch.zeros(1))])
 @pytest.mark.parametrize("few", [1, 4, 9])
-def test_few_tokens_read_many_as_they_would_by_keys_and_values(few, mask):
+def test_absorbed_attention_equals_attention_over_keys_and_values(few, mask):
     layers, found = _layers(), []
     mask = mask if mask is None else mask[:, :, -few:]
     for way in (_plain, _few):
@@ -46,26 +46,26 @@ def test_few_tokens_read_many_as_they_would_by_keys_and_values(few, mask):
         torch.testing.assert_close(short, plain, atol=1e-5, rtol=1e-4)
 
 
-def test_dropout_takes_shares_of_attention_and_the_value_bias_with_them():
+def test_dropout_drops_attention_weights_and_the_value_bias_with_them():
     query, key, value = _layers()
     shown, tokens = query(_draw(1, 1, 128, seed=1)), _draw(1, 65, 128, seed=65)
     with torch.no_grad():
-        drawn = torch.stack([_few(shown, tokens, key, value, None, 0.5) for _ in range(4000)])
-        torch.testing.assert_close(drawn.mean(dim=0), _plain(shown, tokens, key, value, None, 0.0), atol=0.02, rtol=0)
+        sampled = torch.stack([_few(shown, tokens, key, value, None, 0.5) for _ in range(4000)])
+        torch.testing.assert_close(sampled.mean(dim=0), _plain(shown, tokens, key, value, None, 0.0), atol=0.02, rtol=0)
         wanted = torch.stack([_plain(shown, tokens, key, value, None, 0.5) for _ in range(4000)])
-    torch.testing.assert_close(drawn.std(dim=0), wanted.std(dim=0), atol=0.01, rtol=0.1)
+    torch.testing.assert_close(sampled.std(dim=0), wanted.std(dim=0), atol=0.01, rtol=0.1)
 
 
 @pytest.fixture
 def short(monkeypatch):
-    """How often the short way was taken."""
+    """The calls of absorbed attention."""
     taken, absorbed_attention = [], blocks.absorbed_attention
     monkeypatch.setattr(blocks, "absorbed_attention", lambda *args: taken.append(args) or absorbed_attention(*args))
     return taken
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_short_way_is_taken_where_one_token_or_a_few_are_read(family, short):
+def test_few_queries_use_absorbed_attention(family, short):
     adapter = make_adapter(family)
     state = (_draw(2, 3, 64, 64, seed=5),)
     for stage in adapter.stages("fused"):
@@ -74,11 +74,11 @@ def test_the_short_way_is_taken_where_one_token_or_a_few_are_read(family, short)
     assert len(short) == {"clip": 1, "blip": 3, "git": 1}[family]
 
 
-def test_the_short_way_is_left_where_it_costs_more_or_would_not_be_the_same(short):
+def test_absorbed_attention_is_not_used_where_it_costs_more_or_differs(short):
     attention = make_adapter("blip").hf.text_decoder.bert.encoder.layer[0].crossattention
     many = _draw(1, 65, 128, seed=0)
     blocks._bert_attention(attention, many[:, :20], many)  # 20 queries a head: half of the work is not saved
-    token = blocks.ATTENTION_KERNEL.set(lambda query, *_, **__: query)  # somebody wants to see the shares
+    token = blocks.ATTENTION_KERNEL.set(lambda query, *_, **__: query)  # something records the attention weights
     blocks._bert_attention(attention, many[:, :4], many)
     blocks.ATTENTION_KERNEL.reset(token)
     assert not short

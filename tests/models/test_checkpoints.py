@@ -278,13 +278,13 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     model_class = save_tiny("clip", tmp_path / "model")
     edit_weights(tmp_path / "model", change)
     before = reports.get_verbosity(), reports.is_progress_bar_enabled()
-    told = logging.handlers.BufferingHandler(100)
-    reports.add_handler(told)
+    records = logging.handlers.BufferingHandler(100)
+    reports.add_handler(records)
     capfd.readouterr()
     with pytest.raises(UserError, match=r"1 weights are missing or of another shape, the first is logit_scale"):
         load_pretrained(find(tmp_path / "model"), model_class)
-    reports.remove_handler(told)
-    assert (told.buffer, capfd.readouterr()) == ([], ("", ""))  # neither the library's table nor its bar
+    reports.remove_handler(records)
+    assert (records.buffer, capfd.readouterr()) == ([], ("", ""))  # neither the library's table nor its bar
     assert (reports.get_verbosity(), reports.is_progress_bar_enabled()) == before
 
 

@@ -76,10 +76,10 @@ def test_likelihoods_are_those_of_reading_each_sentence_without_a_cache(family):
         scores.append(steps.gather(2, torch.tensor(sentence).expand(len(ids), -1)[..., None]).sum(dim=(1, 2)))
     whole = torch.stack(scores, dim=1).detach()
     torch.testing.assert_close(model.head.log_likelihoods(tokens), whole, atol=2e-4, rtol=1e-4)
-    answers = decode_categories(model, PICTURES).predictions
-    assert answers[LIKELIHOOD].tolist() == whole.argmax(dim=1).tolist()
+    predictions = decode_categories(model, PICTURES).predictions
+    assert predictions[LIKELIHOOD].tolist() == whole.argmax(dim=1).tolist()
     lengths = torch.tensor([len(sentence) for sentence in model.head.sentences])
-    assert answers[LIKELIHOOD_PER_TOKEN].tolist() == (whole / lengths).argmax(dim=1).tolist()
+    assert predictions[LIKELIHOOD_PER_TOKEN].tolist() == (whole / lengths).argmax(dim=1).tolist()
 
 
 @pytest.mark.parametrize("family", CAPTIONERS)
@@ -91,7 +91,9 @@ def test_each_rule_answers_as_it_would_alone(family):
     np.testing.assert_array_equal(decoded.predictions[FREE_TEXT], closest)
     np.testing.assert_array_equal(decoded.predictions[LIKELIHOOD], model.log_probabilities(PICTURES).argmax(axis=1))
     assert set(decoded.predictions[CONSTRAINED]) <= set(range(len(CATEGORIES)))
-    assert all(answers.shape == (40,) and answers.dtype == np.int64 for answers in decoded.predictions.values())
+    assert all(
+        predictions.shape == (40,) and predictions.dtype == np.int64 for predictions in decoded.predictions.values()
+    )
 
 
 class _Coin:

@@ -21,9 +21,9 @@ def taken(monkeypatch):
 
 def _step(layer, tokens):
     tokens = tokens.clone().requires_grad_()
-    answer = layer(tokens)
-    (answer * torch.linspace(-1, 1, answer.numel()).view_as(answer)).sum().backward()
-    return answer, tokens.grad, *(weight.grad for weight in layer.parameters())
+    output = layer(tokens)
+    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    return output, tokens.grad, *(weight.grad for weight in layer.parameters())
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -34,7 +34,7 @@ def test_a_layer_and_its_gradients_are_pytorchs(shape, bias, taken):
     wanted = _step(copy.deepcopy(layer), tokens)
     with onednn_linear.use_onednn_linear():
         found = _step(layer, tokens)
-    assert len(taken) == 3  # the answer and two gradients
+    assert len(taken) == 3  # the output and two gradients
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4 * theirs.abs().max().item(), rtol=1e-5)
 

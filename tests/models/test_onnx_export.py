@@ -1,4 +1,4 @@
-"""ONNX forms of every family and answer: the same answers at any batch, kept and read back, or refused."""
+"""ONNX exports of every family and head: the same predictions at any batch size, saved and loaded, or refused."""
 
 import json
 import subprocess
@@ -28,38 +28,38 @@ KINDS = [
 PICTURES = np.random.default_rng(3).integers(0, 256, (40, 80, 60, 3), dtype=np.uint8)
 
 
-def _make_shallow(family, answer, readout):
+def _make_shallow(family, head, readout):
     """A tiny model with fewer blocks and, where it writes, two categories: a graph is quicker to trace."""
     hf, tokenizer = make_tiny(family)
     tower = hf.git.image_encoder.vision_model if family == "git" else hf.vision_model
     tower.encoder.layers = tower.encoder.layers[:2]
     categories = CATEGORIES
-    if answer == "sentences":
+    if head == "sentences":
         categories = CATEGORIES[1:]
         encoder = hf.git.encoder if family == "git" else hf.text_decoder.bert.encoder
         encoder.layer = encoder.layer[:1]
         (hf.config if family == "git" else hf.config.text_config).num_hidden_layers = 1
     torch.manual_seed(1)
-    return VisionLanguageCategoriser(hf, tokenizer, Description(family, categories, (80, 60), answer, readout, {}))
+    return VisionLanguageCategoriser(hf, tokenizer, Description(family, categories, (80, 60), head, readout, {}))
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A model of a kind, its fp32 export, and its own answers to the pictures, made once."""
+    """A model of a kind, its fp32 export, and its own log-probabilities of the pictures, computed once."""
 
     @cache
-    def make(family, answer, readout):
-        model = _make_shallow(family, answer, readout)
-        model.log_probabilities(PICTURES[:1])  # what an answer keeps from inference must not hinder the export
+    def make(family, head, readout):
+        model = _make_shallow(family, head, readout)
+        model.log_probabilities(PICTURES[:1])  # what a head caches in inference must not hinder the export
         onnx = export_onnx(model, tmp_path_factory.mktemp("exported"))
         return model, onnx, model.log_probabilities(PICTURES)
 
     return make
 
 
-@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
-def test_fp32_answers_as_pytorch_does_at_every_batch(exported, family, answer, readout):
-    model, onnx, expected = exported(family, answer, readout)
+@pytest.mark.parametrize(("family", "head", "readout"), KINDS)
+def test_fp32_equals_pytorch_at_every_batch_size(exported, family, head, readout):
+    model, onnx, expected = exported(family, head, readout)
     assert (onnx.categories, onnx.canvas, onnx.writes_text) == (model.categories, (80, 60), False)
     for batch in (0, 1, 2, 5, 32, 40):
         rows = onnx.log_probabilities(PICTURES[:batch])
@@ -68,9 +68,9 @@ def test_fp32_answers_as_pytorch_does_at_every_batch(exported, family, answer, r
     assert onnx.describe(PICTURES[:1]) is None
 
 
-@pytest.mark.parametrize(("family", "answer", "readout"), KINDS)
-def test_int8_mostly_gives_the_same_answers_and_is_smaller(exported, family, answer, readout, tmp_path):
-    _, onnx, expected = exported(family, answer, readout)
+@pytest.mark.parametrize(("family", "head", "readout"), KINDS)
+def test_int8_mostly_predicts_the_same_and_is_smaller(exported, family, head, readout, tmp_path):
+    _, onnx, expected = exported(family, head, readout)
     small = quantise_onnx(onnx, tmp_path)
     assert (small.description.precision, small.description.family) == ("int8", family)
     rows = small.log_probabilities(PICTURES)

@@ -34,8 +34,8 @@ def test_a_familys_weights_are_whole_small_and_carry_what_they_saw(family):
     assert exposure.rule == RULE and exposure.products > 20_000
     assert {before.rule for before in exposure.before} <= {RULE}
     card = (folder / "README.md").read_text()
-    for said in ("## What it saw", exposure.products_fingerprint, exposure.catalogue_fingerprint, "Licence", "Limits"):
-        assert said in card
+    for text in ("## What it saw", exposure.products_fingerprint, exposure.catalogue_fingerprint, "Licence", "Limits"):
+        assert text in card
 
 
 def test_the_families_saw_the_same_products_and_share_the_towers_shape():

@@ -1,4 +1,4 @@
-"""Simple classifiers against scikit-learn's own answers and votes counted by hand; features against the model's own."""
+"""Simple classifiers against scikit-learn's predictions and votes counted by hand; features against the model's own."""
 
 import numpy as np
 import pytest
@@ -69,10 +69,10 @@ def test_neighbours_vote_by_cosine():
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     lengths = np.array([1, 50, 3, 2, 9, 0.1, 4], np.float32)[:, None]  # cosine does not see them
     training = LabelledFeatures(features * lengths, np.array([0, 0, 1, 1, 1, 2, 2]))
-    asked = LabelledFeatures(np.array([[np.cos(0.1), np.sin(0.1)]], np.float32), np.array([0]))
-    fitted = k_nearest(training, asked, 3)
+    query = LabelledFeatures(np.array([[np.cos(0.1), np.sin(0.1)]], np.float32), np.array([0]))
+    fitted = k_nearest(training, query, 3)
     assert fitted.settings == {"neighbours": 3}  # the largest that is right: of five, three are of category 1
-    np.testing.assert_allclose(np.exp(fitted.log_probabilities(asked.features)), [[3 / 6, 2 / 6, 1 / 6]], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(fitted.log_probabilities(query.features)), [[3 / 6, 2 / 6, 1 / 6]], rtol=1e-6)
 
 
 def test_the_number_of_neighbours_is_the_best_on_validation():
@@ -82,10 +82,10 @@ def test_the_number_of_neighbours_is_the_best_on_validation():
         for k in NEIGHBOURS
     }
     chosen = theirs[fitted.settings["neighbours"]]
-    answers = fitted.log_probabilities(TEST.features).argmax(axis=1)
-    np.testing.assert_array_equal(answers, chosen.predict(TEST.features))
+    predictions = fitted.log_probabilities(TEST.features).argmax(axis=1)
+    np.testing.assert_array_equal(predictions, chosen.predict(TEST.features))
     predicted = {k: model.predict(VALIDATION.features) for k, model in theirs.items()}
-    scores = {k: f1_score(VALIDATION.labels, answers, average="macro") for k, answers in predicted.items()}
+    scores = {k: f1_score(VALIDATION.labels, predictions, average="macro") for k, predictions in predicted.items()}
     best = max(scores.values())
     assert fitted.settings["neighbours"] == max(k for k, score in scores.items() if score == best)
 

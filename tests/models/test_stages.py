@@ -1,4 +1,6 @@
-"""One suite over every family and answer: what the rest of the platform relies on."""
+"""One suite over every family and head: what the rest of the platform relies on."""
+
+import json
 
 import numpy as np
 import pytest
@@ -47,6 +49,19 @@ def test_saved_and_loaded_is_identical(family, head, readout, tmp_path):
         ".jinja",
         ".txt",
     }
+
+
+@pytest.mark.parametrize(("head", "readout"), [("linear", "vision"), ("sentences", "tokens")])
+def test_a_description_of_an_earlier_version_is_read(head, readout, tmp_path):
+    model = make_categoriser("git", head, readout)
+    model.save(tmp_path)
+    path = tmp_path / "categoriser.json"
+    content = json.loads(path.read_text())
+    assert content.pop("head") == head
+    path.write_text(json.dumps({**content, "answer": "head" if head == "linear" else head}))
+    loaded = load_categoriser(tmp_path)
+    assert loaded.description == model.description
+    np.testing.assert_array_equal(loaded.log_probabilities(PICTURES), model.log_probabilities(PICTURES))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -23,12 +23,12 @@ def _states(rows):
     return rows[:, None, None].repeat(1, 3, 4), rows[:, None] / 7
 
 
-def _compute(asked=None):
+def _compute(requested=None):
     def compute(rows):
         for start in range(0, len(rows), 2):
             chosen = rows[start : start + 2]
-            if asked is not None:
-                asked.extend(chosen.tolist())
+            if requested is not None:
+                requested.extend(chosen.tolist())
             yield chosen, _states(chosen)
 
     return compute
@@ -45,12 +45,12 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path, precision, tolerance):
 
 
 def test_only_what_is_missing_is_computed(tmp_path):
-    asked = []
+    requested = []
     cache = FeatureCache(tmp_path, 2**20)
-    cache.entry(KEY, 50).fill(np.arange(5), _compute(asked))
-    cache.entry(KEY, 50).fill(np.arange(8), _compute(asked))
-    cache.entry(KEY, 50).fill(np.arange(8), _compute(asked))
-    assert asked == list(range(8))
+    cache.entry(KEY, 50).fill(np.arange(5), _compute(requested))
+    cache.entry(KEY, 50).fill(np.arange(8), _compute(requested))
+    cache.entry(KEY, 50).fill(np.arange(8), _compute(requested))
+    assert requested == list(range(8))
     with pytest.raises(KeyError):
         cache.entry(KEY, 50).read(np.array([9]))
 

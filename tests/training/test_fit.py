@@ -1,4 +1,4 @@
-"""What learns, and that learning from kept states of frozen layers is learning from pixels."""
+"""Which weights each mode trains; training on cached features equals training on pixels."""
 
 from types import SimpleNamespace
 
@@ -43,7 +43,7 @@ def data(tmp_path_factory):
     return SimpleNamespace(catalogue=catalogue, split=split)
 
 
-def _fit(data, model, folder, log=lambda figures: None, **settings):
+def _fit(data, model, folder, log=lambda metrics: None, **settings):
     given = {"model": model.description.family, "batch_size": 4, "cache_precision": "fp32", "learning_rate": 1e-3}
     config = build_config({**given, "epochs": 3, "patience": 3, **settings})
     cache = FeatureCache(folder / "cache", int(config.cache_gib * 2**30), config.cache_precision)
@@ -106,7 +106,7 @@ def test_a_cached_step_of_writing_is_the_uncached_one(data, tmp_path, family):
 @pytest.mark.parametrize("settings", MODES[:-1], ids=lambda settings: "-".join(map(str, settings.values())))
 def test_twelve_cached_steps_end_in_the_uncached_weights(data, tmp_path, family, settings):
     ends = []
-    for kept in (True, False):
+    for use_cache in (True, False):
         model = make_categoriser(family)
         trainer = _fit(data, model, tmp_path, **settings)
         cut = model.cut(trainer.config.mode, trainer.config.blocks)
@@ -117,8 +117,8 @@ def test_twelve_cached_steps_end_in_the_uncached_weights(data, tmp_path, family,
         plan = TrainingArguments(
             epochs=3, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, clip_norm=1.0, patience=3, seed=3
         )
-        task = FineTuning(model, cut, cached if kept else pixels, data.split.validation)
-        reports = list(train(task, plan, Checkpoint(tmp_path / str(kept))))
+        task = FineTuning(model, cut, cached if use_cache else pixels, data.split.validation)
+        reports = list(train(task, plan, Checkpoint(tmp_path / str(use_cache))))
         assert sum(isinstance(report, StepReport) for report in reports) == 12
         ends.append(task.trainable_parameters())
     for name, weight in ends[1].items():
@@ -225,10 +225,10 @@ def test_an_int8_prefix_tells_its_error_whoever_filled_the_cache(data, tmp_path,
     trainer = _fit(data, model, tmp_path, logged.update, prefix="int8", views=1, **settings)
     cut = model.cut(trainer.config.mode, trainer.config.blocks)
     cached, pixels = _batches(trainer, cut)
-    kept, exact = next(cached.plain(np.arange(16, 24))), next(pixels.plain(np.arange(16, 24)))
+    int8, exact = next(cached.plain(np.arange(16, 24))), next(pixels.plain(np.arange(16, 24)))
     with torch.inference_mode():
         wanted = torch.cat([part.flatten() for part in model.run(exact.state, 0, cut)]).double()
-    error = torch.cat([part.flatten() for part in kept.state]).double() - wanted
+    error = torch.cat([part.flatten() for part in int8.state]).double() - wanted
     expected = {
         "prefix_error": float((error @ error).sqrt() / (wanted @ wanted).sqrt()),
         "prefix_error_largest": float(error.abs().max()),

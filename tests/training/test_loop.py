@@ -73,7 +73,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, famil
     halfway = Checkpoint(tmp_path / "halfway")
     for report in train(FineTuning(stopped, 0, _batches(pictures), VALIDATION), _plan(), halfway):
         if isinstance(report, StepReport) and (report.epoch, report.step) == (3, 2):
-            break  # in the third epoch: two are kept
+            break  # in the third epoch: two are saved
     assert halfway.state().epoch == 2
     resumed = make_categoriser(family, head)
     rest = _epochs(train(FineTuning(resumed, 0, _batches(pictures), VALIDATION), _plan(), halfway))
@@ -86,7 +86,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, famil
 
 
 @pytest.mark.parametrize(("head", "measured"), [("linear", 15), ("sentences", 7)])
-def test_answers_that_cost_passes_of_their_own_are_those_of_every_third_batch(pictures, tmp_path, head, measured):
+def test_predictions_that_take_an_extra_pass_are_made_for_every_third_batch(pictures, tmp_path, head, measured):
     task = FineTuning(make_categoriser("git", head), 0, _batches(pictures), VALIDATION[:5])
     (epoch,) = _epochs(train(task, _plan(epochs=1), Checkpoint(tmp_path)))
     assert (epoch.training.confusion.sum(), epoch.validation.confusion.sum()) == (measured, 5)
@@ -103,13 +103,13 @@ def test_a_finished_run_has_nothing_left_to_do(pictures, tmp_path):
 
 def test_the_best_epochs_weights_come_back(pictures, tmp_path):
     model, checkpoint = make_categoriser("clip"), Checkpoint(tmp_path)
-    kept = {}
+    best = {}
     for report in train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=5, patience=5), checkpoint):
         if isinstance(report, EpochReport) and report.best:
-            kept = _weights(model)
+            best = _weights(model)
     state = checkpoint.load_best(model.freeze_before(0))
     assert state.best_macro_f1 == max(state.best_macro_f1, state.macro_f1)
-    for name, weight in kept.items():
+    for name, weight in best.items():
         torch.testing.assert_close(model.hf.state_dict()[name], weight, rtol=0, atol=0)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors", ".safetensors"]
 

@@ -1,4 +1,4 @@
-"""Pretraining as a task: patches that are kept, losses that fall, and a stopped run that ends as a whole one."""
+"""Pretraining as a task: sampled patches, falling losses, and a resumed run that equals an uninterrupted one."""
 
 import numpy as np
 import pandas as pd
@@ -42,12 +42,14 @@ def _captions():
     return describe_products(products, ("colour", "kind"), (), PROMPT, TEMPLATES)
 
 
-def _task(pictures, family, kept=0.5, products=16, seed=7):
+def _task(pictures, family, patches_kept=0.5, products=16, seed=7):
     adapter = make_adapter(family)
-    torch.manual_seed(seed)  # BLIP's own parts of pretraining are drawn when the task is made
+    torch.manual_seed(seed)  # BLIP's own parts of pretraining are initialised when the task is made
     rows = np.arange(products)
     batches = PixelBatches(pictures, np.zeros(24, dtype=np.int64), rows, 64, batch_size=8, seed=3)
-    return Pretraining(adapter, make_objective(adapter), batches, _captions(), kept, lambda: {"probe_macro_f1": 0.5})
+    return Pretraining(
+        adapter, make_objective(adapter), batches, _captions(), patches_kept, lambda: {"probe_macro_f1": 0.5}
+    )
 
 
 def _epochs(reports):
@@ -72,7 +74,7 @@ def test_a_stopped_pretraining_ends_with_the_same_weights(pictures, tmp_path, fa
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_term_falls(pictures, tmp_path, family):
-    task = _task(pictures, family, kept=1.0)
+    task = _task(pictures, family, patches_kept=1.0)
     plan = TrainingArguments(**{**PLAN.__dict__, "epochs": 12, "patience": 12})
     epochs = _epochs(train(task, plan, Checkpoint(tmp_path)))
     first, last = epochs[0].training.metrics, epochs[-1].training.metrics
@@ -85,11 +87,11 @@ def test_every_term_falls(pictures, tmp_path, family):
 def test_kept_patches_are_the_pictures_own_in_their_order_behind_the_class_token():
     tokens = torch.arange(2 * 9, dtype=torch.float32).view(2, 9, 1).repeat(1, 1, 4)
     torch.manual_seed(0)
-    (kept,) = sample_patches((tokens,), 0.5)
-    assert kept.shape == (2, 5, 4)
-    for row, whole in zip(kept[..., 0], tokens[..., 0], strict=True):
+    (sampled,) = sample_patches((tokens,), 0.5)
+    assert sampled.shape == (2, 5, 4)
+    for row, whole in zip(sampled[..., 0], tokens[..., 0], strict=True):
         assert row[0] == whole[0] and (row.diff() > 0).all() and set(row.tolist()) <= set(whole.tolist())
-    assert not torch.equal(kept[0, :, 0], kept[1, :, 0] - 9)
+    assert not torch.equal(sampled[0, :, 0], sampled[1, :, 0] - 9)
     assert sample_patches((tokens,), 1.0)[0] is tokens
 
 
@@ -99,10 +101,10 @@ def test_scores_name_what_each_family_can_do(pictures, family):
     task.adapter.hf.eval()
     labels = np.array([KINDS[row // 2 % 2] for row in range(24)])
     scores = evaluate_adapter(task.adapter, task.batches, task.captions, labels, KINDS)
-    told = (
+    expected = (
         {"zero_shot_accuracy"}
         if family == "clip"
         else {"caption_colour", "caption_kind", "caption_all", "caption_bleu"}
     )
-    assert scores.keys() == {"probe_macro_f1"} | told
-    assert all(0 <= scores[name] <= 1 for name in told)
+    assert scores.keys() == {"probe_macro_f1"} | expected
+    assert all(0 <= scores[name] <= 1 for name in expected)

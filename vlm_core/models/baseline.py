@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.arrays import Float32Array, Labels, Pictures, Rows
+from vlm_core.arrays import Float32Array, FloatArray, Labels, Picture, Pictures, Rows
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.progress import track
@@ -51,7 +51,7 @@ class FeatureExtractor:
         """
         if len(pictures) == 0:
             return np.empty((0, self.count), np.float32)
-        return np.stack([self._of_one(picture) for picture in pictures]).astype(np.float32)
+        return np.stack([self._extract_one(picture) for picture in pictures]).astype(np.float32)
 
     @property
     def count(self) -> int:
@@ -60,7 +60,7 @@ class FeatureExtractor:
         thumbnail = self.thumbnail_height * self.thumbnail_width * 3
         return blocks * 4 * self.orientations + self.colour_levels**3 + thumbnail
 
-    def _of_one(self, picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def _extract_one(self, picture: Picture) -> FloatArray:
         from PIL import Image
         from skimage.color import rgb2gray
         from skimage.feature import hog

@@ -1,4 +1,4 @@
-"""Pretrained checkpoints: found in a folder, the hub's cache or on the hub, and loaded as a model.
+"""Pretrained checkpoints: located in a folder, the hub's cache or on the hub, and loaded as a model.
 
 A model is always loaded from a local folder, so that loading never waits for the network.
 """
@@ -95,7 +95,7 @@ def _in_folder(name: str) -> AvailableCheckpoint:
     if not _read_config(folder):
         raise UserError(f"checkpoint={name} holds no readable {CONFIG}: name a folder that save_pretrained wrote.")
     files = _needed_files(_files_in(folder))
-    weights = _whole_weights(folder, files)
+    weights = _has_complete_weights(folder, files)
     if not weights:
         raise UserError(
             f"checkpoint={name} holds no complete weights ({WEIGHTS[0]} or {WEIGHTS[2]}, with all parts that an "
@@ -113,8 +113,10 @@ def _in_cache(name: str) -> AvailableCheckpoint | None:
         return None
     folder = Path(config).parent
     files = _needed_files(_files_in(folder))
-    whole = _read_config(folder) and _whole_weights(folder, files) and any(file in VOCABULARIES for file in files)
-    return AvailableCheckpoint(name, "cache", str(folder), folder.name, files) if whole else None
+    complete = (
+        _read_config(folder) and _has_complete_weights(folder, files) and any(file in VOCABULARIES for file in files)
+    )
+    return AvailableCheckpoint(name, "cache", str(folder), folder.name, files) if complete else None
 
 
 def _on_hub(name: str, seconds: float) -> AvailableCheckpoint | UnavailableCheckpoint:
@@ -160,7 +162,7 @@ def _needed_files(names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted([*texts, *weights]))
 
 
-def _whole_weights(folder: Path, files: Collection[str]) -> bool:
+def _has_complete_weights(folder: Path, files: Collection[str]) -> bool:
     """Return whether `files` hold weights, with every part that an index lists."""
     form = next((form for form in WEIGHTS if form in files), None)
     if form is None or not form.endswith(".index.json"):

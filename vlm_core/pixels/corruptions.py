@@ -19,9 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.arrays import Pictures, Rows
-
-Picture = NDArray[np.uint8]  # one image (H, W, 3)
+from vlm_core.arrays import Picture, Pictures, Rows
 
 SEVERITIES: Final = (1, 2, 3)
 BACKGROUND_TOLERANCE: Final = 20  # levels of 255 around the border's median, above JPEG's noise

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vlm_core.arrays import Pictures, Rows
+from vlm_core.arrays import Picture, Pictures, Rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,7 +92,7 @@ def _to_rgb(picture: Image) -> Image:
     return picture.convert("RGB")
 
 
-def fit_picture(picture: Image, canvas: tuple[int, int]) -> NDArray[np.uint8]:
+def fit_picture(picture: Image, canvas: tuple[int, int]) -> Picture:
     """Return the whole image (height, width, 3), scaled to the canvas and centred on white."""
     from PIL import Image, ImageOps
 
