@@ -91,7 +91,7 @@ def naive_table(results: Sequence[Result]) -> str:
         for result in results
         if result["kind"] == "naive"
     ]
-    columns = ("family", "pixels", "training step, s per image", "share of decoding and augmentation")
+    columns = ("family", "pixels", "training step, s per image", "of it decoding and augmentation")
     columns = (*columns, "evaluation, s per image", "GFLOP per image", "share of GEMM rate", "GEMM rate, GFLOP/s")
     return markdown_table(columns, rows)
 
@@ -119,7 +119,7 @@ def study_table(results: Sequence[Result]) -> str:
         )
         for recipe, total in sums.items()
     ]
-    columns = ("recipe, with feature caching", *(f"{family}, h" for family in FAMILIES), "all, h")
+    columns = ("recipe, feature cache included", *(f"{family}, h" for family in FAMILIES), "all, h")
     return markdown_table((*columns, "speed-up over naive", "speed-up over naive with BLIP at 384"), rows)
 
 
@@ -199,9 +199,9 @@ def all_tables(results: Mapping[str, Any]) -> str:
     training = of_kind("training ")
     sections: list[tuple[str, Callable[[list[Result]], str], list[Result]]] = [
         ("Naive fine-tuning", naive_table, training),
-        ("Every mode compared with it", training_table, training),
-        ("Full fine-tuning: naive and own steps in turn", in_turn_table, of_kind("in turn ")),
-        ("Ten epochs of 2,400 training and 600 validation images, extrapolated", study_table, training),
+        ("Every mode beside naive", training_table, training),
+        ("Full fine-tuning: naive and ours, alternating steps", in_turn_table, of_kind("in turn ")),
+        ("The original paper's ten epochs (2,400 training and 600 validation images), extrapolated", study_table, training),
         ("Inference", inference_table, of_kind("inference ")),
         ("Preprocessing", preprocessing_table, of_kind("preprocessing ")),
         ("Growth with the catalogue", growth_table, of_kind("growth of ")),
