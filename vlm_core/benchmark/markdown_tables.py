@@ -201,7 +201,11 @@ def all_tables(results: Mapping[str, Any]) -> str:
         ("Naive fine-tuning", naive_table, training),
         ("Every mode beside naive", training_table, training),
         ("Full fine-tuning: naive and ours, alternating steps", in_turn_table, of_kind("in turn ")),
-        ("The original paper's ten epochs (2,400 training and 600 validation images), extrapolated", study_table, training),
+        (
+            "The original paper's ten epochs (2,400 training and 600 validation images), extrapolated",
+            study_table,
+            training,
+        ),
         ("Inference", inference_table, of_kind("inference ")),
         ("Preprocessing", preprocessing_table, of_kind("preprocessing ")),
         ("Growth with the catalogue", growth_table, of_kind("growth of ")),
