@@ -1,19 +1,22 @@
-"""Studies as the tracking store holds them: a run that leads, a run below it for every cell, and the results so far."""
+"""Studies as the tracking store holds them: a parent run, a child run per cell, and the results so far."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
 from dashboard.leaderboard import SCORE
 from dashboard.runs import Runs
 
-RESULTS: Final = "study/results.json"  # of vlm_core.study.results.Results, among the artifacts of the leading run
+if TYPE_CHECKING:
+    from vlm_core.study.results import Results
+
+RESULTS: Final = "study/results.json"  # among the artifacts of the study's run
+MOST_COMPARED: Final = 6  # runs side by side
 _PARENT: Final = "tags.mlflow.parentRunId"
 _BEST_FIRST: Final = ("FINISHED", "RUNNING")  # of several runs of one cell
 
@@ -37,19 +40,15 @@ class StoredStudy:
     cells: int  # planned
     seeds: tuple[str, ...]
     runs: dict[str, dict[str, CellRun]]  # configuration -> seed -> run
-    results: Mapping[str, Any]  # vlm_core.study.results.Results as JSON; {} before the first seed has ended
+    results: Results | None  # None before the first seed has finished
 
     def count(self, *statuses: str) -> int:
-        """Cells whose run stands so."""
+        """Return the number of cells whose run has one of these statuses."""
         return sum(run.status in statuses for seeds in self.runs.values() for run in seeds.values())
-
-    def part(self, name: str) -> list[dict[str, Any]]:
-        """A list of the results; [] where there is none."""
-        return list(self.results.get(name) or [])
 
 
 def study_choices(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Studies to choose from, newest first, as value and label."""
+    """Return the studies to choose from, newest first, as value and label."""
     if "tags.kind" not in table:
         return []
     return [
@@ -62,56 +61,55 @@ def study_choices(table: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def read_study(runs: Runs, run_id: str) -> StoredStudy | None:
-    """The study that the run leads; None if there is none of that id."""
+    """Return the study whose parent run has this id, or None if there is none."""
     row = runs.row(run_id)
     if row is None or row.get("tags.kind") != "study":
         return None
     table = runs.table()
-    below = table[table[_PARENT] == run_id] if _PARENT in table else table.iloc[:0]
-    found: dict[str, dict[str, CellRun]] = {}
-    for each in sorted(below.to_dict("records"), key=_order, reverse=True):
-        configuration, _, seed = str(each["name"]).rpartition("/")
-        if configuration.count("/") == 3:
-            score = each.get(SCORE)
-            run = CellRun(str(each["run_id"]), str(each["status"]), None if pd.isna(score) else float(score))
-            found.setdefault(configuration, {})[seed] = run
-    seeds = sorted({seed for by_seed in found.values() for seed in by_seed}, key=lambda seed: (len(seed), seed))
-    cells = str(row.get("tags.cells", ""))
+    children = table[table[_PARENT] == run_id] if _PARENT in table else table.iloc[:0]
+    cells = _cell_runs(children)
+    seeds = sorted({seed for by_seed in cells.values() for seed in by_seed}, key=lambda seed: (len(seed), seed))
+    planned = str(row.get("tags.cells", ""))
     return StoredStudy(
         run_id=run_id,
         name=str(row.get("tags.study", row["name"])),
         status=str(row["status"]),
-        cells=int(cells) if cells.isdecimal() else 0,
+        cells=int(planned) if planned.isdecimal() else 0,
         seeds=tuple(seeds),
-        runs=dict(sorted(found.items())),
-        results=_parsed(runs.text(run_id, RESULTS)),
+        runs=cells,
+        results=_parse(runs.text(run_id, RESULTS)),
     )
 
 
-def runs_address(run_ids: list[str]) -> str:
-    """Where the runs behind a figure are shown: one by itself, several side by side."""
-    return f"/run?run={run_ids[0]}" if len(run_ids) == 1 else "/compare?runs=" + ",".join(run_ids[:6])
+def runs_address(run_ids: Sequence[str]) -> str:
+    """Return the address of the runs behind a number: one by itself, several side by side."""
+    return f"/run?run={run_ids[0]}" if len(run_ids) == 1 else "/compare?runs=" + ",".join(run_ids[:MOST_COMPARED])
 
 
-def shown(estimate: Mapping[str, float | None] | None, form: str = ".3f") -> str:
-    """A figure and its interval as text; without interval where there is none, a dash where there is no figure."""
-    if not estimate or estimate.get("value") is None:
-        return "–"
-    value, low, high = (estimate.get(name) for name in ("value", "low", "high"))
-    return f"{value:{form}}" if low is None or high is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
+def _cell_runs(children: pd.DataFrame) -> dict[str, dict[str, CellRun]]:
+    """Return configuration -> seed -> the run that stands for the cell."""
+    cells: dict[str, dict[str, CellRun]] = {}
+    for row in sorted(children.to_dict("records"), key=_precedence, reverse=True):
+        configuration, _, seed = str(row["name"]).rpartition("/")
+        if configuration.count("/") == 3:
+            score = row.get(SCORE)
+            run = CellRun(str(row["run_id"]), str(row["status"]), None if pd.isna(score) else float(score))
+            cells.setdefault(configuration, {})[seed] = run
+    return dict(sorted(cells.items()))
 
 
-def _order(row: Mapping[Any, Any]) -> tuple[int, float]:
-    """The run that speaks for its cell comes last: a finished one, else one that runs, else the newest."""
+def _precedence(row: Mapping[Any, Any]) -> tuple[int, float]:
+    """Return the sort key by which a cell's run comes first: finished, else running, else the newest."""
     status = str(row["status"])
     place = _BEST_FIRST.index(status) if status in _BEST_FIRST else len(_BEST_FIRST)
     return place, -row["started"].timestamp()
 
 
 @lru_cache(maxsize=8)
-def _parsed(text: str) -> Mapping[str, Any]:
+def _parse(text: str) -> Results | None:
+    from vlm_core.study.results_json import read_results
+
     try:
-        found = json.loads(text or "{}")
-    except ValueError:  # it is being written just now
-        return {}
-    return found if isinstance(found, dict) else {}
+        return read_results(text)
+    except ValueError:  # there is none yet, or it is being written just now
+        return None

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     outcome = run_study(config, Path.cwd())
     show_table("Test macro-F1 over seeds", ("", "protocol", "macro-F1", "95 % interval"), score_rows(outcome.results))
     for pair in outcome.results.pairs:
-        print(pair.words)
+        print(pair.conclusion)
     print(f"The report is in the artifacts of run {outcome.run_id}: study/report.html; see it with `mlflow ui`.")
 
 

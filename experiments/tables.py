@@ -73,7 +73,7 @@ def export_rows(comparisons: Sequence[ExportComparison]) -> list[tuple[str, ...]
 
 def score_rows(results: Results) -> list[tuple[str, ...]]:
     """One row a configuration of a study, best first within each protocol."""
-    rows = sorted(results.rows, key=lambda row: (row.protocol, row.kind == "mechanism", -row.macro_f1.value))
+    rows = sorted(results.scores, key=lambda row: (row.protocol, row.kind == "mechanism", -row.macro_f1.value))
     return [
         (
             row.label,

@@ -12,40 +12,36 @@ from dashboard.figures.compare import RunStyle
 from dashboard.theme import DASHES, SERIES, layout, plain_text
 
 if TYPE_CHECKING:
-    from vlm_core.attention.faithfulness import PictureCurves
+    from vlm_core.attention.faithfulness import Faithfulness, PictureCurves
 
 CURVES: Final = ("deletion", "insertion")
 _GREY: Final = "#8A8F98"
 
 
-def faithfulness_curves(measurements: Mapping[str, Mapping[str, Any]]) -> go.Figure:
-    """Return a row of two panels per model, deletion and insertion, with a line per map; controls are grey.
-
-    `measurements` is label -> the fields of a `vlm_core.attention.faithfulness.Faithfulness`.
-    """
-    titles = [f"{plain_text(label)}: {curve}" for label in measurements for curve in CURVES]
-    rows = len(measurements)
-    figure = make_subplots(rows=rows, cols=2, subplot_titles=titles, vertical_spacing=0.4 / rows**1.3)
-    names = list(dict.fromkeys(each["map"] for of_model in measurements.values() for each in of_model["curves"]))
+def faithfulness_curves(models: Mapping[str, Faithfulness]) -> go.Figure:
+    """Return a row of two panels per model (by label): deletion and insertion, a line per map; controls are grey."""
+    titles = [f"{plain_text(label)}: {curve}" for label in models for curve in CURVES]
+    figure = make_subplots(rows=len(models), cols=2, subplot_titles=titles, vertical_spacing=0.4 / len(models) ** 1.3)
+    names = list(dict.fromkeys(curves.map for model in models.values() for curves in model.curves))
     styles = _line_styles(names)
-    for row, of_model in enumerate(measurements.values(), start=1):
+    for row, model in enumerate(models.values(), start=1):
         for column, curve in enumerate(CURVES, start=1):
-            for each in of_model["curves"]:
+            for curves in model.curves:
                 figure.add_scatter(
-                    x=of_model["shares"],
-                    y=each[curve],
+                    x=model.shares,
+                    y=getattr(curves, curve),
                     mode="lines",
-                    line=styles[each["map"]],
-                    name=plain_text(each["map"]),
-                    legendgroup=each["map"],
+                    line=styles[curves.map],
+                    name=plain_text(curves.map),
+                    legendgroup=curves.map,
                     showlegend=row == column == 1,
-                    hovertemplate="%{x:.0%} of the cells<br>probability %{y:.2f}",
+                    hovertemplate="%{x:.0%} of the grid cells<br>probability %{y:.2f}",
                     row=row,
                     col=column,
                 )
-    figure.update_layout(**layout(margin={"t": 88}, legend={"y": 1 + 0.22 / rows}))
+    figure.update_layout(**layout(margin={"t": 88}, legend={"y": 1 + 0.22 / len(models)}))
     figure.update_xaxes(tickformat=".0%", zeroline=False, range=[0, 1.02])
-    figure.update_xaxes(title_text="share of the cells", title_font_size=13, row=rows)
+    figure.update_xaxes(title_text="share of the grid cells", title_font_size=13, row=len(models))
     figure.update_yaxes(zeroline=False, rangemode="tozero")
     figure.update_yaxes(title_text="probability", title_font_size=13, col=1)
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -194,9 +193,12 @@ def update_maps(
 
 def update_curves(runs: Runs, chosen: Sequence[str] | None) -> Any:
     """Return how faithful the maps of the chosen runs are over many pictures, where a study has measured it."""
+    from vlm_core.attention.faithfulness import Faithfulness
+    from vlm_core.study.results_json import read_json
+
     names = {run_id: str((runs.row(run_id) or {}).get("name", run_id)) for run_id in list(chosen or ())[:MOST_MODELS]}
     texts = {name: runs.text(run_id, FAITHFULNESS) for run_id, name in names.items()}
-    measurements = {name: json.loads(text) for name, text in texts.items() if text}
+    measurements = {name: read_json(Faithfulness, text) for name, text in texts.items() if text}
     if not measurements:
         return None
     height = 80 + 270 * len(measurements)

@@ -1,4 +1,4 @@
-"""A study's evidence: its cells while they run, and what can be said of them."""
+"""The Study page: a study's cells while they run, and the sections of its report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dashboard.components import (
     store_state,
     take_first,
 )
-from dashboard.pages.study_parts import first_cards, further_cards, progress_cards
+from dashboard.pages.study_parts import first_cards, further_cards, progress_card
 from dashboard.runs import Runs
 from dashboard.studies import read_study, study_choices
 
@@ -29,12 +29,13 @@ IN_NAVIGATION: Final = True
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
-    """The page, with the study that the address names or the newest one."""
+    """Return the page, with the study that the address names or the newest one."""
     choices = study_choices(runs.table())
     return html.Div(
         [
             page_header(
-                "Study", "The same configurations over several seeds: what differs, by how much, and how sure that is."
+                "Study",
+                "The same configurations over several seeds: which differ, by how much, and how surely.",
             ),
             html.Div(id="study-state"),
             html.Div(
@@ -95,34 +96,34 @@ def register(app: Dash, runs: Runs) -> None:
 
 
 def update_state(runs: Runs, version: int | None) -> tuple[Any, bool, Any]:
-    """What stands in the page's place without a study, and the studies to choose from."""
+    """Return what the page shows without a study, whether its content is hidden, and the studies to choose from."""
     choices = study_choices(runs.table())
-    missing = "A study trains every family several times, tests what differs, and can be watched here."
-    state = store_state(runs.view()) or (None if choices else empty_state("No study yet", missing, "make study"))
+    text = "A study trains every family several times and tests which differ. Watch it here while it runs."
+    state = store_state(runs.view()) or (None if choices else empty_state("No study yet", text, "make study"))
     return state, state is not None, choices
 
 
 def update_progress(runs: Runs, version: int | None, run_id: str | None, known: Any = None) -> tuple[Any, Any]:
-    """The cells as they stand, and by what the results are known: study, cells in them, and how the study stands."""
-    found = read_study(runs, run_id or "")
-    if found is None:
+    """Return the cells, and what identifies the results: study, finished cells in them, and the study's status."""
+    study = read_study(runs, run_id or "")
+    if study is None:
         return None, None
-    now = [found.run_id, found.results.get("done"), found.status]
-    return progress_cards(found), no_update if now == known else now
+    now = [study.run_id, study.results.cells_finished if study.results else None, study.status]
+    return progress_card(study), no_update if now == known else now
 
 
 def update_body(runs: Runs, known: Any, run_id: str | None) -> tuple[Any, Any]:
-    """What the results begin with, drawn anew only when there are others; and that they are there, for the rest."""
-    found = read_study(runs, run_id or "")
-    if found is None:
+    """Return the first cards, and what starts the rest; called only when the results have changed."""
+    study = read_study(runs, run_id or "")
+    if study is None:
         return None, known
-    if not found.results:
-        missing = "They come when all cells of the first seed have ended, and grow by seed."
-        return empty_state("No results yet", missing), known
-    return first_cards(runs, found), known
+    if study.results is None:
+        text = "They appear when all cells of the first seed have finished, and grow with each seed."
+        return empty_state("No results yet", text), known
+    return first_cards(runs, study, study.results), known
 
 
 def update_rest(runs: Runs, begun: Any, run_id: str | None) -> Any:
-    """The rest of what the results say: it takes the browser seconds, so it comes when the first cards are drawn."""
-    found = read_study(runs, run_id or "")
-    return further_cards(runs, found) if found is not None and found.results else None
+    """Return the further cards, which take the browser seconds: they come when the first cards are there."""
+    study = read_study(runs, run_id or "")
+    return further_cards(runs, study, study.results) if study is not None and study.results else None

@@ -1,12 +1,12 @@
-"""What a study's page is made of: a card for everything that its results have something to say of."""
+"""The cards of the Study page: each cell's run, and each section of the study's report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import dash_mantine_components as dmc
-from dash import html
+from dash import dcc, html
 from dash.development.base_component import Component
 
 from dashboard.components import (
@@ -21,59 +21,35 @@ from dashboard.components import (
     table,
     wide,
 )
-from dashboard.figures import study as figures
-from dashboard.pages.study_attention import attention_card
-from dashboard.pages.study_labels import labels_card
-from dashboard.pages.study_looks import calibration_card, costs_card, gaps_card, robustness_card, rules_card
-from dashboard.pages.study_rows import Row, linked, share
+from dashboard.figures.study import WIDE_PLOTS, height_of, make_figure
+from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
-from dashboard.studies import CellRun, StoredStudy, shown
-from vlm_core.study.formatting import p_value
+from dashboard.studies import CellRun, StoredStudy, runs_address
 
-Maker = Callable[[Runs, StoredStudy], Component | None]
+if TYPE_CHECKING:
+    from vlm_core.study.report_contents import Section, Table, TableCell
+    from vlm_core.study.results import Results, Suspect
+
+FIRST_KEYS: Final = ("overview", "scores", "pairs")  # of the sections that come before the rest
+TABLE_PIXELS: Final = 420  # a longer table scrolls
 _MARKS: Final = {"FINISHED": "✓", "RUNNING": "…"}
 
 
-def progress_cards(found: StoredStudy) -> Component:
-    """How far the study is, and each cell's run."""
-    done, running = found.count("FINISHED"), found.count("RUNNING")
-    failed = found.count("FAILED", "KILLED")
-    whole = max(found.cells, done + running + failed, 1)
-    bar = dmc.Progress(value=100 * done / whole, size="lg", **aria(label=f"{done} of {whole} cells are done"))
-    words = f"{done} of {whole} cells done, {running} running, {failed} failed"
-    head = dmc.Group([status_badge(found.status), dmc.Text(words, size="sm", className="figures")], gap="sm")
+def progress_card(study: StoredStudy) -> Component:
+    """Return how far the study is, and the run of each cell."""
+    done, running = study.count("FINISHED"), study.count("RUNNING")
+    failed = study.count("FAILED", "KILLED")
+    total = max(study.cells, done + running + failed, 1)
+    bar = dmc.Progress(value=100 * done / total, size="lg", **aria(label=f"{done} of {total} cells are done"))
+    counts = f"{done} of {total} cells done, {running} running, {failed} failed"
+    head = dmc.Group([status_badge(study.status), dmc.Text(counts, size="sm", className="figures")], gap="sm")
     body = [
-        [configuration, *(_cell(seeds.get(seed)) for seed in found.seeds)]
-        for configuration, seeds in found.runs.items()
+        [configuration, *(_cell(seeds.get(seed)) for seed in study.seeds)]
+        for configuration, seeds in study.runs.items()
     ]
-    cells = table(["Cell", *(f"seed {seed}" for seed in found.seeds)], body, "Cells", most_pixels=360)
-    note = "Test macro-F1 of each cell; a figure leads to its run."
+    cells = table(["Cell", *(f"seed {seed}" for seed in study.seeds)], body, "Cells", most_pixels=360)
+    note = "Test macro-F1 of each cell, with a link to its run."
     return card("Cells", head, bar, cells, note=note, mb="lg")
-
-
-def first_cards(runs: Runs, found: StoredStudy) -> Component:
-    """The cards that the report begins with."""
-    return _stack(runs, found, (_tiles, _scores, _pairs))
-
-
-def further_cards(runs: Runs, found: StoredStudy) -> Component:
-    """The cards behind them, in the order of the report."""
-    makers: tuple[Maker, ...] = (
-        _leak,
-        _ablation,
-        attention_card,
-        robustness_card,
-        calibration_card,
-        gaps_card,
-        rules_card,
-        costs_card,
-        labels_card,
-    )
-    return _stack(runs, found, makers)
-
-
-def _stack(runs: Runs, found: StoredStudy, makers: Sequence[Maker]) -> Component:
-    return dmc.Stack([part for make in makers if (part := make(runs, found)) is not None], gap="lg")
 
 
 def _cell(run: CellRun | None) -> Any:
@@ -83,149 +59,87 @@ def _cell(run: CellRun | None) -> Any:
     return cell_link(text, f"/run?run={run.run_id}", run.status.lower())
 
 
-def _tiles(runs: Runs, found: StoredStudy) -> Component:
-    best = max(_of_kind(found, "family"), key=lambda row: row["macro_f1"]["value"], default=None)
-    pairs = [pair["test"]["p_bootstrap_holm"] < 0.05 for pair in found.part("pairs")]
-    tiles = [
-        number_tile("Cells in these results", f"{found.results['done']} of {found.results['cells']}"),
-        number_tile("Seeds", found.results["settings"].get("seeds", "–"), "each varies the split too"),
-        number_tile("Categories", str(len(found.results["categories"])), str(found.results["catalogue"])),
-        number_tile("Best family", best["label"] if best else "–", shown(best["macro_f1"]) if best else ""),
-        number_tile("Pairs that differ", f"{sum(pairs)} of {len(pairs)}" if pairs else "–", "bootstrap, after Holm"),
-    ]
-    parts: list[Any] = [dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 5}, spacing="md")]
-    if failed := found.results.get("failed"):
-        lines = [html.Div(f"{key}: {why}") for key, why in failed.items()]
+def first_cards(runs: Runs, study: StoredStudy, results: Results) -> Component:
+    """Return the cards of the sections that the report begins with."""
+    return _section_cards(runs, study, results, first=True)
+
+
+def further_cards(runs: Runs, study: StoredStudy, results: Results) -> Component:
+    """Return the cards of the other sections."""
+    return _section_cards(runs, study, results, first=False)
+
+
+def _section_cards(runs: Runs, study: StoredStudy, results: Results, *, first: bool) -> Component:
+    from vlm_core.study.sections import make_sections
+
+    sections = [section for section in make_sections(results) if (section.key in FIRST_KEYS) == first]
+    return dmc.Stack([_section_card(runs, study, section) for section in sections], gap="lg")
+
+
+def _section_card(runs: Runs, study: StoredStudy, section: Section) -> Component:
+    """Return a section of the report, in the report's order."""
+    parts: list[Any] = [html.Div("\n".join(section.paragraphs), className="lines section-text")]
+    if section.tiles:
+        tiles = [number_tile(tile.label, tile.value, tile.note) for tile in section.tiles]
+        parts.append(dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 5}, spacing="md"))
+    if section.failures:
+        lines = html.Div("\n".join(section.failures), className="lines")
         parts.append(notice("Some cells failed and are left out", lines, "warning"))
-    return dmc.Stack(parts)
+    if section.conclusions:
+        lines = "\n".join(f"• {conclusion}" for conclusion in section.conclusions)
+        parts.append(html.Div(lines, className="said scrolled", tabIndex=0))
+    parts += _graphs(section)
+    parts += [_table(each) for each in section.tables]
+    if section.key == "faithfulness":
+        parts.append(html.P(dcc.Link("See the maps over pictures", href="/attention", className="cell-link")))
+    if section.suspects:
+        parts += _gallery(runs, study, section.suspects)
+    return card(section.title, *parts, actions=[leak_badge()] if section.key == "leak" else [])
 
 
-def _of_kind(found: StoredStudy, *kinds: str) -> list[dict[str, Any]]:
-    rows = [row for row in found.part("rows") if row["kind"] in kinds and row["protocol"] == "holdout"]
-    return sorted(rows, key=lambda row: -row["macro_f1"]["value"])
+def _graphs(section: Section) -> list[Component]:
+    graphs = []
+    for number, plot in enumerate(section.plots):
+        drawn = graph(f"study-{section.key}-{number}", make_figure(plot), plot.caption, height_of(plot))
+        graphs.append(wide(drawn, plot.caption) if isinstance(plot, WIDE_PLOTS) else drawn)
+    return graphs
 
 
-def _score_table(rows: Sequence[Row]) -> Component:
-    categories = list(rows[0]["per_category"])
-    head = ["", "Macro-F1", "Accuracy", "Worst recall", "Natural prior", *categories, "Trained", "Train, s"]
-    body = [
-        [
-            linked(row),
-            *(shown(row[name]) for name in ("macro_f1", "accuracy", "worst_recall", "natural_macro_f1")),
-            *(shown({"value": row["per_category"][name]["value"]}) for name in categories),
-            f"{row['weights_trained']:,}" if row["weights_trained"] else "",
-            f"{row['train_seconds']:.0f}" if row["train_seconds"] else "",
-        ]
-        for row in rows
-    ]
-    return table(head, body, "Scores")
+def _table(contents: Table) -> Component:
+    body = [[_linked(cell) for cell in row] for row in contents.rows]
+    title = dmc.Text(contents.title, size="sm", fw=600, mb=4)
+    return html.Div([title, table(contents.columns, body, contents.title, most_pixels=TABLE_PIXELS)])
 
 
-def _scores(runs: Runs, found: StoredStudy) -> Component | None:
-    rows = _of_kind(found, "family", "baseline")
-    if not rows:
-        return None
-    drawn = [(row["label"], row["macro_f1"]) for row in rows]
-    return card(
-        "Scores",
-        graph("study-scores", figures.intervals(drawn, "macro-F1, mean over seeds"), "Macro-F1 of each configuration",
-              figures.height_of(len(rows))),
-        _score_table(rows),
-        note="Mean over seeds with Student's 95 % interval; F1 of each category. A name leads to its runs.",
-    )  # fmt: skip
+def _linked(cell: TableCell) -> Any:
+    if isinstance(cell, str):
+        return cell
+    return cell_link(cell.text, runs_address(cell.run_ids), "the runs behind this row") if cell.run_ids else cell.text
 
 
-def _pair_parts(found: StoredStudy, group: str) -> list[Component]:
-    """Every pair of the group in words, drawn and in figures."""
-    pairs = [pair for pair in found.part("pairs") if pair["group"] == group]
-    if not pairs:
-        return []
-    drawn = [(f"{pair['a']} − {pair['b']}", pair["test"]["difference"]) for pair in pairs]
-    head = [
-        "Pair",
-        "Difference, products",
-        "The same, seeds",
-        "p, bootstrap",
-        "p, exact McNemar (mid-p)",
-        "One alone right",
-        "Detectable",
-    ]
-    body = [
-        [
-            f"{pair['a']} − {pair['b']}",
-            shown(test["difference"], "+.3f"),
-            shown(test["over_seeds"], "+.3f"),
-            p_value(test["p_bootstrap_holm"]),
-            f"{p_value(test['p_mcnemar_holm'])} ({p_value(test.get('p_mcnemar_mid_holm'))})",
-            f"{test['only_a_right']} : {test['only_b_right']}",
-            f"{100 * test['detectable_macro_f1']:.1f} points",
-        ]
-        for pair in pairs
-        for test in [pair["test"]]
-    ]
-    figure = figures.intervals(drawn, "difference of macro-F1", zero=True)
-    return [
-        html.Div("\n".join("• " + pair["words"] for pair in pairs), className="said scrolled", tabIndex=0),
-        graph(f"study-pairs-{group}", figure, "Differences with their intervals", figures.height_of(len(pairs))),
-        table(head, body, "Pairs", most_pixels=420),
-    ]
+def _gallery(runs: Runs, study: StoredStudy, suspects: Sequence[Suspect]) -> list[Component]:
+    """Return the suspects as pictures, or as text where the catalogue is not on this machine."""
+    fingerprint = _fingerprint(runs, study)
+    is_here = has_pictures(runs.root, fingerprint)
+    missing = "The catalogue's pictures are not on this machine: prepare it here to see them."
+    figures = html.Div([_suspect(suspect, fingerprint if is_here else "") for suspect in suspects], className="gallery")
+    return [figures] if is_here else [dmc.Text(missing, size="sm", c="dimmed"), figures]
 
 
-def _pairs(runs: Runs, found: StoredStudy) -> Component | None:
-    parts = _pair_parts(found, "families")
-    note = "Same products in every seed. Intervals resample products; p-values are Holm's over all pairs."
-    return card("Do the families differ?", *parts, note=note) if parts else None
+def _fingerprint(runs: Runs, study: StoredStudy) -> str:
+    """Return the fingerprint of the catalogue of the study's cells."""
+    ids = (run.run_id for seeds in study.runs.values() for run in seeds.values())
+    fingerprints = ((runs.row(run_id) or {}).get("tags.fingerprint") for run_id in ids)
+    return str(next(filter(None, fingerprints), ""))
 
 
-def _leak(runs: Runs, found: StoredStudy) -> Component | None:
-    rows = found.part("leak")
-    if not rows:
-        return None
-    head = [
-        "",
-        "Category",
-        "F1, holdout",
-        "F1, study",
-        "Change",
-        "Copied",
-        "Right, copied",
-        "Right, others",
-        "Right by copy",
-    ]
-    body = [
-        [
-            linked(row),
-            score["category"],
-            *(shown(score[name]) for name in ("holdout", "study")),
-            shown(score["difference"], "+.3f"),
-            *(share(leak[name]) for name in ("copied", "accuracy_copied", "accuracy_others", "right_by_copy")),
-        ]
-        for row in rows
-        for score, leak in zip(row["scores"], row["leaks"], strict=True)
-    ]
-    drawn = graph(
-        "study-leak", figures.leak_dumbbells(rows), "F1 under both protocols", 110 + 44 * len(rows[0]["scores"])
+def _suspect(suspect: Suspect, fingerprint: str) -> Component:
+    product = suspect.product_id
+    picture = html.Img(src=picture_address(fingerprint, product), alt=f"Product {product}, labelled {suspect.label}")
+    lines = (
+        f"label {suspect.label}",
+        f"looks like {suspect.suggested}",
+        suspect.title,
+        f"{suspect.score:.1%} for its label · {product}",
     )
-    return card(
-        "What the leak is worth",
-        wide(drawn, "F1 under both protocols"),
-        table(head, body, "Both protocols", most_pixels=420),
-        note="The same configurations under both protocols, means over seeds; their test products differ. A copy is a "
-        "near-duplicate in training; right by copy: share of the right answers that have one.",
-        actions=[leak_badge()],
-    )
-
-
-def _ablation(runs: Runs, found: StoredStudy) -> Component | None:
-    rows = _of_kind(found, "mechanism")
-    if not rows:
-        return None
-    drawn = [(row["label"], row["macro_f1"]) for row in rows]
-    figure = figures.intervals(drawn, "macro-F1, mean over seeds")
-    return card(
-        "What the attention mechanism contributes",
-        graph("study-ablation", figure, "Macro-F1 of each mechanism", figures.height_of(len(rows))),
-        _score_table(rows),
-        *_pair_parts(found, "mechanisms"),
-        note="One frozen vision tower; only the fusion is exchanged, with as many weights, the same data and steps.",
-    )
+    return html.Figure([picture if fingerprint else None, html.Figcaption("\n".join(lines), className="lines")])

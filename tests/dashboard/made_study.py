@@ -1,10 +1,11 @@
-"""A study made up by hand, in the form that real ones have: for pages, not for what its figures say."""
+"""A made-up study with every part that results can have."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from vlm_core.attention.faithfulness import ControlComparison, Faithfulness, MapCurves, RandomisationCheck
+from vlm_core.attention.statistics import LayerStatistics
 from vlm_core.benchmark.cost import Cost
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.decoding_scores import DecodingScore
@@ -13,6 +14,7 @@ from vlm_core.evaluation.label_audit import WithoutSuspects
 from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
 from vlm_core.evaluation.seed_comparison import SeedComparison
 from vlm_core.study import results
+from vlm_core.study.results_json import results_to_json
 from vlm_core.tracking.writer import RunWriter
 
 CATEGORIES = ("Accessories", "Apparel", "Free <i>Items</i>")
@@ -24,7 +26,7 @@ def about(value: float, width: float = 0.02) -> Estimate:
 
 
 def make_results(run_id: str, cells: dict[str, str], done: int = 6) -> results.Results:
-    """All that a study's results can hold; `cells` are its runs by key."""
+    """Return results with every part; `cells` are the runs by cell key."""
     labels = {"clip probe": 0.78, "blip probe": 0.74, "HOG + colour": 0.70, "mean-pool": 0.71, "attention-pool": 0.76}
     ids = tuple(cells.values())[:2]
     rows = tuple(_row(label, score, ids) for label, score in labels.items())
@@ -36,21 +38,21 @@ def make_results(run_id: str, cells: dict[str, str], done: int = 6) -> results.R
         machine={"cpu": "x", "cores": "2"},
         catalogue="shop",
         categories=CATEGORIES,
-        cells=8,
-        done=done,
+        cells_planned=8,
+        cells_finished=done,
         failed={"git/probe/classify/holdout/0": "RuntimeError: <script>alert(1)</script>"},
-        rows=rows,
+        scores=rows,
         pairs=(_pair("families", *main), _pair("mechanisms", "attention-pool", "mean-pool")),
         leak=tuple(_leak(label, ids) for label in main),
         robustness=tuple(_robust(label, ids) for label in main),
         calibration=tuple(_calibration(label, ids) for label in main),
         gaps=(results.GapRow(main[0], ids, (_gap(),)),),
-        rules=(results.RulesRow("git writing", ids, {"free text": DecodingScore(9, 0.8, 0.7, 1.0, 0.0, None)}),),
+        decoding=(results.DecodingRow("git writing", ids, {"free text": DecodingScore(9, 0.8, 0.7, 1.0, 0.0, None)}),),
         cost=tuple(
             results.CostRow(label, ids[0], Cost(1000, flops, seconds, 0.02, 90.0, 1, 12.0), 0.7, seconds < 0.02)
             for label, flops, seconds in (("clip probe", 10**9, 0.01), ("HOG + colour", None, 0.03))
         ),
-        labels=results.LabelRow(
+        label_audit=results.LabelAuditResult(
             encoder="clip",
             audited=100,
             macro_f1=0.7,
@@ -58,12 +60,12 @@ def make_results(run_id: str, cells: dict[str, str], done: int = 6) -> results.R
             without={"clip probe": WithoutSuspects(1, about(0.78), about(0.80))},
         ),
         faithfulness={"clip probe": _faithfulness()},
-        mechanism={"clip probe": [_layer()]},
+        layers={"clip probe": (_layer(),)},
     )
 
 
 def write_study(folder: Path, *, finished: bool = True) -> str:
-    """The id of a study's run in the store of `folder`, with four cells below it."""
+    """Write a study with three cells into the store of `folder`, and return the id of its run."""
     with RunWriter("shop", "study made", folder=folder) as study:
         study.tags({"kind": "study", "study": "made", "cells": "8"})
         cells = {}
@@ -75,7 +77,7 @@ def write_study(folder: Path, *, finished: bool = True) -> str:
             cells[key] = cell.run_id
         if finished:
             place = folder / "results.json"
-            place.write_text(make_results(study.run_id, cells).to_json())
+            place.write_text(results_to_json(make_results(study.run_id, cells)))
             study.artifact(place, "study")
     return study.run_id
 
@@ -102,12 +104,12 @@ def _row(label: str, score: float, ids: tuple[str, ...]) -> results.ScoreRow:
     )
 
 
-def _pair(group: str, a: str, b: str) -> results.Pair:
+def _pair(group: str, a: str, b: str) -> results.PairRow:
     test = SeedComparison(
         2, 1200, 900, 30, 20, 0.2, 0.15, 0.2, 0.15, about(0.04), 0.01, 0.01, Estimate(0.04, NOTHING, NOTHING), (0.04,),
         0.03, 0.02,
     )  # fmt: skip
-    return results.Pair(group, a, b, test, f"{a} beats {b} by 4.0 points of macro-F1.")
+    return results.PairRow(group, a, b, test, f"{a} beats {b} by 4.0 points of macro-F1.")
 
 
 def _leak(label: str, ids: tuple[str, ...]) -> results.LeakRow:
@@ -132,20 +134,15 @@ def _gap() -> Gap:
     return Gap("gender", values, "", "", Estimate(NOTHING, NOTHING, NOTHING), NOTHING, NOTHING, NOTHING)
 
 
-def _faithfulness() -> dict[str, object]:
-    from vlm_core.attention.faithfulness import ControlComparison, Faithfulness, MapCurves, RandomisationCheck
-
+def _faithfulness() -> Faithfulness:
     curves = tuple(
         MapCurves(name, (0.9, 0.2), (0.2, 0.9), about(0.5), about(0.6)) for name in ("raw", "gradient", "random")
     )
     compared = (
         ControlComparison("raw", "random", "deletion", about(0.1), 0.01, 0.02, "clip's raw map is better than <i>"),
     )
-    found = Faithfulness("clip", 64, "mean", (0.0, 1.0), curves, compared, (RandomisationCheck("raw", about(0.1)),))
-    return dict(json.loads(json.dumps(results.plain(found))))
+    return Faithfulness("clip", 64, "mean", (0.0, 1.0), curves, compared, (RandomisationCheck("raw", about(0.1)),))
 
 
-def _layer() -> dict[str, object]:
-    from vlm_core.attention.statistics import LayerStatistics
-
-    return dict(results.plain(LayerStatistics("vision.block.1", "vision", 65, 3.2, 0.8, 2.5, 0.3, 0.1, None, 0.4, 0.2)))
+def _layer() -> LayerStatistics:
+    return LayerStatistics("vision.block.1", "vision", 65, 3.2, 0.8, 2.5, 0.3, 0.1, None, 0.4, 0.2)

@@ -22,6 +22,7 @@ from vlm_core.attention.maps import explain, layer_maps
 from vlm_core.errors import UserError
 from vlm_core.models.saved import load_categoriser
 from vlm_core.pixels.picture_store import decode_picture, fit_picture
+from vlm_core.study.results_json import to_json
 from vlm_core.tracking.registry import resolve
 from vlm_core.tracking.writer import RunWriter
 
@@ -138,7 +139,7 @@ def test_a_test_product_and_an_upload_are_explained(explainer, runs, names):
 
 def test_what_a_study_measured_of_a_run_is_plotted_below_its_maps(store):
     with RunWriter("shop", "clip/probe/classify/holdout/0", folder=store) as run:
-        (store / "faithfulness.json").write_text(json.dumps(make_results("", {"a": "r"}).faithfulness["clip probe"]))
+        (store / "faithfulness.json").write_text(to_json(make_results("", {"a": "r"}).faithfulness["clip probe"]))
         run.artifact(store / "faithfulness.json", "study")
     runs = Runs("", store)
     runs.refresh()

@@ -1,20 +1,26 @@
-"""Studies as their page shows them: cells while they run, and every part of the results."""
+"""Studies on their page: cells while they run, and every section of the report."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from dash import no_update
 
 from dashboard.figures.attention import faithfulness_curves
-from dashboard.figures.study import drops, intervals, leak_dumbbells, risk_curves
+from dashboard.figures.study import drops, intervals, leak_dumbbells, make_figure, risk_curves
 from dashboard.pages import study as page
-from dashboard.pages.study_parts import progress_cards
+from dashboard.pages.study_parts import first_cards, further_cards, progress_card
 from dashboard.runs import Runs
-from dashboard.studies import read_study, runs_address, shown, study_choices
+from dashboard.studies import StoredStudy, read_study, runs_address, study_choices
 from tests.dashboard.made_study import make_results, write_study
+from vlm_core.evaluation.bootstrap import Estimate
+from vlm_core.study.report_contents import IntervalPlot
 from vlm_core.study.results import Results
+from vlm_core.study.results_json import read_results
+from vlm_core.study.sections import make_sections
 from vlm_core.tracking.writer import RunWriter
+
+NAN = float("nan")
 
 
 def _text(component):
@@ -23,7 +29,7 @@ def _text(component):
 
 @pytest.fixture(scope="module")
 def results():
-    return json.loads(make_results("s", {"a": "r1", "b": "r2"}).to_json())
+    return make_results("s", {"a": "r1", "b": "r2"})
 
 
 @pytest.fixture
@@ -46,10 +52,10 @@ def test_cells_are_followed_while_they_run_and_lead_to_their_runs(runs, store):
         runs.refresh()
         found = read_study(runs, run_id)
         assert [each["value"] for each in study_choices(runs.table())] == [run_id]
-        assert found.seeds == ("0", "1") and found.cells == 8 and found.results == {}
+        assert found.seeds == ("0", "1") and found.cells == 8 and found.results is None
         assert found.runs["blip/probe/classify/holdout"]["0"].score == pytest.approx(0.789)  # the finished one speaks
         assert (found.count("FINISHED"), found.count("RUNNING")) == (3, 0)
-    text = _text(progress_cards(found))
+    text = _text(progress_card(found))
     assert "3 of 8 cells done" in text and text.count("/run?run=") == 3 and again.run_id not in text
     assert "No results yet" in _text(page.update_body(runs, None, run_id))
 
@@ -65,20 +71,17 @@ def test_a_cell_that_runs_or_failed_is_said(runs, store):
         with RunWriter("shop", "git/full/classify/holdout/10", folder=store, parent=study.run_id):
             runs.refresh()
             found = read_study(runs, study.run_id)
-            text = _text(progress_cards(found))
+            text = _text(progress_card(found))
     assert "0 of 2 cells done, 1 running, 1 failed" in text and '"failed"' in text and '"…"' in text
 
 
-def test_every_part_of_the_results_has_its_card_and_names_are_text(runs, store):
+def test_every_section_of_the_report_has_its_card_and_names_are_text(runs, store):
     run_id = write_study(store)
     runs.refresh()
     body = _text([page.update_body(runs, None, run_id), page.update_rest(runs, None, run_id)])
-    titles = (
-        *("Scores", "Do the families differ?", "What the leak is worth", "What the attention mechanism contributes"),
-        *("What attention maps are worth", "Robustness", "Calibration and the unknown", "Subgroup gaps"),
-        *("Decision rules of models that write", "Cost", "Labels that look wrong", "Some cells failed"),
-    )
-    assert [title for title in titles if title not in body] == []
+    sections = make_sections(read_study(runs, run_id).results)
+    assert [section.title for section in sections if section.title not in body] == []
+    assert len(sections) == 13 and "Some cells failed" in body
     assert "clip probe beats blip probe by 4.0 points of macro-F1." in body
     assert "/compare?runs=" in body and "&lt;i&gt;Items" in body  # what Plotly would read as HTML is escaped
     assert "NaN" not in body and "None" not in body
@@ -93,13 +96,10 @@ def test_the_body_is_drawn_anew_only_when_there_are_other_results(runs, store):
 
 @pytest.mark.parametrize("missing", [field.name for field in fields(Results)])
 def test_results_that_lack_a_part_leave_its_card_out(results, missing, runs):
-    from dashboard.pages.study_parts import first_cards, further_cards
-    from dashboard.studies import StoredStudy
-
-    kept = ("cells", "done", "settings", "categories", "catalogue")
-    empty = {name: None if name == missing and name not in kept else value for name, value in results.items()}
-    found = StoredStudy("s", "made", "RUNNING", 8, (), {}, empty)
-    assert "Cells in these results" in _text([first_cards(runs, found), further_cards(runs, found)])
+    study = StoredStudy("s", "made", "RUNNING", 8, (), {}, None)
+    lacking = read_results(json.dumps({"study": "s"}))
+    content = replace(results, **{missing: getattr(lacking, missing)})
+    assert "Cells in these results" in _text([first_cards(runs, study, content), further_cards(runs, study, content)])
 
 
 def test_results_that_are_half_written_are_none_yet(runs, store):
@@ -109,21 +109,8 @@ def test_results_that_are_half_written_are_none_yet(runs, store):
         (store / "results.json").write_text('{"rows": [')
         study.artifact(store / "results.json", "study")
     runs.refresh()
-    assert read_study(runs, study.run_id).results == {} and read_study(runs, "none") is None
+    assert read_study(runs, study.run_id).results is None and read_study(runs, "none") is None
     assert read_study(runs, run_id).name == "made"
-
-
-@pytest.mark.parametrize(
-    ("estimate", "form", "text"),
-    [
-        ({"value": 0.5, "low": 0.4, "high": 0.6}, ".2f", "0.50 (0.40 to 0.60)"),
-        ({"value": -0.01, "low": None, "high": None}, "+.1%", "-1.0%"),
-        ({"value": None, "low": None, "high": None}, ".3f", "–"),
-        (None, ".3f", "–"),
-    ],
-)
-def test_figures_with_and_without_interval(estimate, form, text):
-    assert shown(estimate, form) == text
 
 
 def test_several_runs_are_shown_side_by_side():
@@ -131,19 +118,24 @@ def test_several_runs_are_shown_side_by_side():
     assert runs_address(list("abcdefgh")) == "/compare?runs=a,b,c,d,e,f"
 
 
-def test_figures_draw_what_the_results_hold(results):
-    estimate = {"value": 0.5, "low": None, "high": None}
-    forest = intervals([("clip probe", estimate), ("x <b>", {"value": 0.1, "low": 0.0, "high": 0.3})], "f", zero=True)
+def test_figures_show_what_the_results_hold(results):
+    estimate, other = Estimate(0.5, NAN, NAN), Estimate(0.1, 0.0, 0.3)
+    forest = intervals(IntervalPlot("", "f", (("clip probe", estimate), ("x <b>", other)), differences=True))
     assert list(forest.data[0].error_x.array) == pytest.approx([0, 0.2])
     assert list(forest.data[0].y) == ["clip probe", "x &lt;b&gt;"] and len(forest.layout.shapes) == 1
-    coloured = intervals([("git", estimate), ("other", estimate), ("git probe", estimate)], "f")
+    coloured = intervals(IntervalPlot("", "f", tuple((label, estimate) for label in ("git", "other", "git probe"))))
     assert [list(trace.y) for trace in coloured.data] == [["git", "git probe"], ["other"]]
     assert list(coloured.layout.yaxis.categoryarray) == ["git", "other", "git probe"]
-    leak = leak_dumbbells(results["leak"])
-    assert [list(trace.x) for trace in leak.data if trace.name == "study (leaks)"] == [[0.8] * 4] * 2
-    heat = drops(results["robustness"]).data[0]
+    leak = leak_dumbbells(results.leak)
+    assert [list(trace.x) for trace in leak.data if trace.name == "original (leaks)"] == [[0.8] * 4] * 2
+    heat = drops(results.robustness).data[0]
     assert heat.z.tolist() == [[0.1, -0.01]] * 2 and heat.zmin == -0.01
-    assert [list(trace.x) for trace in risk_curves(results["calibration"]).data] == [[0.5, 1.0]] * 2
-    lines = faithfulness_curves(results["faithfulness"]).data
+    assert [list(trace.x) for trace in risk_curves(results.calibration).data] == [[0.5, 1.0]] * 2
+    lines = faithfulness_curves(results.faithfulness).data
     assert len(lines) == 6 and list(lines[0].y) == [0.9, 0.2]
     assert {trace.line.color for trace in lines if trace.name == "random"} == {"#8A8F98"}
+
+
+def test_every_plot_of_the_report_is_a_figure(results):
+    plots = [plot for section in make_sections(results) for plot in section.plots]
+    assert len(plots) == 9 and all(len(make_figure(plot).data) for plot in plots)

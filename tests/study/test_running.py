@@ -61,12 +61,12 @@ def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path
     outcome = run_study(config, stocked)
     reader, results = RunReader(), outcome.results
     children = reader.children(outcome.run_id)
-    assert (len(children), results.done, results.cells) == (4, 4, 4)
+    assert (len(children), results.cells_finished, results.cells_planned) == (4, 4, 4)
     assert set(children["status"]) == {"FINISHED"}
-    (probe,) = [row for row in results.rows if row.configuration == "clip/probe/classify/holdout"]
+    (probe,) = [row for row in results.scores if row.configuration == "clip/probe/classify/holdout"]
     scores = [reader.metrics(run_id)["test_macro_f1"] for run_id in probe.run_ids]
     assert probe.macro_f1.value == pytest.approx(scores[0])
-    assert {row.label for row in results.rows if row.kind == "baseline"} >= {
+    assert {row.label for row in results.scores if row.kind == "baseline"} >= {
         "HOG + colour",
         "majority",
         "nearest class mean, clip features",
@@ -76,10 +76,10 @@ def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path
     assert {row.label for row in results.leak} == {"HOG + colour", "clip probe"}
     html = reader.text(outcome.run_id, "study/report.html")
     assert f"{probe.macro_f1.value:.3f}" in html
-    assert all(run_id in html for row in results.rows for run_id in row.run_ids)
+    assert all(run_id in html for row in results.scores for run_id in row.run_ids)
     assert "<script" not in html and 'src="http' not in html
     kept = json.loads(reader.text(outcome.run_id, "study/results.json"))
-    assert kept["done"] == 4
+    assert kept["cells_finished"] == 4
     assert reader.text(outcome.run_id, "study/report.md").startswith("# Study demo")
 
 
@@ -131,7 +131,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, stocke
         ),
         stocked,
     )
-    (probe,) = [row for row in outcome.results.rows if row.configuration == "clip/probe/classify/holdout"]
+    (probe,) = [row for row in outcome.results.scores if row.configuration == "clip/probe/classify/holdout"]
     assert probe.macro_f1.value == alone.evaluation.macro_f1.value
 
 

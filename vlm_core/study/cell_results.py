@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.study.measurements import FOLDER
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
+from vlm_core.study.results_json import read_json
 from vlm_core.tracking.reader import RunReader
 
 if TYPE_CHECKING:
@@ -27,19 +27,19 @@ class CellResult:
 
     cell: Cell
     run_id: str
-    facts: Mapping[str, Any]  # its row of RunReader.runs
+    row: Mapping[str, Any]  # of RunReader.runs
     evaluation: Evaluation
     validation: Predictions
-    measured: Path  # folder of measurements, which may lack
+    folder: Path  # of measurements; may be missing
 
-    def json(self, name: str) -> Any:
-        """A measurement, or None where it was not made."""
-        path = self.measured / f"{name}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+    def measurement(self, name: str, kind: Any) -> Any:
+        """Return a measurement as a value of type `kind`, or None where it was not made."""
+        path = self.folder / f"{name}.json"
+        return read_json(kind, path.read_text()) if path.exists() else None
 
-    def answers(self, name: str) -> Predictions | None:
-        """Answers that were kept under that name, or None."""
-        path = self.measured / f"{name}.npz"
+    def predictions(self, name: str) -> Predictions | None:
+        """Return predictions that were measured under this name, or None."""
+        path = self.folder / f"{name}.npz"
         return Predictions.read(path) if path.exists() else None
 
 
@@ -48,54 +48,52 @@ class CellResults:
     """All finished cells of a study."""
 
     plan: StudyPlan
-    trials: tuple[CellResult, ...]
+    cells: tuple[CellResult, ...]
 
     @cached_property
     def by_configuration(self) -> dict[str, list[CellResult]]:
-        """The trials of each configuration, by seed, in the plan's order."""
-        found: dict[str, list[CellResult]] = defaultdict(list)
-        for trial in self.trials:
-            found[trial.cell.configuration].append(trial)
-        return dict(found)
+        """The cells of each configuration, one per seed, in the plan's order."""
+        seeds: dict[str, list[CellResult]] = defaultdict(list)
+        for result in self.cells:
+            seeds[result.cell.configuration].append(result)
+        return dict(seeds)
 
     def main(self, protocol: str) -> dict[str, list[CellResult]]:
-        """Label -> trials of the configurations that are compared most closely."""
+        """Return label -> cells of the main configurations (see `StudyPlan.is_main`) under a protocol."""
         return {
-            trials[0].cell.label: trials
-            for trials in self.by_configuration.values()
-            if self.plan.is_main(trials[0].cell) and trials[0].cell.protocol == protocol
+            seeds[0].cell.label: seeds
+            for seeds in self.by_configuration.values()
+            if self.plan.is_main(seeds[0].cell) and seeds[0].cell.protocol == protocol
         }
 
     def mechanisms(self) -> dict[str, list[CellResult]]:
-        """Mechanism -> trials of the ablation."""
+        """Return mechanism -> cells of the ablation."""
         return {
-            trials[0].cell.label: trials
-            for trials in self.by_configuration.values()
-            if trials[0].cell.model == MECHANISM
+            seeds[0].cell.label: seeds for seeds in self.by_configuration.values() if seeds[0].cell.model == MECHANISM
         }
 
 
 def read_cell_results(parent: str, plan: StudyPlan, folder: Path) -> CellResults:
-    """The finished cells of the study whose run is `parent`; artifacts are copied into `folder`."""
+    """Read the finished cells of the study whose run is `parent`; artifacts are copied into `folder`."""
     reader = RunReader()
     children = reader.children(parent)
-    found = []
+    results = []
     for cell in plan.cells:
         runs = children[(children["name"] == cell.key) & (children["status"] == "FINISHED")]
         if len(runs):
             row = runs.iloc[0]
-            found.append(_read_trial(reader, cell, row, folder / str(row["run_id"])))
-    return CellResults(plan, tuple(found))
+            results.append(_read_cell_result(reader, cell, row, folder / str(row["run_id"])))
+    return CellResults(plan, tuple(results))
 
 
-def _read_trial(reader: RunReader, cell: Cell, row: pd.Series[Any], folder: Path) -> CellResult:
+def _read_cell_result(reader: RunReader, cell: Cell, row: pd.Series[Any], folder: Path) -> CellResult:
     run_id = str(row["run_id"])
     folder.mkdir(parents=True)
     try:
         measured = reader.artifact(run_id, FOLDER, folder)
     except UserError:
         measured = folder / FOLDER
-    facts = {str(name): value for name, value in row.items()}
+    values = {str(name): value for name, value in row.items()}
     return CellResult(
-        cell, run_id, facts, reader.evaluation(run_id), reader.predictions(run_id, "validation"), measured
+        cell, run_id, values, reader.evaluation(run_id), reader.predictions(run_id, "validation"), measured
     )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from vlm_core.attention.faithfulness import Faithfulness
+from vlm_core.attention.statistics import LayerStatistics
 from vlm_core.config import STUDY, Config
 from vlm_core.data import Data, words
+from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.evaluation import Evaluation, evaluate
 from vlm_core.evaluation.leak import CategoryLeak
@@ -20,12 +24,11 @@ from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import over_seeds
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results
-from vlm_core.study.plan import BASELINE, MECHANISM, Cell, StudyPlan
+from vlm_core.study.plan import BASELINE, MECHANISM, StudyPlan
+from vlm_core.study.robustness import Robustness
 
-if TYPE_CHECKING:
-    from vlm_core.evaluation.bootstrap import Estimate
-
-FEATURES_OF_SIMPLE: Final = "features"
+MAJORITY: Final = "majority"  # the simple baseline that needs no features
+Configurations = Mapping[str, Sequence[CellResult]]  # label -> cells, one per seed
 
 
 def collect(
@@ -36,15 +39,17 @@ def collect(
     data: Data,
     failed: Mapping[str, str],
     *,
-    whole: bool = True,
+    interim: bool = False,
 ) -> results.Results:
-    """The results of the cells that have finished so far; not `whole`, without what takes more than moments."""
+    """Return the results of the cells that have finished; `interim` ones lack what takes more than moments."""
     from vlm_core.study.suspects import find_suspects
     from vlm_core.tracking.tags import machine_tags
 
     with tempfile.TemporaryDirectory() as temporary:
-        trials = read_cell_results(parent, plan, Path(temporary))
-        main = trials.main("holdout")
+        cells = read_cell_results(parent, plan, Path(temporary))
+        main = cells.main("holdout")
+        audited = "labels" in plan.parts and not interim
+        first = {label: seeds[0] for label, seeds in main.items()}
         return results.Results(
             study=name,
             run_id=parent,
@@ -52,245 +57,263 @@ def collect(
             machine=machine_tags(),
             catalogue=data.catalogue.name,
             categories=data.split.categories,
-            cells=len(plan.cells),
-            done=len(trials.trials),
+            cells_planned=len(plan.cells),
+            cells_finished=len(cells.cells),
             failed=dict(failed),
-            rows=(*_rows(trials), *_simple_rows(trials)),
-            pairs=(*_pairs("families", main), *_pairs("mechanisms", trials.mechanisms())) if whole else (),
-            leak=tuple(_leak(main, trials.main("study"))),
-            robustness=tuple(_robustness(main)),
-            calibration=tuple(_calibration(main)),
-            gaps=tuple(_gaps(main, data, words(config.attributes))) if whole else (),
-            rules=tuple(_rules(trials)),
-            cost=_costs(main, data, config) if whole and "cost" in plan.parts else (),
-            labels=find_suspects(_first_answers(main), data, config) if whole and "labels" in plan.parts else None,
-            faithfulness={label: found for label, each in main.items() if (found := each[0].json("faithfulness"))},
-            mechanism={label: found for label, each in main.items() if (found := each[0].json("mechanism"))},
+            scores=(*score_rows(cells), *simple_baseline_rows(cells)),
+            pairs=() if interim else (*pair_rows("families", main), *pair_rows("mechanisms", cells.mechanisms())),
+            leak=leak_rows(main, cells.main("study")),
+            robustness=robustness_rows(main),
+            calibration=calibration_rows(main),
+            gaps=() if interim else gap_rows(main, data, words(config.attributes)),
+            decoding=decoding_rows(cells),
+            cost=_cost_rows(main, data, config) if "cost" in plan.parts and not interim else (),
+            label_audit=find_suspects(_predictions(first), data, config) if audited else None,
+            faithfulness=_measured(first, "faithfulness", Faithfulness),
+            layers=_measured(first, "mechanism", tuple[LayerStatistics, ...]),
         )
 
 
-def _first_answers(cells: Mapping[str, Sequence[CellResult]]) -> dict[str, Predictions]:
-    return {label: trials[0].evaluation.predictions for label, trials in cells.items()}
+def _predictions(cells: Mapping[str, CellResult]) -> dict[str, Predictions]:
+    return {label: cell.evaluation.predictions for label, cell in cells.items()}
 
 
-def _rows(trials: CellResults) -> list[results.ScoreRow]:
-    return [_row(each[0].cell, each, [trial.evaluation for trial in each]) for each in trials.by_configuration.values()]
+def _measured(cells: Mapping[str, CellResult], name: str, kind: Any) -> dict[str, Any]:
+    measurements = {label: cell.measurement(name, kind) for label, cell in cells.items()}
+    return {label: measurement for label, measurement in measurements.items() if measurement}
 
 
-def _simple_rows(trials: CellResults) -> list[results.ScoreRow]:
-    """Rules on frozen features, whose answers the probes' runs keep; the commonest category needs no features."""
+def _run_ids(cells: Sequence[CellResult]) -> tuple[str, ...]:
+    return tuple(cell.run_id for cell in cells)
+
+
+def score_rows(cells: CellResults) -> list[results.ScoreRow]:
+    """Return the scores of each configuration."""
+    return [_score_row(seeds, [cell.evaluation for cell in seeds]) for seeds in cells.by_configuration.values()]
+
+
+def simple_baseline_rows(cells: CellResults) -> list[results.ScoreRow]:
+    """Return the scores of the simple baselines on frozen features, whose predictions the probes' runs hold."""
     from vlm_core.models.simple_baselines import SIMPLE_BASELINES
 
     rows = []
     for name in SIMPLE_BASELINES:
-        for each in trials.by_configuration.values():
-            answers = [trial.answers(name) for trial in each]
-            kept = [given for given in answers if given is not None]
-            if len(kept) == len(each):
-                evaluations = [_scores(given, trial.evaluation) for given, trial in zip(kept, each, strict=True)]
-                rows.append(_row(each[0].cell, each, evaluations, simple=name))
-                if name == "majority":
+        for seeds in cells.by_configuration.values():
+            predictions = [each for cell in seeds if (each := cell.predictions(name)) is not None]
+            if len(predictions) == len(seeds):
+                evaluations = [
+                    _evaluate_like(each, cell.evaluation) for each, cell in zip(predictions, seeds, strict=True)
+                ]
+                rows.append(_score_row(seeds, evaluations, simple_baseline=name))
+                if name == MAJORITY:  # the same on every family's features
                     break
     return rows
 
 
-def _scores(answers: Predictions, like: Evaluation) -> Evaluation:
-    """The evaluation of answers on the products of another, whose intervals are not asked for."""
-    prior = np.array(like.natural.shares)
-    return evaluate(answers, pd.DataFrame(index=range(len(answers))), prior, resamples=100, seed=0)
+def _evaluate_like(predictions: Predictions, other: Evaluation) -> Evaluation:
+    """Evaluate predictions on the products of another evaluation; their intervals are not used."""
+    prior = np.array(other.natural.shares)
+    return evaluate(predictions, pd.DataFrame(index=range(len(predictions))), prior, resamples=100, seed=0)
 
 
-def _row(
-    cell: Cell, trials: Sequence[CellResult], evaluations: Sequence[Evaluation], simple: str = ""
+def _score_row(
+    seeds: Sequence[CellResult], evaluations: Sequence[Evaluation], simple_baseline: str = ""
 ) -> results.ScoreRow:
-    """A configuration's means; with `simple`, of the rule of that name on its features."""
+    """Return a configuration's means, or those of the simple baseline of that name on its features."""
 
-    def mean(read: Any) -> Estimate:
+    def mean(read: Callable[[Evaluation], float]) -> Estimate:
         return over_seeds([float(read(each)) for each in evaluations])
 
-    features = "" if simple == "majority" else f", {cell.model} {FEATURES_OF_SIMPLE}"
-    facts = trials[0].facts
-    kind = BASELINE if simple or cell.model == BASELINE else MECHANISM if cell.model == MECHANISM else "family"
+    cell = seeds[0].cell
+    features = "" if simple_baseline == MAJORITY else f", {cell.model} features"
+    is_baseline = bool(simple_baseline) or cell.model == BASELINE
     return results.ScoreRow(
-        configuration=f"{simple}/{cell.configuration}" if simple else cell.configuration,
-        label=f"{simple}{features}" if simple else cell.label,
+        configuration=f"{simple_baseline}/{cell.configuration}" if simple_baseline else cell.configuration,
+        label=f"{simple_baseline}{features}" if simple_baseline else cell.label,
         model=cell.model,
-        kind=kind,
+        kind=BASELINE if is_baseline else MECHANISM if cell.model == MECHANISM else "family",
         protocol=cell.protocol,
-        seeds=tuple(trial.cell.seed for trial in trials),
-        run_ids=tuple(trial.run_id for trial in trials),
+        seeds=tuple(each.cell.seed for each in seeds),
+        run_ids=_run_ids(seeds),
         test_products=evaluations[0].n,
         macro_f1=mean(lambda each: each.macro_f1.value),
         accuracy=mean(lambda each: each.accuracy.value),
         worst_recall=mean(lambda each: each.worst_recall.recall),
         natural_macro_f1=mean(lambda each: each.natural.macro_f1.value),
         per_category={
-            score.category: mean(lambda each, place=place: each.per_category[place].f1.value)
+            score.category: over_seeds([each.per_category[place].f1.value for each in evaluations])
             for place, score in enumerate(evaluations[0].per_category)
         },
-        weights=0 if simple else _whole(facts.get("tags.weights_total")),
-        weights_trained=0 if simple else _whole(facts.get("tags.weights_trained")),
-        train_seconds=0.0 if simple else _mean_seconds(trials),
+        weights=0 if simple_baseline else _count(seeds[0].row.get("tags.weights_total")),
+        weights_trained=0 if simple_baseline else _count(seeds[0].row.get("tags.weights_trained")),
+        train_seconds=0.0 if simple_baseline else _mean_seconds(seeds),
     )
 
 
-def _whole(text: Any) -> int:
+def _count(text: Any) -> int:
     return int(text) if isinstance(text, str) and text.isdigit() else 0
 
 
-def _mean_seconds(trials: Sequence[CellResult]) -> float:
-    seconds = [trial.facts.get("metrics.train_seconds", 0.0) for trial in trials]
+def _mean_seconds(seeds: Sequence[CellResult]) -> float:
+    seconds = [cell.row.get("metrics.train_seconds", 0.0) for cell in seeds]
     return float(np.nan_to_num(seconds).mean())
 
 
-def _pairs(group: str, cells: Mapping[str, Sequence[CellResult]]) -> list[results.Pair]:
-    """Every pair of the configurations, over the seeds that all of them have."""
+def pair_rows(group: str, configurations: Configurations) -> list[results.PairRow]:
+    """Compare every pair of the configurations, over the seeds that all of them have."""
     from vlm_core.evaluation.seed_comparison import compare_all, describe_comparison
 
-    shared = set.intersection(*({trial.cell.seed for trial in each} for each in cells.values())) if cells else set()
-    answers = {
-        label: [trial.evaluation.predictions for trial in each if trial.cell.seed in shared]
-        for label, each in cells.items()
+    if len(configurations) < 2:
+        return []
+    shared = set.intersection(*({cell.cell.seed for cell in seeds} for seeds in configurations.values()))
+    predictions = {
+        label: [cell.evaluation.predictions for cell in seeds if cell.cell.seed in shared]
+        for label, seeds in configurations.items()
     }
-    if not shared or len(cells) < 2:
+    if not shared:
         return []
     return [
-        results.Pair(group, a, b, test, describe_comparison(a, b, test))
-        for (a, b), test in compare_all(answers).items()
+        results.PairRow(group, a, b, test, describe_comparison(a, b, test))
+        for (a, b), test in compare_all(predictions).items()
     ]
 
 
-def _leak(
-    honest: Mapping[str, Sequence[CellResult]], leaking: Mapping[str, Sequence[CellResult]]
-) -> list[results.LeakRow]:
+def leak_rows(holdout: Configurations, original: Configurations) -> tuple[results.LeakRow, ...]:
+    """Compare both protocols for the configurations that ran under both."""
     from vlm_core.evaluation.leak import leak_comparison
 
-    def answers(trials: Sequence[CellResult]) -> list[Predictions]:
-        return [trial.evaluation.predictions for trial in trials]
+    def predictions(seeds: Sequence[CellResult]) -> list[Predictions]:
+        return [cell.evaluation.predictions for cell in seeds]
 
-    return [
+    return tuple(
         results.LeakRow(
             label=label,
-            run_ids=tuple(trial.run_id for trial in trials),
-            scores=leak_comparison(answers(honest[label]), answers(trials)),
-            leaks=_mean_leaks([each for trial in trials if (each := trial.json("leak"))]),
+            run_ids=_run_ids(seeds),
+            scores=leak_comparison(predictions(holdout[label]), predictions(seeds)),
+            leaks=_mean_leaks(
+                [leaks for cell in seeds if (leaks := cell.measurement("leak", tuple[CategoryLeak, ...]))]
+            ),
         )
-        for label, trials in leaking.items()
-        if label in honest
-    ]
-
-
-def _mean_leaks(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[CategoryLeak, ...]:
-    names = ("copied", "accuracy_copied", "accuracy_others", "right_by_copy")
-    return tuple(
-        CategoryLeak(
-            category=parts[0]["category"],
-            support=sum(part["support"] for part in parts),
-            **{name: _mean([part[name] for part in parts]) for name in names},
-        )
-        for parts in zip(*seeds, strict=True)
+        for label, seeds in original.items()
+        if label in holdout
     )
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    """The mean of what is known; nan where nothing is."""
-    known = [value for value in values if value is not None]
+def _mean_leaks(seeds: Sequence[Sequence[CategoryLeak]]) -> tuple[CategoryLeak, ...]:
+    return tuple(
+        CategoryLeak(
+            category=of_seeds[0].category,
+            support=sum(each.support for each in of_seeds),
+            copied=_mean([each.copied for each in of_seeds]),
+            accuracy_copied=_mean([each.accuracy_copied for each in of_seeds]),
+            accuracy_others=_mean([each.accuracy_others for each in of_seeds]),
+            right_by_copy=_mean([each.right_by_copy for each in of_seeds]),
+        )
+        for of_seeds in zip(*seeds, strict=True)
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the values that are known (not nan); nan where none is."""
+    known = [value for value in values if not isnan(value)]
     return float(np.mean(known)) if known else float("nan")
 
 
-def _robustness(cells: Mapping[str, Sequence[CellResult]]) -> list[results.RobustnessRow]:
+def robustness_rows(configurations: Configurations) -> tuple[results.RobustnessRow, ...]:
+    """Return each configuration's relative drops, for those where robustness was measured."""
     rows = []
-    for label, trials in cells.items():
-        found = [each for trial in trials if (each := trial.json("robustness"))]
-        if not found:
-            continue
-        names = list(found[0]["drops"])
-
-        def severities(name: str, found: list[Any] = found) -> tuple[float, float, float]:
-            drops = [[score["drop"] for score in each["scores"] if score["corruption"] == name] for each in found]
-            one, two, three = np.mean(drops, axis=0).tolist()
-            return one, two, three
-
-        rows.append(
-            results.RobustnessRow(
-                label=label,
-                run_ids=tuple(trial.run_id for trial in trials),
-                mean_drop=over_seeds([each["mean_drop"] for each in found]),
-                drops={name: over_seeds([each["drops"][name] for each in found]) for name in names},
-                by_severity={name: severities(name) for name in names},
+    for label, seeds in configurations.items():
+        measured: list[Robustness] = [each for cell in seeds if (each := cell.measurement("robustness", Robustness))]
+        if measured:
+            names = list(measured[0].drops)
+            rows.append(
+                results.RobustnessRow(
+                    label=label,
+                    run_ids=_run_ids(seeds),
+                    mean_drop=over_seeds([each.mean_drop for each in measured]),
+                    drops={name: over_seeds([each.drops[name] for each in measured]) for name in names},
+                    by_severity={name: _mean_by_severity(measured, name) for name in names},
+                )
             )
-        )
-    return rows
+    return tuple(rows)
 
 
-def _calibration(cells: Mapping[str, Sequence[CellResult]]) -> list[results.CalibrationRow]:
+def _mean_by_severity(seeds: Sequence[Robustness], corruption: str) -> tuple[float, float, float]:
+    drops = [[score.drop for score in each.scores if score.corruption == corruption] for each in seeds]
+    mild, middle, severe = np.mean(drops, axis=0).tolist()
+    return mild, middle, severe
+
+
+def calibration_rows(configurations: Configurations) -> tuple[results.CalibrationRow, ...]:
+    """Return each configuration's calibration, risk over coverage, and detection of unknown categories."""
+    return tuple(_calibration_row(label, seeds) for label, seeds in configurations.items())
+
+
+def _calibration_row(label: str, seeds: Sequence[CellResult]) -> results.CalibrationRow:
     from vlm_core.evaluation.selective import detect_unknown, measure_risk_coverage
     from vlm_core.evaluation.temperature import measure_scaling
 
-    rows = []
-    for label, trials in cells.items():
-        tested = [trial.evaluation.predictions for trial in trials]
-        scalings = [measure_scaling(trial.validation, each) for trial, each in zip(trials, tested, strict=True)]
-        curves = [measure_risk_coverage(each) for each in tested]
-        unknown = [trial.answers("unknown") for trial in trials]
-        found = [
-            detect_unknown(each.probabilities.max(axis=1), strange.probabilities.max(axis=1))
-            for each, strange in zip(tested, unknown, strict=True)
-            if strange is not None and len(strange)
-        ]
-        rows.append(
-            results.CalibrationRow(
-                label=label,
-                run_ids=tuple(trial.run_id for trial in trials),
-                temperature=over_seeds([each.temperature for each in scalings]),
-                ece=over_seeds([each.before.ece for each in scalings]),
-                ece_scaled=over_seeds([each.after.ece for each in scalings]),
-                nll=over_seeds([each.before.nll for each in scalings]),
-                nll_scaled=over_seeds([each.after.nll for each in scalings]),
-                aurc=over_seeds([each.aurc for each in curves]),
-                coverage=curves[0].coverage,
-                risk=curves[0].risk,
-                unknown=found[0].unknown if found else 0,
-                auroc_unknown=over_seeds([each.auroc.value for each in found]) if found else None,
-                auroc_products=found[0].auroc if found else None,
-            )
-        )
-    return rows
+    scalings = [measure_scaling(cell.validation, cell.evaluation.predictions) for cell in seeds]
+    curves = [measure_risk_coverage(cell.evaluation.predictions) for cell in seeds]
+    detections = [
+        detect_unknown(cell.evaluation.predictions.probabilities.max(axis=1), unknown.probabilities.max(axis=1))
+        for cell in seeds
+        if (unknown := cell.predictions("unknown")) is not None and len(unknown)
+    ]
+    return results.CalibrationRow(
+        label=label,
+        run_ids=_run_ids(seeds),
+        temperature=over_seeds([each.temperature for each in scalings]),
+        ece=over_seeds([each.before.ece for each in scalings]),
+        ece_scaled=over_seeds([each.after.ece for each in scalings]),
+        nll=over_seeds([each.before.nll for each in scalings]),
+        nll_scaled=over_seeds([each.after.nll for each in scalings]),
+        aurc=over_seeds([each.aurc for each in curves]),
+        coverage=curves[0].coverage,
+        risk=curves[0].risk,
+        unknown=detections[0].unknown if detections else 0,
+        auroc_unknown=over_seeds([each.auroc.value for each in detections]) if detections else None,
+        auroc_products=detections[0].auroc if detections else None,
+    )
 
 
-def _gaps(cells: Mapping[str, Sequence[CellResult]], data: Data, attributes: Sequence[str]) -> list[results.GapRow]:
+def gap_rows(configurations: Configurations, data: Data, attributes: Sequence[str]) -> tuple[results.GapRow, ...]:
+    """Return each configuration's gaps between the values of the catalogue's attributes."""
     from vlm_core.evaluation.gaps import measure_gaps
 
     products = data.catalogue.products.set_index("product_id")
     table = products[[name for name in attributes if name in products.columns]]
-    return [
-        results.GapRow(
-            label,
-            tuple(trial.run_id for trial in trials),
-            measure_gaps([trial.evaluation.predictions for trial in trials], table),
-        )
-        for label, trials in cells.items()
-    ]
+    return tuple(
+        results.GapRow(label, _run_ids(seeds), measure_gaps([cell.evaluation.predictions for cell in seeds], table))
+        for label, seeds in configurations.items()
+    )
 
 
-def _rules(trials: CellResults) -> list[results.RulesRow]:
+def decoding_rows(cells: CellResults) -> tuple[results.DecodingRow, ...]:
+    """Return the scores of each generative configuration by decoding rule."""
     rows = []
-    for each in trials.by_configuration.values():
-        found = [given for trial in each if (given := trial.json("rules"))]
-        if found:
-            rules = {name: _mean_rule([given[name] for given in found]) for name in found[0]}
-            rows.append(results.RulesRow(each[0].cell.label, tuple(trial.run_id for trial in each), rules))
-    return rows
+    for seeds in cells.by_configuration.values():
+        measured = [each for cell in seeds if (each := cell.measurement("rules", dict[str, DecodingScore]))]
+        if measured:
+            means = {rule: _mean_decoding([scores[rule] for scores in measured]) for rule in measured[0]}
+            rows.append(results.DecodingRow(seeds[0].cell.label, _run_ids(seeds), means))
+    return tuple(rows)
 
 
-def _mean_rule(scores: Sequence[Mapping[str, Any]]) -> DecodingScore:
-    names = ("accuracy", "macro_f1", "unknown_rate", "coverage", "covered_accuracy")
-    means = {name: _mean([score[name] for score in scores]) for name in names}
-    return DecodingScore(n=sum(score["n"] for score in scores), **means)
+def _mean_decoding(seeds: Sequence[DecodingScore]) -> DecodingScore:
+    covered = [each.covered_accuracy for each in seeds if each.covered_accuracy is not None]
+    return DecodingScore(
+        n=sum(each.n for each in seeds),
+        accuracy=_mean([each.accuracy for each in seeds]),
+        macro_f1=_mean([each.macro_f1 for each in seeds]),
+        unknown_rate=_mean([each.unknown_rate for each in seeds]),
+        coverage=_mean([each.coverage for each in seeds]),
+        covered_accuracy=_mean(covered),
+    )
 
 
-def _costs(cells: Mapping[str, Sequence[CellResult]], data: Data, config: Config) -> tuple[results.CostRow, ...]:
-    """Measured here, one after the other, when no cell is running any more."""
+def _cost_rows(configurations: Configurations, data: Data, config: Config) -> tuple[results.CostRow, ...]:
+    """Measure the first model of each configuration, one after the other, when no cell is running any more."""
     from vlm_core.benchmark.cost import measure_cost, pareto
     from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.registry import resolve
@@ -298,14 +321,15 @@ def _costs(cells: Mapping[str, Sequence[CellResult]], data: Data, config: Config
     threads = min(config.threads, os.cpu_count() or 1)
     pictures = data.catalogue.pictures.take(data.split.validation[:32])
     costs = {
-        label: measure_cost(load_categoriser(resolve(trials[0].run_id)), pictures, threads=threads)
-        for label, trials in cells.items()
+        label: measure_cost(load_categoriser(resolve(seeds[0].run_id)), pictures, threads=threads)
+        for label, seeds in configurations.items()
     }
     scores = {
-        label: float(np.mean([trial.evaluation.macro_f1.value for trial in trials])) for label, trials in cells.items()
+        label: float(np.mean([cell.evaluation.macro_f1.value for cell in seeds]))
+        for label, seeds in configurations.items()
     }
     front = pareto([(costs[label].p50_seconds, scores[label]) for label in costs])
     return tuple(
-        results.CostRow(label, cells[label][0].run_id, costs[label], scores[label], on_front)
+        results.CostRow(label, configurations[label][0].run_id, costs[label], scores[label], on_front)
         for label, on_front in zip(costs, front, strict=True)
     )

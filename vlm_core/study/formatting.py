@@ -1,51 +1,34 @@
-"""What a report is made of, and how its figures are written."""
+"""Numbers as a report writes them; a dash stands for what is not known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from math import isnan
+from typing import Final
 
 from vlm_core.evaluation.bootstrap import Estimate
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first column names the row."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+UNKNOWN: Final = "–"
 
 
-@dataclass(frozen=True)
-class Section:
-    """One part of the report; `says` are paragraphs, `figures` are SVG with a caption each."""
-
-    title: str
-    says: tuple[str, ...]
-    tables: tuple[Table, ...] = ()
-    figures: tuple[tuple[str, str], ...] = ()  # (caption, SVG)
+def format_number(value: float | None, form: str = ".3f") -> str:
+    """Return the number in a format of Python's."""
+    return UNKNOWN if value is None or isnan(value) else f"{value:{form}}"
 
 
-def share(value: float) -> str:
-    """A share as text; empty where it is not known."""
-    return "" if value != value else f"{value:.1%}"
+def format_estimate(estimate: Estimate | None, form: str = ".3f") -> str:
+    """Return the value and its interval, or the value alone where there is no interval."""
+    if estimate is None or isnan(estimate.value):
+        return UNKNOWN
+    if isnan(estimate.low) or isnan(estimate.high):
+        return f"{estimate.value:{form}}"
+    return f"{estimate.value:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
 
 
-def interval(value: Mapping[str, float]) -> str:
-    """An estimate read from JSON as text."""
-    return shown(Estimate(value["value"], value["low"], value["high"]))
-
-
-def shown(estimate: Estimate, *, signed: bool = False, percent: bool = False) -> str:
-    """A figure and its interval as text; without interval where there is none."""
-    form = "{:+.3f}" if signed else "{:.1%}" if percent else "{:.3f}"
-    value = form.format(estimate.value)
-    if estimate.low != estimate.low:
-        return value
-    return f"{value} ({form.format(estimate.low)} to {form.format(estimate.high)})"
+def format_count(count: int) -> str:
+    """Return the count with separators; 0 stands for one that is not known or does not apply."""
+    return f"{count:,}" if count else UNKNOWN
 
 
 def p_value(p: float | None) -> str:
-    """A p-value as text, a dash where nothing was tested."""
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    """Return a p-value as text, a dash where nothing was tested."""
+    return UNKNOWN if p is None or isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"

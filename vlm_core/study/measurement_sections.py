@@ -1,243 +1,299 @@
-"""Sections of a report that look closer at the models that were compared most closely."""
+"""Sections on what was measured on the main models, beyond their scores."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Final
 
-from vlm_core.study import svg_plots
-from vlm_core.study.formatting import Section, Table, interval, p_value, shown
-from vlm_core.study.results import Results
+from vlm_core.evaluation.gaps import Gap, ServedValue
+from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
+from vlm_core.study.report_contents import (
+    CostPlot,
+    FaithfulnessPlot,
+    RiskPlot,
+    RobustnessPlot,
+    RunLink,
+    Section,
+    Table,
+    TableCell,
+)
+from vlm_core.study.results import CostRow, Results, ScoreRow
 
-LABELS: Final = "Labels that look wrong"
+MOST_SUSPECTS: Final = 36  # to show as pictures
 
 
 def robustness(results: Results) -> Section | None:
-    """How much spoilt pictures cost."""
+    """Return the section on scores of corrupted pictures."""
     if not results.robustness:
         return None
-    names = list(results.robustness[0].drops)
-    rows = tuple(
-        (row.label, shown(row.mean_drop, percent=True), *(f"{row.drops[name].value:.1%}" for name in names))
+    corruptions = tuple(results.robustness[0].drops)
+    body = tuple(
+        (
+            RunLink(row.label, row.run_ids),
+            format_estimate(row.mean_drop, ".1%"),
+            *(format_number(row.drops[name].value, ".1%") for name in corruptions),
+        )
         for row in results.robustness
     )
-    figure = svg_plots.plot_severities({row.label: row.by_severity for row in results.robustness})
-    says = (
-        "Relative drop of test macro-F1 on spoilt pictures, mean over three severities and the seeds; none was trained "
-        "on. Below zero: better than on clean pictures.",
+    paragraph = (
+        "Relative drop of test macro-F1 on corrupted pictures, mean over three severities and the seeds. No model was "
+        "trained on these corruptions. Below zero: better than on clean pictures."
     )
-    table = Table("Relative drop", ("", "mean drop", *names), rows)
-    return Section("Robustness", says, (table,), (("Relative drop by severity", figure),))
+    return Section(
+        "robustness",
+        "Robustness",
+        (paragraph,),
+        plots=(RobustnessPlot("Relative drop by corruption and severity", results.robustness),),
+        tables=(Table("Relative drop", ("", "Mean drop", *corruptions), body),),
+    )
 
 
 def calibration(results: Results) -> Section | None:
-    """What probabilities are worth, and whether they tell the unknown."""
+    """Return the section on calibration, selective prediction and unknown categories."""
     if not results.calibration:
         return None
-    rows = tuple(
+    columns = (
+        *("", "Temperature", "ECE", "ECE, scaled", "NLL", "NLL, scaled", "AURC"),
+        *("AUROC, over seeds", "AUROC, over products", "Unknown products"),
+    )
+    body = tuple(
         (
-            row.label,
-            *(shown(each) for each in (row.temperature, row.ece, row.ece_scaled, row.nll, row.nll_scaled, row.aurc)),
-            *("" if each is None else shown(each) for each in (row.auroc_unknown, row.auroc_products)),
+            RunLink(row.label, row.run_ids),
+            *map(format_estimate, (row.temperature, row.ece, row.ece_scaled, row.nll, row.nll_scaled, row.aurc)),
+            format_estimate(row.auroc_unknown),
+            format_estimate(row.auroc_products),
+            format_count(row.unknown),
         )
         for row in results.calibration
     )
-    columns = (
-        "",
-        "temperature",
-        "ECE",
-        "ECE, scaled",
-        "NLL",
-        "NLL, scaled",
-        "AURC",
-        "AUROC over seeds",
-        "AUROC, one seed",
+    paragraph = (
+        "The temperature is fitted on validation (Guo et al. 2017). AURC is the area under the risk-coverage curve; "
+        "lower is better. AUROC: how well confidence separates products of known categories from products of "
+        "categories that no model was trained on; 0.5 is chance. Its first interval is over seeds, which all see the "
+        "same unknown products; the second is DeLong's over the products of one seed."
     )
-    says = (
-        "Temperature is fitted on validation (Guo et al. 2017). AURC is the area under the risk-coverage curve, lower "
-        "is better. AUROC is of telling, by confidence, products of known categories from "
-        f"{results.calibration[0].unknown} of categories that no model was trained on; 0.5 is guessing. Its first "
-        "interval is over seeds, which all see the same unknown products; the second is DeLong's over products, of "
-        "one seed.",
-    )
-    figure = svg_plots.plot_risk({row.label: (row.coverage, row.risk) for row in results.calibration})
     return Section(
-        "Calibration and the unknown",
-        says,
-        (Table("Means over seeds", columns, rows),),
-        (("Risk and coverage", figure),),
+        "calibration",
+        "Calibration and unknown categories",
+        (paragraph,),
+        plots=(RiskPlot("Risk over coverage, first seed", results.calibration),),
+        tables=(Table("Means over seeds", columns, body),),
     )
 
 
-def attention(results: Results) -> Section | None:
-    """Whether maps show what models go by, and what each layer's attention is like."""
-    if not results.faithfulness:
+def faithfulness(results: Results) -> Section | None:
+    """Return the section on attention maps and on each layer's attention."""
+    measured = results.faithfulness
+    if not measured:
         return None
-    curves = {
-        f"{label}: {name}": {each["map"]: (found["shares"], each[name]) for each in found["curves"]}
-        for label, found in results.faithfulness.items()
-        for name in ("deletion", "insertion")
-    }
-    n = next(iter(results.faithfulness.values()))["n"]
-    says = (
-        f"Maps of {n} test products of the first seed, by each family's own mechanism (raw) and weighted by gradients "
-        "(Chefer et al. 2021). Cells of a grid take the mean colour, most important first (deletion: low is good), "
-        "or come back (insertion: a high one is). Controls: a random order, nearness to the centre, and the map of "
-        "another picture.",
+    paragraph = (
+        f"Maps of {next(iter(measured.values())).n} test products of the first seed: each family's own attention (raw) "
+        "and attention weighted by gradients (Chefer et al. 2021). Grid cells are replaced by the mean colour, the "
+        "most important first (deletion: a small area is good), or restored (insertion: a large area is good). The "
+        "controls, in grey, are a random order, the distance from the centre, and the map of another picture."
     )
-    verdicts = tuple((each["verdict"],) for found in results.faithfulness.values() for each in found["comparisons"])
-    words = Table("In words", ("",), verdicts)
-    tables = (words, _area_table(results), _randomised_table(results), _mechanism_table(results))
-    figure = svg_plots.plot_curves(curves)
-    return Section("What attention maps are worth", says, tables, (("Deletion and insertion", figure),))
+    tables = (_area_table(results), _randomisation_table(results), _layer_table(results))
+    return Section(
+        "faithfulness",
+        "What attention maps are worth",
+        (paragraph,),
+        conclusions=tuple(each.verdict for model in measured.values() for each in model.comparisons),
+        plots=(FaithfulnessPlot("Deletion and insertion", measured),),
+        tables=tuple(table for table in tables if table.rows),
+    )
 
 
 def _area_table(results: Results) -> Table:
-    rows = tuple(
-        (f"{label}: {each['map']}", interval(each["deletion_area"]), interval(each["insertion_area"]))
-        for label, found in results.faithfulness.items()
-        for each in found["curves"]
+    body = tuple(
+        (label, curves.map, format_estimate(curves.deletion_area), format_estimate(curves.insertion_area))
+        for label, model in results.faithfulness.items()
+        for curves in model.curves
     )
-    return Table("Area under the curves, mean over pictures", ("", "deletion", "insertion"), rows)
+    return Table("Area under the curves, mean over pictures", ("", "Map", "Deletion", "Insertion"), body)
 
 
-def _randomised_table(results: Results) -> Table:
-    rows = tuple(
-        (f"{label}: {each['method']}", interval(each["correlation"]))
-        for label, found in results.faithfulness.items()
-        for each in found["randomised"]
+def _randomisation_table(results: Results) -> Table:
+    body = tuple(
+        (label, check.method, format_estimate(check.correlation))
+        for label, model in results.faithfulness.items()
+        for check in model.randomised
     )
-    return Table("Likeness to the map of shuffled weights (Adebayo et al. 2018)", ("", "Spearman's correlation"), rows)
+    title = "Similarity to the map of randomised weights (Adebayo et al. 2018)"
+    return Table(title, ("", "Map", "Spearman's correlation"), body)
 
 
-def _mechanism_table(results: Results) -> Table:
-    names = ("relative_entropy", "distance_share", "class_share", "product_share", "product_area", "head_diversity")
-    rows = tuple(
+def _layer_table(results: Results) -> Table:
+    columns = (
+        *("", "Layer", "Queries", "Entropy, nats", "Entropy (1: uniform)", "Distance, patches", "Distance / side"),
+        *("On class token", "On product", "Product's area", "Head diversity"),
+    )
+    body = tuple(
         (
-            f"{label}: {layer['name']}, {layer['kind']}",
-            *("" if layer[name] is None else f"{layer[name]:.3f}" for name in names),
+            label,
+            layer.name,
+            layer.kind,
+            *(
+                format_number(value)
+                for value in (
+                    layer.entropy,
+                    layer.relative_entropy,
+                    layer.distance_patches,
+                    layer.distance_share,
+                    layer.class_share,
+                    layer.product_share,
+                    layer.product_area,
+                    layer.head_diversity,
+                )
+            ),
         )
-        for label, layers in results.mechanism.items()
+        for label, layers in results.layers.items()
         for layer in layers
     )
-    columns = (
-        "entropy (1: even)",
-        "distance (share of side)",
-        "on the class token",
-        "on the product",
-        "product's area",
-    )
-    return Table("Each layer's attention", ("", *columns, "head diversity"), rows)
+    return Table("Attention of each layer", columns, body)
 
 
 def gaps(results: Results) -> Section | None:
-    """How unequally products are served."""
+    """Return the section on differences between subgroups of products."""
     if not results.gaps:
         return None
-    gaps = tuple(
-        (
-            f"{row.label}: {gap.attribute}",
-            f"{gap.best} − {gap.worst}",
-            shown(gap.accuracy_gap),
-            p_value(gap.p_holm),
-            p_value(gap.p_within_categories),
-        )
-        for row in results.gaps
-        for gap in row.gaps
-        if gap.best
+    paragraph = (
+        "Accuracy of an attribute's best value less that of its worst. Each product counts once over the seeds; values "
+        "with fewer than 20 products are marked * and left out of the gap. Subgroups contain different categories, "
+        "some harder than others: the last p-value tests the gap that is left within categories."
     )
-    values = tuple(
-        (
-            f"{row.label}: {gap.attribute} {value.value or 'not given'}" + (" (thin)" if value.thin else ""),
-            f"{value.n:,}",
-            shown(value.accuracy),
-            f"{value.macro_f1:.3f}",
-        )
-        for row in results.gaps
-        for gap in row.gaps
-        for value in gap.values
-    )
-    says = (
-        "Accuracy of the best served value less that of the worst. Each product counts once over the seeds; values "
-        "with fewer than 20 products are thin and left out. Subgroups hold different categories, some harder than "
-        "others: the last p-value is of a difference that is left within categories.",
-    )
-    columns = ("", "best and worst", "gap (95 %)", "p, Holm", "p within categories")
-    tables = (Table("Gaps", columns, gaps), Table("Values", ("", "n", "accuracy (95 %)", "macro-F1"), values))
-    return Section("Subgroup gaps", says, tables)
-
-
-def labels(results: Results) -> Section | None:
-    """Products whose label looks wrong."""
-    labels = results.labels
-    if labels is None:
-        return None
-    counts = Counter(suspect.given for suspect in labels.suspects)
-    without = tuple(
-        (label, f"{each.left_out}", shown(each.before), shown(each.after)) for label, each in labels.without.items()
-    )
-    says = (
-        f"Confident learning (Northcutt et al. 2021) on out-of-fold probabilities of a logistic regression over frozen "
-        f"features of {labels.encoder} (macro-F1 {labels.macro_f1:.3f}): of {labels.audited:,} products "
-        f"{len(labels.suspects):,} have a label that looks wrong. They are candidates, not errors: what is hard looks "
-        "wrong, and a category of price, such as Free Items, does by construction. Macro-F1 may rise without them even "
-        "where every label is right. `labels.csv` lists all; the worst are shown.",
-    )
-    columns = ("", "left out", "all", "without those")
+    rows = [(row, gap) for row in results.gaps for gap in row.gaps]
+    gap_columns = ("", "Attribute", "Best and worst", "Gap of accuracy", "p, Holm", "p within categories")
+    value_columns = ("", "Attribute", "Value", "Products", "Accuracy", "Macro-F1")
     tables = (
-        Table("Test macro-F1 of the first seed", columns, without),
-        Table("Suspects, by given category", ("", "products"), tuple((n, f"{c:,}") for n, c in counts.most_common())),
-    )
-    return Section(LABELS, says, tables)
-
-
-def rules(results: Results) -> Section | None:
-    """Ways from written text to a category."""
-    if not results.rules:
-        return None
-    rows = tuple(
-        (
-            f"{row.label}: {name}",
-            *(f"{each:.3f}" for each in (rule.macro_f1, rule.accuracy)),
-            *(
-                "" if each is None else f"{each:.1%}"
-                for each in (rule.unknown_rate, rule.coverage, rule.covered_accuracy)
+        Table("Gaps", gap_columns, tuple((RunLink(row.label, row.run_ids), *_gap_cells(gap)) for row, gap in rows)),
+        Table(
+            "Values",
+            value_columns,
+            tuple(
+                (RunLink(row.label, row.run_ids), gap.attribute, *_value_cells(value))
+                for row, gap in rows
+                for value in gap.values
             ),
+        ),
+    )
+    return Section("gaps", "Subgroup gaps", (paragraph,), tables=tables)
+
+
+def _gap_cells(gap: Gap) -> tuple[str, ...]:
+    return (
+        gap.attribute,
+        f"{gap.best}, {gap.worst}" if gap.best else UNKNOWN,
+        format_estimate(gap.accuracy_gap, ".1%"),
+        p_value(gap.p_holm),
+        p_value(gap.p_within_categories),
+    )
+
+
+def _value_cells(value: ServedValue) -> tuple[str, ...]:
+    return (
+        (value.value or "not given") + "*" * value.thin,
+        f"{value.n:,}",
+        format_estimate(value.accuracy, ".1%"),
+        format_number(value.macro_f1),
+    )
+
+
+def decoding(results: Results) -> Section | None:
+    """Return the section on ways from a generative model to a category."""
+    if not results.decoding:
+        return None
+    body = tuple(
+        (
+            RunLink(row.label, row.run_ids),
+            rule,
+            *map(format_number, (score.macro_f1, score.accuracy)),
+            *(format_number(each, ".1%") for each in (score.unknown_rate, score.coverage, score.covered_accuracy)),
         )
-        for row in results.rules
-        for name, rule in row.rules.items()
+        for row in results.decoding
+        for rule, score in row.scores.items()
     )
-    columns = ("", "macro-F1", "accuracy", "unknown", "coverage", "right of the covered")
-    says = (
-        "Models that learnt to write the category's name, asked in several ways; an Unknown Category counts as wrong.",
+    columns = ("", "Decoding", "Macro-F1", "Accuracy", "Unknown", "Coverage", "Accuracy of the covered")
+    paragraph = (
+        "Models trained to write the category's name, decoded in several ways. An Unknown Category counts as incorrect."
     )
-    return Section("Decision rules of models that write", says, (Table("Means over seeds", columns, rows),))
+    table = Table("Means over seeds", columns, body)
+    return Section("decoding", "Decoding of generative models", (paragraph,), tables=(table,))
 
 
 def cost(results: Results) -> Section | None:
-    """What an answer costs, and who is worth it."""
+    """Return the section on the cost of a prediction."""
     if not results.cost:
         return None
-    trained = {row.label: row for row in results.rows if row.protocol == "holdout"}
-    rows = tuple(
-        (
-            row.label,
-            f"{row.macro_f1:.3f}",
-            f"{row.cost.weights:,}",
-            f"{trained[row.label].weights_trained:,}",
-            "" if row.cost.flops is None else f"{row.cost.flops / 1e9:.3f}",
-            f"{1000 * row.cost.p50_seconds:.1f} / {1000 * row.cost.p95_seconds:.1f}",
-            f"{row.cost.pictures_a_second:.0f}",
-            f"{row.cost.peak_mib:.0f}",
-            f"{trained[row.label].train_seconds:.0f}",
-            "yes" if row.on_front else "",
-        )
-        for row in results.cost
+    scores = {row.label: row for row in results.scores if row.protocol == "holdout"}
+    columns = (
+        *("", "Macro-F1", "Weights", "Trained", "GFLOP per image", "p50, ms", "p95, ms", "Images per second, batch 32"),
+        *("Peak MiB above the model", "Training, s", "On the Pareto front"),
     )
-    columns = ("", "macro-F1", "weights", "trained", "GFLOP a picture", "p50 / p95, ms", "pictures a second at 32")
-    figure = svg_plots.plot_costs(
-        [(row.label, row.cost.p50_seconds, row.macro_f1, row.on_front) for row in results.cost]
+    paragraph = (
+        f"Latency of one image with {results.cost[0].cost.threads} threads, measured one model after the other with "
+        "nothing else running. On the Pareto front (filled): no other model is both faster and better."
     )
-    says = (f"Threads: {results.cost[0].cost.threads}. Measured one after the other, with no run beside them.",)
-    table = Table("Cost of an answer", (*columns, "peak MiB over the model", "train s", "on the front"), rows)
-    return Section("Cost", says, (table,), (("Score against latency", figure),))
+    body = tuple(_cost_cells(row, scores.get(row.label)) for row in results.cost)
+    return Section(
+        "cost",
+        "Cost",
+        (paragraph,),
+        plots=(CostPlot("Macro-F1 against latency", results.cost),),
+        tables=(Table("Cost of a prediction", columns, body),),
+    )
+
+
+def _cost_cells(row: CostRow, score: ScoreRow | None) -> tuple[TableCell, ...]:
+    cost = row.cost
+    return (
+        RunLink(row.label, (row.run_id,)),
+        format_number(row.macro_f1),
+        format_count(cost.weights),
+        format_count(score.weights_trained if score else 0),
+        format_number(None if cost.flops is None else cost.flops / 1e9),
+        format_number(1000 * cost.p50_seconds, ".1f"),
+        format_number(1000 * cost.p95_seconds, ".1f"),
+        format_number(cost.pictures_a_second, ".0f"),
+        format_number(cost.peak_mib, ".0f"),
+        format_number(score.train_seconds if score else None, ".0f"),
+        "yes" if row.on_front else "",
+    )
+
+
+def label_audit(results: Results) -> Section | None:
+    """Return the section on products whose label looks wrong."""
+    audit = results.label_audit
+    if audit is None:
+        return None
+    counts = Counter(suspect.label for suspect in audit.suspects)
+    without = tuple(
+        (label, f"{each.left_out:,}", format_estimate(each.before), format_estimate(each.after))
+        for label, each in audit.without.items()
+    )
+    paragraphs = (
+        f"{len(audit.suspects):,} of {audit.audited:,} products have a label that looks wrong, by confident learning "
+        "(Northcutt et al. 2021) on out-of-fold probabilities of a logistic regression over frozen features of "
+        f"{audit.encoder} (macro-F1 {audit.macro_f1:.3f}).",
+        "They are candidates, not errors: hard products look wrong too, and so does a category of price such as Free "
+        "Items. Macro-F1 without them may rise even where every label is right. The report's file `labels.csv` lists "
+        "all of them; the most suspicious are shown here.",
+    )
+    tables = (
+        Table(
+            "Test macro-F1 of the first seed",
+            ("", "Left out", "All products", "Without the suspects"),
+            without,
+        ),
+        Table(
+            "Suspects by label",
+            ("Label", "Products"),
+            tuple((name, f"{count:,}") for name, count in counts.most_common()),
+        ),
+    )
+    return Section(
+        "label_audit",
+        "Labels that look wrong",
+        paragraphs,
+        tables=tuple(table for table in tables if table.rows),
+        suspects=audit.suspects[:MOST_SUSPECTS],
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from vlm_core.config import Config
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
-from vlm_core.study.results import plain
+from vlm_core.study.results_json import to_json
 
 FOLDER: Final = "study"  # of a run's artifacts
 MOST_UNKNOWN: Final = 500  # products of categories that no model was trained on
@@ -52,7 +51,7 @@ class Trained:
 
     def keep(self, name: str, result: Any) -> None:
         """Write a result of plain values as JSON."""
-        text = json.dumps(plain(result), allow_nan=False)
+        text = to_json(result)
         write_atomically(self.folder / f"{name}.json", lambda file: file.write(text.encode()))
 
 

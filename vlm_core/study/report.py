@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,38 +14,38 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vlm_core.data import Data
-from vlm_core.study.formatting import Section
-from vlm_core.study.measurement_sections import LABELS
 from vlm_core.study.measurements import FOLDER
+from vlm_core.study.report_contents import Section, cell_texts
 from vlm_core.study.results import FILE, Results, Suspect
+from vlm_core.study.results_json import results_to_json
 from vlm_core.study.sections import make_sections
+from vlm_core.study.svg_plots import plot_svg
 
 if TYPE_CHECKING:
     from vlm_core.tracking.writer import RunWriter
 
 TEMPLATE: Final = Path(__file__).with_name("report.html")
-MOST_IN_GALLERY: Final = 36
 
 
 def write_report(run: RunWriter, results: Results, data: Data) -> None:
-    """Nothing; `report.html`, `report.md`, `results.json` and `labels.csv` are in `study` of the run's artifacts."""
+    """Write `report.html`, `report.md`, `results.json` and `labels.csv` into `study` of the run's artifacts."""
     sections = make_sections(results)
     texts = {
         "report.html": render_html(results, sections, data),
         "report.md": render_markdown(results, sections),
-        FILE: results.to_json(),
+        FILE: results_to_json(results),
     }
-    if results.labels:
-        texts["labels.csv"] = _as_csv(results.labels.suspects)
-    _keep(run, texts)
+    if results.label_audit:
+        texts["labels.csv"] = _as_csv(results.label_audit.suspects)
+    _write(run, texts)
 
 
-def write_results(run: RunWriter, results: Results) -> None:
-    """Nothing; `results.json` is in `study` of the run's artifacts, for those who watch the study run."""
-    _keep(run, {FILE: results.to_json()})
+def write_interim_results(run: RunWriter, results: Results) -> None:
+    """Write `results.json` alone, for those who watch the study run."""
+    _write(run, {FILE: results_to_json(results)})
 
 
-def _keep(run: RunWriter, texts: Mapping[str, str]) -> None:
+def _write(run: RunWriter, texts: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in texts.items():
             (Path(folder) / name).write_text(text, encoding="utf-8", errors="surrogatepass")
@@ -53,7 +53,7 @@ def _keep(run: RunWriter, texts: Mapping[str, str]) -> None:
 
 
 def render_html(results: Results, sections: Sequence[Section], data: Data) -> str:
-    """The report as one file, with its figures and the pictures of the label audit in it."""
+    """Return the report as one file, with its plots and the suspects' pictures embedded."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -62,40 +62,43 @@ def render_html(results: Results, sections: Sequence[Section], data: Data) -> st
         title=_title(results),
         run_id=results.run_id,
         sections=sections,
-        gallery_of=LABELS,
-        gallery=_gallery(results, data),
+        svg=plot_svg,
+        texts=cell_texts,
+        picture=_picture_source(results, data),
     )
 
 
 def render_markdown(results: Results, sections: Sequence[Section]) -> str:
-    """The report's texts and tables."""
+    """Return the report's texts and tables as Markdown."""
     from vlm_core.tracking.card import markdown_table
 
     parts = [f"# {_title(results)}", f"Run {results.run_id}"]
     for section in sections:
-        parts += [f"## {section.title}", *section.says]
+        parts += [f"## {section.title}", *section.paragraphs]
+        if section.tiles:
+            tiles = [(tile.label, tile.value, tile.note) for tile in section.tiles]
+            parts.append(markdown_table(("", "", ""), tiles))
+        if section.failures:
+            parts.append("Some cells failed and are left out:")
+        parts += [_list(lines) for lines in (section.failures, section.conclusions) if lines]
         for table in section.tables:
-            parts += [f"### {table.title}", markdown_table(table.columns, table.rows)]
+            parts += [f"### {table.title}", markdown_table(table.columns, [cell_texts(row) for row in table.rows])]
     return "\n\n".join(parts) + "\n"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _title(results: Results) -> str:
     return f"Study {results.study}: {len(results.categories)} categories of {results.catalogue}"
 
 
-def _gallery(results: Results, data: Data) -> list[dict[str, str]]:
-    """The pictures whose label looks most wrong."""
-    if results.labels is None:
-        return []
-    ids = data.catalogue.products["product_id"].to_numpy(str)
+def _picture_source(results: Results, data: Data) -> Callable[[Suspect], str]:
+    """Return what gives the picture of a suspect as a data URI."""
+    ids = data.catalogue.products["product_id"].to_numpy(str) if results.label_audit else []
     rows = {product: row for row, product in enumerate(ids)}
-    return [
-        {
-            "source": _data_uri(data, rows[suspect.product_id]),
-            "says": f"{suspect.product_id}: {suspect.given}, perhaps {suspect.suggested}",
-        }
-        for suspect in results.labels.suspects[:MOST_IN_GALLERY]
-    ]
+    return lambda suspect: _data_uri(data, rows[suspect.product_id])
 
 
 def _data_uri(data: Data, row: int) -> str:

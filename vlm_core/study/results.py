@@ -1,13 +1,12 @@
-"""A study's results as plain values: what its report and the dashboard show, each figure with the runs behind it."""
+"""A study's results as plain values: what its report and the dashboard show, each number with the runs behind it."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
+from vlm_core.attention.faithfulness import Faithfulness
+from vlm_core.attention.statistics import LayerStatistics
 from vlm_core.benchmark.cost import Cost
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.decoding_scores import DecodingScore
@@ -16,7 +15,6 @@ from vlm_core.evaluation.label_audit import WithoutSuspects
 from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
 from vlm_core.evaluation.seed_comparison import SeedComparison
 
-SCHEMA: Final = 1
 FILE: Final = "results.json"  # in the folder `study` of the study's artifacts
 
 
@@ -43,24 +41,24 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairRow:
     """Two configurations compared over the same seeds and products."""
 
     group: str  # families or mechanisms: Holm's correction is over the pairs of one group
     a: str  # label
     b: str
     test: SeedComparison
-    words: str
+    conclusion: str  # in words
 
 
 @dataclass(frozen=True)
 class LeakRow:
-    """One model under both protocols, by category and, last, as a whole."""
+    """One model under both protocols: each category and, last, all of them."""
 
     label: str
-    run_ids: tuple[str, ...]  # under `study`
+    run_ids: tuple[str, ...]  # under the original protocol
     scores: tuple[ProtocolScore, ...]
-    leaks: tuple[CategoryLeak, ...]  # under `study`, means over seeds
+    leaks: tuple[CategoryLeak, ...]  # under the original protocol, means over seeds
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class RobustnessRow:
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """Calibration before and after temperature scaling, and what confidence is worth; means over seeds."""
+    """Calibration before and after temperature scaling, and selective prediction; means over seeds."""
 
     label: str
     run_ids: tuple[str, ...]
@@ -89,7 +87,7 @@ class CalibrationRow:
     coverage: tuple[float, ...]  # of the first seed's curve
     risk: tuple[float, ...]
     unknown: int  # products of categories that no model was trained on
-    auroc_unknown: Estimate | None  # of telling them by confidence, over seeds; None where there are none
+    auroc_unknown: Estimate | None  # of detecting them by confidence, over seeds; None where there are none
     auroc_products: Estimate | None  # of the first seed alone, with DeLong's interval over products
 
 
@@ -103,23 +101,23 @@ class GapRow:
 
 
 @dataclass(frozen=True)
-class RulesRow:
-    """Decision rules of one writing model, means over seeds."""
+class DecodingRow:
+    """One generative model's scores by each decoding rule, means over seeds."""
 
     label: str
     run_ids: tuple[str, ...]
-    rules: dict[str, DecodingScore]
+    scores: dict[str, DecodingScore]  # decoding rule -> its scores
 
 
 @dataclass(frozen=True)
 class CostRow:
-    """What one configuration's first model costs to ask."""
+    """The cost of a prediction by one configuration's first model."""
 
     label: str
     run_id: str
     cost: Cost
     macro_f1: float
-    on_front: bool  # no other is both cheaper (p50) and better
+    on_front: bool  # on the Pareto front: no other is both faster (p50) and better
 
 
 @dataclass(frozen=True)
@@ -127,26 +125,26 @@ class Suspect:
     """A product whose label looks wrong."""
 
     product_id: str
-    given: str
+    label: str
     suggested: str
-    score: float  # probability of the given category by models that did not learn from it
+    score: float  # out-of-fold probability of the label
     title: str
 
 
 @dataclass(frozen=True)
-class LabelRow:
-    """What the label audit found."""
+class LabelAuditResult:
+    """The outcome of the label audit."""
 
-    encoder: str  # family whose frozen features were looked at
-    audited: int
-    macro_f1: float  # of the models that look
+    encoder: str  # family whose frozen features were used
+    audited: int  # products
+    macro_f1: float  # of the auditing classifiers, out of fold
     suspects: tuple[Suspect, ...]  # the most suspicious first
     without: dict[str, WithoutSuspects]  # label of a configuration -> macro-F1 of its first seed
 
 
 @dataclass(frozen=True)
 class Results:
-    """All of a study that its report tells."""
+    """All results of a study."""
 
     study: str
     run_id: str
@@ -154,32 +152,17 @@ class Results:
     machine: dict[str, str]
     catalogue: str
     categories: tuple[str, ...]
-    cells: int
-    done: int
-    failed: dict[str, str]
-    rows: tuple[ScoreRow, ...]
-    pairs: tuple[Pair, ...]
+    cells_planned: int
+    cells_finished: int
+    failed: dict[str, str]  # key of a cell -> its error
+    scores: tuple[ScoreRow, ...]
+    pairs: tuple[PairRow, ...]
     leak: tuple[LeakRow, ...]
     robustness: tuple[RobustnessRow, ...]
     calibration: tuple[CalibrationRow, ...]
     gaps: tuple[GapRow, ...]
-    rules: tuple[RulesRow, ...]
+    decoding: tuple[DecodingRow, ...]
     cost: tuple[CostRow, ...]
-    labels: LabelRow | None
-    faithfulness: dict[str, Any]  # label -> what vlm_core.attention.faithfulness measured
-    mechanism: dict[str, Any]  # label -> what vlm_core.attention.statistics measured
-
-    def to_json(self) -> str:
-        """All of it as JSON text."""
-        return json.dumps({"schema": SCHEMA, **plain(self)}, allow_nan=False, ensure_ascii=False, indent=1)
-
-
-def plain(value: Any) -> Any:
-    """The value in terms of JSON: dataclasses as objects, None for what is not a number."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    label_audit: LabelAuditResult | None
+    faithfulness: dict[str, Faithfulness]  # label -> of its first seed's attention maps
+    layers: dict[str, tuple[LayerStatistics, ...]]  # label -> of each layer's attention, of its first seed

@@ -53,7 +53,7 @@ def run_study(config: Config, root: Path) -> StudyOutcome:
     """
     from vlm_core.attention.mechanisms import MECHANISMS
     from vlm_core.study.collecting import collect
-    from vlm_core.study.report import write_report, write_results
+    from vlm_core.study.report import write_interim_results, write_report
 
     plan = plan_study(config, tuple(MECHANISMS))
     name = config.study or config.preset
@@ -74,7 +74,7 @@ def run_study(config: Config, root: Path) -> StudyOutcome:
             left.discard(done.key)
             if left and not any(Cell.of(key).seed == Cell.of(done.key).seed for key in left):
                 # the dashboard shows it while the other seeds run
-                write_results(run, collect(run.run_id, name, plan, config, data, failed, whole=False))
+                write_interim_results(run, collect(run.run_id, name, plan, config, data, failed, interim=True))
         logger.info("Collecting the results ...")
         results = collect(run.run_id, name, plan, config, data, failed)
         write_report(run, results, data)

@@ -1,190 +1,235 @@
-"""A study's results as a report's sections: what each table and figure says, and what it does not."""
+"""A study's results as the sections of its report, for the HTML file and the dashboard alike."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Final
 
-from vlm_core.study import measurement_sections, svg_plots
-from vlm_core.study.formatting import Section, Table, p_value, share, shown
-from vlm_core.study.results import Results, ScoreRow
+from vlm_core.study import measurement_sections
+from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
+from vlm_core.study.report_contents import IntervalPlot, LeakPlot, RunLink, Section, Table, Tile
+from vlm_core.study.results import PairRow, Results, ScoreRow
+
+SIGNIFICANT: Final = 0.05
 
 
 def make_sections(results: Results) -> list[Section]:
-    """The sections that the results have something to say in, in the order of the report."""
+    """Return the sections that the results have content for, in the order of the report."""
     makers: tuple[Callable[[Results], Section | None], ...] = (
-        _protocol,
+        _overview,
         _scores,
         _pairs,
         _leak,
         _ablation,
-        measurement_sections.attention,
+        measurement_sections.faithfulness,
         measurement_sections.robustness,
         measurement_sections.calibration,
         measurement_sections.gaps,
-        measurement_sections.rules,
+        measurement_sections.decoding,
         measurement_sections.cost,
-        measurement_sections.labels,
+        measurement_sections.label_audit,
         _runs,
     )
     return [section for make in makers if (section := make(results)) is not None]
 
 
-def _protocol(results: Results) -> Section:
-    settings, machine = results.settings, results.machine
-    seeds = int(settings["seeds"])
-    says = [
+def _overview(results: Results) -> Section:
+    settings, machine = defaultdict(lambda: UNKNOWN, results.settings), defaultdict(lambda: UNKNOWN, results.machine)
+    seeds = settings["seeds"]
+    paragraphs = (
         f"Catalogue {results.catalogue}, label {settings['label']}, {len(results.categories)} categories: "
-        f"{', '.join(results.categories)}. {results.done} of {results.cells} runs are in this report.",
-        f"{seeds} seed{'s' * (seeds > 1)}; a seed varies the split, initialisation, order and augmentation. Means "
-        "over seeds carry Student's interval of 95 %. Near-duplicate pictures stay on one side of a split, training "
-        "alone is balanced, models are selected on validation, and each run reads its test split once.",
-        f"Tuning budget: none. Every family has the settings of preset {settings['preset']}, and nothing was searched "
-        "for any of them; so a family for which these settings happen to be better has an advantage. Mechanisms of the "
-        "ablation choose among the same learning rates on validation.",
-        f"Machine: {machine.get('cpu')}, {machine.get('cores')} cores; PyTorch {machine.get('torch')}, transformers "
-        f"{machine.get('transformers')}; code {machine.get('git_commit', '')[:12]}.",
-    ]
-    if results.failed:
-        says.append("Failed, and left out: " + "; ".join(f"{key} ({why})" for key, why in results.failed.items()) + ".")
-    return Section("What was done", tuple(says))
+        f"{', '.join(results.categories)}.",
+        f"{seeds} seed{'s' * (seeds != '1')}. A seed sets the split, the initialisation, the order and the "
+        "augmentation. Means over seeds have Student's 95 % interval. Near-duplicates never lie on both sides of a "
+        "split, only training is balanced, models are selected on validation, and each run reads its test split once.",
+        f"No family was tuned: all use the settings of the preset {settings['preset']}, so a family that these "
+        "settings happen to suit has an advantage. The mechanisms of the ablation choose among the same learning rates "
+        "on validation.",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores; PyTorch {machine['torch']}, Transformers "
+        f"{machine['transformers']}; code {machine['git_commit'][:12]}.",
+    )
+    failures = tuple(f"{key}: {error}" for key, error in results.failed.items())
+    return Section("overview", "Overview", paragraphs, _tiles(results), failures)
+
+
+def _tiles(results: Results) -> tuple[Tile, ...]:
+    families = _best_first(results, "family")
+    significant = sum(pair.test.p_bootstrap_holm < SIGNIFICANT for pair in results.pairs)
+    best = Tile("Best family", families[0].label, format_estimate(families[0].macro_f1)) if families else None
+    pairs = f"{significant} of {len(results.pairs)}" if results.pairs else UNKNOWN
+    return (
+        Tile("Cells in these results", f"{results.cells_finished} of {results.cells_planned}"),
+        Tile("Seeds", results.settings.get("seeds", UNKNOWN), "each with a split of its own"),
+        Tile("Categories", str(len(results.categories)), results.catalogue),
+        best or Tile("Best family", UNKNOWN),
+        Tile("Pairs that differ", pairs, "bootstrap, after Holm"),
+    )
+
+
+def _best_first(results: Results, *kinds: str) -> list[ScoreRow]:
+    """Return the configurations of these kinds under the honest protocol."""
+    rows = [row for row in results.scores if row.kind in kinds and row.protocol == "holdout"]
+    return sorted(rows, key=lambda row: -row.macro_f1.value)
 
 
 def _scores(results: Results) -> Section | None:
-    rows = [row for row in results.rows if row.kind != "mechanism" and row.protocol == "holdout"]
+    rows = _best_first(results, "family", "baseline")
     if not rows:
         return None
-    rows = sorted(rows, key=lambda row: -row.macro_f1.value)
-    figure = svg_plots.plot_intervals(
-        [(row.label, row.macro_f1, row.kind) for row in rows], "macro-F1, mean over seeds"
+    paragraph = (
+        f"Scores on about {rows[0].test_products:,} test products per seed; means over seeds with Student's 95 % "
+        "interval. The natural prior weights each category by its share of the catalogue. Worst recall is that of the "
+        "category with the lowest recall."
     )
-    says = (
-        f"Test macro-F1 of about {rows[0].test_products} products a seed. The natural prior weights each category to "
-        "its share of the catalogue. Worst recall is that of the category found least often.",
-    )
-    return Section(
-        "Scores", says, (_score_table(rows), _category_table(rows)), (("Macro-F1 with its interval", figure),)
-    )
+    tables = (_score_table(rows), _category_table(rows))
+    return Section("scores", "Scores", (paragraph,), plots=(_score_plot(rows),), tables=tables)
+
+
+def _score_plot(rows: Sequence[ScoreRow]) -> IntervalPlot:
+    points = tuple((row.label, row.macro_f1) for row in rows)
+    return IntervalPlot("Macro-F1 with its interval", "macro-F1, mean over seeds", points)
 
 
 def _score_table(rows: Sequence[ScoreRow]) -> Table:
-    return Table(
-        "Mean over seeds with its 95 % interval",
-        ("", "macro-F1", "accuracy", "worst recall", "macro-F1, natural prior", "weights trained", "train s"),
-        tuple(
-            (
-                row.label,
-                *(shown(each) for each in (row.macro_f1, row.accuracy, row.worst_recall, row.natural_macro_f1)),
-                f"{row.weights_trained:,}" if row.weights_trained else "",
-                f"{row.train_seconds:.0f}" if row.train_seconds else "",
-            )
-            for row in rows
-        ),
+    columns = ("", "Macro-F1", "Accuracy", "Worst recall", "Macro-F1, natural prior", "Weights trained", "Training, s")
+    body = tuple(
+        (
+            RunLink(row.label, row.run_ids),
+            *(format_estimate(each) for each in (row.macro_f1, row.accuracy, row.worst_recall, row.natural_macro_f1)),
+            format_count(row.weights_trained),
+            f"{row.train_seconds:.0f}" if row.train_seconds else UNKNOWN,
+        )
+        for row in rows
     )
+    return Table("Mean over seeds with its 95 % interval", columns, body)
 
 
 def _category_table(rows: Sequence[ScoreRow]) -> Table:
-    names = list(rows[0].per_category)
-    cells = tuple((row.label, *(shown(row.per_category[name]) for name in names)) for row in rows)
-    return Table("F1 a category", ("", *names), cells)
+    categories = tuple(rows[0].per_category)
+    body = tuple(
+        (RunLink(row.label, row.run_ids), *(format_estimate(row.per_category.get(name)) for name in categories))
+        for row in rows
+    )
+    return Table("F1 per category", ("", *categories), body)
 
 
 def _pairs(results: Results) -> Section | None:
-    return _compared(results, "families", "Do the families differ?")
+    pairs = [pair for pair in results.pairs if pair.group == "families"]
+    return _pair_section("pairs", "Do the families differ?", pairs) if pairs else None
 
 
-def _compared(results: Results, group: str, title: str, before: tuple[str, ...] = ()) -> Section | None:
-    pairs = [pair for pair in results.pairs if pair.group == group]
-    if not pairs:
-        return None
-    rows = tuple(
-        (
-            f"{pair.a} − {pair.b}",
-            shown(pair.test.difference, signed=True),
-            shown(pair.test.over_seeds, signed=True),
-            p_value(pair.test.p_bootstrap_holm),
-            f"{p_value(pair.test.p_mcnemar_holm)} ({p_value(pair.test.p_mcnemar_mid_holm)})",
-            f"{pair.test.only_a_right} : {pair.test.only_b_right}",
-            f"{100 * pair.test.detectable_macro_f1:.1f}",
-        )
-        for pair in pairs
-    )
+def _pair_section(key: str, title: str, pairs: Sequence[PairRow]) -> Section:
     columns = (
-        "pair",
-        "difference of macro-F1 (products resampled)",
-        "the same over seeds",
+        "Pair",
+        "Difference of macro-F1 (products resampled)",
+        "Difference over seeds",
         "p, bootstrap",
         "p, exact McNemar (mid-p)",
-        "one alone is right",
-        "detectable, points",
+        "Only one correct",
+        "Detectable, points",
     )
-    says = (
-        *before,
-        "Both models of a pair answered the same products in every seed. The interval resamples products within their "
-        "category, with all their appearances in all seeds; p-values are corrected by Holm's method over the "
-        f"{len(pairs)} pairs. McNemar's test counts each product once. The last column is the smallest difference that "
-        "would be found four times in five with this many products: what is smaller may exist unseen.",
+    paragraph = (
+        "Both models of a pair predicted the same products in every seed. The interval resamples products within their "
+        "category, with all their predictions in all seeds; p-values are corrected by Holm's method over the "
+        f"{len(pairs)} pair{'s' * (len(pairs) != 1)}. McNemar's test counts each product once. The last column is the "
+        "smallest difference that would be found in four of five cases with this many products; smaller ones may go "
+        "unnoticed."
     )
-    words = Table("In words", ("",), tuple((pair.words,) for pair in pairs))
-    figure = svg_plots.plot_intervals(
-        [(f"{pair.a} − {pair.b}", pair.test.difference, "pair") for pair in pairs], "difference of macro-F1", zero=True
+    plot = IntervalPlot(
+        "Differences with their intervals",
+        "difference of macro-F1",
+        tuple((f"{pair.a} − {pair.b}", pair.test.difference) for pair in pairs),
+        differences=True,
     )
-    return Section(title, says, (Table("Pairs", columns, rows), words), (("Differences with their intervals", figure),))
+    return Section(
+        key,
+        title,
+        (paragraph,),
+        conclusions=tuple(pair.conclusion for pair in pairs),
+        plots=(plot,),
+        tables=(Table("Pairs", columns, tuple(_pair_cells(pair) for pair in pairs)),),
+    )
+
+
+def _pair_cells(pair: PairRow) -> tuple[str, ...]:
+    test = pair.test
+    return (
+        f"{pair.a} − {pair.b}",
+        format_estimate(test.difference, "+.3f"),
+        format_estimate(test.over_seeds, "+.3f"),
+        p_value(test.p_bootstrap_holm),
+        f"{p_value(test.p_mcnemar_holm)} ({p_value(test.p_mcnemar_mid_holm)})",
+        f"{test.only_a_right} : {test.only_b_right}",
+        format_number(100 * test.detectable_macro_f1, ".1f"),
+    )
 
 
 def _leak(results: Results) -> Section | None:
     if not results.leak:
         return None
-    rows = tuple(
+    columns = (
+        *("", "Category", "F1, holdout", "F1, original (leaks)", "Change", "Products with a copy"),
+        *("Accuracy with a copy", "Accuracy without", "Correct predictions with a copy"),
+    )
+    body = tuple(
         (
-            f"{row.label}: {score.category}",
-            shown(score.holdout),
-            shown(score.study),
-            shown(score.difference, signed=True),
-            *(share(each) for each in (leak.copied, leak.accuracy_copied, leak.accuracy_others, leak.right_by_copy)),
+            RunLink(row.label, row.run_ids),
+            score.category,
+            format_estimate(score.holdout),
+            format_estimate(score.study),
+            format_estimate(score.difference, "+.3f"),
+            *(
+                format_number(share, ".1%")
+                for share in (leak.copied, leak.accuracy_copied, leak.accuracy_others, leak.right_by_copy)
+            ),
         )
         for row in results.leak
         for score, leak in zip(row.scores, row.leaks, strict=True)
     )
-    columns = (
-        *("", "F1, holdout", "F1, study (LEAKS)", "change", "tested with a copy", "right with a copy"),
-        *("right without", "of the right, with a copy"),
+    paragraph = (
+        "The original protocol repeats products of small categories before it splits, and selects models on its test "
+        "rows. Here are the same configurations under both protocols, as means over seeds; “all” is macro-F1. A copy "
+        "is a near-duplicate in training; the last column is the share of the correct predictions whose product has "
+        "one. The protocols test different products, so the change compares protocols, with Welch's interval."
     )
-    says = (
-        "The original protocol repeats small categories before it splits, and selects on its test rows. The same "
-        "configurations under both protocols; a copy is a near-duplicate in training, and `all` is macro-F1. The "
-        "protocols test other products, so the change is one of protocols, with Welch's interval.",
-    )
-    return Section("What the leak is worth", says, (Table("Both protocols, means over seeds", columns, rows),))
+    plot = LeakPlot("F1 under both protocols", results.leak)
+    table = Table("Both protocols, means over seeds", columns, body)
+    return Section("leak", "What the leak is worth", (paragraph,), plots=(plot,), tables=(table,))
 
 
 def _ablation(results: Results) -> Section | None:
-    rows = [row for row in results.rows if row.kind == "mechanism"]
+    rows = _best_first(results, "mechanism")
     if not rows:
         return None
-    rows = sorted(rows, key=lambda row: -row.macro_f1.value)
-    before = (
-        "One frozen vision tower with kept tokens, and only the fusion exchanged: the same number of weights to 10 %, "
-        "the same data, order, optimiser, steps and learning rates to choose from. This, and not the comparison of the "
-        "families, can speak of the mechanism: families differ in much else.",
+    title = "What the attention mechanism contributes"
+    paragraph = (
+        "One frozen vision tower with cached tokens; only the fusion is replaced, with the same number of weights "
+        "within 10 %, the same data, order, optimiser, steps and candidate learning rates. Only this ablation can say "
+        "what the mechanism contributes; the families differ in much else."
     )
-    compared = _compared(results, "mechanisms", "What the attention mechanism contributes", before)
-    figure = svg_plots.plot_intervals(
-        [(row.label, row.macro_f1, row.kind) for row in rows], "macro-F1, mean over seeds"
-    )
-    tables, figures = (compared.tables, compared.figures) if compared else ((), ())
+    pairs = [pair for pair in results.pairs if pair.group == "mechanisms"]
+    compared = _pair_section("ablation", title, pairs) if pairs else Section("ablation", title, ())
     return Section(
-        "What the attention mechanism contributes",
-        compared.says if compared else before,
-        (_score_table(rows), *tables),
-        (("Macro-F1 with its interval", figure), *figures),
+        "ablation",
+        title,
+        (paragraph, *compared.paragraphs),
+        conclusions=compared.conclusions,
+        plots=(_score_plot(rows), *compared.plots),
+        tables=(_score_table(rows), _category_table(rows), *compared.tables),
     )
 
 
-def _runs(results: Results) -> Section:
-    rows = tuple((f"{row.label} ({row.protocol})", *_ids(row)) for row in results.rows)
-    says = (f"Every figure above is computed from these runs, below the run {results.run_id}.",)
-    return Section("Runs", says, (Table("Seed: run", ("", "runs"), rows),))
-
-
-def _ids(row: ScoreRow) -> tuple[str]:
-    return (", ".join(f"{seed}: {run_id}" for seed, run_id in zip(row.seeds, row.run_ids, strict=True)),)
+def _runs(results: Results) -> Section | None:
+    if not results.scores:
+        return None
+    body = tuple(
+        (
+            RunLink(row.label, row.run_ids),
+            row.protocol,
+            ", ".join(f"{seed}: {run_id}" for seed, run_id in zip(row.seeds, row.run_ids, strict=True)),
+        )
+        for row in results.scores
+    )
+    paragraph = f"All numbers above are computed from these runs, which are children of run {results.run_id}."
+    return Section("runs", "Runs", (paragraph,), tables=(Table("Runs", ("", "Protocol", "Seed: run"), body),))

@@ -12,12 +12,12 @@ from vlm_core.config import Config
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.study.cells import ENCODER, load_encoder
-from vlm_core.study.results import LabelRow, Suspect
+from vlm_core.study.results import LabelAuditResult, Suspect
 
 MOST_AUDITED: Final = 10_000  # products; those of the first seed's split are always among them
 
 
-def find_suspects(tested: Mapping[str, Predictions], data: Data, config: Config) -> LabelRow:
+def find_suspects(tested: Mapping[str, Predictions], data: Data, config: Config) -> LabelAuditResult:
     """The suspects among up to 10,000 labelled products, and macro-F1 without them of the answers `tested` (by label).
 
     Raises UserError as `audit_labels` does.
@@ -33,7 +33,7 @@ def find_suspects(tested: Mapping[str, Predictions], data: Data, config: Config)
     suspects = tuple(Suspect(*each) for each in zip(*parts, strict=True))
     flagged = {suspect.product_id for suspect in suspects}
     without = {label: macro_f1_without(answers, flagged) for label, answers in tested.items()}
-    return LabelRow(ENCODER, audit.audited, audit.macro_f1, suspects, without)
+    return LabelAuditResult(ENCODER, audit.audited, audit.macro_f1, suspects, without)
 
 
 def _rows(data: Data, seed: int) -> NDArray[np.int64]:

@@ -1,0 +1,86 @@
+"""Results and measurements as JSON; files that earlier versions wrote are read too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
+
+from vlm_core.study.results import Results
+
+SCHEMA: Final = 2
+# What schema 1 called a field.
+_OLD_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "cells_planned": ("cells",),
+    "cells_finished": ("done",),
+    "conclusion": ("words",),
+    "decoding": ("rules",),
+    "label": ("given",),
+    "label_audit": ("labels",),
+    "layers": ("mechanism",),
+    "scores": ("rows", "rules"),
+}
+_MISSING: Final[Mapping[Any, Any]] = {float: float("nan"), int: 0, str: "", bool: False}
+
+
+def to_json(value: Any) -> str:
+    """Return the value as JSON text: dataclasses as objects, null for what is not a number."""
+    plain = to_jsonable_python(value, inf_nan_mode="null")
+    return json.dumps(plain, allow_nan=False, ensure_ascii=False, indent=1)
+
+
+def results_to_json(results: Results) -> str:
+    """Return the text of `results.json`."""
+    return to_json({"schema": SCHEMA, **vars(results)})
+
+
+def read_results(text: str) -> Results:
+    """Return the results that `results_to_json` wrote, in schema 1 too. Raises ValueError where there are none."""
+    results: Results = read_json(Results, text)
+    return results
+
+
+def read_json(kind: Any, text: str) -> Any:
+    """Return the value of type `kind` that `to_json` wrote.
+
+    Fields may be missing or have their old names; a number that is missing or null is nan, a sequence empty.
+    Raises ValueError where the text holds no such value.
+    """
+    return _adapter(kind).validate_python(_complete(kind, json.loads(text)))
+
+
+@lru_cache(maxsize=16)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+@lru_cache(maxsize=64)
+def _fields(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _complete(kind: Any, value: Any) -> Any:
+    """Return the JSON value with every field that its type has, by its present name."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        if not isinstance(value, Mapping | None):
+            raise ValueError(f"{value!r:.40} is no {kind}")
+        return {name: _complete(part, _look_up(value or {}, name)) for name, part in _fields(kind).items()}
+    if origin is UnionType and NoneType in arguments:
+        return None if value is None else _complete(arguments[0], value)
+    if origin is tuple and arguments[-1] is Ellipsis and isinstance(value, list | None):
+        return [_complete(arguments[0], part) for part in value or ()]
+    if origin is dict and isinstance(value, Mapping | None):
+        return {key: _complete(arguments[1], part) for key, part in (value or {}).items()}
+    return _MISSING.get(kind) if value is None else value
+
+
+def _look_up(value: Mapping[str, Any], name: str) -> Any:
+    known = (value[each] for each in (name, *_OLD_NAMES.get(name, ())) if each in value)
+    return next(known, None)
