@@ -83,11 +83,11 @@ def _section_card(runs: Runs, study: StoredStudy, section: Section) -> Component
         tiles = [number_tile(tile.label, tile.value, tile.note) for tile in section.tiles]
         parts.append(dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 5}, spacing="md"))
     if section.failures:
-        lines = html.Div("\n".join(section.failures), className="lines")
-        parts.append(notice("Some cells failed and are left out", lines, "warning"))
+        failures = html.Div("\n".join(section.failures), className="lines")
+        parts.append(notice("Some cells failed and are left out", failures, "warning"))
     if section.conclusions:
-        lines = "\n".join(f"• {conclusion}" for conclusion in section.conclusions)
-        parts.append(html.Div(lines, className="said scrolled", tabIndex=0))
+        conclusions = "\n".join(f"• {conclusion}" for conclusion in section.conclusions)
+        parts.append(html.Div(conclusions, className="said scrolled", tabIndex=0))
     parts += _graphs(section)
     parts += [_table(each) for each in section.tables]
     if section.key == "faithfulness":

@@ -50,28 +50,28 @@ def test_cells_are_followed_while_they_run_and_lead_to_their_runs(runs, store):
     run_id = write_study(store, finished=False)
     with RunWriter("shop", "blip/probe/classify/holdout/0", folder=store, parent=run_id) as again:
         runs.refresh()
-        found = read_study(runs, run_id)
+        study = read_study(runs, run_id)
         assert [each["value"] for each in study_choices(runs.table())] == [run_id]
-        assert found.seeds == ("0", "1") and found.cells == 8 and found.results is None
-        assert found.runs["blip/probe/classify/holdout"]["0"].score == pytest.approx(0.789)  # the finished one speaks
-        assert (found.count("FINISHED"), found.count("RUNNING")) == (3, 0)
-    text = _text(progress_card(found))
+        assert study.seeds == ("0", "1") and study.cells == 8 and study.results is None
+        assert study.runs["blip/probe/classify/holdout"]["0"].score == pytest.approx(0.789)  # the finished one speaks
+        assert (study.count("FINISHED"), study.count("RUNNING")) == (3, 0)
+    text = _text(progress_card(study))
     assert "3 of 8 cells done" in text and text.count("/run?run=") == 3 and again.run_id not in text
     assert "No results yet" in _text(page.update_body(runs, None, run_id))
 
 
 def test_a_cell_that_runs_or_failed_is_said(runs, store):
-    with RunWriter("shop", "study x", folder=store) as study:
-        study.tags({"kind": "study", "study": "x", "cells": "2"})
+    with RunWriter("shop", "study x", folder=store) as parent:
+        parent.tags({"kind": "study", "study": "x", "cells": "2"})
         with (
             pytest.raises(RuntimeError),
-            RunWriter("shop", "git/full/classify/holdout/0", folder=store, parent=study.run_id),
+            RunWriter("shop", "git/full/classify/holdout/0", folder=store, parent=parent.run_id),
         ):
             raise RuntimeError("no")
-        with RunWriter("shop", "git/full/classify/holdout/10", folder=store, parent=study.run_id):
+        with RunWriter("shop", "git/full/classify/holdout/10", folder=store, parent=parent.run_id):
             runs.refresh()
-            found = read_study(runs, study.run_id)
-            text = _text(progress_card(found))
+            study = read_study(runs, parent.run_id)
+            text = _text(progress_card(study))
     assert "0 of 2 cells done, 1 running, 1 failed" in text and '"failed"' in text and '"…"' in text
 
 
@@ -87,7 +87,7 @@ def test_every_section_of_the_report_has_its_card_and_names_are_text(runs, store
     assert "NaN" not in body and "None" not in body
 
 
-def test_the_body_is_drawn_anew_only_when_there_are_other_results(runs, store):
+def test_the_body_is_rendered_again_only_when_the_results_change(runs, store):
     run_id = write_study(store)
     runs.refresh()
     _, known = page.update_progress(runs, 1, run_id)

@@ -1,4 +1,4 @@
-"""Whole studies of a small shop: carried out once, gone on with after a kill, and told when a cell fails."""
+"""Whole studies of a small shop: run once, resumed after a kill, and reported when a cell fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.stores import ROOT
 from vlm_core.config import FINE_TUNING, Config, build_config
 from vlm_core.errors import UserError
 from vlm_core.study.plan import plan_study
-from vlm_core.study.running import find_todo, run_study
+from vlm_core.study.running import find_pending, run_study
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows.train import run_training
 
@@ -95,7 +95,7 @@ def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
         raise RuntimeError("no simple rule today")
 
     with monkeypatch.context() as patch:
-        patch.setitem(measurements.MEASUREMENTS, "simple", fail)
+        patch.setitem(measurements.MEASUREMENTS, "simple_baselines", fail)
         with pytest.raises(UserError, match=r"1 of 2 cells failed.*no simple rule today"):
             run_study(config, stocked)
     (before,) = RunReader().studies("demo")["run_id"]
@@ -141,7 +141,7 @@ def _work_until_stopped() -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    running.carry_out = stop  # type: ignore[assignment]
+    running.run_cell = stop  # type: ignore[assignment]
     running._work(None, None, None, "")  # type: ignore[arg-type]
 
 
@@ -160,10 +160,12 @@ def test_other_settings_do_not_go_on_with_a_study(shop: Path, stocked: Path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "_carry_out", stop)
+        patch.setattr(running, "_run_cells", stop)
         with pytest.raises(KeyboardInterrupt):
             run_study(small(shop), stocked)
-    with pytest.raises(UserError, match=r"was begun with seeds=1, not 3: go on with its settings, or name another"):
+    with pytest.raises(
+        UserError, match=r"was started with seeds=1, not 3: resume it with its settings, or name another"
+    ):
         run_study(small(shop, seeds=3), stocked)
 
 
@@ -172,4 +174,4 @@ def test_all_is_to_do_where_nothing_was_run(shop: Path) -> None:
 
     plan = plan_study(small(shop), ())
     nothing = pd.DataFrame(columns=["run_id", "name", "status"])
-    assert [todo.cell for todo in find_todo(plan, nothing)] == list(plan.cells)
+    assert [pending.cell for pending in find_pending(plan, nothing)] == list(plan.cells)

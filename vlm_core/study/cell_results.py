@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_core.errors import UserError
 from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.study.measurements import FOLDER
+from vlm_core.study.measurements import FOLDER, FORMER_NAMES
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
 from vlm_core.study.results_json import read_json
 from vlm_core.tracking.reader import RunReader
@@ -34,8 +34,9 @@ class CellResult:
 
     def measurement(self, name: str, kind: Any) -> Any:
         """Return a measurement as a value of type `kind`, or None where it was not made."""
-        path = self.folder / f"{name}.json"
-        return read_json(kind, path.read_text()) if path.exists() else None
+        paths = (self.folder / f"{each}.json" for each in (name, FORMER_NAMES.get(name, name)))
+        path = next(filter(Path.exists, paths), None)
+        return read_json(kind, path.read_text()) if path else None
 
     def predictions(self, name: str) -> Predictions | None:
         """Return predictions that were measured under this name, or None."""

@@ -1,4 +1,4 @@
-"""One cell of a study: trained, tested and measured in a run below the study's."""
+"""One cell of a study: trained, tested and measured in a child run of the study's run."""
 
 from __future__ import annotations
 
@@ -19,61 +19,61 @@ if TYPE_CHECKING:
     from vlm_core.data import Data
     from vlm_core.models.loading import LoadedWeights
 
-ENCODER: Final = "clip"  # family whose frozen vision tower the ablation of mechanisms shares
+ENCODER: Final = "clip"  # family whose frozen vision tower all mechanisms share
 
 
 @dataclass(frozen=True)
-class Todo:
-    """A cell that is not done, with the run to go on with, or ""."""
+class PendingCell:
+    """A cell that is not finished."""
 
     cell: Cell
-    begun: str
-    trained: bool  # only to be measured
+    run_id: str  # of the run to resume or, if it is trained, to measure; "" to start anew
+    trained: bool
 
 
 @dataclass(frozen=True)
-class Done:
+class CellOutcome:
     """How a cell ended."""
 
     key: str
-    run_id: str
-    failure: str
+    run_id: str  # "" where it failed
+    error: str  # "" where it finished
     seconds: float
 
 
-def carry_out(todo: Todo, plan: StudyPlan, root: Path, parent: str) -> Done:
-    """How the cell ended, in a run below `parent`; a failure is told, not raised."""
+def run_cell(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> CellOutcome:
+    """Run the cell as a child of the run `parent`; an error is returned, not raised."""
     started = time.monotonic()
     try:
         with quiet():
-            run_id, failure = _run(todo, plan, root, parent), ""
-    except Exception as error:  # whatever a cell fails with, the others go on
-        run_id, failure = "", f"{type(error).__name__}: {error}"
-    return Done(todo.cell.key, run_id, failure, time.monotonic() - started)
+            run_id, message = _run(pending, plan, root, parent), ""
+    except Exception as error:  # whatever a cell fails with, the others continue
+        run_id, message = "", f"{type(error).__name__}: {error}"
+    return CellOutcome(pending.cell.key, run_id, message, time.monotonic() - started)
 
 
-def _run(todo: Todo, plan: StudyPlan, root: Path, parent: str) -> str:
+def _run(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> str:
     from vlm_core.study.measurements import measure
 
-    if todo.cell.model == MECHANISM:
-        return _run_mechanism(todo.cell, plan, root, parent)
-    config = plan.settings(todo.cell)
+    if pending.cell.model == MECHANISM:
+        return _run_mechanism(pending.cell, plan, root, parent)
+    config = plan.settings(pending.cell)
     data = _load(config, root)
-    run_id = todo.begun if todo.trained else _train(todo, config, data, root, parent)
-    if names := plan.measurements(todo.cell):
+    run_id = pending.run_id if pending.trained else _train(pending, config, data, root, parent)
+    if names := plan.measurements(pending.cell):
         measure(names, run_id, config, data)
     return run_id
 
 
-def _train(todo: Todo, config: Config, data: Data, root: Path, parent: str) -> str:
+def _train(pending: PendingCell, config: Config, data: Data, root: Path, parent: str) -> str:
     from vlm_core.workflows.train import run_training
 
-    config = config.model_copy(update={"resume": todo.begun})
+    config = config.model_copy(update={"resume": pending.run_id})
     return run_training(config, root, data=data, parent=parent, enter=False).run_id
 
 
 def _load(config: Config, root: Path) -> Data:
-    """What `load_data` gives, of a catalogue that is read once a process: all cells share it."""
+    """Load the cell's data from a catalogue that is read once per process, because all cells share it."""
     return load_data(config, root, _catalogue(config.data, columns_of(config), root))
 
 
@@ -85,7 +85,7 @@ def _catalogue(source: str, columns: Columns, root: Path) -> Catalogue:
 
 
 def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
-    """Train one mechanism on the kept tokens of a frozen encoder, and keep its answers and scores."""
+    """Train one mechanism on the cached tokens of a frozen encoder, and store its predictions and scores."""
     from vlm_core.attention.ablation import Ablation
     from vlm_core.inference import evaluate_predictions, set_threads
     from vlm_core.tracking import tags
@@ -112,7 +112,7 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
 
 
 def load_encoder(config: Config) -> LoadedWeights:
-    """The weights whose frozen vision tower mechanisms and the label audit share. Raises UserError."""
+    """Load the weights whose frozen vision tower the mechanisms and the label audit share. Raises UserError."""
     from vlm_core.models.loading import load_weights
 
     with quiet():

@@ -70,7 +70,7 @@ def collect(
             cost=_cost_rows(main, data, config) if "cost" in plan.parts and not interim else (),
             label_audit=find_suspects(_predictions(first), data, config) if audited else None,
             faithfulness=_measured(first, "faithfulness", Faithfulness),
-            layers=_measured(first, "mechanism", tuple[LayerStatistics, ...]),
+            layers=_measured(first, "layers", tuple[LayerStatistics, ...]),
         )
 
 
@@ -293,7 +293,7 @@ def decoding_rows(cells: CellResults) -> tuple[results.DecodingRow, ...]:
     """Return the scores of each generative configuration by decoding rule."""
     rows = []
     for seeds in cells.by_configuration.values():
-        measured = [each for cell in seeds if (each := cell.measurement("rules", dict[str, DecodingScore]))]
+        measured = [each for cell in seeds if (each := cell.measurement("decoding", dict[str, DecodingScore]))]
         if measured:
             means = {rule: _mean_decoding([scores[rule] for scores in measured]) for rule in measured[0]}
             rows.append(results.DecodingRow(seeds[0].cell.label, _run_ids(seeds), means))

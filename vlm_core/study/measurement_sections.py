@@ -12,10 +12,10 @@ from vlm_core.study.report_contents import (
     FaithfulnessPlot,
     RiskPlot,
     RobustnessPlot,
-    RunLink,
     Section,
     Table,
     TableCell,
+    linked_row,
 )
 from vlm_core.study.results import CostRow, Results, ScoreRow
 
@@ -28,8 +28,9 @@ def robustness(results: Results) -> Section | None:
         return None
     corruptions = tuple(results.robustness[0].drops)
     body = tuple(
-        (
-            RunLink(row.label, row.run_ids),
+        linked_row(
+            row.label,
+            row.run_ids,
             format_estimate(row.mean_drop, ".1%"),
             *(format_number(row.drops[name].value, ".1%") for name in corruptions),
         )
@@ -57,8 +58,9 @@ def calibration(results: Results) -> Section | None:
         *("AUROC, over seeds", "AUROC, over products", "Unknown products"),
     )
     body = tuple(
-        (
-            RunLink(row.label, row.run_ids),
+        linked_row(
+            row.label,
+            row.run_ids,
             *map(format_estimate, (row.temperature, row.ece, row.ece_scaled, row.nll, row.nll_scaled, row.aurc)),
             format_estimate(row.auroc_unknown),
             format_estimate(row.auroc_products),
@@ -165,12 +167,12 @@ def gaps(results: Results) -> Section | None:
     gap_columns = ("", "Attribute", "Best and worst", "Gap of accuracy", "p, Holm", "p within categories")
     value_columns = ("", "Attribute", "Value", "Products", "Accuracy", "Macro-F1")
     tables = (
-        Table("Gaps", gap_columns, tuple((RunLink(row.label, row.run_ids), *_gap_cells(gap)) for row, gap in rows)),
+        Table("Gaps", gap_columns, tuple(linked_row(row.label, row.run_ids, *_gap_cells(gap)) for row, gap in rows)),
         Table(
             "Values",
             value_columns,
             tuple(
-                (RunLink(row.label, row.run_ids), gap.attribute, *_value_cells(value))
+                linked_row(row.label, row.run_ids, gap.attribute, *_value_cells(value))
                 for row, gap in rows
                 for value in gap.values
             ),
@@ -203,8 +205,9 @@ def decoding(results: Results) -> Section | None:
     if not results.decoding:
         return None
     body = tuple(
-        (
-            RunLink(row.label, row.run_ids),
+        linked_row(
+            row.label,
+            row.run_ids,
             rule,
             *map(format_number, (score.macro_f1, score.accuracy)),
             *(format_number(each, ".1%") for each in (score.unknown_rate, score.coverage, score.covered_accuracy)),
@@ -230,8 +233,9 @@ def cost(results: Results) -> Section | None:
         *("Peak MiB above the model", "Training, s", "On the Pareto front"),
     )
     paragraph = (
-        f"Latency of one image with {results.cost[0].cost.threads} threads, measured one model after the other with "
-        "nothing else running. On the Pareto front (filled): no other model is both faster and better."
+        "Latency is that of one image. The models were measured one after the other with nothing else running; "
+        f"threads: {results.cost[0].cost.threads}. On the Pareto front (filled): no other model is both faster and "
+        "better."
     )
     body = tuple(_cost_cells(row, scores.get(row.label)) for row in results.cost)
     return Section(
@@ -245,8 +249,9 @@ def cost(results: Results) -> Section | None:
 
 def _cost_cells(row: CostRow, score: ScoreRow | None) -> tuple[TableCell, ...]:
     cost = row.cost
-    return (
-        RunLink(row.label, (row.run_id,)),
+    return linked_row(
+        row.label,
+        (row.run_id,),
         format_number(row.macro_f1),
         format_count(cost.weights),
         format_count(score.weights_trained if score else 0),
@@ -271,12 +276,12 @@ def label_audit(results: Results) -> Section | None:
         for label, each in audit.without.items()
     )
     paragraphs = (
-        f"{len(audit.suspects):,} of {audit.audited:,} products have a label that looks wrong, by confident learning "
+        f"Labels that look wrong: {len(audit.suspects):,} of {audit.audited:,} products, by confident learning "
         "(Northcutt et al. 2021) on out-of-fold probabilities of a logistic regression over frozen features of "
         f"{audit.encoder} (macro-F1 {audit.macro_f1:.3f}).",
         "They are candidates, not errors: hard products look wrong too, and so does a category of price such as Free "
-        "Items. Macro-F1 without them may rise even where every label is right. The report's file `labels.csv` lists "
-        "all of them; the most suspicious are shown here.",
+        "Items. Macro-F1 without them may rise even where every label is right. The file labels.csv beside the report "
+        "lists all of them; the most suspicious are shown here.",
     )
     tables = (
         Table(

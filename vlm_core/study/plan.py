@@ -1,4 +1,4 @@
-"""What a study runs: families, modes, objectives, protocols and seeds, as cells that stand by themselves."""
+"""What a study runs: families, modes, objectives, protocols and seeds, as independent cells."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PARTS: Final[tuple[str, ...]] = get_args(Part)
 BASELINE: Final = "baseline"
 MECHANISM: Final = "mechanism"
 GENERATIVE: Final = ("blip", "git")
-# Where sentences are learnt, the vision tower stays frozen: its tokens are kept, and all that writes text learns.
-WRITING_MODE: Final = "fusion"
+# Generative cells keep the vision tower frozen, so that its tokens are cached, and train all that writes text.
+GENERATIVE_MODE: Final = "fusion"
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Cell:
 
     @property
     def configuration(self) -> str:
-        """What the cell shares with those of other seeds."""
+        """The cell without its seed."""
         return "/".join((self.model, self.mode, self.objective, self.protocol))
 
     @property
     def key(self) -> str:
-        """The cell's name within its study."""
+        """The cell's name in its study, and its run's."""
         return f"{self.configuration}/{self.seed}"
 
     @property
@@ -47,59 +47,61 @@ class Cell:
             return "HOG + colour"
         if self.model == MECHANISM:
             return self.mode
-        return f"{self.model} {self.mode}" + (" writing" if self.objective == "generate" else "")
+        return f"{self.model} {self.mode}" + (" (generate)" if self.objective == "generate" else "")
 
     @classmethod
     def of(cls, key: str) -> Cell:
-        """The cell of that key."""
+        """Return the cell with this key."""
         model, mode, objective, protocol, seed = key.split("/")
         return cls(model, mode, objective, protocol, int(seed))
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study's cells, in the order in which they are run, and what else is measured."""
+    """A study's cells, in the order in which they run, and its other parts."""
 
     cells: tuple[Cell, ...]
     parts: frozenset[str]
-    main_mode: str  # the mode that is compared most closely
+    main_mode: str  # the mode whose cells are compared in pairs and measured in depth
     first_seed: int
-    given: dict[str, Any]  # settings that every cell shares
+    shared_settings: dict[str, Any]  # of every cell
 
     def settings(self, cell: Cell) -> Config:
-        """The cell's own settings."""
+        """Return the cell's configuration."""
         names = {"model": cell.model, "mode": cell.mode, "objective": cell.objective, "protocol": cell.protocol}
-        return build_config({**self.given, **names, "seed": cell.seed, "run_name": cell.key})
+        return build_config({**self.shared_settings, **names, "seed": cell.seed, "run_name": cell.key})
 
     def encoder_settings(self, cell: Cell, family: str) -> Config:
-        """Settings of a mechanism's cell: the frozen encoder that it reads, and its budget unless the user gave one."""
+        """Return a mechanism's configuration: that of its frozen encoder, with the ablation's default budget."""
         config = self.settings(Cell(family, "probe", "classify", cell.protocol, cell.seed))
-        return config.model_copy(update={name: value for name, value in BUDGET.items() if name not in self.given})
+        return config.model_copy(
+            update={name: value for name, value in BUDGET.items() if name not in self.shared_settings}
+        )
 
     def is_main(self, cell: Cell) -> bool:
-        """Whether the cell is one that the study compares most closely: the baseline's and the last mode's."""
+        """Return whether the cell is compared in pairs and measured in depth: the baseline and the main mode."""
         main = cell.model == BASELINE or (cell.mode == self.main_mode and cell.objective == "classify")
         return main and cell.model != MECHANISM
 
     def measurements(self, cell: Cell) -> tuple[str, ...]:
-        """What is measured on the cell's model once it is trained, beyond its test split."""
+        """Return the names of what is measured on the cell's model beyond its test split."""
         main, family = self.is_main(cell), cell.model not in (BASELINE, MECHANISM)
         wanted = {
             "leak": main and cell.protocol == "study",
             "unknown": main and cell.protocol == "holdout",
             "robustness": main and cell.protocol == "holdout" and "robustness" in self.parts,
             "attention": main and family and cell.protocol == "holdout" and self._first(cell, "attention"),
-            "rules": cell.objective == "generate",
-            "simple": cell.mode == "probe" and family,
+            "decoding": cell.objective == "generate",
+            "simple_baselines": cell.mode == "probe" and family,
         }
-        return tuple(name for name, asked in wanted.items() if asked)
+        return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
     def _first(self, cell: Cell, part: str) -> bool:
         return part in self.parts and cell.seed == self.first_seed
 
 
 def plan_study(config: Config, mechanisms: Sequence[str]) -> StudyPlan:
-    """The cells that the settings ask for, one seed after the other. Raises UserError that names what is not known."""
+    """Return the study that the settings ask for, one seed after the other. Raises UserError for unknown names."""
     families = _listed("families", config.families, ("clip", "clip-large", "blip", "blip-large", "git", "git-large"))
     modes = _listed("modes", config.modes, ("zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full"))
     answers = _listed("answers", config.answers, ("classify", "generate"))
@@ -113,28 +115,28 @@ def plan_study(config: Config, mechanisms: Sequence[str]) -> StudyPlan:
             cells += [Cell(MECHANISM, name, "classify", "holdout", seed) for name in mechanisms]
     if not cells:
         raise UserError(f"parts={config.parts} leaves nothing to run: name families or ablation among them.")
-    fine = {name: getattr(config, name) for name in config.model_fields_set if name in FINE_TUNING}
-    return StudyPlan(tuple(cells), parts, modes[-1], config.seed, {**fine, "preset": config.preset})
+    settings = {name: getattr(config, name) for name in config.model_fields_set if name in FINE_TUNING}
+    return StudyPlan(tuple(cells), parts, modes[-1], config.seed, {**settings, "preset": config.preset})
 
 
 def _family_cells(
     families: Sequence[str], modes: Sequence[str], answers: Sequence[str], protocols: Sequence[str], seed: int
 ) -> Iterator[Cell]:
-    """Under `study` the baseline and the last mode alone: they show what the leak is worth."""
+    """Yield one seed's cells; the original protocol has only the baseline and the main mode, to show the leak."""
     for protocol in protocols:
         yield Cell(BASELINE, "full", "classify", protocol, seed)
         for family in families:
             for mode in modes if protocol == "holdout" else modes[-1:]:
                 yield Cell(family, mode, "classify", protocol, seed)
             if protocol == "holdout" and "generate" in answers and family.split("-")[0] in GENERATIVE:
-                yield Cell(family, WRITING_MODE, "generate", protocol, seed)
+                yield Cell(family, GENERATIVE_MODE, "generate", protocol, seed)
 
 
 def _listed(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """The comma-separated words of a setting, each once. Raises UserError for one that is not known, or none."""
-    found = tuple(dict.fromkeys(words(text)))
-    if unknown := [word for word in found if word not in known]:
+    """Return the comma-separated words of a setting, each once. Raises UserError for an unknown one, or none."""
+    chosen = tuple(dict.fromkeys(words(text)))
+    if unknown := [word for word in chosen if word not in known]:
         raise UserError(f"{name}={unknown[0]} is not known: choose among {', '.join(known)}.")
-    if not found:
+    if not chosen:
         raise UserError(f"{name} is empty: choose among {', '.join(known)}.")
-    return found
+    return chosen

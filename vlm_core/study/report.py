@@ -96,8 +96,8 @@ def _title(results: Results) -> str:
 
 def _picture_source(results: Results, data: Data) -> Callable[[Suspect], str]:
     """Return what gives the picture of a suspect as a data URI."""
-    ids = data.catalogue.products["product_id"].to_numpy(str) if results.label_audit else []
-    rows = {product: row for row, product in enumerate(ids)}
+    products = data.catalogue.products["product_id"] if results.label_audit else ()
+    rows = {str(product): row for row, product in enumerate(products)}
     return lambda suspect: _data_uri(data, rows[suspect.product_id])
 
 

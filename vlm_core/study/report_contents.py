@@ -107,6 +107,11 @@ class Section:
     suspects: tuple[Suspect, ...] = ()  # products to show as pictures
 
 
+def linked_row(label: str, run_ids: tuple[str, ...], *texts: str) -> tuple[TableCell, ...]:
+    """Return a table's row whose label leads to its runs."""
+    return (RunLink(label, run_ids), *texts)
+
+
 def cell_texts(row: Sequence[TableCell]) -> tuple[str, ...]:
     """Return the texts of a row's cells."""
     return tuple(cell if isinstance(cell, str) else cell.text for cell in row)

@@ -68,7 +68,7 @@ def _fields(kind: Any) -> dict[str, Any]:
 def _complete(kind: Any, value: Any) -> Any:
     """Return the JSON value with every field that its type has, by its present name."""
     origin, arguments = get_origin(kind), get_args(kind)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, Mapping | None):
             raise ValueError(f"{value!r:.40} is no {kind}")
         return {name: _complete(part, _look_up(value or {}, name)) for name, part in _fields(kind).items()}

@@ -1,4 +1,4 @@
-"""What is left of a model's scores when pictures are spoilt in ways that it was not trained on."""
+"""Scores of a model on pictures corrupted in ways that it was not trained on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vlm_core.progress import track
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
 
-_PICTURES_A_BATCH: Final = 64
+_BATCH_SIZE: Final = 64
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class CorruptedScore:
     strength: float  # in the corruption's own unit
     accuracy: float
     macro_f1: float
-    drop: float  # of macro-F1, relative to the clean one; below 0 where the spoilt pictures do better
+    drop: float  # of macro-F1, relative to the clean one; below 0 where the corrupted pictures score higher
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Scores of the same pictures clean and spoilt."""
+    """Scores of the same pictures, clean and corrupted."""
 
     n: int
     seed: int
@@ -53,10 +53,10 @@ def measure_robustness(
     *,
     seed: int,
 ) -> Robustness:
-    """The model's scores on pictures (n, H, W, 3) of true categories (n,), clean and under every corruption.
+    """Score the model on pictures (n, H, W, 3) with true categories (n,), clean and under every corruption.
 
-    A picture's draws go by its place among the pictures: models that are given the same ones see the same pixels.
-    A relative drop is 1 - spoilt / clean macro-F1, the share of the clean score that is lost, and 0 where the clean
+    A picture's random parameters depend on its place: models that score the same pictures see the same pixels.
+    A relative drop is 1 - corrupted / clean macro-F1, the share of the clean score that is lost, and 0 where the clean
     score is 0: models of different clean scores can be compared, as Hendrycks & Dietterich 2019
     (https://arxiv.org/abs/1903.12261, section 4) compare rises of the error, but without their reference network.
     Raises ValueError when the labels do not fit or the model has other categories.
@@ -68,22 +68,24 @@ def measure_robustness(
     accuracy, clean = _scores(model, pictures, labels)
     kinds = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
     scores = []
-    for name, severity in track(kinds, "spoiling pictures", len(kinds)):
-        spoilt = corrupt(pictures, name, severity, seed=seed, rows=np.arange(len(pictures)))
-        right, f1 = _scores(model, spoilt, labels)
+    for name, severity in track(kinds, "corrupting pictures", len(kinds)):
+        corrupted = corrupt(pictures, name, severity, seed=seed, rows=np.arange(len(pictures)))
+        corrupted_accuracy, f1 = _scores(model, corrupted, labels)
         strength = float(CORRUPTIONS[name].strengths[severity - 1])
-        scores.append(CorruptedScore(name, severity, strength, right, f1, 1 - f1 / clean if clean else 0.0))
+        scores.append(
+            CorruptedScore(name, severity, strength, corrupted_accuracy, f1, 1 - f1 / clean if clean else 0.0)
+        )
     drops = {name: float(np.mean([s.drop for s in scores if s.corruption == name])) for name in CORRUPTIONS}
     mean_drop = float(np.mean([score.drop for score in scores]))
     return Robustness(len(labels), seed, accuracy, clean, tuple(scores), drops, mean_drop)
 
 
 def _scores(model: Categoriser, pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Accuracy and macro-F1."""
-    answers = np.concatenate([rows.argmax(axis=1) for rows in _answers(model, pictures)])
-    return float((answers == labels).mean()), macro_f1(labels, answers)
+    """Return accuracy and macro-F1."""
+    predicted = np.concatenate([rows.argmax(axis=1) for rows in _log_probabilities(model, pictures)])
+    return float((predicted == labels).mean()), macro_f1(labels, predicted)
 
 
-def _answers(model: Categoriser, pictures: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(pictures), _PICTURES_A_BATCH):
-        yield model.log_probabilities(fit_pictures(pictures[start : start + _PICTURES_A_BATCH], model.canvas))
+def _log_probabilities(model: Categoriser, pictures: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(pictures), _BATCH_SIZE):
+        yield model.log_probabilities(fit_pictures(pictures[start : start + _BATCH_SIZE], model.canvas))

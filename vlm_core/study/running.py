@@ -1,4 +1,4 @@
-"""A study from its settings to its report: cells as runs below one, each gone on with or done once."""
+"""A study from its settings to its report: every cell is a child run, which is resumed or run once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 from vlm_core.config import STUDY, Config
 from vlm_core.data import load_data
 from vlm_core.errors import UserError
-from vlm_core.study.cells import Done, Todo, carry_out
+from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
+from vlm_core.study.measurements import CURRENT_NAMES
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
 from vlm_core.tracking.reader import RunReader
@@ -32,24 +33,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LOOKS: Final = 1.0  # of a worker, for the process that leads it
-# Settings that may change when a study is gone on with.
+SECONDS_BETWEEN_CHECKS: Final = 1.0  # of a worker, whether the process that started it is alive
+# Settings that may change when a study is resumed.
 _FREE: Final = frozenset({"workers", "threads", "device", "cache_gib"})
 
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """A study whose cells are all done."""
+    """A study whose cells are all finished."""
 
     run_id: str
     results: Results
 
 
 def run_study(config: Config, root: Path) -> StudyOutcome:
-    """Carry out what is not done yet of the study of that name, and write its report among the artifacts of its run.
+    """Run the cells of the study that are not finished, and write its report into the artifacts of its run.
 
-    A cell that fails is reported, and the others go on; the run then ends as FAILED, so that the same command repeats
-    what failed. Raises UserError.
+    A cell that fails is reported, and the others continue; the run then ends as FAILED, so that the same command
+    repeats the failed cells. Raises UserError.
     """
     from vlm_core.attention.mechanisms import MECHANISMS
     from vlm_core.study.collecting import collect
@@ -63,17 +64,18 @@ def run_study(config: Config, root: Path) -> StudyOutcome:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})
         run.params(config.to_params(STUDY))
         run.end_dead_children()
-        todo = find_todo(plan, RunReader().children(run.run_id))
-        logger.info(f"Study {name}: {len(plan.cells)} cells, {len(plan.cells) - len(todo)} of them done before.")
-        failed, left = dict[str, str](), {each.cell.key for each in todo}
-        for number, done in enumerate(_carry_out(todo, plan, config, root, run.run_id), start=1):
-            ended = f"FAILED: {done.failure}" if done.failure else f"run {done.run_id}"
-            logger.info(f"[{number}/{len(todo)}] {done.key}: {ended} ({done.seconds:.0f} s).")
-            if done.failure:
-                failed[done.key] = done.failure
-            left.discard(done.key)
-            if left and not any(Cell.of(key).seed == Cell.of(done.key).seed for key in left):
-                # the dashboard shows it while the other seeds run
+        pending = find_pending(plan, RunReader().children(run.run_id))
+        finished = len(plan.cells) - len(pending)
+        logger.info(f"Study {name}: {len(plan.cells)} cells, {finished} of them already finished.")
+        failed, left = dict[str, str](), {each.cell.key for each in pending}
+        for number, outcome in enumerate(_run_cells(pending, plan, config, root, run.run_id), start=1):
+            ending = f"FAILED: {outcome.error}" if outcome.error else f"run {outcome.run_id}"
+            logger.info(f"[{number}/{len(pending)}] {outcome.key}: {ending} ({outcome.seconds:.0f} s).")
+            if outcome.error:
+                failed[outcome.key] = outcome.error
+            left.discard(outcome.key)
+            if left and not any(Cell.of(key).seed == Cell.of(outcome.key).seed for key in left):
+                # the dashboard shows them while the other seeds run
                 write_interim_results(run, collect(run.run_id, name, plan, config, data, failed, interim=True))
         logger.info("Collecting the results ...")
         results = collect(run.run_id, name, plan, config, data, failed)
@@ -81,96 +83,100 @@ def run_study(config: Config, root: Path) -> StudyOutcome:
         if failed:
             raise UserError(
                 f"{len(failed)} of {len(plan.cells)} cells failed, the first with: {next(iter(failed.values()))} "
-                f"The report of run {run.run_id} leaves them out; the same command goes on with them."
+                f"The report of run {run.run_id} leaves them out; the same command repeats them."
             )
     return StudyOutcome(run.run_id, results)
 
 
 def _unfinished(name: str, config: Config) -> str:
-    """The run of that study that can be gone on with, or "". Raises UserError when its settings are others."""
-    found = RunReader().studies(name)
-    left = found[found["status"] != "FINISHED"] if len(found) else found
-    if not len(left):
+    """Return the id of the study's unfinished run, or "". Raises UserError when its settings differ."""
+    runs = RunReader().studies(name)
+    unfinished = runs[runs["status"] != "FINISHED"] if len(runs) else runs
+    if not len(unfinished):
         return ""
-    run_id, before = str(left["run_id"].iloc[0]), RunReader().params(str(left["run_id"].iloc[0]))
+    run_id = str(unfinished["run_id"].iloc[0])
+    before = RunReader().params(run_id)
     wanted = config.to_params([name for name in STUDY if name not in _FREE])
     if different := [key for key, text in wanted.items() if before.get(key, text) != text]:
         key = different[0]
         raise UserError(
-            f"The study {name} (run {run_id}) is not finished, and was begun with {key}={before[key]}, not "
-            f"{wanted[key]}: go on with its settings, or name another with study=."
+            f"The study {name} (run {run_id}) is not finished and was started with {key}={before[key]}, not "
+            f"{wanted[key]}: resume it with its settings, or name another with study=."
         )
     RunReader().check_resumable(run_id)
     return run_id
 
 
-def find_todo(plan: StudyPlan, children: pd.DataFrame) -> list[Todo]:
-    """What is left to do, given the runs below the study's.
+def find_pending(plan: StudyPlan, children: pd.DataFrame) -> list[PendingCell]:
+    """Return the cells that are not finished, given the child runs of the study's run.
 
-    A cell that is trained but not measured keeps its run; one that was stopped in training goes on where it has epochs.
+    A cell that is trained but not measured keeps its run; one that was stopped in training is resumed if it has epochs.
     """
-    todo = []
+    pending = []
     for cell in plan.cells:
         runs = children[children["name"] == cell.key] if len(children) else children
         finished = runs[runs["status"] == "FINISHED"] if len(runs) else runs
         wanted = set(plan.measurements(cell))
         if any(wanted <= measured for measured in _measured(finished)):
             continue
-        begun = runs[runs["metrics.seconds"].notna()] if "metrics.seconds" in runs else runs.iloc[:0]
-        kept = [] if cell.model == MECHANISM else [*finished["run_id"], *begun["run_id"]] if len(runs) else []
-        todo.append(Todo(cell, str(kept[0]) if kept else "", trained=len(finished) > 0))
-    return todo
+        resumable = runs[runs["metrics.seconds"].notna()] if "metrics.seconds" in runs else runs.iloc[:0]
+        usable = [] if cell.model == MECHANISM or not len(runs) else [*finished["run_id"], *resumable["run_id"]]
+        pending.append(PendingCell(cell, str(usable[0]) if usable else "", trained=len(finished) > 0))
+    return pending
 
 
 def _measured(finished: pd.DataFrame) -> Iterator[set[str]]:
-    """What each of these runs was measured by."""
+    """Yield the names of each run's measurements."""
     column = f"tags.{tags.STUDY_PARTS}"
     for text in finished[column] if column in finished else [""] * len(finished):
-        yield set(text.split(",")) if isinstance(text, str) else set()
+        names = text.split(",") if isinstance(text, str) else []
+        yield {CURRENT_NAMES.get(name, name) for name in names}
 
 
-def _carry_out(todo: Sequence[Todo], plan: StudyPlan, config: Config, root: Path, parent: str) -> Iterator[Done]:
-    """How each cell ended, as they end; in so many processes as there are to be."""
-    if config.workers == 1 or len(todo) < 2:
-        yield from (carry_out(each, plan, root, parent) for each in todo)
+def _run_cells(
+    pending: Sequence[PendingCell], plan: StudyPlan, config: Config, root: Path, parent: str
+) -> Iterator[CellOutcome]:
+    """Run the cells in `config.workers` processes, and yield each outcome as it comes."""
+    if config.workers == 1 or len(pending) < 2:
+        yield from (run_cell(each, plan, root, parent) for each in pending)
         return
     threads = max(1, min(config.threads, os.cpu_count() or 1) // config.workers)
-    shared = replace(plan, given={**plan.given, "threads": threads})
+    shared = replace(plan, shared_settings={**plan.shared_settings, "threads": threads})
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.workers, context, initializer=_watch, initargs=(os.getpid(),)) as pool:
-        futures = [pool.submit(_work, each, shared, root, parent) for each in todo]
+        futures = [pool.submit(_work, each, shared, root, parent) for each in pending]
         try:
             with ending_workers():
                 for future in as_completed(futures):
                     yield future.result()
         except BrokenProcessPool:
             raise UserError(
-                "A process of the study was killed, perhaps for want of memory: the same command goes on, with fewer "
-                "workers= if that is so."
+                "A process of the study was killed, perhaps because memory ran out. Run the same command again to "
+                "resume it, with fewer workers= if so."
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _work(todo: Todo, plan: StudyPlan, root: Path, parent: str) -> Done:
-    """`carry_out`, after which a worker that was stopped ends: its pool would have it begin another cell."""
+def _work(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> CellOutcome:
+    """Run the cell; a worker that was stopped exits, because its pool would have it start another cell."""
     try:
-        return carry_out(todo, plan, root, parent)
+        return run_cell(pending, plan, root, parent)
     except KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)
 
 
-def _watch(leader: int) -> None:
-    """End this process soon after its leader has gone, so that no cell is written by two.
+def _watch(parent: int) -> None:
+    """End this worker soon after the process that started it has ended, so that no two write the same cell.
 
-    First as Ctrl-C would, so that its run is said to be stopped; the pool that it works for would wait for ever.
+    First as Ctrl-C would, so that its run is marked as stopped; its pool would wait for ever.
     """
 
-    def look() -> None:
-        while os.getppid() == leader:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_CHECKS)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(SECONDS_TO_STOP)
         os._exit(1)
 
-    threading.Thread(target=look, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()

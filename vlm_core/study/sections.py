@@ -8,7 +8,7 @@ from typing import Final
 
 from vlm_core.study import measurement_sections
 from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
-from vlm_core.study.report_contents import IntervalPlot, LeakPlot, RunLink, Section, Table, Tile
+from vlm_core.study.report_contents import IntervalPlot, LeakPlot, Section, Table, Tile, linked_row
 from vlm_core.study.results import PairRow, Results, ScoreRow
 
 SIGNIFICANT: Final = 0.05
@@ -94,11 +94,12 @@ def _score_plot(rows: Sequence[ScoreRow]) -> IntervalPlot:
 def _score_table(rows: Sequence[ScoreRow]) -> Table:
     columns = ("", "Macro-F1", "Accuracy", "Worst recall", "Macro-F1, natural prior", "Weights trained", "Training, s")
     body = tuple(
-        (
-            RunLink(row.label, row.run_ids),
+        linked_row(
+            row.label,
+            row.run_ids,
             *(format_estimate(each) for each in (row.macro_f1, row.accuracy, row.worst_recall, row.natural_macro_f1)),
             format_count(row.weights_trained),
-            f"{row.train_seconds:.0f}" if row.train_seconds else UNKNOWN,
+            format_number(row.train_seconds or None, ".0f"),
         )
         for row in rows
     )
@@ -108,7 +109,7 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
 def _category_table(rows: Sequence[ScoreRow]) -> Table:
     categories = tuple(rows[0].per_category)
     body = tuple(
-        (RunLink(row.label, row.run_ids), *(format_estimate(row.per_category.get(name)) for name in categories))
+        linked_row(row.label, row.run_ids, *(format_estimate(row.per_category.get(name)) for name in categories))
         for row in rows
     )
     return Table("F1 per category", ("", *categories), body)
@@ -131,8 +132,8 @@ def _pair_section(key: str, title: str, pairs: Sequence[PairRow]) -> Section:
     )
     paragraph = (
         "Both models of a pair predicted the same products in every seed. The interval resamples products within their "
-        "category, with all their predictions in all seeds; p-values are corrected by Holm's method over the "
-        f"{len(pairs)} pair{'s' * (len(pairs) != 1)}. McNemar's test counts each product once. The last column is the "
+        "category, with all their predictions in all seeds; p-values are corrected by Holm's method over all "
+        "pairs. McNemar's test counts each product once. The last column is the "
         "smallest difference that would be found in four of five cases with this many products; smaller ones may go "
         "unnoticed."
     )
@@ -173,8 +174,9 @@ def _leak(results: Results) -> Section | None:
         *("Accuracy with a copy", "Accuracy without", "Correct predictions with a copy"),
     )
     body = tuple(
-        (
-            RunLink(row.label, row.run_ids),
+        linked_row(
+            row.label,
+            row.run_ids,
             score.category,
             format_estimate(score.holdout),
             format_estimate(score.study),
@@ -224,8 +226,9 @@ def _runs(results: Results) -> Section | None:
     if not results.scores:
         return None
     body = tuple(
-        (
-            RunLink(row.label, row.run_ids),
+        linked_row(
+            row.label,
+            row.run_ids,
             row.protocol,
             ", ".join(f"{seed}: {run_id}" for seed, run_id in zip(row.seeds, row.run_ids, strict=True)),
         )

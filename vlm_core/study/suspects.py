@@ -1,4 +1,4 @@
-"""The label audit of a study: products whose label looks wrong to frozen features of weights as they were before."""
+"""The label audit of a study, on frozen features of the weights before fine-tuning."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from vlm_core.study.results import LabelAuditResult, Suspect
 MOST_AUDITED: Final = 10_000  # products; those of the first seed's split are always among them
 
 
-def find_suspects(tested: Mapping[str, Predictions], data: Data, config: Config) -> LabelAuditResult:
-    """The suspects among up to 10,000 labelled products, and macro-F1 without them of the answers `tested` (by label).
+def find_suspects(predictions: Mapping[str, Predictions], data: Data, config: Config) -> LabelAuditResult:
+    """Audit up to 10,000 labelled products; with it comes macro-F1 of the predictions (by label) without the suspects.
 
     Raises UserError as `audit_labels` does.
     """
@@ -32,21 +32,21 @@ def find_suspects(tested: Mapping[str, Predictions], data: Data, config: Config)
     parts = (products["product_id"], audit.given, audit.suggested, audit.scores, products["title"])
     suspects = tuple(Suspect(*each) for each in zip(*parts, strict=True))
     flagged = {suspect.product_id for suspect in suspects}
-    without = {label: macro_f1_without(answers, flagged) for label, answers in tested.items()}
+    without = {label: macro_f1_without(of_label, flagged) for label, of_label in predictions.items()}
     return LabelAuditResult(ENCODER, audit.audited, audit.macro_f1, suspects, without)
 
 
 def _rows(data: Data, seed: int) -> NDArray[np.int64]:
-    """Catalogue rows (n,): the split's own, and others drawn up to the most that are audited."""
+    """Return catalogue rows (n,): those of the split, and a sample of the others up to the most that are audited."""
     split = data.split
     own = np.unique(np.concatenate([split.train, split.validation, split.test]))
     others = np.setdiff1d(np.flatnonzero(split.labels >= 0), own)
-    drawn = np.random.default_rng(seed).permutation(others)[: max(0, MOST_AUDITED - len(own))]
-    return np.concatenate([own, drawn])
+    sampled = np.random.default_rng(seed).permutation(others)[: max(0, MOST_AUDITED - len(own))]
+    return np.concatenate([own, sampled])
 
 
 def _features(rows: NDArray[np.int64], data: Data, config: Config) -> NDArray[np.float32]:
-    """Fused states (n, D) of the encoder's weights before any fine-tuning."""
+    """Return fused features (n, D) of the encoder before any fine-tuning."""
     from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
     from vlm_core.models.simple_baselines import frozen_features
 

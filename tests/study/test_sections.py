@@ -1,0 +1,114 @@
+"""The report's sections: each number in its place, with the runs behind it."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.dashboard.made_study import make_results
+from vlm_core.study.report_contents import RunLink, cell_texts
+from vlm_core.study.results_json import read_results
+from vlm_core.study.sections import make_sections
+
+RESULTS = make_results("s", {"a": "r1", "b": "r2"})
+
+
+def section(key, **changes):
+    return next(each for each in make_sections(replace(RESULTS, **changes)) if each.key == key)
+
+
+def texts(table):
+    return [cell_texts(row) for row in table.rows]
+
+
+def test_the_sections_come_in_the_order_of_the_report():
+    assert [each.key for each in make_sections(RESULTS)] == [
+        *("overview", "scores", "pairs", "leak", "ablation", "faithfulness", "robustness", "calibration", "gaps"),
+        *("decoding", "cost", "label_audit", "runs"),
+    ]
+
+
+def test_a_study_without_results_has_its_overview_alone():
+    (overview,) = make_sections(read_results('{"study": "x"}'))
+    assert [tile.value for tile in overview.tiles] == ["0 of 0", "–", "0", "–", "–"]
+
+
+def test_the_overview_counts_and_names_the_best_family_and_what_failed():
+    overview = section("overview")
+    assert [(tile.label, tile.value) for tile in overview.tiles] == [
+        ("Cells in these results", "6 of 8"),
+        ("Seeds", "2"),
+        ("Categories", "3"),
+        ("Best family", "clip probe"),
+        ("Pairs that differ", "2 of 2"),
+    ]
+    assert overview.tiles[3].note == "0.780 (0.760 to 0.800)"
+    assert overview.failures == ("git/probe/classify/holdout/0: RuntimeError: <script>alert(1)</script>",)
+    assert "2 seeds." in overview.paragraphs[1]
+
+
+@pytest.mark.parametrize(("p", "significant"), [(0.049, "1 of 1"), (0.05, "0 of 1")])
+def test_a_pair_differs_below_five_percent(p, significant):
+    pair = replace(RESULTS.pairs[0], test=replace(RESULTS.pairs[0].test, p_bootstrap_holm=p))
+    assert section("overview", pairs=(pair,)).tiles[4].value == significant
+
+
+def test_scores_are_best_first_and_each_row_leads_to_its_runs():
+    scores, categories = section("scores").tables
+    assert texts(scores)[0] == (
+        *("clip probe", "0.780 (0.760 to 0.800)", "0.800 (0.780 to 0.820)", "0.200", "0.700 (0.680 to 0.720)"),
+        *("645", "12"),
+    )
+    assert [row[0] for row in texts(scores)] == ["clip probe", "blip probe", "HOG + colour"]
+    assert scores.rows[0][0] == RunLink("clip probe", ("r1", "r2"))
+    assert categories.columns == ("", "Accessories", "Apparel", "Free <i>Items</i>")
+    (plot,) = section("scores").plots
+    assert [(label, estimate.value) for label, estimate in plot.rows][:2] == [
+        ("clip probe", 0.78),
+        ("blip probe", 0.74),
+    ]
+
+
+def test_scores_under_the_leaking_protocol_are_left_to_the_leak():
+    rows = (replace(RESULTS.scores[0], protocol="original"), *RESULTS.scores[1:])
+    table = section("scores", scores=rows).tables[0]
+    assert [row[0] for row in texts(table)] == ["blip probe", "HOG + colour"]
+
+
+def test_pairs_have_their_tests_and_conclusions():
+    pairs = section("pairs")
+    assert texts(pairs.tables[0]) == [
+        (
+            *("clip probe − blip probe", "+0.040 (+0.020 to +0.060)", "+0.040", "0.010", "0.200 (0.150)"),
+            *("30 : 20", "3.0"),
+        )
+    ]
+    assert pairs.conclusions == ("clip probe beats blip probe by 4.0 points of macro-F1.",)
+    assert pairs.plots[0].differences and len(pairs.plots[0].rows) == 1
+
+
+def test_the_leak_stands_beside_the_scores_of_both_protocols():
+    leak = section("leak")
+    assert texts(leak.tables[0])[3] == (
+        *("clip probe", "all", "0.500 (0.480 to 0.520)", "0.800 (0.780 to 0.820)", "+0.300"),
+        *("40.0%", "90.0%", "–", "60.0%"),
+    )
+    assert len(leak.tables[0].rows) == 8 and leak.plots[0].rows == RESULTS.leak
+
+
+def test_the_ablation_has_the_mechanisms_and_their_own_pairs():
+    ablation = section("ablation")
+    assert [table.title for table in ablation.tables] == [
+        "Mean over seeds with its 95 % interval",
+        "F1 per category",
+        "Pairs",
+    ]
+    assert [row[0] for row in texts(ablation.tables[0])] == ["attention-pool", "mean-pool"]
+    assert [row[0] for row in texts(ablation.tables[2])] == ["attention-pool − mean-pool"]
+    assert len(ablation.plots) == 2
+    alone = section("ablation", pairs=())
+    assert len(alone.plots) == 1 and alone.conclusions == () and len(alone.paragraphs) == 1
+
+
+def test_every_configuration_names_its_runs():
+    (table,) = section("runs").tables
+    assert texts(table)[0] == ("clip probe", "holdout", "0: r1, 1: r2") and len(table.rows) == 5
