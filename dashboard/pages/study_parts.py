@@ -87,7 +87,7 @@ def _section_card(runs: Runs, study: StoredStudy, section: Section) -> Component
         parts.append(notice("Some cells failed and are left out", failures, "warning"))
     if section.conclusions:
         conclusions = "\n".join(f"• {conclusion}" for conclusion in section.conclusions)
-        parts.append(html.Div(conclusions, className="said scrolled", tabIndex=0))
+        parts.append(html.Div(conclusions, className="conclusions scrolled", tabIndex=0))
     parts += _graphs(section)
     parts += [_table(each) for each in section.tables]
     if section.key == "faithfulness":
