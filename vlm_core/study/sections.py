@@ -123,7 +123,7 @@ def _pairs(results: Results) -> Section | None:
 def _pair_section(key: str, title: str, pairs: Sequence[PairRow]) -> Section:
     columns = (
         "Pair",
-        "Difference of macro-F1 (products resampled)",
+        "Difference of macro-F1",
         "Difference over seeds",
         "p, bootstrap",
         "p, exact McNemar (mid-p)",
