@@ -1,23 +1,40 @@
-"""How a file is written: whole, or not at all."""
+"""How files and folders are written: whole, or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
+
+
+@contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """Yield the path where a file or a folder is built, which takes the place of `target` when the block ends well.
+
+    Nothing is at that path yet; it lies beside `target`, in a folder that is made if it is missing. After a failure
+    `target` is as it was and nothing is left. Raises OSError when `target` cannot be replaced, as a folder that is not
+    empty.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Nothing; `path` holds all that `write` wrote, or what it held before if that failed.
+    """Let `write` fill a file that then takes the place of `path`, or leave `path` as it was if that failed.
 
     The folder is made if it is missing. Raises what `write` raises, and OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with building(path) as partial, partial.open("wb") as file:
+        write(file)

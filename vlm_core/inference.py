@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vlm_core.config import Config
 from vlm_core.data import words
+from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import track
@@ -33,6 +34,19 @@ def set_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(min(threads, os.cpu_count() or 1))
+
+
+def choose_device(device: str) -> str:
+    """Return "cuda" or "cpu" for the setting `device`; "auto" is CUDA where there is a device.
+
+    Raises UserError when "cuda" is asked for and PyTorch finds no device.
+    """
+    import torch
+
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise UserError("device=cuda was asked for, but PyTorch finds no CUDA device: use device=cpu or device=auto.")
+    return "cuda" if device != "cpu" and found else "cpu"
 
 
 def seconds_per_image(model: Categoriser, pictures: NDArray[np.uint8]) -> float:

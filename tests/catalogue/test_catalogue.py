@@ -16,6 +16,7 @@ from PIL import Image
 from vlm_core.catalogue import catalogue as module
 from vlm_core.catalogue.catalogue import prepare_catalogue
 from vlm_core.catalogue.reading import Columns
+from vlm_core.catalogue.sources import FolderSource, ZipSource
 from vlm_core.errors import UserError
 
 KAGGLE = Columns("id", "", "productDisplayName", "masterCategory", ("gender", "season"))
@@ -89,6 +90,15 @@ def test_a_prepared_catalogue_is_taken_as_it_is(tmp_path, monkeypatch):
     assert second.products.equals(first.products) and second.reading == first.reading
     assert second.fingerprint == first.fingerprint
     assert len(list((tmp_path / "data" / "processed").iterdir())) == 1
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_the_table_is_opened_once(tmp_path, monkeypatch, make):
+    opened = []
+    for kind in (FolderSource, ZipSource):
+        monkeypatch.setattr(kind, "open_table", lambda self, open_=kind.open_table: opened.append(self) or open_(self))
+    _prepare(make(tmp_path / "shop"), tmp_path)
+    assert len(opened) == 1
 
 
 def test_a_table_in_the_working_directory_is_prepared_once(tmp_path, monkeypatch):

@@ -158,6 +158,6 @@ def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_p
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(UserError, match="No space left on device"):
         list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(), checkpoint))
-    assert json.loads((tmp_path / "state.json").read_text()) == before
-    assert not list(tmp_path.glob("*.tmp"))
+    assert json.loads((tmp_path / "position.json").read_text()) == before
+    assert not list(tmp_path.glob("*.part"))
     assert checkpoint.load_best(model.freeze_before(0)).epoch == 1

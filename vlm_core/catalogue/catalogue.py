@@ -7,9 +7,7 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,8 +18,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlm_core.atomic import building
 from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, TableRow, read_header, read_rows
-from vlm_core.catalogue.sources import Source, open_source
+from vlm_core.catalogue.sources import HashedTable, Source, open_source
 from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import PictureStore, UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import track
@@ -55,9 +54,7 @@ def prepare_catalogue(data: str, columns: Columns, root: Path) -> Catalogue:
     Raises UserError when there is nothing to read, a column is missing, or no product is usable.
     """
     source = open_source(data, root)
-    _check_columns(source, columns)
-    rows, report = _read(source, columns)
-    contents = source.key(_picture_path(row, columns) for row in rows)
+    rows, report, contents = _read(source, columns)
     key = hashlib.blake2b(f"{SCHEMA}|{contents}|{columns}".encode(), digest_size=8).hexdigest()
     name = re.sub(r"[^\w.-]", "_", Path(source.name).stem) or "catalogue"
     folder = root / "data" / "processed" / f"{name}-{key}"
@@ -82,10 +79,8 @@ def load_prepared(folder: Path) -> Catalogue:
     return _load(folder.name.rsplit("-", 1)[0], folder)
 
 
-def _check_columns(source: Source, columns: Columns) -> None:
-    """Nothing, once every column that is needed is known to be there."""
-    with source.open_table() as table:
-        header, _ = read_header(table, source.name)
+def _check_columns(name: str, header: Sequence[str], columns: Columns) -> None:
+    """Raise UserError when a column that is needed is not in the header of the table `name`."""
     needed = {"label": columns.label}
     if columns.picture:
         needed["picture_column"] = columns.picture
@@ -93,23 +88,20 @@ def _check_columns(source: Source, columns: Columns) -> None:
         needed["id_column"] = columns.id
     for setting, column in needed.items():
         if column not in header:
-            raise UserError(f"{setting}={column} is no column of {source.name}, which has: {', '.join(header)}.")
+            raise UserError(f"{setting}={column} is no column of {name}, which has: {', '.join(header)}.")
 
 
 def _prepare(source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path) -> None:
     """Read and decode everything into a temporary folder that takes its name when it is whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(source, columns, rows, report, temporary)
-        os.replace(temporary, folder)
+        with building(folder) as partial:
+            partial.mkdir()
+            _write(source, columns, rows, report, partial)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise UserError(f"The disk of {folder.parent} is full: free space there and start again.") from None
         if not (folder / "reading.json").exists():  # otherwise another process was faster
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path) -> None:
@@ -138,13 +130,18 @@ def _write(source: Source, columns: Columns, rows: list[TableRow], report: Readi
     (folder / "reading.json").write_text(json.dumps(content))
 
 
-def _read(source: Source, columns: Columns) -> tuple[list[TableRow], ReadingReport]:
-    """Rows that have a picture, and the report as far as it goes without decoding."""
+def _read(source: Source, columns: Columns) -> tuple[list[TableRow], ReadingReport, str]:
+    """Return the rows that have a picture, the report as far as it goes without decoding, and a key of the contents.
+
+    The table is opened and read once. Raises UserError when a column is missing.
+    """
     rows: list[TableRow] = []
     refused: list[Refusal] = []
     missing = count = repaired = 0
-    with source.open_table() as table:
+    with source.open_table() as file:
+        table = HashedTable(file)
         names, delimiter = read_header(table, source.name)
+        _check_columns(source.name, names, columns)
         for row in read_rows(table, names, delimiter, columns):
             count += 1
             if isinstance(row, Refusal):
@@ -155,7 +152,8 @@ def _read(source: Source, columns: Columns) -> tuple[list[TableRow], ReadingRepo
                 rows.append(row)
             else:
                 missing += 1
-    return rows, ReadingReport(count, repaired, tuple(refused), missing, (), 0)
+        key = table.key(source.picture_states(_picture_path(row, columns) for row in rows))
+    return rows, ReadingReport(count, repaired, tuple(refused), missing, (), 0), key
 
 
 def _picture_path(row: TableRow, columns: Columns) -> str:

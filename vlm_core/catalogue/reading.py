@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, Protocol
 
 from vlm_core.errors import UserError
 
@@ -16,6 +16,13 @@ DELIMITERS: Final = ",;\t"
 LONGEST_LINE: Final = 1_000_000
 MOST_LINES_A_ROW: Final = 50  # a quote still open after so many lines is a stray one
 FEWEST_COLUMNS_OF_A_ROW: Final = 4  # with fewer, a line of prose has as many commas as a row
+
+
+class Table(Protocol):
+    """A binary file, as far as it is read here."""
+
+    def readline(self, limit: int = -1, /) -> bytes:
+        """Return the next line, or its first `limit` bytes."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class TableRow:
     repaired: bool
 
 
-def read_header(table: BinaryIO, name: str) -> tuple[list[str], str]:
+def read_header(table: Table, name: str) -> tuple[list[str], str]:
     """Column names and the delimiter of a table that is open at its start. Raises UserError when there are none."""
     line = table.readline(LONGEST_LINE).decode("utf-8-sig", "replace").replace("\0", "")
     delimiter = max(DELIMITERS, key=line.count)
@@ -88,7 +95,7 @@ def read_header(table: BinaryIO, name: str) -> tuple[list[str], str]:
     return header, delimiter
 
 
-def read_rows(table: BinaryIO, header: Sequence[str], delimiter: str, columns: Columns) -> Iterator[TableRow | Refusal]:
+def read_rows(table: Table, header: Sequence[str], delimiter: str, columns: Columns) -> Iterator[TableRow | Refusal]:
     """Each line after the header as a usable row or a refusal; never raises for what a line holds.
 
     Unquoted delimiters are mended where the title is the last column: what is too much belongs to it.
@@ -114,7 +121,7 @@ def read_rows(table: BinaryIO, header: Sequence[str], delimiter: str, columns: C
         yield TableRow(line, values, repaired)
 
 
-def _records(table: BinaryIO, delimiter: str, width: int) -> Iterator[tuple[int, list[str]]]:
+def _records(table: Table, delimiter: str, width: int) -> Iterator[tuple[int, list[str]]]:
     """The first line number and the cells of each record; a stray quote costs its own line and no other.
 
     A quoted cell may go on over lines as RFC 4180 has it, unless one of these reads as a whole row by itself.
@@ -163,7 +170,7 @@ def _cells(text: str, delimiter: str) -> list[str] | None:
     return records[0] if len(records) == 1 else None
 
 
-def _lines(table: BinaryIO) -> Iterator[tuple[int, str]]:
+def _lines(table: Table) -> Iterator[tuple[int, str]]:
     """Line numbers from 2 on (the header was read), and each line's text."""
     for number, data in enumerate(iter(lambda: table.readline(LONGEST_LINE), b""), start=2):
         yield number, data.decode("utf-8", "replace").replace("\0", "")

@@ -5,15 +5,14 @@ It has the real catalogue's traits: an uneven prior, gifts that look like what i
 
 import io
 import json
-import os
 import shutil
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from random import Random
 from typing import Final
-from uuid import uuid4
 
+from vlm_core.atomic import building
 from vlm_core.catalogue.assortment import (
     ACCESSORIES,
     APPAREL,
@@ -103,13 +102,16 @@ def draw_sample(folder: Path, products: int = 1600, seed: int = 7) -> Path:
     ours = (folder / STAMP).is_file() or not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not ours:
         raise UserError(f"{folder} holds something else than a sample catalogue: remove it or choose another folder.")
-    fresh = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     try:
-        _write(fresh, plan_rows(products, seed), seed)
-        (fresh / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
-        _move(fresh, folder, stamp)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        with building(folder) as partial:
+            _write(partial, plan_rows(products, seed), seed)
+            (partial / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+            # What another process has drawn meanwhile has the same bytes, and may be in use already.
+            if not _is_complete(folder, stamp):
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        if not _is_complete(folder, stamp):
+            raise
     return folder
 
 
@@ -121,18 +123,6 @@ def _is_complete(folder: Path, stamp: dict[str, int]) -> bool:
         return False
     expected = stamp["products"] - count_defects(stamp["products"]).pictures_missing
     return bool(found == stamp and (folder / "styles.csv").is_file() and pictures == expected)
-
-
-def _move(fresh: Path, folder: Path, stamp: dict[str, int]) -> None:
-    # Another process may have drawn the same catalogue meanwhile: its bytes are ours, and may be in use already.
-    if _is_complete(folder, stamp):
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        os.replace(fresh, folder)
-    except OSError:
-        if not _is_complete(folder, stamp):
-            raise
 
 
 def _write(folder: Path, rows: list[SampleRow], seed: int) -> None:

@@ -7,7 +7,7 @@ import io
 import posixpath
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -34,8 +34,8 @@ class Source(Protocol):
     def read_picture(self, path: str) -> bytes:
         """A picture's bytes; of a file that is far too large, only enough to see that. Raises OSError."""
 
-    def key(self, paths: Iterable[str]) -> str:
-        """Sixteen hex digits that change with the table or with the pictures of these paths, which are not read."""
+    def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
+        """Yield a line for each of these pictures, which changes with the picture; none of them is read."""
 
 
 def open_source(data: str, root: Path) -> Source:
@@ -93,10 +93,11 @@ class FolderSource:
         with found.open("rb") as file:
             return file.read(MOST_PICTURE_BYTES)
 
-    def key(self, paths: Iterable[str]) -> str:
-        """Of the table's bytes and each picture's path, size and time: what else lies there may change."""
-        states = ((path, (self._folder / path).stat()) for path in paths)
-        return _key(self.open_table, (f"{path}|{state.st_size}|{state.st_mtime_ns}" for path, state in states))
+    def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
+        """Yield each picture's path, size and time."""
+        for path in paths:
+            state = (self._folder / path).stat()
+            yield f"{path}|{state.st_size}|{state.st_mtime_ns}"
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -145,10 +146,11 @@ class ZipSource:
         """The entry's bytes, never more than the bound, whatever the zip says of its size."""
         return read_entry(self._zip, self._top + path)
 
-    def key(self, paths: Iterable[str]) -> str:
-        """Of the table's bytes and each picture's path, size and checksum."""
-        entries = ((path, self._entries[self._top + path]) for path in paths)
-        return _key(self.open_table, (f"{path}|{entry.file_size}|{entry.CRC}" for path, entry in entries))
+    def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
+        """Yield each picture's path, size and checksum."""
+        for path in paths:
+            entry = self._entries[self._top + path]
+            yield f"{path}|{entry.file_size}|{entry.CRC}"
 
 
 def _open_folder(path: Path) -> FolderSource:
@@ -160,11 +162,24 @@ def _open_folder(path: Path) -> FolderSource:
     return FolderSource(path.name, tables[0].parent, TABLE)
 
 
-def _key(open_table: Callable[[], BinaryIO], entries: Iterable[str]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    with open_table() as table:
-        while part := table.read(1 << 20):
-            digest.update(part)
-    for entry in sorted(entries):
-        digest.update(entry.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+class HashedTable:
+    """A table that is read line by line, once, and hashed on the way."""
+
+    def __init__(self, table: BinaryIO) -> None:
+        self._table = table
+        self._digest = hashlib.blake2b(digest_size=8)
+
+    def readline(self, limit: int = -1, /) -> bytes:
+        """Return the next line, or its first `limit` bytes."""
+        line = self._table.readline(limit)
+        self._digest.update(line)
+        return line
+
+    def key(self, picture_states: Iterable[str]) -> str:
+        """Return sixteen hex digits that change with the table, which is read to its end, or with a picture's state."""
+        while part := self._table.read(1 << 20):
+            self._digest.update(part)
+        digest = self._digest.copy()
+        for state in sorted(picture_states):
+            digest.update(state.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()

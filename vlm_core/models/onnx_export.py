@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vlm_core.atomic import building
 from vlm_core.errors import UserError
 from vlm_core.models.onnx_categoriser import GRAPH, LOG_PROBABILITIES, PIXELS, OnnxCategoriser, OnnxDescription
 
@@ -26,7 +26,7 @@ _QUANTISED: Final = ("MatMul", "Gemm")  # linear layers only, not the matmul of 
 
 
 def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
-    """Export the model as an fp32 graph for any batch size into `folder`; return it loaded from there.
+    """Export the model as an fp32 graph for any batch size into a new `folder`; return it loaded from there.
 
     CLIP's prompts and the tokens of sentences become constants. Raise UserError for the baseline and for a model that
     is ONNX already.
@@ -35,26 +35,28 @@ def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
 
     if not isinstance(model, VisionLanguageCategoriser):
         raise UserError("only CLIP, BLIP and GIT can be exported to ONNX: choose a run of one of these families.")
-    with _replacing_files(folder) as temporary:
-        model.set_training(False, 0)
-        export_graph(_chain(model), model.image_size, [LOG_PROBABILITIES], temporary / GRAPH)
     source = model.description
     description = OnnxDescription(
         source.family, "fp32", source.categories, source.canvas, model.image_size, source.head, source.readout
     )
-    description.write(folder)
+    with building(folder) as partial:
+        partial.mkdir()
+        model.set_training(False, 0)
+        export_graph(_chain(model), model.image_size, [LOG_PROBABILITIES], partial / GRAPH)
+        description.write(partial)
     return OnnxCategoriser.load(folder)
 
 
 def quantise_onnx(exported: OnnxCategoriser, folder: Path) -> OnnxCategoriser:
-    """Quantise the linear layers of an fp32 export to int8 into `folder`; return it loaded from there.
+    """Quantise the linear layers of an fp32 export to int8 into a new `folder`; return it loaded from there.
 
     Weights have 7 bits, because CPUs without VNNI would overflow with 8, and one scale per output channel. Activations
     are quantised dynamically, so no calibration is needed. Convolutions stay in fp32.
     """
-    with _replacing_files(folder) as temporary:
-        quantise_graph(exported.folder / GRAPH, temporary / GRAPH)
-    replace(exported.description, precision="int8").write(folder)
+    with building(folder) as partial:
+        partial.mkdir()
+        quantise_graph(exported.folder / GRAPH, partial / GRAPH)
+        replace(exported.description, precision="int8").write(partial)
     return OnnxCategoriser.load(folder)
 
 
@@ -128,13 +130,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _replacing_files(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, and move its files to `folder` at the end unless an exception was raised."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as temporary:
-        yield Path(temporary)
-        for path in sorted(Path(temporary).iterdir(), reverse=True):  # external weights before their graph
-            os.replace(path, folder / path.name)

@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from vlm_core.atomic import write_atomically
+from vlm_core.atomic import building, write_atomically
 from vlm_core.errors import UserError
 
 
@@ -127,7 +127,8 @@ class Checkpoint:
 
         contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
         try:
-            write_atomically(self.folder / name, lambda file: save_file(contiguous, file.name))
+            with building(self.folder / name) as partial:
+                save_file(contiguous, partial)
         except Exception as error:
             raise UserError(
                 f"The checkpoint could not be written to {self.folder}: {error}. Free disk space there."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
+from vlm_core.atomic import building
 from vlm_core.catalogue.reading import Columns, Refusal, read_header, read_rows
 from vlm_core.catalogue.sources import FolderSource, open_zip, read_entry
 from vlm_core.errors import UserError
@@ -106,15 +106,9 @@ def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list
     writers = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
     if path.suffix.lower() not in writers:
         raise UserError(f"output={path} must end in .csv or .parquet.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
     count = 0
-    try:
-        with writers[path.suffix.lower()](temporary, schema) as writer:
-            for rows in batches:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-                count += len(rows)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with building(path) as partial, writers[path.suffix.lower()](partial, schema) as writer:
+        for rows in batches:
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+            count += len(rows)
     return count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_core.config import PRETRAINING, Config, from_params
+from vlm_core.atomic import building
+from vlm_core.config import PRETRAINING, Config
 from vlm_core.data import load_catalogue, words
 from vlm_core.errors import UserError
-from vlm_core.inference import set_threads
+from vlm_core.inference import choose_device, set_threads
+from vlm_core.workflows.train import resumed_config
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +64,7 @@ def run_pretraining(config: Config, root: Path) -> PretrainingOutcome:
     if config.model == "baseline":
         raise UserError("The baseline has no pretraining: use model=clip, blip or git.")
     if config.resume:
-        config = _resumed(config.resume)
+        config = resumed_config(config.resume)
         logger.info(f"Going on with run {config.resume} and its own settings: model={config.model}.")
     if config.output and Path(config.output).exists():
         raise UserError(f"output={config.output} is there already: name a folder that is not.")
@@ -93,14 +94,6 @@ def run_pretraining(config: Config, root: Path) -> PretrainingOutcome:
         figures = _write(config, exposure, adapter, task.score, run, folder)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return PretrainingOutcome(run.run_id, folder, figures)
-
-
-def _resumed(run_id: str) -> Config:
-    from vlm_core.tracking.reader import RunReader
-
-    reader = RunReader()
-    reader.check_resumable(run_id)
-    return from_params(reader.params(run_id)).model_copy(update={"resume": run_id})
 
 
 def _load_material(config: Config, root: Path) -> _Material:
@@ -155,18 +148,10 @@ def _load_adapter(config: Config, material: _Material) -> tuple[Adapter, Exposur
         before.append(load_vision_tower(weights.hf, Path(config.tower), plain_view(examples, size)))
         logger.info(f"The vision tower starts from {config.tower}.")
     adapter: Adapter = ADAPTERS[config.family](weights.hf, weights.tokenizer)
-    adapter.hf.to("cuda" if _on_cuda(config.device) else "cpu")
+    adapter.hf.to(choose_device(config.device))
     catalogue = material.catalogue
     ids = catalogue.products["product_id"].iloc[material.learnt]
     return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before)
-
-
-def _on_cuda(device: str) -> bool:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda was asked for, but PyTorch finds no CUDA device: use device=cpu or device=auto.")
-    return device != "cpu" and torch.cuda.is_available()
 
 
 def _make_task(config: Config, material: _Material, adapter: Adapter) -> Pretraining:
@@ -244,12 +229,11 @@ def _write(
     from vlm_core.models.shipped import write_checksums, write_weights
     from vlm_core.tracking.pretraining_card import write_pretraining_card
 
-    partial = folder.with_name(f".{folder.name}.{run.run_id}.part")
-    write_weights(adapter.hf, adapter.tokenizer, exposure, partial)
-    figures = score()
-    run.metrics({f"stored_{name}": value for name, value in figures.items()})
-    write_pretraining_card(partial, run.run_id, config, exposure, figures)
-    write_checksums(partial)
-    os.replace(partial, folder)
+    with building(folder) as partial:
+        write_weights(adapter.hf, adapter.tokenizer, exposure, partial)
+        figures = score()
+        run.metrics({f"stored_{name}": value for name, value in figures.items()})
+        write_pretraining_card(partial, run.run_id, config, exposure, figures)
+        write_checksums(partial)
     run.artifact(folder, "weights")
     return figures

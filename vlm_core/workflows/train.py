@@ -18,8 +18,7 @@ import numpy as np
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import FINE_TUNING, Config, from_params
 from vlm_core.data import Data, load_data, words, write_dataset_info
-from vlm_core.errors import UserError
-from vlm_core.inference import evaluate_rows, seconds_per_image, set_threads
+from vlm_core.inference import choose_device, evaluate_rows, seconds_per_image, set_threads
 from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
@@ -78,7 +77,7 @@ def run_training(
     from vlm_core.tracking.registry import register
 
     if config.resume:
-        config = _resumed(config.resume)
+        config = resumed_config(config.resume)
         logger.info(
             f"Going on with run {config.resume} and its own settings: model={config.model}, mode={config.mode}."
         )
@@ -124,8 +123,11 @@ def run_trial(
     return TrialResult(best.best_macro_f1, seconds, pruned=False)
 
 
-def _resumed(run_id: str) -> Config:
-    """The settings of a run that is gone on with; its weights come from where they came from then."""
+def resumed_config(run_id: str) -> Config:
+    """Return the settings of a run that is resumed; its weights come from where they came from then.
+
+    Raises UserError for a run that cannot be resumed.
+    """
     from vlm_core.tracking.reader import RunReader
 
     reader = RunReader()
@@ -259,10 +261,7 @@ def _categoriser(config: Config, data: Data, weights: LoadedWeights) -> VisionLa
     )
     torch.manual_seed(config.seed)
     model = VisionLanguageCategoriser(weights.hf, weights.tokenizer, description)
-    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda was asked for, but PyTorch finds no CUDA device: use device=cpu or device=auto.")
-    return model.to("cuda" if cuda else "cpu")
+    return model.to(choose_device(config.device))
 
 
 def _fit(
