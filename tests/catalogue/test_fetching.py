@@ -26,7 +26,13 @@ from vlm_core.catalogue import fetching
 from vlm_core.catalogue.fetching import KAGGLE_PAGE, fetch_hf, fetch_kaggle
 from vlm_core.errors import UserError
 
-PROGRAM = "import sys, pathlib; from vlm_core.catalogue.fetching import *; {}(pathlib.Path(sys.argv[1]))"
+PROGRAM = """
+import sys, pathlib
+from vlm_core.catalogue.fetching import *
+from vlm_core.progress import log_to_stdout
+log_to_stdout()
+{}(pathlib.Path(sys.argv[1]))
+"""
 
 
 @pytest.fixture
