@@ -1,4 +1,4 @@
-"""Measure every way of training against the naive one: `python -m experiments.benchmark --data shop.zip`."""
+"""Compare every training mode with a naive loop: `python -m experiments.benchmark --data shop.zip`."""
 
 from __future__ import annotations
 
@@ -33,56 +33,58 @@ KINDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is not in the results yet, one process a figure, and write the tables."""
+    """Measure what is not in the results yet, one process per measurement, and write the tables."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmark",
-        description="Seconds a picture of every mode next to a naive loop, on published architectures with random "
-        "weights. Figures that the results hold are not measured again.",
+        description="Measure seconds per image of every training mode and of a naive loop, on published "
+        "architectures with random weights. What is in the results already is not measured again.",
     )
-    parser.add_argument("--data", default="sample", help="catalogue whose pictures are used (default: sample)")
+    parser.add_argument("--data", default="sample", help="catalogue whose images are used (default: sample)")
     parser.add_argument("--families", default=",".join(FAMILIES), help="default: clip,blip,git")
     parser.add_argument("--kinds", default=",".join(KINDS), help="what to measure, comma-separated (also Trainer)")
-    parser.add_argument("--sizes", default="224", help="pixels a side, comma-separated (default: 224)")
-    parser.add_argument("--growth", default="1000,5000,20000,40000", help="numbers of pictures; empty: none")
-    parser.add_argument("--steps", type=int, default=5, help="steps a figure (default: 5)")
+    parser.add_argument("--sizes", default="224", help="input sizes in pixels, comma-separated (default: 224)")
+    parser.add_argument(
+        "--growth", default="1000,5000,20000,40000", help="numbers of images, comma-separated; empty: none"
+    )
+    parser.add_argument("--steps", type=int, default=5, help="training steps per measurement (default: 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="PyTorch threads (default: all cores)")
-    parser.add_argument("--results", default="results/benchmark.json", help="file of the figures")
+    parser.add_argument("--results", default="results/benchmark.json", help="JSON file of the measurements")
     parser.add_argument("--output", default="", help="Markdown file for the tables (empty: print them)")
-    given = parser.parse_args(arguments)
-    path, root = Path(given.results), str(Path.cwd())
+    options = parser.parse_args(arguments)
+    path, root = Path(options.results), str(Path.cwd())
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     from vlm_core.benchmark import growth, inference_speed, markdown_tables, steps
 
-    def keep(name: str, work: Callable[..., Any], *values: Any) -> None:
+    def measure(name: str, work: Callable[..., Any], *values: Any) -> None:
         if name in results:
             return
         print(f"Measuring {name} ...", flush=True)
         results[name] = _alone(work, *values)
         write_atomically(path, lambda file: file.write(json.dumps(results, indent=1).encode()))
 
-    sizes = [int(size) for size in given.sizes.split(",")]
+    sizes = [int(size) for size in options.sizes.split(",")]
     for size in sizes:
-        keep(f"preprocessing {size}", steps.measure_preprocessing, size, given.data, root, given.threads)
-    for family in given.families.split(","):
+        measure(f"preprocessing {size}", steps.measure_preprocessing, size, options.data, root, options.threads)
+    for family in options.families.split(","):
         for size in sizes:
-            for kind in given.kinds.split(","):
-                where = (family, size, given.data, root, given.threads)
+            for kind in options.kinds.split(","):
+                where = (family, size, options.data, root, options.threads)
                 if kind == "answers":
-                    keep(f"inference {family} {size}", inference_speed.measure_inference, *where)
+                    measure(f"inference {family} {size}", inference_speed.measure_inference, *where)
                 elif kind == "full beside naive":
-                    keep(f"in turn {family} {size}", steps.measure_in_turn, *where, given.steps)
+                    measure(f"in turn {family} {size}", steps.measure_in_turn, *where, options.steps)
                 else:
-                    keep(f"training {family} {size} {kind}", steps.measure, kind, *where, given.steps)
-    for count in filter(None, given.growth.split(",")):
-        keep(f"growth of {count}", growth.measure_growth, int(count), given.data, root, given.threads)
+                    measure(f"training {family} {size} {kind}", steps.measure, kind, *where, options.steps)
+    for count in filter(None, options.growth.split(",")):
+        measure(f"growth of {count}", growth.measure_growth, int(count), options.data, root, options.threads)
     tables = markdown_tables.all_tables(results)
-    if given.output:
-        _write_tables(tables, Path(given.output))
-    print(f"Wrote the tables of {given.output}." if given.output else tables)
+    if options.output:
+        _write_tables(tables, Path(options.output))
+    print(f"Wrote the tables to {options.output}." if options.output else tables)
 
 
 def _write_tables(tables: str, path: Path) -> None:
-    """Put the tables between the file's marks, or at its end where it has none; what else it says stays."""
+    """Write the tables between the file's markers, or at its end where it has none, and leave the rest as it is."""
     begin, end = "<!-- tables: written by experiments.benchmark -->\n", "<!-- end of the tables -->\n"
     before, _, rest = (path.read_text() if path.exists() else "").partition(begin)
     text = before + begin + tables + end + rest.partition(end)[2]
@@ -90,12 +92,12 @@ def _write_tables(tables: str, path: Path) -> None:
 
 
 def _alone(work: Callable[..., Any], *values: Any) -> Any:
-    """What `work` gives in a process of its own, whose memory is its alone."""
+    """Return what `work` returns in a process of its own, so that its memory is measured alone."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         try:
             return pool.apply(work, values)
         except MemoryError:
-            raise UserError("The memory does not suffice for this figure: leave it out with --kinds.") from None
+            raise UserError("There is not enough memory for this measurement: leave it out with --kinds.") from None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ STOPPED = 130  # what a shell reports after Ctrl-C
 
 
 def run_command(main: Callable[[], None]) -> int:
-    """The exit code of a command: what its user can mend is one sentence on stderr, never a traceback."""
+    """Run a command and return its exit code; an error that the user can fix is one sentence on stderr."""
     log_to_stdout()
     try:
         main()
@@ -21,7 +21,7 @@ def run_command(main: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped: what was logged is kept; a training goes on with resume=<run id>.", file=sys.stderr)
+        print("Stopped. Everything logged so far is kept; resume a training with resume=<run id>.", file=sys.stderr)
         return STOPPED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
@@ -32,7 +32,7 @@ def run_command(main: Callable[[], None]) -> int:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are figures."""
+    """Print a table; the first column is text, the others are numbers."""
     from rich.console import Console
     from rich.table import Table
 
@@ -41,5 +41,5 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    # Piped into a file there is no terminal to ask for its width: wide enough that no figure is cut.
+    # Piped into a file there is no terminal to ask for its width: wide enough that no number is cut.
     Console(width=None if sys.stdout.isatty() else 140).print(table)

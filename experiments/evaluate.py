@@ -1,4 +1,4 @@
-"""Score a stored model on another labelled catalogue: `python -m experiments.evaluate --run <id> --data shop.csv`."""
+"""Evaluate a model on another labelled catalogue: `python -m experiments.evaluate --run <id> --data shop.csv`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ FLAGS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Evaluate on every product of the catalogue that the model has not learnt from, and log a child run."""
+    """Evaluate on every product of the catalogue that the model was not trained on, and log a child run."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.evaluate", description="Score a stored run on another labelled catalogue."
+        prog="python -m experiments.evaluate",
+        description="Evaluate a stored run's model on another labelled catalogue.",
     )
-    parser.add_argument("--run", required=True, help="id of the finished run whose model is scored")
+    parser.add_argument("--run", required=True, help="id of the finished run whose model is evaluated")
     add_flags(parser, FLAGS)
-    given = vars(parser.parse_args(arguments))
-    run_id = given.pop("run")
-    config = build_config(given)
+    flags = vars(parser.parse_args(arguments))
+    run_id = flags.pop("run")
+    config = build_config(flags)
     from experiments.tables import evaluation_rows
     from vlm_core.workflows.evaluate import run_evaluation
 

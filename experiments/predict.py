@@ -1,4 +1,4 @@
-"""Categorise pictures with a stored model: `python -m experiments.predict --model <run id> --pictures <folder>`."""
+"""Categorise images with a stored model: `python -m experiments.predict --model <run id> --pictures <folder>`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from experiments.cli import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write one row a picture: id, category, confidence, p_<category>..., and the text where the model writes."""
+    """Write one row per image: id, category, confidence, p_<category>..., and the generated text if there is one."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.predict", description="Categorise a folder, a zip or a CSV of pictures."
+        prog="python -m experiments.predict",
+        description="Categorise the images of a folder, zip or CSV file.",
     )
     parser.add_argument("--model", required=True, help="run id, or a model such as models:/categoriser-blip@champion")
-    parser.add_argument("--pictures", required=True, help="folder, zip or CSV file of pictures")
+    parser.add_argument("--pictures", required=True, help="folder, zip or CSV file of images")
     parser.add_argument("--output", default="predictions.csv", help="file to write, .csv or .parquet")
-    parser.add_argument("--id_column", default="id", help="column of a CSV file that names the product")
-    parser.add_argument("--picture_column", default="", help="column with the picture's path (empty: images/<id>.jpg)")
-    parser.add_argument("--threads", type=int, default=8, help="PyTorch threads, capped at the machine's cores")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--id_column", default="id", help="column of the CSV file with the product's id")
+    parser.add_argument("--picture_column", default="", help="column with the image's path (empty: images/<id>.jpg)")
+    parser.add_argument("--threads", type=int, default=8, help="PyTorch threads, at most one per core")
+    options = parser.parse_args(arguments)
     from vlm_core.inference import record_columns, set_threads
     from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.registry import resolve
     from vlm_core.workflows.predict import find_pictures, predict_pictures, write_predictions
 
-    pictures = find_pictures(Path(given.pictures), given.id_column, given.picture_column)
-    set_threads(given.threads)
-    model = load_categoriser(resolve(given.model))
-    output = Path(given.output)
+    pictures = find_pictures(Path(options.pictures), options.id_column, options.picture_column)
+    set_threads(options.threads)
+    model = load_categoriser(resolve(options.model))
+    output = Path(options.output)
     count = write_predictions(output, ["id", *record_columns(model)], predict_pictures(model, pictures))
     print(f"Wrote {count:,} rows to {output}.")
 

@@ -14,7 +14,8 @@ from vlm_core.config import from_flags
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare the catalogue, write `data/processed/dataset_info.json` and print the split."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.prepare", description="Prepare a catalogue and write its dataset_info.json."
+        prog="python -m experiments.prepare",
+        description="Read, clean and decode a catalogue, split it, and write dataset_info.json.",
     )
     config = from_flags(arguments, parser)
     import numpy as np
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows,
     )
     conflicts = len(label_conflicts(data.catalogue.products, data.groups, config.label))
-    print(f"Label conflicts: {conflicts} groups of byte-identical pictures whose products disagree on {split.label}.")
+    print(f"Label conflicts: {conflicts} groups of identical images whose products differ in {split.label}.")
     print(f"Wrote {path.relative_to(root)}.")
 
 

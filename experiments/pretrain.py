@@ -1,4 +1,4 @@
-"""Pretrain a family on a catalogue's pictures, titles and attributes: `python -m experiments.pretrain --model clip`."""
+"""Pretrain a model on a catalogue's images, titles and attributes: `python -m experiments.pretrain --model clip`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from vlm_core.config import PRETRAINING, from_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Pretrain as the flags say, and print what the stored weights can do untrained."""
+    """Pretrain as the flags say, and print the metrics of the stored weights."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.pretrain",
-        description="Pretrain CLIP, BLIP or GIT on pictures and their titles; write weights that checkpoint= takes.",
+        description="Pretrain CLIP, BLIP or GIT on images and their titles; write weights for checkpoint=.",
     )
     config = from_flags(arguments, parser, PRETRAINING, preset="pretrain")
     from vlm_core.workflows.pretrain import run_pretraining
 
     outcome = run_pretraining(config, Path.cwd())
-    rows = [(name, f"{value:.4f}") for name, value in outcome.figures.items()]
-    show_table("On products that were not learnt from, before any fine-tuning", ("figure", "value"), rows)
+    rows = [(name, f"{value:.4f}") for name, value in outcome.metrics.items()]
+    show_table("On validation products, before any fine-tuning", ("metric", "value"), rows)
     print(f"Weights: {outcome.folder}. Fine-tune them with checkpoint={outcome.folder} weights=auto.")
-    print(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
+    print(f"MLflow run {outcome.run_id}: open it with `mlflow ui`.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Carry out the whole comparative study and write its report: `python -m experiments.study --preset demo`."""
+"""Run the whole comparative study and write its report: `python -m experiments.study --preset demo`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vlm_core.config import STUDY, from_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what the flags ask for, print the scores and what the pairs say, and name the report."""
+    """Run the study as the flags say, print scores and conclusions, and say where the report is."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.study",
-        description="Compare families, modes and mechanisms over several seeds: one report, each figure with its runs. "
-        "The same command goes on with a study that was stopped or killed.",
+        description="Compare models, modes and mechanisms over several seeds, and write a report that links every "
+        "number to its runs. Repeat the command to resume a study that was stopped or killed.",
     )
     config = from_flags(arguments, parser, STUDY)
     from experiments.tables import score_rows
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show_table("Test macro-F1 over seeds", ("", "protocol", "macro-F1", "95 % interval"), score_rows(outcome.results))
     for pair in outcome.results.pairs:
         print(pair.conclusion)
-    print(f"The report is in the artifacts of run {outcome.run_id}: study/report.html; see it with `mlflow ui`.")
+    print(f"Report: study/report.html in the artifacts of run {outcome.run_id}; open it with `mlflow ui`.")
 
 
 if __name__ == "__main__":

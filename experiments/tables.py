@@ -19,30 +19,30 @@ LEADERBOARD_COLUMNS = ("model", "protocol", "test macro-F1", "95 % interval", "a
 
 
 def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """Name, value and interval of the main figures and of each category's F1."""
-    figures: list[tuple[str, Estimate]] = [
+    """Return name, value and interval of the main metrics and of each category's F1."""
+    metrics: list[tuple[str, Estimate]] = [
         ("macro-F1", evaluation.macro_f1),
         ("accuracy", evaluation.accuracy),
         ("macro-F1, natural prior", evaluation.natural.macro_f1),
         ("accuracy, natural prior", evaluation.natural.accuracy),
         *((f"F1 {score.category} (n={score.support})", score.f1) for score in evaluation.per_category if score.support),
     ]
-    rows = [(name, f"{figure.value:.4f}", f"{figure.low:.4f} to {figure.high:.4f}") for name, figure in figures]
+    rows = [(name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}") for name, metric in metrics]
     calibration = evaluation.calibration
     worst = evaluation.worst_recall
-    rows.append((f"worst recall ({worst.category})", f"{worst.recall:.4f}", ""))
+    rows.append((f"lowest recall ({worst.category})", f"{worst.recall:.4f}", ""))
     rows += [(name, f"{getattr(calibration, name.lower()):.4f}", "") for name in ("NLL", "Brier", "ECE")]
     if evaluation.text_rule is not None:
         rule = evaluation.text_rule
         rows += [
-            ("macro-F1 of the written text", f"{rule.macro_f1:.4f}", ""),
+            ("macro-F1 of the generated text", f"{rule.macro_f1:.4f}", ""),
             ("Unknown Category", f"{rule.unknown_rate:.1%}", ""),
         ]
     return rows
 
 
-def leaderboard_rows(board: pd.DataFrame) -> list[tuple[str, ...]]:
-    """One row a run, in the order given; figures of a leaking run carry a mark."""
+def leaderboard_rows(leaderboard: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return one row per run, in the order of `leaderboard`; leaking protocols are marked."""
     return [
         (
             str(run["model"]),
@@ -53,18 +53,18 @@ def leaderboard_rows(board: pd.DataFrame) -> list[tuple[str, ...]]:
             str(run["weights_source"]),
             str(run["run_id"])[:8],
         )
-        for _, run in board.iterrows()
+        for _, run in leaderboard.iterrows()
     ]
 
 
 def export_rows(comparisons: Sequence[ExportComparison]) -> list[tuple[str, ...]]:
-    """One row a form of the model: size, distance from PyTorch, and seconds a picture at each batch."""
+    """Return one row per form of the model: size, difference from PyTorch, and seconds per image at each batch size."""
     return [
         (
             each.form,
             f"{each.megabytes:.1f}",
             f"{each.largest_difference:.2g}",
-            f"{each.equal_answers:.1%}",
+            f"{each.same_category:.1%}",
             *(f"{seconds:.5f}" for seconds in each.seconds.values()),
         )
         for each in comparisons
@@ -72,14 +72,14 @@ def export_rows(comparisons: Sequence[ExportComparison]) -> list[tuple[str, ...]
 
 
 def score_rows(results: Results) -> list[tuple[str, ...]]:
-    """One row a configuration of a study, best first within each protocol."""
+    """Return one row per configuration of a study, best first within each protocol."""
     rows = sorted(results.scores, key=lambda row: (row.protocol, row.kind == "mechanism", -row.macro_f1.value))
     return [
         (
             row.label,
             f"{row.protocol} LEAKS" if row.protocol == "study" else row.protocol,
             f"{row.macro_f1.value:.4f}",
-            "one seed has none" if isnan(row.macro_f1.low) else f"{row.macro_f1.low:.4f} to {row.macro_f1.high:.4f}",
+            "none with one seed" if isnan(row.macro_f1.low) else f"{row.macro_f1.low:.4f} to {row.macro_f1.high:.4f}",
         )
         for row in rows
     ]

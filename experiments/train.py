@@ -14,7 +14,7 @@ from vlm_core.config import from_flags
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the flags say, and print the scores on the test split."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.train", description="Fine-tune one model, evaluate it, log it to MLflow."
+        prog="python -m experiments.train", description="Fine-tune one model, evaluate it, and log it to MLflow."
     )
     config = from_flags(arguments, parser)
     from experiments.tables import evaluation_rows
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         evaluation_rows(outcome.evaluation),
     )
     print(outcome.registered)
-    print(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
+    print(f"MLflow run {outcome.run_id}: open it with `mlflow ui`.")
 
 
 if __name__ == "__main__":

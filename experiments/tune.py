@@ -1,4 +1,4 @@
-"""Search one model's settings and retrain the winner: `python -m experiments.tune --model clip --trials 30`."""
+"""Search for a model's best settings and retrain it: `python -m experiments.tune --model clip --trials 30`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vlm_core.config import TUNING, from_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search as the flags say, and print the best trials and the winner's scores on the test split."""
+    """Search as the flags say, and print the best trials and the final model's test scores."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.tune",
-        description="Search one model's settings with Optuna; the winner alone is evaluated on the test split.",
+        description="Search for a model's best settings with Optuna, retrain it with them, and test it.",
     )
     config = from_flags(arguments, parser, TUNING)
     from experiments.tables import evaluation_rows
@@ -23,12 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     outcome = run_search(config, Path.cwd())
     show_table("Best trials", ("trial", "validation macro-F1", "settings"), outcome.best_rows())
-    print("Trials: " + ", ".join(f"{count} {state}" for state, count in count_states(outcome.study).items()) + ".")
+    print("Trials: " + ", ".join(f"{count} {state}" for state, count in count_states(outcome.search).items()) + ".")
     if outcome.winner:
         columns = ("", "score", "95 % interval")
-        show_table("The winner on the test split", columns, evaluation_rows(outcome.winner.evaluation))
+        show_table(
+            "Retrained with the best settings, on the test split", columns, evaluation_rows(outcome.winner.evaluation)
+        )
         print(outcome.winner.registered)
-    print(f"MLflow run {outcome.run_id}: see it with `mlflow ui`.")
+    print(f"MLflow run {outcome.run_id}: open it with `mlflow ui`.")
 
 
 if __name__ == "__main__":

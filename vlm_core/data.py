@@ -1,4 +1,4 @@
-"""The data of one run: a prepared catalogue, its near-duplicate groups and the split that the settings draw."""
+"""The data of one run: a prepared catalogue, its near-duplicate groups and its split."""
 
 from __future__ import annotations
 
@@ -25,33 +25,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from and is judged on."""
+    """A catalogue, split for training and evaluation."""
 
     catalogue: Catalogue
     groups: NDArray[np.int64]  # (n_products,) near-duplicate group
     split: Split
 
     def exposed(self, exposure: Exposure | None) -> Data:
-        """The same data for weights that have seen something; a leak is said."""
+        """Return the data for weights that were pretrained on some of it; a leak is logged."""
         if exposure is None:
             return self
         split = self.split.exposed(exposure.may_have_seen(self.catalogue.products, self.groups))
         if share := split.leakage.pretraining:
             logger.info(
-                f"LEAKING: {share:.1%} of the evaluated products may have been pretrained on. Scores reward memory."
+                f"LEAKING: {share:.1%} of the evaluated products may have been pretrained on: scores reward memory."
             )
         return replace(self, split=split)
 
 
 def columns_of(config: Config) -> Columns:
-    """The columns that the settings name."""
+    """Return the columns that the settings name."""
     from vlm_core.catalogue.reading import Columns
 
-    return Columns(config.id_column, config.picture_column, config.title_column, config.label, words(config.attributes))
+    return Columns(
+        config.id_column, config.picture_column, config.title_column, config.label, split_list(config.attributes)
+    )
 
 
 def load_catalogue(config: Config, root: Path) -> Catalogue:
-    """The prepared catalogue. Raises UserError for unusable data."""
+    """Load the catalogue that the settings name, prepared if need be. Raises UserError for unusable data."""
     from vlm_core.catalogue.catalogue import prepare_catalogue
 
     catalogue = prepare_catalogue(config.data, columns_of(config), root)
@@ -60,10 +62,7 @@ def load_catalogue(config: Config, root: Path) -> Catalogue:
 
 
 def load_data(config: Config, root: Path, catalogue: Catalogue | None = None) -> Data:
-    """The catalogue, prepared if it is not given, and the split that the settings draw from it.
-
-    Raises UserError for unusable data.
-    """
+    """Load the catalogue that the settings name, unless it is given, and split it. Raises UserError for bad data."""
     from vlm_core.catalogue.duplicates import near_duplicate_groups
 
     catalogue = catalogue or load_catalogue(config, root)
@@ -72,7 +71,7 @@ def load_data(config: Config, root: Path, catalogue: Catalogue | None = None) ->
         catalogue.products,
         groups,
         label=config.label,
-        categories=words(config.categories),
+        categories=split_list(config.categories),
         min_products=config.min_products,
         protocol=config.protocol,
         per_category=config.per_category,
@@ -80,25 +79,26 @@ def load_data(config: Config, root: Path, catalogue: Catalogue | None = None) ->
         seed=config.seed,
     )
     for name, reason in split.removed.items():
-        logger.info(f"Left out: {name}, {reason}.")
+        logger.info(f"Left out category {name}: {reason}.")
     logger.info(
         f"Protocol {split.protocol}: {len(split.train):,} training rows, {len(split.validation):,} for validation, "
         f"{len(split.test):,} for test, {len(split.categories)} categories."
     )
     if split.leaking:
         logger.info(
-            f"LEAKING: {split.leakage.near:.1%} of the evaluated pictures stand in training too. Scores reward memory."
+            f"LEAKING: {split.leakage.near:.1%} of the evaluated images are in the training set, too: "
+            "scores reward memory."
         )
     return Data(catalogue, groups, split)
 
 
-def words(text: str) -> tuple[str, ...]:
-    """The parts of a comma-separated setting."""
+def split_list(text: str) -> tuple[str, ...]:
+    """Return the parts of a comma-separated setting."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def write_dataset_info(data: Data, folder: Path) -> Path:
-    """The path of `dataset_info.json`, written whole into a folder."""
+    """Write `dataset_info.json` into a folder and return its path."""
     catalogue = data.catalogue
     info = dataset_info(catalogue.products, data.split, catalogue.fingerprint, catalogue.reading.rows_read)
     path = folder / "dataset_info.json"

@@ -1,9 +1,9 @@
-"""The one exception whose text is meant for the person at the keyboard."""
+"""Errors whose text is meant for the user."""
 
 
 class UserError(Exception):
-    """A problem its reader can mend: the text is one clear sentence that names the way out."""
+    """A problem that the user can fix: its text is one sentence that says how."""
 
 
 class Diverged(UserError):
-    """A training whose loss is no longer a number."""
+    """A training whose loss is not finite any more."""

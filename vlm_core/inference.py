@@ -1,4 +1,4 @@
-"""Ask a categoriser about images, labelled or not, and evaluate what it answers."""
+"""Predict the categories of images with a categoriser, and evaluate the predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.config import Config
-from vlm_core.data import words
+from vlm_core.data import split_list
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
@@ -30,27 +30,27 @@ REQUEST_BATCH: Final = 32
 
 
 def set_threads(threads: int) -> None:
-    """Let PyTorch use so many threads, and no more than there are cores."""
+    """Let PyTorch use that many threads, at most one per core."""
     import torch
 
     torch.set_num_threads(min(threads, os.cpu_count() or 1))
 
 
 def choose_device(device: str) -> str:
-    """Return "cuda" or "cpu" for the setting `device`; "auto" is CUDA where there is a device.
+    """Return "cuda" or "cpu" for the setting `device`, of which "auto" is CUDA where it is available.
 
-    Raises UserError when "cuda" is asked for and PyTorch finds no device.
+    Raises UserError for "cuda" where it is not available.
     """
     import torch
 
-    found = torch.cuda.is_available()
-    if device == "cuda" and not found:
-        raise UserError("device=cuda was asked for, but PyTorch finds no CUDA device: use device=cpu or device=auto.")
-    return "cuda" if device != "cpu" and found else "cpu"
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise UserError("device=cuda: PyTorch finds no CUDA device; use device=cpu or device=auto.")
+    return "cuda" if device != "cpu" and has_cuda else "cpu"
 
 
 def seconds_per_image(model: Categoriser, pictures: NDArray[np.uint8]) -> float:
-    """From decoded picture to answer: the median of three passes over `pictures` (n, H, W, 3), a picture."""
+    """Return the median seconds per image of three passes over decoded pictures (n, H, W, 3)."""
     passes = []
     for _ in range(3):
         started = time.perf_counter()
@@ -67,7 +67,7 @@ def evaluate_rows(
     labels: NDArray[np.int64],
     prior: NDArray[np.float64],
 ) -> Evaluation:
-    """The evaluation of the model on catalogue rows (n,); labels (n_products,) are indices of its categories."""
+    """Evaluate the model on catalogue rows (n,); labels (n_products,) are indices of its categories."""
     ids = catalogue.products["product_id"].to_numpy(str)
     predictions = _predict_rows(model, catalogue.pictures, rows, ids, labels)
     return evaluate_predictions(config, catalogue, predictions, rows, prior)
@@ -76,10 +76,10 @@ def evaluate_rows(
 def evaluate_predictions(
     config: Config, catalogue: Catalogue, predictions: Predictions, rows: NDArray[np.int64], prior: NDArray[np.float64]
 ) -> Evaluation:
-    """The evaluation of a model's answers on catalogue rows (n,), by the subgroups that the settings name."""
+    """Evaluate a model's predictions on catalogue rows (n,), also by the subgroups that the settings name."""
     from vlm_core.evaluation.evaluation import evaluate
 
-    attributes = [name for name in words(config.attributes) if name in catalogue.products.columns]
+    attributes = [name for name in split_list(config.attributes) if name in catalogue.products.columns]
     subgroups = catalogue.products[attributes].iloc[rows].reset_index(drop=True)
     return evaluate(predictions, subgroups, prior, resamples=config.resamples, seed=config.seed)
 
@@ -91,7 +91,7 @@ def _predict_rows(
     ids: NDArray[np.str_],
     labels: NDArray[np.int64],
 ) -> Predictions:
-    """The model's answers for catalogue rows (n,); ids and labels (n_products,) are the whole catalogue's."""
+    """Predict catalogue rows (n,); ids and labels (n_products,) are the whole catalogue's."""
     from vlm_core.evaluation.predictions import Predictions
     from vlm_core.pixels.picture_store import fit_pictures
 
@@ -114,19 +114,19 @@ def _predict_rows(
 
 
 def predict_records(model: Categoriser, readers: Sequence[Callable[[], bytes]]) -> list[dict[str, Any]]:
-    """One row a picture: category, confidence, p_<category>, and text and text_category where the model writes.
+    """Return one row per image: category, confidence, p_<category>, and text and text_category where there is a text.
 
-    A picture that cannot be read (OSError, ValueError, UnreadablePicture) has an `error` and nothing else, and its
-    neighbours are answered.
+    An image that cannot be read (OSError, ValueError, UnreadablePicture) has an `error` instead, and the others are
+    predicted all the same.
     """
-    read = [_read(reader, model.canvas) for reader in readers]
-    good = [picture for picture in read if not isinstance(picture, str)]
-    answers = iter(predict_pictures(model, np.stack(good)) if good else ())
-    return [{"error": picture} if isinstance(picture, str) else next(answers) for picture in read]
+    pictures = [_read(reader, model.canvas) for reader in readers]
+    readable = [picture for picture in pictures if not isinstance(picture, str)]
+    records = iter(predict_pictures(model, np.stack(readable)) if readable else ())
+    return [{"error": picture} if isinstance(picture, str) else next(records) for picture in pictures]
 
 
 def record_columns(model: Categoriser) -> list[str]:
-    """The columns of an answer, `error` last."""
+    """Return the columns of a record, `error` last."""
     texts = ["text", "text_category"] if model.writes_text else []
     return ["category", "confidence", *(f"p_{name}" for name in model.categories), *texts, "error"]
 
@@ -141,12 +141,12 @@ def _read(reader: Callable[[], bytes], canvas: tuple[int, int]) -> NDArray[np.ui
 def predict_pictures(model: Categoriser, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
     """Return the rows of `predict_records` for pictures (B, H, W, 3) on the model's canvas."""
     probabilities = np.exp(model.log_probabilities(pictures).astype(np.float64))  # (B, C)
-    answers: list[dict[str, Any]] = [
+    records: list[dict[str, Any]] = [
         {"category": model.categories[int(row.argmax())], "confidence": float(row.max())}
         | {f"p_{name}": float(value) for name, value in zip(model.categories, row, strict=True)}
         for row in probabilities
     ]
     if described := model.describe(pictures):
-        for answer, text, index in zip(answers, *described, strict=True):
-            answer |= {"text": text, "text_category": model.categories[index] if index >= 0 else UNKNOWN_CATEGORY}
-    return answers
+        for record, text, index in zip(records, *described, strict=True):
+            record |= {"text": text, "text_category": model.categories[index] if index >= 0 else UNKNOWN_CATEGORY}
+    return records

@@ -66,10 +66,10 @@ def test_a_stop_leaves_no_file(photos, tmp_path):
 def test_what_cannot_be_read_or_written_is_said(photos, tmp_path):
     (tmp_path / "none").mkdir()
     (tmp_path / "torn.zip").write_bytes(photos.with_suffix(".zip").read_bytes()[:300])
-    for place, said in [("none", "holds no pictures"), ("torn.zip", "neither a folder"), ("gone", "neither a folder")]:
+    for place, said in [("none", "contains no images"), ("torn.zip", "is not a folder"), ("gone", "is not a folder")]:
         with pytest.raises(UserError, match=said):
             find_pictures(tmp_path / place, "id", "")
-    with pytest.raises(UserError, match="picture_column=file is no column"):
+    with pytest.raises(UserError, match="picture_column=file is not a column"):
         find_pictures(photos / "table.csv", "id", "file")
     with pytest.raises(UserError, match=r"must end in .csv or .parquet"):
         write_predictions(tmp_path / "out.txt", ["id"], iter([]))

@@ -48,10 +48,10 @@ def test_weights_are_stored_with_what_they_saw_and_fine_tuned_without_a_leak(pre
     } <= files
     assert {str(array.dtype) for array in load_file(outcome.folder / "model.safetensors").values()} == {"float16"}
     exposure = Exposure.read(outcome.folder)
-    assert exposure.rule == RULE and f"{exposure.products:,} products are learnt from" in " ".join(lines)
+    assert exposure.rule == RULE and f"Pretraining on {exposure.products:,} products" in " ".join(lines)
     tags, metrics = RunReader().tags(outcome.run_id), RunReader().metrics(outcome.run_id)
     assert tags["kind"] == "pretraining" and tags["products_seen_fingerprint"] == exposure.products_fingerprint
-    assert metrics["stored_zero_shot_accuracy"] == outcome.figures["zero_shot_accuracy"]
+    assert metrics["stored_zero_shot_accuracy"] == outcome.metrics["zero_shot_accuracy"]
     assert {"train_contrastive", "validation_zero_shot_accuracy", "seconds", "learning_rate"} <= metrics.keys()
     card = (outcome.folder / "README.md").read_text()
     assert "--model clip" in card and exposure.products_fingerprint in card and "| 1 |" in card
@@ -72,10 +72,10 @@ def test_blip_and_git_start_from_a_contrastive_tower_and_tell_what_it_saw(pretra
     start, _ = pretrain(model="clip")
     for model in ("blip", "git"):
         outcome, lines = pretrain(model=model, tower=str(start.folder))
-        assert any("vision tower starts from" in line for line in lines)
+        assert any("Vision tower initialised from" in line for line in lines)
         exposure = Exposure.read(outcome.folder)
         assert [before.products_fingerprint for before in exposure.before] == [exposure.products_fingerprint]
-        assert 0 <= outcome.figures["caption_all"] <= 1
+        assert 0 <= outcome.metrics["caption_all"] <= 1
 
 
 def test_a_checkpoint_is_gone_on_from(pretrain):
@@ -110,13 +110,13 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(pretrain, shop, store)
 
 
 def test_what_cannot_be_pretrained_is_refused(pretrain, tmp_path):
-    with pytest.raises(UserError, match="no pretraining"):
+    with pytest.raises(UserError, match="cannot be pretrained"):
         pretrain(model="baseline")
     with pytest.raises(UserError, match="lower batch_size"):
         pretrain(model="clip", batch_size=4096)
     with pytest.raises(UserError, match="neither titles nor"):
         pretrain(model="clip", title_column="nothing", caption_columns="nothing")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         pretrain(model="clip", output=str(tmp_path))
     with pytest.raises(UserError, match="is not a folder"):
         pretrain(model="git", tower=str(tmp_path / "nowhere"))

@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run, monkeypatch):
     stopped = RunReader().runs("attributes.status = 'KILLED'")["run_id"].item()
     resumed, lines = run(resume=stopped, model="git", epochs=7)  # the run's own settings count, not these
     assert resumed.run_id == stopped
-    assert any("Going on with run" in line for line in lines)
+    assert any("Resuming run" in line for line in lines)
     np.testing.assert_array_equal(
         resumed.evaluation.predictions.log_probabilities, whole.evaluation.predictions.log_probabilities
     )
@@ -146,7 +146,7 @@ def test_a_run_is_evaluated_on_what_it_has_not_learnt_from(run, shop, store):
         child, evaluation = run_evaluation(outcome.run_id, config, store)
     learnt = np.union1d(outcome.split.train, outcome.split.validation)
     assert evaluation.n == (outcome.split.labels >= 0).sum() - len(learnt)
-    assert any(f"{len(learnt)} that the model has learnt from" in line for line in lines)
+    assert any(f"{len(learnt)} that the model was trained or selected on" in line for line in lines)
     assert RunReader().tags(child)["mlflow.parentRunId"] == outcome.run_id
     assert RunReader().evaluation(child, "external").n == evaluation.n
 

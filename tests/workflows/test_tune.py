@@ -55,8 +55,8 @@ def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, sto
     monkeypatch.setattr(train, "evaluate_rows", noted)
     outcome, _ = search(search="learning_rate,blocks,weight_decay")
     assert RunReader().params(outcome.run_id)["search"] == "learning_rate,weight_decay"  # of a probe no block learns
-    assert sum(count_states(outcome.study).values()) == 3
-    best = max(outcome.study.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: trial.value)
+    assert sum(count_states(outcome.search).values()) == 3
+    best = max(outcome.search.get_trials(states=(TrialState.COMPLETE,)), key=lambda trial: trial.value)
     settings = (best.params["learning_rate"], best.params["weight_decay"])
     assert [(config.learning_rate, config.weight_decay) for config, _ in tested] == [settings, settings]
     assert tested[0][1].isdisjoint(tested[1][1])  # the test split, and validation for thresholds
@@ -80,32 +80,32 @@ def test_trials_are_nested_and_the_winner_alone_reads_the_test_split(search, sto
 
 def test_hopeless_trials_are_pruned(search):
     outcome, _ = search(trials=14, search="learning_rate", epochs=6, seed=3)
-    assert count_states(outcome.study)["pruned"] > 0 and sum(count_states(outcome.study).values()) == 14
+    assert count_states(outcome.search)["pruned"] > 0 and sum(count_states(outcome.search).values()) == 14
     assert (
         len(_runs("trial").query("`tags.pruned` == 'true' and status == 'FINISHED'"))
-        == count_states(outcome.study)["pruned"]
+        == count_states(outcome.search)["pruned"]
     )
 
 
 def test_two_objectives_give_a_front(search):
     outcome, _ = search(objectives="score,seconds", trials=2)
-    assert all(0 < trial.values[1] < 10 for trial in outcome.study.best_trials)
+    assert all(0 < trial.values[1] < 10 for trial in outcome.search.best_trials)
     assert (RunReader().artifact(outcome.run_id, "search") / "pareto_front.html").exists()
 
 
 def test_a_study_that_is_done_says_so_and_goes_on_when_it_is_to_have_more(search):
     search(trials=2)
-    with pytest.raises(UserError, match="has its 2 trials and its winner"):
+    with pytest.raises(UserError, match="has all of its 2 trials"):
         search(trials=2)
     outcome, _ = search(trials=3)
-    assert count_states(outcome.study) == {"complete": 3} and outcome.winner
+    assert count_states(outcome.search) == {"complete": 3} and outcome.winner
 
 
 def test_other_settings_are_another_study(search):
     search(trials=1)
-    with pytest.raises(UserError, match="begun with train_per_category=12, not 13"):
+    with pytest.raises(UserError, match="started with train_per_category=12, not 13"):
         search(trials=2, train_per_category=13)
-    assert count_states(search(trials=1, train_per_category=13, study="other")[0].study) == {"complete": 1}
+    assert count_states(search(trials=1, train_per_category=13, study="other")[0].search) == {"complete": 1}
 
 
 def test_a_second_process_does_trials_for_the_one_that_leads(search):
@@ -113,11 +113,11 @@ def test_a_second_process_does_trials_for_the_one_that_leads(search):
     elsewhere = psutil.Process(os.getppid())  # alive, and not us
     tag = f"{platform.node()}:{elsewhere.pid}:{elsewhere.create_time():.2f}"
     for name, text in {"process": tag, "winner_run": ""}.items():
-        first.study.set_user_attr(name, text)
+        first.search.set_user_attr(name, text)
     outcome, lines = search(trials=3)
     assert "Another process leads" in " ".join(lines)
     assert outcome.winner is None and outcome.run_id == first.run_id
-    assert count_states(outcome.study) == {"complete": 3}
+    assert count_states(outcome.search) == {"complete": 3}
     assert set(_runs("trial")["tags.mlflow.parentRunId"]) == {first.run_id}
 
 
@@ -131,15 +131,15 @@ def test_a_diverging_trial_counts_as_pruned(search, monkeypatch):
         return run_trial(*given)
 
     monkeypatch.setattr("vlm_core.workflows.tune.run_trial", diverge_first)
-    assert count_states(search()[0].study) == {"complete": 2, "pruned": 1}
+    assert count_states(search()[0].search) == {"complete": 2, "pruned": 1}
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"search": "learning_rate,nose"}, "search=nose: that setting has no range"),
-        ({"search": "lora_rank"}, "none of these has an effect on mode=probe"),
-        ({"storage": "nosuch://x"}, "The study cannot be kept"),
+        ({"search": "learning_rate,nose"}, "search=nose cannot be searched over"),
+        ({"search": "lora_rank"}, "none of these settings has an effect with mode=probe"),
+        ({"storage": "nosuch://x"}, "The search cannot be stored"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(search, given, words):
@@ -149,9 +149,9 @@ def test_a_search_that_cannot_be_is_refused(search, given, words):
 
 def test_two_workers_do_the_trials_together(search, store):
     outcome, _ = search(workers=2, trials=4, epochs=1)
-    states = count_states(outcome.study)
+    states = count_states(outcome.search)
     assert 4 <= states["complete"] + states.get("pruned", 0) <= 5 and "running" not in states
-    assert len({trial.user_attrs["process"] for trial in outcome.study.get_trials()}) == 2
+    assert len({trial.user_attrs["process"] for trial in outcome.search.get_trials()}) == 2
     assert (RunReader().runs()["status"] == "FINISHED").all()
 
 
@@ -172,7 +172,7 @@ def test_a_killed_search_goes_on_to_all_its_trials_and_leaves_no_orphan(shop, st
     process.wait()
     with collected_messages() as lines:
         tune.main(flags)
-    assert any("it is repeated" in line for line in lines)
+    assert any("is repeated" in line for line in lines)
     study = optuna.load_study(study_name="clip-probe", storage=optuna.storages.JournalStorage(storage))
     states = count_states(study)
     assert states.pop("fail") == 1 and sum(states.values()) == 3 and not {"running", "waiting"} & states.keys()

@@ -69,7 +69,7 @@ def _train(pending: PendingCell, config: Config, data: Data, root: Path, parent:
     from vlm_core.workflows.train import run_training
 
     config = config.model_copy(update={"resume": pending.run_id})
-    return run_training(config, root, data=data, parent=parent, enter=False).run_id
+    return run_training(config, root, data=data, parent=parent, register_model=False).run_id
 
 
 def _load(config: Config, root: Path) -> Data:

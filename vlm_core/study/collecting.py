@@ -15,7 +15,7 @@ import pandas as pd
 from vlm_core.attention.faithfulness import Faithfulness
 from vlm_core.attention.statistics import LayerStatistics
 from vlm_core.config import STUDY, Config
-from vlm_core.data import Data, words
+from vlm_core.data import Data, split_list
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.evaluation import Evaluation, evaluate
@@ -65,7 +65,7 @@ def collect(
             leak=leak_rows(main, cells.main("study")),
             robustness=robustness_rows(main),
             calibration=calibration_rows(main),
-            gaps=() if interim else gap_rows(main, data, words(config.attributes)),
+            gaps=() if interim else gap_rows(main, data, split_list(config.attributes)),
             decoding=decoding_rows(cells),
             cost=_cost_rows(main, data, config) if "cost" in plan.parts and not interim else (),
             label_audit=find_suspects(_predictions(first), data, config) if audited else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from vlm_core.config import FINE_TUNING, Config, build_config
-from vlm_core.data import words
+from vlm_core.data import split_list
 from vlm_core.errors import UserError
 from vlm_core.presets import MECHANISM as BUDGET
 
@@ -134,7 +134,7 @@ def _family_cells(
 
 def _listed(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     """Return the comma-separated words of a setting, each once. Raises UserError for an unknown one, or none."""
-    chosen = tuple(dict.fromkeys(words(text)))
+    chosen = tuple(dict.fromkeys(split_list(text)))
     if unknown := [word for word in chosen if word not in known]:
         raise UserError(f"{name}={unknown[0]} is not known: choose among {', '.join(known)}.")
     if not chosen:

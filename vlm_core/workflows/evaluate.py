@@ -20,10 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 def run_evaluation(run_id: str, config: Config, root: Path) -> tuple[str, Evaluation]:
-    """The id of a new run below `run_id`, and the evaluation of that run's model on the catalogue of the settings.
+    """Evaluate the model of `run_id` on the catalogue of the settings; return a new run below it, and the result.
 
-    Products that the model learnt from, before or in its training, or was selected on are left out. Raises UserError
-    when nothing remains.
+    Products that the model was pretrained, trained or selected on are left out. Raises UserError when none remains.
     """
     from vlm_core.catalogue.duplicates import near_duplicate_groups
     from vlm_core.catalogue.exposure import may_have_seen
@@ -37,23 +36,23 @@ def run_evaluation(run_id: str, config: Config, root: Path) -> tuple[str, Evalua
     catalogue = load_catalogue(config, root)
     index = {name: number for number, name in enumerate(model.categories)}
     labels = catalogue.products[config.label].map(index).fillna(-1).to_numpy().astype(np.int64)
-    known = labels >= 0
+    has_category = labels >= 0
     seen = RunReader().seen_products(run_id, catalogue.fingerprint)
-    fresh = ~catalogue.products["product_id"].isin(seen).to_numpy()
+    is_new = ~catalogue.products["product_id"].isin(seen).to_numpy()
     if rule := RunReader().pretraining_rule(run_id, catalogue.fingerprint):
         groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
-        fresh &= ~may_have_seen(rule, catalogue.products["product_id"], groups)
-    rows = np.flatnonzero(known & fresh)
+        is_new &= ~may_have_seen(rule, catalogue.products["product_id"], groups)
+    rows = np.flatnonzero(has_category & is_new)
     if not len(rows):
         raise UserError(
-            f"{catalogue.name} has no product of the model's categories ({', '.join(model.categories)}) in the column "
-            f"{config.label} that the model has not learnt from: choose another label or catalogue."
+            f"Column {config.label} of {catalogue.name} has none of the model's categories "
+            f"({', '.join(model.categories)}) on products that it was not trained on: use another label= or data=."
         )
     logger.info(
-        f"{len(rows):,} products; left out: {int((~known).sum()):,} of other categories, "
-        f"{int((~fresh).sum()):,} that the model has learnt from or was selected on."
+        f"Evaluating on {len(rows):,} products; left out: {int((~has_category).sum()):,} of other categories, "
+        f"{int((~is_new).sum()):,} that the model was trained or selected on."
     )
-    counts = np.bincount(labels[known], minlength=len(model.categories))
+    counts = np.bincount(labels[has_category], minlength=len(model.categories))
     evaluation = evaluate_rows(config, catalogue, model, rows, labels, counts / counts.sum())
     with RunWriter(config.experiment, f"evaluation on {catalogue.name}", parent=run_id, folder=root) as run:
         run.params({"evaluated_run": run_id, "data": config.data, "label": config.label, "seed": str(config.seed)})

@@ -1,4 +1,4 @@
-"""A stored run's model as ONNX: exported, held against PyTorch on pictures, and added to its run."""
+"""Export a stored run's model to ONNX, compare it with PyTorch, and log it to the run."""
 
 from __future__ import annotations
 
@@ -26,45 +26,45 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LARGEST_DIFFERENCE: Final = 1e-3  # of fp32 from PyTorch, in log-probability
-BATCHES: Final = (1, 32)  # pictures that are timed together
+BATCHES: Final = (1, 32)  # images per call when speed is measured
 _PASSES: Final = 5
 
 
 @dataclass(frozen=True)
 class ExportComparison:
-    """What one form of a model costs, and how far its answers are from PyTorch's."""
+    """Size and speed of one form of a model, and how far its predictions are from PyTorch's."""
 
     form: str  # PyTorch, fp32 or int8
     megabytes: float
     largest_difference: float  # of any log-probability
-    equal_answers: float  # share of pictures with the same category
-    seconds: dict[int, float]  # a picture, by how many are answered together
+    same_category: float  # share of images with the same predicted category
+    seconds: dict[int, float]  # per image, by batch size
 
     def metrics(self) -> dict[str, float]:
-        """The figures by the names that a run has them under."""
+        """Return the metrics under their names in a run."""
         prefix = f"onnx_{self.form}_"
         return {
             f"{prefix}megabytes": self.megabytes,
             f"{prefix}largest_difference": self.largest_difference,
-            f"{prefix}equal_answers": self.equal_answers,
+            f"{prefix}equal_answers": self.same_category,
             **{f"{prefix}seconds_a_picture_batch_{batch}": seconds for batch, seconds in self.seconds.items()},
         }
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was exported: PyTorch and each precision compared, and the addresses that MLflow serves them under."""
+    """An exported model: PyTorch and each precision compared, and the addresses that MLflow serves them under."""
 
-    pictures: int  # that they were compared on
+    images: int  # that they were compared on
     comparisons: tuple[ExportComparison, ...]
     addresses: tuple[str, ...]
 
 
 def run_export(run_id: str, precisions: Sequence[str], count: int, threads: int, root: Path) -> Export:
-    """The run's model in the precisions ("fp32", "int8"), compared on `count` pictures and added to the run.
+    """Export the run's model in the precisions ("fp32", "int8"), compare it on `count` images and log it to the run.
 
-    Raises UserError, before the run has changed in any way, when the model cannot be exported or fp32 differs from
-    PyTorch by more than 0.001.
+    Raises UserError, before anything is logged, when the model cannot be exported or when its log-probabilities in
+    fp32 differ from PyTorch's by more than 0.001.
     """
     from vlm_core.inference import set_threads
     from vlm_core.models.onnx_export import export_onnx, quantise_onnx
@@ -73,29 +73,30 @@ def run_export(run_id: str, precisions: Sequence[str], count: int, threads: int,
     from vlm_core.tracking.registry import resolve
 
     if count < 1:
-        raise UserError(f"pictures={count} leaves nothing to compare: give 1 or more.")
+        raise UserError(f"pictures={count} leaves nothing to compare: use 1 or more.")
     set_threads(threads)
     folder = resolve(run_id)
     model = load_categoriser(folder)
     with tempfile.TemporaryDirectory() as temporary:
-        made: dict[str, OnnxCategoriser] = {"fp32": export_onnx(model, Path(temporary) / "fp32")}
+        exported: dict[str, OnnxCategoriser] = {"fp32": export_onnx(model, Path(temporary) / "fp32")}
         if "int8" in precisions:
-            made["int8"] = quantise_onnx(made["fp32"], Path(temporary) / "int8")
-        pictures = _pictures(run_id, model.canvas, count, root)
+            exported["int8"] = quantise_onnx(exported["fp32"], Path(temporary) / "int8")
+        pictures = _comparison_pictures(run_id, model.canvas, count, root)
         expected = model.log_probabilities(pictures)
-        first = compare("PyTorch", model, folder, pictures, expected)
-        compared = {name: compare(name, form, form.folder, pictures, expected) for name, form in made.items()}
-        check_parity(run_id, compared["fp32"])
+        pytorch = compare("PyTorch", model, folder, pictures, expected)
+        comparisons = {name: compare(name, form, form.folder, pictures, expected) for name, form in exported.items()}
+        check_parity(run_id, comparisons["fp32"])
         addresses = tuple(
-            add_export(run_id, made[name].folder, f"onnx/{name}", compared[name].metrics()) for name in precisions
+            add_export(run_id, exported[name].folder, f"onnx/{name}", comparisons[name].metrics())
+            for name in precisions
         )
-    return Export(len(pictures), (first, *(compared[name] for name in precisions)), addresses)
+    return Export(len(pictures), (pytorch, *(comparisons[name] for name in precisions)), addresses)
 
 
 def compare(
     form: str, model: Categoriser, folder: Path, pictures: NDArray[np.uint8], expected: NDArray[np.float32]
 ) -> ExportComparison:
-    """The model in `folder` on pictures (n, H, W, 3), for which PyTorch answers `expected` (n, C)."""
+    """Compare the model in `folder` on pictures (n, H, W, 3) with PyTorch's log-probabilities `expected` (n, C)."""
     rows = model.log_probabilities(pictures)
     weights = [path for path in folder.rglob("*") if ".onnx" in path.name or path.suffix == ".safetensors"]
     return ExportComparison(
@@ -108,7 +109,7 @@ def compare(
 
 
 def check_parity(run_id: str, fp32: ExportComparison) -> None:
-    """Nothing; raises UserError when fp32 is not what PyTorch computes."""
+    """Raise UserError when the fp32 export does not compute what PyTorch computes."""
     if not fp32.largest_difference <= LARGEST_DIFFERENCE:  # also where it is no number
         raise UserError(
             f"the export of run {run_id} differs from PyTorch by {fp32.largest_difference:.2g} in log-probability, "
@@ -117,19 +118,22 @@ def check_parity(run_id: str, fp32: ExportComparison) -> None:
 
 
 def _seconds_a_picture(model: Categoriser, pictures: NDArray[np.uint8], batch: int) -> float:
-    """Median over five passes of a batch, the work of fitting pictures to the model's input included."""
-    asked = np.resize(pictures, (batch, *pictures.shape[1:]))
-    model.log_probabilities(asked)
+    """Return the median seconds per image over five passes of a batch, resizing to the model's input included."""
+    images = np.resize(pictures, (batch, *pictures.shape[1:]))
+    model.log_probabilities(images)
     passes = []
     for _ in range(_PASSES):
         started = time.perf_counter()
-        model.log_probabilities(asked)
+        model.log_probabilities(images)
         passes.append((time.perf_counter() - started) / batch)
     return statistics.median(passes)
 
 
-def _pictures(run_id: str, canvas: tuple[int, int], count: int, root: Path) -> NDArray[np.uint8]:
-    """Pictures (n, H, W, 3), n at most `count`, spread over the run's test split; the sample's where it is gone."""
+def _comparison_pictures(run_id: str, canvas: tuple[int, int], count: int, root: Path) -> NDArray[np.uint8]:
+    """Return pictures (n, H, W, 3), n at most `count`, evenly from the run's test split.
+
+    Uses the sample catalogue where the run's own cannot be read any more.
+    """
     from vlm_core.pixels.picture_store import fit_pictures
     from vlm_core.tracking.reader import RunReader
 
@@ -138,11 +142,11 @@ def _pictures(run_id: str, canvas: tuple[int, int], count: int, root: Path) -> N
         test = json.loads(reader.artifact(run_id, "split/test.json").read_text(encoding="utf-8"))
         catalogue = load_catalogue(from_params(reader.params(run_id)), root)
         if catalogue.fingerprint != test["fingerprint"]:
-            raise UserError(f"the catalogue {catalogue.name} is another one than the run was tested on.")
+            raise UserError(f"the catalogue {catalogue.name} has changed since the run was tested.")
         rows = np.flatnonzero(catalogue.products["product_id"].isin(test["products"]).to_numpy())
     except UserError as error:
-        logger.info(f"Compared on pictures of the sample catalogue, because the run's own cannot be read: {error}")
+        logger.info(f"Comparing on images of the sample catalogue, because the run's own cannot be read: {error}")
         catalogue = load_catalogue(build_config({"data": "sample"}), root)
         rows = np.arange(len(catalogue.products))
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
-    return fit_pictures(catalogue.pictures.take(chosen), canvas)
+    spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
+    return fit_pictures(catalogue.pictures.take(spread), canvas)

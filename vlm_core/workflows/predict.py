@@ -1,4 +1,4 @@
-"""Categories for pictures that nobody has labelled: a folder, a zip or a table of them, streamed to CSV or Parquet."""
+"""Predict the categories of unlabelled images (a folder, zip or table) and stream them to CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from vlm_core.progress import track
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
 
-ENDINGS: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class UnlabelledPicture:
-    """A picture to categorise: its id, and how its bytes are read."""
+    """An image to categorise: its id, and a function that reads its bytes."""
 
     id: str
     read: Callable[[], bytes]
 
 
 def find_pictures(place: Path, id_column: str, picture_column: str) -> list[UnlabelledPicture]:
-    """The pictures of a folder or zip (the id is the path without its ending), or those that a CSV file names.
+    """Return the images of a folder or zip (the id is the path without its extension), or those that a CSV file names.
 
     Raises UserError when there are none.
     """
     if place.is_dir():
-        found = _in_folder(place)
+        pictures = _in_folder(place)
     elif place.suffix.lower() in (".csv", ".tsv") and place.is_file():
-        found = _in_table(place, id_column, picture_column)
+        pictures = _in_table(place, id_column, picture_column)
     elif place.is_file() and zipfile.is_zipfile(place):
-        found = _in_zip(place)
+        pictures = _in_zip(place)
     else:
-        raise UserError(f"pictures={place} is neither a folder, a zip nor a CSV file: give one of these.")
-    if not found:
-        raise UserError(f"pictures={place} holds no pictures ({', '.join(ENDINGS)}): give another place.")
-    return found
+        raise UserError(f"pictures={place} is not a folder, zip or CSV file.")
+    if not pictures:
+        raise UserError(f"pictures={place} contains no images ({', '.join(EXTENSIONS)}).")
+    return pictures
 
 
 def _in_folder(folder: Path) -> list[UnlabelledPicture]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     return [UnlabelledPicture(str(path.relative_to(folder).with_suffix("")), path.read_bytes) for path in paths]
 
 
 def _in_zip(path: Path) -> list[UnlabelledPicture]:
     archive = open_zip(path)
-    names = sorted(name for name in archive.namelist() if name.lower().endswith(ENDINGS))
+    names = sorted(name for name in archive.namelist() if name.lower().endswith(EXTENSIONS))
     return [
         UnlabelledPicture(str(PurePosixPath(name).with_suffix("")), partial(read_entry, archive, name))
         for name in names
@@ -68,7 +68,7 @@ def _in_table(path: Path, id_column: str, picture_column: str) -> list[Unlabelle
         header, delimiter = read_header(table, path.name)
         for name, column in (("picture_column", picture_column), ("id_column", "" if picture_column else id_column)):
             if column and column not in header:
-                raise UserError(f"{name}={column} is no column of {path.name}, which has: {', '.join(header)}.")
+                raise UserError(f"{name}={column} is not a column of {path.name}, which has: {', '.join(header)}.")
         columns = Columns(id_column, picture_column, "", "", ())
         rows = [row for row in read_rows(table, header, delimiter, columns) if not isinstance(row, Refusal)]
 
@@ -85,7 +85,7 @@ def _in_table(path: Path, id_column: str, picture_column: str) -> list[Unlabelle
 
 
 def predict_pictures(model: Categoriser, pictures: Sequence[UnlabelledPicture]) -> Iterator[list[dict[str, Any]]]:
-    """Rows of `predict_records`, with the `id` first, for one batch of pictures after another, in their order."""
+    """Yield the rows of `predict_records`, with the `id` first, batch by batch in the order of the images."""
     starts = range(0, len(pictures), REQUEST_BATCH)
     for start in track(starts, "predicting", len(starts)):
         batch = pictures[start : start + REQUEST_BATCH]
@@ -94,9 +94,9 @@ def predict_pictures(model: Categoriser, pictures: Sequence[UnlabelledPicture]) 
 
 
 def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list[dict[str, Any]]]) -> int:
-    """How many rows were written to a .csv or .parquet file, which appears when all of them are in it.
+    """Write rows to a .csv or .parquet file, which appears when it is complete, and return their number.
 
-    Raises UserError for another ending.
+    Raises UserError for another extension.
     """
     import pyarrow as pa
     from pyarrow import csv, parquet

@@ -1,4 +1,4 @@
-"""One run from its settings to an evaluated, registered model: the only place where all rooms meet."""
+"""Fine-tune one model, evaluate it, and log and register it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import FINE_TUNING, Config, from_params
-from vlm_core.data import Data, load_data, words, write_dataset_info
+from vlm_core.data import Data, load_data, split_list, write_dataset_info
 from vlm_core.inference import choose_device, evaluate_rows, seconds_per_image, set_threads
 from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import quiet
@@ -37,27 +37,27 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a finished run leaves."""
+class TrainingOutcome:
+    """A finished run: its final settings, its split, its evaluation, and how the model was registered."""
 
     run_id: str
     config: Config
     split: Split
     evaluation: Evaluation
-    registered: str = ""  # one sentence: version and champion
+    registered: str = ""  # a sentence with the version and whether it is champion
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a search learns from a run that read no test product."""
+    """What a search learns from a trial, which never reads the test split."""
 
     macro_f1: float  # best epoch, validation
-    seconds: float  # a picture, from pixels to answer
+    seconds: float  # per image, from pixels to prediction
     pruned: bool
 
 
 class _Pruned(Exception):
-    """A trial that is not worth going on with."""
+    """Raised to end a trial that is not promising."""
 
 
 def run_training(
@@ -66,25 +66,23 @@ def run_training(
     *,
     data: Data | None = None,
     parent: str = "",
-    enter: bool = True,
-) -> Outcome:
+    register_model: bool = True,
+) -> TrainingOutcome:
     """Train as the settings say, evaluate on the test split once, and log and register the model in MLflow.
 
-    `root` is the working directory, below which data, logs and checkpoints are kept. `data` is what the settings
-    name, where it is loaded already. With `parent`, the run is one below that MLflow run; with `enter` False, one of
-    many: its model is in the run alone, and no epoch is drawn (slower than learning a head). Raises UserError.
+    `root` is the folder of `data/`, `logs/` and `checkpoints/`. `data` spares loading what the settings name. The run
+    becomes a child of the run `parent`. A run that is one of many does without `register_model`: its model is only
+    logged, and no epoch is plotted, which takes longer than training a head. Raises UserError.
     """
     from vlm_core.tracking.registry import register
 
     if config.resume:
         config = resumed_config(config.resume)
-        logger.info(
-            f"Going on with run {config.resume} and its own settings: model={config.model}, mode={config.mode}."
-        )
+        logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}, mode={config.mode}.")
     data = data or load_data(config, root)
-    run = _run_baseline if config.model == "baseline" else partial(_run_model, drawn=enter)
-    outcome = run(config, data, root, parent)
-    return replace(outcome, registered=register(outcome.run_id)) if enter else outcome
+    train = _train_baseline if config.model == "baseline" else partial(_train_model, plot_epochs=register_model)
+    outcome = train(config, data, root, parent)
+    return replace(outcome, registered=register(outcome.run_id)) if register_model else outcome
 
 
 def run_trial(
@@ -92,22 +90,23 @@ def run_trial(
     data: Data,
     root: Path,
     parent: str,
-    begin: Callable[[str], None],
-    goes_on: Callable[[int, float], bool],
+    on_start: Callable[[str], None],
+    should_continue: Callable[[int, float], bool],
 ) -> TrialResult:
-    """Train in a run below `parent` without reading the test split; `begin` is told its id.
+    """Train in a child run of `parent` without reading the test split.
 
-    `goes_on` is asked after each epoch with its validation macro-F1; the run ends as pruned when it says no.
+    `on_start` gets the id of the run. `should_continue` gets each epoch and its validation macro-F1, and prunes the
+    trial when it returns False.
     """
     with quiet():
-        config, data, model, facts = _prepare(config, data)
+        config, data, model, tags = _prepare(config, data)
     with _open_run(config, data, root, parent) as run:
-        begin(run.run_id)
-        run.tags({**facts, "kind": "trial"})
+        on_start(run.run_id)
+        run.tags({**tags, "kind": "trial"})
 
         def on_epoch(report: EpochReport[Summary]) -> None:
             run.figures(report.epoch, epoch_metrics(report))
-            if not goes_on(report.epoch, report.validation.macro_f1):
+            if not should_continue(report.epoch, report.validation.macro_f1):
                 raise _Pruned
 
         try:
@@ -138,27 +137,27 @@ def resumed_config(run_id: str) -> Config:
     return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
 
 
-def _run_model(config: Config, data: Data, root: Path, parent: str, drawn: bool) -> Outcome:
-    config, data, model, facts = _prepare(config, data)
+def _train_model(config: Config, data: Data, root: Path, parent: str, plot_epochs: bool) -> TrainingOutcome:
+    config, data, model, tags = _prepare(config, data)
     with _open_run(config, data, root, parent) as run:
-        run.tags(facts)
+        run.tags(tags)
 
         def on_epoch(report: EpochReport[Summary]) -> None:
-            run.epoch(report, drawn=drawn)
+            run.epoch(report, drawn=plot_epochs)
             logger.info(epoch_line(report))
 
         if config.mode != "zero-shot":
             best = _fit(config, data, model, run, root, on_epoch)
             logger.info(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
-        outcome = _finish(config, data, model, run, facts["weights_source"])
+        outcome = _finish(config, data, model, run, tags["weights_source"])
     shutil.rmtree(root / "checkpoints" / outcome.run_id, ignore_errors=True)
     return outcome
 
 
 def _prepare(config: Config, data: Data) -> tuple[Config, Data, VisionLanguageCategoriser, dict[str, str]]:
-    """The settings that suit the weights, the data as those have seen it, the model, and facts for the run's tags."""
+    """Load the weights; return settings and data that fit them, the model, and tags for the run."""
     from vlm_core.models.loading import load_weights
-    from vlm_core.tracking import tags
+    from vlm_core.tracking.tags import exposure_tags
 
     set_threads(config.threads)
     weights = load_weights(
@@ -170,37 +169,39 @@ def _prepare(config: Config, data: Data) -> tuple[Config, Data, VisionLanguageCa
         seed=config.seed,
     )
     data = data.exposed(weights.exposure)
-    config = _suited(config, weights)
-    model = _categoriser(config, data, weights)
-    facts = {
+    config = _adapt_settings(config, weights.source)
+    model = _build_model(config, data, weights)
+    tags = {
         "weights_source": weights.source,
         "weights_pretrained": str(weights.pretrained).lower(),
-        **(tags.exposure_tags(weights.exposure) if weights.exposure else {}),
+        **(exposure_tags(weights.exposure) if weights.exposure else {}),
         "weights_total": str(sum(weight.numel() for weight in model.hf.parameters())),
     }
-    return config, data, model, facts
+    return config, data, model, tags
 
 
-def _suited(config: Config, weights: LoadedWeights) -> Config:
-    """The settings with those that suit the weights and the mode, where the user gave none."""
-    word = weights.source.split(":")[0]
-    mode = _mode(config, word) if config.mode == "auto" else config.mode
-    suiting = {**SUITING.get(word, {}), **(HEAD if mode == "probe" else {})}
+def _adapt_settings(config: Config, weights_source: str) -> Config:
+    """Return the settings, with those that the user did not give adapted to the weights and the mode."""
+    kind = weights_source.split(":")[0]
+    mode = _choose_mode(config, kind) if config.mode == "auto" else config.mode
+    suiting = {**SUITING.get(kind, {}), **(HEAD if mode == "probe" else {})}
     changes = {name: value for name, value in suiting.items() if name not in config.model_fields_set} | {"mode": mode}
     changes = {name: value for name, value in changes.items() if value != getattr(config, name)}
     if changes:
-        logger.info(f"For {weights.source}: " + ", ".join(f"{name}={value}" for name, value in changes.items()) + ".")
+        logger.info(
+            f"Settings for {weights_source}: " + ", ".join(f"{name}={value}" for name, value in changes.items()) + "."
+        )
     return config.model_copy(update=changes)
 
 
-def _mode(config: Config, word: str) -> str:
-    """What `auto` is: nothing is worth freezing from nothing, and sentences need no head."""
-    if word == "tiny-random" or (word == "shipped" and config.objective == "generate"):
+def _choose_mode(config: Config, weights_kind: str) -> str:
+    """Return what `auto` stands for: random weights are not worth freezing, and generation has no head."""
+    if weights_kind == "tiny-random" or (weights_kind == "shipped" and config.objective == "generate"):
         return "full"
     return "fusion" if config.objective == "generate" else "lp-ft"
 
 
-def _run_baseline(config: Config, data: Data, root: Path, parent: str) -> Outcome:
+def _train_baseline(config: Config, data: Data, root: Path, parent: str) -> TrainingOutcome:
     from vlm_core.models.baseline import fit_baseline
 
     config, split = config.model_copy(update={"mode": "full"}), data.split
@@ -222,7 +223,7 @@ def _run_baseline(config: Config, data: Data, root: Path, parent: str) -> Outcom
 
 @contextmanager
 def _open_run(config: Config, data: Data, root: Path, parent: str = "") -> Iterator[RunWriter]:
-    """The run's writer, with settings and data logged."""
+    """Open the run and log its settings and data."""
     from vlm_core.tracking.writer import RunWriter
 
     name = config.run_name or f"{config.model}-{config.mode}-{config.seed}"
@@ -235,13 +236,13 @@ def _open_run(config: Config, data: Data, root: Path, parent: str = "") -> Itera
 
 
 def _titles(data: Data) -> list[str]:
-    """Texts that a tiny tokenizer learns from: the training products' titles and the categories' names."""
+    """Return the texts that a tiny tokenizer is trained on: titles of training products, and names of categories."""
     titles = data.catalogue.products["title"].iloc[np.unique(data.split.train)]
     return [*titles, *(name.lower() for name in data.split.categories)]
 
 
-def _categoriser(config: Config, data: Data, weights: LoadedWeights) -> VisionLanguageCategoriser:
-    """The family's model with the answer that mode and objective ask for, on the chosen device."""
+def _build_model(config: Config, data: Data, weights: LoadedWeights) -> VisionLanguageCategoriser:
+    """Build the model with the head that mode and objective need, on the device of the settings."""
     import torch
 
     from vlm_core.evaluation.texts import category_terms
@@ -272,7 +273,7 @@ def _fit(
     root: Path,
     on_epoch: Callable[[EpochReport[Summary]], None],
 ) -> TrainingState:
-    """Train as the mode says; afterwards the model holds its best epoch's weights, whose position comes back."""
+    """Train as the mode says; leave the best epoch's weights in the model and return its state."""
     from vlm_core.training.feature_cache import FeatureCache
 
     cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
@@ -280,12 +281,12 @@ def _fit(
     folder = root / "checkpoints" / run.run_id
     trainer = Trainer(config, data, model, folder, cache, run.metrics)
     best = trainer.fit(lambda weights: run.tags({"weights_trained": str(weights)}), on_epoch)
-    run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, frozen layers included
+    run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, including the frozen layers
     return best
 
 
-def _finish(config: Config, data: Data, model: Categoriser, run: RunWriter, source: str) -> Outcome:
-    """Read the test split, once; log its evaluation and the model."""
+def _finish(config: Config, data: Data, model: Categoriser, run: RunWriter, source: str) -> TrainingOutcome:
+    """Evaluate on the test split, once; log the evaluation and the model."""
     from vlm_core.evaluation.caption_scores import caption_metrics
     from vlm_core.tracking.card import write_card
 
@@ -295,11 +296,11 @@ def _finish(config: Config, data: Data, model: Categoriser, run: RunWriter, sour
     if evaluation.predictions.texts is not None:
         run.metrics(
             caption_metrics(
-                evaluation.predictions.texts, catalogue.products.iloc[split.test], words(config.caption_columns)
+                evaluation.predictions.texts, catalogue.products.iloc[split.test], split_list(config.caption_columns)
             )
         )
     validation = evaluate_rows(config, catalogue, model, split.validation, split.labels, split.prior)
-    run.predictions(validation.predictions, "validation")  # of the chosen epoch: thresholds are drawn on these
+    run.predictions(validation.predictions, "validation")  # of the best epoch: thresholds are chosen on these
     run.metrics({"seconds_per_image": seconds_per_image(model, catalogue.pictures.take(split.validation[:32]))})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -314,4 +315,4 @@ def _finish(config: Config, data: Data, model: Categoriser, run: RunWriter, sour
             evaluation=evaluation,
         )
         run.model(folder)
-    return Outcome(run.run_id, config, split, evaluation)
+    return TrainingOutcome(run.run_id, config, split, evaluation)

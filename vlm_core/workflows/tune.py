@@ -1,7 +1,8 @@
-"""Optuna's door: a study whose trials share kept states of frozen layers, and whose winner alone sees the test split.
+"""Search for a model's best settings with Optuna, and retrain it with them.
 
-A study lives in a journal file or a database under a name by which it is gone on with; its trials are runs below one
-MLflow run. Akiba et al. 2019, arXiv 1907.10902.
+All trials share the feature cache, and only the retrained model is evaluated on the test split. A search is stored in a
+journal file or a database under a name by which it is resumed; its trials are runs below one MLflow run. Akiba et al.
+2019, arXiv 1907.10902.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from vlm_core.config import TUNING, Config, build_config, searchable
-from vlm_core.data import Data, load_data, words
+from vlm_core.data import Data, load_data, split_list
 from vlm_core.errors import Diverged, UserError
 from vlm_core.presets import HEAD_SEARCH
 from vlm_core.progress import log_to_stdout, quiet, shows_messages
 from vlm_core.tracking import tags
 from vlm_core.tracking.signals import ending_workers
 from vlm_core.tracking.writer import RunWriter
-from vlm_core.workflows.train import Outcome, TrialResult, run_training, run_trial
+from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
 
 logger = logging.getLogger(__name__)
 
 JOURNAL: Final = "optuna.log"
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
-# Names under which a study or a trial keeps what Optuna does not ask for.
+# User attributes of a search or a trial.
 SETTINGS: Final = "settings"
 RUN: Final = "mlflow_run"
 WINNER: Final = "winner_run"
-# Settings that may differ between the beginnings, or the machines, of one study.
-_FREE: Final = frozenset({"trials", "workers", "threads", "storage", "device", "cache_gib", "resamples"})
-# Optuna's plots by the number of objectives.
-_FIGURES: Final = {
+# Settings that may differ between the processes of one search.
+_MAY_DIFFER: Final = frozenset({"trials", "workers", "threads", "storage", "device", "cache_gib", "resamples"})
+# Optuna's plots, by the number of objectives.
+_PLOTS: Final = {
     1: ("optimization_history", "param_importances", "parallel_coordinate", "slice"),
     2: ("pareto_front",),
 }
@@ -52,100 +53,101 @@ _BLOCK_MODES: Final = frozenset({"auto", "last-blocks", "lora", "lp-ft"})
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """A finished search: its own run, how its trials ended, and what became of the winner."""
+    """A finished search: its run, its trials, the best of them, and the model retrained with its settings."""
 
     run_id: str
-    study: optuna.Study
+    search: optuna.Study
     best: FrozenTrial
-    winner: Outcome | None  # None where it was retrained before, or is by another process
+    winner: TrainingOutcome | None  # None where another process retrains the model
 
     def best_rows(self, count: int = 5) -> list[tuple[str, str, str]]:
-        """Number, validation macro-F1 and settings of the best trials that were completed."""
-        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        """Return number, validation macro-F1 and settings of the best completed trials."""
+        complete = self.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         best = sorted(complete, key=lambda trial: -trial.values[0])[:count]
-        return [(str(trial.number), f"{trial.values[0]:.4f}", _shown(trial.params)) for trial in best]
+        return [(str(trial.number), f"{trial.values[0]:.4f}", _format_settings(trial.params)) for trial in best]
 
 
 def run_search(config: Config, root: Path) -> SearchOutcome:
-    """Search until the study has its trials, then retrain the best settings, evaluate them on test and register them.
+    """Run trials until the search has all of them, then retrain with the best settings, test and register the model.
 
-    A study of that name is gone on with: trials that died with their process are repeated. Where another process leads
-    it, this one only does trials. Raises UserError.
+    A search of that name is resumed: trials that died with their process are repeated. Where another process leads it,
+    this one only runs trials. Raises UserError.
     """
-    search = _Search(config, root)
-    logger.info(f"Study {search.name} in {search.storage_name}: searching {', '.join(search.space)}.")
+    worker = _Worker(config, root)
+    logger.info(f"Search {worker.name} in {worker.storage_name}: {', '.join(worker.space)}.")
     data = load_data(config, root)
-    study = search.open()
-    leader = str(study.user_attrs.get(tags.PROCESS, ""))
-    led = leader not in ("", tags.process_tag()) and not tags.process_is_dead(leader)
-    if led and not study.user_attrs.get(WINNER):
-        logger.info(f"Another process leads the study {search.name}: this one does trials for it.")
-        search.work(data, str(study.user_attrs[RUN]))
-        return SearchOutcome(str(study.user_attrs[RUN]), study, search.best(study), None)
-    return _lead(search, study, data)
+    search = worker.open_search()
+    leader = str(search.user_attrs.get(tags.PROCESS, ""))
+    is_led = leader not in ("", tags.process_tag()) and not tags.process_is_dead(leader)
+    if is_led and not search.user_attrs.get(WINNER):
+        logger.info(f"Another process leads the search {worker.name}: this one runs trials for it.")
+        worker.run_trials(data, str(search.user_attrs[RUN]))
+        return SearchOutcome(str(search.user_attrs[RUN]), search, _best_trial(search), None)
+    return _lead(worker, search, data)
 
 
-def _lead(search: _Search, study: optuna.Study, data: Data) -> SearchOutcome:
-    config = search.config
-    before = str(study.user_attrs.get(RUN, ""))
-    done = study.user_attrs.get(WINNER)
-    if done and len(study.get_trials(states=FINISHED)) >= config.trials:
+def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
+    """Run all trials in a new run, or in that of a search that was stopped, and retrain with the best settings."""
+    config = worker.config
+    previous_run = str(search.user_attrs.get(RUN, ""))
+    previous_winner = search.user_attrs.get(WINNER)
+    if previous_winner and len(search.get_trials(states=FINISHED)) >= config.trials:
         raise UserError(
-            f"The study {search.name} has its {config.trials} trials and its winner, run {done}: "
-            "raise trials to go on with it, or name another with study=."
+            f"The search {worker.name} has all of its {config.trials} trials, and run {previous_winner} was retrained: "
+            "raise trials= to continue it, or start another with study=."
         )
-    resume = "" if done else before
-    with RunWriter(config.experiment, search.name, resume=resume, folder=search.root) as run:
+    resume = "" if previous_winner else previous_run
+    with RunWriter(config.experiment, worker.name, resume=resume, folder=worker.root) as run:
         for name, text in {RUN: run.run_id, tags.PROCESS: tags.process_tag(), WINNER: ""}.items():
-            study.set_user_attr(name, text)
-        run.tags({"kind": "search", "study": search.name, "storage": search.storage_name})
-        run.params({**config.to_params(TUNING), "search": ",".join(search.space)})
-        if before:
-            _repeat_dead_trials(study)
+            search.set_user_attr(name, text)
+        run.tags({"kind": "search", "study": worker.name, "storage": worker.storage_name})
+        run.params({**config.to_params(TUNING), "search": ",".join(worker.space)})
+        if previous_run:
+            _repeat_dead_trials(search)
             run.end_dead_children()
-        search.run_workers(data, run.run_id)
-        best = search.best(study)
-        _report(study, search, best, run)
-        settings = {**search.given, **best.params, "run_name": f"{search.name}-winner"}
-        logger.info("The winner: " + ", ".join(f"{name}={value}" for name, value in best.params.items()) + ".")
-        winner = run_training(build_config(settings), search.root, parent=run.run_id)
-        study.set_user_attr(WINNER, winner.run_id)
-    return SearchOutcome(run.run_id, study, best, winner)
+        worker.run_workers(data, run.run_id)
+        best = _best_trial(search)
+        _log_search(search, best, run)
+        settings = {**worker.fixed_settings, **best.params, "run_name": f"{worker.name}-winner"}
+        logger.info("Best settings: " + ", ".join(f"{name}={value}" for name, value in best.params.items()) + ".")
+        winner = run_training(build_config(settings), worker.root, parent=run.run_id)
+        search.set_user_attr(WINNER, winner.run_id)
+    return SearchOutcome(run.run_id, search, best, winner)
 
 
 @dataclass(frozen=True)
-class _Search:
-    """One process's part in a study."""
+class _Worker:
+    """A process that works for a search."""
 
     config: Config
     root: Path
 
     @cached_property
     def space(self) -> dict[str, BaseDistribution]:
-        """What is searched. Raises UserError for a setting that has no range, or no effect."""
+        """The settings that are searched over. Raises UserError for one without a range, or when none has an effect."""
         return _space(self.config)
 
     @property
     def name(self) -> str:
-        """The study's name."""
+        """The search's name."""
         return self.config.study or f"{self.config.model}-{self.config.mode}"
 
     @property
-    def given(self) -> dict[str, Any]:
-        """The settings that every trial has."""
+    def fixed_settings(self) -> dict[str, Any]:
+        """The settings that the user gave, which every trial shares."""
         return {name: getattr(self.config, name) for name in self.config.model_fields_set}
 
     @property
     def storage_name(self) -> str:
-        """Where the study is, without user and password."""
+        """Where the search is stored, without user and password."""
         return self.config.storage.split("@")[-1] or str(self.root / JOURNAL)
 
-    def open(self, seed: int = 0) -> optuna.Study:
-        """The study, made where it is not there. Raises UserError where it was begun with other settings."""
+    def open_search(self, seed: int = 0) -> optuna.Study:
+        """Open the search, or create it. Raises UserError where it was started with other settings."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         several = "," in self.config.objectives
         try:
-            study = optuna.create_study(
+            search = optuna.create_study(
                 study_name=self.name,
                 storage=self._storage(),
                 sampler=optuna.samplers.TPESampler(seed=self.config.seed + seed),
@@ -154,17 +156,17 @@ class _Search:
                 load_if_exists=True,
             )
         except Exception as error:
-            raise UserError(f"The study cannot be kept in {self.storage_name}: {error}.") from error
-        settings = {name: text for name, text in self.config.to_params(TUNING).items() if name not in _FREE}
-        known = study.user_attrs.get(SETTINGS)
-        if known is None:
-            study.set_user_attr(SETTINGS, settings)
-        elif different := [name for name in settings if known.get(name) != settings[name]]:
+            raise UserError(f"The search cannot be stored in {self.storage_name}: {error}.") from error
+        settings = {name: text for name, text in self.config.to_params(TUNING).items() if name not in _MAY_DIFFER}
+        stored = search.user_attrs.get(SETTINGS)
+        if stored is None:
+            search.set_user_attr(SETTINGS, settings)
+        elif different := [name for name in settings if stored.get(name) != settings[name]]:
             raise UserError(
-                f"The study {self.name} was begun with {different[0]}={known.get(different[0])}, not "
-                f"{settings[different[0]]}: give the same settings to go on with it, or name another with study=."
+                f"The search {self.name} was started with {different[0]}={stored.get(different[0])}, not "
+                f"{settings[different[0]]}: repeat its settings to resume it, or start another with study=."
             )
-        return study
+        return search
 
     def _storage(self) -> optuna.storages.BaseStorage:
         from optuna.storages.journal import JournalFileBackend
@@ -173,25 +175,16 @@ class _Search:
             return optuna.storages.RDBStorage(self.config.storage)
         return optuna.storages.JournalStorage(JournalFileBackend(str(self.root / JOURNAL)))
 
-    def best(self, study: optuna.Study) -> FrozenTrial:
-        """The trial of the best validation macro-F1. Raises UserError where none was completed."""
-        complete = study.get_trials(states=(TrialState.COMPLETE,))
-        if not complete:
-            raise UserError(
-                "No trial was completed: lower learning_rate's range with search=, or see the runs' failures."
-            )
-        return max(complete, key=lambda trial: trial.values[0])
-
     def run_workers(self, data: Data, parent: str) -> None:
-        """Do the trials, in as many processes as there are to be. Raises UserError when one of them failed."""
+        """Run the trials in `workers` processes. Raises UserError when one of them failed."""
         if self.config.workers == 1:
-            self.work(data, parent)
+            self.run_trials(data, parent)
             return
         share = max(1, min(self.config.threads, os.cpu_count() or 1) // self.config.workers)
         config = self.config.model_copy(update={"threads": share})
         start = multiprocessing.get_context("spawn").Process
         workers = [
-            start(target=_worker, args=(config, self.root, parent, number, shows_messages()))
+            start(target=_run_worker, args=(config, self.root, parent, number, shows_messages()))
             for number in range(1, self.config.workers + 1)
         ]
         with ending_workers():
@@ -200,27 +193,27 @@ class _Search:
             for worker in workers:
                 worker.join()
         if any(worker.exitcode for worker in workers):
-            raise UserError(f"A worker of the study {self.name} failed: see above; the same command goes on with it.")
+            raise UserError(f"A worker of the search {self.name} failed, see above: repeat the command to resume it.")
 
-    def work(self, data: Data, parent: str, number: int = 0, leader: int = 0) -> None:
-        """Do trials until the study has enough of them, or the process `leader`, where one is named, has gone."""
-        study = self.open(seed=number)
-        while _begun(study) < self.config.trials and leader in (0, os.getppid()):
-            trial = study.ask(self.space)
+    def run_trials(self, data: Data, parent: str, number: int = 0, leader: int = 0) -> None:
+        """Run trials until the search has enough of them, or the process `leader`, where one is named, has ended."""
+        search = self.open_search(seed=number)
+        while _count_started(search) < self.config.trials and leader in (0, os.getppid()):
+            trial = search.ask(self.space)
             trial.set_user_attr(tags.PROCESS, tags.process_tag())
-            self._do(study, trial, data, parent)
+            self._run_trial(search, trial, data, parent)
 
-    def _do(self, study: optuna.Study, trial: Trial, data: Data, parent: str) -> None:
-        several = len(study.directions) > 1
+    def _run_trial(self, search: optuna.Study, trial: Trial, data: Data, parent: str) -> None:
+        two_objectives = len(search.directions) > 1
 
-        def goes_on(epoch: int, macro_f1: float) -> bool:
-            if several:
+        def should_continue(epoch: int, macro_f1: float) -> bool:
+            if two_objectives:
                 return True
             trial.report(macro_f1, epoch)
             return not trial.should_prune()
 
         started = time.monotonic()
-        settings = {**self.given, **trial.params, "run_name": f"{self.name}-{trial.number}"}
+        settings = {**self.fixed_settings, **trial.params, "run_name": f"{self.name}-{trial.number}"}
         try:
             result = run_trial(
                 build_config(settings),
@@ -228,46 +221,45 @@ class _Search:
                 self.root,
                 parent,
                 lambda run_id: trial.set_user_attr(RUN, run_id),
-                goes_on,
+                should_continue,
             )
         except Diverged as error:
             result = TrialResult(macro_f1=0.0, seconds=float("inf"), pruned=True)
             trial.set_user_attr(tags.FAILURE, str(error))
         except BaseException:
-            study.tell(trial, state=TrialState.FAIL)
+            search.tell(trial, state=TrialState.FAIL)
             raise
-        if result.pruned:  # Optuna knows no pruning by two objectives
-            study.tell(trial, state=TrialState.FAIL if several else TrialState.PRUNED)
+        if result.pruned:  # Optuna does not prune with two objectives
+            search.tell(trial, state=TrialState.FAIL if two_objectives else TrialState.PRUNED)
         else:
-            study.tell(trial, [result.macro_f1, result.seconds] if several else result.macro_f1)
-        ended = "pruned" if result.pruned else f"validation macro-F1 {result.macro_f1:.4f}"
-        logger.info(f"Trial {trial.number}: {_shown(trial.params)}: {ended} ({time.monotonic() - started:.0f} s).")
+            search.tell(trial, [result.macro_f1, result.seconds] if two_objectives else result.macro_f1)
+        score = "pruned" if result.pruned else f"validation macro-F1 {result.macro_f1:.4f}"
+        seconds = time.monotonic() - started
+        logger.info(f"Trial {trial.number}: {_format_settings(trial.params)}: {score} ({seconds:.0f} s).")
 
 
-def _worker(config: Config, root: Path, parent: str, number: int, verbose: bool) -> None:
-    """What a process of its own does for the study."""
+def _run_worker(config: Config, root: Path, parent: str, number: int, verbose: bool) -> None:
+    """Run trials in a process of its own."""
     if verbose:
         log_to_stdout()
     try:
         with quiet():
             data = load_data(config, root)
-        _Search(config, root).work(data, parent, number, leader=os.getppid())
+        _Worker(config, root).run_trials(data, parent, number, leader=os.getppid())
     except (UserError, KeyboardInterrupt) as error:
         raise SystemExit(str(error)) from None
 
 
 def _space(config: Config) -> dict[str, BaseDistribution]:
-    ranges, named = searchable(), words(config.search)
-    if unknown := [name for name in named if name not in ranges]:
-        raise UserError(
-            f"search={unknown[0]}: that setting has no range to search; those that have: {', '.join(ranges)}."
-        )
+    ranges, names = searchable(), split_list(config.search)
+    if unknown := [name for name in names if name not in ranges]:
+        raise UserError(f"search={unknown[0]} cannot be searched over: choose from {', '.join(ranges)}.")
     idle = {"blocks"} if config.mode not in _BLOCK_MODES else set[str]()
     idle |= {"lora_rank"} if config.mode != "lora" else set()
     ranges |= HEAD_SEARCH if config.mode == "probe" else {}
-    space = {name: _distribution(name, ranges[name]) for name in named if name not in idle}
+    space = {name: _distribution(name, ranges[name]) for name in names if name not in idle}
     if not space:
-        raise UserError(f"search={config.search}: none of these has an effect on mode={config.mode}.")
+        raise UserError(f"search={config.search}: none of these settings has an effect with mode={config.mode}.")
     return space
 
 
@@ -278,14 +270,22 @@ def _distribution(name: str, ranges: Mapping[str, Any]) -> BaseDistribution:
     return (IntDistribution if whole else FloatDistribution)(ranges["low"], ranges["high"], log=ranges["log"])
 
 
-def _shown(params: Mapping[str, Any]) -> str:
+def _format_settings(params: Mapping[str, Any]) -> str:
     texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in params.items()}
     return ", ".join(f"{name}={text}" for name, text in texts.items())
 
 
-def _begun(study: optuna.Study) -> int:
-    """Trials that have finished, or that a living process is at."""
-    trials = study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
+def _best_trial(search: optuna.Study) -> FrozenTrial:
+    """Return the trial with the best validation macro-F1. Raises UserError where none was completed."""
+    complete = search.get_trials(states=(TrialState.COMPLETE,))
+    if not complete:
+        raise UserError("No trial was completed: see why the runs failed, or search over other settings with search=.")
+    return max(complete, key=lambda trial: trial.values[0])
+
+
+def _count_started(search: optuna.Study) -> int:
+    """Count the trials that have finished or that a living process runs."""
+    trials = search.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
     return sum(not _is_dead(trial) for trial in trials)
 
 
@@ -294,35 +294,35 @@ def _is_dead(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.RUNNING and tags.process_is_dead(process)
 
 
-def _repeat_dead_trials(study: optuna.Study) -> None:
-    """Mark the trials whose process was killed as failed, and put their settings first in the queue."""
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+def _repeat_dead_trials(search: optuna.Study) -> None:
+    """Mark the trials whose process was killed as failed, and queue their settings first."""
+    for trial in search.get_trials(states=(TrialState.RUNNING,)):
         if _is_dead(trial):
-            study.tell(trial.number, state=TrialState.FAIL)
+            search.tell(trial.number, state=TrialState.FAIL)
             if trial.params:
-                study.enqueue_trial(trial.params)
-            logger.info(f"Trial {trial.number} died with its process: it is repeated.")
+                search.enqueue_trial(trial.params)
+            logger.info(f"Trial {trial.number} died with its process and is repeated.")
 
 
-def count_states(study: optuna.Study) -> dict[str, int]:
-    """How many trials are complete, pruned, failed, running or waiting; states without any are left out."""
-    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
+def count_states(search: optuna.Study) -> dict[str, int]:
+    """Count the trials by state (complete, pruned, fail, running, waiting); states without any are left out."""
+    states = [trial.state.name.lower() for trial in search.get_trials(deepcopy=False)]
     return {state: states.count(state) for state in sorted(set(states))}
 
 
-def _report(study: optuna.Study, search: _Search, best: FrozenTrial, run: RunWriter) -> None:
-    """Keep what the search found: counts, the best trial, every trial as a table, and Plotly's figures of it."""
+def _log_search(search: optuna.Study, best: FrozenTrial, run: RunWriter) -> None:
+    """Log the counts of trials, the best one, a table of all, and Optuna's plots."""
     from optuna import visualization
 
-    counts = {f"trials_{state}": float(count) for state, count in count_states(study).items()}
+    counts = {f"trials_{state}": float(count) for state, count in count_states(search).items()}
     run.metrics({"best_validation_macro_f1": best.values[0], **counts})
     run.tags({"best_trial": str(best.number), "best_settings": json.dumps(best.params)})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
-        for name in _FIGURES[len(study.directions)]:
+        search.trials_dataframe().to_csv(folder / "trials.csv", index=False)
+        for name in _PLOTS[len(search.directions)]:
             try:
-                getattr(visualization, f"plot_{name}")(study).write_html(folder / f"{name}.html")
+                getattr(visualization, f"plot_{name}")(search).write_html(folder / f"{name}.html")
             except (ValueError, RuntimeError) as error:  # too few trials, or all of one score
-                logger.info(f"No figure of {name}: {error}")
+                logger.info(f"No plot {name}: {error}")
         run.artifact(folder, "search")
