@@ -26,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vlm_core.inference import record_columns, set_threads
     from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.registry import resolve
-    from vlm_core.workflows.predict import find_pictures, predict_pictures, write_predictions
+    from vlm_core.workflows.predict import find_pictures, predict_batches, write_predictions
 
     pictures = find_pictures(Path(options.pictures), options.id_column, options.picture_column)
     set_threads(options.threads)
     model = load_categoriser(resolve(options.model))
     output = Path(options.output)
-    count = write_predictions(output, ["id", *record_columns(model)], predict_pictures(model, pictures))
+    count = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
     print(f"Wrote {count:,} rows to {output}.")
 
 

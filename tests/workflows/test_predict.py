@@ -10,7 +10,7 @@ from PIL import Image
 from tests.models.families import make_categoriser
 from vlm_core.errors import UserError
 from vlm_core.inference import record_columns
-from vlm_core.workflows.predict import find_pictures, predict_pictures, write_predictions
+from vlm_core.workflows.predict import find_pictures, predict_batches, write_predictions
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def photos(tmp_path):
 def _predict(place, output, **columns):
     model = make_categoriser("git", "sentences")
     found = find_pictures(place, columns.get("id_column", "id"), columns.get("picture_column", ""))
-    count = write_predictions(output, ["id", *record_columns(model)], predict_pictures(model, found))
+    count = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, found))
     table = pd.read_csv(output) if output.suffix == ".csv" else pd.read_parquet(output)
     assert len(table) == count
     return table

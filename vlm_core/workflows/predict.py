@@ -84,7 +84,7 @@ def _in_table(path: Path, id_column: str, picture_column: str) -> list[Unlabelle
     ]
 
 
-def predict_pictures(model: Categoriser, pictures: Sequence[UnlabelledPicture]) -> Iterator[list[dict[str, Any]]]:
+def predict_batches(model: Categoriser, pictures: Sequence[UnlabelledPicture]) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of `predict_records`, with the `id` first, batch by batch in the order of the images."""
     starts = range(0, len(pictures), REQUEST_BATCH)
     for start in track(starts, "predicting", len(starts)):

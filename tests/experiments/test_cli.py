@@ -1,0 +1,50 @@
+"""What every command shares: its exit codes, and what it prints."""
+
+import errno
+
+import pytest
+
+from experiments.cli import STOPPED, run_command, show_table
+from vlm_core.errors import UserError
+
+
+def _run(error: BaseException | None) -> int:
+    def main() -> None:
+        if error:
+            raise error
+
+    return run_command(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (None, 0, ""),
+        (UserError("epochs=0: use 1 or more."), 1, "error: epochs=0: use 1 or more.\n"),
+        (OSError(errno.ENOSPC, "No space left", "a.csv"), 1, "error: a.csv cannot be written: No space left.\n"),
+        (OSError(errno.EACCES, "Denied"), 1, "error: A file cannot be written: Denied.\n"),
+    ],
+)
+def test_an_error_that_the_user_can_fix_is_one_sentence(
+    error: BaseException | None, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(error) == code
+    assert capsys.readouterr() == ("", message)
+
+
+def test_an_interruption_says_how_to_resume(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(KeyboardInterrupt()) == STOPPED
+    assert "resume=<run id>" in capsys.readouterr().err
+
+
+def test_other_errors_are_raised() -> None:
+    with pytest.raises(OSError, match="Is a directory"):
+        _run(OSError(errno.EISDIR, "Is a directory"))
+    with pytest.raises(ZeroDivisionError):
+        _run(ZeroDivisionError())
+
+
+def test_a_table_keeps_its_numbers_whole_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table("Scores", ("", "score", "interval"), [("a long name " * 4, "0.1234", "0.1200 to 0.1300")])
+    printed = capsys.readouterr().out
+    assert printed.startswith("Scores") and "0.1200 to 0.1300" in printed

@@ -1,0 +1,53 @@
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from vlm_core.progress import log_to_stdout, quiet, shows_messages, track
+
+LOGGER = logging.getLogger("vlm_core.somewhere")
+
+
+@pytest.fixture
+def command() -> Iterator[None]:
+    """Log as in a command; afterwards log as before."""
+    package = logging.getLogger("vlm_core")
+    level, propagate, handlers = package.level, package.propagate, package.handlers[:]
+    log_to_stdout()
+    yield
+    package.setLevel(level)
+    package.propagate, package.handlers[:] = propagate, handlers
+
+
+def test_a_library_user_sees_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    LOGGER.info("work")
+    LOGGER.warning("careful")
+    assert list(track(range(3), "work", 3)) == [0, 1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("command")
+def test_a_command_prints_each_message_once_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_stdout()  # again, as a worker may
+    LOGGER.info("[1/2] 100 %% of [bold]this[/bold]")
+    LOGGER.warning("careful")
+    LOGGER.debug("details")
+    logging.getLogger("mlflow").info("of a library")
+    assert capsys.readouterr().out == "[1/2] 100 %% of [bold]this[/bold]\nWARNING: careful\n"
+
+
+@pytest.mark.usefixtures("command")
+def test_nothing_is_shown_inside_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="stop"), quiet():
+        LOGGER.warning("careful")
+        assert not shows_messages()
+        raise ValueError("stop")
+    LOGGER.info("work")
+    assert capsys.readouterr().out == "work\n"
+
+
+def test_values_pass_through_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlm_core.progress._at_a_terminal", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal
+    assert list(track(iter("abc"), "letters")) == ["a", "b", "c"]
+    assert "letters" in capsys.readouterr().err
