@@ -65,20 +65,20 @@ def test_an_exported_run_is_compared_and_served(run, shop, store, capsys):
     np.testing.assert_allclose(ours["confidence"], theirs["confidence"], atol=1e-4)
 
     served = open_mlflow().pyfunc.load_model(f"runs:/{run_id}/onnx/int8")
-    answers = served.predict(served.input_example)
-    assert answers["category"][0] in load_categoriser(resolve(f"runs:/{run_id}/onnx/int8")).categories
+    predictions = served.predict(served.input_example)
+    assert predictions["category"][0] in load_categoriser(resolve(f"runs:/{run_id}/onnx/int8")).categories
     elsewhere = store / "elsewhere"
     elsewhere.mkdir()
     model = RunReader().artifact(run_id, "onnx/int8")
     done = run_python(ELSEWHERE, elsewhere, str(model), PYTHONPATH="")
     assert done.returncode == 0, done.stderr
-    _, schema, (answer, refused) = json.loads(done.stdout.splitlines()[-1])
-    assert sorted(answer) == schema
-    assert answer["category"] == answers["category"][0]
+    _, schema, (prediction, refused) = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(prediction) == schema
+    assert prediction["category"] == predictions["category"][0]
     assert refused["error"] == "The picture is not base64."
 
 
-def test_what_cannot_be_exported_is_said_and_nothing_is_logged(run, store):
+def test_what_cannot_be_exported_is_refused_and_nothing_is_logged(run, store):
     run_id = run(model="baseline")
     with pytest.raises(UserError, match="only CLIP, BLIP and GIT"):
         export.run_export(run_id, ("fp32",), 4, 1, store)

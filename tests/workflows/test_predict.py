@@ -1,4 +1,4 @@
-"""Unlabelled pictures: wherever they lie, each is answered or refused by itself, and the file appears whole."""
+"""Unlabelled images: wherever they are, each gets a prediction or an error of its own, and the file appears whole."""
 
 import shutil
 
@@ -63,11 +63,15 @@ def test_a_stop_leaves_no_file(photos, tmp_path):
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_what_cannot_be_read_or_written_is_said(photos, tmp_path):
+def test_what_cannot_be_read_or_written_is_refused(photos, tmp_path):
     (tmp_path / "none").mkdir()
     (tmp_path / "torn.zip").write_bytes(photos.with_suffix(".zip").read_bytes()[:300])
-    for place, said in [("none", "contains no images"), ("torn.zip", "is not a folder"), ("gone", "is not a folder")]:
-        with pytest.raises(UserError, match=said):
+    for place, message in [
+        ("none", "contains no images"),
+        ("torn.zip", "is not a folder"),
+        ("gone", "is not a folder"),
+    ]:
+        with pytest.raises(UserError, match=message):
             find_pictures(tmp_path / place, "id", "")
     with pytest.raises(UserError, match="picture_column=file is not a column"):
         find_pictures(photos / "table.csv", "id", "file")

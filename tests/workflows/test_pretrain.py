@@ -1,4 +1,4 @@
-"""Whole pretrainings on a small drawn catalogue: tracked, stored, gone on with after a kill, and fine-tuned."""
+"""Whole pretrainings on a small drawn catalogue: tracked, stored, resumed after a kill, and fine-tuned."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_weights_are_stored_with_what_they_saw_and_fine_tuned_without_a_leak(pre
     assert (tags["leaking"] == "true") == (float(tags["leakage_pretraining"]) > 0)
 
 
-def test_blip_and_git_start_from_a_contrastive_tower_and_tell_what_it_saw(pretrain):
+def test_blip_and_git_start_from_a_contrastive_tower_and_record_what_it_saw(pretrain):
     start, _ = pretrain(model="clip")
     for model in ("blip", "git"):
         outcome, lines = pretrain(model=model, tower=str(start.folder))
@@ -78,7 +78,7 @@ def test_blip_and_git_start_from_a_contrastive_tower_and_tell_what_it_saw(pretra
         assert 0 <= outcome.metrics["caption_all"] <= 1
 
 
-def test_a_checkpoint_is_gone_on_from(pretrain):
+def test_a_checkpoint_is_pretrained_further(pretrain):
     start, _ = pretrain(model="git")
     outcome, _ = pretrain(model="git", checkpoint=str(start.folder), weights="auto", learning_rate=1e-9, warmup=0)
     for name, weights in load_file(start.folder / "model.safetensors").items():
@@ -87,7 +87,7 @@ def test_a_checkpoint_is_gone_on_from(pretrain):
 
 
 @pytest.mark.slow
-def test_a_killed_pretraining_goes_on_to_the_same_weights(pretrain, shop, store):
+def test_a_killed_pretraining_is_resumed_to_the_same_weights(pretrain, shop, store):
     whole, _ = pretrain(model="git", epochs=2)
     flags = [f"--{name}={value}" for name, value in {**SMALL, "data": shop, "model": "git", "epochs": 2}.items()]
     command = [sys.executable, "-m", "experiments.pretrain", *flags]

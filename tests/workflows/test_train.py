@@ -1,4 +1,4 @@
-"""Whole runs on a small drawn catalogue: what a user starts, in every mode, stopped and gone on with, and refused."""
+"""Whole runs on a small drawn catalogue: in every mode, interrupted and resumed, and refused."""
 
 import json
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_the_study_protocol_is_marked_as_leaking_everywhere(run):
     assert outcome.split.leakage.near_by_category["Free Items"] > 0
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(run, monkeypatch):
+def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
     whole, _ = run(model="clip", epochs=3)
     from vlm_core.training.finetuning_task import FineTuning
 
@@ -113,7 +113,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run, monkeypatch):
         run(resume=stopped)
 
 
-def test_auto_weights_fall_back_loudly_and_take_the_settings_that_suit(run):
+def test_auto_weights_fall_back_with_a_warning_and_adapt_the_settings(run):
     outcome, lines = run(preset="study", model="clip", batch_size=16)
     assert sum(line.startswith("WARNING") for line in lines) == 2
     assert outcome.config.learning_rate == SUITING["shipped"]["learning_rate"]
@@ -139,14 +139,14 @@ def test_a_checkpoint_folder_is_used_and_named(run, tmp_path):
         run(model="blip", weights="auto", checkpoint=str(tmp_path / "own"))
 
 
-def test_a_run_is_evaluated_on_what_it_has_not_learnt_from(run, shop, store):
+def test_a_run_is_evaluated_on_what_it_was_not_trained_on(run, shop, store):
     outcome, _ = run(model="baseline")
     config = build_config({"data": str(shop), "resamples": 100, "threads": 1})
     with collected_messages() as lines:
         child, evaluation = run_evaluation(outcome.run_id, config, store)
-    learnt = np.union1d(outcome.split.train, outcome.split.validation)
-    assert evaluation.n == (outcome.split.labels >= 0).sum() - len(learnt)
-    assert any(f"{len(learnt)} that the model was trained or selected on" in line for line in lines)
+    seen = np.union1d(outcome.split.train, outcome.split.validation)
+    assert evaluation.n == (outcome.split.labels >= 0).sum() - len(seen)
+    assert any(f"{len(seen)} that the model was trained or selected on" in line for line in lines)
     assert RunReader().tags(child)["mlflow.parentRunId"] == outcome.run_id
     assert RunReader().evaluation(child, "external").n == evaluation.n
 
@@ -174,7 +174,7 @@ def test_a_table_of_ones_own_works(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"label": "colour"}, "label=colour is no column"),
         ({"categories": "Hats"}, "categories=Hats"),
@@ -184,8 +184,8 @@ def test_a_table_of_ones_own_works(run, tmp_path):
         ({"device": "cuda"}, "device=cuda"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_sentence_and_leaves_no_run(run, given, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_what_cannot_be_done_is_refused_in_one_sentence_and_leaves_no_run(run, given, message):
+    with pytest.raises(UserError, match=message) as error:
         run(**{"model": "clip", **given})
     assert "\n" not in str(error.value)
     assert RunReader().runs().empty

@@ -1,4 +1,4 @@
-"""Searches on a small drawn catalogue: trials below one run, killed and gone on with, one look at the test split."""
+"""Searches on a small drawn catalogue: trials below one run, killed and resumed, one look at the test split."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_two_objectives_give_a_front(search):
     assert (RunReader().artifact(outcome.run_id, "search") / "pareto_front.html").exists()
 
 
-def test_a_study_that_is_done_says_so_and_goes_on_when_it_is_to_have_more(search):
+def test_a_finished_search_is_refused_and_continues_with_more_trials(search):
     search(trials=2)
     with pytest.raises(UserError, match="has all of its 2 trials"):
         search(trials=2)
@@ -101,14 +101,14 @@ def test_a_study_that_is_done_says_so_and_goes_on_when_it_is_to_have_more(search
     assert count_states(outcome.search) == {"complete": 3} and outcome.winner
 
 
-def test_other_settings_are_another_study(search):
+def test_other_settings_need_another_search(search):
     search(trials=1)
     with pytest.raises(UserError, match="started with train_per_category=12, not 13"):
         search(trials=2, train_per_category=13)
     assert count_states(search(trials=1, train_per_category=13, study="other")[0].search) == {"complete": 1}
 
 
-def test_a_second_process_does_trials_for_the_one_that_leads(search):
+def test_a_second_process_runs_trials_for_the_one_that_leads(search):
     first, _ = search(trials=1)
     elsewhere = psutil.Process(os.getppid())  # alive, and not us
     tag = f"{platform.node()}:{elsewhere.pid}:{elsewhere.create_time():.2f}"
@@ -147,7 +147,7 @@ def test_a_search_that_cannot_be_is_refused(search, given, words):
         search(**given)
 
 
-def test_two_workers_do_the_trials_together(search, store):
+def test_two_workers_share_the_trials(search, store):
     outcome, _ = search(workers=2, trials=4, epochs=1)
     states = count_states(outcome.search)
     assert 4 <= states["complete"] + states.get("pruned", 0) <= 5 and "running" not in states
@@ -155,7 +155,7 @@ def test_two_workers_do_the_trials_together(search, store):
     assert (RunReader().runs()["status"] == "FINISHED").all()
 
 
-def test_a_killed_search_goes_on_to_all_its_trials_and_leaves_no_orphan(shop, stocked):
+def test_a_killed_search_is_resumed_to_all_its_trials_and_leaves_no_orphan(shop, stocked):
     given = {**SMALL, "data": str(shop), "trials": 3}
     flags = [f"--{name}={value}" for name, value in given.items()]
     command = [sys.executable, "-m", "experiments.tune", *flags]
