@@ -70,9 +70,9 @@ def run_training(
 ) -> TrainingOutcome:
     """Train as the settings say, evaluate on the test split once, and log and register the model in MLflow.
 
-    `root` is the folder of `data/`, `logs/` and `checkpoints/`. `data` spares loading what the settings name. The run
-    becomes a child of the run `parent`. A run that is one of many does without `register_model`: its model is only
-    logged, and no epoch is plotted, which takes longer than training a head. Raises UserError.
+    `root` is the folder of `data/`, `logs/` and `checkpoints/`. `data` is what the settings name, if it is loaded
+    already. With `parent`, the run is a child of that run. Without `register_model`, as in a study, the model is only
+    logged and no epoch is plotted, which would take longer than training a head. Raises UserError.
     """
     from vlm_core.tracking.registry import register
 
