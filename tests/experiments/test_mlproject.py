@@ -11,7 +11,7 @@ from experiments.mlproject import declared_settings, render
 from vlm_core.config import Config, build_config, from_flags
 from vlm_core.presets import PRESETS, SUITING
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _entry_point(verb: str) -> EntryPoint:

@@ -150,7 +150,7 @@ def test_a_checkpoint_of_another_mode_is_refused(pictures, tmp_path):
 def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_path, monkeypatch):
     model, checkpoint = make_categoriser("clip"), Checkpoint(tmp_path)
     list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=1), checkpoint))
-    before = json.loads((tmp_path / "state.json").read_text())
+    before = json.loads((tmp_path / "position.json").read_text())
 
     def full(*_):
         raise OSError(28, "No space left on device")
