@@ -297,7 +297,7 @@ def test_weights_to_spare_are_logged_and_old_buffers_are_not(tmp_path: Path, cap
         assert caplog.text == ""
         edit_weights(tmp_path / "model", lambda weights: weights.update({"head.weight": torch.zeros(2)}))
         load_pretrained(find(tmp_path / "model"), model_class)
-    assert "holds 1 weights that the model has no place for, the first is head.weight" in caplog.text
+    assert "holds 1 weights that the model does not use, the first is head.weight" in caplog.text
 
 
 def test_checkpoint_of_another_family_is_refused(tmp_path: Path) -> None:

@@ -79,6 +79,6 @@ def test_a_tower_of_another_shape_or_family_is_refused(clip, tmp_path):
     resize_input(git, 96)
     with pytest.raises(UserError, match="another shape.*position_embedding"):
         load_vision_tower(git, folder, PIXELS)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         load_vision_tower(git, tmp_path / "nothing", PIXELS)
     assert clip_tower_as_blip(dict(hf.vision_model.state_dict()), hf.vision_model.embeddings(PIXELS))

@@ -1,5 +1,6 @@
 """The loop: reports, early stopping, what learns, and a resumed run that ends as an uninterrupted one."""
 
+import itertools
 import json
 import math
 
@@ -13,7 +14,7 @@ from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.training.batches import PixelBatches
 from vlm_core.training.checkpoint import Checkpoint, TrainingState
 from vlm_core.training.finetuning_task import FineTuning
-from vlm_core.training.loop import EpochReport, StepReport, TrainingArguments, train
+from vlm_core.training.loop import EpochReport, StepReport, TrainingArguments, train, warmup_cosine
 
 LABELS = np.arange(24) % 3
 TRAIN, VALIDATION = np.arange(15), np.arange(15, 24)
@@ -161,3 +162,10 @@ def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_p
     assert json.loads((tmp_path / "position.json").read_text()) == before
     assert not list(tmp_path.glob("*.part"))
     assert checkpoint.load_best(model.freeze_before(0)).epoch == 1
+
+
+def test_the_learning_rate_rises_linearly_to_its_peak_and_falls_by_a_cosine_to_zero():
+    shares = [warmup_cosine(step, warmup_steps=4, total_steps=24) for step in range(25)]
+    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert shares[14] == pytest.approx(0.5) and shares[24] == pytest.approx(0)
+    assert all(later < earlier for earlier, later in itertools.pairwise(shares[4:]))
