@@ -1,4 +1,4 @@
-"""What attention contributes: one frozen vision tower with kept tokens, and nothing exchanged but the mechanism."""
+"""What attention contributes: one frozen vision tower with cached tokens, where only the mechanism differs."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ class Ablation:
             )  # fills the cache before the clock runs
             started = time.perf_counter()
             weights: list[int] = []
-            positions = [trainer.fit(weights.append, lambda report: None) for trainer in trainers]
+            states = [trainer.fit(weights.append, lambda report: None) for trainer in trainers]
             seconds = time.perf_counter() - started
-        scores = [position.best_macro_f1 for position in positions]
+        scores = [state.best_macro_f1 for state in states]
         chosen = scores.index(max(scores))
         return MechanismResult(
             mechanism=mechanism,
@@ -102,7 +102,7 @@ class Ablation:
             weights=weights[chosen],
             learning_rate=learning_rates[chosen],
             validation_macro_f1=dict(zip(learning_rates, scores, strict=True)),
-            best_epoch=positions[chosen].best_epoch,
+            best_epoch=states[chosen].best_epoch,
             seconds=seconds,
             validation=_predict(trainers[chosen], self.data.split.validation),
             test=_predict(trainers[chosen], self.data.split.test),
@@ -125,7 +125,7 @@ class Ablation:
 
 @torch.inference_mode()
 def _predict(trainer: Trainer, rows: NDArray[np.int64]) -> Predictions:
-    """The answers of a trained mechanism on plain views of catalogue rows (n,), from kept tokens."""
+    """Return a trained mechanism's predictions on plain views of catalogue rows (n,), from cached tokens."""
     model, cut = trainer.model, len(trainer.model.stages)
     model.set_training(False, cut)
     entry, run = trainer.cache_entry(model.fingerprint(cut), 0), trainer.frozen_prefix(0, cut)
