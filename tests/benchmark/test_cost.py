@@ -23,7 +23,7 @@ class _Pictures:
 
 def _check(cost):
     assert 0 < cost.p50_seconds <= cost.p95_seconds < 10
-    assert cost.pictures_a_second > 1 and cost.threads == 1 and 0 <= cost.peak_mib < 2000
+    assert cost.images_per_second > 1 and cost.threads == 1 and 0 <= cost.peak_mib < 2000
     assert json.loads(json.dumps(dataclasses.asdict(cost))) == dataclasses.asdict(cost)
 
 

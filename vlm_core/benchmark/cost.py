@@ -35,7 +35,7 @@ class Cost:
     flops: int | None  # per image, a multiply-add as two; None for a model without PyTorch
     p50_seconds: float  # median of calls with one image
     p95_seconds: float
-    pictures_a_second: float  # at batch size 32, from the median batch
+    images_per_second: float  # at batch size 32, from the median batch
     threads: int
     peak_mib: float  # peak memory at batch size 32, above that of the loaded model
 

@@ -258,7 +258,7 @@ def _cost_cells(row: CostRow, score: ScoreRow | None) -> tuple[TableCell, ...]:
         format_number(None if cost.flops is None else cost.flops / 1e9),
         format_number(1000 * cost.p50_seconds, ".1f"),
         format_number(1000 * cost.p95_seconds, ".1f"),
-        format_number(cost.pictures_a_second, ".0f"),
+        format_number(cost.images_per_second, ".0f"),
         format_number(cost.peak_mib, ".0f"),
         format_number(score.train_seconds if score else None, ".0f"),
         "yes" if row.on_front else "",

@@ -21,6 +21,7 @@ _OLD_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "cells_finished": ("done",),
     "conclusion": ("words",),
     "decoding": ("rules",),
+    "images_per_second": ("pictures_a_second",),
     "label": ("given",),
     "label_audit": ("labels",),
     "layers": ("mechanism",),
