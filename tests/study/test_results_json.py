@@ -58,3 +58,4 @@ def test_a_measurement_is_read_as_its_type():
     assert repr(read_json(Robustness, to_json(robustness))) == repr(robustness)
     assert read_json(dict[str, Estimate], '{"a": {"value": 1, "low": 0, "high": 2}}') == {"a": Estimate(1.0, 0.0, 2.0)}
     assert read_json(tuple[Estimate, ...], "[]") == ()
+    assert read_json(dict[str, float], '{"likelihood a token": 0.5}') == {"likelihood per token": 0.5}

@@ -25,7 +25,7 @@ from vlm_core.progress import track
 
 FREE_TEXT: Final = "free text"
 LIKELIHOOD: Final = "likelihood"
-LIKELIHOOD_PER_TOKEN: Final = "likelihood a token"  # as stored studies name the rule
+LIKELIHOOD_PER_TOKEN: Final = "likelihood per token"
 CONSTRAINED: Final = "constrained"
 
 

@@ -27,6 +27,7 @@ _OLD_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "layers": ("mechanism",),
     "scores": ("rows", "rules"),
 }
+_OLD_KEYS: Final[Mapping[str, str]] = {"likelihood a token": "likelihood per token"}  # of a decoding rule
 _MISSING: Final[Mapping[Any, Any]] = {float: float("nan"), int: 0, str: "", bool: False}
 
 
@@ -78,7 +79,7 @@ def _complete(kind: Any, value: Any) -> Any:
     if origin is tuple and arguments[-1] is Ellipsis and isinstance(value, list | None):
         return [_complete(arguments[0], part) for part in value or ()]
     if origin is dict and isinstance(value, Mapping | None):
-        return {key: _complete(arguments[1], part) for key, part in (value or {}).items()}
+        return {_OLD_KEYS.get(key, key): _complete(arguments[1], part) for key, part in (value or {}).items()}
     return _MISSING.get(kind) if value is None else value
 
 
