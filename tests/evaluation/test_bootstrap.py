@@ -74,7 +74,7 @@ def test_a_recall_varies_as_the_binomial_does() -> None:
 def test_the_added_product_is_half_right_and_half_wrong() -> None:
     confusion = np.array([[30, 0, 0], [4, 6, 0], [0, 0, 20]])
     drawn = resample_metrics(confusion, np.full(3, 1 / 3), resamples=40_000, seed=0)
-    hits, *_ = module._draw(confusion, np.full(3, 1 / 3), 40_000, np.random.default_rng(0))
+    hits, *_ = module._sample_counts(confusion, np.full(3, 1 / 3), 40_000, np.random.default_rng(0))
     assert hits[:, 1].mean() / 10 == pytest.approx(6.5 / 11, abs=0.005)  # (6 + 1/2) of (10 + 1)
     assert drawn.f1[:, 0].max() == 1 and 0 < drawn.f1[:, 2].std() < 0.05  # no error was seen, and one may be
     # means over categories scatter around the figure itself
@@ -118,7 +118,7 @@ def test_a_category_that_is_never_found_has_no_f1_in_any_draw() -> None:
 
 
 def test_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CELLS_A_PART", 5 * 64)
+    monkeypatch.setattr(module, "_CELLS_PER_BATCH", 5 * 64)
     drawn = resample_metrics(GIT, NATURAL, resamples=1000, seed=0)
     assert drawn.f1.shape == (1000, 5)
     assert len(np.unique(drawn.macro_f1)) > 900  # no part repeats another

@@ -96,7 +96,7 @@ def test_a_category_of_one_product_in_one_seed_alone() -> None:
 def test_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = _answers(4)
     whole = resample_differences(answers, resamples=500, seed=0)
-    monkeypatch.setattr(module, "_CELLS_A_PART", 2000)
+    monkeypatch.setattr(module, "_CELLS_PER_BATCH", 2000)
     parts = resample_differences(answers, resamples=500, seed=0)
     assert parts.shape == (500,) and len(np.unique(parts)) > 450
     assert parts.std() == pytest.approx(whole.std(), rel=0.15)

@@ -34,7 +34,7 @@ def test_each_cell_has_its_count_and_share(drawn_figure: list[Figure]) -> None:
     assert sum(text == "0" for _, text in cells) == int((GIT == 0).sum())
     assert axes.get_yticklabels()[0].get_text() == "Accessories\nn 120 · recall 63.3%"
     assert axes.get_xticklabels()[3].get_text() == "Free Items\nprecision 81.4%"
-    assert {"git, epoch 4", "600 products, 91.5% right"} <= set(_texts(drawn_figure[0]))
+    assert {"git, epoch 4", "600 products, 91.5% correct"} <= set(_texts(drawn_figure[0]))
     (shares,) = axes.get_images()
     np.testing.assert_allclose(shares.get_array(), GIT / 120)
     assert shares.get_clim() == (0, 1)

@@ -176,18 +176,18 @@ def _words(difference, p, seeds=5, over=WON):
 
 def test_a_comparison_in_words():
     assert _words(WON, 0.03) == (
-        "blip beats clip by 1.2 points of macro-F1 (95 % interval 0.1 to 2.3; p = 0.030 after Holm); "
-        "1.6 points were detectable."
+        "blip beats clip by 1.2 points of macro-F1 (95 % interval 0.1 to 2.3; p = 0.030, Holm-corrected). "
+        "The smallest detectable difference is 1.6 points."
     )
     assert _words(LOST, 0.0001, over=LOST).startswith(
-        "clip beats blip by 1.2 points of macro-F1 (95 % interval 0.1 to 2.3; p < 0.001 after Holm)"
+        "clip beats blip by 1.2 points of macro-F1 (95 % interval 0.1 to 2.3; p < 0.001, Holm-corrected)"
     )
     assert _words(WON, 0.3) == (
-        "No difference between blip and clip was found (1.2 points of macro-F1, 95 % interval 0.1 to 2.3; "
-        "p = 0.300 after Holm); 1.6 points were detectable."
+        "blip and clip are not distinguishable (1.2 points of macro-F1, 95 % interval 0.1 to 2.3; "
+        "p = 0.300, Holm-corrected). The smallest detectable difference is 1.6 points."
     )
 
 
 def test_words_say_when_seeds_differ_more_than_the_models():
     assert "over other seeds it may be zero" in _words(WON, 0.03, over=Estimate(0.012, -0.01, 0.034))
-    assert "another seed may differ" in _words(WON, 0.03, seeds=1, over=Estimate(0.012, math.nan, math.nan))
+    assert "another seed may give another result" in _words(WON, 0.03, seeds=1, over=Estimate(0.012, math.nan, math.nan))

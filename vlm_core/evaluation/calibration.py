@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say."""
+"""How well predicted probabilities match observed accuracy."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ class ReliabilityBin:
     high: float
     n: int
     confidence: float  # mean top probability, 0 for an empty bin
-    accuracy: float  # share that is right, 0 for an empty bin
+    accuracy: float  # share that is correct, 0 for an empty bin
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Three scores, lower is better, and the curve behind the last."""
+    """Three scores, lower is better, and the reliability curve behind the last."""
 
-    nll: float  # nats a product: mean of -log p(true category)
+    nll: float  # nats per product: mean of -log p(true category)
     brier: float  # mean over products of the sum over categories of squared errors, 0 to 2 (Brier 1950)
     ece: float  # expected calibration error of the top category over 15 bins of equal width
     curve: tuple[ReliabilityBin, ...]
 
 
 def measure_calibration(labels: NDArray[np.int64], log_probabilities: NDArray[np.float32]) -> Calibration:
-    """The calibration of log-probabilities (n, C) against true categories (n,), n > 0."""
+    """Return the calibration of log-probabilities (n, C) against true categories (n,), n > 0."""
     import torch
     from sklearn.metrics import brier_score_loss
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     logs = log_probabilities.astype(np.float64)
     probabilities = np.exp(logs)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)  # what rounding to float32 took or gave
-    # torchmetrics counts in float32, puts a probability of exactly 1 in a sixteenth bin, and takes more for a logit
+    probabilities /= probabilities.sum(axis=1, keepdims=True)  # undoes the rounding to float32
+    # torchmetrics bins in float32, puts a probability of exactly 1 in a sixteenth bin, and reads more as a logit.
     below_one = np.minimum(probabilities.astype(np.float32), np.nextafter(np.float32(1), np.float32(0)))
     count = probabilities.shape[1]
     return Calibration(
@@ -57,14 +57,14 @@ def measure_calibration(labels: NDArray[np.int64], log_probabilities: NDArray[np
 
 
 def _curve(
-    confidence: NDArray[np.float32], right: NDArray[np.bool_], edges: NDArray[np.float32]
+    confidence: NDArray[np.float32], correct: NDArray[np.bool_], edges: NDArray[np.float32]
 ) -> tuple[ReliabilityBin, ...]:
-    """The bins of products (n,) between the edges (16,), which are torchmetrics' own to the last bit."""
-    places = np.searchsorted(edges, confidence, side="right") - 1  # (n,)
-    counts = np.bincount(places, minlength=BINS)
+    """Return the bins of products (n,) between the edges (16,), which are torchmetrics' own to the last bit."""
+    bins = np.searchsorted(edges, confidence, side="right") - 1  # (n,)
+    counts = np.bincount(bins, minlength=BINS)
     full = np.maximum(counts, 1)
-    confidences = np.bincount(places, weights=confidence, minlength=BINS) / full
-    accuracies = np.bincount(places, weights=right, minlength=BINS) / full
+    confidences = np.bincount(bins, weights=confidence, minlength=BINS) / full
+    accuracies = np.bincount(bins, weights=correct, minlength=BINS) / full
     bounds = np.linspace(0, 1, BINS + 1)
     return tuple(
         ReliabilityBin(float(low), float(high), int(n), float(confidence), float(accuracy))

@@ -1,4 +1,4 @@
-"""How well a written caption tells what a product is: its attributes word by word, and its wording as a whole."""
+"""Scores of generated captions: which attributes they name, and BLEU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def caption_scores(texts: Sequence[str], truths: Sequence[Sequence[str]], columns: Sequence[str]) -> dict[str, float]:
-    """Share of the texts (n,) that name the right value of each column, of all of them (`all`), and BLEU-2.
+    """Return the share of texts (n,) that name the true value of each column, of all columns (`all`), and BLEU-2.
 
     `truths` (n, columns) are the true values; products whose value is unknown ("") do not count for that column. A
-    text names the longest known value that it holds as whole words: "navy blue" is not the blue in it. BLEU (Papineni
-    et al. 2002) is of the values in reading order, computed by torchmetrics.
+    text names the longest known value that it contains as whole words: "navy blue" does not name "blue". BLEU
+    (Papineni et al. 2002) compares the text with the values in reading order, computed by torchmetrics.
     """
     from torchmetrics.functional.text import bleu_score
 
@@ -25,28 +25,28 @@ def caption_scores(texts: Sequence[str], truths: Sequence[Sequence[str]], column
     scores: dict[str, float] = {}
     complete = [all(truth) for truth in truths]
     for number, column in enumerate(columns):
-        right = [found == truth[number] for found, truth in zip(named[number], truths, strict=True) if truth[number]]
-        scores[column] = sum(right) / len(right) if right else float("nan")
-    right_in_all = [
-        tuple(found) == tuple(truth)
-        for found, truth, whole in zip(zip(*named, strict=True), truths, complete, strict=True)
+        correct = [value == truth[number] for value, truth in zip(named[number], truths, strict=True) if truth[number]]
+        scores[column] = sum(correct) / len(correct) if correct else float("nan")
+    correct_in_all = [
+        tuple(values) == tuple(truth)
+        for values, truth, whole in zip(zip(*named, strict=True), truths, complete, strict=True)
         if whole
     ]
-    scores["all"] = sum(right_in_all) / len(right_in_all) if right_in_all else float("nan")
+    scores["all"] = sum(correct_in_all) / len(correct_in_all) if correct_in_all else float("nan")
     references = [[" ".join(_words(" ".join(truth)))] for truth in truths]
     scores["bleu"] = float(bleu_score([" ".join(_words(text)) for text in texts], references, n_gram=2))
     return scores
 
 
 def named_value(text: str, values: Collection[str]) -> str:
-    """The longest of the values that the text holds as whole words, the first in the text where two are as long."""
+    """Return the longest value that the text contains as whole words, the earlier of two of equal length; else ""."""
     words = _words(text)
     best, place = "", len(words)
     for value in values:
         wanted = _words(value)
-        found = next((i for i in range(len(words)) if wanted and words[i : i + len(wanted)] == wanted), None)
-        if found is not None and (len(wanted), -found) > (len(_words(best)), -place):
-            best, place = value, found
+        start = next((i for i in range(len(words)) if wanted and words[i : i + len(wanted)] == wanted), None)
+        if start is not None and (len(wanted), -start) > (len(_words(best)), -place):
+            best, place = value, start
     return best
 
 
@@ -60,7 +60,7 @@ def _words(text: str) -> list[str]:
 
 
 def caption_metrics(texts: Sequence[str], products: pd.DataFrame, columns: Sequence[str]) -> dict[str, float]:
-    """How well the test products' written texts name their attributes, where the catalogue has them."""
+    """Return `test_caption_<name>` scores of the test products' captions; none if the catalogue has no such column."""
     columns = [name for name in columns if name in products]
     if not columns:
         return {}

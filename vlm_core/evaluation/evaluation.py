@@ -1,15 +1,16 @@
-"""All that one reading of a labelled split says about a model."""
+"""The evaluation of a model on a labelled split."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import InstanceOf, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
@@ -21,7 +22,7 @@ from vlm_core.evaluation.bootstrap import (
     estimate,
     resample_metrics,
 )
-from vlm_core.evaluation.calibration import Calibration, ReliabilityBin, measure_calibration
+from vlm_core.evaluation.calibration import Calibration, measure_calibration
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.slugs import category_slugs
 from vlm_core.evaluation.subgroups import Subgroup, subgroup_table
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 2
+Matrix = Annotated[
+    NDArray[np.int64],
+    PlainValidator(lambda rows: np.asarray(rows, dtype=np.int64)),
+    PlainSerializer(lambda matrix: matrix.tolist()),
+]
 
 
 @dataclass(frozen=True)
 class CategoryScore:
-    """One category's figures; all are 0, and F1 has no interval, where it has no support."""
+    """One category's metrics; all are 0, and F1 has no interval, where it has no support."""
 
     category: str
     support: int  # products that truly belong to it
@@ -46,10 +52,10 @@ class CategoryScore:
 
 @dataclass(frozen=True)
 class WorstRecall:
-    """The category, of those with support, whose products are found least often.
+    """The category with the lowest recall, of those with support.
 
-    It has no interval: the least of several shares lies below the truth the more of them are near it, and the
-    bootstrap's interval of it held the truth in 80 to 97 % of simulated draws.
+    It has no interval: the lowest of several recalls is biased downwards, the more so the closer they are, and its
+    bootstrap interval held the truth in 80 to 97 % of simulations only.
     """
 
     category: str
@@ -58,17 +64,17 @@ class WorstRecall:
 
 @dataclass(frozen=True)
 class NaturalPrior:
-    """Figures with each category weighted to its share of the catalogue."""
+    """Metrics with each category weighted by its share of the catalogue."""
 
     accuracy: Estimate
     macro_f1: Estimate
     shares: tuple[float, ...]  # (C,) each category's share of the catalogue
-    covered: float  # share of the catalogue that lies in categories with support, to which the weights are scaled
+    covered: float  # share of the catalogue in categories with support, to which the weights are scaled
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """What mapping the generated text to a category comes to; Unknown Category counts as wrong."""
+    """Scores of the categories that the generated texts map to; Unknown Category counts as incorrect."""
 
     unknown_rate: float
     coverage: float  # 1 - unknown_rate
@@ -78,42 +84,42 @@ class TextScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of the products whose true category is known; F1 means are over the categories with support."""
+    """Metrics of the products whose true category is known; F1 means are over the categories with support."""
 
     n: int
-    unlabelled: int  # products left out, for want of a true category
+    unlabelled: int  # products left out because their true category is unknown
     accuracy: Estimate
     macro_f1: Estimate
     worst_recall: WorstRecall
     natural: NaturalPrior
     per_category: tuple[CategoryScore, ...]  # (C,)
-    confusion: NDArray[np.int64]  # (C, C), rows = true category
+    confusion: Matrix  # (C, C), rows = true category
     calibration: Calibration
     subgroups: tuple[Subgroup, ...]
-    values_left_out: dict[str, int]  # attribute -> smaller values that the subgroups do not show
-    text_rule: TextScore | None  # None where the model writes nothing
+    values_left_out: dict[str, int]  # attribute -> number of its rarest values that have no subgroup
+    text_rule: TextScore | None  # None where the model generates no text
     resamples: int
     seed: int
-    predictions: Predictions  # of all products, the unlabelled ones too
+    predictions: InstanceOf[Predictions]  # of all products, the unlabelled ones too
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The categories (C,), in the order of every array."""
+        """Return the categories (C,), in the order of every array."""
         return self.predictions.categories
 
     def metrics(self, prefix: str) -> dict[str, float]:
-        """Scalars by name, e.g. `test_macro_f1`, `test_macro_f1_low` and `test_f1_free_items` for the prefix `test_`.
+        """Return scalars by name, e.g. `test_macro_f1`, `test_macro_f1_low` and `test_f1_free_items` for `test_`.
 
-        Categories without support have none.
+        Categories without support are left out.
         """
         values: dict[str, float] = {"products": self.n, "worst_recall": self.worst_recall.recall}
-        for name, figure in (
+        for name, metric in (
             ("accuracy", self.accuracy),
             ("macro_f1", self.macro_f1),
             ("natural_accuracy", self.natural.accuracy),
             ("natural_macro_f1", self.natural.macro_f1),
         ):
-            values |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+            values |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
         values |= {name: getattr(self.calibration, name) for name in ("nll", "brier", "ece")}
         for slug, score in zip(category_slugs(self.categories), self.per_category, strict=True):
             if score.support:
@@ -127,19 +133,19 @@ class Evaluation:
         return {f"{prefix}{name}": float(value) for name, value in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the predictions, for JSON."""
-        content = {field.name: _plain(getattr(self, field.name)) for field in fields(self)[:-1]}
+        """Return all but the predictions, for JSON."""
+        content = _adapter().dump_python(self, mode="json", exclude={"predictions"})
         return {"schema": SCHEMA, "interval_level": LEVEL, "categories": list(self.categories), **content}
 
     def write(self, folder: Path) -> None:
-        """Write `predictions.npz` and `evaluation.json`, each whole or not at all."""
+        """Write `predictions.npz` and `evaluation.json` into a folder, each atomically."""
         self.predictions.write(folder / "predictions.npz")
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         write_atomically(folder / "evaluation.json", lambda file: file.write(text.encode("utf-8", "surrogatepass")))
 
     @classmethod
     def read(cls, folder: Path) -> Evaluation:
-        """The evaluation that `write` wrote. Raises UserError when files are missing or of another schema."""
+        """Return the evaluation in a folder. Raises UserError when files are missing, damaged or of another schema."""
         path = folder / "evaluation.json"
         try:
             content = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
@@ -147,7 +153,16 @@ class Evaluation:
             raise UserError(f"{path} cannot be read as an evaluation ({error}): evaluate the run again.") from error
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise UserError(f"{path} is not in schema {SCHEMA}: evaluate the run again with this version.")
-        return _from_dict(content, Predictions.read(folder / "predictions.npz"))
+        predictions = Predictions.read(folder / "predictions.npz")
+        try:
+            return _adapter().validate_python({**content, "predictions": predictions})
+        except ValidationError as error:
+            raise UserError(f"{path} cannot be read as an evaluation ({error}): evaluate the run again.") from error
+
+
+@cache
+def _adapter() -> TypeAdapter[Evaluation]:
+    return TypeAdapter(Evaluation)
 
 
 def evaluate(
@@ -158,10 +173,10 @@ def evaluate(
     resamples: int,
     seed: int,
 ) -> Evaluation:
-    """The evaluation of the predictions whose true category is known.
+    """Evaluate the predictions whose true category is known.
 
-    `attributes` has a row for each prediction and a column for each attribute to report by; `prior` (C,) is each
-    category's share of the catalogue. Intervals are of 95 %: see `vlm_core.evaluation.bootstrap`.
+    `attributes` has a row for each prediction and a column for each attribute to report subgroups of; `prior` (C,)
+    is each category's share of the catalogue. Intervals cover 95 %: see `vlm_core.evaluation.bootstrap`.
     Raises UserError when no true category is known, ValueError when shapes do not fit.
     """
     if len(attributes) != len(predictions):
@@ -175,27 +190,27 @@ def evaluate(
     summary = summarise(labels, predicted, predictions.categories, calibration.nll)
     support = summary.confusion.sum(axis=1)
     shares, covered = _shares(np.asarray(prior, dtype=np.float64), support)
-    drawn = resample_metrics(summary.confusion, shares, resamples=resamples, seed=seed)
+    resampled = resample_metrics(summary.confusion, shares, resamples=resamples, seed=seed)
     groups, left_out = subgroup_table(labels, predicted, attributes.loc[known], predictions.categories)
-    rows = (shares / np.maximum(support, 1))[labels]  # (n,) weights that sum to one
+    weights = (shares / np.maximum(support, 1))[labels]  # (n,), sum to one
     return Evaluation(
         n=len(labels),
         unlabelled=int(len(predictions) - len(labels)),
-        accuracy=corrected_estimate(summary.accuracy, drawn.accuracy),
-        macro_f1=corrected_estimate(summary.macro_f1, drawn.macro_f1),
+        accuracy=corrected_estimate(summary.accuracy, resampled.accuracy),
+        macro_f1=corrected_estimate(summary.macro_f1, resampled.macro_f1),
         worst_recall=_worst(summary, support),
         natural=NaturalPrior(
-            accuracy=corrected_estimate(_weighted_accuracy(labels, predicted, rows), drawn.natural_accuracy),
-            macro_f1=estimate(macro_f1(labels, predicted, rows), drawn.natural_macro_f1),
+            accuracy=corrected_estimate(_weighted_accuracy(labels, predicted, weights), resampled.natural_accuracy),
+            macro_f1=estimate(macro_f1(labels, predicted, weights), resampled.natural_macro_f1),
             shares=tuple(np.asarray(prior, dtype=np.float64).tolist()),
             covered=covered,
         ),
-        per_category=_category_scores(summary, support, drawn),
+        per_category=_category_scores(summary, support, resampled),
         confusion=summary.confusion,
         calibration=calibration,
         subgroups=groups,
         values_left_out=left_out,
-        text_rule=_text_rule(labels, predictions.text_categories, known),
+        text_rule=_score_texts(labels, predictions.text_categories, known),
         resamples=resamples,
         seed=seed,
         predictions=predictions,
@@ -203,7 +218,7 @@ def evaluate(
 
 
 def _shares(prior: NDArray[np.float64], support: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
-    """Shares (C,) that sum to one over the categories with support, and what these had of the catalogue."""
+    """Return shares (C,) that sum to one over the categories with support, and the share of the catalogue in these."""
     if prior.shape != support.shape or (prior < 0).any() or not np.isclose(prior.sum(), 1):
         raise ValueError(f"the prior must be {len(support)} shares that sum to one, not {prior}")
     if (prior[support > 0] == 0).any():
@@ -225,7 +240,7 @@ def _worst(summary: Summary, support: NDArray[np.int64]) -> WorstRecall:
 
 
 def _category_scores(
-    summary: Summary, support: NDArray[np.int64], drawn: ResampledMetrics
+    summary: Summary, support: NDArray[np.int64], resampled: ResampledMetrics
 ) -> tuple[CategoryScore, ...]:
     return tuple(
         CategoryScore(
@@ -233,65 +248,18 @@ def _category_scores(
             support=int(support[index]),
             precision=summary.precision[category],
             recall=summary.recall[category],
-            f1=estimate(f1, drawn.f1[:, index]),
+            f1=estimate(f1, resampled.f1[:, index]),
         )
         for index, (category, f1) in enumerate(summary.per_category_f1.items())
     )
 
 
-def _text_rule(
+def _score_texts(
     labels: NDArray[np.int64], text_categories: NDArray[np.int64] | None, known: NDArray[np.bool_]
 ) -> TextScore | None:
     if text_categories is None:
         return None
-    answered = text_categories[known]
-    unknown = float((answered < 0).mean())
-    accuracy = float((answered == labels).mean())
-    return TextScore(unknown, 1 - unknown, accuracy, macro_f1(labels, answered))
-
-
-def _plain(value: Any) -> Any:
-    """The value in terms of JSON."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _from_dict(content: Mapping[str, Any], predictions: Predictions) -> Evaluation:
-    natural, calibration = content["natural"], content["calibration"]
-    curve = tuple(ReliabilityBin(**part) for part in calibration["curve"])
-    return Evaluation(
-        n=content["n"],
-        unlabelled=content["unlabelled"],
-        accuracy=Estimate(**content["accuracy"]),
-        macro_f1=Estimate(**content["macro_f1"]),
-        worst_recall=WorstRecall(**content["worst_recall"]),
-        natural=NaturalPrior(
-            accuracy=Estimate(**natural["accuracy"]),
-            macro_f1=Estimate(**natural["macro_f1"]),
-            shares=tuple(natural["shares"]),
-            covered=natural["covered"],
-        ),
-        per_category=tuple(
-            CategoryScore(**{**score, "f1": Estimate(**score["f1"])}) for score in content["per_category"]
-        ),
-        confusion=np.array(content["confusion"], dtype=np.int64),
-        calibration=Calibration(**{**calibration, "curve": curve}),
-        subgroups=tuple(
-            Subgroup(
-                **{
-                    **group,
-                    "accuracy": Estimate(**group["accuracy"]),
-                    "thin_categories": tuple(group["thin_categories"]),
-                }
-            )
-            for group in content["subgroups"]
-        ),
-        values_left_out=content["values_left_out"],
-        text_rule=TextScore(**content["text_rule"]) if content["text_rule"] else None,
-        resamples=content["resamples"],
-        seed=content["seed"],
-        predictions=predictions,
-    )
+    predicted = text_categories[known]
+    unknown = float((predicted < 0).mean())
+    accuracy = float((predicted == labels).mean())
+    return TextScore(unknown, 1 - unknown, accuracy, macro_f1(labels, predicted))

@@ -1,4 +1,4 @@
-"""How unequally a model serves kinds of products: the gap between an attribute's best and worst served value."""
+"""Subgroup gaps: how far accuracy differs between the values of an attribute."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ class ServedValue:
 
 @dataclass(frozen=True)
 class Gap:
-    """The accuracy of an attribute's best served value less that of its worst, of those that are known and not thin."""
+    """The gap in accuracy between an attribute's best and worst value, of those that are known and not thin."""
 
     attribute: str
     values: tuple[ServedValue, ...]  # largest first
     best: str  # value; "" where fewer than two values count
     worst: str
     accuracy_gap: Estimate  # nan where fewer than two values count
-    p_value: float  # of all values being served alike; nan where fewer than two count
+    p_value: float  # of equal accuracy for all values; nan where fewer than two count
     p_holm: float  # p_value, corrected for all attributes
-    p_within_categories: float  # of all being served alike once the categories they hold are accounted for
+    p_within_categories: float  # of equal accuracy within each true category
 
 
 def measure_gaps(
     seeds: Sequence[Predictions], attributes: pd.DataFrame, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[Gap, ...]:
-    """The gap of each attribute, a column of a table whose index holds the product ids.
+    """Return the gap of each attribute, a column of a table indexed by product id.
 
-    Figures are of the distinct labelled products of all seeds, each as the first seed that tested it answered, computed
-    by fairlearn's MetricFrame (Bird et al. 2020, https://www.microsoft.com/en-us/research/?p=661443).
+    Metrics are of the distinct labelled products of all seeds, each as predicted by the first seed that tested it,
+    computed by fairlearn's MetricFrame (Bird et al. 2020, https://www.microsoft.com/en-us/research/?p=661443).
     Raises UserError when a tested product is not in the table.
     """
     pooled = pool_products(seeds)
@@ -60,9 +60,9 @@ def measure_gaps(
         _measure(str(name), table[name].fillna("").astype(str).to_numpy(str), pooled, resamples, seed)
         for name in table.columns
     ]
-    tested = [place for place, gap in enumerate(gaps) if gap.best]
-    for place, p in zip(tested, holm([gaps[place].p_value for place in tested]), strict=True):
-        gaps[place] = replace(gaps[place], p_holm=p)
+    tested = [index for index, gap in enumerate(gaps) if gap.best]
+    for index, p in zip(tested, holm([gaps[index].p_value for index in tested]), strict=True):
+        gaps[index] = replace(gaps[index], p_holm=p)
     return tuple(gaps)
 
 
@@ -70,13 +70,13 @@ def _measure(attribute: str, values: NDArray[np.str_], pooled: Predictions, resa
     from fairlearn.metrics import MetricFrame, count
     from sklearn.metrics import accuracy_score
 
-    labels, right = pooled.labels, pooled.predicted == pooled.labels
+    labels, correct = pooled.labels, pooled.predicted == pooled.labels
     metrics = {"n": count, "accuracy": accuracy_score, "macro_f1": macro_f1}
     frame = MetricFrame(
         metrics=metrics, y_true=labels, y_pred=pooled.predicted, sensitive_features=pd.Series(values, name=attribute)
     )
-    served = frame.by_group.sort_values("n", ascending=False, kind="stable")
-    figures = tuple(
+    by_value = frame.by_group.sort_values("n", ascending=False, kind="stable")
+    served = tuple(
         ServedValue(
             value=str(value),
             n=int(row["n"]),
@@ -84,68 +84,68 @@ def _measure(attribute: str, values: NDArray[np.str_], pooled: Predictions, resa
             macro_f1=float(row["macro_f1"]),
             thin=bool(row["n"] < THIN),
         )
-        for value, row in served.iterrows()
+        for value, row in by_value.iterrows()
     )
-    counted = [figure for figure in figures if figure.value and not figure.thin]
-    if len(counted) < 2:
+    compared = [each for each in served if each.value and not each.thin]
+    if len(compared) < 2:
         nan = float("nan")
-        return Gap(attribute, figures, "", "", Estimate(nan, nan, nan), nan, nan, nan)
-    names = [figure.value for figure in counted]
-    kept = np.isin(values, names)
-    places = np.searchsorted(np.sort(names), values[kept])  # (m,)
-    p_value = permutation_p(places, right[kept], np.zeros_like(places), resamples=resamples, seed=seed)
+        return Gap(attribute, served, "", "", Estimate(nan, nan, nan), nan, nan, nan)
+    names = [each.value for each in compared]
+    rows = np.isin(values, names)
+    indices = np.searchsorted(np.sort(names), values[rows])  # (m,)
+    p_value = permutation_p(indices, correct[rows], np.zeros_like(indices), resamples=resamples, seed=seed)
     return Gap(
         attribute=attribute,
-        values=figures,
-        best=max(counted, key=lambda figure: figure.accuracy.value).value,
-        worst=min(counted, key=lambda figure: figure.accuracy.value).value,
-        accuracy_gap=_gap(np.array([[figure.accuracy.value, figure.n] for figure in counted]), resamples, seed),
+        values=served,
+        best=max(compared, key=lambda each: each.accuracy.value).value,
+        worst=min(compared, key=lambda each: each.accuracy.value).value,
+        accuracy_gap=_gap(np.array([[each.accuracy.value, each.n] for each in compared]), resamples, seed),
         p_value=p_value,
         p_holm=p_value,
-        p_within_categories=permutation_p(places, right[kept], labels[kept], resamples=resamples, seed=seed),
+        p_within_categories=permutation_p(indices, correct[rows], labels[rows], resamples=resamples, seed=seed),
     )
 
 
 def _gap(accuracies: NDArray[np.float64], resamples: int, seed: int) -> Estimate:
-    """Largest less smallest accuracy of values (V, 2: accuracy and n), with an interval of 95 % or a little more.
+    """Return the range of accuracies of values (V, 2: accuracy and n), with an interval of 95 % or slightly more.
 
-    Resampling the gap itself would never find it to be 0, as chance alone makes one. Instead products are resampled
-    within each value, and no difference between two values strays further from its estimate than the largest that
-    95 % of the resamples show: a bound on the gap's own error (Tukey's method, with bootstrapped differences). One
-    product is added to each value as in `vlm_core.evaluation.bootstrap.resample_metrics`.
+    An interval from resampling the gap itself would never reach 0, because chance alone makes a gap. Instead products
+    are resampled within each value, and the 95 % quantile of the largest error of any difference between two values
+    bounds the gap's own error (Tukey's method, with bootstrapped differences). One product is added to each value as
+    in `vlm_core.evaluation.bootstrap.resample_metrics`.
     """
     accuracy, n = accuracies.T
     chances = (accuracy * n + PRIOR_PRODUCTS / 2) / (n + PRIOR_PRODUCTS)
-    drawn = np.random.default_rng(seed).binomial(n.astype(np.int64), chances, (resamples, len(n))) / n
-    errors = drawn - chances  # (R, V); the largest difference of two of them is their range
+    sampled = np.random.default_rng(seed).binomial(n.astype(np.int64), chances, (resamples, len(n))) / n
+    errors = sampled - chances  # (R, V); the largest difference of two of them is their range
     reach = float(np.quantile(np.ptp(errors, axis=1), LEVEL))
     value = float(np.ptp(accuracy))
     return Estimate(value, max(0.0, value - reach), min(1.0, value + reach))
 
 
 def permutation_p(
-    values: NDArray[np.int64], right: NDArray[np.bool_], strata: NDArray[np.int64], *, resamples: int, seed: int
+    values: NDArray[np.int64], correct: NDArray[np.bool_], strata: NDArray[np.int64], *, resamples: int, seed: int
 ) -> float:
-    """The p-value of being right (m,) having nothing to do with the value (m,), within strata (m,), by permutation.
+    """Return the permutation p-value of correctness (m,) being independent of the value (m,) within strata (m,).
 
-    The statistic is the sum over values of (right - expected)² / variance, which is chi-squared's of a table where
-    there is one stratum. Within a stratum every way of handing the right answers to its products is equally likely, so
-    their numbers by value are multivariate hypergeometric. One resample is added (Phipson & Smyth 2010,
+    The statistic is the sum over values of (correct - expected)² / variance, which is that of the chi-squared test
+    where there is one stratum. Within a stratum every assignment of the correct predictions to its products is equally
+    likely, so their counts by value are multivariate hypergeometric. One resample is added (Phipson & Smyth 2010,
     https://doi.org/10.2202/1544-6115.1585).
     """
     generator = np.random.default_rng(seed)
-    observed = np.bincount(values[right], minlength=values.max() + 1)
-    drawn = np.zeros((resamples, len(observed)))
+    observed = np.bincount(values[correct], minlength=values.max() + 1)
+    sampled = np.zeros((resamples, len(observed)))
     expected, variance = np.zeros(len(observed)), np.zeros(len(observed))
     for stratum in np.unique(strata):
         rows = strata == stratum
-        sizes, hits = np.bincount(values[rows], minlength=len(observed)), int(right[rows].sum())
-        drawn += generator.multivariate_hypergeometric(sizes, hits, resamples)
+        sizes, hits = np.bincount(values[rows], minlength=len(observed)), int(correct[rows].sum())
+        sampled += generator.multivariate_hypergeometric(sizes, hits, resamples)
         share = hits / rows.sum()
         expected += sizes * share
         variance += sizes * share * (1 - share)
     varied = variance > 0
     statistics = [
-        (((counts - expected)[..., varied] ** 2) / variance[varied]).sum(axis=-1) for counts in (observed, drawn)
+        (((counts - expected)[..., varied] ** 2) / variance[varied]).sum(axis=-1) for counts in (observed, sampled)
     ]
     return float((1 + (statistics[1] >= statistics[0] * (1 - 1e-9)).sum()) / (resamples + 1))

@@ -1,4 +1,4 @@
-"""How much of a score is memory: what is right because a near-copy of the product was in training."""
+"""How much of a score is memory: correct predictions on products with a near-copy in training."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ALL: Final = "all"  # in place of a category
 class CategoryLeak:
     """A category's tested rows, with and without a near-copy in training; nan where there are none."""
 
-    category: str  # "all" for all of them
+    category: str  # "all" for all categories
     support: int  # rows
     copied: float  # share of the rows
     accuracy_copied: float
     accuracy_others: float
-    right_by_copy: float  # share of the right answers whose product has a near-copy in training
+    right_by_copy: float  # share of the correct predictions whose product has a near-copy in training
 
 
 @dataclass(frozen=True)
@@ -35,31 +35,31 @@ class ProtocolScore:
 
     category: str  # "all" for macro-F1
     holdout: Estimate
-    study: Estimate
-    difference: Estimate  # study less holdout, with Welch's interval
+    study: Estimate  # under the original protocol; the name is that of stored results
+    difference: Estimate  # original minus holdout, with Welch's interval
 
 
 def measure_leak(predictions: Predictions, copied: NDArray[np.bool_]) -> tuple[CategoryLeak, ...]:
-    """The leak of each category and, last, of all labelled rows together.
+    """Return the leak of each category and, last, of all labelled rows together.
 
-    `copied` (n,) says which rows have a near-copy in training: `np.isin(groups[split.test], groups[split.train])`.
-    Raises ValueError when it does not fit.
+    `copied` (n,) marks the rows with a near-copy in training: `np.isin(groups[split.test], groups[split.train])`.
+    Raises ValueError when its shape does not fit.
     """
     if copied.shape != predictions.labels.shape:
         raise ValueError(f"{copied.shape} marks of near-copies do not fit {predictions.labels.shape} rows")
-    labels, right = predictions.labels, predictions.predicted == predictions.labels
+    labels, correct = predictions.labels, predictions.predicted == predictions.labels
     parts = [(name, labels == index) for index, name in enumerate(predictions.categories)]
-    return tuple(_leak(name, copied[rows], right[rows]) for name, rows in [*parts, (ALL, labels >= 0)])
+    return tuple(_leak(name, copied[rows], correct[rows]) for name, rows in [*parts, (ALL, labels >= 0)])
 
 
-def _leak(category: str, copied: NDArray[np.bool_], right: NDArray[np.bool_]) -> CategoryLeak:
+def _leak(category: str, copied: NDArray[np.bool_], correct: NDArray[np.bool_]) -> CategoryLeak:
     return CategoryLeak(
         category=category,
-        support=len(right),
+        support=len(correct),
         copied=_share(copied),
-        accuracy_copied=_share(right[copied]),
-        accuracy_others=_share(right[~copied]),
-        right_by_copy=_share(copied[right]),
+        accuracy_copied=_share(correct[copied]),
+        accuracy_others=_share(correct[~copied]),
+        right_by_copy=_share(copied[correct]),
     )
 
 
@@ -67,29 +67,29 @@ def _share(marks: NDArray[np.bool_]) -> float:
     return float(marks.mean()) if len(marks) else float("nan")
 
 
-def leak_comparison(holdout: Sequence[Predictions], study: Sequence[Predictions]) -> tuple[ProtocolScore, ...]:
-    """F1 of each category and, last, macro-F1 of one configuration under both protocols, a sequence of seeds each.
+def leak_comparison(holdout: Sequence[Predictions], original: Sequence[Predictions]) -> tuple[ProtocolScore, ...]:
+    """Return F1 of each category and, last, macro-F1 of one configuration under both protocols, each over its seeds.
 
-    The protocols test other products, so the seeds are not paired. A category that a protocol's seeds do not test is
-    nan there. Raises ValueError when categories differ or there is no seed.
+    The protocols test different products, so the seeds are not paired. A category is nan under a protocol whose seeds
+    do not test it. Raises ValueError when categories differ or there is no seed.
     """
     categories = holdout[0].categories if holdout else ()
-    if not study or any(each.categories != categories for each in (*holdout, *study)):
-        raise ValueError("two protocols can be compared on the same categories alone, with a seed each at least")
-    honest, leaking = (np.stack([_scores(each) for each in seeds]) for seeds in (holdout, study))  # (S, C + 1)
+    if not original or any(each.categories != categories for each in (*holdout, *original)):
+        raise ValueError("two protocols can only be compared on the same categories, with at least one seed each")
+    honest, leaking = (np.stack([_scores(each) for each in seeds]) for seeds in (holdout, original))  # (S, C + 1)
     return tuple(
         ProtocolScore(
             category=name,
-            holdout=over_seeds(honest[:, place].tolist()),
-            study=over_seeds(leaking[:, place].tolist()),
-            difference=_difference(leaking[:, place], honest[:, place]),
+            holdout=over_seeds(honest[:, index].tolist()),
+            study=over_seeds(leaking[:, index].tolist()),
+            difference=_difference(leaking[:, index], honest[:, index]),
         )
-        for place, name in enumerate([*categories, ALL])
+        for index, name in enumerate([*categories, ALL])
     )
 
 
 def _scores(predictions: Predictions) -> NDArray[np.float64]:
-    """F1 of each category, nan without support, and macro-F1 (C + 1,) of the labelled rows."""
+    """Return F1 of each category, nan without support, and macro-F1 (C + 1,) of the labelled rows."""
     from sklearn.metrics import f1_score
 
     known = predictions.labels >= 0
@@ -100,7 +100,7 @@ def _scores(predictions: Predictions) -> NDArray[np.float64]:
 
 
 def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Estimate:
-    """Mean of a less that of b with the interval of Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28."""
+    """Return mean(a) - mean(b) with the interval of Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28."""
     from scipy.stats import ttest_ind
 
     value = float(a.mean() - b.mean())

@@ -1,4 +1,4 @@
-"""Whether two models that answered the same products differ: exact McNemar, a paired bootstrap, Holm, agreement."""
+"""Tests of two models on the same products: exact McNemar, a paired bootstrap, Holm's correction, agreement."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from vlm_core.evaluation.predictions import Predictions
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What tells model a from model b, on the products that both answered."""
+    """Model a against model b on the same products."""
 
     n: int
-    only_a_right: int
+    only_a_right: int  # products that a alone predicts correctly
     only_b_right: int
-    p_mcnemar: float  # exact, two-sided: of the accuracies being equal
+    p_mcnemar: float  # exact, two-sided, of equal accuracies
     p_mcnemar_mid: float  # the same with mid-p
     difference: Estimate  # macro-F1 of a minus that of b, with its percentile interval of 95 %
-    p_bootstrap: float  # two-sided, of the macro-F1 being equal
-    p_holm: float  # p_bootstrap, corrected for all pairs it was tested with
-    agreement: float  # share of products with the same answer
-    kappa: float  # Cohen's, of the answers; NaN where chance leaves nothing to agree on
+    p_bootstrap: float  # two-sided, of equal macro-F1
+    p_holm: float  # p_bootstrap, corrected over all pairs tested together
+    agreement: float  # share of products with the same prediction
+    kappa: float  # Cohen's, of the predictions; NaN where chance agreement is complete
 
 
 def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: int = 0) -> PairedTest:
-    """The test of two runs on the same labelled products, which are matched by id.
+    """Test two runs on the same labelled products, which are matched by id.
 
     The tests are those of `exact_mcnemar`, `mid_mcnemar` and
     `vlm_core.evaluation.paired_bootstrap.resample_differences`.
@@ -41,12 +41,12 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
     from sklearn.metrics import cohen_kappa_score
 
     labels, first, second = _matched(a, b)
-    right_a, right_b = first == labels, second == labels
-    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    correct_a, correct_b = first == labels, second == labels
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
     once = np.ones((len(labels), 1), dtype=np.int64)
-    answers = PairedPredictions(labels, once, first[:, None], second[:, None], len(a.categories))
-    drawn = resample_differences(answers, resamples=resamples, seed=seed)
-    p_value = bootstrap_p(drawn)
+    paired = PairedPredictions(labels, once, first[:, None], second[:, None], len(a.categories))
+    differences = resample_differences(paired, resamples=resamples, seed=seed)
+    p_value = bootstrap_p(differences)
     with np.errstate(invalid="ignore", divide="ignore"):
         kappa = float(cohen_kappa_score(first, second, labels=np.arange(len(a.categories))))
     return PairedTest(
@@ -55,7 +55,7 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
         only_b_right=only_b,
         p_mcnemar=exact_mcnemar(only_a, only_b),
         p_mcnemar_mid=mid_mcnemar(only_a, only_b),
-        difference=estimate(macro_f1_differences(answers)[0], drawn),
+        difference=estimate(macro_f1_differences(paired)[0], differences),
         p_bootstrap=p_value,
         p_holm=p_value,
         agreement=float((first == second).mean()),
@@ -66,7 +66,7 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
 def paired_tests(
     runs: Sequence[Predictions], *, resamples: int = 2000, seed: int = 0
 ) -> dict[tuple[int, int], PairedTest]:
-    """The test of every pair (i, j), i < j, with p-values corrected over all pairs.
+    """Test every pair (i, j), i < j, with p-values corrected over all pairs.
 
     Raises UserError as `paired_test` does.
     """
@@ -79,10 +79,10 @@ def paired_tests(
 
 
 def exact_mcnemar(only_a_right: int, only_b_right: int) -> float:
-    """The two-sided p-value of two accuracies being equal, from the products that one model alone has right.
+    """Return the two-sided p-value of equal accuracies, from the products that one model alone predicts correctly.
 
     McNemar 1947, https://doi.org/10.1007/BF02295996, as the exact binomial test; 1 where there is no such product.
-    It never rejects in more than 5 % of draws in which nothing differs, and, counts being whole, in 2 to 4.4 %.
+    Where nothing differs it never rejects more than 5 % of the time, and because counts are discrete 2 to 4.4 %.
     """
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -92,51 +92,55 @@ def exact_mcnemar(only_a_right: int, only_b_right: int) -> float:
 
 
 def mid_mcnemar(only_a_right: int, only_b_right: int) -> float:
-    """The same with mid-p: less the chance of just the counts that were seen. It rejects in 3.5 to 6.5 % of such draws.
+    """Return the same with mid-p, which takes off half the probability of the observed counts.
 
+    Where nothing differs it rejects 3.5 to 6.5 % of the time.
     Fagerland, Lydersen & Laake 2013, https://doi.org/10.1186/1471-2288-13-91.
     """
     from scipy.stats import binom
 
     if only_a_right + only_b_right == 0:
         return 1.0
-    seen = float(binom.pmf(only_a_right, only_a_right + only_b_right, 0.5))
-    return 1 - seen / 2 if only_a_right == only_b_right else exact_mcnemar(only_a_right, only_b_right) - seen
+    observed = float(binom.pmf(only_a_right, only_a_right + only_b_right, 0.5))
+    return 1 - observed / 2 if only_a_right == only_b_right else exact_mcnemar(only_a_right, only_b_right) - observed
 
 
-def bootstrap_p(drawn: NDArray[np.float64]) -> float:
-    """The two-sided p-value of a difference being zero, from its resamples (R,).
+def bootstrap_p(differences: NDArray[np.float64]) -> float:
+    """Return the two-sided p-value of a zero difference, from its resamples (R,).
 
     Twice the smaller share of resamples beyond zero, with one added to either side (Davison & Hinkley 1997, 4.2).
     """
-    below, above = int((drawn <= 0).sum()), int((drawn >= 0).sum())
-    return min(1.0, 2 * (min(below, above) + 1) / (len(drawn) + 1))
+    below, above = int((differences <= 0).sum()), int((differences >= 0).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (len(differences) + 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values, corrected for there being several (Holm 1979, https://www.jstor.org/stable/4615733)."""
+    """Return the p-values, corrected for multiple testing (Holm 1979, https://www.jstor.org/stable/4615733)."""
     from statsmodels.stats.multitest import multipletests
 
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 
 def match_rows(a: Predictions, b: Predictions) -> NDArray[np.int64]:
-    """The row (n,) of b for each row of a, by product. Raises UserError when products or categories differ."""
+    """Return the row (n,) of b for each row of a, matched by product id.
+
+    Raises UserError when products or categories differ.
+    """
     if a.categories != b.categories or sorted(a.product_ids) != sorted(b.product_ids):
         raise UserError(
             "the two runs were not tested on the same products and categories: choose runs of one test set."
         )
     order = np.argsort(b.product_ids, kind="stable")
-    places: NDArray[np.int64] = order[np.searchsorted(b.product_ids[order], a.product_ids)]
-    if not np.array_equal(a.labels, b.labels[places]):
+    rows: NDArray[np.int64] = order[np.searchsorted(b.product_ids[order], a.product_ids)]
+    if not np.array_equal(a.labels, b.labels[rows]):
         raise UserError("the two runs give the same products other true categories: choose runs of one test set.")
-    return places
+    return rows
 
 
 def _matched(a: Predictions, b: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """True categories, a's answers and b's answers (n,) of the labelled products."""
-    places = match_rows(a, b)
+    """Return the true categories, a's predictions and b's predictions (n,) of the labelled products."""
+    rows = match_rows(a, b)
     known = a.labels >= 0
     if not known.any():
         raise UserError("none of the products has a known category: there is nothing to compare.")
-    return a.labels[known], a.predicted[known], b.predicted[places][known]
+    return a.labels[known], a.predicted[known], b.predicted[rows][known]

@@ -1,4 +1,4 @@
-"""What a model answered for each product of a split: the end of every family's way."""
+"""A model's predictions for the products of a split, the same for every family."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-_TOLERANCE = 1e-3  # of a row's sum of probabilities; float32 log-softmax over 1,000 categories stays below 1e-5
+_TOLERANCE = 1e-3  # of the sum of a row's probabilities; float32 log-softmax over 1,000 categories stays below 1e-5
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row a product, checked and brought to the types below when made.
+    """One row per product, validated and converted to the types below on construction.
 
     Raises ValueError when shapes, indices or probabilities do not fit.
     """
@@ -47,7 +47,7 @@ class Predictions:
         self._check()
 
     def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)  # the way a frozen dataclass may still complete itself
+        object.__setattr__(self, name, value)  # the only way in a frozen dataclass
 
     def _check(self) -> None:
         n, count = len(self.labels), len(self.categories)
@@ -74,17 +74,17 @@ class Predictions:
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """Probabilities (n, C)."""
+        """Return the probabilities (n, C)."""
         return np.exp(self.log_probabilities.astype(np.float64))
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """Index (n,) of the most probable category; the first one where several are equally probable."""
+        """Return the index (n,) of the most probable category, the first of several equally probable ones."""
         indices: NDArray[np.int64] = self.log_probabilities.argmax(axis=1)
         return indices
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a product: product_id, true, predicted, confidence, p_<category>..., text, text_category.
+        """Return one row per product: product_id, true, predicted, confidence, p_<category>..., text, text_category.
 
         `true` is empty where the true category is unknown; `text_category` is "Unknown Category" for index -1.
         """
@@ -107,7 +107,7 @@ class Predictions:
         return pd.DataFrame(columns)
 
     def write(self, path: Path) -> None:
-        """Write a compressed NPZ without pickle, whole or not at all."""
+        """Write a compressed NPZ without pickle, atomically."""
         arrays: dict[str, Any] = {
             "schema": np.array(SCHEMA),
             "product_ids": self.product_ids,
@@ -121,7 +121,7 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
-        """The predictions that `write` wrote. Raises UserError when the file is missing or of another schema."""
+        """Return the predictions in a file. Raises UserError when it is missing, damaged or of another schema."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
@@ -143,9 +143,9 @@ class Predictions:
 
 
 def _packed(texts: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """Texts as one row of UTF-8 bytes and where each ends.
+    """Return the texts as one array of UTF-8 bytes, and where each ends.
 
-    An array of unicode would give each text the room of the longest, and drop zeros at its end.
+    An array of str would give each text the size of the longest, and drop trailing null characters.
     """
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     ends = np.cumsum([len(part) for part in encoded], dtype=np.int64)

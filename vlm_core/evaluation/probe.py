@@ -1,4 +1,4 @@
-"""What a linear layer can read from frozen features."""
+"""A linear probe of frozen features."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from vlm_core.evaluation.summary import macro_f1
 
-FEWEST_OF_A_CATEGORY = 5  # in the rows that are fitted, and again in those that are scored
+MIN_PER_CATEGORY = 5  # rows to fit, and rows to score
 
 
 def probe_macro_f1(features: NDArray[np.float32], labels: NDArray[np.str_]) -> float:
-    """Macro-F1 of a logistic regression that is fitted on every other row and scored on the rest.
+    """Return macro-F1 of a logistic regression that is fitted on every other row and scored on the rest.
 
-    `features` (n, D), `labels` (n,), "" where unknown. Categories with fewer than five rows on either side are left
-    out; nan when fewer than two categories stay.
+    `features` (n, D), `labels` (n,), "" where unknown. Categories with fewer than five rows in either half are left
+    out; nan when fewer than two categories remain.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -24,7 +24,7 @@ def probe_macro_f1(features: NDArray[np.float32], labels: NDArray[np.str_]) -> f
     names = [
         name
         for name in np.unique(labels[labels != ""])
-        if min((labels[fitted] == name).sum(), (labels[~fitted] == name).sum()) >= FEWEST_OF_A_CATEGORY
+        if min((labels[fitted] == name).sum(), (labels[~fitted] == name).sum()) >= MIN_PER_CATEGORY
     ]
     if len(names) < 2:
         return float("nan")

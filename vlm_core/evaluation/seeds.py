@@ -1,4 +1,4 @@
-"""What several seeds of one configuration say together: a mean with its interval, and the products they tested."""
+"""Several seeds of one configuration: means with intervals over seeds, and the products they tested together."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vlm_core.evaluation.predictions import Predictions
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean over seeds (S,) with Student's t interval of 95 %; of one seed the interval is nan.
+    """Return the mean over seeds (S,) with Student's 95 % t interval, which is nan for one seed.
 
-    The interval is of the mean over all seeds that might have been drawn, whose figures it takes for normal and
-    independent (Student 1908, https://doi.org/10.1093/biomet/6.1.1). Raises ValueError when there is no seed.
+    The interval is of the mean over all possible seeds, whose values it assumes to be normal and independent
+    (Student 1908, https://doi.org/10.1093/biomet/6.1.1). Raises ValueError when there is no seed.
     """
     from scipy.stats import sem, t
 
@@ -30,9 +30,9 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def pool_products(seeds: Sequence[Predictions]) -> Predictions:
-    """The labelled products that any of the seeds tested, each once, as the first of them answered it; sorted by id.
+    """Return the labelled products that any seed tested, each once, as predicted by the first of them; sorted by id.
 
-    A product that several seeds tested is one draw from the catalogue and not several. Generated texts are dropped.
+    A product that several seeds tested is one observation and not several. Generated texts are dropped.
     Raises UserError when categories or a product's true category differ between seeds, or nothing is labelled.
     """
     seeds = [replace(each, texts=None, text_categories=None) for each in seeds]
@@ -43,8 +43,8 @@ def pool_products(seeds: Sequence[Predictions]) -> Predictions:
     logs = np.concatenate([each.log_probabilities for each in seeds])
     ids, labels, logs = ids[labels >= 0], labels[labels >= 0], logs[labels >= 0]
     if not len(ids):
-        raise UserError("none of the products has a known category: there is nothing to count.")
-    products, first, places = np.unique(ids, return_index=True, return_inverse=True)
-    if not np.array_equal(labels, labels[first][places]):
+        raise UserError("none of the products has a known category: there is nothing to pool.")
+    products, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    if not np.array_equal(labels, labels[first][inverse]):
         raise UserError("the seeds give the same products other true categories: choose runs of one catalogue.")
     return Predictions(products, labels[first], logs[first], seeds[0].categories)

@@ -1,4 +1,4 @@
-"""How a model does on each kind of product: by gender, usage, season or any other attribute."""
+"""Scores by subgroup: by gender, usage, season or any other attribute."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from vlm_core.evaluation.bootstrap import LEVEL, Estimate
 from vlm_core.evaluation.summary import macro_f1
 
-THIN = 20  # a category with fewer products than this in a subgroup is marked
-MOST_VALUES = 40  # an attribute's largest subgroups that are reported
+THIN = 20  # categories with fewer products in a subgroup are marked
+MOST_VALUES = 40  # subgroups reported per attribute, the largest first
 
 
 @dataclass(frozen=True)
@@ -25,27 +25,27 @@ class Subgroup:
     accuracy: Estimate  # with Wilson's interval
     macro_f1: float  # over the categories present
     categories_present: int
-    thin_categories: tuple[str, ...]  # present with n < 20: their F1, and so the macro-F1, is shaky
+    thin_categories: tuple[str, ...]  # present with n < 20: their F1, and so the macro-F1, is unreliable
 
 
 def subgroup_table(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], attributes: pd.DataFrame, categories: tuple[str, ...]
 ) -> tuple[tuple[Subgroup, ...], dict[str, int]]:
-    """The subgroups of true and predicted categories (n,), largest first within each attribute (n rows, one a column).
+    """Return the subgroups of true and predicted categories (n,), the largest first within each column of `attributes`.
 
-    At most 40 values an attribute; the dictionary says how many smaller ones were left out, for attributes with such.
+    Each attribute has at most 40; the dictionary has the number of values left out, for attributes with more.
     """
     groups: list[Subgroup] = []
     left_out: dict[str, int] = {}
     for attribute in attributes.columns:
         column = attributes[attribute]
         values = column.astype(object).where(column.notna(), "").astype(str).to_numpy(str)
-        distinct, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+        distinct, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
         order = np.lexsort((distinct, -counts))
         if len(order) > MOST_VALUES:
             left_out[str(attribute)] = len(order) - MOST_VALUES
         for index in order[:MOST_VALUES]:
-            rows = places == index
+            rows = inverse == index
             value = str(distinct[index])
             groups.append(_subgroup(str(attribute), value, labels[rows], predicted[rows], categories))
     return tuple(groups), left_out
@@ -66,9 +66,9 @@ def _subgroup(
     )
 
 
-def wilson_interval(right: int, n: int) -> Estimate:
-    """The share `right / n` with Wilson's interval of 95 %, which is sound for few products and shares near 1."""
+def wilson_interval(correct: int, n: int) -> Estimate:
+    """Return the share `correct / n` with Wilson's 95 % interval, which holds for small n and shares near 1."""
     from scipy.stats import binomtest
 
-    interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
-    return Estimate(right / n, float(interval.low), float(interval.high))
+    interval = binomtest(correct, n).proportion_ci(LEVEL, method="wilson")
+    return Estimate(correct / n, float(interval.low), float(interval.high))

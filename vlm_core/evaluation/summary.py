@@ -1,4 +1,4 @@
-"""The study's figures of one pass over a split."""
+"""The original study's metrics of one pass over a split."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Summary:
-    """Loss, accuracy and F1 of one pass; the dictionaries have one entry a category, in their order."""
+    """Loss, accuracy and F1 of one pass; the dictionaries have one entry per category, in order."""
 
     loss: float
     accuracy: float
@@ -22,7 +22,7 @@ class Summary:
     confusion: NDArray[np.int64]  # (C, C), rows = true category
 
     def to_dict(self, *, with_confusion: bool = False) -> dict[str, Any]:
-        """The `training_summary`, or with the confusion matrix the `validation_summary`, of the study's log."""
+        """Return the original log's `training_summary`, or with the confusion matrix its `validation_summary`."""
         content: dict[str, Any] = {
             "overall_loss": self.loss,
             "overall_accuracy": self.accuracy,
@@ -34,7 +34,7 @@ class Summary:
         return content
 
     def fairness_metrics(self) -> dict[str, dict[str, float]]:
-        """Precision, recall and F1 a category, as `fairness_metrics` of the study's log."""
+        """Return precision, recall and F1 per category, the original log's `fairness_metrics`."""
         return {
             category: {"precision": self.precision[category], "recall": self.recall[category], "f1": f1}
             for category, f1 in self.per_category_f1.items()
@@ -44,11 +44,11 @@ class Summary:
 def summarise(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], categories: tuple[str, ...], loss: float
 ) -> Summary:
-    """The summary of true and predicted categories, both (n,) indices, computed by scikit-learn.
+    """Summarise true and predicted categories, both (n,) indices, by scikit-learn.
 
-    A figure that would divide by zero is 0. Macro-F1 is the mean over the categories with support: one that is absent
-    from the rows has no F1 to speak of, and products wrongly put there still cost their own category its recall.
-    Raises ValueError when there are no rows or a true category lies outside of `categories`.
+    A metric that would divide by zero is 0. Macro-F1 is the mean over the categories with support: a category that is
+    absent has no F1, and products predicted as it still lower the recall of their own category.
+    Raises ValueError when there are no rows or a true category is not one of `categories`.
     """
     from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
@@ -70,7 +70,7 @@ def summarise(
 def macro_f1(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], weights: NDArray[np.float64] | None = None
 ) -> float:
-    """Mean F1 over the categories that occur in `labels` (n,), which may be weighted by row (n,)."""
+    """Return the mean F1 over the categories that occur in `labels` (n,), optionally weighted by row (n,)."""
     from sklearn.metrics import f1_score
 
     return float(

@@ -1,4 +1,4 @@
-"""Probabilities made to mean what they say by one number, which is fitted on validation."""
+"""Temperature scaling: calibration by one number that is fitted on validation."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from vlm_core.errors import UserError
 from vlm_core.evaluation.calibration import Calibration, measure_calibration
 from vlm_core.evaluation.predictions import Predictions
 
-LOWEST: Final = 0.1  # or a validation side answered without an error would ask for certainty
+LOWEST: Final = 0.1  # without a bound, an error-free validation split would drive the temperature to 0
 HIGHEST: Final = 10.0
 
 
 @dataclass(frozen=True)
 class TemperatureScaling:
-    """What scaling by a temperature does to the calibration of test products."""
+    """The calibration of test products before and after scaling by a temperature."""
 
-    temperature: float  # above 1: the model was too sure
+    temperature: float  # above 1: the model was overconfident
     before: Calibration
     after: Calibration
 
 
 def measure_scaling(validation: Predictions, test: Predictions) -> TemperatureScaling:
-    """Calibration of the labelled test products before and after scaling by the validation side's temperature.
+    """Measure calibration of the labelled test products before and after scaling by validation's temperature.
 
-    Raises UserError where a side has no labelled product.
+    Raises UserError when a split has no labelled product.
     """
     temperature = fit_temperature(validation)
     return TemperatureScaling(temperature, _calibration(test), _calibration(scale_predictions(test, temperature)))
 
 
 def fit_temperature(predictions: Predictions) -> float:
-    """The temperature between 0.1 and 10 that makes the labelled products' true categories likeliest.
+    """Return the temperature in 0.1..10 that minimises the labelled products' negative log-likelihood.
 
     Guo et al. 2017, https://arxiv.org/abs/1706.04599. Raises UserError when no product is labelled.
     """
@@ -50,12 +50,12 @@ def fit_temperature(predictions: Predictions) -> float:
         return float(-log_softmax(logs / exp(log_temperature), axis=1)[rows, labels].mean())
 
     # The loss is convex in 1 / T, so it has one minimum in log T.
-    found = minimize_scalar(loss, bounds=(log(LOWEST), log(HIGHEST)), method="bounded", options={"xatol": 1e-6})
-    return exp(float(found.x))
+    minimum = minimize_scalar(loss, bounds=(log(LOWEST), log(HIGHEST)), method="bounded", options={"xatol": 1e-6})
+    return exp(float(minimum.x))
 
 
 def scale_predictions(predictions: Predictions, temperature: float) -> Predictions:
-    """The predictions with softmax(log p / T) for probabilities; the answers stay."""
+    """Return the predictions with probabilities softmax(log p / T); the predicted categories stay the same."""
     from scipy.special import log_softmax
 
     logs = log_softmax(predictions.log_probabilities.astype(np.float64) / temperature, axis=1)
@@ -70,5 +70,5 @@ def _calibration(predictions: Predictions) -> Calibration:
 def _known(predictions: Predictions) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     known = predictions.labels >= 0
     if not known.any():
-        raise UserError("none of the products has a known category: a temperature needs labelled ones.")
+        raise UserError("none of the products has a known category: fitting a temperature needs labelled ones.")
     return known

@@ -1,4 +1,4 @@
-"""Which category a generated text speaks of: the study's "closest category, else Unknown Category"."""
+"""Mapping of generated texts to categories: the original study's "closest category, else Unknown Category"."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNKNOWN_CATEGORY: Final = "Unknown Category"
-SPELLING_CUTOFF: Final = 0.85  # difflib's ratio: a letter for another passes in seven letters, not in five (0.8)
+SPELLING_CUTOFF: Final = 0.85  # difflib's ratio: one wrong letter passes in seven letters, not in five (0.8)
 _SHORTEST_SPELLED: Final = 4  # letters of a word that may be misspelt
-_MOST_WORDS: Final = 100  # of a text that are read; captions have a dozen
+_MOST_WORDS: Final = 100  # words read of a text; captions have a dozen
 
 LEVELS: Final = ("masterCategory", "subCategory", "articleType")
-TERM_SHARE: Final = 0.95  # of a term's products that must lie in one category
-TERM_PRODUCTS: Final = 3  # a term needs this many
+TERM_SHARE: Final = 0.95  # of a term's products that must be in one category
+TERM_PRODUCTS: Final = 3  # minimum products of a term
 _SHORTEST_TERM: Final = 3  # letters
 
 
 def closest_category(text: str, categories: tuple[str, ...], terms: Mapping[str, str]) -> int:
-    """Index of the category that a text speaks of, -1 for Unknown Category.
+    """Return the index of the category that a text names, -1 for Unknown Category.
 
     `terms` are known words and the category each points to (see `category_terms`); terms of other categories are
     ignored.
     Words are compared whole, without case, accents, punctuation and plural endings; phrases also match when written
-    as one word ("t-shirt", "tshirt", "t shirt"). The first of these rules that finds something decides:
+    as one word ("t-shirt", "tshirt", "t shirt"). The first of these rules that matches decides:
 
-    1. a category's own name, wherever it stands: the earliest one, and of those the longest; the parts of a name around
+    1. a category's own name anywhere in the text: the earliest, and of those the longest; the parts of a name around
        "and", "&", "/" or "," are names too, unless two categories share them;
     2. a known term: the earliest, and of those the longest;
-    3. the name or term that comes closest to a word or phrase in spelling, from a difflib ratio of 0.85 on, names
-       before terms and earlier before later where the ratio is equal.
+    3. the name or term closest in spelling to a word or phrase, with a difflib ratio of at least 0.85; names before
+       terms and earlier before later where the ratio is equal.
     """
     words = _words(text)[:_MOST_WORDS]
     names, known = _vocabulary(tuple(categories), tuple(terms.items()))
@@ -48,11 +48,11 @@ def closest_category(text: str, categories: tuple[str, ...], terms: Mapping[str,
 
 
 class _Vocabulary:
-    """Phrases, as `_key` writes them, and the index of the category that each means."""
+    """Phrases, normalised by `_key`, and the index of the category that each means."""
 
     def __init__(self, entries: list[tuple[str, int]]) -> None:
         self.meaning: dict[str, int] = {}
-        self.longest = 0  # words, joined ones taken apart
+        self.longest = 0  # words, joined ones split
         for phrase, index in entries:
             words = _words(phrase)
             if words:
@@ -72,19 +72,19 @@ def _vocabulary(categories: tuple[str, ...], terms: tuple[tuple[str, str], ...])
 
 
 def _words(text: str) -> list[str]:
-    """Lower-case words without accents, possessive endings and "and"."""
+    """Return lower-case words without accents, possessive endings and "and"."""
     plain = unicodedata.normalize("NFKD", text).casefold()
-    plain = "".join(sign for sign in plain if not unicodedata.combining(sign))
+    plain = "".join(character for character in plain if not unicodedata.combining(character))
     return [word for word in re.findall(r"[^\W_]+", re.sub(r"['’]s\b", "", plain)) if word != "and"]
 
 
 def _key(words: list[str]) -> str:
-    """A phrase as one word, with the last word's plural ending taken off."""
+    """Return a phrase as one word, without the last word's plural ending."""
     return _stem("".join(words))
 
 
 def _stem(word: str) -> str:
-    """The word, the same for singular and plural: dresses, dress; purses, purse; watches, watch; hoodies, hoody."""
+    """Return a stem that singular and plural share: dresses, dress; purses, purse; watches, watch; hoodies, hoody."""
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")):
         word = word[:-1]
     if word.endswith(("se", "xe", "ze", "che", "she")):
@@ -95,7 +95,7 @@ def _stem(word: str) -> str:
 
 
 def _phrases(words: list[str], longest: int) -> Iterator[str]:
-    """All phrases of up to `longest` words, earlier ones first and the longer first of those that begin together."""
+    """Yield all phrases of up to `longest` words, earlier ones first, longer ones first at the same start."""
     for start in range(len(words)):
         for end in range(min(len(words), start + longest), start, -1):
             yield _key(words[start:end])
@@ -113,48 +113,48 @@ def _closest_in_spelling(words: list[str], names: _Vocabulary, known: _Vocabular
 
 @lru_cache(maxsize=50_000)
 def _most_similar(phrase: str, candidates: tuple[str, ...]) -> tuple[str, float]:
-    """The candidate closest in spelling and its ratio; ratio 0 when none reaches the cutoff."""
+    """Return the candidate closest in spelling and its ratio; ratio 0 when none reaches the cutoff."""
     if len(phrase) < _SHORTEST_SPELLED:
         return "", 0.0
-    found = difflib.get_close_matches(phrase, candidates, n=1, cutoff=SPELLING_CUTOFF)
-    return (found[0], difflib.SequenceMatcher(None, found[0], phrase).ratio()) if found else ("", 0.0)
+    matches = difflib.get_close_matches(phrase, candidates, n=1, cutoff=SPELLING_CUTOFF)
+    return (matches[0], difflib.SequenceMatcher(None, matches[0], phrase).ratio()) if matches else ("", 0.0)
 
 
 def category_terms(products: pd.DataFrame, label: str) -> dict[str, str]:
-    """Lower-case terms of the catalogue's other label levels and the one category of `label` that each points to.
+    """Return lower-case terms from the catalogue's other label levels, and the category of `label` each points to.
 
-    A term is a value of `masterCategory`, `subCategory` or `articleType` (as far as these columns exist and are not
-    `label`), each part of it around "and", "&", "/" or ",", and the last word of each part, which in English says
-    what a thing is: "Casual Shoes" gives "casual shoes" and "shoes" but not "casual". It is kept when at least three
-    products have it and 95 % of them lie in one category; singular and plural count as one. Hand in training rows only.
+    A term is a value of `masterCategory`, `subCategory` or `articleType` (where these columns exist and are not
+    `label`), each part of it around "and", "&", "/" or ",", and the last word of each part, which in English is the
+    noun: "Casual Shoes" gives "casual shoes" and "shoes" but not "casual". A term counts when at least three products
+    have it and 95 % of them are in one category; singular and plural count as one. Pass training rows only.
     """
     levels = [level for level in LEVELS if level in products.columns and level != label]
-    named: dict[str, str] = {}  # a term's key -> the term as it is first met
-    counts: dict[str, Counter[str]] = defaultdict(Counter)  # a term's key -> products a category
+    named: dict[str, str] = {}  # a term's key -> its first spelling
+    counts: dict[str, Counter[str]] = defaultdict(Counter)  # a term's key -> products per category
     alike = products.groupby([label, *levels], sort=True).size().reset_index(name="products")
     for category, *values, number in alike.itertuples(index=False, name=None):
         terms = [term for value in values for term in _terms_in(str(value))]
         keys = {_key(_words(term)): term for term in reversed(terms)}
-        for key, term in keys.items():  # once a product, though several levels may have it
+        for key, term in keys.items():  # once per product, though several levels may have it
             named.setdefault(key, term)
             counts[key][str(category)] += int(number)
-    kept: dict[str, str] = {}
+    pointing: dict[str, str] = {}
     for key in sorted(counts):
         category, most = counts[key].most_common(1)[0]
         enough = counts[key].total() >= TERM_PRODUCTS and most >= TERM_SHARE * counts[key].total()
         if enough and category and len(named[key]) >= _SHORTEST_TERM:
-            kept[named[key]] = category
-    return kept
+            pointing[named[key]] = category
+    return pointing
 
 
 def _terms_in(value: str) -> list[str]:
-    """The value, its coordinated parts and their last words, lower-case, each once."""
+    """Return the value, its coordinated parts and their last words, lower-case, each once."""
     parts = _parts(value)
     terms = [" ".join(_words(value)), *parts, *(part.rsplit(" ", 1)[-1] for part in parts)]
     return [term for term in dict.fromkeys(terms) if term]
 
 
 def _parts(name: str) -> list[str]:
-    """What a name is made of, lower-case: "Ties and Cufflinks" gives "ties" and "cufflinks"."""
+    """Return the coordinated parts of a name, lower-case: "Ties and Cufflinks" gives "ties" and "cufflinks"."""
     parts = (" ".join(_words(part)) for part in re.split(r"\band\b|[&/,]", name, flags=re.IGNORECASE))
     return [part for part in dict.fromkeys(parts) if part]
