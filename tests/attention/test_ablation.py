@@ -117,7 +117,7 @@ def test_a_picture_is_answered_alike_in_any_company():
 
 def test_a_mechanism_is_not_saved(tmp_path):
     model = MechanismCategoriser("mean-pool", *make_tiny("clip"), "clip", CATEGORIES, CANVAS)
-    with pytest.raises(TypeError, match="not kept"):
+    with pytest.raises(TypeError, match="cannot be saved"):
         model.save(tmp_path)
 
 

@@ -14,11 +14,11 @@ from vlm_core.attention.faithfulness import (
     Removal,
     _blanked,
     _cells,
-    _certainty,
     _compare,
     _curves,
     _p_value,
     _ranks,
+    _target_probability,
     _with_controls,
     measure_faithfulness,
     measure_picture_curves,
@@ -60,10 +60,10 @@ def test_curves_are_those_of_pictures_spoilt_cell_by_cell(removal: Removal) -> N
     cells, targets = _cells((80, 60)), np.array([0, 2, 1])
     ranks = _ranks(np.random.default_rng(0).random((3, 64)), np.random.default_rng(0))
     blanked = _blanked(PICTURES, removal)
-    certainty = partial(_certainty, model, PICTURES, blanked, targets)
+    probability = partial(_target_probability, model, PICTURES, blanked, targets)
     counts = np.array([0, 16, 32, 48, 64])
-    ends = certainty(np.ones((3, 80, 60), bool)), certainty(np.zeros((3, 80, 60), bool))
-    deletion, insertion = _curves(certainty, ranks[:, cells], counts, ends)
+    ends = probability(np.ones((3, 80, 60), bool)), probability(np.zeros((3, 80, 60), bool))
+    deletion, insertion = _curves(probability, ranks[:, cells], counts, ends)
     for index, picture in enumerate(PICTURES):
         blank = gaussian_filter(picture, (10, 7.5, 0), mode="nearest")
         if removal == "mean":
@@ -139,10 +139,12 @@ def test_a_map_that_is_no_better_is_called_so_and_a_worse_one_too() -> None:
     }
     words = {(c.control, c.curve): c.verdict for c in _compare("clip", areas, ("raw",), seed=0)}
     for curve in ("deletion", "insertion"):
-        assert words["random", curve].startswith(f"clip's raw map is no better than a random order at {curve}")
-        assert words["centre", curve].startswith(f"clip's raw map is better than nearness to the centre at {curve}")
+        assert words["random", curve].startswith(
+            f"clip's raw map is not distinguishable from a random order on {curve}"
+        )
+        assert words["centre", curve].startswith(f"clip's raw map is better than nearness to the centre on {curve}")
         assert words["raw, of another picture", curve].startswith(
-            f"clip's raw map is worse than its map of another picture at {curve}"
+            f"clip's raw map is worse than its map of another picture on {curve}"
         )
 
 

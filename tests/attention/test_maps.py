@@ -8,7 +8,7 @@ from scipy.stats import wilcoxon
 
 from tests.attention.planted import CATEGORIES, SIDE, draw_cues, draw_pictures, learnt, mass_on_cue
 from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
-from vlm_core.attention.maps import _stretch, _words, explain, explain_words, layer_maps
+from vlm_core.attention.maps import _resize, _words, explain, explain_words, layer_maps
 from vlm_core.attention.recording import record
 from vlm_core.errors import UserError
 from vlm_core.models.heads import generate_ids
@@ -96,14 +96,14 @@ def test_prompts_are_explained_after_they_have_answered() -> None:
 def test_a_grid_lies_over_the_picture_as_over_the_square() -> None:
     grid = torch.zeros(1, 16)
     grid[0, 4 * 1 + 3] = 1  # second row of patches, last column
-    (stretched,) = _stretch(grid, (80, 60))
+    (resized,) = _resize(grid, (80, 60))
     rows, columns = np.indices((80, 60)) + 0.5
-    assert (stretched * rows).sum() == pytest.approx(30, abs=0.5)  # the middle of rows 20 to 40
-    assert stretched[:, 45:].sum() > 0.85 and (stretched * columns).sum() > 50
+    assert (resized * rows).sum() == pytest.approx(30, abs=0.5)  # the middle of rows 20 to 40
+    assert resized[:, 45:].sum() > 0.85 and (resized * columns).sum() > 50
 
 
 def test_a_picture_that_nothing_speaks_for_has_an_even_map() -> None:
-    np.testing.assert_allclose(_stretch(torch.zeros(1, 16), (8, 6)), 1 / 48)
+    np.testing.assert_allclose(_resize(torch.zeros(1, 16), (8, 6)), 1 / 48)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -116,7 +116,7 @@ def test_layer_maps_are_each_heads_row(family: str) -> None:
     for ours, layer in zip(layers, reading, strict=True):
         row = layer.probabilities[0, 1, 0 if layer.kind == "vision" else -1, 1:65].detach()
         assert ours.maps.shape == (9, 4, 80, 60)
-        np.testing.assert_allclose(ours.maps[8, 1], _stretch(row[None], (80, 60))[0], rtol=1e-3)
+        np.testing.assert_allclose(ours.maps[8, 1], _resize(row[None], (80, 60))[0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", CAPTIONERS)
@@ -147,5 +147,5 @@ def test_a_model_that_writes_nothing_at_all_has_no_words(monkeypatch: pytest.Mon
 
 
 def test_a_head_writes_no_words() -> None:
-    with pytest.raises(UserError, match="writes no text"):
+    with pytest.raises(UserError, match="generates no text"):
         explain_words(make_categoriser("blip"), PICTURES, method="raw")

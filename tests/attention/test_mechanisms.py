@@ -20,13 +20,13 @@ CATEGORIES, PATCHES, TOKEN_WIDTH = 4, 12, 24
 READ_PATCHES = [name for name in MECHANISMS if name != "class-token"]
 
 
-def _draw(*shape, seed=0):
+def _sample(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _make(name, categories=CATEGORIES, token_width=TOKEN_WIDTH, name_width=20):
     torch.manual_seed(0)
-    return Mechanism(name, _draw(categories, name_width, seed=1), token_width).eval()
+    return Mechanism(name, _sample(categories, name_width, seed=1), token_width).eval()
 
 
 def _weights(model):
@@ -36,10 +36,10 @@ def _weights(model):
 def _reference(attention):
     """PyTorch's own attention with the same weights."""
     theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).eval()
-    parts = (attention.query, attention.key, attention.value)
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
     theirs.in_proj_weight.data = torch.cat([part.weight for part in parts])
     theirs.in_proj_bias.data = torch.cat([part.bias for part in parts])
-    theirs.out_proj.load_state_dict(attention.output.state_dict())
+    theirs.out_proj.load_state_dict(attention.out_proj.state_dict())
     return theirs
 
 
@@ -58,7 +58,7 @@ def test_a_shuffled_mechanism_has_exactly_the_weights_of_the_learned_one():
         if name.endswith("-shuffled"):
             learned, shuffled = _make(name.removesuffix("-shuffled")), _make(name)
             shuffled.load_state_dict(learned.state_dict())
-            tokens = _draw(3, 1 + PATCHES, TOKEN_WIDTH)
+            tokens = _sample(3, 1 + PATCHES, TOKEN_WIDTH)
             assert not torch.allclose(shuffled(tokens), learned(tokens), atol=1e-4)
 
 
@@ -69,7 +69,7 @@ def test_for_one_seed_all_start_with_the_same_head():
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_rows_are_log_probabilities_and_follow_their_pictures(name):
-    model, tokens = _make(name), _draw(5, 1 + PATCHES, TOKEN_WIDTH)
+    model, tokens = _make(name), _sample(5, 1 + PATCHES, TOKEN_WIDTH)
     rows = model.log_probabilities((tokens,))
     torch.testing.assert_close(rows.exp().sum(dim=1), torch.ones(5))
     order = [4, 2, 0, 1, 3]
@@ -81,14 +81,14 @@ def test_rows_are_log_probabilities_and_follow_their_pictures(name):
 
 @pytest.mark.parametrize("name", [name for name in MECHANISMS if not name.endswith("-shuffled")])
 def test_the_order_of_patches_cannot_be_noticed(name):
-    model, tokens = _make(name), _draw(3, 1 + PATCHES, TOKEN_WIDTH)
+    model, tokens = _make(name), _sample(3, 1 + PATCHES, TOKEN_WIDTH)
     order = torch.cat((torch.zeros(1, dtype=torch.long), 1 + torch.randperm(PATCHES)))
     torch.testing.assert_close(model(tokens[:, order]), model(tokens), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_each_reads_the_tokens_it_is_named_after(name):
-    model, tokens = _make(name), _draw(3, 1 + PATCHES, TOKEN_WIDTH).requires_grad_()
+    model, tokens = _make(name), _sample(3, 1 + PATCHES, TOKEN_WIDTH).requires_grad_()
     (gradient,) = torch.autograd.grad(model(tokens).square().sum(), tokens)
     read = gradient.abs().amax(dim=(0, 2)) > 0
     assert read.tolist() == [name == "class-token"] + [name != "class-token"] * PATCHES
@@ -96,7 +96,7 @@ def test_each_reads_the_tokens_it_is_named_after(name):
 
 @pytest.mark.parametrize("name", [name for name in MECHANISMS if name.startswith("cross-attention")])
 def test_a_category_keeps_its_score_when_categories_change_places(name):
-    model, tokens = _make(name), _draw(3, 1 + PATCHES, TOKEN_WIDTH)
+    model, tokens = _make(name), _sample(3, 1 + PATCHES, TOKEN_WIDTH)
     with torch.no_grad():
         before = model(tokens)
         order = [2, 0, 3, 1]
@@ -107,41 +107,41 @@ def test_a_category_keeps_its_score_when_categories_change_places(name):
 
 
 def test_attention_is_pytorchs():
-    attention, reading, read = Attention(), _draw(2, 3, WIDTH), _draw(2, PATCHES, WIDTH, seed=1)
-    theirs, _ = _reference(attention)(reading, read, read)
-    torch.testing.assert_close(attention(reading, read), theirs, atol=1e-5, rtol=0)
+    attention, queries, context = Attention(), _sample(2, 3, WIDTH), _sample(2, PATCHES, WIDTH, seed=1)
+    theirs, _ = _reference(attention)(queries, context, context)
+    torch.testing.assert_close(attention(queries, context), theirs, atol=1e-5, rtol=0)
 
 
 def test_uniform_attention_is_the_mean_of_the_values():
-    attention, read = Attention("uniform"), _draw(2, PATCHES, WIDTH)
-    mean = attention.output(attention.value(read).mean(dim=1, keepdim=True))
-    torch.testing.assert_close(attention(_draw(2, 1, WIDTH, seed=1), read), mean, atol=1e-5, rtol=0)
+    attention, context = Attention("uniform"), _sample(2, PATCHES, WIDTH)
+    mean = attention.out_proj(attention.v_proj(context).mean(dim=1, keepdim=True))
+    torch.testing.assert_close(attention(_sample(2, 1, WIDTH, seed=1), context), mean, atol=1e-5, rtol=0)
 
 
 def test_shuffled_attention_weighs_one_patch_and_reads_another():
-    attention, reading, read = Attention("shuffled").eval(), _draw(2, 3, WIDTH), _draw(2, PATCHES, WIDTH, seed=1)
-    theirs, _ = _reference(attention)(reading, read, shuffle(read, anew=False))
-    torch.testing.assert_close(attention(reading, read), theirs, atol=1e-5, rtol=0)
+    attention, queries, context = Attention("shuffled").eval(), _sample(2, 3, WIDTH), _sample(2, PATCHES, WIDTH, seed=1)
+    theirs, _ = _reference(attention)(queries, context, shuffle(context, resample=False))
+    torch.testing.assert_close(attention(queries, context), theirs, atol=1e-5, rtol=0)
 
 
 def test_shuffling_keeps_every_patch_and_draws_an_order_for_each_picture():
     tokens = torch.arange(PATCHES, dtype=torch.float32).repeat(50, 1)[..., None].expand(-1, -1, 3)
-    drawn = shuffle(tokens, anew=True)
+    drawn = shuffle(tokens, resample=True)
     assert torch.equal(drawn.sort(dim=1).values, tokens)
     assert len({tuple(row.tolist()) for row in drawn[..., 0]}) == 50
-    fixed = shuffle(tokens, anew=False)
-    assert torch.equal(fixed, shuffle(tokens, anew=False)) and len(fixed[..., 0].unique(dim=0)) == 1
+    fixed = shuffle(tokens, resample=False)
+    assert torch.equal(fixed, shuffle(tokens, resample=False)) and len(fixed[..., 0].unique(dim=0)) == 1
     assert (fixed[0, :, 0] == tokens[0, :, 0]).float().mean() < 0.3
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_the_joint_block_is_one_self_attention_under_gits_mask(last):
     torch.manual_seed(0)
-    block, patches, text = JointBlock(48, last).eval(), _draw(2, PATCHES, WIDTH), _draw(2, 5, WIDTH, seed=1)
+    block, patches, text = JointBlock(48, last).eval(), _sample(2, PATCHES, WIDTH), _sample(2, 5, WIDTH, seed=1)
     joint = torch.cat((patches, text), dim=1)
     normed = block.norm(joint)
     attended, _ = _reference(block.attention)(normed, normed, normed, attn_mask=_joint_mask(joint, 5)[0, 0])
-    theirs = block.mixing(joint + attended)
+    theirs = block.mlp(joint + attended)
     after_patches, after_text = block(patches, text)
     torch.testing.assert_close(after_text, theirs[:, -1:] if last else theirs[:, PATCHES:], atol=1e-5, rtol=0)
     torch.testing.assert_close(after_patches, patches if last else theirs[:, :PATCHES], atol=1e-5, rtol=0)
@@ -149,11 +149,15 @@ def test_the_joint_block_is_one_self_attention_under_gits_mask(last):
 
 def test_the_cross_block_is_pytorchs_decoder_layer():
     torch.manual_seed(0)
-    block, patches, text = CrossBlock("learned", 48, True).eval(), _draw(2, PATCHES, WIDTH), _draw(2, 5, WIDTH, seed=1)
+    block, patches, text = (
+        CrossBlock("learned", 48, True).eval(),
+        _sample(2, PATCHES, WIDTH),
+        _sample(2, 5, WIDTH, seed=1),
+    )
     theirs = nn.TransformerDecoderLayer(WIDTH, HEADS, 48, activation="gelu", batch_first=True, norm_first=True).eval()
-    theirs.self_attn, theirs.multihead_attn = _reference(block.own_attention), _reference(block.attention)
-    theirs.norm1, theirs.norm2, theirs.norm3 = block.own_norm, block.norm, block.mixing.layers[0]
-    theirs.linear1, theirs.linear2 = block.mixing.layers[1], block.mixing.layers[3]
+    theirs.self_attn, theirs.multihead_attn = _reference(block.self_attention), _reference(block.attention)
+    theirs.norm1, theirs.norm2, theirs.norm3 = block.self_norm, block.norm, block.mlp.layers[0]
+    theirs.linear1, theirs.linear2 = block.mlp.layers[1], block.mlp.layers[3]
     torch.testing.assert_close(block(patches, text)[1], theirs(text, patches), atol=1e-5, rtol=0)
 
 

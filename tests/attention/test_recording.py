@@ -50,7 +50,7 @@ def test_a_heads_layers_are_hugging_faces(family: str) -> None:
     theirs, _ = attention_of_hugging_face(model, PIXELS)
     assert {layer.kind for layer in recording.layers} == set(theirs)
     for kind, layers in theirs.items():
-        for ours, whole in zip(recording.of(kind), layers, strict=True):
+        for ours, whole in zip(recording.of_kind(kind), layers, strict=True):
             count = ours.shape[2]  # the class token, or the last text token, where one is read alone
             rows = slice(count) if kind == "vision" else slice(-count, None)
             torch.testing.assert_close(ours, whole[:, :, rows], atol=1e-6, rtol=1e-5)
@@ -75,7 +75,7 @@ def test_the_layers_and_scores_of_a_text_are_hugging_faces(family: str) -> None:
     recording = record_text(model, PIXELS, [written] * 3)
     theirs, logits = attention_of_hugging_face(model, PIXELS, [*prompt, *written[:-1]])
     for kind, layers in theirs.items():
-        for ours, whole in zip(recording.of(kind), layers, strict=True):
+        for ours, whole in zip(recording.of_kind(kind), layers, strict=True):
             computed = ours.shape[2]  # of GIT's last joint block the text alone
             assert computed in (whole.shape[2], len(prompt) + len(written) - 1)
             torch.testing.assert_close(ours, whole[:, :, -computed:], atol=1e-6, rtol=1e-5)
@@ -90,9 +90,9 @@ def test_a_categorys_score_is_that_of_its_sentences_tokens(family: str) -> None:
     recording = record(model, PIXELS, TARGETS)
     for row, target in enumerate(TARGETS.tolist()):
         alone = record_text(model, PIXELS[row : row + 1], [model.head.sentences[target]])  # type: ignore[union-attr]
-        asked = recording.asked[row] > 0
-        torch.testing.assert_close(recording.scores[row][asked], alone.scores[0], atol=1e-5, rtol=1e-5)
-        assert recording.scores[row][~asked].abs().sum() == 0
+        has_target = recording.score_mask[row] > 0
+        torch.testing.assert_close(recording.scores[row][has_target], alone.scores[0], atol=1e-5, rtol=1e-5)
+        assert recording.scores[row][~has_target].abs().sum() == 0
 
 
 def test_log_odds_do_not_flatten_where_a_probability_is_one() -> None:

@@ -7,7 +7,14 @@ import torch
 from tests.attention.reference import attention_of_hugging_face, chefer_by_hand, rollout_by_hand, weighted_by_hand
 from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
 from vlm_core.attention.recording import log_odds, record, record_text
-from vlm_core.attention.relevance import _crossed, _joined, _self_relevance, gradient_relevance, raw_relevance, rollout
+from vlm_core.attention.relevance import (
+    _cross_relevance,
+    _joint_relevance,
+    _self_relevance,
+    gradient_relevance,
+    raw_relevance,
+    rollout,
+)
 
 PIXELS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
 TARGETS = torch.tensor([2, 0])
@@ -33,7 +40,7 @@ def _weighted(attention, score, picture):
 def test_gradient_relevance_is_chefers_rule_in_loops(family: str) -> None:
     model = make_categoriser(family)
     recording = record(model, PIXELS, TARGETS)
-    ours = gradient_relevance(recording, recording.asked)
+    ours = gradient_relevance(recording, recording.score_mask)
     attention, state = attention_of_hugging_face(model, PIXELS)
     for picture in range(2):
         by_hand = chefer_by_hand(_weighted(attention, _head_scores(model, state), picture))[-1, 1:]
@@ -57,9 +64,9 @@ def test_the_rules_in_loops_where_attention_weighs_as_much_as_identity(last: int
     text, cross, joint = draw(3, 3), draw(3, 5), draw(8, 8)
     images = _self_relevance(vision)
     by_hand = chefer_by_hand(_first({"vision": vision, "text": text, "cross": cross}))
-    np.testing.assert_allclose(_crossed(images, cut(text), cut(cross))[0], by_hand, rtol=1e-9)
+    np.testing.assert_allclose(_cross_relevance(images, cut(text), cut(cross))[0], by_hand, rtol=1e-9)
     by_hand = chefer_by_hand(_first({"vision": vision, "joint": joint}))
-    np.testing.assert_allclose(_joined(images, cut(joint))[0], by_hand, rtol=1e-9)
+    np.testing.assert_allclose(_joint_relevance(images, cut(joint))[0], by_hand, rtol=1e-9)
 
 
 def _first(layers: dict[str, list[torch.Tensor]]) -> dict[str, list[np.ndarray]]:
@@ -87,7 +94,7 @@ def test_clips_raw_relevance_is_rollout_in_loops() -> None:
     model = make_categoriser("clip")
     recording = record(model, PIXELS, TARGETS)
     attention, _ = attention_of_hugging_face(model, PIXELS)
-    ours = raw_relevance(recording, recording.asked)
+    ours = raw_relevance(recording, recording.score_mask)
     for picture in range(2):
         by_hand = rollout_by_hand([layer[picture].detach().double().numpy() for layer in attention["vision"]])
         np.testing.assert_allclose(ours[picture], by_hand[0, 1:], rtol=1e-4)
@@ -99,18 +106,18 @@ def test_raw_relevance_of_text_is_its_mean_attention_to_image_tokens(family: str
     recording = record(model, PIXELS, TARGETS)
     attention, _ = attention_of_hugging_face(model, PIXELS)
     by_hand = np.mean([layer.detach().numpy()[:, :, -1, 1:65] for layer in attention[kind]], axis=(0, 2))
-    np.testing.assert_allclose(raw_relevance(recording, recording.asked), by_hand, rtol=1e-4)
+    np.testing.assert_allclose(raw_relevance(recording, recording.score_mask), by_hand, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_vision_readout_is_explained_by_its_tower(family: str) -> None:
     recording = record(make_categoriser(family, "linear", "vision"), PIXELS, TARGETS)
     assert {layer.kind for layer in recording.layers} == {"vision"}
-    raw = raw_relevance(recording, recording.asked)
+    raw = raw_relevance(recording, recording.score_mask)
     assert raw.shape == (2, 64)
-    by_hand = rollout([layer.detach().mean(dim=1) for layer in recording.of("vision")])[:, 0, 1:]
+    by_hand = rollout([layer.detach().mean(dim=1) for layer in recording.of_kind("vision")])[:, 0, 1:]
     torch.testing.assert_close(raw, by_hand)
-    assert (gradient_relevance(recording, recording.asked) >= 0).all()
+    assert (gradient_relevance(recording, recording.score_mask) >= 0).all()
 
 
 def test_rollout_of_identity_stays_and_of_uniform_attention_by_hand() -> None:

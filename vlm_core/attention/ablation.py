@@ -1,4 +1,4 @@
-"""What attention contributes: one frozen vision tower with cached tokens, where only the mechanism differs."""
+"""Ablation of attention: one frozen vision tower with cached tokens, under different mechanisms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vlm_core.training.batches import PLAIN_BATCH, chunks
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.fit import Trainer
 
-# Every mechanism is trained once with each, and the best on validation is kept.
+# Every mechanism is trained with each of them, and validation chooses the best.
 LEARNING_RATES: Final = (3e-4, 1e-3, 3e-3)
 
 
@@ -37,17 +37,17 @@ class MechanismResult:
 
     mechanism: str
     seed: int
-    weights: int  # that were trained
-    learning_rate: float  # chosen
-    validation_macro_f1: dict[float, float]  # learning rate -> best epoch's
-    best_epoch: int  # of the chosen learning rate's training, from 1
-    seconds: float  # of training with all learning rates, without the tower
+    weights: int  # trained ones
+    learning_rate: float  # the best one
+    validation_macro_f1: dict[float, float]  # learning rate -> its best epoch's
+    best_epoch: int  # with the best learning rate, from 1
+    seconds: float  # of training with all learning rates, the tower excluded
     validation: Predictions
     test: Predictions
 
 
 class MechanismCategoriser(VisionLanguageCategoriser):
-    """A family's vision tower, all of it frozen and shared, under a mechanism. It is compared, never served."""
+    """A family's frozen, shared vision tower with a mechanism as its head. It is compared, never served."""
 
     def __init__(
         self, mechanism: str, hf: Any, tokenizer: Any, family: str, categories: tuple[str, ...], canvas: tuple[int, int]
@@ -61,16 +61,16 @@ class MechanismCategoriser(VisionLanguageCategoriser):
         return Mechanism(self.mechanism, names, self.adapter.width("tokens")).eval()
 
     def save(self, folder: Path) -> None:
-        """Nothing: raises TypeError, for what it would write could not be loaded."""
-        raise TypeError("a mechanism of the ablation is not kept")
+        """Raise TypeError: a mechanism cannot be loaded again."""
+        raise TypeError("a mechanism of the ablation cannot be saved")
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What all mechanisms share under one seed, that of the settings, which has drawn the data as well.
+    """What all mechanisms share under the seed of the settings, which the data's split has as well.
 
-    The vision tower of a family's model, and from it the tokens of each product; the order of products, their views,
-    the optimiser, the number of steps and the learning rates to choose from.
+    They share a family's vision tower and its tokens of each product, the order of products, their views, the
+    optimiser, the number of steps and the learning rates to choose from.
     """
 
     config: Config
@@ -79,37 +79,36 @@ class Ablation:
     cache: FeatureCache
 
     def run(self, mechanism: str, learning_rates: Sequence[float] = LEARNING_RATES) -> MechanismResult:
-        """The result of one of DESIGNS; the same call gives the same.
+        """Train and test one of MECHANISMS, reproducibly.
 
-        Validation chooses the epoch of each learning rate's training, and the first of the best learning rates. The
-        test split is read once, by what was chosen.
+        Validation chooses each learning rate's epoch, and the learning rate (the first of equally good ones). The test
+        split is used once, by the chosen weights.
         """
         with tempfile.TemporaryDirectory() as folder:
             trainers = [self._trainer(mechanism, rate, Path(folder) / str(rate)) for rate in learning_rates]
             first, cut = trainers[0], len(trainers[0].model.stages)
-            first.feature_batches(
-                first.pixel_batches(), cut, self.config.views
-            )  # fills the cache before the clock runs
+            # The cache is filled before the clock starts.
+            first.feature_batches(first.pixel_batches(), cut, self.config.views)
             started = time.perf_counter()
             weights: list[int] = []
             states = [trainer.fit(weights.append, lambda report: None) for trainer in trainers]
             seconds = time.perf_counter() - started
         scores = [state.best_macro_f1 for state in states]
-        chosen = scores.index(max(scores))
+        best = scores.index(max(scores))
         return MechanismResult(
             mechanism=mechanism,
             seed=self.config.seed,
-            weights=weights[chosen],
-            learning_rate=learning_rates[chosen],
+            weights=weights[best],
+            learning_rate=learning_rates[best],
             validation_macro_f1=dict(zip(learning_rates, scores, strict=True)),
-            best_epoch=states[chosen].best_epoch,
+            best_epoch=states[best].best_epoch,
             seconds=seconds,
-            validation=_predict(trainers[chosen], self.data.split.validation),
-            test=_predict(trainers[chosen], self.data.split.test),
+            validation=_predict(trainers[best], self.data.split.validation),
+            test=_predict(trainers[best], self.data.split.test),
         )
 
     def _trainer(self, mechanism: str, learning_rate: float, folder: Path) -> Trainer:
-        """A training of a fresh mechanism alone."""
+        """Return the trainer of a fresh mechanism on the frozen tower."""
         config = self.config.model_copy(update={"mode": "probe", "learning_rate": learning_rate})
         torch.manual_seed(config.seed)
         model = MechanismCategoriser(
@@ -130,18 +129,18 @@ def _predict(trainer: Trainer, rows: NDArray[np.int64]) -> Predictions:
     model.set_training(False, cut)
     entry, run = trainer.cache_entry(model.fingerprint(cut), 0), trainer.frozen_prefix(0, cut)
     tokens = trainer.compute_features(trainer.pixel_batches(), 0, rows, entry, run)
-    answers = [model.head.log_probabilities(tokens.take(chosen)) for chosen in chunks(rows, PLAIN_BATCH)]
+    batches = [model.head.log_probabilities(tokens.take(batch)) for batch in chunks(rows, PLAIN_BATCH)]
     return Predictions(
         product_ids=trainer.data.catalogue.products["product_id"].to_numpy(str)[rows],
         labels=trainer.data.split.labels[rows],
-        log_probabilities=torch.cat(answers).cpu().numpy(),
+        log_probabilities=torch.cat(batches).cpu().numpy(),
         categories=model.categories,
     )
 
 
 @torch.no_grad()
 def name_vectors(adapter: Adapter, categories: Sequence[str]) -> Tensor:
-    """A frozen vector (C, T) a category's name: of CLIP's text tower, else the mean of its pieces' embeddings."""
+    """Return frozen vectors (C, T) of category names: CLIP's text embeddings, else the mean of token embeddings."""
     names = [name.lower() for name in categories]
     if isinstance(adapter, Clip):
         return adapter.text_embeddings(names).clone()

@@ -1,12 +1,12 @@
-"""Ways from a picture's tokens to its category: what the families differ in, on equal terms, and controls.
+"""The attention mechanisms that distinguish the families, compared on equal terms, and their controls.
 
-All start from the same tokens (B, 1 + N, D), the class token first, and have the same parts around the mechanism: a
-norm and a projection to WIDTH, DEPTH residual blocks that normalise first, a norm and a linear head. The MLPs are as
-wide as it takes to give every mechanism the same number of weights.
+All start from the same tokens (B, 1 + N, D), the class token first, and share the parts around the mechanism: a norm
+and a projection to WIDTH, DEPTH pre-norm residual blocks, a norm and a linear head. The MLPs' width is chosen to give
+every mechanism the same number of weights.
 
-A picture's patches are a set to all of them: where a patch lies is known from the tower's own position embeddings
-alone, so another order of the tokens changes nothing, and would be no control. What is shuffled instead is which
-patch's value an attention weight falls on.
+All of them treat a picture's patches as a set: positions are encoded in the tower's own position embeddings alone, so
+reordering the tokens changes nothing and would be no control. The shuffled controls permute instead which patch's
+value each attention weight applies to.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ HEADS: Final = 2
 DEPTH: Final = 2
 
 MechanismKind = Literal["mean-pool", "class-token", "attention-pool", "cross-attention", "joint-self-attention"]
-# learned: as the mechanism has it; uniform: the same weight on all tokens; shuffled: learned, but the weight of each
-# patch falls on the value of another one of the same picture.
+# learned: softmax of q k^T; uniform: equal weights on all tokens; shuffled: learned weights that are applied to the
+# values of other patches of the same picture.
 Weighting = Literal["learned", "uniform", "shuffled"]
 
 POOLED: Final[tuple[MechanismKind, ...]] = (
@@ -38,7 +38,7 @@ POOLED: Final[tuple[MechanismKind, ...]] = (
 
 @dataclass(frozen=True)
 class MechanismSpec:
-    """A mechanism, and where the weights of its attention to patches come from."""
+    """A kind of mechanism, and how its attention to patches is weighted."""
 
     kind: MechanismKind
     weighting: Weighting = "learned"
@@ -53,43 +53,40 @@ MECHANISMS: Final[dict[str, MechanismSpec]] = {
     "cross-attention": MechanismSpec("cross-attention"),
     "cross-attention-uniform": MechanismSpec("cross-attention", "uniform"),
     "cross-attention-shuffled": MechanismSpec("cross-attention", "shuffled"),
-    "joint-self-attention": MechanismSpec(
-        "joint-self-attention"
-    ),  # no controls: its MLPs see each patch whatever attends
+    "joint-self-attention": MechanismSpec("joint-self-attention"),  # no controls: its MLPs see each patch regardless
 }
 
 
 class Attention(nn.Module):
-    """Multi-head attention of some tokens to others (Vaswani et al. 2017, arXiv 1706.03762)."""
+    """Multi-head attention (Vaswani et al. 2017, arXiv 1706.03762)."""
 
     def __init__(self, weighting: Weighting = "learned") -> None:
         super().__init__()
         self.weighting = weighting
         if weighting != "uniform":
-            self.query, self.key = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.value, self.output = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+            self.q_proj, self.k_proj = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.v_proj, self.out_proj = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, reading: Tensor, read: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What `reading` (B, R, W) gets from `read` (B, N, W), a picture's patches where weights are not learned."""
-        value = self.value(read)
-        if self.weighting == "uniform":  # scores of zero
-            return self._mix(torch.zeros_like(reading), value, value, mask)
+    def forward(self, queries: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend from `queries` (B, Q, W) to `context` (B, N, W), which is patches unless the weights are learned."""
+        v = self.v_proj(context)  # (B, N, W)
+        if self.weighting == "uniform":
+            q, k = torch.zeros_like(queries), v  # all scores are 0, so the softmax is uniform
+        else:
+            q, k = self.q_proj(queries), self.k_proj(context)  # (B, Q, W), (B, N, W)
         if self.weighting == "shuffled":
-            value = shuffle(value, self.training)
-        return self._mix(self.query(reading), self.key(read), value, mask)
-
-    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        mixed: Tensor = self.output(multi_head_attention(query, key, value, HEADS, mask))
-        return mixed
+            v = shuffle(v, resample=self.training)
+        y: Tensor = self.out_proj(multi_head_attention(q, k, v, HEADS, mask))  # (B, Q, W)
+        return y
 
 
-def shuffle(tokens: Tensor, anew: bool) -> Tensor:
-    """The tokens (B, N, W) in an order drawn for each picture; not `anew`, in one that never changes.
+def shuffle(tokens: Tensor, *, resample: bool) -> Tensor:
+    """Return tokens (B, N, W) in a random order for each picture; with `resample` false, in one fixed order.
 
-    An order that nothing was learnt with is as strange to every picture, and leaves answers free of chance.
+    The fixed order is used in evaluation: no training used it, and predictions stay deterministic.
     """
     batch, count, _ = tokens.shape
-    if anew:
+    if resample:
         order = torch.rand(batch, count, device=tokens.device).argsort(dim=1)
     else:
         fixed = torch.randperm(count, generator=torch.Generator().manual_seed(0))
@@ -98,98 +95,96 @@ def shuffle(tokens: Tensor, anew: bool) -> Tensor:
 
 
 class ResidualMLP(nn.Module):
-    """A residual MLP, as every block ends in."""
+    """A residual MLP, which ends every block."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, hidden), nn.GELU(), nn.Linear(hidden, WIDTH))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, R, W)."""
-        mixed: Tensor = tokens + self.layers(tokens)
-        return mixed
+        """Return tokens (B, Q, W) after the MLP and its residual connection."""
+        y: Tensor = tokens + self.layers(tokens)
+        return y
 
 
 class PooledBlock(nn.Module):
-    """A block that looks at the picture no more: the control of all attention that is learnt here."""
+    """A block without attention: the control for all attention that is learned here."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.mixing = ResidualMLP(hidden)
+        self.mlp = ResidualMLP(hidden)
 
-    def forward(self, patches: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
-        """The patches (B, N, W) as they are, and the reading tokens (B, R, W)."""
-        return patches, self.mixing(reading)
+    def forward(self, patches: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the patches (B, N, W) unchanged, and the queries (B, Q, W) after the MLP."""
+        return patches, self.mlp(queries)
 
 
 class CrossBlock(nn.Module):
-    """Reading tokens attend to patches, after each other where there are several, as in BLIP's decoder."""
+    """Cross-attention from queries to patches, after self-attention among several queries, as in BLIP's decoder."""
 
-    def __init__(self, weighting: Weighting, hidden: int, among_each_other: bool) -> None:
+    def __init__(self, weighting: Weighting, hidden: int, self_attention: bool) -> None:
         super().__init__()
-        self.among_each_other = among_each_other
-        if among_each_other:
-            self.own_norm, self.own_attention = nn.LayerNorm(WIDTH), Attention()
-        self.norm = nn.Identity() if weighting == "uniform" else nn.LayerNorm(WIDTH)  # of queries, where there are any
+        self.has_self_attention = self_attention
+        if self_attention:
+            self.self_norm, self.self_attention = nn.LayerNorm(WIDTH), Attention()
+        self.norm = nn.Identity() if weighting == "uniform" else nn.LayerNorm(WIDTH)  # uniform weights need no q
         self.attention = Attention(weighting)
-        self.mixing = ResidualMLP(hidden)
+        self.mlp = ResidualMLP(hidden)
 
-    def forward(self, patches: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
-        """The patches (B, N, W) as they are, and the reading tokens (B, R, W)."""
-        if self.among_each_other:
-            normed = self.own_norm(reading)
-            reading = reading + self.own_attention(normed, normed)
-        reading = reading + self.attention(self.norm(reading), patches)
-        return patches, self.mixing(reading)
+    def forward(self, patches: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the patches (B, N, W) unchanged, and the queries (B, Q, W) after the block."""
+        if self.has_self_attention:
+            x = self.self_norm(queries)
+            queries = queries + self.self_attention(x, x)
+        queries = queries + self.attention(self.norm(queries), patches)
+        return patches, self.mlp(queries)
 
 
 class JointBlock(nn.Module):
-    """One self-attention over patches and text, as in GIT: patches see patches, text sees patches and earlier text.
+    """Self-attention over patches and text, as in GIT: patches see patches, text sees patches and earlier text.
 
-    Of the last block only the last text token is read, and computed.
+    The last block computes only the last text token, the one that the head reads.
     """
 
     def __init__(self, hidden: int, last: bool) -> None:
         super().__init__()
         self.last = last
         self.norm, self.attention = nn.LayerNorm(WIDTH), Attention()
-        self.mixing = ResidualMLP(hidden)
+        self.mlp = ResidualMLP(hidden)
 
-    def forward(self, patches: Tensor, reading: Tensor) -> tuple[Tensor, Tensor]:
-        """Patches (B, N, W) and text (B, T, W); of the last block the patches as they are and the last token."""
+    def forward(self, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Return patches (B, N, W) and text (B, T, W); from the last block unchanged patches and the last token."""
         count = patches.shape[1]
-        joint = self.norm(torch.cat((patches, reading), dim=1))
+        x = self.norm(torch.cat((patches, text), dim=1))  # (B, N + T, W)
         if self.last:
-            return patches, self.mixing(reading[:, -1:] + self.attention(joint[:, -1:], joint))
-        seen = joint[:, :count]
-        mask = causal_mask(reading.shape[1], count, joint)
-        patches = patches + self.attention(seen, seen)
-        reading = reading + self.attention(joint[:, count:], joint, mask)
-        return self.mixing(patches), self.mixing(reading)
+            return patches, self.mlp(text[:, -1:] + self.attention(x[:, -1:], x))
+        patches = patches + self.attention(x[:, :count], x[:, :count])
+        text = text + self.attention(x[:, count:], x, causal_mask(text.shape[1], count, x))
+        return self.mlp(patches), self.mlp(text)
 
 
 class Mechanism(nn.Module):
-    """The answer of a mechanism on the tokens of a vision tower that all share.
+    """A head with one mechanism, on the tokens of a vision tower that all mechanisms share.
 
     `attention-pool`: a learned query attends to the patches (Lee et al. 2019, arXiv 1810.00825, section 3.2; Yu et al.
-    2022, arXiv 2205.01917). `cross-attention`: one token for the name of each category attends to the others and to
-    the patches, and gives the category's score: BLIP's matching of a text with a picture (Li et al. 2022, arXiv
-    2201.12086), for all categories at once (Liu et al. 2021, arXiv 2107.10834). `joint-self-attention`: the names and a
-    learned token that reads stand behind the patches in one sequence (Wang et al. 2022, arXiv 2205.14100).
-    `class-token` keeps what the tower's own attention has pooled; the others read the patches alone, without it.
+    2022, arXiv 2205.01917). `cross-attention`: one token per category name attends to the others and to the patches,
+    and gives the category's score: BLIP's image-text matching (Li et al. 2022, arXiv 2201.12086), for all categories
+    at once (Liu et al. 2021, arXiv 2107.10834). `joint-self-attention`: the names and a learned query follow the
+    patches in one sequence (Wang et al. 2022, arXiv 2205.14100). `class-token` uses the class token, pooled by the
+    tower's own attention; the others use the patches alone.
     """
 
     readout: Readout = "tokens"
     names: Tensor
 
     def __init__(self, name: str, names: Tensor, token_width: int) -> None:
-        """`name` is one of MECHANISMS, `names` (C, T) are frozen vectors of the categories' names."""
+        """Build the mechanism `name` of MECHANISMS; `names` (C, T) are frozen embeddings of the category names."""
         super().__init__()
-        self.design = MECHANISMS[name]
-        self.head = nn.Linear(WIDTH, len(names))  # drawn first: for one seed all mechanisms start with the same
+        self.spec = MECHANISMS[name]
+        self.head = nn.Linear(WIDTH, len(names))  # created first: with one seed all mechanisms start from the same head
         self.project = nn.Linear(token_width, WIDTH)
         self.register_buffer("names", _normalise(names), persistent=False)
-        if self.reads_names:
+        if self.has_names:
             self.project_names = nn.Linear(names.shape[1], WIDTH)
         if self.has_query:
             self.query = nn.Parameter(0.02 * torch.randn(1, 1, WIDTH))
@@ -197,71 +192,71 @@ class Mechanism(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
 
     @property
-    def reads_names(self) -> bool:
-        """Whether the names of the categories are among the tokens."""
-        return self.design.kind in ("cross-attention", "joint-self-attention")
+    def has_names(self) -> bool:
+        """Return whether the category names are among the tokens."""
+        return self.spec.kind in ("cross-attention", "joint-self-attention")
 
     @property
     def has_query(self) -> bool:
-        """Whether a learned token reads."""
-        return self.design.kind in ("attention-pool", "joint-self-attention")
+        """Return whether there is a learned query."""
+        return self.spec.kind in ("attention-pool", "joint-self-attention")
 
     def _block(self, last: bool) -> nn.Module:
-        kind = self.design.kind
+        kind = self.spec.kind
         hidden = self._hidden_units()
         if kind == "joint-self-attention":
             return JointBlock(hidden, last)
         if kind in POOLED:
             return PooledBlock(hidden)
-        return CrossBlock(self.design.weighting, hidden, among_each_other=kind == "cross-attention")
+        return CrossBlock(self.spec.weighting, hidden, self_attention=kind == "cross-attention")
 
     def _hidden_units(self) -> int:
-        """Width of an MLP's hidden layer with which a mechanism has about 12 DEPTH WIDTH^2 + T WIDTH weights in all.
+        """Return the MLP width that gives a mechanism about 12 DEPTH WIDTH^2 + T WIDTH weights in all.
 
-        The second term is a projection of names. A hidden unit has 2 WIDTH weights, an attention 4 WIDTH^2, and half
-        of them where it has no queries and keys.
+        The second term is the projection of names. A hidden unit has 2 WIDTH weights, an attention 4 WIDTH^2, or half
+        as many where it has no queries and keys.
         """
-        attentions = {"cross-attention": 2, "attention-pool": 1, "joint-self-attention": 1}.get(self.design.kind, 0)
+        attentions = {"cross-attention": 2, "attention-pool": 1, "joint-self-attention": 1}.get(self.spec.kind, 0)
         units = 6 * WIDTH - 2 * WIDTH * attentions
-        if self.design.weighting == "uniform":
+        if self.spec.weighting == "uniform":
             units += WIDTH
-        return units if self.reads_names else units + self.names.shape[1] // (2 * DEPTH)
+        return units if self.has_names else units + self.names.shape[1] // (2 * DEPTH)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, C) for tokens (B, 1 + N, D), the class token first."""
-        patches, reading = self._start(_normalise(tokens))
+        """Return logits (B, C) for tokens (B, 1 + N, D), the class token first."""
+        patches, queries = self._embed(_normalise(tokens))
         for block in self.blocks:
-            patches, reading = block(patches, reading)
-        state = self.norm(reading)  # (B, 1, W), or (B, C, W): a category's own
+            patches, queries = block(patches, queries)
+        state = self.norm(queries)  # (B, 1, W), or (B, C, W) with one token per category
         logits: Tensor = (state * self.head.weight).sum(dim=-1) + self.head.bias
         return logits
 
-    def _start(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Patches (B, N, W), none where blocks look at none, and the tokens (B, R, W) that read."""
-        if self.design.kind in POOLED:
-            pooled = tokens[:, 0] if self.design.kind == "class-token" else tokens[:, 1:].mean(dim=1)
+    def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return patches (B, N, W), none of them for pooled mechanisms, and queries (B, Q, W)."""
+        if self.spec.kind in POOLED:
+            pooled = tokens[:, 0] if self.spec.kind == "class-token" else tokens[:, 1:].mean(dim=1)
             return tokens[:, :0], self.project(pooled)[:, None]
-        parts = []
-        if self.reads_names:
-            parts.append(self.project_names(self.names)[None])
+        queries = []
+        if self.has_names:
+            queries.append(self.project_names(self.names)[None])
         if self.has_query:
-            parts.append(self.query)
-        return self.project(tokens[:, 1:]), torch.cat(parts, dim=1).expand(len(tokens), -1, -1)
+            queries.append(self.query)
+        return self.project(tokens[:, 1:]), torch.cat(queries, dim=1).expand(len(tokens), -1, -1)
 
     def log_probabilities(self, state: State) -> Tensor:
-        """Log-softmax (B, C) of the logits."""
+        """Return the log-softmax (B, C) of the logits."""
         return functional.log_softmax(self(state[0]), dim=-1)
 
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, and the detached log-probabilities (B, C)."""
+        """Return the cross-entropy, and the detached log-probabilities (B, C)."""
         log_probabilities = self.log_probabilities(state)
         return functional.nll_loss(log_probabilities, labels), log_probabilities.detach()
 
     def trainable_modules(self) -> tuple[nn.Module, ...]:
-        """Itself."""
+        """Return the mechanism itself."""
         return (self,)
 
 
 def _normalise(vectors: Tensor) -> Tensor:
-    """Each vector (..., D) with mean 0 and variance 1: gains and shifts are the next layer's."""
+    """Return vectors (..., D) with mean 0 and variance 1: the next layer has the gain and bias."""
     return functional.layer_norm(vectors, vectors.shape[-1:])

@@ -1,7 +1,7 @@
-"""From the attention of a pass to what each image token meant to its answer.
+"""Relevance of image tokens to a prediction, from the attention weights of a recorded pass.
 
-Which rule applies follows from the layers themselves: a model whose text crosses to image tokens is read there, one
-that joins image and text in the joint layers, and any other by what reaches the class token.
+The kinds of layers decide which rule applies: cross-attention from text to image tokens (BLIP), joint attention over
+image and text (GIT), or else what reaches the class token (CLIP).
 """
 
 from __future__ import annotations
@@ -13,42 +13,43 @@ from vlm_core.attention.recording import Recording
 
 
 def raw_relevance(recording: Recording, weights: Tensor) -> Tensor:
-    """What the mechanism itself says of each patch (B, N - 1), unscaled, without regard to the answer.
+    """Return the attention to each patch (B, N - 1), unscaled, whatever the prediction.
 
-    Where text reads the picture (BLIP, GIT), its attention to image tokens, mean over heads and layers, of the last K
-    text tokens weighted by `weights` (B, K). Else (CLIP) the class token's row of the rollout.
+    Where text attends to the picture (BLIP, GIT): the attention of the last K text tokens to image tokens, weighted by
+    `weights` (B, K), mean over heads and layers. Else (CLIP): the class token's row of the rollout.
     """
-    reading = recording.of("cross") + recording.of("joint")
-    if not reading:
-        return rollout([layer.detach().mean(dim=1) for layer in recording.of("vision")])[:, 0, 1:]
+    text_layers = recording.of_kind("cross") + recording.of_kind("joint")
+    if not text_layers:
+        return rollout([layer.detach().mean(dim=1) for layer in recording.of_kind("vision")])[:, 0, 1:]
     count, images = weights.shape[1], recording.image_tokens
-    rows = torch.stack([layer.detach()[:, :, -count:, 1:images].mean(dim=1) for layer in reading]).mean(dim=0)
+    rows = torch.stack([layer.detach()[:, :, -count:, 1:images].mean(dim=1) for layer in text_layers]).mean(dim=0)
     return torch.einsum("bk,bkn->bn", weights, rows)
 
 
 def gradient_relevance(recording: Recording, weights: Tensor) -> Tensor:
-    """What each patch (B, N - 1) meant to the scores weighted by `weights` (B, K), unscaled and never negative.
+    """Return the relevance of each patch (B, N - 1) to the scores weighted by `weights` (B, K), unscaled, >= 0.
 
-    Chefer et al. 2021, arXiv 2103.15679: attention weighted by the score's gradient and carried through the layers.
+    Chefer et al. 2021, arXiv 2103.15679: attention weighted by the score's gradient and propagated through the layers.
     """
     weighted = _weighted_attention(recording, weights)
     kinds = [layer.kind for layer in recording.layers]
     vision, text, cross, joint = (
-        [layer for layer, found in zip(weighted, kinds, strict=True) if found == kind]
+        [layer for layer, layer_kind in zip(weighted, kinds, strict=True) if layer_kind == kind]
         for kind in ("vision", "text", "cross", "joint")
     )
     images = _self_relevance(vision)  # (B, N, N)
     if not cross and not joint:
         return images[:, 0, 1:]
-    rows = _crossed(images, text, cross) if cross else _joined(images, joint)
+    rows = _cross_relevance(images, text, cross) if cross else _joint_relevance(images, joint)
     return torch.einsum("bk,bkn->bn", weights.double(), rows[:, -weights.shape[1] :, 1:])
 
 
 def rollout(layers: list[Tensor]) -> Tensor:
-    """How much of each input token (B, N, N; columns) is in each output token, if attention alone mixed them.
+    """Return the share of each input token (columns) in each output token (B, N, N), if attention alone mixed them.
 
-    `layers` are attention (B, R, N), mean over heads; R below N are the first tokens, and the rows of the rest are
-    then no output. Abnar & Zuidema 2020, arXiv 2005.00928, equation 1: half of each layer is its residual connection.
+    `layers` are attention weights (B, Q, N), mean over heads; if Q < N they are those of the first tokens, and only
+    their rows are output. Abnar & Zuidema 2020, arXiv 2005.00928, equation 1: half of each layer is its residual
+    connection.
     """
     mixed = _identity(layers[0], layers[0].shape[-1])
     for layer in layers:
@@ -58,10 +59,10 @@ def rollout(layers: list[Tensor]) -> Tensor:
 
 
 def _weighted_attention(recording: Recording, weights: Tensor) -> list[Tensor]:
-    """The mean over heads of the positive part of attention times its gradient (B, R, N) a layer: equation 5."""
+    """Return the mean over heads of the positive part of attention times gradient (B, Q, N) per layer: equation 5."""
     layers = [layer.probabilities for layer in recording.layers]
     gradients = torch.autograd.grad((recording.scores * weights).sum(), layers, retain_graph=True)
-    # In double precision: what a layer adds to the identity is small, and is taken from it again where rows are scaled.
+    # In double precision: what a layer adds to the identity is small, and the identity is subtracted again later.
     return [
         (layer.detach() * gradient).clamp(min=0).mean(dim=1).double()
         for layer, gradient in zip(layers, gradients, strict=True)
@@ -69,18 +70,21 @@ def _weighted_attention(recording: Recording, weights: Tensor) -> list[Tensor]:
 
 
 def _self_relevance(layers: list[Tensor]) -> Tensor:
-    """R + A R a layer, from the identity (B, N, N): equation 6. Rows that a layer leaves out are not the first."""
+    """Return R (B, N, N) after R += A R per layer, from the identity: equation 6.
+
+    A layer with fewer rows has those of the first tokens.
+    """
     relevance = _identity(layers[0], layers[0].shape[-1])
     for layer in layers:
         relevance[:, : layer.shape[1]] += layer @ relevance
     return relevance
 
 
-def _joined(images: Tensor, joint: list[Tensor]) -> Tensor:
-    """Rows (B, T, N) of text tokens on image tokens, by equation 6 over image and text as one sequence.
+def _joint_relevance(images: Tensor, joint: list[Tensor]) -> Tensor:
+    """Return relevance (B, T, N) of image tokens for text tokens, by equation 6 over image and text as one sequence.
 
     The paper's models have no tower before their joint layers. Here it starts from the tower's relevance of image
-    tokens, normalised as where text crosses to them: else each token's own share of itself would drown the rest.
+    tokens, normalised as for cross-attention: else each token's relevance to itself would dominate the rest.
     """
     length = images.shape[-1]
     relevance = _identity(joint[0], joint[0].shape[-1])
@@ -90,24 +94,24 @@ def _joined(images: Tensor, joint: list[Tensor]) -> Tensor:
     return relevance[:, length:, :length]
 
 
-def _crossed(images: Tensor, text: list[Tensor], cross: list[Tensor]) -> Tensor:
-    """Rows (B, T, N) of text tokens on image tokens: equations 6 and 7 for text, 10 for its crossing to the picture.
+def _cross_relevance(images: Tensor, text: list[Tensor], cross: list[Tensor]) -> Tensor:
+    """Return relevance (B, T, N) of image tokens for text tokens: equations 6 and 7 for text, 10 for cross-attention.
 
-    Equation 11 adds nothing here: image tokens never read text.
+    Equation 11 adds nothing here: image tokens never attend to text.
     """
-    own = _identity(text[0], text[0].shape[-1])  # (B, T, T)
-    rows = images.new_zeros(len(images), own.shape[-1], images.shape[-1])
+    text_relevance = _identity(text[0], text[0].shape[-1])  # (B, T, T)
+    rows = images.new_zeros(len(images), text_relevance.shape[-1], images.shape[-1])
     images = _normalised(images)
-    for among, across in zip(text, cross, strict=True):
-        read = slice(-among.shape[1], None)
-        rows[:, read] += among @ rows
-        own[:, read] += among @ own
-        rows += _normalised(own)[:, read].transpose(1, 2) @ across @ images
+    for self_attention, cross_attention in zip(text, cross, strict=True):
+        queries = slice(-self_attention.shape[1], None)
+        rows[:, queries] += self_attention @ rows
+        text_relevance[:, queries] += self_attention @ text_relevance
+        rows += _normalised(text_relevance)[:, queries].transpose(1, 2) @ cross_attention @ images
     return rows
 
 
 def _normalised(relevance: Tensor) -> Tensor:
-    """Rows of what was added to the identity scaled to one, and the identity: equations 8 and 9. Empty rows stay so."""
+    """Scale the rows of R minus identity to sum to one, empty ones excepted, and add the identity: equations 8, 9."""
     identity = torch.eye(relevance.shape[-1], dtype=relevance.dtype, device=relevance.device)
     added = relevance - identity
     total = added.sum(dim=-1, keepdim=True)

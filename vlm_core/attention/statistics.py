@@ -1,4 +1,4 @@
-"""What each layer's attention is like: how sharp, how far it reaches, how much of it lies on the product."""
+"""Statistics of each layer's attention: entropy, distance, and the share of it on the product."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ if TYPE_CHECKING:
     from vlm_core.attention.recording import AttentionLayer
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
-AttentionWeights = NDArray[np.float32]  # (heads, R, N): what each of R tokens takes from each of N, which sums to one
+AttentionWeights = NDArray[np.float32]  # (heads, Q, N): of Q queries to N tokens; rows sum to one
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Means over pictures, heads and the tokens that ask.
+    """Means over pictures, heads and queries.
 
-    Those are no more than the answer depends on: one alone in a last block of which one is read.
+    Queries are those that the prediction depends on: a single one in a last block that computes only that.
     """
 
     name: str  # the layer's
-    kind: str  # vision, text, cross, "joint, image" or "joint, text": who asks, and whom
-    tokens: int  # that ask
+    kind: str  # vision, text, cross, "joint, image" or "joint, text"
+    tokens: int  # queries
     entropy: float  # nats
-    relative_entropy: float | None  # of the entropy of even attention; None where each can ask one token alone
-    distance_patches: float | None  # from the patch that asks, in patches; None where no patch does
+    relative_entropy: float | None  # share of uniform attention's; None where no query has more than one token
+    distance_patches: float | None  # from the querying patch, in patches; None where queries are no patches
     distance_share: float | None  # the same as a share of the picture's side
-    class_share: float | None  # of the attention, what goes to the class token, of which no map shows anything
-    product_share: float | None  # of the attention to patches, what lies on the product; None where text asks text
-    product_area: float  # the product's share of the picture: what even attention would give it
-    head_diversity: float | None  # 0 where all heads are alike, 1 where none shares a token; None for one head
+    class_share: float | None  # of the attention that goes to the class token, which maps do not show
+    product_share: float | None  # of the attention to patches that is on the product; None for text to text
+    product_area: float  # the product's share of the picture: its share under uniform attention
+    head_diversity: float | None  # 0 where all heads are equal, 1 where none share a token; None for one head
 
 
 def attention_statistics(model: VisionLanguageCategoriser, pictures: NDArray[np.uint8]) -> tuple[LayerStatistics, ...]:
-    """The figures of every layer in the pass that answers for the predicted categories of pictures (B, H, W, 3).
+    """Return the statistics of every layer when scoring the predicted categories of pictures (B, H, W, 3).
 
-    GIT's joint layers have two entries: its image tokens see one another alone, its text sees both. The product is what
-    is no studio background (`studio_background`), by the share of each patch that it covers.
+    GIT's joint layers have two entries: image tokens attend to image tokens, text attends to both. The product is
+    everything but the studio background (`studio_background`), by the share of each patch that it covers.
     """
     from vlm_core.attention.recording import record_batches
 
-    found: list[list[LayerStatistics]] = []
+    statistics: list[list[LayerStatistics]] = []
     for recording in record_batches(model, pictures):
         images = recording.image_tokens
         layers = [part for layer in recording.layers for part in _parts(layer, images)]
         for row in range(len(recording.scores)):
-            product = product_shares(pictures[len(found)], isqrt(images - 1))
-            found.append([describe_layer(name, kind, part[row], images, product) for name, kind, part in layers])
-    return tuple(_mean(layers) for layers in zip(*found, strict=True))
+            product = product_shares(pictures[len(statistics)], isqrt(images - 1))
+            statistics.append([describe_layer(name, kind, part[row], images, product) for name, kind, part in layers])
+    return tuple(_mean(layers) for layers in zip(*statistics, strict=True))
 
 
 def product_shares(picture: NDArray[np.uint8], side: int) -> NDArray[np.float64]:
-    """The share (side * side,) of each patch of a picture (H, W, 3) that shows the product."""
+    """Return the share (side * side,) of each patch of a picture (H, W, 3) that shows the product."""
     from torch import from_numpy
     from torch.nn.functional import interpolate
 
@@ -71,12 +71,12 @@ def product_shares(picture: NDArray[np.uint8], side: int) -> NDArray[np.float64]
 def describe_layer(
     name: str, kind: str, attention: AttentionWeights, images: int, product: NDArray[np.float64]
 ) -> LayerStatistics:
-    """The figures of one layer on one picture of `images` image tokens; `product` (g * g,) are the patches' shares."""
+    """Return one layer's statistics on one picture with `images` image tokens; `product` (g * g,) has patches' shares."""
     entropy, relative = _entropies(attention)
     patches = attention[:, :, 1:images]
-    asked_by_patches = kind in ("vision", "joint, image") and attention.shape[1] == images
+    from_patches = kind in ("vision", "joint, image") and attention.shape[1] == images
     side = isqrt(images - 1)
-    distance = mean_distance(patches[:, 1:]) if asked_by_patches else None
+    distance = mean_distance(patches[:, 1:]) if from_patches else None
     return LayerStatistics(
         name=name,
         kind=kind,
@@ -86,31 +86,31 @@ def describe_layer(
         distance_patches=distance,
         distance_share=None if distance is None else distance / side,
         class_share=None if kind == "text" else float(attention[:, :, 0].mean()),
-        product_share=None if kind == "text" else float((_shared(patches) @ product).mean()),
+        product_share=None if kind == "text" else float((_normalised(patches) @ product).mean()),
         product_area=float(product.mean()),
         head_diversity=head_diversity(attention),
     )
 
 
 def mean_distance(patches: AttentionWeights) -> float:
-    """How many patches lie between the one that asks and what it attends to, on average; other tokens left out.
+    """Return the mean distance in patches between a querying patch and what it attends to, among patches alone.
 
     `patches` (heads, g * g, g * g), row by row. Dosovitskiy et al. 2021, arXiv 2010.11929, appendix D.7.
     """
     side = isqrt(patches.shape[-1])
-    places = np.stack(np.divmod(np.arange(side**2), side), axis=1).astype(float)  # (g * g, 2)
-    apart = np.linalg.norm(places[:, None] - places, axis=2)
-    return float((_shared(patches) * apart).sum(axis=-1).mean())
+    positions = np.stack(np.divmod(np.arange(side**2), side), axis=1).astype(float)  # (g * g, 2)
+    distances = np.linalg.norm(positions[:, None] - positions, axis=2)
+    return float((_normalised(patches) * distances).sum(axis=-1).mean())
 
 
 def head_diversity(attention: AttentionWeights) -> float | None:
-    """The Jensen-Shannon divergence of two heads' attention from one token, over log 2: mean over pairs and tokens.
+    """Return the Jensen-Shannon divergence between two heads over log 2, mean over pairs of heads and queries.
 
     Lin 1991, https://doi.org/10.1109/18.61115. None for one head.
     """
     from scipy.special import entr
 
-    own = entr(attention).sum(axis=-1)  # (heads, R)
+    own = entr(attention).sum(axis=-1)  # (heads, Q)
     pairs = [
         entr((attention[a] + attention[b]) / 2).sum(axis=-1) - (own[a] + own[b]) / 2
         for a, b in combinations(range(len(attention)), 2)
@@ -119,25 +119,25 @@ def head_diversity(attention: AttentionWeights) -> float | None:
 
 
 def _entropies(attention: AttentionWeights) -> tuple[float, float | None]:
-    """Shannon's entropy in nats, and as a share of the log of how many tokens a mask leaves: means over rows."""
+    """Return the mean Shannon entropy in nats, and as a share of the log of the number of unmasked tokens."""
     from scipy.special import entr
 
-    entropy = entr(attention).sum(axis=-1)  # (heads, R)
+    entropy = entr(attention).sum(axis=-1)  # (heads, Q)
     allowed = (attention > 0).sum(axis=-1)
     relative = entropy[allowed > 1] / np.log(allowed[allowed > 1])
     return float(entropy.mean()), float(relative.mean()) if relative.size else None
 
 
-def _shared(attention: AttentionWeights) -> NDArray[np.float64]:
-    """Rows that sum to one; even ones where there was nothing."""
+def _normalised(attention: AttentionWeights) -> NDArray[np.float64]:
+    """Return rows that sum to one, uniform ones for rows of zeros."""
     total = attention.sum(axis=-1, keepdims=True, dtype=np.float64)
-    even = np.full(attention.shape, 1 / attention.shape[-1])
-    shared: NDArray[np.float64] = np.divide(attention, total, out=even, where=total > 0)
-    return shared
+    uniform = np.full(attention.shape, 1 / attention.shape[-1])
+    normalised: NDArray[np.float64] = np.divide(attention, total, out=uniform, where=total > 0)
+    return normalised
 
 
 def _parts(layer: AttentionLayer, images: int) -> Iterator[tuple[str, str, AttentionWeights]]:
-    """Name, kind and attention (B, heads, R, N) of a layer, a joint one by who asks."""
+    """Yield name, kind and attention weights (B, heads, Q, N) of a layer, split by query for a joint one."""
     attention = layer.probabilities.detach().cpu().numpy()
     if layer.kind != "joint":
         yield layer.name, layer.kind, attention
@@ -150,7 +150,7 @@ def _parts(layer: AttentionLayer, images: int) -> Iterator[tuple[str, str, Atten
 
 
 def _mean(layers: Sequence[LayerStatistics]) -> LayerStatistics:
-    """Of one layer over all pictures; a figure is None where it is None for one."""
+    """Return one layer's means over all pictures; None stays None."""
     means: dict[str, Any] = {}
     for field in fields(LayerStatistics):
         values = [getattr(layer, field.name) for layer in layers]
