@@ -76,7 +76,7 @@ def test_an_exposure_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize("content", ["{}", '{"rule": "x", "more": 1}', "[1]", "{"])
 def test_an_exposure_of_another_form_is_refused(tmp_path, content):
     (tmp_path / "exposure.json").write_text(content)
-    with pytest.raises(ValueError, match=r"exposure\.json|Expecting"):
+    with pytest.raises(ValueError, match=r"exposure\.json"):
         Exposure.read(tmp_path)
 
 

@@ -96,7 +96,7 @@ def test_kagglehub_cache_serves_without_a_network_and_is_filled_again_when_it_lo
 
 def test_kaggle_download_goes_on_after_the_connection_broke(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     kaggle.cut_after = 1_500_000
-    with pytest.raises(UserError, match=r"connection broke off.*run the command again"):
+    with pytest.raises(UserError, match=r"connection was lost.*run the command again"):
         fetch_kaggle(tmp_path)
     assert not (tmp_path / "data/raw/myntra_fashion_products").exists()
     assert archive_of(tmp_path).stat().st_size == 2**20  # kagglehub writes whole MiB
@@ -117,7 +117,7 @@ def test_damaged_kaggle_archive_is_thrown_away(
 ) -> None:
     archive_of(tmp_path).parent.mkdir(parents=True)
     archive_of(tmp_path).write_bytes(damage(kaggle.archive))
-    with pytest.raises(UserError, match=r"has been thrown away|is fetched afresh"):
+    with pytest.raises(UserError, match=r"has been deleted|is repeated"):
         fetch_kaggle(tmp_path)
     assert (fetch_kaggle(tmp_path) / "styles.csv").read_bytes() == TABLE
 
@@ -178,7 +178,7 @@ def test_damaged_hub_download_is_thrown_away(full_hub: HubStandIn, tmp_path: Pat
     (part,) = (tmp_path / "data/raw").rglob("*.part")
     part.write_bytes(bytes(1000))
     full_hub.cut_after = None
-    with pytest.raises(UserError, match="damaged and has been thrown away"):
+    with pytest.raises(UserError, match="damaged and has been deleted"):
         fetch_hf(tmp_path)
     part.write_bytes(bytes(1_000_000))  # longer than the file it is to become
     assert len(read_rows(fetch_hf(tmp_path))) == 4
@@ -202,7 +202,7 @@ def test_server_that_never_answers_is_given_up(
     monkeypatch.setattr(fetching, "SECONDS_TO_ANSWER", 0.3)
     kaggle.hanging = full_hub.hanging = True
     start = time.monotonic()
-    with pytest.raises(UserError, match="did not answer"):
+    with pytest.raises(UserError, match="no answer"):
         fetch(tmp_path)
     assert time.monotonic() - start < 3
 
@@ -227,7 +227,7 @@ def test_kaggle_download_that_stalls_is_given_up(
         answer(handler, path, query)
 
     monkeypatch.setattr(kaggle, "answer", stall)
-    with pytest.raises(UserError, match="connection broke off"):
+    with pytest.raises(UserError, match="connection was lost"):
         fetch_kaggle(tmp_path)
 
 
@@ -261,7 +261,7 @@ def test_folder_with_something_else_in_it_is_left_alone(kaggle: KaggleStandIn, t
     note = tmp_path / "data/raw/myntra_fashion_products/note.txt"
     note.parent.mkdir(parents=True)
     note.touch()
-    with pytest.raises(UserError, match=r"holds no styles\.csv"):
+    with pytest.raises(UserError, match=r"has no styles\.csv"):
         fetch_kaggle(tmp_path)
     note.unlink()
     assert (fetch_kaggle(tmp_path) / "styles.csv").exists()

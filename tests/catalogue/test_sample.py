@@ -1,4 +1,4 @@
-"""The sample catalogue: Kaggle's layout, its warts, and that it is neither trivial nor hopeless to learn."""
+"""The sample catalogue: Kaggle's layout, its defects, and that it is neither trivial nor hopeless to learn."""
 
 import csv
 import hashlib
@@ -110,7 +110,7 @@ def test_an_incomplete_or_different_folder_is_drawn_anew(tmp_path: Path) -> None
 
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "styles.csv").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match="not a sample catalogue"):
         draw_sample(tmp_path, products=40)
     assert (tmp_path / "styles.csv").read_text(encoding="utf-8") == "mine"
 
@@ -149,7 +149,7 @@ def test_two_drawings_at_once_end_as_one(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("products", [40, 60, 240])
-def test_warts_are_those_counted(products: int, tmp_path: Path) -> None:
+def test_defects_are_those_counted(products: int, tmp_path: Path) -> None:
     folder = draw_sample(tmp_path / "sample", products=products)
     rows, paths = read_rows(folder), {path.stem: path for path in (folder / "images").iterdir()}
     with (folder / "styles.csv").open(encoding="utf-8", newline="") as table:

@@ -176,7 +176,7 @@ def test_a_table_of_ones_own_works(run, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"label": "colour"}, "label=colour is no column"),
+        ({"label": "colour"}, "label=colour is not a column"),
         ({"categories": "Hats"}, "categories=Hats"),
         ({"data": "nowhere"}, "data=nowhere does not exist"),
         ({"resume": "0" * 32}, "no run|no such run"),

@@ -289,7 +289,7 @@ def _mean(values: NDArray[np.float64], seed: int) -> Estimate:
 
 
 def _p_value(gains: NDArray[np.float64], seed: int) -> float:
-    """Return the two-sided p-value of a zero mean: signs of paired differences (n,) are flipped, exactly for small n."""
+    """Return the two-sided p-value of a zero mean of paired differences (n,), by sign flips, exact for small n."""
     from scipy.stats import permutation_test
 
     test = permutation_test(

@@ -71,7 +71,7 @@ def product_shares(picture: NDArray[np.uint8], side: int) -> NDArray[np.float64]
 def describe_layer(
     name: str, kind: str, attention: AttentionWeights, images: int, product: NDArray[np.float64]
 ) -> LayerStatistics:
-    """Return one layer's statistics on one picture with `images` image tokens; `product` (g * g,) has patches' shares."""
+    """Return one layer's statistics on one picture with `images` image tokens and patches' product shares (g * g,)."""
     entropy, relative = _entropies(attention)
     patches = attention[:, :, 1:images]
     from_patches = kind in ("vision", "joint, image") and attention.shape[1] == images

@@ -1,4 +1,4 @@
-"""What the sample catalogue's invented shop sells: article types, colours, patterns, brands. Tables, no code."""
+"""The assortment of the sample catalogue's fictional shop: article types, colours, patterns and brands."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from vlm_core.catalogue.drawing import accessories, care, footwear, garments
 from vlm_core.catalogue.drawing.pen import Colour, Pen
 
 APPAREL, ACCESSORIES, FOOTWEAR, CARE, GIFTS = "Apparel", "Accessories", "Footwear", "Personal Care", "Free Items"
-SHARES: Final = {ACCESSORIES: 0.225, FOOTWEAR: 0.16, CARE: 0.12, GIFTS: 0.055}  # Apparel is what remains, 44 %
+SHARES: Final = {ACCESSORIES: 0.225, FOOTWEAR: 0.16, CARE: 0.12, GIFTS: 0.055}  # the rest is Apparel, 44 %
 
 COLOURS: Final[dict[str, Colour]] = {
     "Black": (32, 32, 36),
@@ -42,7 +42,7 @@ COLOURS: Final[dict[str, Colour]] = {
 DARK: Final = ("Black", "Grey", "Charcoal", "Navy Blue", "Brown")
 BRIGHT: Final = ("Blue", "Green", "Red", "Pink", "Purple", "Yellow", "Orange", "Turquoise Blue", "White", "Magenta")
 SOFT: Final = ("Teal", "Olive", "Beige", "Maroon", "Peach", "Lavender", "Mustard")
-CLOTH: Final = (*DARK[:4], *BRIGHT, *SOFT, "Black", "White")  # twice: the catalogue's commonest colours
+CLOTH: Final = (*DARK[:4], *BRIGHT, *SOFT, "Black", "White")  # twice: the most common colours
 DENIM: Final = ("Blue", "Navy Blue", "Blue", "Navy Blue", "Black", "Grey", "Charcoal")
 DULL: Final = (*DARK, "Khaki", "Beige", "Olive", "White")
 LEATHER: Final = ("Black", "Brown", "Tan", "Black", "Brown", "Maroon", "Navy Blue", "Beige", "Red", "Grey")
@@ -76,7 +76,7 @@ COLD: Final = ("Winter", "Winter", "Fall")
 
 @dataclass(frozen=True)
 class Article:
-    """What the shop knows of one article type."""
+    """One article type of the shop."""
 
     draw: Callable[[Pen], None]
     sub_category: str
@@ -84,7 +84,7 @@ class Article:
     usages: tuple[str, ...]
     genders: tuple[str, ...]
     noun: str
-    weight: int  # how often, within its category
+    weight: int  # relative frequency within its category
     colours: tuple[str, ...]
     patterns: tuple[str, ...] = PLAIN
     seasons: tuple[str, ...] = YEAR_ROUND

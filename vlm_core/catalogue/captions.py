@@ -1,4 +1,4 @@
-"""Sentences about a product, made from its title and attributes: what pretraining reads beside the picture."""
+"""Synthetic captions of products, from title and attributes: the texts that pretraining pairs with pictures."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from vlm_core.arrays import Rows
 
-# Share of the views that each form is drawn for; a product that lacks what a form needs takes the next one.
+# Probability of each form; a product that lacks what a form needs takes the next one.
 CAPTION: Final = 0.35  # "a picture of men navy blue shirts"
-THING: Final = 0.10  # "a picture of shirts"
+PRODUCT_TYPE: Final = 0.10  # "a picture of shirts"
 TITLE: Final = 0.30  # "turtle check men navy blue shirt"
-# The rest: a zero-shot template, half of them with the context: "a product photo of casual fall shirts."
-_STREAM: Final = 1  # tells these draws from those of the augmentations, which count from 0
+# Otherwise: a zero-shot template, half of the time with the context: "a product photo of casual fall shirts."
+_STREAM: Final = 1  # random stream, distinct from that of the augmentations, which count from 0
 
 
 @dataclass(frozen=True)
 class Captions:
-    """The words of a catalogue's products, in lower case, one entry a product; "" where nothing is known."""
+    """The words of a catalogue's products, in lower case, one entry per product; "" where nothing is known."""
 
-    columns: tuple[str, ...]  # of the caption, in reading order; the last one names the thing
+    columns: tuple[str, ...]  # of the caption, in reading order; the last one is the product type
     words: tuple[tuple[str, ...], ...]  # (n, columns)
     context: tuple[str, ...]  # further attributes, e.g. "casual fall"
     titles: tuple[str, ...]
@@ -32,35 +32,35 @@ class Captions:
     templates: tuple[str, ...]  # zero-shot templates with one {}
 
     def caption(self, row: int) -> str:
-        """The attributes in reading order: "men navy blue shirts"; "" for a product that has none."""
+        """Return the attributes in reading order: "men navy blue shirts"; "" for a product that has none."""
         return " ".join(word for word in self.words[row] if word)
 
     def product_types(self) -> NDArray[np.str_]:
-        """What each product (n,) is, e.g. "shirts"; "" where no column names it."""
+        """Return the type of each product (n,), e.g. "shirts"; "" where it is unknown."""
         return np.array([words[-1] if words else "" for words in self.words], dtype=str)
 
     def sample_captions(self, seed: int, epoch: int, rows: Rows) -> list[str]:
-        """One sentence for each of the rows (B,), a function of seed, epoch and row."""
+        """Return one caption for each of the rows (B,), a function of seed, epoch and row."""
         return [self._sentence(int(row), *_uniform(seed, epoch, int(row))) for row in rows]
 
     def _sentence(self, row: int, form: float, choice: float, detail: float) -> str:
         caption, title = self.caption(row), self.titles[row]
-        thing = self.words[row][-1] if self.words[row] else ""
+        product_type = self.words[row][-1] if self.words[row] else ""
         if form < CAPTION and caption:
             return f"{self.prompt} {caption}"
-        if form < CAPTION + THING and thing:
-            return f"{self.prompt} {thing}"
-        if (form < CAPTION + THING + TITLE and title) or not thing:
+        if form < CAPTION + PRODUCT_TYPE and product_type:
+            return f"{self.prompt} {product_type}"
+        if (form < CAPTION + PRODUCT_TYPE + TITLE and title) or not product_type:
             return title or f"{self.prompt} {caption}".strip()
         template = self.templates[int(choice * len(self.templates))]
-        with_context = f"{self.context[row]} {thing}".strip()
-        return template.format(with_context if detail < 0.5 else thing)
+        with_context = f"{self.context[row]} {product_type}".strip()
+        return template.format(with_context if detail < 0.5 else product_type)
 
 
 def describe_products(
     products: pd.DataFrame, columns: Sequence[str], context: Sequence[str], prompt: str, templates: Sequence[str]
 ) -> Captions:
-    """The captions of a catalogue; columns that it does not have are passed over."""
+    """Return the captions of a catalogue; columns that it does not have are ignored."""
     known = tuple(column for column in columns if column in products)
     further = [column for column in context if column in products and column not in known]
     lower = {column: products[column].astype(str).str.lower().tolist() for column in {*known, *further}}

@@ -1,4 +1,4 @@
-"""A prepared catalogue: usable products in a table, their pictures in one memory-mapped file, and what was read."""
+"""A prepared catalogue: usable products in a table, their pictures in one memory-mapped file, and a reading report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -17,6 +18,7 @@ from typing import BinaryIO, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from vlm_core.atomic import building
 from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, TableRow, read_header, read_rows
@@ -27,29 +29,29 @@ from vlm_core.progress import track
 
 SCHEMA: Final = 3  # of the prepared folder: part of its name, so that an older one is never read
 LONGEST_SIDE: Final = 256  # pixels of a stored picture
-PICTURES_MEASURED: Final = 200  # for the canvas
-PICTURES_A_BATCH: Final = 256
+PICTURES_MEASURED: Final = 200  # to choose the canvas
+PICTURES_PER_BATCH: Final = 256
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What is left to work with after reading."""
+    """The usable products of a catalogue and their pictures."""
 
     name: str
     products: pd.DataFrame  # row i belongs to pictures[i]; str columns, "" where nothing is known
     pictures: PictureStore
     reading: ReadingReport
-    fingerprint: str  # 16 hex of contents, whatever their place and order
+    fingerprint: str  # 16 hex digits of the contents, independent of their location and order
 
     @property
     def pictures_fingerprint(self) -> str:
-        """16 hex of which picture stands in which row, at which size."""
+        """Return 16 hex digits of which picture is in which row, at which size."""
         content = "\n".join([str(self.pictures.canvas), *self.products["picture_digest"]])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def prepare_catalogue(data: str, columns: Columns, root: Path) -> Catalogue:
-    """The catalogue that `data` names, decoded once and kept under `root/data/processed` for the next time.
+    """Return the catalogue that `data` names, decoded once and cached under `root/data/processed`.
 
     Raises UserError when there is nothing to read, a column is missing, or no product is usable.
     """
@@ -64,7 +66,7 @@ def prepare_catalogue(data: str, columns: Columns, root: Path) -> Catalogue:
 
 
 def find_prepared(root: Path, fingerprint: str) -> Path | None:
-    """The folder below `root/data/processed` of a prepared catalogue with that fingerprint; None if there is none."""
+    """Return the folder in `root/data/processed` of a prepared catalogue with that fingerprint; None if none has it."""
     for report in sorted((root / "data" / "processed").glob("*/reading.json")):
         try:
             if json.loads(report.read_text())["fingerprint"] == fingerprint:
@@ -75,12 +77,12 @@ def find_prepared(root: Path, fingerprint: str) -> Path | None:
 
 
 def load_prepared(folder: Path) -> Catalogue:
-    """The catalogue in a folder that `find_prepared` found."""
+    """Return the catalogue in a folder from `find_prepared`."""
     return _load(folder.name.rsplit("-", 1)[0], folder)
 
 
 def _check_columns(name: str, header: Sequence[str], columns: Columns) -> None:
-    """Raise UserError when a column that is needed is not in the header of the table `name`."""
+    """Raise UserError unless the header of the table `name` has every column that is needed."""
     needed = {"label": columns.label}
     if columns.picture:
         needed["picture_column"] = columns.picture
@@ -88,18 +90,18 @@ def _check_columns(name: str, header: Sequence[str], columns: Columns) -> None:
         needed["id_column"] = columns.id
     for setting, column in needed.items():
         if column not in header:
-            raise UserError(f"{setting}={column} is no column of {name}, which has: {', '.join(header)}.")
+            raise UserError(f"{setting}={column} is not a column of {name}, which has: {', '.join(header)}.")
 
 
 def _prepare(source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path) -> None:
-    """Read and decode everything into a temporary folder that takes its name when it is whole."""
+    """Read and decode everything into a temporary folder, which is renamed when it is complete."""
     try:
         with building(folder) as partial:
             partial.mkdir()
             _write(source, columns, rows, report, partial)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise UserError(f"The disk of {folder.parent} is full: free space there and start again.") from None
+            raise UserError(f"The disk of {folder.parent} is full: free some space and start again.") from None
         if not (folder / "reading.json").exists():  # otherwise another process was faster
             raise
 
@@ -107,7 +109,7 @@ def _prepare(source: Source, columns: Columns, rows: list[TableRow], report: Rea
 def _write(source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path) -> None:
     canvas = _canvas(source, rows, columns)
     unreadable: list[Refusal] = []
-    kept: list[dict[str, str]] = []
+    usable: list[dict[str, str]] = []
     with (folder / "pictures.npy").open("wb") as file:  # written, not mapped: a full disk is an error, not a SIGBUS
         _write_header(file, (len(rows), *canvas, 3))
         for row, decoded in track(_decode(source, rows, columns, canvas), "reading pictures", len(rows)):
@@ -115,23 +117,23 @@ def _write(source: Source, columns: Columns, rows: list[TableRow], report: Readi
                 unreadable.append(Refusal(row.line, f"{_picture_path(row, columns)}: {decoded}"))
                 continue
             file.write(decoded.picture.tobytes())
-            kept.append(_product(row, decoded, columns))
+            usable.append(_product(row, decoded, columns))
         file.seek(0)
-        _write_header(file, (len(kept), *canvas, 3))
-    if not kept:
+        _write_header(file, (len(usable), *canvas, 3))
+    if not usable:
         raise UserError(
             f"{source.name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
             f"{report.pictures_missing:,} without a picture, {len(unreadable):,} with an unreadable one."
         )
-    products = pd.DataFrame(kept)
+    products = pd.DataFrame(usable)
     products.to_parquet(folder / "products.parquet", index=False)
-    report = replace(report, pictures_unreadable=tuple(unreadable), products=len(kept))
-    content = {"fingerprint": _fingerprint(products), "report": report.to_dict()}
+    report = replace(report, pictures_unreadable=tuple(unreadable), products=len(usable))
+    content = {"fingerprint": _fingerprint(products), "report": _report_adapter().dump_python(report, mode="json")}
     (folder / "reading.json").write_text(json.dumps(content))
 
 
 def _read(source: Source, columns: Columns) -> tuple[list[TableRow], ReadingReport, str]:
-    """Return the rows that have a picture, the report as far as it goes without decoding, and a key of the contents.
+    """Return the rows that have a picture, the report before any decoding, and a key of the contents.
 
     The table is opened and read once. Raises UserError when a column is missing.
     """
@@ -161,7 +163,7 @@ def _picture_path(row: TableRow, columns: Columns) -> str:
 
 
 def _canvas(source: Source, rows: list[TableRow], columns: Columns) -> tuple[int, int]:
-    """Height and width for all pictures: the median of some, its longer side bounded."""
+    """Return height and width for all pictures: the median of a sample, with a bounded longer side."""
     sizes = []
     for row in rows[:: max(1, len(rows) // PICTURES_MEASURED)][:PICTURES_MEASURED]:
         try:
@@ -184,7 +186,7 @@ class _Decoded:
 def _decode(
     source: Source, rows: Iterable[TableRow], columns: Columns, canvas: tuple[int, int]
 ) -> Iterator[tuple[TableRow, _Decoded | str]]:
-    """Each row with its picture, or with the reason why there is none; Pillow decodes outside of Python's lock."""
+    """Yield each row with its picture, or with the reason why there is none; Pillow decodes without the GIL."""
 
     def decode(row: TableRow) -> tuple[TableRow, _Decoded | str]:
         try:
@@ -196,7 +198,7 @@ def _decode(
 
     waiting = iter(rows)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        while batch := list(islice(waiting, PICTURES_A_BATCH)):
+        while batch := list(islice(waiting, PICTURES_PER_BATCH)):
             yield from pool.map(decode, batch)
 
 
@@ -211,15 +213,20 @@ def _product(row: TableRow, decoded: _Decoded, columns: Columns) -> dict[str, st
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Nothing; numpy leaves room for any number of rows, so that the header can be written again over the first."""
+    """Write an array header; numpy pads it for any number of rows, so that it can be overwritten later."""
     layout = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, layout)
 
 
 def _fingerprint(products: pd.DataFrame) -> str:
-    """Of all rows, in whatever order they stand."""
+    """Return 16 hex digits of all rows, whatever their order."""
     lines = sorted("\x1f".join(values) for values in products.itertuples(index=False))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+@cache
+def _report_adapter() -> TypeAdapter[ReadingReport]:
+    return TypeAdapter(ReadingReport)
 
 
 def _load(name: str, folder: Path) -> Catalogue:
@@ -228,6 +235,6 @@ def _load(name: str, folder: Path) -> Catalogue:
         name,
         pd.read_parquet(folder / "products.parquet"),
         PictureStore(folder / "pictures.npy"),
-        ReadingReport.from_dict(content["report"]),
+        _report_adapter().validate_python(content["report"]),
         content["fingerprint"],
     )

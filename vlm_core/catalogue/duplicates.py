@@ -1,8 +1,8 @@
-"""Which products show the same picture: the same bytes, or one photograph encoded, sized, lit or placed anew.
+"""Near-duplicates: products with identical picture bytes, or one photograph re-encoded, resized, relit or shifted.
 
-A hash of a whole 60x80 picture does not survive a shift: 2 pixels each way flip 12 of the 64 bits of a pHash in the
-median and 24 in the worst hundredth, a radius at which half of Myntra is one group. So the content is framed first,
-by its centre and its spread; the hash of the frame proposes pairs, and the frames' own pixels decide.
+A hash of a whole 60x80 picture does not survive a shift: 2 pixels in each direction flip 12 of the 64 bits of a pHash
+in the median and 24 in the worst percentile, a radius at which half of Myntra is one group. So the content is framed
+first, by its centre and spread; the frame's hash proposes pairs, and the frames' pixels decide.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from vlm_core.progress import track
 
 Planes = NDArray[np.uint8]  # (n, 4, SIDE, SIDE): red, green, blue, and 1 where there is content
 
-VERSION: Final = 1  # of this method: part of the name under which groups are kept
-SIDE: Final = 32  # cells a side of a frame
+VERSION: Final = 1  # of this method: part of the cache file's name
+SIDE: Final = 32  # cells per side of a frame
 LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's grey
-SPREADS: Final = 2.2  # half a frame's side in standard deviations of the content
-FAINTEST: Final = 16  # levels of 255 from the background at which content begins, above JPEG's noise
+SPREADS: Final = 2.2  # half a frame's side, in standard deviations of the content
+FAINTEST: Final = 16  # difference from the background, of 255 levels, at which content begins: above JPEG noise
 FAINTEST_CELL: Final = 24  # the same for a cell of a frame
 
-# Chosen by looking at pairs of the real catalogue: recoloured copies of one photograph pass, and so do plain black
-# wallets, which are the one thing there that nothing tells apart (214 in a group; the next largest has 25).
+# Chosen on pairs of the real catalogue: recoloured copies of one photograph pass, and so do plain black wallets, the
+# one kind of product there that looks identical (214 in a group; the next largest group has 25).
 HASH_RADIUS: Final = 8  # bits of 64
 COARSE_SIDE: Final = 8
 COARSE_TOLERANCE: Final = 56  # levels
@@ -42,16 +42,16 @@ MOST_COARSE_CELLS: Final = 3  # of COARSE_SIDE squared
 TOLERANCE: Final = 32  # levels
 MOST_UNREGISTERED: Final = 0.25  # share of the content's cells that differ before registration
 MOST_REGISTERED: Final = 0.08  # and after
-FEWEST_CELLS: Final = 30  # a smaller content is compared as if it had so many
+FEWEST_CELLS: Final = 30  # smaller content is compared as if it had this many
 
-ROWS_A_BLOCK: Final = 2048
-COLUMNS_A_BLOCK: Final = 8192
-PAIRS_A_BATCH: Final = 20_000
+ROWS_PER_BLOCK: Final = 2048
+COLUMNS_PER_BLOCK: Final = 8192
+PAIRS_PER_BATCH: Final = 20_000
 
 
 @dataclass(frozen=True)
 class LabelConflict:
-    """Products with byte-identical pictures and different categories: at least one of them is wrong."""
+    """Products with byte-identical pictures but different categories: at least one label is incorrect."""
 
     group: int  # near-duplicate group
     product_ids: tuple[str, ...]
@@ -59,25 +59,25 @@ class LabelConflict:
 
 
 def near_duplicate_groups(products: pd.DataFrame, pictures: PictureStore) -> Rows:
-    """Group number (n,) of every product, counted from 0 in order of appearance; same picture, same group.
+    """Return the group (n,) of every product, numbered from 0 in order of appearance; near-duplicates share a group.
 
-    Transitive: two members may be linked through others. Groups are kept beside the pictures for the next call.
+    Groups are transitive: two members may be linked through others. They are cached beside the pictures.
     """
-    kept = pictures.path.with_name(f"near-duplicates-{_content(products['picture_digest'])}.npy")
+    cached = pictures.path.with_name(f"near-duplicates-{_content(products['picture_digest'])}.npy")
     with contextlib.suppress(OSError, ValueError):
-        groups: Rows = np.load(kept, allow_pickle=False)
+        groups: Rows = np.load(cached, allow_pickle=False)
         if groups.shape == (len(products),):
             return groups
     digests = products["picture_digest"].to_numpy(str)
     _, originals, copies = np.unique(digests, return_index=True, return_inverse=True)
     groups = pd.factorize(_link(pictures, originals)[copies])[0].astype(np.int64)
-    with contextlib.suppress(OSError):  # where nothing can be written, the next call looks again
-        write_atomically(kept, lambda file: np.save(file, groups))
+    with contextlib.suppress(OSError):  # a read-only folder: the next call computes them again
+        write_atomically(cached, lambda file: np.save(file, groups))
     return groups
 
 
 def label_conflicts(products: pd.DataFrame, groups: Rows, label: str) -> list[LabelConflict]:
-    """Each set of byte-identical pictures whose products disagree on the label; an empty label disagrees with none."""
+    """Return the sets of byte-identical pictures whose products have different labels; empty labels are ignored."""
     known = products[label] != ""
     table = products.loc[known, ["picture_digest", "product_id", label]].assign(group=groups[known.to_numpy()])
     varied = table[table.groupby("picture_digest")[label].transform("nunique") > 1]
@@ -88,9 +88,9 @@ def label_conflicts(products: pd.DataFrame, groups: Rows, label: str) -> list[La
 
 
 def frame_picture(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Cells (SIDE, SIDE, 3) of the content of a picture (H, W, 3), so that place, scale and margins cancel out.
+    """Return the content of a picture (H, W, 3) as cells (SIDE, SIDE, 3), normalised for position, scale and margins.
 
-    The window is a square around the centre of what differs from the border's median; a blank picture is taken whole.
+    The window is a square around the centre of what differs from the border's median; a blank picture is used whole.
     """
     from PIL import Image
 
@@ -117,7 +117,7 @@ def _content(digests: pd.Series[str]) -> str:
 
 
 def _window(ink: NDArray[np.float32]) -> tuple[float, float, float]:
-    """Centre (x, y) and half a side of the content's window, in pixels; ink (H, W) is the distance from grey ground."""
+    """Return centre (x, y) and half side of the content's window in pixels; `ink` (H, W) is contrast."""
     height, width = ink.shape
     ink[ink < FAINTEST] = 0
     total = float(ink.sum())
@@ -131,27 +131,29 @@ def _window(ink: NDArray[np.float32]) -> tuple[float, float, float]:
 
 
 def _background(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Median colour (3,) of the border of a picture (H, W, 3)."""
+    """Return the median colour (3,) of the border of a picture (H, W, 3)."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     border.sort(axis=0)
     return np.asarray(border[len(border) // 2], dtype=np.float32)
 
 
 def _link(pictures: PictureStore, rows: Rows) -> Rows:
-    """A group number (m,) for each of the rows (m,), whose pictures all differ in their bytes."""
+    """Return a group number (m,) for each of the rows (m,), whose pictures all differ in their bytes."""
     groups = np.arange(len(rows), dtype=np.int64)
     with tempfile.TemporaryFile() as file:
         try:
             hashes = _write_frames(pictures, rows, file)
         except OSError as error:
-            raise UserError(f"{tempfile.gettempdir()} cannot hold the pictures' frames ({error.strerror}).") from None
+            raise UserError(
+                f"{tempfile.gettempdir()} cannot store the pictures' frames ({error.strerror}): free some space there."
+            ) from None
         comparison = _Comparison(np.memmap(file, dtype=np.uint8, mode="r", shape=(len(rows), 4, SIDE, SIDE)))
-        blocks = range(0, len(rows), ROWS_A_BLOCK)
+        blocks = range(0, len(rows), ROWS_PER_BLOCK)
         for start in track(blocks, "comparing pictures", len(blocks)):
             for first, second in _candidates(hashes, start):
-                for batch in range(0, len(first), PAIRS_A_BATCH):
-                    i, j = first[batch : batch + PAIRS_A_BATCH], second[batch : batch + PAIRS_A_BATCH]
-                    apart = groups[i] != groups[j]  # what is linked through others need not be compared
+                for batch in range(0, len(first), PAIRS_PER_BATCH):
+                    i, j = first[batch : batch + PAIRS_PER_BATCH], second[batch : batch + PAIRS_PER_BATCH]
+                    apart = groups[i] != groups[j]  # already linked through others
                     i, j = i[apart], j[apart]
                     same = comparison.same(i, j)
                     groups = _merge(groups, i[same], j[same])
@@ -159,7 +161,7 @@ def _link(pictures: PictureStore, rows: Rows) -> Rows:
 
 
 def _write_frames(pictures: PictureStore, rows: Rows, file: BinaryIO) -> NDArray[np.float32]:
-    """Hashes (m, 64) of ±1; the frames themselves go to the file, so that memory does not grow with them."""
+    """Return hashes (m, 64) of ±1, and write the frames to the file, which saves memory."""
     import imagehash
     from PIL import Image
 
@@ -175,18 +177,18 @@ def _write_frames(pictures: PictureStore, rows: Rows, file: BinaryIO) -> NDArray
 
 
 def _candidates(hashes: NDArray[np.float32], start: int) -> Iterator[tuple[Rows, Rows]]:
-    """Every pair (i < j) with i in the block at `start` whose hashes differ in few enough bits: none is overlooked."""
+    """Yield every pair (i < j) with i in the block at `start` whose hashes differ in few enough bits."""
     bits = hashes.shape[1]
-    for left in range(start, len(hashes), COLUMNS_A_BLOCK):
-        # Of vectors of ±1 the product is the bits that agree less those that differ.
-        agreement = hashes[start : start + ROWS_A_BLOCK] @ hashes[left : left + COLUMNS_A_BLOCK].T
+    for left in range(start, len(hashes), COLUMNS_PER_BLOCK):
+        # The dot product of ±1 vectors is the number of equal bits minus that of different ones.
+        agreement = hashes[start : start + ROWS_PER_BLOCK] @ hashes[left : left + COLUMNS_PER_BLOCK].T
         first, second = np.nonzero(agreement >= bits - 2 * HASH_RADIUS)
         first, second = first + start, second + left
         yield first[first < second], second[first < second]
 
 
 def _merge(groups: Rows, first: Rows, second: Rows) -> Rows:
-    """Groups (n,) after linking pairs of rows (p,)."""
+    """Return the groups (n,) after linking pairs of rows (p,)."""
     if not len(first):
         return groups
     from scipy.sparse import coo_array
@@ -199,7 +201,7 @@ def _merge(groups: Rows, first: Rows, second: Rows) -> Rows:
 
 
 class _Comparison:
-    """Whether pairs of framed pictures are the same photograph, from the cheapest test to the dearest."""
+    """Decides whether pairs of framed pictures are the same photograph, cheap tests first."""
 
     def __init__(self, planes: Planes) -> None:
         self._planes = planes
@@ -207,23 +209,23 @@ class _Comparison:
         self._coarse = np.concatenate(  # (n, 3, COARSE_SIDE, COARSE_SIDE)
             [
                 part[:, :3].reshape(-1, 3, COARSE_SIDE, cells, COARSE_SIDE, cells).mean(axis=(3, 5)).astype(np.int16)
-                for part in (planes[at : at + ROWS_A_BLOCK] for at in range(0, len(planes), ROWS_A_BLOCK))
+                for part in (planes[at : at + ROWS_PER_BLOCK] for at in range(0, len(planes), ROWS_PER_BLOCK))
             ]
         )
 
     def same(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
-        """Which pairs (p,) of rows are; the order within a pair makes no difference."""
+        """Return which pairs (p,) of rows are the same photograph; the order within a pair does not matter."""
         same = np.ones(len(first), dtype=bool)
         for test, pairs in ((self._coarsely, 5000), (self._unregistered, 1000), (self._registered, 100)):
-            left = np.flatnonzero(same)
-            for at in range(0, len(left), pairs):  # so many as a processor's cache likes
-                some = left[at : at + pairs]
+            remaining = np.flatnonzero(same)
+            for at in range(0, len(remaining), pairs):  # batches that fit into the processor's cache
+                some = remaining[at : at + pairs]
                 same[some] = test(first[some], second[some])
         return same
 
     def _coarsely(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
         gap = np.abs(self._coarse[first] - self._coarse[second]).max(axis=1)
-        # The window's corner is background nearly always, and backgrounds are no content that `_share` would look at.
+        # The window's corner is nearly always background, which `_share` ignores.
         corner = gap[:, 0, 0] <= TOLERANCE
         return np.asarray(corner & ((gap > COARSE_TOLERANCE).sum(axis=(1, 2)) <= MOST_COARSE_CELLS))
 
@@ -239,25 +241,25 @@ class _Comparison:
 
 
 def _share(gap: NDArray[Any], content: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Share (p,) of the content's cells (p, SIDE, SIDE) that differ visibly, of gaps (p, 3, SIDE, SIDE)."""
+    """Return the share (p,) of content cells (p, SIDE, SIDE) with a visible difference, by gaps (p, 3, SIDE, SIDE)."""
     differing = (gap.max(axis=1) > TOLERANCE) & (content > 0)
     return np.asarray(differing.sum(axis=(1, 2)) / np.maximum(content.sum(axis=(1, 2)), FEWEST_CELLS))
 
 
 def _residual(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What differs between frames (p, 3, S, S) beyond a small shift and change of scale.
+    """Return the difference between frames (p, 3, S, S) after registration for a small shift and change of scale.
 
-    One Gauss-Newton step of Lucas and Kanade (1981) on the mean of the two, which makes it symmetric; the step is
-    bounded, so that it cannot explain a different picture away.
+    Registration is one Gauss-Newton step of Lucas and Kanade (1981) on the mean of the two, which makes it symmetric;
+    the step is bounded, so that it cannot turn one picture into another.
     """
     pairs, side = len(first), first.shape[-1]
     difference = second - first
     down, across = np.gradient((first + second) / 2, axis=(2, 3))
-    place = ((np.arange(side) - (side - 1) / 2) / (side / 2)).astype(np.float32)
-    growth = across * place + down * place[:, None]
+    position = ((np.arange(side) - (side - 1) / 2) / (side / 2)).astype(np.float32)
+    growth = across * position + down * position[:, None]
     slopes = np.stack([across, down, growth], axis=1).reshape(pairs, 3, -1)  # (p, 3, 3 * S * S)
     normal = slopes @ slopes.transpose(0, 2, 1)
-    ridge = 1 + 1e-3 * np.trace(normal, axis1=1, axis2=2) / 3  # a flat picture has no slope to solve for
+    ridge = 1 + 1e-3 * np.trace(normal, axis1=1, axis2=2) / 3  # a flat picture has no gradient to solve for
     step = np.linalg.solve(normal + ridge[:, None, None] * np.eye(3), slopes @ difference.reshape(pairs, -1, 1))
     most = np.array([1.5, 1.5, 1.0])[:, None]  # cells: right, down, and outwards at the frame's edge
     moved = slopes.transpose(0, 2, 1) @ np.clip(step, -most, most).astype(np.float32)

@@ -1,6 +1,6 @@
-"""The public catalogue, brought from Kaggle or from the Hugging Face hub into `data/raw` in Kaggle's layout.
+"""Download of the public catalogue from Kaggle or the Hugging Face Hub into `data/raw`, in Kaggle's layout.
 
-A folder under `data/raw` is there whole or not at all: it is built under a hidden name beside its own and renamed.
+A folder in `data/raw` is complete or missing: it is built under a hidden name beside its final one and then renamed.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ READ_SECONDS: Final = 20.0
 
 
 def fetch_kaggle(root: Path) -> Path:
-    """The folder `root/data/raw/myntra_fashion_products`, filled from Kaggle unless it is there already.
+    """Return the folder `root/data/raw/myntra_fashion_products`, downloaded from Kaggle unless it exists.
 
-    What kagglehub keeps in its cache is used, and linked rather than copied where the disk allows. Raises UserError.
+    Files in kagglehub's cache are reused, hard-linked rather than copied where the disk allows. Raises UserError.
     """
     target = root / RAW / "myntra_fashion_products"
     with _building(target, "Kaggle") as folder:
@@ -54,12 +54,12 @@ def fetch_kaggle(root: Path) -> Path:
 
 
 def fetch_hf(root: Path) -> Path:
-    """The folder `root/data/raw/myntra_fashion_products_hf`, filled from the hub unless it is there already.
+    """Return the folder `root/data/raw/myntra_fashion_products_hf`, downloaded from the Hub unless it exists.
 
     Raises UserError.
     """
     target = root / RAW / "myntra_fashion_products_hf"
-    with _building(target, "the Hugging Face hub") as folder:
+    with _building(target, "the Hugging Face Hub") as folder:
         if folder:
             _write_products(_download_shards(folder.parent), folder)
     return target
@@ -67,22 +67,22 @@ def fetch_hf(root: Path) -> Path:
 
 @contextlib.contextmanager
 def _building(target: Path, place: str) -> Iterator[Path | None]:
-    """An empty folder that becomes `target` when the block ends well; None when `target` is there already.
+    """Yield an empty folder that becomes `target` when the block succeeds; None when `target` exists.
 
-    Its parent stays after a failure, for downloads that go on later. Raises UserError for whatever goes wrong inside.
+    Its parent stays after a failure, so that downloads can resume. Raises UserError for any failure inside.
     """
     from filelock import FileLock, Timeout
 
     workshop = target.with_name(f".{target.name}.partial")
     folder = workshop / "products"
-    if _holds_products(target):  # asked before the lock is taken: what is there may be where nobody can write
+    if _holds_products(target):  # checked before locking: the folder may be read-only
         shutil.rmtree(workshop, ignore_errors=True)
         yield None
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
-            if _holds_products(target):  # since a moment ago, by another process
+            if _holds_products(target):  # another process has just finished
                 yield None
                 return
             _make_way(target)
@@ -94,19 +94,19 @@ def _building(target: Path, place: str) -> Iterator[Path | None]:
     except UserError:
         raise
     except Timeout:
-        raise UserError(f"{target} is being fetched by another process: wait until that one ends.") from None
+        raise UserError(f"{target} is being downloaded by another process: wait until that has finished.") from None
     except Exception as error:
         raise UserError(_explain(error, place, target)) from error
 
 
 def _make_way(target: Path) -> None:
-    """Take an empty folder out of the way. Raises UserError when something is in it."""
+    """Remove an empty folder. Raises UserError when it is not empty."""
     if target.exists():
         try:
             target.rmdir()
         except OSError:
             raise UserError(
-                f"{target} is there but holds no {TABLE} and {PICTURES}/: move it away and run the command again."
+                f"{target} exists but has no {TABLE} and {PICTURES}/: move it away and run the command again."
             ) from None
 
 
@@ -115,58 +115,58 @@ def _holds_products(folder: Path) -> bool:
 
 
 def _explain(error: Exception, place: str, target: Path) -> str:
-    """One sentence for people: what went wrong, and what to do about it."""
+    """Return one sentence for users: what went wrong, and what to do about it."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"The disk is full; make room in {target.parent} and in the home folder's cache, then run the command "
-            f"again: a download goes on from where it broke off."
+            f"The disk is full: free some space in {target.parent} and in the home folder's cache, then run the "
+            f"command again. The download resumes where it stopped."
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        place_on_disk = getattr(error, "filename", None) or target
-        return f"{place_on_disk} cannot be written: give yourself the right to write there, then run the command again."
+        path = getattr(error, "filename", None) or target
+        return f"{path} cannot be written: change its permissions, then run the command again."
     if status in (401, 403):
-        problem = f"it refuses access with HTTP {status}"
+        problem = f"access denied, HTTP {status}"
     elif status == 404:
-        problem = "it does not have the set any more, HTTP 404"
+        problem = "the data set no longer exists there, HTTP 404"
     elif status:
-        problem = f"it answers with HTTP {status}"
+        problem = f"HTTP {status}"
     elif isinstance(error, TimeoutError):
-        problem = f"it did not answer within {SECONDS_TO_ANSWER:.0f} seconds"
+        problem = f"no answer within {SECONDS_TO_ANSWER:.0f} seconds"
     elif type(error).__name__ == "OfflineModeIsEnabled":
-        problem = "HF_HUB_OFFLINE is set, which forbids to ask it"
+        problem = "HF_HUB_OFFLINE is set, which forbids downloads"
     elif type(error).__module__.split(".")[0] in ("requests", "urllib3", "httpx2"):
-        problem = "there is no network, or the connection broke off"
+        problem = "there is no network, or the connection was lost"
     else:
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return (
-        f"The catalogue cannot be had from {place} ({problem}): run the command again, for a download goes on from "
-        f"where it broke off, or download the zip by hand from {KAGGLE_PAGE} and give its path with data=."
+        f"The catalogue cannot be downloaded from {place} ({problem}): run the command again, which resumes the "
+        f"download, or download the zip yourself from {KAGGLE_PAGE} and give its path with data=."
     )
 
 
-def call_with_timeout(seconds: float, ask: Callable[[], T]) -> T:
-    """What `ask` returns or raises. Raises TimeoutError when that takes longer.
+def call_with_timeout(seconds: float, request: Callable[[], T]) -> T:
+    """Return or raise what `request` does. Raises TimeoutError when it takes longer.
 
-    A socket's own timeout bounds neither the look-up of a name nor the trying of one address after another.
+    A socket's own timeout bounds neither name resolution nor trying several addresses.
     """
-    answer: Future[T] = Future()
+    result: Future[T] = Future()
 
     def work() -> None:
         try:
-            answer.set_result(ask())
+            result.set_result(request())
         except BaseException as error:
-            answer.set_exception(error)
+            result.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    return answer.result(timeout=seconds)
+    return result.result(timeout=seconds)
 
 
 def silence_telemetry() -> None:
-    """Keep huggingface_hub from telling the hub what is installed here.
+    """Stop huggingface_hub from reporting to the Hub what is installed here.
 
-    While it may tell, it also asks the hub, before a process's first request, for a list to recognise programs by.
+    With telemetry it also downloads, before a process's first request, a list by which it recognises programs.
     """
     from huggingface_hub import constants
 
@@ -174,7 +174,7 @@ def silence_telemetry() -> None:
 
 
 def _download_from_kaggle() -> Path:
-    """kagglehub's folder of the set, downloaded unless its cache has it."""
+    """Return kagglehub's folder of the data set, downloaded unless its cache has it."""
     import zipfile
 
     with contextlib.redirect_stdout(sys.stderr), _impatient_requests():
@@ -186,29 +186,29 @@ def _download_from_kaggle() -> Path:
         from kagglehub.handle import parse_dataset_handle
         from kagglesdk.kaggle_env import get_endpoint, get_env
 
-        # With the version named, kagglehub asks its cache before it asks Kaggle.
+        # With an explicit version, kagglehub looks into its cache before it connects to Kaggle.
         name = f"{KAGGLE_SET}/versions/1"
         handle, cache = parse_dataset_handle(name), Cache()
         cached = cache.load_from_cache(handle)
         if cached and _holds_products(Path(cached)):
             return Path(cached)
-        get_kaggle_credentials()  # raises ValueError for a file that is none, which must not pass for a damaged archive
+        get_kaggle_credentials()  # an invalid file raises ValueError here, not as a damaged archive
         call_with_timeout(SECONDS_TO_ANSWER, lambda: requests.head(get_endpoint(get_env()), timeout=CONNECT_SECONDS))
         try:
             folder = Path(dataset_download(name, force_download=cached is not None))
         except (DataCorruptionError, zipfile.BadZipFile, ValueError, TypeError) as error:
-            # kagglehub would go on from a damaged archive for ever. Zeros pass for a tar, which it unpacks with an
-            # argument that Python before 3.11.4 does not know: Kaggle itself sends zips.
+            # kagglehub would resume from a damaged archive for ever. It takes zeros for a tar, which it unpacks with an
+            # argument that Python before 3.11.4 does not have; Kaggle itself sends zips.
             Path(cache.get_archive_path(handle)).unlink(missing_ok=True)
-            raise RuntimeError("what arrived was damaged and has been thrown away") from error
+            raise RuntimeError("the download was damaged and has been deleted") from error
         if not _holds_products(folder):
-            raise RuntimeError(f"what arrived holds no {TABLE} and {PICTURES}/, and is fetched afresh next time")
+            raise RuntimeError(f"the download has no {TABLE} and {PICTURES}/, and is repeated next time")
         return folder
 
 
 @contextlib.contextmanager
 def _impatient_requests() -> Iterator[None]:
-    """While it lasts, no request made with `requests` waits for ever: kagglehub sends its own with no timeout."""
+    """Give every request made with `requests` a timeout while it lasts: kagglehub's own have none."""
     from requests import adapters
 
     adapter: Any = adapters.HTTPAdapter
@@ -225,7 +225,7 @@ def _impatient_requests() -> Iterator[None]:
 
 
 def _link_products(source: Path, folder: Path) -> None:
-    """Give `folder` the table and the pictures of `source`, the pictures as hard links where the disk allows."""
+    """Copy the table and the pictures of `source` into `folder`, pictures as hard links where the disk allows."""
     pictures = sorted(entry.name for entry in os.scandir(source / PICTURES))
     (folder / PICTURES).mkdir()
     for name in track(pictures, "Linking pictures", len(pictures)):
@@ -233,12 +233,12 @@ def _link_products(source: Path, folder: Path) -> None:
             os.link(source / PICTURES / name, folder / PICTURES / name)
         except OSError:
             shutil.copyfile(source / PICTURES / name, folder / PICTURES / name)
-    # Copied: people edit tables, and an edit must not reach kagglehub's cache.
+    # Copied, because users edit tables, and an edit must not change kagglehub's cache.
     shutil.copyfile(source / TABLE, folder / TABLE)
 
 
 def _download_shards(workshop: Path) -> list[Path]:
-    """The set's parquet files, in order, downloaded into `workshop` unless they are there."""
+    """Return the data set's Parquet files, in order, downloaded into `workshop` unless they exist."""
     from huggingface_hub import HfApi
 
     silence_telemetry()
@@ -249,14 +249,14 @@ def _download_shards(workshop: Path) -> list[Path]:
     siblings = sorted(info.siblings or (), key=lambda sibling: sibling.rfilename)
     shards = [sibling for sibling in siblings if sibling.rfilename.endswith(".parquet")]
     if not shards:
-        raise RuntimeError(f"{HF_SET} holds no parquet file")
+        raise RuntimeError(f"{HF_SET} has no Parquet file")
     return [_download_shard(shard, str(info.sha), workshop) for shard in shards]
 
 
 def _download_shard(shard: RepoSibling, commit: str, workshop: Path) -> Path:
-    """One file of the set, whole and with the hub's own checksum.
+    """Return one complete file of the data set, verified by the Hub's checksum.
 
-    huggingface_hub's download functions begin again after an interruption and drop what they had; this one goes on.
+    huggingface_hub's download functions start over after an interruption; this one resumes.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -278,26 +278,26 @@ def _download_shard(shard: RepoSibling, commit: str, workshop: Path) -> Path:
             expected_size=shard.size,
             displayed_filename=shard.rfilename,
         )
-    # Git numbers small files by the SHA-1 of their content behind a header; large ones go by plain SHA-256.
+    # Small files are identified by Git's SHA-1 of a header and the content, large ones by plain SHA-256.
     hasher = hashlib.sha256() if shard.lfs else hashlib.sha1(b"blob %d\0" % part.stat().st_size)
     with part.open("rb") as file:
         if hashlib.file_digest(file, lambda: hasher).hexdigest() != digest:
             part.unlink()
-            raise RuntimeError("what arrived was damaged and has been thrown away")
+            raise RuntimeError("the download was damaged and has been deleted")
     return part.replace(whole)
 
 
 def _write_products(shards: Sequence[Path], folder: Path) -> None:
-    """Write the shards' rows into `folder` in Kaggle's layout, a batch in memory at a time, pictures byte for byte."""
+    """Write the shards' rows into `folder` in Kaggle's layout, batch by batch, pictures byte for byte."""
     import pyarrow.parquet
     from datasets import IterableDataset
 
-    # The library makes its cache folder even when it caches nothing.
+    # The library creates its cache folder even when it caches nothing.
     cache = str(folder.parent / "cache")
     products = IterableDataset.from_parquet([str(shard) for shard in shards], batch_size=256, cache_dir=cache)
     if lacking := {*COLUMNS, "image"}.difference(products.features):
         raise RuntimeError(f"{HF_SET} has no column {', '.join(sorted(lacking))}")
-    # Arrow's own tables: pictures stay as they are stored, and rows come forty times as fast as one by one.
+    # Arrow's own tables: pictures stay as they are stored, and reading is forty times as fast as row by row.
     batches = products.with_format("arrow").iter(batch_size=256)
     rows = (row for batch in batches for row in batch.to_pylist())
     count = sum(pyarrow.parquet.read_metadata(shard).num_rows for shard in shards)
@@ -312,7 +312,7 @@ def _write_products(shards: Sequence[Path], folder: Path) -> None:
 
 
 def _cell(value: Any) -> str:
-    """A value as Kaggle's table has it: missing is empty, and the year is whole."""
+    """Return a value as in Kaggle's table: missing ones are empty, and the year is an integer."""
     if value is None or value != value:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

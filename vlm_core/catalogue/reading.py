@@ -1,4 +1,4 @@
-"""Rows of a products table, read one by one: repaired where that is safe, refused with line and reason where not."""
+"""Reading a products table row by row: rows are repaired where that is safe, else refused with line and reason."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from vlm_core.errors import UserError
 
 DELIMITERS: Final = ",;\t"
 LONGEST_LINE: Final = 1_000_000
-MOST_LINES_A_ROW: Final = 50  # a quote still open after so many lines is a stray one
-FEWEST_COLUMNS_OF_A_ROW: Final = 4  # with fewer, a line of prose has as many commas as a row
+MOST_LINES_PER_ROW: Final = 50  # a quote still open after so many lines is a stray one
+FEWEST_COLUMNS: Final = 4  # of a row; a line of prose may have as many commas as fewer columns need
 
 
 class Table(Protocol):
-    """A binary file, as far as it is read here."""
+    """A binary file that is read line by line."""
 
     def readline(self, limit: int = -1, /) -> bytes:
         """Return the next line, or its first `limit` bytes."""
@@ -27,7 +27,7 @@ class Table(Protocol):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of the table is what; an empty picture column means images/<id>.jpg."""
+    """The names of the table's columns; an empty picture column means images/<id>.jpg."""
 
     id: str
     picture: str
@@ -38,7 +38,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row that is not used, and why."""
+    """A row that cannot be used, and why."""
 
     line: int
     reason: str
@@ -46,7 +46,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class ReadingReport:
-    """What became of every row."""
+    """How many rows were used, repaired and refused."""
 
     rows_read: int
     rows_repaired: int
@@ -55,30 +55,18 @@ class ReadingReport:
     pictures_unreadable: tuple[Refusal, ...]
     products: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> ReadingReport:
-        """What `to_dict` gave."""
-        refusals = {
-            name: tuple(Refusal(**entry) for entry in content[name]) for name in ("refused", "pictures_unreadable")
-        }
-        return cls(**{**content, **refusals})
-
     def summary(self) -> str:
-        """One line for people."""
+        """Return one sentence for users."""
         return (
-            f"{self.rows_read:,} rows read, {self.rows_repaired:,} repaired, {len(self.refused):,} refused; "
-            f"{self.pictures_missing:,} pictures missing, {len(self.pictures_unreadable):,} unreadable; "
-            f"{self.products:,} products."
+            f"{self.products:,} products from {self.rows_read:,} rows: {self.rows_repaired:,} rows repaired, "
+            f"{len(self.refused):,} refused, {self.pictures_missing:,} without a picture, "
+            f"{len(self.pictures_unreadable):,} with an unreadable one."
         )
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One usable line of the table."""
+    """One usable row of the table."""
 
     line: int
     values: dict[str, str]
@@ -86,7 +74,10 @@ class TableRow:
 
 
 def read_header(table: Table, name: str) -> tuple[list[str], str]:
-    """Column names and the delimiter of a table that is open at its start. Raises UserError when there are none."""
+    """Return column names and the delimiter of a table that is open at its start.
+
+    Raises UserError when there are no column names.
+    """
     line = table.readline(LONGEST_LINE).decode("utf-8-sig", "replace").replace("\0", "")
     delimiter = max(DELIMITERS, key=line.count)
     header = [cell.strip() for cell in _cells(line, delimiter) or line.split(delimiter)]
@@ -96,17 +87,17 @@ def read_header(table: Table, name: str) -> tuple[list[str], str]:
 
 
 def read_rows(table: Table, header: Sequence[str], delimiter: str, columns: Columns) -> Iterator[TableRow | Refusal]:
-    """Each line after the header as a usable row or a refusal; never raises for what a line holds.
+    """Yield each row after the header as a usable row or a refusal; no content of a row raises.
 
-    Unquoted delimiters are mended where the title is the last column: what is too much belongs to it.
+    Unquoted delimiters are repaired where the title is the last column: surplus fields belong to it.
     """
     seen: set[str] = set()
     id_column = columns.id if columns.id in header else columns.picture
-    mendable = bool(columns.title) and header[-1] == columns.title
+    repairable = bool(columns.title) and header[-1] == columns.title
     for line, cells in _records(table, delimiter, len(header)):
         if not any(cell.strip() for cell in cells):
             continue
-        repaired = len(cells) > len(header) and mendable
+        repaired = len(cells) > len(header) and repairable
         if repaired:
             cells = [*cells[: len(header) - 1], delimiter.join(cells[len(header) - 1 :])]
         if len(cells) != len(header):
@@ -115,16 +106,18 @@ def read_rows(table: Table, header: Sequence[str], delimiter: str, columns: Colu
         values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
         product = values[id_column]
         if not product or product in seen:
-            yield Refusal(line, f"the id {product} stands in an earlier line" if product else "the id is empty")
+            yield Refusal(
+                line, f"the id {product} is already used in an earlier line" if product else "the id is empty"
+            )
             continue
         seen.add(product)
         yield TableRow(line, values, repaired)
 
 
 def _records(table: Table, delimiter: str, width: int) -> Iterator[tuple[int, list[str]]]:
-    """The first line number and the cells of each record; a stray quote costs its own line and no other.
+    """Yield the first line number and the cells of each record; a stray quote affects its own line only.
 
-    A quoted cell may go on over lines as RFC 4180 has it, unless one of these reads as a whole row by itself.
+    A quoted cell may span lines as in RFC 4180, unless one of these lines is a whole row by itself.
     """
     waiting: deque[tuple[int, str]] = deque()
     lines = _lines(table)
@@ -142,11 +135,11 @@ def _records(table: Table, delimiter: str, width: int) -> Iterator[tuple[int, li
 def _quoted(
     text: str, waiting: deque[tuple[int, str]], lines: Iterator[tuple[int, str]], delimiter: str, width: int
 ) -> tuple[list[str] | None, int]:
-    """The cells of a record that begins with `text`, and how many of the waiting lines belong to it.
+    """Return the cells of a record that begins with `text`, and how many of the waiting lines belong to it.
 
-    None when its quotes make no record. Lines that are looked at are left waiting.
+    The cells are None when its quotes do not form a record. Lines that were read ahead stay in `waiting`.
     """
-    for used in range(MOST_LINES_A_ROW):
+    for used in range(MOST_LINES_PER_ROW):
         if text.count('"') % 2 == 0:
             cells = _cells(text, delimiter)
             return cells, used if cells else 0
@@ -155,14 +148,14 @@ def _quoted(
         if used == len(waiting):
             break
         line = waiting[used][1]
-        if width >= FEWEST_COLUMNS_OF_A_ROW and line.rstrip("\r\n").count(delimiter) >= width - 1:
+        if width >= FEWEST_COLUMNS and line.rstrip("\r\n").count(delimiter) >= width - 1:
             break
         text += line
     return None, 0
 
 
 def _cells(text: str, delimiter: str) -> list[str] | None:
-    """The cells of one record; None where its quotes are strays."""
+    """Return the cells of one record; None where it has stray quotes."""
     try:
         records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error:
@@ -171,6 +164,6 @@ def _cells(text: str, delimiter: str) -> list[str] | None:
 
 
 def _lines(table: Table) -> Iterator[tuple[int, str]]:
-    """Line numbers from 2 on (the header was read), and each line's text."""
+    """Yield line numbers from 2 on (after the header), and each line's text."""
     for number, data in enumerate(iter(lambda: table.readline(LONGEST_LINE), b""), start=2):
         yield number, data.decode("utf-8", "replace").replace("\0", "")

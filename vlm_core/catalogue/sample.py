@@ -1,6 +1,6 @@
-"""The embedded sample catalogue: a small invented shop, drawn by code, in the layout of Kaggle's fashion products.
+"""The embedded sample catalogue: a small fictional shop, drawn by code, in the layout of Kaggle's fashion products.
 
-It has the real catalogue's traits: an uneven prior, gifts that look like what is sold, and its warts (see `Defects`).
+It shares the real catalogue's traits: class imbalance, gifts that look like products on sale, and defects (`Defects`).
 """
 
 import io
@@ -31,28 +31,28 @@ from vlm_core.errors import UserError
 from vlm_core.progress import track
 
 HEADER: Final = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
-STAMP: Final = "sample.json"  # what the folder was drawn from, so that another drawing is noticed
+STAMP: Final = "sample.json"  # the arguments that the folder was drawn with
 DRAWING_VERSION: Final = 1
 MINIMUM_PRODUCTS: Final = 40  # fewer would leave a category with a single product
-RIBBON_SHARE: Final = 0.3  # of the gifts: most must be indistinguishable from what is sold, as in the real catalogue
+RIBBON_SHARE: Final = 0.3  # of the gifts: most must look like products on sale, as in the real catalogue
 WORN_SHARE: Final = 0.55
 
 
 @dataclass(frozen=True)
 class Defects:
-    """How many rows of a sample catalogue have which defect; no row has two."""
+    """The number of rows with each defect in a sample catalogue; no row has two."""
 
     unquoted_commas: int
     pictures_missing: int
     pictures_truncated: int
-    copies: int  # rows whose picture is, byte for byte, that of another row of the same category
-    disagreeing_copies: int  # the same, of another category
+    copies: int  # rows with the same picture bytes as another row of the same category
+    disagreeing_copies: int  # rows with the same picture bytes as another row of another category
     home_products: int
 
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One line of styles.csv and how its picture comes to be."""
+    """One line of styles.csv, and how its picture is drawn."""
 
     id: int
     gender: str
@@ -64,19 +64,19 @@ class SampleRow:
     year: int
     usage: str
     title: str
-    looks_like: str  # the key of ARTICLES that is drawn: a gift's article type does not tell
+    looks_like: str  # the key of ARTICLES that is drawn: a gift's article type is just "Free Gifts"
     pattern: str
-    picture_of: int  # the id of the product whose picture it has: its own, save for copies
-    picture_kept: float = 1.0  # share of the picture's bytes that are written
+    picture_of: int  # the id of the product whose picture it has: its own unless it is a copy
+    picture_share: float = 1.0  # of the picture's bytes that are written
 
     def line(self) -> str:
-        """The row as Kaggle's file has it: nothing is ever quoted."""
+        """Return the row as in Kaggle's file, without any quotes."""
         kind = f"{self.gender},{self.master_category},{self.sub_category},{self.article_type},{self.base_colour}"
         return f"{self.id},{kind},{self.season},{self.year},{self.usage},{self.title}"
 
 
 def count_defects(products: int) -> Defects:
-    """The warts of a sample catalogue of so many products."""
+    """Return the number of defects in a sample catalogue of so many products."""
     return Defects(
         unquoted_commas=max(2, products // 400),
         pictures_missing=1,
@@ -88,25 +88,25 @@ def count_defects(products: int) -> Defects:
 
 
 def draw_sample(folder: Path, products: int = 1600, seed: int = 7) -> Path:
-    """The folder, in which a sample catalogue lies afterwards: `styles.csv` and `images/<id>.jpg` of 60x80 px.
+    """Draw a sample catalogue into the folder, and return it: `styles.csv` and `images/<id>.jpg` of 60x80 px.
 
-    The same arguments give the same bytes (on the same versions of Pillow and numpy). A complete catalogue of the same
-    arguments is left as it is, one of others is replaced. Raises UserError when the folder holds anything else, and
-    when fewer than 40 products are asked for.
+    The same arguments give the same bytes (on the same versions of Pillow and numpy). A complete catalogue with the
+    same arguments is left unchanged, one with others is replaced. Raises UserError when the folder has any other
+    content, and for fewer than 40 products.
     """
     if products < MINIMUM_PRODUCTS:
-        raise UserError(f"a sample catalogue needs at least {MINIMUM_PRODUCTS} products: {products} were asked for.")
+        raise UserError(f"a sample catalogue needs at least {MINIMUM_PRODUCTS} products, not {products}.")
     stamp = {"products": products, "seed": seed, "drawing_version": DRAWING_VERSION}
     if _is_complete(folder, stamp):
         return folder
     ours = (folder / STAMP).is_file() or not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not ours:
-        raise UserError(f"{folder} holds something else than a sample catalogue: remove it or choose another folder.")
+        raise UserError(f"{folder} has content that is not a sample catalogue: remove it or choose another folder.")
     try:
         with building(folder) as partial:
             _write(partial, plan_rows(products, seed), seed)
             (partial / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
-            # What another process has drawn meanwhile has the same bytes, and may be in use already.
+            # Another process may have drawn the same catalogue meanwhile: its bytes are equal, and may be in use.
             if not _is_complete(folder, stamp):
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError:
@@ -117,12 +117,12 @@ def draw_sample(folder: Path, products: int = 1600, seed: int = 7) -> Path:
 
 def _is_complete(folder: Path, stamp: dict[str, int]) -> bool:
     try:
-        found = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        existing = json.loads((folder / STAMP).read_text(encoding="utf-8"))
         pictures = sum(1 for _ in (folder / "images").glob("*.jpg"))
     except (OSError, ValueError):
         return False
     expected = stamp["products"] - count_defects(stamp["products"]).pictures_missing
-    return bool(found == stamp and (folder / "styles.csv").is_file() and pictures == expected)
+    return bool(existing == stamp and (folder / "styles.csv").is_file() and pictures == expected)
 
 
 def _write(folder: Path, rows: list[SampleRow], seed: int) -> None:
@@ -133,17 +133,17 @@ def _write(folder: Path, rows: list[SampleRow], seed: int) -> None:
         data = pictures.get(row.picture_of) or draw_picture(row, seed)
         if row.id in copied:
             pictures[row.id] = data
-        if row.picture_kept:
-            (folder / "images" / f"{row.id}.jpg").write_bytes(data[: round(len(data) * row.picture_kept)])
+        if row.picture_share:
+            (folder / "images" / f"{row.id}.jpg").write_bytes(data[: round(len(data) * row.picture_share)])
     text = "\n".join([HEADER, *(row.line() for row in rows)]) + "\n"
     (folder / "styles.csv").write_text(text, encoding="utf-8", newline="\n")
 
 
 def draw_picture(row: SampleRow, seed: int) -> bytes:
-    """The product's picture as a JPEG file."""
+    """Return the product's picture as JPEG bytes."""
     rng = Random(f"{seed}/{row.picture_of}")
     main = COLOURS[row.base_colour]
-    look = DrawingStyle(
+    style = DrawingStyle(
         main=_varied(main, rng),
         accent=_varied(rng.choice([other for other in COLOURS.values() if _distance(other, main) > 150]), rng),
         pattern=row.pattern,
@@ -151,9 +151,9 @@ def draw_picture(row: SampleRow, seed: int) -> bytes:
         worn=rng.random() < WORN_SHARE,
         ribbon=row.master_category == GIFTS and rng.random() < RIBBON_SHARE,
     )
-    pen = Pen(look, rng)
+    pen = Pen(style, rng)
     ARTICLES[row.looks_like].draw(pen)
-    if look.ribbon:
+    if style.ribbon:
         pen.ribbon()
     buffer = io.BytesIO()
     photograph(pen.layer, rng).save(buffer, "JPEG", quality=rng.randint(70, 94))
@@ -170,14 +170,14 @@ def _distance(first: Colour, second: Colour) -> int:
 
 
 def plan_rows(products: int, seed: int) -> list[SampleRow]:
-    """The rows of a sample catalogue, warts included, in the order of the file."""
+    """Return the rows of a sample catalogue, defects included, in the order of the file."""
     rng = Random(seed)
     categories = ["Home", *(category for category, share in SHARES.items() for _ in range(int(share * products)))]
     categories += [APPAREL] * (products - len(categories))
     rng.shuffle(categories)
     ids = rng.sample(range(1000, 60000), products)
     rows = [_plan_row(product_id, category, rng) for product_id, category in zip(ids, categories, strict=True)]
-    _spoil(rows, rng)
+    _add_defects(rows, rng)
     return rows
 
 
@@ -207,9 +207,9 @@ def _plan_row(product_id: int, category: str, rng: Random) -> SampleRow:
     )
 
 
-def _spoil(rows: list[SampleRow], rng: Random) -> None:
-    """Give the rows, in place, the defects that `count_defects` promises."""
-    warts = count_defects(len(rows))
+def _add_defects(rows: list[SampleRow], rng: Random) -> None:
+    """Give the rows the defects of `count_defects`, in place."""
+    defects = count_defects(len(rows))
     clean = rng.sample(range(len(rows)), len(rows))
 
     def take(category: str) -> int:
@@ -217,19 +217,19 @@ def _spoil(rows: list[SampleRow], rng: Random) -> None:
         clean.remove(index)
         return index
 
-    for number in range(warts.unquoted_commas):
+    for number in range(defects.unquoted_commas):
         index = take(APPAREL)
         colour = rows[index].base_colour
         title = rows[index].title.replace(f" {colour} ", f" {colour}, " if number % 2 else f", {colour}, ")
         rows[index] = replace(rows[index], title=title)
-    for share, count in ((0.0, warts.pictures_missing), (0.7, warts.pictures_truncated)):
+    for share, count in ((0.0, defects.pictures_missing), (0.7, defects.pictures_truncated)):
         for _ in range(count):
             index = take(APPAREL)
-            rows[index] = replace(rows[index], picture_kept=share)
-    for category, _ in zip(cycle((APPAREL, ACCESSORIES, FOOTWEAR, GIFTS, CARE)), range(warts.copies), strict=False):
+            rows[index] = replace(rows[index], picture_share=share)
+    for category, _ in zip(cycle((APPAREL, ACCESSORIES, FOOTWEAR, GIFTS, CARE)), range(defects.copies), strict=False):
         source, copy = take(category), take(category)
         rows[copy] = replace(rows[source], id=rows[copy].id)
-    for _ in range(warts.disagreeing_copies):
+    for _ in range(defects.disagreeing_copies):
         source, copy = take(ACCESSORIES), take(GIFTS)
         kind = replace(rows[copy], article_type="Free Gifts")
         rows[copy] = replace(

@@ -1,4 +1,4 @@
-"""Where a catalogue's table and pictures come from: a folder or zip in Kaggle's layout, or any CSV file."""
+"""Sources of a catalogue's table and pictures: a folder or zip in Kaggle's layout, or any CSV file."""
 
 from __future__ import annotations
 
@@ -26,20 +26,23 @@ class Source(Protocol):
     name: str
 
     def open_table(self) -> BinaryIO:
-        """The table's bytes, from the start."""
+        """Open the table's bytes at the start."""
 
     def has_picture(self, path: str) -> bool:
-        """Whether there is a picture of that path, which never leads out of the source."""
+        """Return whether there is a picture at that path, which cannot lead outside the source."""
 
     def read_picture(self, path: str) -> bytes:
-        """A picture's bytes; of a file that is far too large, only enough to see that. Raises OSError."""
+        """Return a picture's bytes, truncated for a file that is far too large. Raises OSError."""
 
     def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield a line for each of these pictures, which changes with the picture; none of them is read."""
+        """Yield one line per picture that changes with the picture, without reading any."""
 
 
 def open_source(data: str, root: Path) -> Source:
-    """The source that `data` names, fetched or drawn first where it has to be. Raises UserError when there is none."""
+    """Return the source that `data` names, after downloading or drawing it if necessary.
+
+    Raises UserError if there is none.
+    """
     if data == "auto":
         data = str(root / REAL) if (root / REAL / TABLE).exists() else "sample"
     if data == "sample":
@@ -63,7 +66,7 @@ def open_source(data: str, root: Path) -> Source:
 
 
 class FolderSource:
-    """A table in a folder, whose pictures lie below the same folder."""
+    """A table in a folder that has the pictures as well."""
 
     def __init__(self, name: str, folder: Path, table: str) -> None:
         self.name = name
@@ -71,45 +74,45 @@ class FolderSource:
         self._table = table
 
     def open_table(self) -> BinaryIO:
-        """The table's bytes."""
+        """Open the table's bytes."""
         return (self._folder / self._table).open("rb")
 
     def _path(self, path: str) -> Path | None:
         try:
-            found = (self._folder / path).resolve()
-            return found if found.is_relative_to(self._folder) and found.is_file() else None
-        except (OSError, ValueError):  # a name that is too long, or that no file can have
+            file = (self._folder / path).resolve()
+            return file if file.is_relative_to(self._folder) and file.is_file() else None
+        except (OSError, ValueError):  # a name that is too long or not allowed
             return None
 
     def has_picture(self, path: str) -> bool:
-        """Whether the file is there, below the folder."""
+        """Return whether the file exists inside the folder."""
         return self._path(path) is not None
 
     def read_picture(self, path: str) -> bytes:
-        """The file's bytes."""
-        found = self._path(path)
-        if found is None:
-            raise OSError(f"{path} is no file of the folder")
-        with found.open("rb") as file:
-            return file.read(MOST_PICTURE_BYTES)
+        """Return the file's bytes."""
+        file = self._path(path)
+        if file is None:
+            raise OSError(f"{path} is not a file of the folder")
+        with file.open("rb") as stream:
+            return stream.read(MOST_PICTURE_BYTES)
 
     def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield each picture's path, size and time."""
+        """Yield each picture's path, size and modification time."""
         for path in paths:
             state = (self._folder / path).stat()
             yield f"{path}|{state.st_size}|{state.st_mtime_ns}"
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """The zip, open for reading. Raises UserError when it is none."""
+    """Open a zip for reading. Raises UserError when it is not one."""
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be opened as a zip ({error}): fetch it again.") from None
+        raise UserError(f"{path} cannot be opened as a zip ({error}): download it again.") from None
 
 
 def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of a picture in a zip, never more than the bound. Raises OSError when they cannot be read."""
+    """Return the bytes of a picture in a zip, up to a limit. Raises OSError when they cannot be read."""
     try:
         with archive.open(name) as file:
             return file.read(MOST_PICTURE_BYTES)
@@ -118,7 +121,7 @@ def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 class ZipSource:
-    """A zip in Kaggle's layout, read in place; of several tables in it the least nested one counts."""
+    """A zip in Kaggle's layout, read in place; the least nested of several tables is used."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
@@ -131,19 +134,19 @@ class ZipSource:
         self._top = self._table.removesuffix(TABLE)
 
     def open_table(self) -> BinaryIO:
-        """The table's bytes. Raises UserError when the zip is damaged there."""
+        """Open the table's bytes. Raises UserError when the zip is damaged there."""
         try:
             with self._zip.open(self._table) as table:
                 return io.BytesIO(table.read(MOST_TABLE_BYTES))
         except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-            raise UserError(f"{self._table} of {self.name} cannot be read ({error}): fetch the zip again.") from None
+            raise UserError(f"{self._table} of {self.name} cannot be read ({error}): download the zip again.") from None
 
     def has_picture(self, path: str) -> bool:
-        """Whether the zip has such an entry."""
+        """Return whether the zip has such an entry."""
         return self._top + path in self._entries
 
     def read_picture(self, path: str) -> bytes:
-        """The entry's bytes, never more than the bound, whatever the zip says of its size."""
+        """Return the entry's bytes, up to a limit, whatever size the zip states."""
         return read_entry(self._zip, self._top + path)
 
     def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
@@ -154,7 +157,7 @@ class ZipSource:
 
 
 def _open_folder(path: Path) -> FolderSource:
-    tables = sorted(path.rglob(TABLE), key=lambda found: (len(found.parts), str(found)))
+    tables = sorted(path.rglob(TABLE), key=lambda table: (len(table.parts), str(table)))
     if not tables:
         raise UserError(
             f"data={path} holds no {TABLE}: give a folder in Kaggle's layout, or the path of your CSV file."

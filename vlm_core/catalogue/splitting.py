@@ -1,4 +1,4 @@
-"""Which products a model learns from and which it is judged on, under an honest protocol or the original one."""
+"""Splits into training, validation and test, under a leak-free protocol or the original study's."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ ORIGINAL_CATEGORIES = ("Accessories", "Apparel", "Footwear", "Free Items", "Pers
 TEST_SHARE = 0.20
 VALIDATION_SHARE = 0.16
 ORIGINAL_TRAINING_SHARE = 0.8
-FEWEST_JUDGING_GROUPS = 4  # of the reserved quarter, for a category to be judged on it alone
-FEWEST_GROUPS = 5  # that three splits with several training products can be drawn from
+MIN_RESERVED_GROUPS = 4  # of a category, for it to be evaluated on reserved products alone
+MIN_GROUPS = 5  # of a category, for three splits with several training products
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Share of the evaluation rows whose picture stands in training as well."""
+    """The share of the evaluation rows whose picture is in training as well."""
 
     exact: float  # the same bytes
     near: float  # the same near-duplicate group, exact copies included
     near_by_category: dict[str, float]
-    pretraining: float = 0.0  # that the weights may have seen, themselves or as a near-copy, before training
+    pretraining: float = 0.0  # share that pretraining may have seen, themselves or as a near-copy
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Split:
     seed: int
     categories: tuple[str, ...]
     labels: Rows  # (n_products,) index into categories, -1 outside of them
-    train: Rows  # (n,) with repeats where a category was oversampled
+    train: Rows  # (n,), with repeats where a category was oversampled
     validation: Rows
     test: Rows
-    originals: dict[str, int]  # products a category that were drawn before any oversampling
+    originals: dict[str, int]  # products per category before any oversampling
     prior: NDArray[np.float64]  # (C,) each category's share of the catalogue
-    removed: dict[str, str]  # category -> why it is left out
+    removed: dict[str, str]  # category -> reason
     leakage: Leakage
-    fingerprint: str  # 16 hex: equal for runs whose test scores may be compared
+    fingerprint: str  # 16 hex digits, equal for runs whose test scores are comparable
 
     @property
     def leaking(self) -> bool:
@@ -59,7 +59,7 @@ class Split:
         return self.protocol == "study" or self.leakage.near > 0 or self.leakage.pretraining > 0
 
     def exposed(self, seen: NDArray[np.bool_]) -> Split:
-        """The split for weights that may have seen the products (n_products,) before training."""
+        """Return the split for weights whose pretraining may have seen the products marked by `seen` (n_products,)."""
         share = float(seen[np.concatenate([self.validation, self.test])].mean())
         return replace(self, leakage=replace(self.leakage, pretraining=share))
 
@@ -76,138 +76,139 @@ def split_catalogue(
     train_per_category: int,
     seed: int,
 ) -> Split:
-    """The split that a seed draws; settings are those of the same names.
+    """Return the split of a seed; the arguments are the settings of the same names.
 
     Raises UserError when a named category does not exist, one has too few products, or fewer than two are left.
     """
-    kept, removed = choose_categories(products[label], categories, min_products)
-    index_of = {name: index for index, name in enumerate(kept)}
+    names, removed = choose_categories(products[label], categories, min_products)
+    index_of = {name: index for index, name in enumerate(names)}
     labels = products[label].map(index_of).fillna(-1).to_numpy().astype(np.int64)
-    for index, name in enumerate(kept):
+    for index, name in enumerate(names):
         _check_size(name, np.flatnonzero(labels == index), groups)
     generator = np.random.default_rng([seed, 1])
     if protocol == "study":
-        train, validation, drawn = _split_as_the_study(labels, len(kept), train_per_category, generator)
+        train, validation, sampled = _split_as_original(labels, len(names), train_per_category, generator)
         test = validation
     else:
-        may_judge = reserved_for_evaluation(products["product_id"], groups)
-        chosen = _draw(labels, len(kept), per_category, may_judge, generator)
-        drawn = chosen
-        train, validation, test = _hold_out(chosen, labels, groups, may_judge, generator)
+        eligible = reserved_for_evaluation(products["product_id"], groups)
+        sampled = _sample_rows(labels, len(names), per_category, eligible, generator)
+        train, validation, test = _hold_out(sampled, labels, groups, eligible, generator)
         train = balance(train, labels, train_per_category, generator)
-    counts = np.bincount(labels[labels >= 0], minlength=len(kept))
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
     return Split(
         protocol=protocol,
         label=label,
         seed=seed,
-        categories=kept,
+        categories=names,
         labels=labels,
         train=train,
         validation=validation,
         test=test,
-        originals=dict(zip(kept, np.bincount(labels[drawn], minlength=len(kept)).tolist(), strict=True)),
+        originals=dict(zip(names, np.bincount(labels[sampled], minlength=len(names)).tolist(), strict=True)),
         prior=counts / counts.sum(),
         removed=removed,
-        leakage=measure_leakage(products["picture_digest"], groups, labels, kept, train, validation, test),
-        fingerprint=_fingerprint(products["product_id"], kept, protocol, validation, test),
+        leakage=measure_leakage(products["picture_digest"], groups, labels, names, train, validation, test),
+        fingerprint=_fingerprint(products["product_id"], names, protocol, validation, test),
     )
 
 
 def choose_categories(
     column: pd.Series[str], wanted: Sequence[str], min_products: int
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Categories to learn, in alphabetical order, and why each other one is left out."""
+    """Return the categories to train on, in alphabetical order, and why each other one is left out."""
     counts = {str(name): int(count) for name, count in column[column != ""].value_counts().items()}
     if missing := [name for name in wanted if name not in counts]:
         known = ", ".join(sorted(counts)[:20])
         raise UserError(f"categories={','.join(missing)} is not in the column {column.name}, which has: {known}.")
-    study = not wanted and set(ORIGINAL_CATEGORIES) <= set(counts)
-    candidates = ORIGINAL_CATEGORIES if study else tuple(wanted) or tuple(counts)
+    original = not wanted and set(ORIGINAL_CATEGORIES) <= set(counts)
+    candidates = ORIGINAL_CATEGORIES if original else tuple(wanted) or tuple(counts)
     removed = {
-        name: "not asked for" if wanted else "not one of the study's" for name in counts if name not in candidates
+        name: "not in categories=" if wanted else "not one of the original study's categories"
+        for name in counts
+        if name not in candidates
     }
     removed |= {name: f"fewer than min_products={min_products}" for name in counts if counts[name] < min_products}
     removed |= {name: "a single product" for name in counts if counts[name] == 1}
-    kept = tuple(sorted(name for name in candidates if name not in removed))
-    if len(kept) < 2:
+    names = tuple(sorted(name for name in candidates if name not in removed))
+    if len(names) < 2:
         raise UserError(
-            f"The column {column.name} leaves {len(kept)} categories to learn, and two are the least: "
+            f"The column {column.name} leaves {len(names)} categories, and training needs at least two: "
             "choose another label, or lower min_products."
         )
-    return kept, {name: f"{reason} ({counts[name]} products)" for name, reason in sorted(removed.items())}
+    return names, {name: f"{reason} ({counts[name]} products)" for name, reason in sorted(removed.items())}
 
 
 def _check_size(name: str, rows: Rows, groups: Rows) -> None:
     distinct = len(np.unique(groups[rows]))
-    if distinct < FEWEST_GROUPS:
+    if distinct < MIN_GROUPS:
         raise UserError(
-            f"The category {name} has {len(rows)} products that show {distinct} different pictures, too few to split: "
-            f"leave such categories out with min_products={len(rows) + 1}, or choose with categories=."
+            f"The category {name} has {len(rows)} products with {distinct} different pictures, too few to split: "
+            f"leave such categories out with min_products={len(rows) + 1}, or choose others with categories=."
         )
 
 
-def _draw(
-    labels: Rows, count: int, per_category: int, may_judge: NDArray[np.bool_], generator: np.random.Generator
+def _sample_rows(
+    labels: Rows, count: int, per_category: int, eligible: NDArray[np.bool_], generator: np.random.Generator
 ) -> Rows:
-    """Up to `per_category` rows of each category (0: all), in random order, enough of them such as may judge."""
+    """Sample up to `per_category` rows of each category (0: all), with enough rows eligible for evaluation."""
     shuffled = [generator.permutation(np.flatnonzero(labels == index)) for index in range(count)]
     if per_category == 0:
         return np.concatenate(shuffled)
-    return np.concatenate([_with_judges(rows, per_category, may_judge) for rows in shuffled])
+    return np.concatenate([_prefer_eligible(rows, per_category, eligible) for rows in shuffled])
 
 
-def _with_judges(rows: Rows, count: int, may_judge: NDArray[np.bool_]) -> Rows:
-    """The first `count` of the rows, after those that may judge were put to the front as far as they are needed."""
+def _prefer_eligible(rows: Rows, count: int, eligible: NDArray[np.bool_]) -> Rows:
+    """Return `count` rows in order, but first as many eligible ones as validation and test need."""
     count = min(count, len(rows))
-    judges = rows[may_judge[rows]][: round((TEST_SHARE + VALIDATION_SHARE) * count)]
-    return np.concatenate([judges, rows[~np.isin(rows, judges)]])[:count]
+    first = rows[eligible[rows]][: round((TEST_SHARE + VALIDATION_SHARE) * count)]
+    return np.concatenate([first, rows[~np.isin(rows, first)]])[:count]
 
 
 def _hold_out(
-    chosen: Rows, labels: Rows, groups: Rows, may_judge: NDArray[np.bool_], generator: np.random.Generator
+    rows: Rows, labels: Rows, groups: Rows, eligible: NDArray[np.bool_], generator: np.random.Generator
 ) -> tuple[Rows, Rows, Rows]:
-    """Training, validation and test rows; a near-duplicate group stays whole, on one side.
+    """Return training, validation and test rows; a near-duplicate group is never divided.
 
-    A group counts for the category of its first row. It goes to the emptier of test and validation while it fits into
-    the category's quota there, so that large groups end up in training. Only groups that may judge are taken for
-    either; a category that has few of them shares these, and one that has hardly any is judged on all its groups.
+    A group belongs to the category of its first row. It goes to the emptier of test and validation while it fits into
+    the category's quota there, so that large groups end up in training. Only groups eligible for evaluation are used
+    for either; a category with few of them divides these, and one with hardly any is evaluated on all its groups.
     """
-    table = pd.DataFrame({"row": chosen, "group": groups[chosen], "label": labels[chosen]})
+    table = pd.DataFrame({"row": rows, "group": groups[rows], "label": labels[rows]})
     table["home"] = table.groupby("group")["label"].transform("first")
-    table["judges"] = may_judge[chosen]
+    table["eligible"] = eligible[rows]
     sides = pd.Series("train", index=table.index)
     for _, members in table.groupby("home"):
-        judging = members[members["judges"]]
-        if judging["group"].nunique() < FEWEST_JUDGING_GROUPS:
-            judging = members
-        sizes = judging.groupby("group").size()
-        wanted = min((TEST_SHARE + VALIDATION_SHARE) * len(members), len(judging))
-        test = max(1, round(wanted * TEST_SHARE / (TEST_SHARE + VALIDATION_SHARE)))
-        quotas = {"test": test, "validation": max(1, round(wanted) - test)}
-        placed = _fill(sizes.iloc[generator.permutation(len(sizes))], quotas)
-        sides[judging.index] = judging["group"].map(placed)
+        candidates = members[members["eligible"]]
+        if candidates["group"].nunique() < MIN_RESERVED_GROUPS:
+            candidates = members
+        sizes = candidates.groupby("group").size()
+        evaluated = min((TEST_SHARE + VALIDATION_SHARE) * len(members), len(candidates))
+        test = max(1, round(evaluated * TEST_SHARE / (TEST_SHARE + VALIDATION_SHARE)))
+        quotas = {"test": test, "validation": max(1, round(evaluated) - test)}
+        side_of_group = _assign_groups(sizes.iloc[generator.permutation(len(sizes))], quotas)
+        sides[candidates.index] = candidates["group"].map(side_of_group)
     return tuple(np.sort(table.loc[sides == side, "row"].to_numpy()) for side in ("train", "validation", "test"))  # type: ignore[return-value]
 
 
-def _fill(sizes: pd.Series[int], quotas: dict[str, int]) -> dict[int, str]:
-    """The side of each group, given in the order of drawing."""
+def _assign_groups(sizes: pd.Series[int], quotas: dict[str, int]) -> dict[int, str]:
+    """Return the side of each group; groups are assigned in order."""
     room = dict(quotas)
-    placed: dict[int, str] = {}
+    sides: dict[int, str] = {}
     for group, size in sizes.items():
         fitting = [name for name in room if size <= room[name]]
         side = max(fitting, key=lambda name: room[name] / quotas[name], default="train")
-        placed[int(group)] = side  # type: ignore[call-overload]
+        sides[int(group)] = side  # type: ignore[call-overload]
         if side != "train":
             room[side] -= int(size)
     for name in quotas:
-        if name not in placed.values():
-            smallest = min((group for group in placed if placed[group] == "train"), key=lambda group: sizes[group])
-            placed[smallest] = name
-    return placed
+        if name not in sides.values():
+            smallest = min((group for group in sides if sides[group] == "train"), key=lambda group: sizes[group])
+            sides[smallest] = name
+    return sides
 
 
 def balance(rows: Rows, labels: Rows, per_category: int, generator: np.random.Generator) -> Rows:
-    """`per_category` rows of each category (0: as they are): large ones undersampled, small ones repeated."""
+    """Return `per_category` rows of each category (0: unchanged): large ones undersampled, small ones repeated."""
     if per_category == 0:
         return rows
     return np.concatenate(
@@ -216,16 +217,16 @@ def balance(rows: Rows, labels: Rows, per_category: int, generator: np.random.Ge
 
 
 def _resample(rows: Rows, count: int, generator: np.random.Generator) -> Rows:
-    """`count` of the rows: drawn without repeats where there are enough, else all of them and random repeats."""
+    """Sample `count` of the rows, without repeats where there are enough, else all of them and random repeats."""
     if len(rows) >= count:
         return np.sort(generator.choice(rows, count, replace=False))
     return np.concatenate([rows, generator.choice(rows, count - len(rows), replace=True)])
 
 
-def _split_as_the_study(
+def _split_as_original(
     labels: Rows, count: int, train_per_category: int, generator: np.random.Generator
 ) -> tuple[Rows, Rows, Rows]:
-    """Balance first, split afterwards, so that copies of one product fall on both sides: the original's leak."""
+    """Balance first and split afterwards, which puts copies of one product on both sides: the original's leak."""
     from sklearn.model_selection import train_test_split
 
     per_category = round((train_per_category or 480) / ORIGINAL_TRAINING_SHARE)
@@ -249,7 +250,7 @@ def measure_leakage(
     validation: Rows,
     test: Rows,
 ) -> Leakage:
-    """How much of validation and test stands in training as well."""
+    """Return how much of validation and test is in training as well."""
     evaluated = test if validation is test else np.concatenate([validation, test])
     exact = digests.iloc[evaluated].isin(digests.iloc[train]).to_numpy()
     near = np.isin(groups[evaluated], groups[train]) | exact
@@ -267,7 +268,7 @@ def _fingerprint(ids: pd.Series[str], categories: Sequence[str], protocol: str, 
 
 
 def dataset_info(products: pd.DataFrame, split: Split, catalogue_fingerprint: str, rows_read: int) -> dict[str, Any]:
-    """The original's `dataset_info.json`, and what it takes to draw the split again and to trust it."""
+    """Return the original's `dataset_info.json` content, and what it takes to reproduce and verify the split."""
     # The original balances before it splits, so its counts are of both sides; under holdout training alone is balanced.
     balanced = np.concatenate([split.train, split.validation]) if split.protocol == "study" else split.train
     totals = np.bincount(split.labels[balanced], minlength=len(split.categories))

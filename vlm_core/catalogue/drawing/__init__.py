@@ -1,1 +1,1 @@
-"""How the sample catalogue's pictures are drawn: a pen, a camera, and one function a kind of product."""
+"""Drawing of the sample catalogue's pictures: a pen, a camera, and one function per kind of product."""

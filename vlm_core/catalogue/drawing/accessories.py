@@ -1,4 +1,4 @@
-"""Accessories: one function a kind, which draws it with the pen it is given, in product space (see `pen`)."""
+"""Accessories: one function per kind, which draws it with a pen in product space (see `pen`)."""
 
 import math
 
@@ -6,7 +6,7 @@ from vlm_core.catalogue.drawing.pen import BLACK, GOLD, STEEL, WHITE, Pen, curve
 
 
 def watch(pen: Pen) -> None:
-    rng, strap, dial = pen.rng, pen.look.main, pen.look.accent
+    rng, strap, dial = pen.rng, pen.style.main, pen.style.accent
     metal, size = rng.choice((STEEL, GOLD, BLACK)), rng.uniform(0.42, 0.58)
     width = rng.uniform(0.2, 0.3)
     for way in (-1, 1):
@@ -34,7 +34,7 @@ def watch(pen: Pen) -> None:
 
 
 def handbag(pen: Pen) -> None:
-    rng, main = pen.rng, pen.look.main
+    rng, main = pen.rng, pen.style.main
     wide, tall, dark = rng.uniform(0.7, 0.92), rng.uniform(0.45, 0.75), mix(main, BLACK, 0.35)
     reach = rng.uniform(0.5, 0.9)
     for size in (1.0, 0.82):
@@ -54,7 +54,7 @@ def handbag(pen: Pen) -> None:
 
 
 def backpack(pen: Pen) -> None:
-    main, trim, dark = pen.look.main, pen.look.accent, mix(pen.look.main, BLACK, 0.35)
+    main, trim, dark = pen.style.main, pen.style.accent, mix(pen.style.main, BLACK, 0.35)
     wide = pen.rng.uniform(0.58, 0.75)
     pen.stroke([(-0.16, -0.9), (-0.14, -1.14), (0.14, -1.14), (0.16, -0.9)], dark, 0.07)
     for side in (-1, 1):
@@ -67,7 +67,7 @@ def backpack(pen: Pen) -> None:
 
 
 def wallet(pen: Pen) -> None:
-    rng, main = pen.rng, pen.look.main
+    rng, main = pen.rng, pen.style.main
     wide, tall, dark = rng.uniform(0.72, 0.95), rng.uniform(0.42, 0.62), mix(main, BLACK, 0.35)
     corner = 0.08
     half = [(wide - corner, -tall), (wide, -tall + corner), (wide, tall - corner), (wide - corner, tall)]
@@ -80,12 +80,12 @@ def wallet(pen: Pen) -> None:
         pen.oval(wide * 0.6, 0, 0.05, 0.05, GOLD)
     else:
         pen.line([(0, -tall), (0, tall)], dark, 0.03)
-        pen.box(wide * 0.5, tall * 0.5, wide * 0.78, tall * 0.68, pen.look.accent, edge=0)
+        pen.box(wide * 0.5, tall * 0.5, wide * 0.78, tall * 0.68, pen.style.accent, edge=0)
 
 
 def belt(pen: Pen) -> None:
-    """A belt rolled up, its buckle in front."""
-    main, dark, metal = pen.look.main, mix(pen.look.main, BLACK, 0.4), pen.rng.choice((STEEL, GOLD))
+    """Draw a rolled belt with its buckle in front."""
+    main, dark, metal = pen.style.main, mix(pen.style.main, BLACK, 0.4), pen.rng.choice((STEEL, GOLD))
     wide, flat, deep = pen.rng.uniform(0.8, 0.95), pen.rng.uniform(0.25, 0.5), pen.rng.uniform(0.22, 0.34)
     pen.fill(ring(0, -flat * 0.6, wide, flat), dark)
     inside = WHITE if pen.rng.random() < 0.5 else mix(dark, BLACK, 0.3)
@@ -101,8 +101,8 @@ def belt(pen: Pen) -> None:
 
 
 def sunglasses(pen: Pen) -> None:
-    rng, frame = pen.rng, pen.look.main
-    round_, tall, lens = rng.random() < 0.5, rng.uniform(0.26, 0.4), mix(pen.look.accent, BLACK, 0.5)
+    rng, frame = pen.rng, pen.style.main
+    round_, tall, lens = rng.random() < 0.5, rng.uniform(0.26, 0.4), mix(pen.style.accent, BLACK, 0.5)
     for side in (-1, 1):
         pen.stroke([(side * 0.9, -0.16), (side * 0.98, -0.5), (side * 0.62, -0.62)], mix(frame, BLACK, 0.2), 0.07)
         half = ring(side * 0.48, 0, 0.44, tall)
@@ -117,17 +117,17 @@ def sunglasses(pen: Pen) -> None:
 def tie(pen: Pen) -> None:
     wide = pen.rng.uniform(0.2, 0.3)
     pen.cloth(mirrored([(0.1, -0.92), (wide, 0.85), (0.0, 1.15)]))
-    pen.fill(mirrored([(0.15, -1.12), (0.09, -0.88)]), mix(pen.look.main, BLACK, 0.2))
+    pen.fill(mirrored([(0.15, -1.12), (0.09, -0.88)]), mix(pen.style.main, BLACK, 0.2))
 
 
 def cap(pen: Pen) -> None:
-    main, dark = pen.look.main, mix(pen.look.main, BLACK, 0.3)
+    main, dark = pen.style.main, mix(pen.style.main, BLACK, 0.3)
     pen.cloth(curved([(-0.62, 0.2), (-0.6, -0.2), (-0.2, -0.56), (0.3, -0.54), (0.68, -0.1), (0.7, 0.24), (0.1, 0.28)]))
     pen.fill(curved([(-0.6, 0.1), (-0.1, 0.18), (0.1, 0.3), (-0.5, 0.4), (-1.02, 0.44), (-1.0, 0.3)]), dark)
     pen.stroke([(0.06, -0.56), (-0.1, -0.2), (-0.08, 0.16)], dark, 0.025)
     pen.stroke([(0.06, -0.56), (0.4, -0.2), (0.44, 0.22)], dark, 0.025)
-    pen.oval(0.06, -0.57, 0.06, 0.04, pen.look.accent)
-    pen.dot(-0.32, -0.14, 0.12, mix(main, pen.look.accent, 0.9))
+    pen.oval(0.06, -0.57, 0.06, 0.04, pen.style.accent)
+    pen.dot(-0.32, -0.14, 0.12, mix(main, pen.style.accent, 0.9))
 
 
 def socks(pen: Pen) -> None:
@@ -136,31 +136,31 @@ def socks(pen: Pen) -> None:
     for shift in (0.24, -0.2):
         pen.cloth([(x + shift, y + shift * 0.3) for x, y in [*leg, *foot]])
         top = -0.95 + shift * 0.3
-        pen.box(shift - 0.22, top, shift + 0.22, top + 0.2, pen.look.accent)
-        pen.oval(shift - 0.58, 0.76 + shift * 0.3, 0.13, 0.15, pen.look.accent)
-        pen.oval(shift + 0.08, 0.55 + shift * 0.3, 0.13, 0.17, pen.look.accent)
+        pen.box(shift - 0.22, top, shift + 0.22, top + 0.2, pen.style.accent)
+        pen.oval(shift - 0.58, 0.76 + shift * 0.3, 0.13, 0.15, pen.style.accent)
+        pen.oval(shift + 0.08, 0.55 + shift * 0.3, 0.13, 0.17, pen.style.accent)
 
 
 def earrings(pen: Pen) -> None:
-    rng, metal = pen.rng, pen.look.main
+    rng, metal = pen.rng, pen.style.main
     style, long = rng.randint(0, 2), rng.uniform(0.35, 0.7)
     for x in (-0.42, 0.42):
         pen.stroke([(x, -0.75), (x + 0.08, -0.95), (x - 0.1, -0.95), (x - 0.1, -0.7)], metal, 0.045)
-        pen.oval(x, -0.62, 0.11, 0.11, pen.look.accent)
+        pen.oval(x, -0.62, 0.11, 0.11, pen.style.accent)
         if style == 0:
             pen.line([*ring(x, -0.5 + long, 0.3, long), (x + 0.3, -0.5 + long)], metal, 0.08)
         elif style == 1:
             pen.fill([(x, -0.5), (x + 0.28, -0.5 + long), (x, 0.0 + long), (x - 0.28, -0.5 + long)], metal)
-            pen.oval(x, -0.45 + long, 0.12, 0.14, pen.look.accent)
+            pen.oval(x, -0.45 + long, 0.12, 0.14, pen.style.accent)
         else:
             pen.fill(curved([(x, -0.5), (x + 0.3, 0.1), (x, 0.25), (x - 0.3, 0.1)]), metal)
             for step in (-0.2, 0.0, 0.2):
                 pen.line([(x + step, 0.2), (x + step, 0.2 + long / 2)], metal, 0.03)
-                pen.oval(x + step, 0.26 + long / 2, 0.06, 0.07, pen.look.accent)
+                pen.oval(x + step, 0.26 + long / 2, 0.06, 0.07, pen.style.accent)
 
 
 def pendant(pen: Pen) -> None:
-    rng, metal = pen.rng, pen.look.main
+    rng, metal = pen.rng, pen.style.main
     drop = rng.uniform(0.2, 0.5)
     chain = curved([(-0.5, -1.1), (-0.46, -0.4), (0, drop), (0.46, -0.4), (0.5, -1.1)], closed=False)
     pen.line(chain, mix(metal, BLACK, 0.2), 0.05)
@@ -170,7 +170,7 @@ def pendant(pen: Pen) -> None:
     heart = curved([(0, 0.12), (0.16, 0.0), (0.28, 0.14), (0.0, 0.5), (-0.28, 0.14), (-0.16, 0.0)])
     stone = heart if rng.random() < 0.5 else ring(0, 0.25, 0.2, 0.27)
     pen.fill([(x, y + drop) for x, y in stone], metal)
-    pen.oval(0, drop + 0.24, 0.09, 0.1, pen.look.accent)
+    pen.oval(0, drop + 0.24, 0.09, 0.1, pen.style.accent)
 
 
 def scarf(pen: Pen) -> None:
@@ -180,13 +180,13 @@ def scarf(pen: Pen) -> None:
         pen.cloth(limb(start, angle, long, (0.17, 0.22)))
         x, y = start[0] + math.sin(angle) * long, start[1] + math.cos(angle) * long
         for step in range(5):
-            pen.line([(x - 0.2 + step * 0.1, y), (x - 0.2 + step * 0.1, y + 0.1)], pen.look.main, 0.03)
+            pen.line([(x - 0.2 + step * 0.1, y), (x - 0.2 + step * 0.1, y + 0.1)], pen.style.main, 0.03)
     pen.cloth(curved(mirrored([(0.24, -1.0), (0.44, -0.7), (0.2, -0.34)])))
-    pen.oval(0, -0.8, 0.16, 0.12, mix(pen.look.main, BLACK, 0.4))
+    pen.oval(0, -0.8, 0.16, 0.12, mix(pen.style.main, BLACK, 0.4))
 
 
 def cushion(pen: Pen) -> None:
-    """The one product that is for the home."""
+    """Draw a cushion, the only home product."""
     corner = mirrored([(0.0, -0.74), (0.88, -0.86), (0.78, 0.0), (0.88, 0.86), (0.0, 0.74)])
     pen.cloth(corner)
-    pen.line([(x * 0.9, y * 0.9) for x, y in [*corner, corner[0]]], pen.look.accent, 0.03)
+    pen.line([(x * 0.9, y * 0.9) for x, y in [*corner, corner[0]]], pen.style.accent, 0.03)

@@ -1,4 +1,4 @@
-"""The camera that turns what the pen drew into a shop's picture: paper, shadow, relief, light and noise."""
+"""The camera that turns a drawing into a shop's picture: paper, shadow, relief, light and noise."""
 
 import math
 from functools import cache
@@ -14,12 +14,12 @@ Pixels = NDArray[np.floating]
 
 
 def photograph(layer: Image.Image, rng: Random) -> Image.Image:
-    """A shop's RGB picture, 60x80, of what was drawn: paper, shadow, relief, light and the camera's noise."""
-    # Channels first: numpy is several times slower where the last axis has three numbers.
+    """Return an RGB picture, 60x80, of a drawn layer, with paper, shadow, relief, light and the camera's noise."""
+    # Channels first: numpy is several times slower where the last axis has three elements.
     small = np.asarray(layer.reduce(OVERSAMPLING)).transpose(2, 0, 1).astype(np.float32, order="C")  # (4, 80, 60)
     colour, cover = small[:3], small[3] / 255
     swell = _swell(cover)
-    # In place, which takes a third of the time that new arrays would.
+    # In place, which takes a third of the time that new arrays take.
     picture, product = _paper(rng), _light(rng)  # (3, 80, 60) each
     picture *= 1 - _shadow(swell, rng)
     product *= colour
@@ -40,14 +40,14 @@ def _grid() -> tuple[Pixels, Pixels]:
 
 
 def _slope(rng: Random) -> Pixels:
-    """A plane through 0 in the middle, at most 1 in a corner, leaning any way; (80, 60)."""
+    """Return a plane through 0 in the middle, at most 1 in a corner, sloping in any direction; (80, 60)."""
     angle = rng.uniform(0, 2 * math.pi)
     down, across = _grid()
     return across * (math.cos(angle) / math.sqrt(2)) + down * (math.sin(angle) / math.sqrt(2))
 
 
 def _paper(rng: Random) -> Pixels:
-    """What lies behind: white as in shops for three pictures of four, else grey or of a pale colour; (3, 80, 60)."""
+    """Return the background: white for three of four pictures, else grey or a pale colour; (3, 80, 60)."""
     kind = rng.choices(("white", "grey", "colour"), (74, 12, 14))[0]
     if kind == "white":
         return np.full((3, HEIGHT, WIDTH), rng.choice((255, 255, 253, 248)), dtype=np.float32)
@@ -57,13 +57,13 @@ def _paper(rng: Random) -> Pixels:
 
 
 def _swell(cover: Pixels) -> Pixels:
-    """How high the product stands above the paper, if it is highest in its middle: 0 to 1; (80, 60)."""
+    """Return the product's height above the paper, 0 to 1, highest in its middle; (80, 60)."""
     mask = Image.fromarray((cover * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(3))
     return np.asarray(mask, dtype=np.float32) / 255
 
 
 def _shadow(swell: Pixels, rng: Random) -> Pixels:
-    """The share of light that the product keeps from the paper, on three pictures of five; (80, 60)."""
+    """Return the share of light that the product blocks from the paper, for three of five pictures; (80, 60)."""
     if rng.random() < 0.4:
         return np.zeros_like(swell)
     down, right = rng.randint(1, 3), rng.randint(-2, 2)
@@ -72,7 +72,7 @@ def _shadow(swell: Pixels, rng: Random) -> Pixels:
 
 
 def _relief(swell: Pixels, rng: Random) -> Pixels:
-    """The light that falls from above or from one side on the swelling product, about 1; (80, 60)."""
+    """Return the light that falls on the relief from above or from one side, about 1; (80, 60)."""
     strength, angle = rng.uniform(0.6, 2.2), rng.uniform(-0.6, 0.6)
     relief = np.ones_like(swell)
     relief[:-1] += (swell[1:] - swell[:-1]) * (strength * math.cos(angle))

@@ -1,28 +1,28 @@
-"""Personal care: one function a kind, which draws it with the pen it is given, in product space (see `pen`)."""
+"""Personal care: one function per kind, which draws it with a pen in product space (see `pen`)."""
 
 from vlm_core.catalogue.drawing.pen import BLACK, GOLD, STEEL, WHITE, Colour, Pen, curved, is_dark, mirrored, mix
 
 
 def _label(pen: Pen, middle: float, width: float, height: float, paper: Colour) -> None:
-    """A paper label with lines where the words would be."""
+    """Draw a paper label with lines in place of words."""
     pen.box(-width, middle - height, width, middle + height, paper, edge=0.15)
-    ink = WHITE if is_dark(paper) else mix(pen.look.main, BLACK, 0.4)
+    ink = WHITE if is_dark(paper) else mix(pen.style.main, BLACK, 0.4)
     for step, share in ((-0.4, 0.7), (0.1, 0.5), (0.5, 0.6)):
         pen.line([(-width * share, middle + height * step), (width * share, middle + height * step)], ink, 0.03)
 
 
 def _carton(pen: Pen) -> None:
-    """The carton some bottles stand beside; moves the bottle to its other side."""
+    """Draw a carton beside some bottles, and move the bottle to the other side."""
     if pen.rng.random() < 0.25:
         left, top = 0.12, pen.rng.uniform(-0.95, -0.6)
-        pen.box(left, top, left + 0.66, 0.95, mix(pen.look.main, WHITE, 0.35))
-        pen.line([(left + 0.12, 0.0), (left + 0.54, 0.0)], pen.look.accent, 0.06)
-        pen.line([(left + 0.2, 0.16), (left + 0.46, 0.16)], pen.look.accent, 0.04)
+        pen.box(left, top, left + 0.66, 0.95, mix(pen.style.main, WHITE, 0.35))
+        pen.line([(left + 0.12, 0.0), (left + 0.54, 0.0)], pen.style.accent, 0.06)
+        pen.line([(left + 0.2, 0.16), (left + 0.46, 0.16)], pen.style.accent, 0.04)
         pen.frame(0.42, 0, 1.0)
 
 
 def perfume(pen: Pen) -> None:
-    rng, glass = pen.rng, mix(pen.look.main, WHITE, 0.3)
+    rng, glass = pen.rng, mix(pen.style.main, WHITE, 0.3)
     wide, top = rng.uniform(0.36, 0.62), rng.uniform(-0.45, -0.1)
     _carton(pen)
     metal = rng.choice((GOLD, STEEL, BLACK))
@@ -37,26 +37,26 @@ def perfume(pen: Pen) -> None:
     body = rng.choice(shapes)
     pen.fill(body, glass)
     level = top + rng.uniform(0.15, 0.4)
-    pen.fill([(x * 0.84, max(level, y * 0.95)) for x, y in body], pen.look.main, edge=0.1)
+    pen.fill([(x * 0.84, max(level, y * 0.95)) for x, y in body], pen.style.main, edge=0.1)
     pen.line([(-wide * 0.55, level + 0.1), (-wide * 0.6, 0.6)], mix(glass, WHITE, 0.6), 0.05)
     if rng.random() < 0.6:
         _label(pen, (level + 0.9) / 2, wide * 0.45, 0.16, mix(glass, WHITE, 0.75))
 
 
 def deodorant(pen: Pen) -> None:
-    rng, main = pen.rng, pen.look.main
+    rng, main = pen.rng, pen.style.main
     wide, top = rng.uniform(0.22, 0.32), rng.uniform(-0.7, -0.5)
     _carton(pen)
-    lid = rng.choice((pen.look.accent, STEEL, mix(main, BLACK, 0.5)))
+    lid = rng.choice((pen.style.accent, STEEL, mix(main, BLACK, 0.5)))
     pen.fill(curved(mirrored([(wide * 0.62, top - 0.42), (wide * 0.8, top - 0.36), (wide * 0.84, top)]), steps=3), lid)
     pen.fill(curved(mirrored([(wide * 0.85, top), (wide, top + 0.16), (wide, 1.0), (wide * 0.9, 1.08)]), steps=3), main)
     pen.box(-wide * 0.75, top + 0.2, -wide * 0.5, 1.0, mix(main, WHITE, 0.4), edge=0)
-    _label(pen, rng.uniform(0.1, 0.4), wide * 0.8, rng.uniform(0.2, 0.34), pen.look.accent)
-    pen.line([(-wide, 0.86), (wide, 0.86)], pen.look.accent, 0.05)
+    _label(pen, rng.uniform(0.1, 0.4), wide * 0.8, rng.uniform(0.2, 0.34), pen.style.accent)
+    pen.line([(-wide, 0.86), (wide, 0.86)], pen.style.accent, 0.05)
 
 
 def lipstick(pen: Pen) -> None:
-    rng, main = pen.rng, pen.look.main
+    rng, main = pen.rng, pen.style.main
     case = rng.choice((BLACK, GOLD, STEEL, mix(main, BLACK, 0.6)))
     aside = rng.random() < 0.6
     if aside:
@@ -73,7 +73,7 @@ def lipstick(pen: Pen) -> None:
 
 
 def nail_polish(pen: Pen) -> None:
-    rng, main = pen.rng, pen.look.main
+    rng, main = pen.rng, pen.style.main
     wide, lid = rng.uniform(0.28, 0.42), rng.choice((BLACK, WHITE, GOLD, STEEL))
     pen.fill(mirrored([(0.13, -0.95), (0.19, -0.02)]), lid)
     pen.line([(-0.06, -0.85), (-0.08, -0.1)], mix(lid, WHITE, 0.4), 0.04)
@@ -85,19 +85,19 @@ def nail_polish(pen: Pen) -> None:
 
 
 def face_wash(pen: Pen) -> None:
-    """A tube that stands on its cap."""
-    rng, main = pen.rng, pen.look.main
+    """Draw a tube that stands on its cap."""
+    rng, main = pen.rng, pen.style.main
     wide = rng.uniform(0.34, 0.46)
-    pen.box(-0.2, 0.7, 0.2, 1.0, pen.look.accent)
+    pen.box(-0.2, 0.7, 0.2, 1.0, pen.style.accent)
     pen.fill(mirrored([(wide, -0.95), (wide, -0.8), (0.24, 0.72)]), main)
     pen.line([(-wide, -0.86), (wide, -0.86)], mix(main, BLACK, 0.25), 0.03)
     _label(pen, rng.uniform(-0.4, -0.1), wide * 0.6, 0.24, mix(main, WHITE, 0.7))
-    pen.stroke([(-0.24, 0.3), (0.0, 0.16), (0.24, 0.34)], pen.look.accent, 0.09)
+    pen.stroke([(-0.24, 0.3), (0.0, 0.16), (0.24, 0.34)], pen.style.accent, 0.09)
 
 
 def compact(pen: Pen) -> None:
-    """An open powder box: the mirror above, the powder below."""
-    case, powder = mix(pen.look.accent, BLACK, 0.4), pen.look.main
+    """Draw an open powder box: the mirror above, the powder below."""
+    case, powder = mix(pen.style.accent, BLACK, 0.4), pen.style.main
     pen.oval(0, -0.42, 0.6, 0.52, case)
     pen.oval(0, -0.42, 0.5, 0.42, (206, 220, 230), edge=0.1)
     pen.line([(-0.25, -0.3), (0.05, -0.65)], WHITE, 0.06)
