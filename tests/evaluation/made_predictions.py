@@ -31,7 +31,7 @@ def predictions_of(confusion: NDArray[np.int64], categories: tuple[str, ...] = C
     return Predictions(ids, labels, sure(predicted, len(categories)), categories)
 
 
-def drawn(n: int, count: int, seed: int, *, texts: bool = False) -> Predictions:
+def random_predictions(n: int, count: int, seed: int, *, texts: bool = False) -> Predictions:
     """Random answers, right more often than not."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, count, n)

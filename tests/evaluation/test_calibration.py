@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from tests.evaluation.made_predictions import drawn
+from tests.evaluation.made_predictions import random_predictions
 from vlm_core.evaluation.calibration import BINS, measure_calibration
 
 
@@ -21,7 +21,7 @@ def test_figures_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("count", [2, 5, 40])
 def test_they_agree_with_scikit_learn_and_with_the_curve(count: int) -> None:
-    predictions = drawn(400, count, seed=3)
+    predictions = random_predictions(400, count, seed=3)
     calibration = measure_calibration(predictions.labels, predictions.log_probabilities)
     probabilities = predictions.probabilities
     reference = log_loss(predictions.labels, probabilities / probabilities.sum(1, keepdims=True), labels=range(count))

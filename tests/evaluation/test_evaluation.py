@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from tests.evaluation.made_predictions import CATEGORIES, GIT, drawn, predictions_of, rows_of, sure
+from tests.evaluation.made_predictions import CATEGORIES, GIT, predictions_of, random_predictions, rows_of, sure
 from vlm_core.errors import UserError
 from vlm_core.evaluation.evaluation import Evaluation, evaluate
 from vlm_core.evaluation.predictions import Predictions
@@ -82,7 +82,7 @@ def test_an_absent_category_has_no_part_in_any_mean() -> None:
 
 
 def test_products_of_unknown_category_are_kept_but_not_judged() -> None:
-    predictions = drawn(90, 3, seed=0, texts=True)
+    predictions = random_predictions(90, 3, seed=0, texts=True)
     labels = predictions.labels.copy()
     labels[::3] = -1
     some = _evaluate(dataclasses.replace(predictions, labels=labels))
@@ -114,7 +114,7 @@ def test_a_text_that_maps_to_no_category_is_wrong() -> None:
 
 
 def test_metrics_are_flat_and_safely_named() -> None:
-    metrics = _evaluate(drawn(200, 4, seed=0, texts=True)).metrics("test_")
+    metrics = _evaluate(random_predictions(200, 4, seed=0, texts=True)).metrics("test_")
     assert all(re.fullmatch(r"test_[a-z0-9_]+", name) for name in metrics)
     assert all(type(value) is float and np.isfinite(value) for value in metrics.values())
     figures = ("accuracy", "macro_f1", "natural_accuracy", "natural_macro_f1")
@@ -134,7 +134,7 @@ def test_metrics_are_flat_and_safely_named() -> None:
 
 @pytest.mark.parametrize("texts", [False, True])
 def test_an_evaluation_comes_back_exactly_as_it_was_written(texts: bool, tmp_path: Path) -> None:
-    predictions = drawn(120, 6, seed=4, texts=texts)
+    predictions = random_predictions(120, 6, seed=4, texts=texts)
     labels = np.where(predictions.labels == 5, -1, predictions.labels)  # one category absent, some products unlabelled
     written = _evaluate(dataclasses.replace(predictions, labels=labels), [0.1, 0.2, 0.3, 0.2, 0.1, 0.1])
     written.write(tmp_path / "evaluation")
@@ -193,7 +193,7 @@ def test_subgroups_divide_the_products() -> None:
 
 
 def test_many_categories_and_rows_are_evaluated() -> None:
-    evaluation = _evaluate(drawn(5000, 150, seed=0), resamples=100)
+    evaluation = _evaluate(random_predictions(5000, 150, seed=0), resamples=100)
     assert len(evaluation.per_category) == 150
     assert evaluation.confusion.sum() == 5000
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.evaluation.made_predictions import drawn
+from tests.evaluation.made_predictions import random_predictions
 from vlm_core.catalogue.catalogue import prepare_catalogue
 from vlm_core.catalogue.reading import Columns
 from vlm_core.errors import UserError
@@ -99,7 +99,7 @@ def test_categories_too_small_to_audit_are_refused():
 
 
 def test_macro_f1_without_the_suspects():
-    predictions = drawn(300, 4, seed=0)
+    predictions = random_predictions(300, 4, seed=0)
     suspects = predictions.product_ids[:40]
     found = macro_f1_without(predictions, [*suspects, "unheard of"])
     assert found.left_out == 40

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.stats import ttest_ind
 from sklearn.metrics import f1_score
 
-from tests.evaluation.made_predictions import drawn, sure
+from tests.evaluation.made_predictions import random_predictions, sure
 from vlm_core.catalogue.catalogue import prepare_catalogue
 from vlm_core.catalogue.duplicates import near_duplicate_groups
 from vlm_core.catalogue.reading import Columns
@@ -34,7 +34,7 @@ def test_shares_by_hand():
     assert (both.category, both.support, both.copied) == ("all", 6, pytest.approx(1 / 3))
     assert both.right_by_copy == pytest.approx(2 / 4)
     with pytest.raises(ValueError, match="fit"):
-        measure_leak(drawn(5, 2, 0), copied)
+        measure_leak(random_predictions(5, 2, 0), copied)
 
 
 def test_a_planted_leak_of_a_tenth_is_measured(shop, tmp_path):
@@ -69,7 +69,10 @@ def _encoded_again(picture):
 
 
 def test_protocols_side_by_side():
-    honest, leaking = [drawn(200, 3, seed) for seed in range(4)], [drawn(260, 3, seed) for seed in range(10, 13)]
+    honest, leaking = (
+        [random_predictions(200, 3, seed) for seed in range(4)],
+        [random_predictions(260, 3, seed) for seed in range(10, 13)],
+    )
     found = leak_comparison(honest, leaking)
     assert [each.category for each in found] == ["category 0", "category 1", "category 2", "all"]
     scores = [[f1_score(each.labels, each.predicted, average=None)[1] for each in runs] for runs in (honest, leaking)]
@@ -82,20 +85,20 @@ def test_protocols_side_by_side():
 
 
 def test_one_seed_gives_values_without_intervals():
-    found = leak_comparison([drawn(50, 2, 0)], [drawn(50, 2, 1)])[0]
+    found = leak_comparison([random_predictions(50, 2, 0)], [random_predictions(50, 2, 1)])[0]
     assert found.difference.value == pytest.approx(found.study.value - found.holdout.value)
     assert all(math.isnan(each.low) for each in (found.holdout, found.study, found.difference))
-    same = leak_comparison([drawn(50, 2, 0)] * 2, [drawn(50, 2, 0)] * 2)[0].difference
+    same = leak_comparison([random_predictions(50, 2, 0)] * 2, [random_predictions(50, 2, 0)] * 2)[0].difference
     assert (same.value, same.low, same.high) == (0, 0, 0)
     with pytest.raises(ValueError, match="categories"):
-        leak_comparison([drawn(50, 2, 0)], [drawn(50, 3, 0)])
+        leak_comparison([random_predictions(50, 2, 0)], [random_predictions(50, 3, 0)])
     with pytest.raises(ValueError, match="seed"):
-        leak_comparison([], [drawn(50, 2, 0)])
+        leak_comparison([], [random_predictions(50, 2, 0)])
 
 
 def test_a_category_that_is_not_tested_has_no_score():
     absent = Predictions(["x", "y"], np.array([0, 0]), sure(np.array([0, 1]), 2), NAMES)
-    found = leak_comparison([absent], [_named(drawn(50, 2, 0))])
+    found = leak_comparison([absent], [_named(random_predictions(50, 2, 0))])
     assert math.isnan(found[1].holdout.value) and not math.isnan(found[1].study.value)
 
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from tests.evaluation.made_predictions import CATEGORIES, GIT, drawn
+from tests.evaluation.made_predictions import CATEGORIES, GIT, random_predictions
 from vlm_core.evaluation import plots
 from vlm_core.evaluation.calibration import measure_calibration
 from vlm_core.evaluation.plots import plot_confusion, plot_reliability
@@ -69,7 +69,7 @@ def test_a_picture_of_an_empty_matrix_is_drawn_too(tmp_path: Path) -> None:
 
 
 def test_the_reliability_picture_shows_each_filled_bin(drawn_figure: list[Figure]) -> None:
-    predictions = drawn(300, 4, seed=0)
+    predictions = random_predictions(300, 4, seed=0)
     calibration = measure_calibration(predictions.labels, predictions.log_probabilities)
     plot_reliability(calibration, "git, test", Path("unused"))
     above, below = drawn_figure[0].axes
@@ -82,7 +82,7 @@ def test_the_reliability_picture_shows_each_filled_bin(drawn_figure: list[Figure
 
 
 def test_the_reliability_picture_is_a_whole_png(tmp_path: Path) -> None:
-    predictions = drawn(300, 4, seed=0)
+    predictions = random_predictions(300, 4, seed=0)
     calibration = measure_calibration(predictions.labels, predictions.log_probabilities)
     plot_reliability(calibration, "git, test", tmp_path / "reliability.png")
     with Image.open(tmp_path / "reliability.png") as picture:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.evaluation.made_predictions import drawn, sure
+from tests.evaluation.made_predictions import random_predictions, sure
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
 
@@ -83,7 +83,7 @@ def test_any_text_comes_back_from_the_file_as_it_was(texts: list[str], tmp_path:
 @pytest.mark.parametrize("texts", [False, True])
 @pytest.mark.parametrize("n", [0, 50])
 def test_the_file_gives_back_exactly_what_was_written(n: int, texts: bool, tmp_path: Path) -> None:
-    written = drawn(n, 7, seed=1, texts=texts)
+    written = random_predictions(n, 7, seed=1, texts=texts)
     written.write(tmp_path / "predictions.npz")
     read = Predictions.read(tmp_path / "predictions.npz")
     assert read.categories == written.categories

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
-from tests.evaluation.made_predictions import drawn
+from tests.evaluation.made_predictions import random_predictions
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.selective import auroc_unknown, detect_unknown, measure_risk_coverage
@@ -31,7 +31,7 @@ def test_areas_by_hand():
 def test_the_best_order_has_no_excess_and_the_whole_has_the_error_rate():
     best = measure_risk_coverage(_predictions([0.9, 0.8, 0.7, 0.6], [True, True, False, False]))
     assert best.excess == 0
-    predictions = drawn(700, 5, seed=1)
+    predictions = random_predictions(700, 5, seed=1)
     found = measure_risk_coverage(predictions)
     assert found.risk[-1] == pytest.approx((predictions.predicted != predictions.labels).mean())
     assert len(found.risk) == len(found.coverage) == 100 and found.coverage[-1] == 1

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from tests.evaluation.made_predictions import drawn, log_softmax
+from tests.evaluation.made_predictions import log_softmax, random_predictions
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.temperature import fit_temperature, measure_scaling, scale_predictions
@@ -65,7 +65,7 @@ def test_calibration_on_other_products_gets_better() -> None:
 
 @given(st.floats(0.1, 10), st.integers(0, 50))
 def test_answers_stay_and_probabilities_are_such(temperature: float, seed: int) -> None:
-    predictions = drawn(30, 4, seed, texts=True)
+    predictions = random_predictions(30, 4, seed, texts=True)
     cooled = scale_predictions(predictions, temperature)
     np.testing.assert_array_equal(cooled.predicted, predictions.predicted)
     assert cooled.texts == predictions.texts

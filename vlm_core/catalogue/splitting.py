@@ -55,7 +55,7 @@ class Split:
 
     @property
     def leaking(self) -> bool:
-        """Whether scores on this split reward memory: always under `study`."""
+        """Return whether scores on this split reward memory: always under `study`."""
         return self.protocol == "study" or self.leakage.near > 0 or self.leakage.pretraining > 0
 
     def exposed(self, seen: NDArray[np.bool_]) -> Split:

@@ -69,26 +69,27 @@ def audit_labels(
     from cleanlab.rank import get_label_quality_scores
 
     known = np.flatnonzero(labels >= 0)
-    present, given = np.unique(labels[known], return_inverse=True)  # cleanlab needs indices from 0 without gaps
+    # cleanlab needs indices from 0 without gaps
+    present, given_labels = np.unique(labels[known], return_inverse=True)
     names = [categories[index] for index in present]
-    _check_groups(given, groups[known], names, folds)
-    probabilities = _out_of_fold(features[known], given, groups[known], folds, seed)
-    scores = get_label_quality_scores(given, probabilities, method="self_confidence")
-    issues = find_label_issues(given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    _check_groups(given_labels, groups[known], names, folds)
+    probabilities = _out_of_fold(features[known], given_labels, groups[known], folds, seed)
+    scores = get_label_quality_scores(given_labels, probabilities, method="self_confidence")
+    issues = find_label_issues(given_labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
     predicted = probabilities.argmax(axis=1)
     return LabelAudit(
         audited=len(known),
-        macro_f1=macro_f1(given, predicted),
+        macro_f1=macro_f1(given_labels, predicted),
         rows=tuple(known[issues].tolist()),
-        given=tuple(names[index] for index in given[issues]),
+        given=tuple(names[index] for index in given_labels[issues]),
         suggested=tuple(names[index] for index in predicted[issues]),
         scores=tuple(scores[issues].tolist()),
     )
 
 
-def _check_groups(given: NDArray[np.int64], groups: NDArray[np.int64], names: Sequence[str], folds: int) -> None:
+def _check_groups(given_labels: NDArray[np.int64], groups: NDArray[np.int64], names: Sequence[str], folds: int) -> None:
     for index, name in enumerate(names):
-        different = len(np.unique(groups[given == index]))
+        different = len(np.unique(groups[given_labels == index]))
         if different < folds:
             raise UserError(
                 f"The category {name} has {different} different pictures, too few to audit its labels in {folds} "
@@ -99,7 +100,7 @@ def _check_groups(given: NDArray[np.int64], groups: NDArray[np.int64], names: Se
 
 
 def _out_of_fold(
-    features: NDArray[np.floating], given: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int
+    features: NDArray[np.floating], given_labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int
 ) -> NDArray[np.float64]:
     """Return probabilities (n, C) of each product from a model that was fitted without its fold."""
     from sklearn.linear_model import LogisticRegression
@@ -110,7 +111,7 @@ def _out_of_fold(
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     probabilities: NDArray[np.float64] = cross_val_predict(
-        model, features, given, groups=groups, cv=split, method="predict_proba"
+        model, features, given_labels, groups=groups, cv=split, method="predict_proba"
     )
     return probabilities
 
