@@ -1,4 +1,4 @@
-"""Sentences about products: their forms, what they never lack, and that a draw depends on seed, epoch and row alone."""
+"""Captions of products: their forms, what they never lack, and that sampling depends on seed, epoch and row alone."""
 
 from collections import Counter
 
@@ -27,8 +27,8 @@ def _captions(*products, columns=COLUMNS):
 
 def test_the_forms_of_a_product_with_everything():
     captions = _captions(SHIRT)
-    drawn = Counter(captions.sample_captions(0, epoch, np.array([0]))[0] for epoch in range(2000))
-    assert set(drawn) == {
+    sampled = Counter(captions.sample_captions(0, epoch, np.array([0]))[0] for epoch in range(2000))
+    assert set(sampled) == {
         "a picture of men navy blue shirts",
         "a picture of shirts",
         "turtle check men navy blue shirt",
@@ -37,18 +37,18 @@ def test_the_forms_of_a_product_with_everything():
         "a photo of casual fall shirts.",
         "casual fall shirts on white",
     }
-    assert abs(drawn["a picture of men navy blue shirts"] / 2000 - 0.35) < 0.04
-    assert abs(drawn["a picture of shirts"] / 2000 - 0.10) < 0.03
+    assert abs(sampled["a picture of men navy blue shirts"] / 2000 - 0.35) < 0.04
+    assert abs(sampled["a picture of shirts"] / 2000 - 0.10) < 0.03
     assert captions.caption(0) == "men navy blue shirts"
     assert captions.product_types().tolist() == ["shirts"]
 
 
-def test_a_draw_depends_on_seed_epoch_and_row_alone():
+def test_a_sample_depends_on_seed_epoch_and_row_alone():
     captions = _captions(*[{**SHIRT, "title": f"shirt {number}"} for number in range(40)])
     rows = np.arange(40)
-    drawn = captions.sample_captions(1, 2, rows)
-    assert captions.sample_captions(1, 2, rows[::-1]) == drawn[::-1]
-    assert captions.sample_captions(1, 3, rows) != drawn and captions.sample_captions(2, 2, rows) != drawn
+    sampled = captions.sample_captions(1, 2, rows)
+    assert captions.sample_captions(1, 2, rows[::-1]) == sampled[::-1]
+    assert captions.sample_captions(1, 3, rows) != sampled and captions.sample_captions(2, 2, rows) != sampled
 
 
 def test_columns_that_are_absent_are_passed_over():

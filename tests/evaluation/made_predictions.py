@@ -1,4 +1,4 @@
-"""Made-up answers of a model, for tests."""
+"""Made-up predictions of a model, for tests."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def predictions_of(confusion: NDArray[np.int64], categories: tuple[str, ...] = C
 
 
 def random_predictions(n: int, count: int, seed: int, *, texts: bool = False) -> Predictions:
-    """Random answers, right more often than not."""
+    """Return random predictions, correct more often than not."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, count, n)
     scores = generator.normal(size=(n, count)) + 1.5 * np.eye(count)[labels]

@@ -38,7 +38,7 @@ def test_it_is_scipys_bootstrap_with_one_sample_a_category() -> None:
 
 
 @pytest.mark.usefixtures("plain")
-def test_every_figure_is_distributed_as_when_products_are_drawn() -> None:
+def test_every_metric_is_distributed_as_when_products_are_sampled() -> None:
     confusion = np.array([[12, 2, 1], [3, 20, 0], [0, 4, 6]])
     shares = np.array([0.3, 0.6, 0.1])
     labels, predicted = rows_of(confusion)
@@ -65,21 +65,21 @@ def test_every_figure_is_distributed_as_when_products_are_drawn() -> None:
 @pytest.mark.usefixtures("plain")
 def test_a_recall_varies_as_the_binomial_does() -> None:
     confusion = np.array([[30, 10], [0, 50]])
-    drawn = resample_metrics(confusion, np.array([0.5, 0.5]), resamples=20_000, seed=0)
-    recall = 2 * drawn.natural_accuracy - 1  # the second category is always right
+    resampled = resample_metrics(confusion, np.array([0.5, 0.5]), resamples=20_000, seed=0)
+    recall = 2 * resampled.natural_accuracy - 1  # the second category is always correct
     assert recall.mean() == pytest.approx(0.75, abs=0.003)
     assert recall.var() == pytest.approx(0.75 * 0.25 / 40, rel=0.05)
 
 
-def test_the_added_product_is_half_right_and_half_wrong() -> None:
+def test_the_added_product_is_half_correct_and_half_incorrect() -> None:
     confusion = np.array([[30, 0, 0], [4, 6, 0], [0, 0, 20]])
-    drawn = resample_metrics(confusion, np.full(3, 1 / 3), resamples=40_000, seed=0)
+    resampled = resample_metrics(confusion, np.full(3, 1 / 3), resamples=40_000, seed=0)
     hits, *_ = module._sample_counts(confusion, np.full(3, 1 / 3), 40_000, np.random.default_rng(0))
     assert hits[:, 1].mean() / 10 == pytest.approx(6.5 / 11, abs=0.005)  # (6 + 1/2) of (10 + 1)
-    assert drawn.f1[:, 0].max() == 1 and 0 < drawn.f1[:, 2].std() < 0.05  # no error was seen, and one may be
+    assert resampled.f1[:, 0].max() == 1 and 0 < resampled.f1[:, 2].std() < 0.05  # no error was seen, and one may be
     # means over categories scatter around the figure itself
-    assert drawn.accuracy.mean() == pytest.approx(56 / 60, abs=0.001)
-    assert drawn.natural_accuracy.mean() == pytest.approx((1 + 0.6 + 1) / 3, abs=0.002)
+    assert resampled.accuracy.mean() == pytest.approx(56 / 60, abs=0.001)
+    assert resampled.natural_accuracy.mean() == pytest.approx((1 + 0.6 + 1) / 3, abs=0.002)
 
 
 def test_an_interval_holds_its_figure_and_the_corrected_one_follows_it() -> None:
@@ -104,25 +104,25 @@ def test_the_correction_is_scipys_without_its_acceleration() -> None:
 
 def test_absent_categories_count_for_nothing() -> None:
     confusion = np.array([[8, 1, 1], [0, 0, 0], [2, 0, 8]])
-    drawn = resample_metrics(confusion, np.array([0.5, 0, 0.5]), resamples=500, seed=0)
-    assert (drawn.f1[:, 1] == 0).all()
-    shift = drawn.macro_f1 - drawn.f1[:, [0, 2]].mean(axis=1)
-    assert np.median(shift) == pytest.approx(shift[drawn.macro_f1 < 1])
+    resampled = resample_metrics(confusion, np.array([0.5, 0, 0.5]), resamples=500, seed=0)
+    assert (resampled.f1[:, 1] == 0).all()
+    shift = resampled.macro_f1 - resampled.f1[:, [0, 2]].mean(axis=1)
+    assert np.median(shift) == pytest.approx(shift[resampled.macro_f1 < 1])
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_category_that_is_never_found_has_no_f1_in_any_draw() -> None:
-    drawn = resample_metrics(np.array([[5, 0], [5, 0]]), np.array([0.5, 0.5]), resamples=50, seed=0)
-    assert (drawn.f1[:, 1] == 0).all()
-    assert (drawn.accuracy == 0.5).all()
+def test_a_category_that_is_never_found_has_no_f1_in_any_resample() -> None:
+    resampled = resample_metrics(np.array([[5, 0], [5, 0]]), np.array([0.5, 0.5]), resamples=50, seed=0)
+    assert (resampled.f1[:, 1] == 0).all()
+    assert (resampled.accuracy == 0.5).all()
 
 
 def test_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CELLS_PER_BATCH", 5 * 64)
-    drawn = resample_metrics(GIT, NATURAL, resamples=1000, seed=0)
-    assert drawn.f1.shape == (1000, 5)
-    assert len(np.unique(drawn.macro_f1)) > 900  # no part repeats another
-    assert drawn.accuracy.mean() == pytest.approx(0.915, abs=0.002)
+    resampled = resample_metrics(GIT, NATURAL, resamples=1000, seed=0)
+    assert resampled.f1.shape == (1000, 5)
+    assert len(np.unique(resampled.macro_f1)) > 900  # no part repeats another
+    assert resampled.accuracy.mean() == pytest.approx(0.915, abs=0.002)
 
 
 def test_a_seed_gives_one_result() -> None:

@@ -1,4 +1,4 @@
-"""Scores of answers that may be unknown, worked by hand."""
+"""Scores of predictions that may be unknown, worked by hand."""
 
 import dataclasses
 import json
@@ -16,11 +16,11 @@ def test_scores_are_those_worked_by_hand():
     assert json.loads(json.dumps(dataclasses.asdict(score))) == dataclasses.asdict(score)
 
 
-def test_nothing_answered_has_no_accuracy_on_what_is_covered():
+def test_nothing_predicted_has_no_accuracy_on_what_is_covered():
     assert score_decoding(np.array([0, 1]), np.array([-1, -1])) == DecodingScore(2, 0, 0, 1, 0, None)
 
 
-@pytest.mark.parametrize(("labels", "answers"), [([], []), ([0, 1], [0]), ([0, -1], [0, 0])])
-def test_what_cannot_be_scored_is_refused(labels, answers):
+@pytest.mark.parametrize(("labels", "predicted"), [([], []), ([0, 1], [0]), ([0, -1], [0, 0])])
+def test_what_cannot_be_scored_is_refused(labels, predicted):
     with pytest.raises(ValueError, match="known labels"):
-        score_decoding(np.array(labels, dtype=np.int64), np.array(answers, dtype=np.int64))
+        score_decoding(np.array(labels, dtype=np.int64), np.array(predicted, dtype=np.int64))

@@ -17,18 +17,18 @@ from vlm_core.evaluation.subgroups import subgroup_table
 NAMES = ("a", "b", "c")
 
 
-def _predictions(labels, right, ids=None):
-    answers = np.where(right, labels, (labels + 1) % 3)
+def _predictions(labels, correct, ids=None):
+    predicted = np.where(correct, labels, (labels + 1) % 3)
     ids = np.arange(len(labels)).astype(str) if ids is None else ids
-    return Predictions(ids, labels, sure(answers, 3), NAMES)
+    return Predictions(ids, labels, sure(predicted, 3), NAMES)
 
 
-def _drawn(chances, values, seed=0):
-    """Products whose chance of being right depends on their value."""
+def _sample_predictions(chances, values, seed=0):
+    """Predictions whose accuracy depends on the value."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 3, len(values))
-    right = generator.random(len(values)) < np.vectorize(chances.get)(values)
-    return _predictions(labels, right)
+    correct = generator.random(len(values)) < np.vectorize(chances.get)(values)
+    return _predictions(labels, correct)
 
 
 def _table(**columns):
@@ -39,7 +39,7 @@ def _table(**columns):
 
 def test_figures_are_those_of_the_subgroup_table():
     values = np.array(["Men"] * 200 + ["Women"] * 150 + ["Boys"] * 12 + [""] * 30)
-    predictions = _drawn({"Men": 0.9, "Women": 0.8, "Boys": 0.5, "": 0.1}, values)
+    predictions = _sample_predictions({"Men": 0.9, "Women": 0.8, "Boys": 0.5, "": 0.1}, values)
     (found,) = measure_gaps([predictions], _table(gender=values), resamples=200)
     expected, _ = subgroup_table(predictions.labels, predictions.predicted, _table(gender=values), NAMES)
     assert [(part.value, part.n) for part in found.values] == [(part.value, part.n) for part in expected]
@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_subgroup_table():
 def test_a_planted_gap_is_found_and_its_size_held():
     values = np.repeat(["Men", "Women", "Unisex"], [300, 250, 60])
     other = np.tile(["Summer", "Winter"], 305)
-    predictions = _drawn({"Men": 0.92, "Women": 0.92, "Unisex": 0.72}, values, seed=1)
+    predictions = _sample_predictions({"Men": 0.92, "Women": 0.92, "Unisex": 0.72}, values, seed=1)
     gender, season = measure_gaps([predictions], _table(gender=values, season=other))
     assert gender.worst == "Unisex"
     assert gender.p_value < 0.01 and gender.p_holm < 0.01 and gender.p_within_categories < 0.01
@@ -106,7 +106,7 @@ def test_all_right_is_no_gap():
 
 def test_a_product_of_several_seeds_counts_once():
     values = np.repeat(["Men", "Women"], 40)
-    predictions = _drawn({"Men": 0.9, "Women": 0.7}, values)
+    predictions = _sample_predictions({"Men": 0.9, "Women": 0.7}, values)
     table = _table(gender=values)
     assert measure_gaps([predictions] * 3, table, resamples=200) == measure_gaps([predictions], table, resamples=200)
 

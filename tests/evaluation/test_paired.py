@@ -10,28 +10,31 @@ from vlm_core.evaluation.paired import exact_mcnemar, mid_mcnemar, paired_test, 
 from vlm_core.evaluation.predictions import Predictions
 
 
-def _predictions(labels, answers, categories=3, ids=None):
+def _predictions(labels, predicted, categories=3, ids=None):
     logs = np.full((len(labels), categories), np.log(0.1 / (categories - 1)))
-    logs[np.arange(len(labels)), answers] = np.log(0.9)
+    logs[np.arange(len(labels)), predicted] = np.log(0.9)
     ids = [f"p{number}" for number in range(len(labels))] if ids is None else ids
     return Predictions(ids, np.array(labels), logs, tuple("abcdef"[:categories]))
 
 
-def _draw(generator, n=200, accuracy=0.7, categories=3):
+def _sample(generator, n=200, accuracy=0.7, categories=3):
     labels = generator.integers(0, categories, n)
     wrong = (labels + generator.integers(1, categories, n)) % categories
     return labels, [np.where(generator.random(n) < accuracy, labels, wrong) for _ in range(2)]
 
 
-def _macro_f1(labels, answers):
+def _macro_f1(labels, predicted):
     """Of three categories, from the definition: scikit-learn's takes milliseconds."""
     return np.mean(
-        [2 * ((labels == k) & (answers == k)).sum() / ((labels == k).sum() + (answers == k).sum()) for k in range(3)]
+        [
+            2 * ((labels == k) & (predicted == k)).sum() / ((labels == k).sum() + (predicted == k).sum())
+            for k in range(3)
+        ]
     )
 
 
 def test_figures_are_those_of_scipy_and_scikit_learn():
-    labels, (a, b) = _draw(np.random.default_rng(1))
+    labels, (a, b) = _sample(np.random.default_rng(1))
     found = paired_test(_predictions(labels, a), _predictions(labels, b))
     only_a, only_b = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
     assert (found.only_a_right, found.only_b_right, found.n) == (only_a, only_b, 200)
@@ -52,7 +55,7 @@ def test_mid_p_by_hand():
 
 def test_the_interval_is_that_of_resampling_products_within_their_category():
     generator = np.random.default_rng(2)
-    labels, (a, b) = _draw(generator, n=120)
+    labels, (a, b) = _sample(generator, n=120)
     found = paired_test(_predictions(labels, a), _predictions(labels, b), resamples=4000).difference
     slow = []
     for _ in range(2000):
@@ -63,7 +66,7 @@ def test_the_interval_is_that_of_resampling_products_within_their_category():
 
 
 def test_order_of_the_products_does_not_matter_and_sides_can_be_changed():
-    labels, (a, b) = _draw(np.random.default_rng(3))
+    labels, (a, b) = _sample(np.random.default_rng(3))
     one, other = _predictions(labels, a), _predictions(labels, b)
     order = np.random.default_rng(4).permutation(len(labels))
     shuffled = _predictions(labels[order], b[order], ids=one.product_ids[order])
@@ -73,7 +76,7 @@ def test_order_of_the_products_does_not_matter_and_sides_can_be_changed():
 
 
 def test_equal_answers_differ_in_nothing_that_can_be_shown():
-    labels, (a, _) = _draw(np.random.default_rng(5))
+    labels, (a, _) = _sample(np.random.default_rng(5))
     found = paired_test(_predictions(labels, a), _predictions(labels, a))
     assert (found.p_mcnemar, found.agreement, found.kappa, found.difference.value) == (1.0, 1.0, 1.0, 0.0)
     # other products could have been answered differently, by either
@@ -82,9 +85,9 @@ def test_equal_answers_differ_in_nothing_that_can_be_shown():
 
 
 def test_holms_correction_by_hand():
-    labels, answers = _draw(np.random.default_rng(6), n=300)
+    labels, predicted = _sample(np.random.default_rng(6), n=300)
     third = np.where(np.random.default_rng(7).random(300) < 0.95, labels, (labels + 1) % 3)
-    tests = paired_tests([_predictions(labels, each) for each in (*answers, third)])
+    tests = paired_tests([_predictions(labels, each) for each in (*predicted, third)])
     plain = sorted(test.p_bootstrap for test in tests.values())
     corrected = sorted(test.p_holm for test in tests.values())
     by_hand = np.maximum.accumulate([min(1.0, p * (3 - place)) for place, p in enumerate(plain)])
@@ -93,7 +96,7 @@ def test_holms_correction_by_hand():
 
 
 def test_runs_of_other_products_categories_or_labels_are_refused():
-    labels, (a, b) = _draw(np.random.default_rng(8))
+    labels, (a, b) = _sample(np.random.default_rng(8))
     one = _predictions(labels, a)
     with pytest.raises(UserError, match="same products and categories"):
         paired_test(one, _predictions(labels, b, categories=4))

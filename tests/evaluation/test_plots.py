@@ -13,7 +13,7 @@ from vlm_core.evaluation.plots import plot_confusion, plot_reliability
 
 
 @pytest.fixture
-def drawn_figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def plotted_figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Takes the figures that would be saved."""
     figures: list[Figure] = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
@@ -24,9 +24,9 @@ def _texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if isinstance(text, Text)]
 
 
-def test_each_cell_has_its_count_and_share(drawn_figure: list[Figure]) -> None:
+def test_each_cell_has_its_count_and_share(plotted_figure: list[Figure]) -> None:
     plot_confusion(GIT, CATEGORIES, "git, epoch 4", Path("unused"))
-    axes = drawn_figure[0].axes[0]
+    axes = plotted_figure[0].axes[0]
     cells = {(text.get_position(), text.get_text()) for text in axes.texts}
     assert ((3, 0 - 0.1), "25") in cells  # column 3, row 0: Accessories taken for Free Items
     assert ((3, 0 + 0.22), "20.8%") in cells
@@ -34,17 +34,17 @@ def test_each_cell_has_its_count_and_share(drawn_figure: list[Figure]) -> None:
     assert sum(text == "0" for _, text in cells) == int((GIT == 0).sum())
     assert axes.get_yticklabels()[0].get_text() == "Accessories\nn 120 · recall 63.3%"
     assert axes.get_xticklabels()[3].get_text() == "Free Items\nprecision 81.4%"
-    assert {"git, epoch 4", "600 products, 91.5% correct"} <= set(_texts(drawn_figure[0]))
+    assert {"git, epoch 4", "600 products, 91.5% correct"} <= set(_texts(plotted_figure[0]))
     (shares,) = axes.get_images()
     np.testing.assert_allclose(shares.get_array(), GIT / 120)
     assert shares.get_clim() == (0, 1)
 
 
-def test_with_many_categories_only_what_is_there_is_written(drawn_figure: list[Figure]) -> None:
+def test_with_many_categories_only_what_is_there_is_written(plotted_figure: list[Figure]) -> None:
     confusion = np.diag(np.arange(1, 61))
     confusion[7] = 0
     plot_confusion(confusion, [f"kind {index}" for index in range(60)], "", Path("unused"))
-    axes = drawn_figure[0].axes[0]
+    axes = plotted_figure[0].axes[0]
     numbers = [text.get_text() for text in axes.texts if text.get_text().isdigit()]
     assert numbers == [str(index) for index in range(1, 61) if index != 8]
     assert axes.get_yticklabels()[7].get_text() == "kind 7   n 0 · recall –"
@@ -63,22 +63,22 @@ def test_the_picture_is_a_whole_png(count: int, tmp_path: Path) -> None:
         assert 400 < picture.height < 4000
 
 
-def test_a_picture_of_an_empty_matrix_is_drawn_too(tmp_path: Path) -> None:
+def test_an_empty_matrix_is_plotted_too(tmp_path: Path) -> None:
     plot_confusion(np.zeros((3, 3), np.int64), ["a", "b", "c"], "nothing yet", tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
-def test_the_reliability_picture_shows_each_filled_bin(drawn_figure: list[Figure]) -> None:
+def test_the_reliability_diagram_shows_each_filled_bin(plotted_figure: list[Figure]) -> None:
     predictions = random_predictions(300, 4, seed=0)
     calibration = measure_calibration(predictions.labels, predictions.log_probabilities)
     plot_reliability(calibration, "git, test", Path("unused"))
-    above, below = drawn_figure[0].axes
+    above, below = plotted_figure[0].axes
     filled = [part for part in calibration.curve if part.n]
     assert [bar.get_height() for bar in above.patches] == [part.accuracy for part in filled]
     assert [bar.get_height() for bar in below.patches] == [part.n for part in filled]
     offsets = above.collections[0].get_offsets()
     assert np.asarray(offsets) == pytest.approx(np.array([(part.confidence, part.accuracy) for part in filled]))
-    assert any(f"ECE {calibration.ece:.3f}" in text for text in _texts(drawn_figure[0]))
+    assert any(f"ECE {calibration.ece:.3f}" in text for text in _texts(plotted_figure[0]))
 
 
 def test_the_reliability_picture_is_a_whole_png(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from vlm_core.evaluation.seeds import over_seeds, pool_products
 NAMES = ("a", "b", "c")
 
 
-def _runs(accuracies, seeds=3, pool=150, tested=90, draw=0):
+def _runs(accuracies, seeds=3, pool=150, tested=90, seed=0):
     """For each accuracy a run a seed; the runs of a seed test the same products of the pool."""
-    generator = np.random.default_rng(draw)
+    generator = np.random.default_rng(seed)
     labels = np.arange(pool) % 3
     runs = [[] for _ in accuracies]
     for _ in range(seeds):
