@@ -157,7 +157,7 @@ class Evaluation:
         try:
             return _adapter().validate_python({**content, "predictions": predictions})
         except ValidationError as error:
-            raise UserError(f"{path} cannot be read as an evaluation ({error}): evaluate the run again.") from error
+            raise UserError(f"{path} is damaged: evaluate the run again.") from error
 
 
 @cache
