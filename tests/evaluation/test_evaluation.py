@@ -161,6 +161,12 @@ def test_a_folder_that_holds_no_evaluation_gives_one_clear_sentence(tmp_path: Pa
         (tmp_path / "evaluation.json").write_text(content)
         with pytest.raises(UserError, match="evaluate the run again"):
             Evaluation.read(tmp_path)
+    _evaluate(predictions_of(GIT)).write(tmp_path)
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    del content["calibration"]["ece"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is damaged: evaluate the run again"):
+        Evaluation.read(tmp_path)
 
 
 def test_what_does_not_fit_is_refused() -> None:
