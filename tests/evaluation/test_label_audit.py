@@ -92,7 +92,7 @@ def test_nothing_suspicious_is_an_empty_table():
 
 def test_categories_too_small_to_audit_are_refused():
     features, labels, _ = _separable(60, 5)
-    with pytest.raises(UserError, match="The category c shows 4 different pictures"):
+    with pytest.raises(UserError, match="The category c has 4 different pictures"):
         audit_labels(features, labels, np.where(labels == 2, np.arange(60) % 4, np.arange(60) + 4), NAMES, seed=0)
     with pytest.raises(UserError, match="two categories"):
         audit_labels(features, np.zeros(60, int), np.arange(60), NAMES, seed=0)
@@ -107,7 +107,7 @@ def test_macro_f1_without_the_suspects():
     assert found.after.value == pytest.approx(macro_f1(predictions.labels[40:], predictions.predicted[40:]))
     for figure in (found.before, found.after):
         assert figure.low < figure.value < figure.high
-    with pytest.raises(UserError, match="left"):
+    with pytest.raises(UserError, match="none is left"):
         macro_f1_without(predictions, predictions.product_ids.tolist())
 
 

@@ -88,7 +88,7 @@ def test_twenty_that_are_all_told_leave_a_doubt_and_so_does_one():
     assert detect_unknown(unknown, known).auroc.low == 0
     alone = auroc_unknown(known, np.array([0.1]))
     assert alone.value == 1 and alone.low < 0.7
-    with pytest.raises(UserError, match="some of either"):
+    with pytest.raises(UserError, match="one of each"):
         detect_unknown(known, np.array([]))
 
 
