@@ -200,7 +200,7 @@ class _RowFile:
             header: dict[str, Any] = {
                 "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape
             }  # fmt: skip
-            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+            np.lib.format.write_array_header_1_0(file, header)
             file.truncate(file.tell() + int(np.prod(shape)) * dtype.itemsize)
 
         write_atomically(path, write)
