@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dashboard.figures.compare import RunStyle, run_styles
 from dashboard.leaderboard import COMPARABLE
 from dashboard.runs import Runs
-from vlm_core.config import FINE_TUNING
+from vlm_core.config import Config
 from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.evaluation.paired import PairedTest, match_rows, paired_tests
 
@@ -109,7 +109,7 @@ def disagreements(labels: NDArray[np.int64], predicted: NDArray[np.int64], corre
 def differing_settings(comparison: RunComparison) -> list[tuple[str, ...]]:
     """Return name and each run's value of the settings in which the runs differ."""
     lines = []
-    for name in FINE_TUNING:
+    for name in Config.model_fields:
         values = [str(run.row.get(f"params.{name}", "")) for run in comparison.runs]
         if name not in ("run_name", "resume", "experiment") and len(set(values)) > 1:
             lines.append((name, *(value or "–" for value in values)))
@@ -119,7 +119,9 @@ def differing_settings(comparison: RunComparison) -> list[tuple[str, ...]]:
 def scores_over_seeds(comparison: RunComparison) -> list[tuple[str, int, float, float]]:
     """Return name, number, and mean and standard deviation (n - 1) of macro-F1 of runs that differ only in seed."""
     groups: dict[tuple[str, ...], list[ComparedRun]] = {}
-    names = [name for name in FINE_TUNING if name not in ("seed", "run_name", "resume", "experiment", "threads")]
+    names = [
+        name for name in Config.model_fields if name not in ("seed", "run_name", "resume", "experiment", "threads")
+    ]
     for run in comparison.runs:
         groups.setdefault(tuple(str(run.row.get(f"params.{name}", "")) for name in names), []).append(run)
     lines = []

@@ -19,7 +19,7 @@ GROUPINGS: Final = {"preset": "params.preset", "protocol": "tags.protocol", "wei
 # What a run costs: its column, its name and unit, and the factor from the stored number to that unit.
 COSTS: Final = {
     "train": ("metrics.train_seconds", "training time, s", 1.0),
-    "latency": ("metrics.seconds_a_picture", "latency, ms per image", 1000.0),
+    "latency": ("metrics.seconds_per_image", "latency, ms per image", 1000.0),
     "weights": ("tags.weights_trained", "trained weights", 1.0),
 }
 _TEXTS: Final = {

@@ -96,7 +96,7 @@ class Runs:
 
     def epochs(self, run_id: str) -> list[dict[str, Any]]:
         """Return the entries of the run's training log, one per epoch (see tracking.training_log); [] without one."""
-        name = (self.row(run_id) or {}).get("tags.study_log")
+        name = (self.row(run_id) or {}).get("tags.training_log")
         if not name:
             return []
 

@@ -48,7 +48,7 @@ def search_choices(table: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "value": str(row["run_id"]),
-            "label": f"{row.get('tags.study', row['name'])} · {row['started']:%Y-%m-%d %H:%M}",
+            "label": f"{row.get('tags.search_name', row['name'])} · {row['started']:%Y-%m-%d %H:%M}",
         }
         for row in table[table["tags.kind"] == "search"].to_dict("records")
     ]
@@ -66,9 +66,9 @@ def read_search(table: pd.DataFrame, run_id: str) -> Search | None:
     below = table.get("tags.mlflow.parentRunId", pd.Series("", index=table.index)) == run_id
     rows = table[below & (table["tags.kind"] == "trial")].sort_values("started")
     trials = tuple(_trial(number, each, searched) for number, each in enumerate(rows.to_dict("records")))
-    both = str(row.get("params.objectives", "")) == "score,seconds"
+    both = str(row.get("params.search_objectives", "")) == "score,seconds"
     return Search(
-        run_id, str(row.get("tags.study", row["name"])), str(row.get("params.model", "")), searched, both, trials
+        run_id, str(row.get("tags.search_name", row["name"])), str(row.get("params.model", "")), searched, both, trials
     )
 
 
@@ -82,7 +82,7 @@ def _trial(number: int, row: dict[Any, Any], searched: tuple[str, ...]) -> Trial
     settings = {
         name: _value(str(row[f"params.{name}"])) for name in searched if isinstance(row.get(f"params.{name}"), str)
     }
-    return Trial(number, str(row["run_id"]), state, score, _number(row.get("metrics.seconds_a_picture")), settings)
+    return Trial(number, str(row["run_id"]), state, score, _number(row.get("metrics.seconds_per_image")), settings)
 
 
 def _number(value: Any) -> float | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dashboard.pictures import catalogue_of
 from dashboard.runs import Runs
+from vlm_core.aliases import current_value
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -82,6 +83,7 @@ def read_split(runs: Runs, run_id: str) -> SplitView | None:
     if not text:
         return None
     info = json.loads(text)
+    info["protocol"] = current_value("protocol", info["protocol"])
     fingerprint = str(info["catalogue_fingerprint"])
     return SplitView(info, fingerprint, catalogue_of(runs.root, fingerprint))
 

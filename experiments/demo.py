@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import run_command, show_table
-from vlm_core.config import add_flags, build_config
+from vlm_core.config import Config
 
 MODELS = ("baseline", "clip", "blip", "git")
 SMALL = {"data": "sample", "train_per_category": 240}  # half the default: all four train in minutes
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.demo", description="Train a small model of each family and print the leaderboard."
     )
-    add_flags(parser, ("data", "epochs", "per_category", "train_per_category", "seed", "protocol", "experiment"))
+    Config.add_flags(parser, ("data", "epochs", "per_category", "train_per_category", "seed", "protocol", "experiment"))
     flags = vars(parser.parse_args(arguments))
     from experiments.tables import LEADERBOARD_COLUMNS, leaderboard_rows
     from vlm_core.tracking.reader import RunReader
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_ids = []
     for model in MODELS:
         print(f"\n{model}", flush=True)
-        config = build_config({**SMALL, **flags, "preset": "demo", "model": model})
+        config = Config.build({**SMALL, **flags, "preset": "demo", "model": model})
         run_ids.append(run_training(config, Path.cwd()).run_id)
     leaderboard = RunReader().leaderboard()
     rows = leaderboard_rows(leaderboard[leaderboard["run_id"].isin(run_ids)])

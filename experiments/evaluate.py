@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import run_command, show_table
-from vlm_core.config import add_flags, build_config
+from vlm_core.config import Config
 
 FLAGS = (
     *("data", "label", "id_column", "picture_column", "title_column", "attributes"),
@@ -23,10 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Evaluate a stored run's model on another labelled catalogue.",
     )
     parser.add_argument("--run", required=True, help="id of the finished run whose model is evaluated")
-    add_flags(parser, FLAGS)
+    Config.add_flags(parser, FLAGS)
     flags = vars(parser.parse_args(arguments))
     run_id = flags.pop("run")
-    config = build_config(flags)
+    config = Config.build(flags)
     from experiments.tables import evaluation_rows
     from vlm_core.workflows.evaluate import run_evaluation
 

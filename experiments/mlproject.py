@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args, get_origin
 
 from vlm_core.atomic import write_atomically
-from vlm_core.config import FINE_TUNING, PRETRAINING_ALONE, STUDY_ALONE, TUNING_ALONE, Config
+from vlm_core.config import Config, PretrainingConfig, SearchConfig, Settings, StudyConfig
 from vlm_core.presets import HEAD, PRESETS, SUITING
 
 MLPROJECT = Path(__file__).resolve().parent.parent / "MLproject"
@@ -27,7 +27,7 @@ _VERBS: Final[dict[str, str]] = {
     "export": "writes a stored run's model as ONNX in fp32 and int8, held against PyTorch",
     "demo": "trains all three families small on the sample catalogue and compares them",
 }
-_OWN_SETTINGS: Final = {"pretrain": PRETRAINING_ALONE, "tune": TUNING_ALONE, "study": STUDY_ALONE}
+_CONFIGS: Final[dict[str, type[Settings]]] = {"pretrain": PretrainingConfig, "tune": SearchConfig, "study": StudyConfig}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def render() -> str:
     """The whole text of `MLproject`: what `mlflow run` starts, and the settings it takes."""
     declared = declared_settings()
-    others = [name for name in FINE_TUNING if name not in declared]
+    others = [name for name in Config.model_fields if name not in declared]
     lines = [
         "# Written by `python -m experiments.mlproject` from vlm_core/config.py: change that, and write this again.",
         "name: vlm-product-categorisation",
@@ -52,7 +52,7 @@ def render() -> str:
         *(line for name, default in declared.items() for line in _declaration(name, default)),
         "      # Taken with -P as well. They have no default here, because a preset or the mode may set them, because",
         "      # `mlflow run` decides it, or because it would log an empty text as two quotation marks for good.",
-        *(f"      # {name}: {_help(name)}" for name in others),
+        *(f"      # {name}: {_help(Config, name)}" for name in others),
         "    command: >-",
         # exec: a signal from `mlflow run` must reach Python, not a shell that waits for it.
         "      exec python -m experiments.train",
@@ -60,7 +60,8 @@ def render() -> str:
     ]
     for verb, what in _VERBS.items():
         lines += ["", f"  # {what}"]
-        lines += [f"  # {name}: {_help(name)}" for name in _OWN_SETTINGS.get(verb, ())]
+        kind = _CONFIGS.get(verb, Config)
+        lines += [f"  # {name}: {_help(kind, name)}" for name in kind.model_fields if name not in Config.model_fields]
         lines += [f"  {verb}:", f"    command: exec python -m experiments.{verb}"]
     return "\n".join(lines) + "\n"
 
@@ -77,19 +78,16 @@ def declared_settings() -> dict[str, str]:
     return {
         name: text
         for name, text in defaults.items()
-        if name in FINE_TUNING
-        and name not in from_presets
-        and name not in _MLFLOW_DECIDES
-        and shlex.quote(text) == text
+        if name not in from_presets and name not in _MLFLOW_DECIDES and shlex.quote(text) == text
     }
 
 
 def _declaration(name: str, default: str) -> tuple[str, str]:
-    return f"      # {_help(name)}", f'      {name}: {{default: "{default}"}}'
+    return f"      # {_help(Config, name)}", f'      {name}: {{default: "{default}"}}'
 
 
-def _help(name: str) -> str:
-    field = Config.model_fields[name]
+def _help(kind: type[Settings], name: str) -> str:
+    field = kind.model_fields[name]
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     return f"{field.description} [{', '.join(choices)}]" if choices else str(field.description)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import run_command, show_table
-from vlm_core.config import from_flags
+from vlm_core.config import Config
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m experiments.prepare",
         description="Read, clean and decode a catalogue, split it, and write dataset_info.json.",
     )
-    config = from_flags(arguments, parser)
+    config = Config.from_flags(arguments, parser)
     import numpy as np
 
     from vlm_core.catalogue.duplicates import label_conflicts

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import run_command, show_table
-from vlm_core.config import PRETRAINING, from_flags
+from vlm_core.config import PretrainingConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m experiments.pretrain",
         description="Pretrain CLIP, BLIP or GIT on images and their titles; write weights for checkpoint=.",
     )
-    config = from_flags(arguments, parser, PRETRAINING, preset="pretrain")
+    config = PretrainingConfig.from_flags(arguments, parser)
     from vlm_core.workflows.pretrain import run_pretraining
 
     outcome = run_pretraining(config, Path.cwd())

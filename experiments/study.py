@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import run_command, show_table
-from vlm_core.config import STUDY, from_flags
+from vlm_core.config import StudyConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Compare models, modes and mechanisms over several seeds, and write a report that links every "
         "number to its runs. Repeat the command to resume a study that was stopped or killed.",
     )
-    config = from_flags(arguments, parser, STUDY)
+    config = StudyConfig.from_flags(arguments, parser)
     from experiments.tables import score_rows
     from vlm_core.study.running import run_study
 

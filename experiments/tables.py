@@ -77,7 +77,7 @@ def score_rows(results: Results) -> list[tuple[str, ...]]:
     return [
         (
             row.label,
-            f"{row.protocol} LEAKS" if row.protocol == "study" else row.protocol,
+            f"{row.protocol} LEAKS" if row.protocol == "original" else row.protocol,
             f"{row.macro_f1.value:.4f}",
             "none with one seed" if isnan(row.macro_f1.low) else f"{row.macro_f1.low:.4f} to {row.macro_f1.high:.4f}",
         )

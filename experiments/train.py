@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import run_command, show_table
-from vlm_core.config import from_flags
+from vlm_core.config import Config
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.train", description="Fine-tune one model, evaluate it, and log it to MLflow."
     )
-    config = from_flags(arguments, parser)
+    config = Config.from_flags(arguments, parser)
     from experiments.tables import evaluation_rows
     from vlm_core.workflows.train import run_training
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import run_command, show_table
-from vlm_core.config import TUNING, from_flags
+from vlm_core.config import SearchConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m experiments.tune",
         description="Search for a model's best settings with Optuna, retrain it with them, and test it.",
     )
-    config = from_flags(arguments, parser, TUNING)
+    config = SearchConfig.from_flags(arguments, parser)
     from experiments.tables import evaluation_rows
     from vlm_core.workflows.tune import count_states, run_search
 

@@ -123,7 +123,7 @@ FILLING = (
     {"model": "clip", "mode": "lp-ft", "epochs": 3},
     {"model": "blip", "mode": "probe", "epochs": 2},
     {"model": "baseline"},
-    {"model": "clip", "mode": "probe", "epochs": 2, "protocol": "study"},
+    {"model": "clip", "mode": "probe", "epochs": 2, "protocol": "original"},
 )
 
 

@@ -1,4 +1,4 @@
-"""Settings: precedence, bounds, and the ways they are rendered and read back."""
+"""Settings: precedence, bounds, former names, and the ways they are rendered and read back."""
 
 import argparse
 
@@ -6,19 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_core.config import Config, build_config, from_flags, from_params
+from vlm_core.config import Config, PretrainingConfig, SearchConfig, StudyConfig, build_config
 from vlm_core.errors import UserError
 from vlm_core.presets import PRESETS, SUITING
 
-
-def _flags(*words):
-    return from_flags(words, argparse.ArgumentParser())
+KINDS = (Config, SearchConfig, StudyConfig, PretrainingConfig)
 
 
-def test_the_study_preset_holds_the_studys_settings():
-    config = _flags("--preset", "study")
-    assert config == Config(preset="study")
-    assert (config.preset, config.batch_size, config.epochs, config.patience) == ("study", 8, 10, 3)
+def _flags(*words, kind=Config):
+    return kind.from_flags(words, argparse.ArgumentParser())
+
+
+def test_the_original_preset_holds_the_papers_settings():
+    config = _flags("--preset", "original")
+    assert config == Config(preset="original")
+    assert (config.preset, config.batch_size, config.epochs, config.patience) == ("original", 8, 10, 3)
     assert (config.learning_rate, config.threads, config.device) == (2e-5, 8, "auto")
     assert (config.per_category, config.train_per_category) == (750, 480)
 
@@ -27,7 +29,7 @@ def test_a_flag_goes_over_the_preset_and_the_preset_over_the_default():
     assert _flags("--preset", "demo").mode == "probe"
     assert _flags("--preset", "demo", "--mode", "full").mode == "full"
     assert _flags().mode == "auto"
-    assert _flags("--preset", "study").mode == "full"
+    assert _flags("--preset", "original").mode == "full"
 
 
 def test_a_configuration_knows_what_was_given():
@@ -48,8 +50,10 @@ def test_a_presets_weights_give_way_to_a_checkpoint_that_is_named():
 
 def test_every_preset_names_real_settings_and_makes_a_valid_configuration():
     for name, values in {**PRESETS, **SUITING}.items():
-        assert set(values) <= set(Config.model_fields)
-        build_config({"preset": name if name in PRESETS else "study", **values})
+        assert set(values) <= {setting for kind in KINDS for setting in kind.model_fields}
+        for kind in KINDS:
+            own = {setting: value for setting, value in values.items() if setting in kind.model_fields}
+            kind.build({"preset": name if name in PRESETS else "original", **own})
 
 
 @given(
@@ -65,8 +69,8 @@ def test_every_preset_names_real_settings_and_makes_a_valid_configuration():
 )
 def test_params_bring_the_configuration_back(values):
     config = Config(**values)
-    assert from_params(config.to_params()) == config
-    assert from_params({**config.to_params(), "mlflow.note": "passed over"}) == config
+    assert Config.from_params(config.to_params()) == config
+    assert Config.from_params({**config.to_params(), "mlflow.note": "passed over"}) == config
 
 
 @pytest.mark.parametrize(
@@ -96,3 +100,85 @@ def test_a_configuration_cannot_be_changed():
 
 def test_family_is_the_models_first_word():
     assert [Config(model=name).family for name in ("clip", "blip-large", "baseline")] == ["clip", "blip", "baseline"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_params_bring_every_commands_settings_back(kind):
+    settings = kind.build({})
+    assert kind.from_params(settings.to_params()) == settings
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_help_shows_every_setting_once_in_a_group(kind):
+    grouped = [name for _, names in kind.groups() for name in names]
+    assert sorted(set(grouped)) == sorted(kind.model_fields)
+    parser = argparse.ArgumentParser()
+    kind.add_flags(parser)
+    text = parser.format_help()
+    assert all(text.count(f"\n  --{name} ") == 1 for name in kind.model_fields)
+
+
+def test_a_command_takes_its_own_settings_alone():
+    assert PretrainingConfig.build({}).preset == "pretrain"
+    assert {"patches_kept", "trials", "seeds"}.isdisjoint(Config.model_fields)
+    assert {"model", "mode", "objective", "protocol", "resume", "run_name"}.isdisjoint(StudyConfig.model_fields)
+    assert {"resume", "run_name"}.isdisjoint(SearchConfig.model_fields)
+    with pytest.raises(UserError, match="there is no setting called trials"):
+        build_config({"trials": 3})
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "note", "current"),
+    [
+        (Config, ("--protocol", "study"), "protocol=study is called protocol=original now.", ("protocol", "original")),
+        (Config, ("--preset", "study"), "preset=study is called preset=original now.", ("preset", "original")),
+        (
+            Config,
+            ("--augmentation", "study"),
+            "augmentation=study is called augmentation=standard now.",
+            ("augmentation", "standard"),
+        ),
+        (
+            StudyConfig,
+            ("--protocols", "holdout,study"),
+            "protocols=holdout,study is called protocols=holdout,original now.",
+            ("protocols", "holdout,original"),
+        ),
+        (
+            StudyConfig,
+            ("--answers", "classify"),
+            "answers=classify is called objectives=classify now.",
+            ("objectives", "classify"),
+        ),
+        (SearchConfig, ("--study", "mine"), "study=mine is called search_name=mine now.", ("search_name", "mine")),
+        (
+            SearchConfig,
+            ("--objectives", "score,seconds"),
+            "objectives=score,seconds is called search_objectives=score,seconds now.",
+            ("search_objectives", "score,seconds"),
+        ),
+    ],
+)
+def test_a_former_name_is_understood_and_its_current_one_is_told(kind, words, note, current, caplog):
+    config = _flags(*words, kind=kind)
+    name, value = current
+    assert getattr(config, name) == value and name in config.model_fields_set
+    assert caplog.messages == [note]
+
+
+def test_a_study_may_still_be_named_and_current_names_need_no_note(caplog):
+    assert _flags("--study", "study", kind=StudyConfig).study == "study"
+    assert _flags("--protocol", "original", "--augmentation", "standard").protocol == "original"
+    assert caplog.messages == []
+
+
+def test_stored_params_with_former_names_are_read_in_silence(caplog):
+    stored = {"preset": "study", "protocol": "study", "augmentation": "study"}
+    assert Config.from_params(stored) == build_config(
+        {"preset": "original", "protocol": "original", "augmentation": "standard"}
+    )
+    search = SearchConfig.from_params({"study": "mine", "objectives": "score,seconds", "search": "blocks"})
+    assert (search.search_name, search.search_objectives) == ("mine", "score,seconds")
+    study = StudyConfig.from_params({"study": "mine", "answers": "classify", "protocols": "holdout,study"})
+    assert (study.study, study.objectives, study.protocols) == ("mine", "classify", "holdout,original")
+    assert caplog.messages == []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
-from vlm_core.config import Config
+from vlm_core.config import CatalogueSettings, SplitSettings
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -43,7 +43,7 @@ class Data:
         return replace(self, split=split)
 
 
-def columns_of(config: Config) -> Columns:
+def columns_of(config: CatalogueSettings) -> Columns:
     """Return the columns that the settings name."""
     from vlm_core.catalogue.reading import Columns
 
@@ -52,7 +52,7 @@ def columns_of(config: Config) -> Columns:
     )
 
 
-def load_catalogue(config: Config, root: Path) -> Catalogue:
+def load_catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
     """Load the catalogue that the settings name, prepared if need be. Raises UserError for unusable data."""
     from vlm_core.catalogue.catalogue import prepare_catalogue
 
@@ -61,7 +61,7 @@ def load_catalogue(config: Config, root: Path) -> Catalogue:
     return catalogue
 
 
-def load_data(config: Config, root: Path, catalogue: Catalogue | None = None) -> Data:
+def load_data(config: SplitSettings, root: Path, catalogue: Catalogue | None = None) -> Data:
     """Load the catalogue that the settings name, unless it is given, and split it. Raises UserError for bad data."""
     from vlm_core.catalogue.duplicates import near_duplicate_groups
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.config import Config
+from vlm_core.config import EvaluationSettings
 from vlm_core.data import split_list
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
@@ -60,7 +60,7 @@ def seconds_per_image(model: Categoriser, pictures: NDArray[np.uint8]) -> float:
 
 
 def evaluate_rows(
-    config: Config,
+    config: EvaluationSettings,
     catalogue: Catalogue,
     model: Categoriser,
     rows: NDArray[np.int64],
@@ -74,7 +74,11 @@ def evaluate_rows(
 
 
 def evaluate_predictions(
-    config: Config, catalogue: Catalogue, predictions: Predictions, rows: NDArray[np.int64], prior: NDArray[np.float64]
+    config: EvaluationSettings,
+    catalogue: Catalogue,
+    predictions: Predictions,
+    rows: NDArray[np.int64],
+    prior: NDArray[np.float64],
 ) -> Evaluation:
     """Evaluate a model's predictions on catalogue rows (n,), also by the subgroups that the settings name."""
     from vlm_core.evaluation.evaluation import evaluate

@@ -3,15 +3,15 @@
 from typing import Any, Final
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
-    # Hours instead of days without a GPU: the head first, then the last blocks, on kept states of the frozen ones.
+    # Hours instead of days without a GPU: the head first, then the last blocks, on cached features of the frozen ones.
     "cpu": {"mode": "auto", "batch_size": 32, "learning_rate": 5e-5, "modes": "zero-shot,probe,lp-ft"},
-    # The original study: what `Config` holds by default, the preset's name aside, is exactly this preset.
-    "study": {},
-    # One frozen encoder, and only the fusion exchanged: what the mechanism itself contributes.
+    # The original paper's settings: `Config`'s own defaults.
+    "original": {},
+    # One frozen encoder with exchangeable fusion: what the mechanism itself contributes.
     "ablation": {"weights": "tiny", "mode": "probe", "parts": "ablation"},
     # Small models on any data, in seconds on two cores.
     "demo": {"weights": "tiny", "mode": "probe", "modes": "zero-shot,probe,lp-ft"},
-    # A tiny model from nothing on a catalogue's own titles and attributes; all epochs are walked through.
+    # A tiny, randomly initialised model, trained on a catalogue's own titles and attributes for all epochs.
     "pretrain": {
         "weights": "tiny-random",
         "experiment": "pretraining",
@@ -23,19 +23,19 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
-# The study's learning rate is for published weights; a tiny model hardly moves with it. From nothing, at 1e-3, tiny GIT
-# and BLIP, whose text blocks normalise after the residual, get stuck.
-# By the first word of the weights' source; taken instead of the preset's values, and said so.
+# Settings that suit the weights, by the first word of their source; they replace the preset's values, which is logged.
+# The original learning rate is for published weights and too small for tiny ones. Tiny GIT and BLIP, whose text blocks
+# normalise after the residual, get stuck at 1e-3 when they are randomly initialised.
 SUITING: Final[dict[str, dict[str, Any]]] = {
     "tiny-random": {"batch_size": 32, "learning_rate": 4e-4, "epochs": 8},
     "shipped": {"batch_size": 32, "learning_rate": 1e-4, "epochs": 8, "augmentation": "mirror"},
 }
 
-# A linear layer on frozen features: its passes cost next to nothing, and the study's rate would not move it.
+# A linear layer on frozen features: epochs cost next to nothing, and the original learning rate would not move it.
 HEAD: Final[dict[str, Any]] = {"batch_size": 128, "learning_rate": 3e-3, "epochs": 30, "patience": 10, "views": 0}
-# A mechanism of the ablation, on kept tokens: the same budget for each.
+# A mechanism of the ablation, on cached tokens: the same budget for each.
 MECHANISM: Final[dict[str, Any]] = {"batch_size": 64, "epochs": 8, "patience": 8, "views": 1, "augmentation": "mirror"}
-# Where the head's best settings are searched, instead of what each setting declares for whole models.
+# Search ranges for the head, instead of those that each setting declares for whole models.
 HEAD_SEARCH: Final[dict[str, dict[str, Any]]] = {
     "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
     "batch_size": {"low": 32, "high": 512, "log": True},

@@ -123,7 +123,7 @@ def _metrics(generator: np.random.Generator) -> list[tuple[str, float, int]]:
         "test_macro_f1_high": score + 0.02,
         "test_accuracy": score,
         "train_seconds": float(generator.uniform(5, 5000)),
-        "seconds_a_picture": float(generator.uniform(0.001, 0.4)),
+        "seconds_per_image": float(generator.uniform(0.001, 0.4)),
         **{f"test_f1_{category}": float(generator.uniform(0.3, 1)) for category in CATEGORIES},
         **{f"test_recall_{category}": float(generator.uniform(0.3, 1)) for category in CATEGORIES},
     }
@@ -131,10 +131,10 @@ def _metrics(generator: np.random.Generator) -> list[tuple[str, float, int]]:
 
 
 def _params(number: int) -> dict[str, str]:
-    from vlm_core.config import FINE_TUNING, build_config
+    from vlm_core.config import build_config
 
-    params = build_config({"preset": ("cpu", "demo", "study")[number % 3], "model": FAMILIES[number % 4]})
-    return {**params.to_params(FINE_TUNING), "seed": str(number % 5)}
+    params = build_config({"preset": ("cpu", "demo", "original")[number % 3], "model": FAMILIES[number % 4]})
+    return {**params.to_params(), "seed": str(number % 5)}
 
 
 def _tags(number: int) -> dict[str, str]:
@@ -144,7 +144,7 @@ def _tags(number: int) -> dict[str, str]:
         "catalogue": "myntra",
         "label": "masterCategory",
         "split": f"{seed}{'leak' if leaks else 'good'}",
-        "protocol": "study" if leaks else "holdout",
+        "protocol": "original" if leaks else "holdout",
         "leaking": str(leaks).lower(),
         "weights_source": f"shipped:{FAMILIES[number % 4]}",
         "weights_trained": str(1000 * (1 + number % 7)),

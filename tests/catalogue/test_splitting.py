@@ -93,7 +93,7 @@ def test_a_category_with_nothing_reserved_is_judged_all_the_same_and_leaks_for_p
 
 def test_study_balances_first_and_leaks():
     products = _products(REAL_COUNTS)
-    split = _split(products, protocol="study")
+    split = _split(products, protocol="original")
     assert _counts(split, split.train) == [480] * 5 and _counts(split, split.validation) == [120] * 5
     np.testing.assert_array_equal(split.validation, split.test)
     assert split.leaking and split.leakage.near_by_category["Free Items"] > 0.95
@@ -161,7 +161,7 @@ def test_the_seed_varies_the_split_and_the_fingerprint_and_repeats_both():
     first, again, other = _split(products), _split(products), _split(products, seed=1)
     np.testing.assert_array_equal(first.train, again.train)
     assert first.fingerprint == again.fingerprint != other.fingerprint
-    assert first.fingerprint != _split(products, protocol="study").fingerprint
+    assert first.fingerprint != _split(products, protocol="original").fingerprint
 
 
 def test_single_products_and_other_categories_are_removed_and_reported():

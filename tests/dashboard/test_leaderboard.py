@@ -71,7 +71,7 @@ def test_trials_and_runs_without_data_stay_out_and_unfinished_ones_come_without_
 
 def test_costs_are_in_the_units_that_the_page_says():
     row = make_leaderboard(
-        _table(_score(0.5, **{"metrics.seconds_a_picture": 0.0125, "tags.weights_trained": "1200"}))
+        _table(_score(0.5, **{"metrics.seconds_per_image": 0.0125, "tags.weights_trained": "1200"}))
     ).rows[0]
     assert row["latency"] == 12.5 and row["weights"] == "shipped" if "weights" not in row else True
     assert row["latency"] == 12.5

@@ -230,7 +230,7 @@ def test_the_validation_predictions_that_thresholds_need_are_stored_with_each_ru
     assert (predictions.predicted == predictions.labels).mean() == pytest.approx(
         last["validation_summary"]["overall_accuracy"]
     )
-    assert runs.row(names["clip"])["metrics.seconds_a_picture"] > 0
+    assert runs.row(names["clip"])["metrics.seconds_per_image"] > 0
 
 
 def test_a_new_threshold_needs_no_new_predictions(runs, names, models):

@@ -44,7 +44,7 @@ def table():
                 "params.learning_rate": str(rate),
                 "params.mode": ("probe", "lora")[number % 2],
                 "metrics.best_validation_macro_f1": score,
-                "metrics.seconds_a_picture": 0.01 / (number + 1),
+                "metrics.seconds_per_image": 0.01 / (number + 1),
             },
         )
         for number, (rate, score) in enumerate(zip(rates, scores, strict=True))
@@ -62,8 +62,8 @@ def table():
     parent = {
         "params.search": "learning_rate,mode",
         "params.model": "git",
-        "params.objectives": "score,seconds",
-        "tags.study": "mine",
+        "params.search_objectives": "score,seconds",
+        "tags.search_name": "mine",
     }
     leader = {**_row(0, **parent), "run_id": "s", "tags.kind": "search", "tags.mlflow.parentRunId": None}
     return pd.DataFrame([leader, *trials, pruned, failed, running])
@@ -161,7 +161,7 @@ def test_splits_are_offered_once_and_read_with_their_products(runs):
 
 def test_the_catalogue_page_reports_leaks_duplicates_and_products(runs):
     choices = split_choices(runs)
-    leaking = next(each["value"] for each in choices if "study" in each["label"])
+    leaking = next(each["value"] for each in choices if "original" in each["label"])
     report, categories, _ = catalogue_page.update_report(runs, leaking, "")
     assert "scores on this split reward memorisation" in _text(report) and categories[0]["label"] == "All categories"
     pictures, pages = catalogue_page.update_pictures(runs, leaking, "", "training", 1)

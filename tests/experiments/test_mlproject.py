@@ -8,7 +8,7 @@ import pytest
 from mlflow.projects._project_spec import EntryPoint, load_project
 
 from experiments.mlproject import declared_settings, render
-from vlm_core.config import Config, build_config, from_flags
+from vlm_core.config import Config, build_config
 from vlm_core.presets import PRESETS, SUITING
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,11 +60,11 @@ def test_an_entry_point_starts_a_door_that_exists(verb: str) -> None:
 )
 def test_training_is_told_what_the_user_gave(given: dict[str, str]) -> None:
     _, *flags = _told(given)
-    assert from_flags(flags, argparse.ArgumentParser()) == build_config(given)
+    assert Config.from_flags(flags, argparse.ArgumentParser()) == build_config(given)
 
 
 def test_an_empty_text_survives_the_shell() -> None:
-    assert from_flags(_told({"attributes": ""})[1:], argparse.ArgumentParser()).attributes == ""
+    assert Config.from_flags(_told({"attributes": ""})[1:], argparse.ArgumentParser()).attributes == ""
 
 
 def test_what_mlflow_logs_before_the_run_starts_agrees_with_what_the_run_logs() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlm_core.config import build_config
+from vlm_core.config import StudyConfig
 from vlm_core.errors import UserError
 from vlm_core.study.plan import Cell, StudyPlan, plan_study
 
@@ -10,7 +10,7 @@ MECHANISMS = ("mean-pool", "attention-pool")
 
 
 def planned(**given: object) -> StudyPlan:
-    return plan_study(build_config({"preset": "demo", **given}), MECHANISMS)
+    return plan_study(StudyConfig.build({"preset": "demo", **given}), MECHANISMS)
 
 
 def test_each_seed_has_every_family_mode_objective_and_mechanism_and_the_leak_of_the_last_mode() -> None:
@@ -25,10 +25,10 @@ def test_each_seed_has_every_family_mode_objective_and_mechanism_and_the_leak_of
         "git/probe/classify/holdout/0",
         "git/lp-ft/classify/holdout/0",
         "git/fusion/generate/holdout/0",
-        "baseline/full/classify/study/0",
-        "clip/lp-ft/classify/study/0",
-        "blip/lp-ft/classify/study/0",
-        "git/lp-ft/classify/study/0",
+        "baseline/full/classify/original/0",
+        "clip/lp-ft/classify/original/0",
+        "blip/lp-ft/classify/original/0",
+        "git/lp-ft/classify/original/0",
         "mechanism/mean-pool/classify/holdout/0",
         "mechanism/attention-pool/classify/holdout/0",
     ]
@@ -57,10 +57,10 @@ def test_the_preset_ablation_exchanges_mechanisms_alone() -> None:
     assert {cell.model for cell in plan.cells} == {"mechanism"}
 
 
-def test_the_preset_study_trains_every_weight_as_the_original_did() -> None:
-    plan = planned(preset="study", seeds=1, families="clip", parts="families")
+def test_the_preset_original_trains_every_weight_as_the_paper_did() -> None:
+    plan = planned(preset="original", seeds=1, families="clip", parts="families")
     assert plan.main_mode == "full"
-    assert {cell.mode for cell in plan.cells if cell.protocol == "study"} == {"full"}
+    assert {cell.mode for cell in plan.cells if cell.protocol == "original"} == {"full"}
 
 
 def test_only_what_is_compared_most_closely_is_measured_at_length() -> None:
@@ -68,7 +68,7 @@ def test_only_what_is_compared_most_closely_is_measured_at_length() -> None:
     measured = {cell.key: plan.measurements(cell) for cell in plan.cells}
     assert measured["clip/lp-ft/classify/holdout/0"] == ("unknown", "robustness", "attention")
     assert measured["clip/lp-ft/classify/holdout/1"] == ("unknown", "robustness")
-    assert measured["clip/lp-ft/classify/study/0"] == ("leak",)
+    assert measured["clip/lp-ft/classify/original/0"] == ("leak",)
     assert measured["clip/probe/classify/holdout/0"] == ("simple_baselines",)
     assert measured["blip/fusion/generate/holdout/1"] == ("decoding",)
     assert measured["baseline/full/classify/holdout/0"] == ("unknown", "robustness")

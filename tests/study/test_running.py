@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.stores import ROOT
-from vlm_core.config import FINE_TUNING, Config, build_config
+from vlm_core.config import Config, StudyConfig, build_config
 from vlm_core.errors import UserError
 from vlm_core.study.plan import plan_study
 from vlm_core.study.running import find_pending, run_study
@@ -27,7 +27,7 @@ SMALL = {
     "preset": "demo",
     "families": "clip",
     "modes": "probe",
-    "answers": "classify",
+    "objectives": "classify",
     "seeds": 1,
     "protocols": "holdout",
     "parts": "families",
@@ -39,8 +39,8 @@ SMALL = {
 }
 
 
-def small(shop: Path, **given: object) -> Config:
-    return build_config({**SMALL, "data": str(shop), **given})
+def small(shop: Path, **given: object) -> StudyConfig:
+    return StudyConfig.build({**SMALL, "data": str(shop), **given})
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def cheap_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("cheap_costs")
 def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path, stocked: Path) -> None:
-    config = small(shop, protocols="holdout,study", parts="families,cost,labels")
+    config = small(shop, protocols="holdout,original", parts="families,cost,labels")
     outcome = run_study(config, stocked)
     reader, results = RunReader(), outcome.results
     children = reader.children(outcome.run_id)
@@ -127,7 +127,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, stocke
     assert "RUNNING" not in set(children["status"])
     alone = run_training(
         build_config(
-            {"preset": "demo", "model": "clip", **{name: given[name] for name in FINE_TUNING if name in given}}
+            {"preset": "demo", "model": "clip", **{name: given[name] for name in Config.model_fields if name in given}}
         ),
         stocked,
     )

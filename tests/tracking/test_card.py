@@ -50,7 +50,7 @@ def test_a_card_states_data_protocol_scores_and_limits(folder: Path) -> None:
 
 
 def test_a_card_of_a_leaking_run_says_so_before_anything_else(folder: Path) -> None:
-    card = _card(folder, "study")
+    card = _card(folder, "original")
     assert card.index("These scores reward memory") < card.index("##")
     assert "**leaking**" in card
 

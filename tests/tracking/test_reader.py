@@ -27,7 +27,7 @@ def _run(name: str, right: int, *, protocol: str = "holdout", seed: int = 0, exp
 
 def test_the_leaderboard_ranks_within_groups_and_marks_what_leaks(store: Path) -> None:
     _run("other split", 25, seed=1)
-    _run("leaks", 29, protocol="study")
+    _run("leaks", 29, protocol="original")
     _run("good", 24)
     _run("better", 27, experiment="another")
     _run("same", 24)

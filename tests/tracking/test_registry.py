@@ -67,7 +67,7 @@ def _champion() -> str | None:
 
 
 def test_champions_come_and_go_by_the_rules(store: Path) -> None:
-    _train(None, 29, protocol="study")
+    _train(None, 29, protocol="original")
     assert "version 1; it cannot be champion, because its test products leak" in SAID[-1]
     assert _champion() is None
     _train(None, 18)
@@ -82,7 +82,7 @@ def test_champions_come_and_go_by_the_rules(store: Path) -> None:
     assert "version 4 stays champion, because the two differ in split" in SAID[-1]
     _train(None, 30, fingerprint="decaf")
     assert "differ in fingerprint" in SAID[-1]
-    _train(None, 30, protocol="study")
+    _train(None, 30, protocol="original")
     assert "leak" in SAID[-1]
     assert _champion() == "4"
     client = connect()

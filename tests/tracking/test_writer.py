@@ -136,7 +136,7 @@ def test_the_data_is_kept_as_lineage_ids_and_tags(store: Path) -> None:
 def test_the_original_protocol_is_marked_as_leaking(store: Path) -> None:
     catalogue = make_catalogue()
     with RunWriter("made") as run:
-        run.dataset(catalogue, make_split(catalogue, "study"))
+        run.dataset(catalogue, make_split(catalogue, "original"))
     tags = connect().get_run(run.run_id).data.tags
     assert tags["leaking"] == "true"
     assert float(tags["leakage"]) > 0

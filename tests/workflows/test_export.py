@@ -50,7 +50,7 @@ def test_an_exported_run_is_compared_and_served(run, shop, store, capsys):
     assert metrics["onnx_fp32_largest_difference"] < 1e-4
     assert metrics["onnx_fp32_equal_answers"] == 1
     assert metrics["onnx_int8_megabytes"] < metrics["onnx_fp32_megabytes"]
-    assert metrics["onnx_int8_seconds_a_picture_batch_32"] > 0
+    assert metrics["onnx_int8_seconds_per_image_batch_32"] > 0
     after = RunReader().runs().iloc[0]
     assert (after["status"], after["ended"]) == ("FINISHED", before["ended"])
 

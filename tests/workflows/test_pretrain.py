@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tests.messages import collected_messages
 from tests.stores import ROOT
 from vlm_core.catalogue.exposure import RULE, Exposure
-from vlm_core.config import build_config
+from vlm_core.config import PretrainingConfig, build_config
 from vlm_core.errors import UserError
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows.pretrain import run_pretraining
@@ -30,7 +30,7 @@ def pretrain(shop, stocked):
 
     def start(**given):
         with collected_messages() as lines:
-            return run_pretraining(build_config({**SMALL, "data": str(shop), **given}), stocked), lines
+            return run_pretraining(PretrainingConfig.build({**SMALL, "data": str(shop), **given}), stocked), lines
 
     return start
 

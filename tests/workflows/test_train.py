@@ -65,7 +65,7 @@ def test_a_run_ends_evaluated_logged_and_registered(run, given):
     info = json.loads(reader.artifact(outcome.run_id, "dataset_info.json").read_text())
     assert info["split_fingerprint"] == outcome.split.fingerprint
     assert ("train_seconds" in reader.metrics(outcome.run_id)) == (given.get("mode") != "zero-shot")
-    assert reader.metrics(outcome.run_id)["seconds_a_picture"] > 0
+    assert reader.metrics(outcome.run_id)["seconds_per_image"] > 0
     kept = reader.predictions(outcome.run_id, "validation")
     assert len(kept) == len(outcome.split.validation) and set(kept.product_ids).isdisjoint(
         stored.predictions.product_ids
@@ -75,7 +75,7 @@ def test_a_run_ends_evaluated_logged_and_registered(run, given):
 
 
 def test_the_study_protocol_is_marked_as_leaking_everywhere(run):
-    outcome, lines = run(model="baseline", protocol="study", train_per_category=40)
+    outcome, lines = run(model="baseline", protocol="original", train_per_category=40)
     assert any(line.startswith("LEAKING") for line in lines)
     assert RunReader().leaderboard()["leaking"].tolist() == [True]
     assert "cannot be champion" in outcome.registered
@@ -114,7 +114,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
 
 
 def test_auto_weights_fall_back_with_a_warning_and_adapt_the_settings(run):
-    outcome, lines = run(preset="study", model="clip", batch_size=16)
+    outcome, lines = run(preset="original", model="clip", batch_size=16)
     assert sum(line.startswith("WARNING") for line in lines) == 2
     assert outcome.config.learning_rate == SUITING["shipped"]["learning_rate"]
     assert outcome.config.batch_size == 16  # the user's own

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from experiments import tune
 from tests.messages import collected_messages
 from tests.stores import ROOT
-from vlm_core.config import build_config
+from vlm_core.config import SearchConfig
 from vlm_core.errors import Diverged, UserError
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows import train
@@ -34,7 +34,7 @@ def search(shop, stocked):
 
     def start(**given):
         with collected_messages() as lines:
-            return run_search(build_config({**SMALL, "data": str(shop), **given}), stocked), lines
+            return run_search(SearchConfig.build({**SMALL, "data": str(shop), **given}), stocked), lines
 
     return start
 
@@ -88,7 +88,7 @@ def test_hopeless_trials_are_pruned(search):
 
 
 def test_two_objectives_give_a_front(search):
-    outcome, _ = search(objectives="score,seconds", trials=2)
+    outcome, _ = search(search_objectives="score,seconds", trials=2)
     assert all(0 < trial.values[1] < 10 for trial in outcome.search.best_trials)
     assert (RunReader().artifact(outcome.run_id, "search") / "pareto_front.html").exists()
 
@@ -105,7 +105,7 @@ def test_other_settings_need_another_search(search):
     search(trials=1)
     with pytest.raises(UserError, match="started with train_per_category=12, not 13"):
         search(trials=2, train_per_category=13)
-    assert count_states(search(trials=1, train_per_category=13, study="other")[0].search) == {"complete": 1}
+    assert count_states(search(trials=1, train_per_category=13, search_name="other")[0].search) == {"complete": 1}
 
 
 def test_a_second_process_runs_trials_for_the_one_that_leads(search):

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlm_core.aliases import former_value
 from vlm_core.arrays import Rows
 from vlm_core.catalogue.exposure import reserved_for_evaluation
 from vlm_core.errors import UserError
 
-Protocol = Literal["holdout", "study"]
+Protocol = Literal["holdout", "original"]
 
 ORIGINAL_CATEGORIES = ("Accessories", "Apparel", "Footwear", "Free Items", "Personal Care")
 TEST_SHARE = 0.20
@@ -37,7 +38,7 @@ class Leakage:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the catalogue for each use; under `study` validation and test are the same rows."""
+    """Rows of the catalogue for each use; under `original` validation and test are the same rows."""
 
     protocol: Protocol
     label: str
@@ -55,8 +56,8 @@ class Split:
 
     @property
     def leaking(self) -> bool:
-        """Return whether scores on this split reward memory: always under `study`."""
-        return self.protocol == "study" or self.leakage.near > 0 or self.leakage.pretraining > 0
+        """Return whether scores on this split reward memory: always under `original`."""
+        return self.protocol == "original" or self.leakage.near > 0 or self.leakage.pretraining > 0
 
     def exposed(self, seen: NDArray[np.bool_]) -> Split:
         """Return the split for weights whose pretraining may have seen the products marked by `seen` (n_products,)."""
@@ -86,7 +87,7 @@ def split_catalogue(
     for index, name in enumerate(names):
         _check_size(name, np.flatnonzero(labels == index), groups)
     generator = np.random.default_rng([seed, 1])
-    if protocol == "study":
+    if protocol == "original":
         train, validation, sampled = _split_as_original(labels, len(names), train_per_category, generator)
         test = validation
     else:
@@ -263,14 +264,22 @@ def measure_leakage(
 
 
 def _fingerprint(ids: pd.Series[str], categories: Sequence[str], protocol: str, validation: Rows, test: Rows) -> str:
-    parts = [protocol, *categories, "|validation", *sorted(ids.iloc[validation]), "|test", *sorted(ids.iloc[test])]
+    # hashed under its former name, so that old and new runs on the same test products share a fingerprint
+    parts = [
+        former_value("protocol", protocol),
+        *categories,
+        "|validation",
+        *sorted(ids.iloc[validation]),
+        "|test",
+        *sorted(ids.iloc[test]),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def dataset_info(products: pd.DataFrame, split: Split, catalogue_fingerprint: str, rows_read: int) -> dict[str, Any]:
     """Return the original's `dataset_info.json` content, and what it takes to reproduce and verify the split."""
     # The original balances before it splits, so its counts are of both sides; under holdout training alone is balanced.
-    balanced = np.concatenate([split.train, split.validation]) if split.protocol == "study" else split.train
+    balanced = np.concatenate([split.train, split.validation]) if split.protocol == "original" else split.train
     totals = np.bincount(split.labels[balanced], minlength=len(split.categories))
     singles = np.bincount(split.labels[np.unique(balanced)], minlength=len(split.categories))
     augmented = {
@@ -282,7 +291,7 @@ def dataset_info(products: pd.DataFrame, split: Split, catalogue_fingerprint: st
         for index, name in enumerate(split.categories)
     }
     ids = products["product_id"]
-    evaluation_rows = len(split.test) if split.protocol == "study" else len(split.validation) + len(split.test)
+    evaluation_rows = len(split.test) if split.protocol == "original" else len(split.validation) + len(split.test)
     return {
         "total_original_csv_entries": rows_read,
         "selected_categories_original_counts": {

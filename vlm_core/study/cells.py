@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vlm_core.config import FINE_TUNING, Config
+from vlm_core.config import Config, WeightsSettings
 from vlm_core.data import columns_of, load_data
 from vlm_core.progress import quiet
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
@@ -100,7 +100,7 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
     data = data.exposed(tower.exposure)
     cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     with RunWriter(config.experiment, cell.key, parent=parent, folder=root) as run:
-        run.params(config.to_params(FINE_TUNING))
+        run.params(config.to_params())
         run.dataset(data.catalogue, data.split)
         run.tags({tags.KIND: "ablation", "mechanism": cell.mode, "weights_source": tower.source})
         result = Ablation(config, data, tower, cache).run(cell.mode)
@@ -111,7 +111,7 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
         return run.run_id
 
 
-def load_encoder(config: Config) -> LoadedWeights:
+def load_encoder(config: WeightsSettings) -> LoadedWeights:
     """Load the weights whose frozen vision tower the mechanisms and the label audit share. Raises UserError."""
     from vlm_core.models.loading import load_weights
 

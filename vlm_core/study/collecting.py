@@ -14,7 +14,7 @@ import pandas as pd
 
 from vlm_core.attention.faithfulness import Faithfulness
 from vlm_core.attention.statistics import LayerStatistics
-from vlm_core.config import STUDY, Config
+from vlm_core.config import StudyConfig
 from vlm_core.data import Data, split_list
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.decoding_scores import DecodingScore
@@ -35,7 +35,7 @@ def collect(
     parent: str,
     name: str,
     plan: StudyPlan,
-    config: Config,
+    config: StudyConfig,
     data: Data,
     failed: Mapping[str, str],
     *,
@@ -53,7 +53,7 @@ def collect(
         return results.Results(
             study=name,
             run_id=parent,
-            settings=config.to_params(STUDY),
+            settings=config.to_params(),
             machine=machine_tags(),
             catalogue=data.catalogue.name,
             categories=data.split.categories,
@@ -62,7 +62,7 @@ def collect(
             failed=dict(failed),
             scores=(*score_rows(cells), *simple_baseline_rows(cells)),
             pairs=() if interim else (*pair_rows("families", main), *pair_rows("mechanisms", cells.mechanisms())),
-            leak=leak_rows(main, cells.main("study")),
+            leak=leak_rows(main, cells.main("original")),
             robustness=robustness_rows(main),
             calibration=calibration_rows(main),
             gaps=() if interim else gap_rows(main, data, split_list(config.attributes)),
@@ -312,7 +312,7 @@ def _mean_decoding(seeds: Sequence[DecodingScore]) -> DecodingScore:
     )
 
 
-def _cost_rows(configurations: Configurations, data: Data, config: Config) -> tuple[results.CostRow, ...]:
+def _cost_rows(configurations: Configurations, data: Data, config: StudyConfig) -> tuple[results.CostRow, ...]:
     """Measure the first model of each configuration, one after the other, when no cell is running any more."""
     from vlm_core.benchmark.cost import measure_cost, pareto
     from vlm_core.models.saved import load_categoriser

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from vlm_core.config import FINE_TUNING, Config, build_config
+from vlm_core.config import Config, StudyConfig, build_config
 from vlm_core.data import split_list
 from vlm_core.errors import UserError
 from vlm_core.presets import MECHANISM as BUDGET
@@ -87,7 +87,7 @@ class StudyPlan:
         """Return the names of what is measured on the cell's model beyond its test split."""
         main, family = self.is_main(cell), cell.model not in (BASELINE, MECHANISM)
         wanted = {
-            "leak": main and cell.protocol == "study",
+            "leak": main and cell.protocol == "original",
             "unknown": main and cell.protocol == "holdout",
             "robustness": main and cell.protocol == "holdout" and "robustness" in self.parts,
             "attention": main and family and cell.protocol == "holdout" and self._first(cell, "attention"),
@@ -100,27 +100,27 @@ class StudyPlan:
         return part in self.parts and cell.seed == self.first_seed
 
 
-def plan_study(config: Config, mechanisms: Sequence[str]) -> StudyPlan:
+def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
     """Return the study that the settings ask for, one seed after the other. Raises UserError for unknown names."""
     families = _listed("families", config.families, ("clip", "clip-large", "blip", "blip-large", "git", "git-large"))
     modes = _listed("modes", config.modes, ("zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full"))
-    answers = _listed("answers", config.answers, ("classify", "generate"))
-    protocols = _listed("protocols", config.protocols, ("holdout", "study"))
+    objectives = _listed("objectives", config.objectives, ("classify", "generate"))
+    protocols = _listed("protocols", config.protocols, ("holdout", "original"))
     parts = frozenset(_listed("parts", config.parts, PARTS))
     cells: list[Cell] = []
     for seed in range(config.seed, config.seed + config.seeds):
         if "families" in parts:
-            cells += _family_cells(families, modes, answers, protocols, seed)
+            cells += _family_cells(families, modes, objectives, protocols, seed)
         if "ablation" in parts:
             cells += [Cell(MECHANISM, name, "classify", "holdout", seed) for name in mechanisms]
     if not cells:
         raise UserError(f"parts={config.parts} leaves nothing to run: name families or ablation among them.")
-    settings = {name: getattr(config, name) for name in config.model_fields_set if name in FINE_TUNING}
+    settings = {name: getattr(config, name) for name in config.model_fields_set if name in Config.model_fields}
     return StudyPlan(tuple(cells), parts, modes[-1], config.seed, {**settings, "preset": config.preset})
 
 
 def _family_cells(
-    families: Sequence[str], modes: Sequence[str], answers: Sequence[str], protocols: Sequence[str], seed: int
+    families: Sequence[str], modes: Sequence[str], objectives: Sequence[str], protocols: Sequence[str], seed: int
 ) -> Iterator[Cell]:
     """Yield one seed's cells; the original protocol has only the baseline and the main mode, to show the leak."""
     for protocol in protocols:
@@ -128,7 +128,7 @@ def _family_cells(
         for family in families:
             for mode in modes if protocol == "holdout" else modes[-1:]:
                 yield Cell(family, mode, "classify", protocol, seed)
-            if protocol == "holdout" and "generate" in answers and family.split("-")[0] in GENERATIVE:
+            if protocol == "holdout" and "generate" in objectives and family.split("-")[0] in GENERATIVE:
                 yield Cell(family, GENERATIVE_MODE, "generate", protocol, seed)
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vlm_core.config import STUDY, Config
+from vlm_core.aliases import former_value
+from vlm_core.config import StudyConfig
 from vlm_core.data import load_data
 from vlm_core.errors import UserError
 from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
@@ -46,7 +47,7 @@ class StudyOutcome:
     results: Results
 
 
-def run_study(config: Config, root: Path) -> StudyOutcome:
+def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
     """Run the cells of the study that are not finished, and write its report into the artifacts of its run.
 
     A cell that fails is reported, and the others continue; the run then ends as FAILED, so that the same command
@@ -62,7 +63,7 @@ def run_study(config: Config, root: Path) -> StudyOutcome:
     resume = _unfinished(name, config)
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})
-        run.params(config.to_params(STUDY))
+        run.params(config.to_params())
         run.end_dead_children()
         pending = find_pending(plan, RunReader().children(run.run_id))
         finished = len(plan.cells) - len(pending)
@@ -88,22 +89,25 @@ def run_study(config: Config, root: Path) -> StudyOutcome:
     return StudyOutcome(run.run_id, results)
 
 
-def _unfinished(name: str, config: Config) -> str:
+def _unfinished(name: str, config: StudyConfig) -> str:
     """Return the id of the study's unfinished run, or "". Raises UserError when its settings differ."""
-    runs = RunReader().studies(name)
+    reader = RunReader()
+    runs = reader.studies(name)
+    if not len(runs) and not config.study:  # named after its preset, under that one's former name
+        runs = reader.studies(former_value("preset", name))
     unfinished = runs[runs["status"] != "FINISHED"] if len(runs) else runs
     if not len(unfinished):
         return ""
     run_id = str(unfinished["run_id"].iloc[0])
-    before = RunReader().params(run_id)
-    wanted = config.to_params([name for name in STUDY if name not in _FREE])
+    before = reader.params(run_id)
+    wanted = {key: text for key, text in config.to_params().items() if key not in _FREE}
     if different := [key for key, text in wanted.items() if before.get(key, text) != text]:
         key = different[0]
         raise UserError(
             f"The study {name} (run {run_id}) is not finished and was started with {key}={before[key]}, not "
             f"{wanted[key]}: resume it with its settings, or name another with study=."
         )
-    RunReader().check_resumable(run_id)
+    reader.check_resumable(run_id)
     return run_id
 
 
@@ -134,7 +138,7 @@ def _measured(finished: pd.DataFrame) -> Iterator[set[str]]:
 
 
 def _run_cells(
-    pending: Sequence[PendingCell], plan: StudyPlan, config: Config, root: Path, parent: str
+    pending: Sequence[PendingCell], plan: StudyPlan, config: StudyConfig, root: Path, parent: str
 ) -> Iterator[CellOutcome]:
     """Run the cells in `config.workers` processes, and yield each outcome as it comes."""
     if config.workers == 1 or len(pending) < 2:

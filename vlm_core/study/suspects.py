@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.config import Config
+from vlm_core.config import StudyConfig
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.study.cells import ENCODER, load_encoder
@@ -17,7 +17,7 @@ from vlm_core.study.results import LabelAuditResult, Suspect
 MOST_AUDITED: Final = 10_000  # products; those of the first seed's split are always among them
 
 
-def find_suspects(predictions: Mapping[str, Predictions], data: Data, config: Config) -> LabelAuditResult:
+def find_suspects(predictions: Mapping[str, Predictions], data: Data, config: StudyConfig) -> LabelAuditResult:
     """Audit up to 10,000 labelled products; with it comes macro-F1 of the predictions (by label) without the suspects.
 
     Raises UserError as `audit_labels` does.
@@ -45,7 +45,7 @@ def _rows(data: Data, seed: int) -> NDArray[np.int64]:
     return np.concatenate([own, sampled])
 
 
-def _features(rows: NDArray[np.int64], data: Data, config: Config) -> NDArray[np.float32]:
+def _features(rows: NDArray[np.int64], data: Data, config: StudyConfig) -> NDArray[np.float32]:
     """Return fused features (n, D) of the encoder before any fine-tuning."""
     from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
     from vlm_core.models.simple_baselines import frozen_features

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vlm_core.atomic import write_atomically
-from vlm_core.config import PRETRAINING, Config, build_config
+from vlm_core.config import PretrainingConfig
 from vlm_core.tracking.card import markdown_table
 from vlm_core.tracking.reader import RunReader
 
@@ -27,7 +27,7 @@ _FIGURES: Final = {
 
 
 def write_pretraining_card(
-    folder: Path, run_id: str, config: Config, exposure: Exposure, figures: Mapping[str, float]
+    folder: Path, run_id: str, config: PretrainingConfig, exposure: Exposure, figures: Mapping[str, float]
 ) -> None:
     """Write the card: how the weights were made, what they saw, what they can do untrained, and what they cannot."""
     family = config.family
@@ -47,13 +47,9 @@ def write_pretraining_card(
     write_atomically(folder / "README.md", lambda file: file.write((text + "\n").encode()))
 
 
-def _recipe(config: Config) -> str:
-    start = build_config({"preset": "pretrain", "model": config.model}).to_params()
-    given = {
-        name: text
-        for name, text in config.to_params().items()
-        if name in PRETRAINING and name not in _NOT_SHOWN and text != start[name]
-    }
+def _recipe(config: PretrainingConfig) -> str:
+    start = PretrainingConfig.build({"model": config.model}).to_params()
+    given = {name: text for name, text in config.to_params().items() if name not in _NOT_SHOWN and text != start[name]}
     command = " ".join(["python -m experiments.pretrain", f"--model {config.model}", "--data <catalogue>"])
     command += "".join(f" --{name} {text}" for name, text in given.items())
     command += " --tower <folder of the CLIP model that lent its vision tower>" if config.tower else ""
@@ -72,7 +68,7 @@ def _curve(run_id: str) -> str:
     return markdown_table(("epoch", *names), rows)
 
 
-def _data(exposure: Exposure, config: Config) -> str:
+def _data(exposure: Exposure, config: PretrainingConfig) -> str:
     return (
         f"{exposure.products:,} products of `{exposure.catalogue}` (fingerprint `{exposure.catalogue_fingerprint}`), "
         f"all with `{exposure.rule}`; fingerprint of their ids `{exposure.products_fingerprint}`. Sentences came from "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pandas as pd
 
+from vlm_core.aliases import current_key, current_metrics, current_settings, current_tags, former_metric
 from vlm_core.errors import UserError
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import check_resumable
@@ -97,8 +98,8 @@ class RunReader:
 
     def studies(self, name: str = "") -> pd.DataFrame:
         """Runs that lead a study (of that name, if one is given), newest first, as `runs` gives them."""
-        named = f" and tags.{tags.STUDY} = '{name}'" if name else ""
-        return self.runs(f"tags.{tags.KIND} = 'study'{named}")
+        found = self.runs(f"tags.{tags.KIND} = 'study'")
+        return found[found[f"tags.{tags.STUDY}"] == name] if name and len(found) else found
 
     def params(self, run_id: str) -> dict[str, str]:
         """The settings that the run was made with, as text."""
@@ -106,11 +107,11 @@ class RunReader:
 
     def tags(self, run_id: str) -> dict[str, str]:
         """Facts about the run that are no settings."""
-        return dict(self._run(run_id).data.tags)
+        return current_tags(self._run(run_id).data.tags)
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """The last value of each of the run's metrics."""
-        return dict(self._run(run_id).data.metrics)
+        return current_metrics(self._run(run_id).data.metrics)
 
     def check_resumable(self, run_id: str) -> None:
         """Nothing; raises UserError for a run that cannot be gone on with, before any work is done for it."""
@@ -121,6 +122,8 @@ class RunReader:
         """Columns step and value: one metric over the epochs; the last value of a step counts."""
         with store_errors(self._uri):
             points = self._client.get_metric_history(run_id, metric)
+            if not points and (former := former_metric(metric)) != metric:
+                points = self._client.get_metric_history(run_id, former)
         table = pd.DataFrame({"step": [point.step for point in points], "value": [point.value for point in points]})
         return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
 
@@ -203,15 +206,15 @@ class RunReader:
         info = run.info
         return {
             "run_id": info.run_id,
-            "name": info.run_name,
+            "name": current_key(info.run_name),
             "experiment": names[info.experiment_id],
             "experiment_id": info.experiment_id,
             "status": run.data.tags.get(tags.ENDED, info.status) if info.status == "FAILED" else info.status,
             "started": pd.to_datetime(info.start_time, unit="ms", utc=True),
             "ended": pd.to_datetime(info.end_time, unit="ms", utc=True),
             **{f"params.{name}": text for name, text in _settings(run).items()},
-            **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
-            **{f"tags.{name}": text for name, text in run.data.tags.items()},
+            **{f"metrics.{name}": value for name, value in current_metrics(run.data.metrics).items()},
+            **{f"tags.{name}": text for name, text in current_tags(run.data.tags).items()},
         }
 
     def _run(self, run_id: str) -> Run:
@@ -236,11 +239,11 @@ def _pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """The run's params, with the values that MLflow would not let us write over an earlier text."""
+    """Return the run's params, with the values that MLflow would not let us write over an earlier text."""
     ours = {
         name.removeprefix(tags.SETTING): text for name, text in run.data.tags.items() if name.startswith(tags.SETTING)
     }
-    return {**run.data.params, **ours}
+    return current_settings({**run.data.params, **ours})
 
 
 # Columns of the leaderboard, under their last name.

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from vlm_core.aliases import current_settings, current_tags
 from vlm_core.tracking import tags
 from vlm_core.tracking.metrics import epoch_metrics
 from vlm_core.tracking.opening import OpenRun, end_dead_children, end_run, open_run
@@ -103,7 +104,7 @@ class RunWriter:
         """
         self._config = dict(params)
         with self._store():
-            known = self._client.get_run(self.run_id).data.params
+            known = current_settings(self._client.get_run(self.run_id).data.params)
         self._log_batches(params={name: text for name, text in params.items() if name not in known})
         different = {name: text for name, text in params.items() if known.get(name, text) != text and name != "resume"}
         self.tags({tags.SETTING + name: text for name, text in different.items()})
@@ -143,7 +144,7 @@ class RunWriter:
                 self._log = TrainingLog.begin(self.folder, self._config.get("model", "model"), self._config)
             log = self._log.add(report)
             if begins:
-                self._client.set_tag(self.run_id, tags.STUDY_LOG, log.name)
+                self._client.set_tag(self.run_id, tags.TRAINING_LOG, log.name)
             self._client.log_artifact(self.run_id, str(log), "logs")
             if drawn:
                 self._client.log_artifact(self.run_id, str(self._log.draw(report)), "results")
@@ -203,7 +204,7 @@ class RunWriter:
         """Take up the epochs that the run has, and the study's log where there is one."""
         history = self._client.get_metric_history(self.run_id, "seconds")
         self._epochs_logged = {metric.step for metric in history}
-        name = self._client.get_run(self.run_id).data.tags.get(tags.STUDY_LOG)
+        name = current_tags(self._client.get_run(self.run_id).data.tags).get(tags.TRAINING_LOG)
         if name is not None:
             self._log = self._find_log(name)
 

@@ -18,7 +18,7 @@ from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.pixels.views import augmented_view, mirrored_view, plain_view
 from vlm_core.training.feature_cache import CachedFeatures
 
-Augmentation = Literal["study", "mirror"]
+Augmentation = Literal["standard", "mirror"]
 PLAIN_PIXEL_BATCH = 32
 PREFIX_BATCH = 8  # small, because the activations of large batches do not fit the processor's caches
 PLAIN_BATCH = 256
@@ -74,7 +74,7 @@ class PixelBatches:
     image_size: int
     batch_size: int
     seed: int
-    augmentation: Augmentation = "study"
+    augmentation: Augmentation = "standard"
     start: int = 0
 
     @property

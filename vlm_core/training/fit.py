@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vlm_core.aliases import former_value
 from vlm_core.config import Config
 from vlm_core.data import Data
 from vlm_core.presets import HEAD
@@ -162,7 +163,8 @@ class Trainer:
             "prefix": config.prefix if exact or not start else f"{config.prefix} up to stage {start}",
             "pictures": catalogue.pictures_fingerprint,
             "image_size": str(self.model.image_size),
-            "view": f"{config.augmentation} {config.seed} {view}" if view else "plain",
+            # under the augmentation's former name, so that what older runs cached is found
+            "view": f"{former_value('augmentation', config.augmentation)} {config.seed} {view}" if view else "plain",
         }
         return self.cache.entry(key, len(catalogue.products))
 

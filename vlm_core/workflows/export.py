@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.config import build_config, from_params
+from vlm_core.config import Config
 from vlm_core.data import load_catalogue
 from vlm_core.errors import UserError
 
@@ -47,7 +47,7 @@ class ExportComparison:
             f"{prefix}megabytes": self.megabytes,
             f"{prefix}largest_difference": self.largest_difference,
             f"{prefix}equal_answers": self.same_category,
-            **{f"{prefix}seconds_a_picture_batch_{batch}": seconds for batch, seconds in self.seconds.items()},
+            **{f"{prefix}seconds_per_image_batch_{batch}": seconds for batch, seconds in self.seconds.items()},
         }
 
 
@@ -104,7 +104,7 @@ def compare(
         sum(path.stat().st_size for path in weights) / 1e6,
         float(np.abs(rows - expected).max()),
         float((rows.argmax(axis=1) == expected.argmax(axis=1)).mean()),
-        {batch: _seconds_a_picture(model, pictures, batch) for batch in BATCHES},
+        {batch: _seconds_per_image(model, pictures, batch) for batch in BATCHES},
     )
 
 
@@ -117,7 +117,7 @@ def check_parity(run_id: str, fp32: ExportComparison) -> None:
         )
 
 
-def _seconds_a_picture(model: Categoriser, pictures: NDArray[np.uint8], batch: int) -> float:
+def _seconds_per_image(model: Categoriser, pictures: NDArray[np.uint8], batch: int) -> float:
     """Return the median seconds per image over five passes of a batch, resizing to the model's input included."""
     images = np.resize(pictures, (batch, *pictures.shape[1:]))
     model.log_probabilities(images)
@@ -140,13 +140,13 @@ def _comparison_pictures(run_id: str, canvas: tuple[int, int], count: int, root:
     reader = RunReader()
     try:
         test = json.loads(reader.artifact(run_id, "split/test.json").read_text(encoding="utf-8"))
-        catalogue = load_catalogue(from_params(reader.params(run_id)), root)
+        catalogue = load_catalogue(Config.from_params(reader.params(run_id)), root)
         if catalogue.fingerprint != test["fingerprint"]:
             raise UserError(f"the catalogue {catalogue.name} has changed since the run was tested.")
         rows = np.flatnonzero(catalogue.products["product_id"].isin(test["products"]).to_numpy())
     except UserError as error:
         logger.info(f"Comparing on images of the sample catalogue, because the run's own cannot be read: {error}")
-        catalogue = load_catalogue(build_config({"data": "sample"}), root)
+        catalogue = load_catalogue(Config(data="sample"), root)
         rows = np.arange(len(catalogue.products))
     spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
     return fit_pictures(catalogue.pictures.take(spread), canvas)

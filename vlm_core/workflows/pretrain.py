@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_core.atomic import building
-from vlm_core.config import PRETRAINING, Config
+from vlm_core.config import PretrainingConfig
 from vlm_core.data import load_catalogue, split_list
 from vlm_core.errors import UserError
 from vlm_core.inference import choose_device, set_threads
@@ -56,7 +56,7 @@ class _PretrainingData:
     validation: Rows
 
 
-def run_pretraining(config: Config, root: Path) -> PretrainingOutcome:
+def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome:
     """Pretrain as the settings say, track it in MLflow, and write the weights as a Hugging Face folder.
 
     `root` is the folder of `data/`, `checkpoints/` and `pretrained/`. Raises UserError.
@@ -64,7 +64,7 @@ def run_pretraining(config: Config, root: Path) -> PretrainingOutcome:
     if config.model == "baseline":
         raise UserError("The baseline cannot be pretrained: use model=clip, blip or git.")
     if config.resume:
-        config = resumed_config(config.resume)
+        config = resumed_config(config.resume, PretrainingConfig)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}.")
     if config.output and Path(config.output).exists():
         raise UserError(f"output={config.output} exists already: name a new folder.")
@@ -77,7 +77,7 @@ def run_pretraining(config: Config, root: Path) -> PretrainingOutcome:
     with RunWriter(
         config.experiment, config.run_name or f"{config.model}-pretraining", resume=config.resume, folder=root
     ) as run:
-        run.params(config.to_params(PRETRAINING))
+        run.params(config.to_params())
         run.tags(
             {
                 "kind": "pretraining",
@@ -96,7 +96,7 @@ def run_pretraining(config: Config, root: Path) -> PretrainingOutcome:
     return PretrainingOutcome(run.run_id, folder, metrics)
 
 
-def _load_data(config: Config, root: Path) -> _PretrainingData:
+def _load_data(config: PretrainingConfig, root: Path) -> _PretrainingData:
     from vlm_core.catalogue.captions import describe_products
     from vlm_core.catalogue.duplicates import near_duplicate_groups
     from vlm_core.catalogue.exposure import split_for_pretraining
@@ -124,7 +124,7 @@ def _load_data(config: Config, root: Path) -> _PretrainingData:
     return _PretrainingData(catalogue, captions, training, validation)
 
 
-def _load_adapter(config: Config, data: _PretrainingData) -> tuple[Adapter, Exposure]:
+def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Adapter, Exposure]:
     """Return the initial model, and a record of the products that its weights will have seen."""
     from vlm_core.catalogue.exposure import record_exposure
     from vlm_core.models.categoriser import ADAPTERS
@@ -154,7 +154,7 @@ def _load_adapter(config: Config, data: _PretrainingData) -> tuple[Adapter, Expo
     return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before)
 
 
-def _make_task(config: Config, data: _PretrainingData, adapter: Adapter) -> Pretraining:
+def _make_task(config: PretrainingConfig, data: _PretrainingData, adapter: Adapter) -> Pretraining:
     import torch
 
     from vlm_core.models.objectives import make_objective
@@ -199,7 +199,7 @@ def _make_scorer(
     return lambda: evaluate_adapter(adapter, batches, captions, labels, classes)
 
 
-def _train(config: Config, task: Pretraining, run: RunWriter, folder: Path) -> None:
+def _train(config: PretrainingConfig, task: Pretraining, run: RunWriter, folder: Path) -> None:
     """Train and log every epoch; leave the last epoch's weights in the model."""
     from vlm_core.training.checkpoint import Checkpoint
     from vlm_core.training.loop import EpochReport, TrainingArguments, show_steps, train
@@ -225,7 +225,7 @@ def _train(config: Config, task: Pretraining, run: RunWriter, folder: Path) -> N
 
 
 def _write(
-    config: Config, exposure: Exposure, adapter: Adapter, score: Score, run: RunWriter, folder: Path
+    config: PretrainingConfig, exposure: Exposure, adapter: Adapter, score: Score, run: RunWriter, folder: Path
 ) -> dict[str, float]:
     """Write the weights with a model card; return the metrics of the rounded weights that are stored."""
     from vlm_core.models.shipped import write_checksums, write_weights

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from vlm_core.catalogue.splitting import Split
-from vlm_core.config import FINE_TUNING, Config, from_params
+from vlm_core.config import Config, WeightsSettings
 from vlm_core.data import Data, load_data, split_list, write_dataset_info
 from vlm_core.inference import choose_device, evaluate_rows, seconds_per_image, set_threads
 from vlm_core.presets import HEAD, SUITING
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from vlm_core.training.checkpoint import TrainingState
     from vlm_core.training.loop import EpochReport
 
+C = TypeVar("C", bound=WeightsSettings)
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +78,7 @@ def run_training(
     from vlm_core.tracking.registry import register
 
     if config.resume:
-        config = resumed_config(config.resume)
+        config = resumed_config(config.resume, Config)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}, mode={config.mode}.")
     data = data or load_data(config, root)
     train = _train_baseline if config.model == "baseline" else partial(_train_model, plot_epochs=register_model)
@@ -122,7 +123,7 @@ def run_trial(
     return TrialResult(best.best_macro_f1, seconds, pruned=False)
 
 
-def resumed_config(run_id: str) -> Config:
+def resumed_config(run_id: str, kind: type[C]) -> C:
     """Return the settings of a run that is resumed; its weights come from where they came from then.
 
     Raises UserError for a run that cannot be resumed.
@@ -131,7 +132,7 @@ def resumed_config(run_id: str) -> Config:
 
     reader = RunReader()
     reader.check_resumable(run_id)
-    config = from_params(reader.params(run_id))
+    config = kind.from_params(reader.params(run_id))
     source = reader.tags(run_id).get("weights_source", "")
     kinds = {"": config.weights, "shipped": "tiny", "tiny-random": "tiny-random"}
     return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
@@ -228,7 +229,7 @@ def _open_run(config: Config, data: Data, root: Path, parent: str = "") -> Itera
 
     name = config.run_name or f"{config.model}-{config.mode}-{config.seed}"
     with RunWriter(config.experiment, name, resume=config.resume, parent=parent, folder=root) as run:
-        run.params(config.to_params(FINE_TUNING))
+        run.params(config.to_params())
         run.dataset(data.catalogue, data.split)
         with tempfile.TemporaryDirectory() as folder:
             run.artifact(write_dataset_info(data, Path(folder)))
@@ -308,7 +309,7 @@ def _finish(config: Config, data: Data, model: Categoriser, run: RunWriter, sour
         write_card(
             folder,
             run_id=run.run_id,
-            settings=config.to_params(FINE_TUNING),
+            settings=config.to_params(),
             weights_source=source,
             catalogue=catalogue,
             split=split,

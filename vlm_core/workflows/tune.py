@@ -23,7 +23,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from vlm_core.config import TUNING, Config, build_config, searchable
+from vlm_core.aliases import current_settings
+from vlm_core.config import Config, SearchConfig, build_config, searchable
 from vlm_core.data import Data, load_data, split_list
 from vlm_core.errors import Diverged, UserError
 from vlm_core.presets import HEAD_SEARCH
@@ -67,7 +68,7 @@ class SearchOutcome:
         return [(str(trial.number), f"{trial.values[0]:.4f}", _format_settings(trial.params)) for trial in best]
 
 
-def run_search(config: Config, root: Path) -> SearchOutcome:
+def run_search(config: SearchConfig, root: Path) -> SearchOutcome:
     """Run trials until the search has all of them, then retrain with the best settings, test and register the model.
 
     A search of that name is resumed: trials that died with their process are repeated. Where another process leads it,
@@ -94,14 +95,14 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
     if previous_winner and len(search.get_trials(states=FINISHED)) >= config.trials:
         raise UserError(
             f"The search {worker.name} has all of its {config.trials} trials, and run {previous_winner} was retrained: "
-            "raise trials= to continue it, or start another with study=."
+            "raise trials= to continue it, or start another with search_name=."
         )
     resume = "" if previous_winner else previous_run
     with RunWriter(config.experiment, worker.name, resume=resume, folder=worker.root) as run:
         for name, text in {RUN: run.run_id, tags.PROCESS: tags.process_tag(), WINNER: ""}.items():
             search.set_user_attr(name, text)
-        run.tags({"kind": "search", "study": worker.name, "storage": worker.storage_name})
-        run.params({**config.to_params(TUNING), "search": ",".join(worker.space)})
+        run.tags({"kind": "search", tags.SEARCH_NAME: worker.name, "storage": worker.storage_name})
+        run.params({**config.to_params(), "search": ",".join(worker.space)})
         if previous_run:
             _repeat_dead_trials(search)
             run.end_dead_children()
@@ -119,7 +120,7 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
 class _Worker:
     """A process that works for a search."""
 
-    config: Config
+    config: SearchConfig
     root: Path
 
     @cached_property
@@ -130,12 +131,13 @@ class _Worker:
     @property
     def name(self) -> str:
         """The search's name."""
-        return self.config.study or f"{self.config.model}-{self.config.mode}"
+        return self.config.search_name or f"{self.config.model}-{self.config.mode}"
 
     @property
     def fixed_settings(self) -> dict[str, Any]:
         """The settings that the user gave, which every trial shares."""
-        return {name: getattr(self.config, name) for name in self.config.model_fields_set}
+        names = self.config.model_fields_set & Config.model_fields.keys()
+        return {name: getattr(self.config, name) for name in names}
 
     @property
     def storage_name(self) -> str:
@@ -145,7 +147,7 @@ class _Worker:
     def open_search(self, seed: int = 0) -> optuna.Study:
         """Open the search, or create it. Raises UserError where it was started with other settings."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        several = "," in self.config.objectives
+        several = "," in self.config.search_objectives
         try:
             search = optuna.create_study(
                 study_name=self.name,
@@ -157,14 +159,14 @@ class _Worker:
             )
         except Exception as error:
             raise UserError(f"The search cannot be stored in {self.storage_name}: {error}.") from error
-        settings = {name: text for name, text in self.config.to_params(TUNING).items() if name not in _MAY_DIFFER}
-        stored = search.user_attrs.get(SETTINGS)
-        if stored is None:
+        settings = {name: text for name, text in self.config.to_params().items() if name not in _MAY_DIFFER}
+        stored = current_settings(search.user_attrs.get(SETTINGS, {}))
+        if not stored:
             search.set_user_attr(SETTINGS, settings)
         elif different := [name for name in settings if stored.get(name) != settings[name]]:
             raise UserError(
                 f"The search {self.name} was started with {different[0]}={stored.get(different[0])}, not "
-                f"{settings[different[0]]}: repeat its settings to resume it, or start another with study=."
+                f"{settings[different[0]]}: repeat its settings to resume it, or start another with search_name=."
             )
         return search
 
@@ -238,7 +240,7 @@ class _Worker:
         logger.info(f"Trial {trial.number}: {_format_settings(trial.params)}: {score} ({seconds:.0f} s).")
 
 
-def _run_worker(config: Config, root: Path, parent: str, number: int, verbose: bool) -> None:
+def _run_worker(config: SearchConfig, root: Path, parent: str, number: int, verbose: bool) -> None:
     """Run trials in a process of its own."""
     if verbose:
         log_to_stdout()
@@ -250,7 +252,7 @@ def _run_worker(config: Config, root: Path, parent: str, number: int, verbose: b
         raise SystemExit(str(error)) from None
 
 
-def _space(config: Config) -> dict[str, BaseDistribution]:
+def _space(config: SearchConfig) -> dict[str, BaseDistribution]:
     ranges, names = searchable(), split_list(config.search)
     if unknown := [name for name in names if name not in ranges]:
         raise UserError(f"search={unknown[0]} cannot be searched over: choose from {', '.join(ranges)}.")
