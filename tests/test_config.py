@@ -1,6 +1,7 @@
 """Settings: precedence, bounds, former names, and the ways they are rendered and read back."""
 
 import argparse
+import logging
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,12 @@ from hypothesis import strategies as st
 from vlm_core.config import Config, PretrainingConfig, SearchConfig, StudyConfig, build_config
 from vlm_core.errors import UserError
 from vlm_core.presets import PRESETS, SUITING
+
+
+@pytest.fixture(autouse=True)
+def _messages(caplog):
+    caplog.set_level(logging.INFO, logger="vlm_core")
+
 
 KINDS = (Config, SearchConfig, StudyConfig, PretrainingConfig)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,7 +20,7 @@ from vlm_core.errors import UserError
 from vlm_core.presets import PRESETS
 
 Model = Literal["clip", "clip-large", "blip", "blip-large", "git", "git-large", "baseline"]
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def _search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Settings(BaseModel):
         error and what it accepts.
         """
         for note in renaming_notes(values, search=cls.is_search):
-            _log.warning(note)
+            logger.info(note)
         return cls._build(current_settings(values, search=cls.is_search))
 
     @classmethod
@@ -73,9 +73,10 @@ class Settings(BaseModel):
         if values.get("checkpoint"):
             preferred.pop("weights", None)  # it may be tiny, and who names a checkpoint wants that
         try:
-            return cls.model_construct(set(values), **dict(cls(**{**preferred, **values})))
+            settings = cls(**{**preferred, **values})
         except ValidationError as error:
             raise UserError(cls._explain(error)) from None
+        return cast("Self", cls.model_construct(set(values), **dict(settings)))
 
     @classmethod
     def from_params(cls, params: Mapping[str, str]) -> Self:
