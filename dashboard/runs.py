@@ -125,10 +125,10 @@ class Runs:
 
     def refresh(self, *, whole: bool = False) -> None:
         """Read what has changed, or everything; a store that is away sets the snapshot's state."""
-        from vlm_core.tracking.store import impatient
+        from vlm_core.tracking.store import short_timeouts
 
         try:
-            with impatient():
+            with short_timeouts():
                 if whole or not self._view.whole or time.monotonic() - self._read_whole > SECONDS_UNTIL_WHOLE:
                     self._read_all()
                 else:

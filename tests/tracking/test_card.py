@@ -42,7 +42,7 @@ def test_a_card_states_data_protocol_scores_and_limits(folder: Path) -> None:
     assert "Protocol `holdout`" in card
     assert "| Free Items | 33.33% | 20 |" in card
     assert "defined by their price" in card
-    assert "began from nothing" in card
+    assert "randomly initialised" in card
     assert 'mlflow.pyfunc.load_model("runs:/0123456789abcdef/model")' in card
     assert 'BlipForConditionalGeneration.from_pretrained("model")' in card
     assert "checkpoint" not in card

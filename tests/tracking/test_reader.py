@@ -68,8 +68,8 @@ def test_all_pages_are_read_each_run_once(store: Path, monkeypatch: pytest.Monke
     client.create_run("0")
     asked = []
     search = type(client).search_runs
-    monkeypatch.setattr(reader_module, "ROWS_A_FIRST_PAGE", 3)
-    monkeypatch.setattr(reader_module, "ROWS_A_PAGE", 5)
+    monkeypatch.setattr(reader_module, "ROWS_ON_FIRST_PAGE", 3)
+    monkeypatch.setattr(reader_module, "ROWS_PER_PAGE", 5)
     monkeypatch.setattr(type(client), "search_runs", lambda *given, **named: asked.append(1) or search(*given, **named))
     assert [len(page) for page in RunReader().pages()] == [3, 5, 5, 5, 5]
     asked.clear()

@@ -20,7 +20,7 @@ import pytest
 
 from tests.stores import copy_database
 from vlm_core.errors import UserError
-from vlm_core.tracking.store import connect, impatient, open_mlflow, store_errors, store_uri
+from vlm_core.tracking.store import connect, open_mlflow, short_timeouts, store_errors, store_uri
 from vlm_core.tracking.writer import RunWriter
 
 ROOT = Path(__file__).parents[2]
@@ -181,7 +181,7 @@ def test_a_store_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch)
 def test_impatience_ends_and_respects_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "33")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    with impatient():
+    with short_timeouts():
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "33"
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "33"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.tracking.made import make_report
 from vlm_core.evaluation.summary import summarise
-from vlm_core.tracking.training_log import TrainingLog, entry_of
+from vlm_core.tracking.training_log import TrainingLog, epoch_entry
 from vlm_core.training.loop import EpochReport
 
 STUDY = ("Accessories", "Apparel", "Footwear", "Free Items", "Personal Care")
@@ -23,7 +23,7 @@ def test_the_published_epoch_is_written_with_its_published_figures() -> None:
     labels = np.repeat(np.repeat(np.arange(5), 5), PUBLISHED.ravel())
     predicted = np.repeat(np.tile(np.arange(5), 5), PUBLISHED.ravel())
     validation = summarise(labels, predicted, STUDY, 0.25)
-    entry = entry_of(EpochReport(4, 10, validation, validation, 2e-5, 1.0, True, False, "improved"))
+    entry = epoch_entry(EpochReport(4, 10, validation, validation, 2e-5, 1.0, True, False, "improved"))
     assert list(entry) == [
         "epoch",
         "training_summary",
@@ -59,7 +59,7 @@ def test_a_log_is_continued_in_its_file_and_a_repeated_epoch_replaced(tmp_path: 
     log = TrainingLog.begin(tmp_path, "git", {})
     for epoch in (1, 2):
         log.add(make_report(epoch))
-    again = TrainingLog.go_on(tmp_path, log.path)
+    again = TrainingLog.resume(tmp_path, log.path)
     again.add(make_report(2, right=9))
     again.add(make_report(3))
     assert again.path == log.path
@@ -87,4 +87,4 @@ def test_another_file_is_no_log(tmp_path: Path) -> None:
     other = tmp_path / "clip_training_log_20260101_000000.json"
     other.write_text("{}")
     with pytest.raises(ValueError, match="not a training log"):
-        TrainingLog.go_on(tmp_path, other)
+        TrainingLog.resume(tmp_path, other)

@@ -101,7 +101,7 @@ def test_an_epoch_is_kept_as_figures_by_step_log_and_picture(store: Path) -> Non
 def test_an_epoch_that_is_not_to_be_drawn_is_in_the_log_alone(store: Path) -> None:
     with RunWriter("made") as run:
         run.params({"model": "git"})
-        run.epoch(make_report(1), drawn=False)
+        run.epoch(make_report(1), plot=False)
     assert len(list((store / "logs").iterdir())) == 1
     assert not (store / "results").exists()
 

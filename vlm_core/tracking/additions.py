@@ -11,11 +11,11 @@ from vlm_core.tracking.logging_model import save_model
 from vlm_core.tracking.store import connect, store_errors, store_uri
 
 
-def add_export(run_id: str, folder: Path, name: str, figures: Mapping[str, float]) -> str:
-    """The `runs:/` address under which MLflow serves the categoriser in `folder`, now an artifact of the run.
+def add_export(run_id: str, folder: Path, name: str, metrics: Mapping[str, float]) -> str:
+    """Log the categoriser in `folder` as an artifact of the run, and return the `runs:/` address that MLflow serves.
 
-    The run's status stays, and an earlier export of that name is written over. Figures become metrics of the run.
-    Raises UserError when the store does not take it.
+    The run's status stays, and an earlier export of that name is overwritten. Raises UserError when the store cannot
+    be written to.
     """
     from mlflow.entities import Metric
     from mlflow.models import Model
@@ -27,18 +27,18 @@ def add_export(run_id: str, folder: Path, name: str, figures: Mapping[str, float
         save_model(folder, path, meta=Model(artifact_path=name, run_id=run_id))
         client.log_artifacts(run_id, str(path), name)
         now = int(time.time() * 1000)
-        client.log_batch(run_id, metrics=[Metric(key, float(value), now, 0) for key, value in figures.items()])
+        client.log_batch(run_id, metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()])
     return f"runs:/{run_id}/{name}"
 
 
-def add_files(run_id: str, folder: Path, name: str, facts: Mapping[str, str]) -> None:
-    """Nothing; the files of `folder` are artifacts of the run under `name`, and then the facts are its tags.
+def add_files(run_id: str, folder: Path, name: str, tags: Mapping[str, str]) -> None:
+    """Log the files of `folder` as artifacts of the run under `name`, and then set the tags.
 
-    Raises UserError when the store does not take it.
+    Raises UserError when the store cannot be written to.
     """
     uri = store_uri()
     with store_errors(uri):
         client = connect(uri, to_write=True)
         client.log_artifacts(run_id, str(folder), name)
-        for key, text in facts.items():
+        for key, text in tags.items():
             client.set_tag(run_id, key, text)

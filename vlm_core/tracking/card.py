@@ -34,7 +34,7 @@ def write_card(
     split: Split,
     evaluation: Evaluation,
 ) -> Path:
-    """The card `README.md`, written whole into the folder that a categoriser was saved in."""
+    """Write the card `README.md` atomically into the folder that a categoriser was saved in, and return its path."""
     family = str(json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))["family"])
     sections = [
         _head(family, split, weights_source),
@@ -60,10 +60,10 @@ def _head(family: str, split: Split, weights_source: str) -> str:
         "---",
         f"# {family.upper()} for product categorisation",
         "",
-        f"Puts a picture of a product into one of {len(split.categories)} categories: {names}.",
+        f"Classifies the image of a product into one of {len(split.categories)} categories: {names}.",
     ]
     if weights_source != "none":
-        lines.append(f"Before it was trained here, its weights came from `{weights_source}`.")
+        lines.append(f"Its weights came from `{weights_source}` before it was trained here.")
     if split.leaking:
         lines += ["", f"> **These scores reward memory.** {_leakage(split)} They say little about new products."]
     return "\n".join(lines)
@@ -89,39 +89,39 @@ def _data(catalogue: Catalogue, split: Split) -> str:
             f"Protocol `{split.protocol}`, seed {split.seed}, split `{split.fingerprint}`: {len(split.train):,} "
             f"training rows, {len(split.validation):,} validation, {len(split.test):,} test. {_leakage(split)}",
             "",
-            markdown_table(("category", "share of catalogue", "drawn", "training products", "training rows"), counts),
+            markdown_table(("category", "share of catalogue", "sampled", "training products", "training rows"), counts),
         ]
     )
 
 
 def _leakage(split: Split) -> str:
     before = split.leakage.pretraining
-    text = f"{split.leakage.near:.1%} of the evaluation rows have their picture, exactly or nearly, in training."
-    return f"{text} {before:.1%} of them may have been pretrained on." if before else text
+    text = f"{split.leakage.near:.1%} of the evaluation rows have the same or nearly the same image in training."
+    return f"{text} {before:.1%} of them may have been seen in pretraining." if before else text
 
 
 def _scores(evaluation: Evaluation, split: Split) -> str:
     natural, calibration = evaluation.natural, evaluation.calibration
     worst = evaluation.worst_recall
     rows = [
-        ("macro-F1", *_figure(evaluation.macro_f1)),
-        ("accuracy", *_figure(evaluation.accuracy)),
+        ("macro-F1", *_with_interval(evaluation.macro_f1)),
+        ("accuracy", *_with_interval(evaluation.accuracy)),
         (f"lowest recall ({worst.category})", f"{worst.recall:.4f}", ""),
-        ("macro-F1, categories as frequent as in the catalogue", *_figure(natural.macro_f1)),
-        ("accuracy, categories as frequent as in the catalogue", *_figure(natural.accuracy)),
+        ("macro-F1, categories as frequent as in the catalogue", *_with_interval(natural.macro_f1)),
+        ("accuracy, categories as frequent as in the catalogue", *_with_interval(natural.accuracy)),
         ("negative log-likelihood", f"{calibration.nll:.4f}", ""),
         ("Brier score", f"{calibration.brier:.4f}", ""),
         ("expected calibration error", f"{calibration.ece:.4f}", ""),
     ]
     categories = [
-        (score.category, score.support, f"{score.precision:.4f}", f"{score.recall:.4f}", *_figure(score.f1))
+        (score.category, score.support, f"{score.precision:.4f}", f"{score.recall:.4f}", *_with_interval(score.f1))
         for score in evaluation.per_category
     ]
     marked = ", **leaking**" if split.leaking else ""
     return "\n\n".join(
         [
-            f"On {evaluation.n:,} test products, read once, after training{marked}. Intervals of 95 % by bootstrap.",
-            markdown_table(("figure", "value", "interval"), rows),
+            f"On {evaluation.n:,} test products, evaluated once, after training{marked}. 95 % bootstrap intervals.",
+            markdown_table(("metric", "value", "interval"), rows),
             markdown_table(("category", "test products", "precision", "recall", "F1", "interval"), categories),
         ]
     )
@@ -129,7 +129,7 @@ def _scores(evaluation: Evaluation, split: Split) -> str:
 
 def _subgroups(evaluation: Evaluation) -> str:
     rows = [
-        (group.attribute, group.value or "(none)", group.n, *_figure(group.accuracy), f"{group.macro_f1:.4f}")
+        (group.attribute, group.value or "(none)", group.n, *_with_interval(group.accuracy), f"{group.macro_f1:.4f}")
         for group in evaluation.subgroups
         if group.n >= _FEWEST_IN_A_SUBGROUP
     ]
@@ -142,17 +142,19 @@ def _subgroups(evaluation: Evaluation) -> str:
 def _limits(evaluation: Evaluation, split: Split, weights_source: str) -> str:
     weakest = min((score for score in evaluation.per_category if score.support), key=lambda score: score.f1.value)
     limits = [
-        "It always answers one of its categories, also for a picture of none of them.",
+        "It always predicts one of its categories, even for an image that shows none of them.",
         f"It is weakest on {weakest.category} (F1 {weakest.f1.value:.2f}, {weakest.support} test products).",
-        "One run with one seed: another seed draws another split and another start.",
-        "It has seen the pictures of this catalogue alone; other cameras, backgrounds and angles are untested.",
+        "One run with one seed: another seed gives another split and another initialisation.",
+        "It has seen images of this catalogue only; other cameras, backgrounds and angles are untested.",
     ]
     if "Free Items" in split.categories:
-        limits.append("Free Items are defined by their price, not by their looks: no picture can tell them reliably.")
+        limits.append("Free Items are defined by their price, not by their looks: no image identifies them reliably.")
     if weights_source == "tiny-random":
-        limits.append("Its weights are tiny and began from nothing: it stands in for a pretrained model, no more.")
+        limits.append("Its weights are tiny and were randomly initialised: only a stand-in for a pretrained model.")
     if weights_source.startswith("shipped:"):
-        limits.append("Its weights are tiny and were pretrained on one catalogue: it stands in for a published model.")
+        limits.append(
+            "Its weights are tiny and were pretrained on one catalogue: only a stand-in for a published model."
+        )
     if split.leaking:
         limits.append("Training and test overlap: do not compare its scores with those of an honest split.")
     return "\n".join(f"- {limit}" for limit in limits)
@@ -176,7 +178,7 @@ def _loading(family: str, run_id: str) -> str:
     hf_class = ADAPTERS[family].hf_class
     own = "\n".join(
         [
-            "The network alone, without the categories' answer, from the folder that holds this card:",
+            "The network alone, without its classification head, from the folder of this card:",
             "",
             "```python",
             f"from transformers import AutoTokenizer, {hf_class}",
@@ -188,11 +190,11 @@ def _loading(family: str, run_id: str) -> str:
     return f"{served}\n\n{own}"
 
 
-def _figure(estimate: Estimate) -> tuple[str, str]:
+def _with_interval(estimate: Estimate) -> tuple[str, str]:
     return f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; bars in cells are escaped."""
+    """Return a Markdown table; bars in cells are escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""Which products a run learnt from, was selected on and was tested on, as MLflow's datasets and as files."""
+"""Which products a run was trained, selected and tested on, as MLflow datasets and as files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.splitting import Split
 
 
-def parts_of(split: Split) -> dict[str, NDArray[np.int64]]:
-    """Catalogue rows (n,) of each part, under MLflow's names; training holds a row as often as it is drawn."""
+def split_rows(split: Split) -> dict[str, NDArray[np.int64]]:
+    """Return catalogue rows (n,) of each part, under MLflow's names; training repeats oversampled rows."""
     return {"training": split.train, "validation": split.validation, "test": split.test}
 
 
 def dataset_inputs(catalogue: Catalogue, split: Split) -> list[Any]:
-    """One `mlflow.entities.DatasetInput` a part; its digest tells part, split and catalogue apart."""
+    """Return one `mlflow.entities.DatasetInput` per part, with a digest of part, split and catalogue."""
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -30,7 +30,7 @@ def dataset_inputs(catalogue: Catalogue, split: Split) -> list[Any]:
         {"catalogue": catalogue.name, "fingerprint": catalogue.fingerprint, "split": split.fingerprint}
     )
     inputs = []
-    for part, rows in parts_of(split).items():
+    for part, rows in split_rows(split).items():
         digest = hashlib.blake2b(
             json.dumps([catalogue.fingerprint, split.fingerprint, part]).encode() + rows.tobytes(), digest_size=8
         ).hexdigest()
@@ -42,9 +42,9 @@ def dataset_inputs(catalogue: Catalogue, split: Split) -> list[Any]:
 
 
 def write_split(catalogue: Catalogue, split: Split, folder: Path) -> None:
-    """Nothing; `<part>.json` for each part holds its product ids, repeats included."""
+    """Write `<part>.json` with the product ids of each part, repeats included."""
     ids = catalogue.products["product_id"]
-    for part, rows in parts_of(split).items():
+    for part, rows in split_rows(split).items():
         content = {
             "catalogue": catalogue.name,
             "fingerprint": catalogue.fingerprint,

@@ -1,4 +1,4 @@
-"""Putting a saved categoriser into the store as a model that MLflow can load and serve anywhere."""
+"""A saved categoriser logged to the store as a model that MLflow can load and serve anywhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MODEL_NAME: Final = "model"  # runs:/<run id>/model is its address as well
-# What `vlm_core.tracking.serving` needs to answer, whatever else training needs.
+# What `vlm_core.tracking.serving` needs to predict, whatever else training needs.
 _ALWAYS: Final = ("mlflow", "numpy", "pandas", "pillow", "safetensors")
 _NETWORKS: Final = ("tokenizers", "torch", "transformers")
 _BASELINE: Final = ("scikit-image",)
@@ -27,9 +27,9 @@ _ONNX: Final = ("onnxruntime", "torch")  # PyTorch fits pictures to the model's 
 
 
 def log_model(client: MlflowClient, run_id: str, folder: Path) -> str:
-    """The `models:/` address of a new logged model of the run, made of the categoriser in `folder`.
+    """Log the categoriser in `folder` as a model of the run, and return its `models:/` address.
 
-    Scores the run has of its test are linked to the model. A model that could not be kept whole is marked as failed.
+    The run's test metrics are linked to the model. A model that could not be stored whole is marked as failed.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
@@ -62,15 +62,15 @@ def log_model(client: MlflowClient, run_id: str, folder: Path) -> str:
 
 
 def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
-    """Nothing; `path` is a folder that `mlflow.pyfunc.load_model` and `mlflow models serve` take."""
+    """Save the categoriser in `folder` as `path`, for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
     description = json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))
     engine = description.get("engine", "")
     writes_text = "sentences" in (description.get("head"), description.get("answer")) and not engine
     with tempfile.TemporaryDirectory() as temporary:
-        # MLflow takes the folder's own name over into the model: one that says what it is
+        # MLflow keeps the folder's own name in the model
         data = Path(temporary) / "categoriser"
         data.symlink_to(folder.resolve(), target_is_directory=True)
-        code = Path(temporary) / "vlm_core"  # all of it but the tiny weights, which no saved model starts from
+        code = Path(temporary) / "vlm_core"  # without the tiny weights, which no saved model starts from
         shutil.copytree(Path(vlm_core.__file__).parent, code, ignore=shutil.ignore_patterns("weights", "__pycache__"))
         open_mlflow().pyfunc.save_model(
             path,
@@ -88,7 +88,7 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
 
 
 def requirements(family: str, engine: str = "") -> list[str]:
-    """Pinned packages that inference needs, at the versions that are installed here; `engine` is "onnx" for exports."""
+    """Return the packages that inference needs, pinned at the versions installed here; exports have engine "onnx"."""
     own = _ONNX if engine == "onnx" else _BASELINE if family == "baseline" else _NETWORKS
     names = sorted((*_ALWAYS, *own))
     # "2.14.1+cpu" names a build of one index; any build of 2.14.1 will do
@@ -116,7 +116,7 @@ def _signature(categories: list[str], writes_text: bool) -> Any:
 
 
 def _example() -> Any:
-    """A table with one small drawn picture."""
+    """Return a table with one small drawn image."""
     import pandas as pd
     from PIL import Image, ImageDraw
 

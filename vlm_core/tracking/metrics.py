@@ -1,4 +1,4 @@
-"""Names and values of the figures that a run keeps of each epoch."""
+"""Names and values of the metrics that a run logs for each epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def epoch_metrics(report: EpochReport[Summary]) -> dict[str, float]:
-    """One epoch's figures: `train_...`, `validation_...` (categories as slugs), rate and seconds."""
+    """Return one epoch's metrics: `train_...`, `validation_...` (categories as slugs), learning rate and seconds."""
     validation = report.validation
     return {
         "learning_rate": report.learning_rate,
@@ -34,14 +34,14 @@ def _summary_metrics(prefix: str, summary: Summary) -> dict[str, float]:
     }
 
 
-def _by_category(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
+def _by_category(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     return {
-        f"{prefix}_{slug}": value for slug, value in zip(category_slugs(tuple(figures)), figures.values(), strict=True)
+        f"{prefix}_{slug}": value for slug, value in zip(category_slugs(tuple(values)), values.values(), strict=True)
     }
 
 
 def epoch_line(report: EpochReport[Summary]) -> str:
-    """An epoch in a line for people."""
+    """Return an epoch in one line for people."""
     return (
         f"Epoch {report.epoch}/{report.epochs}: "
         f"training loss {report.training.loss:.4f}, macro-F1 {report.training.macro_f1:.4f}; "

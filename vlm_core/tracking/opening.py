@@ -1,4 +1,4 @@
-"""How a run begins (anew, made by `mlflow run`, or gone on with) and how it ends."""
+"""How a run begins (new, created by `mlflow run`, or resumed) and how it ends."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.errors import UserError
 from vlm_core.tracking import tags
-from vlm_core.tracking.store import impatient, store_errors
+from vlm_core.tracking.store import short_timeouts, store_errors
 from vlm_core.tracking.system import SystemMetrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# What MLflow calls a run that nobody has named; another name was given with `mlflow run --run-name`.
-_NOBODYS_NAME: Final = re.compile(r"[a-z]+-[a-z]+-\d+")
-_MOST_CHILDREN: Final = 1000  # that can stand as running below one run
+# Names that MLflow generates; any other was given with `mlflow run --run-name`.
+_GENERATED_NAME: Final = re.compile(r"[a-z]+-[a-z]+-\d+")
+_MOST_CHILDREN: Final = 1000  # of one run that can be marked as running
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """The run that is written to, and the one that `mlflow run` made where that is another (else "")."""
+    """The run that is written to, and the one that `mlflow run` created if that is another (else "")."""
 
     run_id: str
     resumed: bool
@@ -32,16 +32,16 @@ class OpenRun:
 
 
 def open_run(client: MlflowClient, uri: str, *, experiment: str, name: str, resume: str, parent: str) -> OpenRun:
-    """The run to write to, with status RUNNING.
+    """Return the run to write to, with status RUNNING.
 
     Raises UserError for a run or an experiment that cannot be used, with what to do instead.
     """
-    # taken out of the environment: a second run of this process, or of one it starts, is not the launched one
+    # removed from the environment: a second run of this process, or of one it starts, is not the launched one
     launched = "" if parent else os.environ.pop("MLFLOW_RUN_ID", "")
     if launched:
-        made_by_mlflow = _launched_run(client, launched)
-        if not resume and not _is_out_of_reach(made_by_mlflow.info.artifact_uri, uri):
-            if name and _NOBODYS_NAME.fullmatch(made_by_mlflow.info.run_name or ""):
+        launcher = _launched_run(client, launched)
+        if not resume and not _is_out_of_reach(launcher.info.artifact_uri, uri):
+            if name and _GENERATED_NAME.fullmatch(launcher.info.run_name or ""):
                 client.update_run(launched, name=name)
             client.set_tag(launched, tags.ROLE, tags.RUN)
             return OpenRun(launched, resumed=False)
@@ -60,13 +60,13 @@ def open_run(client: MlflowClient, uri: str, *, experiment: str, name: str, resu
 def end_run(
     client: MlflowClient, uri: str, run: OpenRun, error: BaseException | None, system: SystemMetrics | None
 ) -> None:
-    """Nothing; the run is FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED, as is what `mlflow run` made for it.
+    """Mark the run, and its launcher, as FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED.
 
-    Raises UserError when the store does not take it, unless something else went wrong before.
+    Raises UserError when the store cannot be written to, unless something else went wrong before.
     """
     status = _status(error)
     try:
-        with store_errors(uri), impatient():
+        with store_errors(uri), short_timeouts():
             if system is not None:
                 system.stop()
             client.set_tag(run.run_id, tags.ENDED, status)
@@ -81,11 +81,11 @@ def end_run(
 
 
 def end_dead_children(client: MlflowClient, uri: str, parent: str) -> None:
-    """Nothing; runs below `parent` that stand as RUNNING although their process is gone are KILLED."""
+    """Mark the runs below `parent` that are RUNNING although their process is gone as KILLED."""
     with store_errors(uri):
         experiment = client.get_run(parent).info.experiment_id
-        asked = f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'RUNNING'"
-        for run in client.search_runs([experiment], asked, max_results=_MOST_CHILDREN):
+        query = f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([experiment], query, max_results=_MOST_CHILDREN):
             if tags.process_is_dead(run.data.tags.get(tags.PROCESS, "")):
                 client.set_tag(run.info.run_id, tags.FAILURE, "its process was killed")
                 client.set_terminated(run.info.run_id, "KILLED")
@@ -112,7 +112,7 @@ def _launched_run(client: MlflowClient, run_id: str) -> Any:
 
 
 def check_resumable(client: MlflowClient, run_id: str) -> None:
-    """Nothing; raises UserError for a run that cannot be gone on with, with what to do instead."""
+    """Raise UserError for a run that cannot be resumed, with what to do instead."""
     run = _find_run(client, run_id)
     if run is None:
         raise UserError(
@@ -126,14 +126,14 @@ def check_resumable(client: MlflowClient, run_id: str) -> None:
         )
     if facts.get(tags.ROLE) == tags.LAUNCHER:
         other = facts.get(tags.LAUNCHED, "")
-        raise UserError(f"resume={run_id}: that run only went on with another one: use resume={other or '<its id>'}.")
+        raise UserError(f"resume={run_id}: that run only started another one: use resume={other or '<its id>'}.")
     if facts.get(tags.ROLE) != tags.RUN:
-        raise UserError(f"resume={run_id}: that run was not begun by this program: choose another.")
+        raise UserError(f"resume={run_id}: that run was not started by this program: choose another.")
     if run.info.status == "FINISHED":
         raise UserError(f"resume={run_id}: that run is finished: start a new one instead, without resume.")
     if run.info.status == "RUNNING" and tags.process_is_alive(facts.get(tags.PROCESS, "")):
         number = facts[tags.PROCESS].split(":")[1]
-        raise UserError(f"resume={run_id}: process {number} is still at that run: wait for it, or stop it first.")
+        raise UserError(f"resume={run_id}: process {number} is still writing that run: wait for it, or stop it first.")
 
 
 def _find_run(client: MlflowClient, run_id: str) -> Any:
@@ -159,32 +159,32 @@ def _new_run(client: MlflowClient, uri: str, experiment: str, name: str, parent:
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name))
         except MlflowException as error:
-            # another process may have made it in between
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            # another process may have created it in between
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise UserError(f"experiment={name} is not accepted by MLflow: {error}.") from error
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         raise UserError(
-            f"experiment={name} was deleted: `mlflow experiments restore --experiment-id {found.experiment_id}` brings "
-            "it back; or choose another name."
+            f"experiment={name} was deleted: `mlflow experiments restore --experiment-id {experiment.experiment_id}` "
+            "restores it; or choose another name."
         )
-    if _is_out_of_reach(found.artifact_location, uri):
+    if _is_out_of_reach(experiment.artifact_location, uri):
         raise UserError(
-            f"experiment={name} was made by a running `mlflow ui` and keeps its files there: choose another name, or "
-            "set MLFLOW_TRACKING_URI to the address of `mlflow ui`."
+            f"experiment={name} was created by a running `mlflow ui` and keeps its files there: choose another name, "
+            "or set MLFLOW_TRACKING_URI to the address of `mlflow ui`."
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _is_out_of_reach(artifact_uri: str, uri: str) -> bool:
-    """Whether only a server could store files there, and we write to the database directly.
+    """Return whether only a server could store files there, while we write to the database directly.
 
-    `mlflow ui` in a folder without mlflow.db makes the Default experiment of this kind.
+    `mlflow ui` in a folder without mlflow.db creates its Default experiment like this.
     """
     return artifact_uri.startswith("mlflow-artifacts:") and not uri.startswith("http")
 

@@ -14,20 +14,20 @@ from vlm_core.tracking.reader import RunReader
 if TYPE_CHECKING:
     from vlm_core.catalogue.exposure import Exposure
 
-# Settings that name a place or this machine, and those that the command below states in words.
+# Settings that name a place or this machine, and those that the command below spells out.
 _NOT_SHOWN: Final = frozenset(
     {"model", "preset", "output", "resume", "run_name", "experiment", "data", "checkpoint", "weights", "tower"}
 )
-_FIGURES: Final = {
+_METRICS: Final = {
     "probe_macro_f1": "macro-F1 of a logistic regression on frozen fused features, half of the rows fitted",
-    "zero_shot_accuracy": "accuracy of the prompts over the names of the things, without training",
-    "caption_all": "share of captions in which all of the below are right",
+    "zero_shot_accuracy": "accuracy of the prompts over the article names, without training",
+    "caption_all": "share of captions in which all of the below are correct",
     "caption_bleu": "BLEU-2 of the captions",
 }
 
 
 def write_pretraining_card(
-    folder: Path, run_id: str, config: PretrainingConfig, exposure: Exposure, figures: Mapping[str, float]
+    folder: Path, run_id: str, config: PretrainingConfig, exposure: Exposure, metrics: Mapping[str, float]
 ) -> None:
     """Write the card: how the weights were made, what they saw, what they can do untrained, and what they cannot."""
     family = config.family
@@ -35,11 +35,11 @@ def write_pretraining_card(
         [
             f"---\nlicense: other\ntags: [product-categorisation, {family}]\n---",
             f"# {family.upper()}, pretrained on a catalogue",
-            "A model in Hugging Face's format (fp16), pretrained on a shop's pictures, titles and attributes: a start "
-            "for fine-tuning where no published checkpoint can be had.",
+            "A model in Hugging Face's format (fp16), pretrained on a shop's images, titles and attributes: a start "
+            "for fine-tuning where no published checkpoint is available.",
             "## How it was made\n\n" + _recipe(config) + "\n\n" + _curve(run_id),
             "## What it saw\n\n" + _data(exposure, config),
-            "## What it can do before fine-tuning\n\n" + _scores(figures),
+            "## What it can do before fine-tuning\n\n" + _scores(metrics),
             "## Limits\n\n" + _LIMITS,
             "## Licence\n\n" + _LICENCE,
         ]
@@ -49,9 +49,11 @@ def write_pretraining_card(
 
 def _recipe(config: PretrainingConfig) -> str:
     start = PretrainingConfig.build({"model": config.model}).to_params()
-    given = {name: text for name, text in config.to_params().items() if name not in _NOT_SHOWN and text != start[name]}
+    arguments = {
+        name: text for name, text in config.to_params().items() if name not in _NOT_SHOWN and text != start[name]
+    }
     command = " ".join(["python -m experiments.pretrain", f"--model {config.model}", "--data <catalogue>"])
-    command += "".join(f" --{name} {text}" for name, text in given.items())
+    command += "".join(f" --{name} {text}" for name, text in arguments.items())
     command += " --tower <folder of the CLIP model that lent its vision tower>" if config.tower else ""
     command += " --checkpoint <folder or hub name>" if config.checkpoint else ""
     return f"```\n{command}\n```"
@@ -73,31 +75,35 @@ def _data(exposure: Exposure, config: PretrainingConfig) -> str:
         f"{exposure.products:,} products of `{exposure.catalogue}` (fingerprint `{exposure.catalogue_fingerprint}`), "
         f"all with `{exposure.rule}`; fingerprint of their ids `{exposure.products_fingerprint}`. Sentences came from "
         f"the titles and the columns {config.caption_columns} and {config.attributes}. Products outside of that rule "
-        "were never shown: splits that are drawn here take validation and test from these alone, without those that "
-        "have a near-copy inside. `exposure.json` says the same for programs."
+        "were never shown: validation and test of every split here come from these alone, without those that have a "
+        "near-duplicate inside. `exposure.json` says the same for programs."
     )
 
 
-def _scores(figures: Mapping[str, float]) -> str:
+def _scores(metrics: Mapping[str, float]) -> str:
     rows = [
-        (name, _FIGURES.get(name, f"share of captions with the right {name.removeprefix('caption_')}"), f"{value:.4f}")
-        for name, value in figures.items()
+        (
+            name,
+            _METRICS.get(name, f"share of captions with correct {name.removeprefix('caption_')}"),
+            f"{value:.4f}",
+        )
+        for name, value in metrics.items()
     ]
-    table = markdown_table(("figure", "what it is", "value"), rows)
+    table = markdown_table(("metric", "what it is", "value"), rows)
     return (
-        f"On products of the same catalogue that were not learnt from, with the weights as they are stored.\n\n{table}"
+        f"On products of the same catalogue that it was not trained on, with the weights as they are stored.\n\n{table}"
     )
 
 
 _LIMITS: Final = "\n".join(
     [
-        "- It knows this catalogue's pictures and words; others are untested.",
+        "- It knows this catalogue's images and words; others are untested.",
         "- Its scores say nothing about larger models of its family.",
         "- Genders, colours and usages are the catalogue's own labels, with its errors and stereotypes.",
         "- One seed.",
     ]
 )
 _LICENCE: Final = (
-    "The weights hold no picture. They were learnt from a catalogue whose pictures and texts belong to its owners: ask "
+    "The weights contain no image. They were trained on a catalogue whose images and texts belong to its owners: ask "
     "them before you use the weights for anything but research and evaluation."
 )

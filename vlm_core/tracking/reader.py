@@ -1,4 +1,7 @@
-"""Runs, read back: one table for the leaderboard and the dashboard, and what each run holds."""
+"""Runs, read back: one table for the leaderboard and the dashboard, and what each run holds.
+
+What was stored under a former name is given under the current one (`vlm_core.aliases`).
+"""
 
 from __future__ import annotations
 
@@ -25,21 +28,21 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.predictions import Predictions
 
 T = TypeVar("T")
-ROWS_A_PAGE: Final = 1000
-ROWS_A_FIRST_PAGE: Final = 100
+ROWS_PER_PAGE: Final = 1000
+ROWS_ON_FIRST_PAGE: Final = 100
 _INFO: Final = ("run_id", "name", "experiment", "experiment_id", "status", "started", "ended")
-_OURS: Final = f"tags.`{tags.ROLE}` = '{tags.RUN}'"
+_OWN_RUNS: Final = f"tags.`{tags.ROLE}` = '{tags.RUN}'"
 
 
 class RunReader:
-    """Reads the store at `uri` (empty: the one this folder's runs are written to); nothing is ever written."""
+    """A reader of the store at `uri` (empty: the one this folder's runs are written to); it never writes."""
 
     def __init__(self, uri: str = "") -> None:
         self._uri = uri or store_uri()
         self._client = connect(self._uri)
 
     def runs(self, filter_string: str = "") -> pd.DataFrame:
-        """All runs of this program, newest first, those that only launched another left out.
+        """Return all runs of this program, newest first, without those that only launched another.
 
         `filter_string` is in MLflow's language, such as "params.model = 'clip' and metrics.test_macro_f1 > 0.8".
         Columns: run_id, name, experiment, experiment_id, status, started, ended (UTC), and `params.*`, `metrics.*`
@@ -55,20 +58,20 @@ class RunReader:
             raise UserError(f"the filter {filter_string!r} is not understood: {error.message}") from error
 
     def pages(self, filter_string: str = "") -> Iterator[pd.DataFrame]:
-        """What `runs` gives, in parts, of which the first is small and soon there; at least one, be it empty."""
-        asked = f"{_OURS} and {filter_string}" if filter_string else _OURS
+        """Yield what `runs` returns in parts, of which the first is small and fast; at least one, even if empty."""
+        query = f"{_OWN_RUNS} and {filter_string}" if filter_string else _OWN_RUNS
         rows: list[dict[str, Any]] = []
-        size, given = ROWS_A_FIRST_PAGE, 0
-        for run, names in self._search(asked):
+        size, pages = ROWS_ON_FIRST_PAGE, 0
+        for run, names in self._search(query):
             rows.append(self._row(run, names))
             if len(rows) == size:
                 yield pd.DataFrame(rows)
-                rows, size, given = [], ROWS_A_PAGE, given + 1
-        if rows or not given:
+                rows, size, pages = [], ROWS_PER_PAGE, pages + 1
+        if rows or not pages:
             yield pd.DataFrame(rows, columns=None if rows else list(_INFO))
 
     def leaderboard(self) -> pd.DataFrame:
-        """Finished runs with a test score, best first within each group that was tested on the same products.
+        """Return finished runs with a test score, best first within each group tested on the same products.
 
         Groups come newest first and are numbered from 1 in the column `group`; `leaking` is a bool, and only runs
         that do not leak have a `rank`. Further columns: those of `runs`, without prefix where `_SHOWN` names them.
@@ -93,33 +96,33 @@ class RunReader:
         return board.drop(columns="newest").reset_index(drop=True)
 
     def children(self, parent: str) -> pd.DataFrame:
-        """The runs below that run, as `runs` gives them."""
+        """Return the runs below that run, as `runs` does."""
         return self.runs(f"tags.mlflow.parentRunId = '{parent}'")
 
     def studies(self, name: str = "") -> pd.DataFrame:
-        """Runs that lead a study (of that name, if one is given), newest first, as `runs` gives them."""
-        found = self.runs(f"tags.{tags.KIND} = 'study'")
-        return found[found[f"tags.{tags.STUDY}"] == name] if name and len(found) else found
+        """Return runs that lead a study (of that name, if one is given), newest first, as `runs` does."""
+        studies = self.runs(f"tags.{tags.KIND} = 'study'")
+        return studies[studies[f"tags.{tags.STUDY}"] == name] if name and len(studies) else studies
 
     def params(self, run_id: str) -> dict[str, str]:
-        """The settings that the run was made with, as text."""
+        """Return the settings of the run, as text."""
         return _settings(self._run(run_id))
 
     def tags(self, run_id: str) -> dict[str, str]:
-        """Facts about the run that are no settings."""
+        """Return facts about the run that are not settings."""
         return current_tags(self._run(run_id).data.tags)
 
     def metrics(self, run_id: str) -> dict[str, float]:
-        """The last value of each of the run's metrics."""
+        """Return the last value of each of the run's metrics."""
         return current_metrics(self._run(run_id).data.metrics)
 
     def check_resumable(self, run_id: str) -> None:
-        """Nothing; raises UserError for a run that cannot be gone on with, before any work is done for it."""
+        """Raise UserError for a run that cannot be resumed, before any work is done for it."""
         with store_errors(self._uri):
             check_resumable(self._client, run_id)
 
     def history(self, run_id: str, metric: str) -> pd.DataFrame:
-        """Columns step and value: one metric over the epochs; the last value of a step counts."""
+        """Return columns step and value: one metric over the epochs; the last value of a step counts."""
         with store_errors(self._uri):
             points = self._client.get_metric_history(run_id, metric)
             if not points and (former := former_metric(metric)) != metric:
@@ -128,7 +131,7 @@ class RunReader:
         return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
 
     def artifact(self, run_id: str, path: str, into: Path | None = None) -> Path:
-        """A file or folder among the run's artifacts, copied `into` a folder, or one of MLflow's that stays.
+        """Return a file or folder of the run's artifacts, copied `into` a folder, or one of MLflow's that stays.
 
         Raises UserError if absent.
         """
@@ -137,7 +140,7 @@ class RunReader:
         self._run(run_id)
         with store_errors(self._uri):
             try:
-                found = Path(
+                path_here = Path(
                     open_mlflow().artifacts.download_artifacts(
                         run_id=run_id,
                         artifact_path=path,
@@ -147,33 +150,33 @@ class RunReader:
                 )
             except (MlflowException, OSError) as error:
                 raise UserError(f"run {run_id} holds no {path}: it ended before it was written.") from error
-        if not found.exists():
+        if not path_here.exists():
             raise UserError(f"run {run_id} holds no {path}: it ended before it was written.")
-        return found
+        return path_here
 
     def evaluation(self, run_id: str, name: str = "test") -> Evaluation:
-        """The evaluation that the run wrote under that name, its predictions included."""
+        """Return the evaluation that the run logged under that name, with its predictions."""
         from vlm_core.evaluation.evaluation import Evaluation
 
         with tempfile.TemporaryDirectory() as folder:
             return Evaluation.read(self.artifact(run_id, f"evaluation/{name}", Path(folder)))
 
     def predictions(self, run_id: str, name: str = "test") -> Predictions:
-        """What the run's model answered for each product of that evaluation."""
+        """Return the model's predictions for each product of that evaluation."""
         from vlm_core.evaluation.predictions import Predictions
 
         with tempfile.TemporaryDirectory() as folder:
             return Predictions.read(self.artifact(run_id, f"evaluation/{name}/predictions.npz", Path(folder)))
 
     def text(self, run_id: str, path: str) -> str:
-        """The text of a file among the run's artifacts, `model/README.md` for its card. Raises UserError if absent."""
+        """Return the text of a file of the run's artifacts, such as `study/report.md`. Raises UserError if absent."""
         with tempfile.TemporaryDirectory() as folder:
             return self.artifact(run_id, path, Path(folder)).read_text("utf-8")
 
     def seen_products(self, run_id: str, fingerprint: str) -> set[str]:
-        """Ids of the products that the run learnt from or was selected on; none if it saw another catalogue.
+        """Return the ids of products that the run was trained or selected on; none if it saw another catalogue.
 
-        What its weights were pretrained on before is not among them: see `pretraining_rule`.
+        They do not include what its weights were pretrained on: see `pretraining_rule`.
         """
         if self.tags(run_id).get("fingerprint") != fingerprint:
             return set()
@@ -181,22 +184,22 @@ class RunReader:
         return {product for part in parts for product in part["products"]}
 
     def pretraining_rule(self, run_id: str, fingerprint: str) -> str:
-        """The rule of what the run's weights may have seen before; "" if that was in another catalogue, or unknown."""
+        """Return the rule of what the run's weights may have seen before; "" for another catalogue, or if unknown."""
         facts = self.tags(run_id)
         seen_here = facts.get(tags.PRETRAINING_CATALOGUE) == fingerprint
         return facts.get(tags.PRETRAINING_RULE, "") if seen_here else ""
 
     def _search(self, filter_string: str) -> Iterator[tuple[Run, dict[str, str]]]:
-        """Each matching run with the names of all experiments: one request a page, none a run."""
+        """Yield each matching run with the names of all experiments: one request per page, none per run."""
         client = self._client
         with store_errors(self._uri):
-            found = _pages(lambda token: client.search_experiments(max_results=ROWS_A_PAGE, page_token=token))
-            names = {experiment.experiment_id: experiment.name for experiment in found}
+            experiments = _pages(lambda token: client.search_experiments(max_results=ROWS_PER_PAGE, page_token=token))
+            names = {experiment.experiment_id: experiment.name for experiment in experiments}
             for run in _pages(
                 lambda token: client.search_runs(
                     list(names),
                     filter_string,
-                    max_results=ROWS_A_PAGE if token else ROWS_A_FIRST_PAGE,
+                    max_results=ROWS_PER_PAGE if token else ROWS_ON_FIRST_PAGE,
                     page_token=token,
                 )
             ):
@@ -229,12 +232,12 @@ class RunReader:
                 raise UserError(f"there is no run {run_id} in the tracking store {self._uri}.") from error
 
 
-def _pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
-    """What all pages hold, of which `ask` gives the one that a token names."""
-    page = ask(None)
+def _pages(fetch: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
+    """Yield the items of all pages; `fetch` returns the page of a token."""
+    page = fetch(None)
     yield from page
     while page.token:
-        page = ask(page.token)
+        page = fetch(page.token)
         yield from page
 
 

@@ -1,4 +1,4 @@
-"""One registered model a family, its champion, and the way from a name to a folder."""
+"""One registered model per family, its champion, and the folder that a name stands for."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 CHAMPION: Final = "champion"
 SCORE: Final = "test_macro_f1"
-_KEPT: Final = (*tags.COMPARABLE, "protocol", "leaking", "leakage", "catalogue", "weights_source")
+_VERSION_TAGS: Final = (*tags.COMPARABLE, "protocol", "leaking", "leakage", "catalogue", "weights_source")
 
 # runs:/<id>/onnx/int8 could be fetched by its address as well, but MLflow would copy it though it lies on this disk
 _EXPORT: Final = re.compile(r"runs:/(?P<run>[^/]+)/(?P<path>onnx/[^/]+)/?")
 
 
 def register(run_id: str) -> str:
-    """One sentence that says which version the run's model became, and whether it is champion now, and why.
+    """Register the run's model, and return one sentence: its version, whether it is champion now, and why.
 
     The run must hold its model, its data's tags and its test scores already; the model is named
     `categoriser-<family>`. The alias `champion` goes to the first version that does not leak, and moves only to one
@@ -37,15 +37,15 @@ def register(run_id: str) -> str:
             raise UserError(f"run {run_id} holds no model to register: let it finish first.")
         family = str(run.data.params.get("model", "")).split("-")[0] or "model"
         name = f"categoriser-{family}"
-        facts: dict[str, str] = {key: run.data.tags[key] for key in _KEPT if key in run.data.tags}
+        facts: dict[str, str] = {key: run.data.tags[key] for key in _VERSION_TAGS if key in run.data.tags}
         if SCORE in run.data.metrics:
             facts[SCORE] = repr(float(run.data.metrics[SCORE]))
         version = _new_version(client, name, model_id, run_id, facts)
-        return _crown(client, name, str(version.version), facts)
+        return _update_champion(client, name, str(version.version), facts)
 
 
 def resolve(reference: str, uri: str = "") -> Path:
-    """The folder of the categoriser that a run id or an address names, in the store at `uri` (empty: the default one).
+    """Return the folder of the categoriser that a run id or an address names, in the store at `uri` (empty: default).
 
     Addresses are `models:/name@alias`, `models:/name/3`, `runs:/id/model` and, for an export, `runs:/id/onnx/int8`.
     It is downloaded if the store is remote. Raises UserError if there is none.
@@ -87,7 +87,7 @@ def _fetch(address: str, uri: str, **place: str) -> Path:
 
 
 def _model_of(client: MlflowClient, run_id: str) -> str | None:
-    """The id of the model that the run logged last, if it did."""
+    """Return the id of the model that the run logged last, if it did."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -112,7 +112,7 @@ def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str, fa
     return client.create_model_version(name, f"models:/{model_id}", run_id, tags=facts, model_id=model_id)
 
 
-def _crown(client: MlflowClient, name: str, version: str, facts: dict[str, str]) -> str:
+def _update_champion(client: MlflowClient, name: str, version: str, facts: dict[str, str]) -> str:
     became = f"Registered {name} version {version}"
     if facts.get("leaking") != "false":
         return f"{became}; it cannot be {CHAMPION}, because its test products leak into its training."

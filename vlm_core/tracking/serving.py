@@ -1,4 +1,4 @@
-"""The served model: pictures as base64 text in, category and probabilities out, one row a picture.
+"""The served model: images as base64 text in, category and probabilities out, one row per image.
 
 MLflow loads this module by name (`loader_module`) from the copy of vlm_core that lies in the model's own folder: no
 pickle, and no repository on the path. Columns in: `picture`. Columns out: `category`, `confidence`, one
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def _load_pyfunc(data_path: str) -> ServedCategoriser:
-    """What MLflow serves, from the folder that a categoriser was saved in."""
+    """Return what MLflow serves, from the folder that a categoriser was saved in."""
     from vlm_core.models.saved import load_categoriser
 
     return ServedCategoriser(load_categoriser(Path(data_path)))
 
 
 class ServedCategoriser:
-    """Answers each row by itself: a bad picture has an `error` and no category, and its neighbours are answered."""
+    """A categoriser that treats rows separately: a bad image has an `error` and no category, the others predictions."""
 
     def __init__(self, categoriser: Categoriser) -> None:
         self._categoriser = categoriser
@@ -39,23 +39,23 @@ class ServedCategoriser:
         self._turn = threading.Lock()
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
-        """One row (see the module) for each row of the column `picture`."""
+        """Return one row (see the module) for each row of the column `picture`."""
         readers = [partial(picture_bytes, picture) for picture in table["picture"]]
-        answers: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
         with self._turn:
             for start in range(0, len(readers), REQUEST_BATCH):
-                answers += predict_records(self._categoriser, readers[start : start + REQUEST_BATCH])
+                records += predict_records(self._categoriser, readers[start : start + REQUEST_BATCH])
         # None, not NaN: MLflow's server writes NaN as it is, which is no JSON
         return pd.DataFrame(
             {
-                name: pd.Series([answer.get(name) for answer in answers], dtype=object)
+                name: pd.Series([record.get(name) for record in records], dtype=object)
                 for name in record_columns(self._categoriser)
             }
         )
 
 
 def picture_bytes(picture: object) -> bytes:
-    """The bytes of a base64 text or a data URL. Raises ValueError, before anything is decoded if it is too long."""
+    """Return the bytes of a base64 text or a data URL. Raises ValueError, before decoding if it is too long."""
     if not isinstance(picture, str) or not picture.strip():
         raise ValueError("The picture is not a text: send it as base64 or as a data URL.")
     header, comma, text = picture.partition(",") if picture.lstrip()[:5].lower() == "data:" else ("", "", picture)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while a run is open: the first one stops the work, none cuts short how the run ends."""
+"""SIGTERM and Ctrl-C while a run is open: the first one stops the work, none interrupts how the run ends."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
-SECONDS_TO_STOP: Final = 5.0  # of a process, to say of its run that it was stopped
+SECONDS_TO_STOP: Final = 5.0  # for a process to mark its run as stopped
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised where the program stood; it passes whatever catches `Exception`, as Ctrl-C does."""
+    """SIGTERM as an exception; like Ctrl-C, it is not caught by `except Exception`."""
 
 
 class StopSignals:
-    """From `catch` to `release` SIGTERM raises Terminated, once; from `hold` on, no signal raises anything.
+    """Handlers of SIGTERM, which raises Terminated once, from `catch` to `release`; from `hold` on, none raises.
 
-    `mlflow run` answers Ctrl-C with a SIGTERM to a process that has just had the Ctrl-C itself: the second one must
-    not interrupt what the first one set going. Outside the main thread, where Python lets nobody handle signals,
-    nothing happens.
+    `mlflow run` reacts to Ctrl-C with a SIGTERM to a process that has just received the Ctrl-C itself: the second one
+    must not interrupt what the first one started. Outside the main thread, where Python allows no handlers, nothing
+    happens.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class StopSignals:
         self._stopping = False
 
     def catch(self) -> None:
-        """Take both signals over; a Ctrl-C that is ignored or handled by someone else stays so."""
+        """Handle both signals; a Ctrl-C that is ignored or handled by someone else stays so."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
@@ -43,7 +43,7 @@ class StopSignals:
             signal.signal(number, signal.SIG_IGN)
 
     def release(self) -> None:
-        """Give both signals back to who had them."""
+        """Restore the previous handlers."""
         while self._before:
             signal.signal(*self._before.popitem())
 
@@ -59,10 +59,9 @@ class StopSignals:
 
 @contextmanager
 def ending_workers() -> Iterator[None]:
-    """Whatever interrupts what is inside ends this process's workers, too: first as Ctrl-C would, then at any price.
+    """End the workers of this process, started by `multiprocessing`, when the block raises: politely, then by force.
 
-    Those are the processes started by `multiprocessing`. Without this they would do all that is left first: a process
-    that is asked to end waits for them.
+    Otherwise they would first finish all remaining work, because a process that ends waits for them.
     """
     try:
         yield

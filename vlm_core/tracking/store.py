@@ -1,4 +1,4 @@
-"""Where runs are kept, opened quietly, with one clear sentence for whatever can be wrong with it.
+"""The tracking store, opened quietly, with one clear sentence for whatever can be wrong with it.
 
 The place is MLflow's own: `MLFLOW_TRACKING_URI` if set, else `mlflow.db` in the working directory with artifacts
 under `mlruns/`, so that `mlflow ui`, `mlflow run .` and `mlflow models serve` meet there with no variable set.
@@ -28,15 +28,15 @@ _QUIET: Final = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-# MLflow's own answer is 120 seconds and 7 retries, which is right in the middle of a run and wrong at its door.
-_IMPATIENT: Final = {
+# MLflow's defaults are 120 seconds and 7 retries, which is right in the middle of a run and too long at its start.
+_SHORT_TIMEOUTS: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SECONDS_TO_ANSWER),
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 
 
 def open_mlflow() -> Any:
-    """The mlflow module, with its notes on migrations, uploads and addresses kept off the user's console.
+    """Return the mlflow module, without its notes on migrations, uploads and addresses on the user's console.
 
     Variables the user has set are left alone. The first call costs 3 s.
     """
@@ -50,34 +50,34 @@ def open_mlflow() -> Any:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         # logs each database error with its traceback before it raises it
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        # urllib3 reports every retry; `store_errors` says it once
+        # urllib3 reports every retry; `store_errors` reports once
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     return mlflow
 
 
 def store_uri() -> str:
-    """Address of the tracking store that every MLflow command run from this folder would use."""
+    """Return the address of the tracking store that every MLflow command in this folder would use."""
     return str(open_mlflow().get_tracking_uri())
 
 
 def connect(uri: str = "", *, to_write: bool = False) -> MlflowClient:
-    """A client of the store at `uri` (empty: `store_uri()`), which has answered once.
+    """Return a client of the store at `uri` (empty: `store_uri()`), after checking that the store responds.
 
     Raises UserError if the store is away, locked, damaged, made by another MLflow version or, when it is opened
     `to_write`, read-only or on a full disk.
     """
     mlflow = open_mlflow()
     uri = uri or store_uri()
-    with store_errors(uri), impatient(), _alone(uri, to_write):
-        _knock(uri, to_write)
+    with store_errors(uri), short_timeouts(), _exclusive(uri, to_write):
+        _probe(uri, to_write)
         client: MlflowClient = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
 
 
 @contextmanager
-def _alone(uri: str, to_write: bool) -> Iterator[None]:
-    """No other process of ours opens the same database file to write: two that make its tables at once both fail."""
+def _exclusive(uri: str, to_write: bool) -> Iterator[None]:
+    """Keep other processes of ours from opening the database file to write: two that create its tables both fail."""
     path = sqlite_path(uri)
     if path is None or not to_write:
         yield
@@ -90,10 +90,10 @@ def _alone(uri: str, to_write: bool) -> Iterator[None]:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
-    """For as long as it is open, an HTTP store has ten seconds to answer; what the user has set stays."""
-    changed = [name for name in _IMPATIENT if name not in os.environ]
-    os.environ.update({name: _IMPATIENT[name] for name in changed})
+def short_timeouts() -> Iterator[None]:
+    """Give an HTTP store ten seconds to respond inside the block; what the user has set stays."""
+    changed = [name for name in _SHORT_TIMEOUTS if name not in os.environ]
+    os.environ.update({name: _SHORT_TIMEOUTS[name] for name in changed})
     try:
         yield
     finally:
@@ -101,10 +101,10 @@ def impatient() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _knock(uri: str, to_write: bool) -> None:
-    """Nothing; raises at once where MLflow would retry for minutes (a database that is away) or fail late."""
+def _probe(uri: str, to_write: bool) -> None:
+    """Raise at once where MLflow would retry for minutes (a database that is down) or fail late."""
     if uri.startswith("sqlite"):
-        _knock_at_file(uri, to_write)
+        _probe_file(uri, to_write)
         return
     from sqlalchemy.engine import make_url
 
@@ -116,7 +116,7 @@ def _knock(uri: str, to_write: bool) -> None:
         socket.create_connection((url.host, url.port or _DATABASE_PORTS[scheme]), SECONDS_TO_ANSWER).close()
 
 
-def _knock_at_file(uri: str, to_write: bool) -> None:
+def _probe_file(uri: str, to_write: bool) -> None:
     import sqlalchemy
     from sqlalchemy.pool import NullPool
 
@@ -128,23 +128,23 @@ def _knock_at_file(uri: str, to_write: bool) -> None:
     with sqlalchemy.create_engine(uri, poolclass=NullPool).connect() as connection:
         connection.exec_driver_sql("PRAGMA schema_version")
         if to_write:
-            # only a real write meets a read-only folder, file or disk; rolled back, it leaves no trace
+            # only a real write detects a read-only folder, file or disk; rolled back, it leaves no trace
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            connection.exec_driver_sql("CREATE TABLE vlm_core_knock (x INTEGER)")
+            connection.exec_driver_sql("CREATE TABLE vlm_core_probe (x INTEGER)")
             connection.exec_driver_sql("ROLLBACK")
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The database file of a `sqlite:///` address; None for other stores, for memory and for `file:` addresses."""
+    """Return the database file of a `sqlite:///` address; None for other stores, memory and `file:` addresses."""
     name = uri.removeprefix("sqlite:///")
     return None if name == uri or name in ("", ":memory:") or name.startswith("file:") else Path(name)
 
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Turns what MLflow, SQLAlchemy and the system raise about the store at `uri` into a UserError.
+    """Turn what MLflow, SQLAlchemy and the system raise about the store at `uri` into a UserError.
 
-    What no reader could mend passes unchanged: it is a mistake of ours.
+    What no user could fix passes unchanged: it is a bug of ours.
     """
     try:
         yield
@@ -167,7 +167,7 @@ def _sentence(error: BaseException, uri: str) -> str | None:
 
 
 def _whole_text(error: BaseException | None) -> str:
-    """Lower-case messages of an error and of all that it came from, with system error names."""
+    """Return the lower-case messages of an error and of its causes, with system error names."""
     parts = []
     while error is not None:
         parts.append(str(error))
@@ -188,11 +188,11 @@ def _without_password(uri: str) -> str:
     return url.render_as_string(hide_password=True) if url.password else uri
 
 
-# First match wins: what the system says precisely comes before what a library says broadly.
+# First match wins: the system's precise messages come before a library's broad ones.
 _SENTENCES: Final = (
     (
         ("[enospc]", "no space left", "database or disk is full", "[edquot]"),
-        "the disk of the tracking store {place} or of its artifacts is full: free some space, then go on with "
+        "the disk of the tracking store {place} or of its artifacts is full: free some space, then continue with "
         "resume=<run id>; what was logged is kept.",
     ),
     (

@@ -11,7 +11,7 @@ _SECONDS_TO_STOP: Final = 15
 
 
 class SystemMetrics:
-    """MLflow's own sampler, with a sample at the end, without which a run of less than ten seconds would have none.
+    """MLflow's own sampler, with a sample at the end: a run of less than ten seconds would otherwise have none.
 
     `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` sets the seconds between samples.
     """
@@ -19,7 +19,7 @@ class SystemMetrics:
     def __init__(self, run_id: str, uri: str, *, resumed: bool) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        # it reports each miss, from its own thread, into the user's progress bar
+        # it reports each failure, from its own thread, into the user's progress bar
         logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
         monitor_type: Any = SystemMetricsMonitor  # MLflow ships no types for it
         self._monitor = monitor_type(
@@ -28,7 +28,7 @@ class SystemMetrics:
         self._monitor.start()
 
     def stop(self) -> None:
-        """Take a last sample; the sampler is left behind if the store does not answer it."""
+        """Take a last sample; the sampler is abandoned if the store does not respond."""
         ending = threading.Thread(target=self._monitor.finish, daemon=True)
         ending.start()
         ending.join(_SECONDS_TO_STOP)

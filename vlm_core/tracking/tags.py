@@ -1,4 +1,4 @@
-"""Facts about a run that are no settings: code, machine, data. One name for each, whoever reads or writes it."""
+"""Facts about a run that are not settings: code, machine, data. One name for each, whoever reads or writes it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.exposure import Exposure
     from vlm_core.catalogue.splitting import Split
 
-ROLE: Final = "role"  # "run", or "launcher" for what `mlflow run` made only to go on with another run
+ROLE: Final = "role"  # "run", or "launcher" for what `mlflow run` created only to start or resume another run
 RUN: Final = "run"
 LAUNCHER: Final = "launcher"
-LAUNCHED: Final = "launched_run"  # on a launcher: the run it went on with
+LAUNCHED: Final = "launched_run"  # on a launcher: the run that it started or resumed
 PROCESS: Final = "process"  # host:pid:start of the process that writes the run
 FAILURE: Final = "failure"  # why the run did not finish
-ENDED: Final = "ended"  # its status by our own account: `mlflow run` makes FAILED of KILLED
+ENDED: Final = "ended"  # its status as we set it: `mlflow run` turns KILLED into FAILED
 TRAINING_LOG: Final = "training_log"  # file name of the JSON log of the epochs
-KIND: Final = "kind"  # of a run that is no plain training: search, trial, study, ablation
+KIND: Final = "kind"  # of a run that is not a plain training: search, trial, study, ablation
 STUDY: Final = "study"  # name of the study that a run leads
 SEARCH_NAME: Final = "search_name"  # name of the search that a run leads
-STUDY_PARTS: Final = "study_parts"  # on a study's cell: what was measured on it once it was trained
-SETTING: Final = "setting."  # prefix: a param's value in the run where MLflow keeps another text under its name
+STUDY_PARTS: Final = "study_parts"  # on a study's cell: what was measured after training
+SETTING: Final = "setting."  # prefix: the value of a param for which MLflow holds another text
 PRETRAINING_RULE: Final = "pretraining_rule"  # which products the weights may have seen
 PRETRAINING_CATALOGUE: Final = "pretraining_catalogue"  # fingerprint of the catalogue they saw
 # Two runs whose values of these agree were tested on the same products.
@@ -37,7 +37,7 @@ _PACKAGES: Final = ("torch", "transformers", "mlflow")
 
 
 def machine_tags() -> dict[str, str]:
-    """Commit of the code (and whether it was changed since), package versions, processor, cores and threads."""
+    """Return the commit (and whether files were changed since), package versions, processor, cores and threads."""
     tags = {**_commit_tags(), "python": platform.python_version(), "cpu": _processor()}
     tags["cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     for package in _PACKAGES:
@@ -45,7 +45,7 @@ def machine_tags() -> dict[str, str]:
             tags[package] = version(package)
         except PackageNotFoundError:
             tags[package] = "not installed"
-    torch: Any = sys.modules.get("torch")  # a run without torch, such as the baseline's, need not wait for it
+    torch: Any = sys.modules.get("torch")  # a run without torch, such as the baseline's, need not import it
     if torch is not None:
         tags["threads"] = str(torch.get_num_threads())
         tags["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -53,7 +53,7 @@ def machine_tags() -> dict[str, str]:
 
 
 def data_tags(catalogue: Catalogue, split: Split) -> dict[str, str]:
-    """What a run learnt from and was tested on, and whether test products leak into training."""
+    """Return what a run was trained and tested on, and whether test products leak into training."""
     return {
         "catalogue": catalogue.name,
         "fingerprint": catalogue.fingerprint,
@@ -67,7 +67,7 @@ def data_tags(catalogue: Catalogue, split: Split) -> dict[str, str]:
 
 
 def exposure_tags(exposure: Exposure) -> dict[str, str]:
-    """What the weights that a run started from had seen."""
+    """Return what the weights that a run started from had seen."""
     return {
         PRETRAINING_RULE: exposure.rule,
         PRETRAINING_CATALOGUE: exposure.catalogue_fingerprint,
@@ -76,21 +76,21 @@ def exposure_tags(exposure: Exposure) -> dict[str, str]:
 
 
 def process_tag() -> str:
-    """This process, told apart from any other that has or had its number."""
+    """Return what identifies this process, also among those that had its number before."""
     import psutil
 
     return f"{platform.node()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
 def process_is_dead(tag: str) -> bool:
-    """Whether the process of a `process_tag` ran on this machine and has ended, or nothing is known of it."""
+    """Return whether the process of a `process_tag` ran on this machine and has ended, or is unknown."""
     return tag.partition(":")[0] in ("", platform.node()) and not process_is_alive(tag)
 
 
 def process_is_alive(tag: str) -> bool:
-    """Whether the process of a `process_tag` still runs on this machine; False for one on another machine.
+    """Return whether the process of a `process_tag` still runs on this machine; False for one on another machine.
 
-    One that has ended, and that nobody has asked for its exit code yet, runs no more.
+    A zombie, whose exit code has not been collected yet, does not run any more.
     """
     import psutil
 

@@ -1,4 +1,4 @@
-"""The original study's own files: a JSON log of all epochs, and a picture of each epoch's confusion matrix."""
+"""The original paper's own files: a JSON log of all epochs, and a plot of each epoch's confusion matrix."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"(?P<model>.+)_training_log_(?P<stamp>\d{8}_\d{6})\.json")
 class TrainingLog:
     """`logs/<model>_training_log_<stamp>.json` and `results/<model>_confusion_matrix_<stamp>_epoch_<n>.png`.
 
-    The stamp is when the run began, as YYYYMMDD_HHMMSS; a run that is gone on with keeps it, and so its file.
+    The stamp is when the run began, as YYYYMMDD_HHMMSS; a resumed run keeps it, and so its file.
     """
 
     def __init__(self, root: Path, model: str, config: Mapping[str, str], stamp: str) -> None:
@@ -32,7 +32,7 @@ class TrainingLog:
 
     @classmethod
     def begin(cls, root: Path, model: str, config: Mapping[str, str]) -> TrainingLog:
-        """A log that starts now, with a file that is no other run's: one begun in the same second gets the next."""
+        """Start a log in a file that no other run has: one begun in the same second gets the next second's name."""
         moment = datetime.now()
         while True:
             log = cls(root, model, config, moment.strftime("%Y%m%d_%H%M%S"))
@@ -45,8 +45,8 @@ class TrainingLog:
                 return log
 
     @classmethod
-    def go_on(cls, root: Path, written: Path) -> TrainingLog:
-        """The log that `written` holds, to be continued under `root`. Raises ValueError if it is not such a log."""
+    def resume(cls, root: Path, written: Path) -> TrainingLog:
+        """Return the log in the file `written`, to be continued under `root`. Raises ValueError if it is none."""
         match = _NAME.fullmatch(written.name)
         content = json.loads(written.read_text(encoding="utf-8"))
         if match is None or "config" not in content or "epochs" not in content:
@@ -60,33 +60,33 @@ class TrainingLog:
         """Where the JSON log is."""
         return self.root / "logs" / f"{self.model}_training_log_{self.stamp}.json"
 
-    def picture_path(self, epoch: int) -> Path:
-        """Where the picture of an epoch's confusion matrix is."""
+    def plot_path(self, epoch: int) -> Path:
+        """Return where the plot of an epoch's confusion matrix is."""
         return self.root / "results" / f"{self.model}_confusion_matrix_{self.stamp}_epoch_{epoch}.png"
 
     def add(self, report: EpochReport[Summary]) -> Path:
-        """The log, written whole, with this epoch in it.
+        """Add the epoch, write the log atomically, and return its path.
 
-        An epoch that is trained again after an interruption takes its own and all later entries' place.
+        An epoch that is trained again after an interruption replaces its own and all later entries.
         """
         earlier = [entry for entry in self.content["epochs"] if entry["epoch"] < report.epoch]
-        self.content["epochs"] = [*earlier, entry_of(report)]
+        self.content["epochs"] = [*earlier, epoch_entry(report)]
         text = json.dumps(self.content, indent=2) + "\n"
         write_atomically(self.path, lambda file: file.write(text.encode()))
         return self.path
 
-    def draw(self, report: EpochReport[Summary]) -> Path:
-        """The picture of this epoch's confusion matrix, written whole."""
+    def plot(self, report: EpochReport[Summary]) -> Path:
+        """Plot this epoch's confusion matrix, and return the path."""
         from vlm_core.evaluation.plots import plot_confusion
 
-        picture = self.picture_path(report.epoch)
+        path = self.plot_path(report.epoch)
         title = f"{self.model}, epoch {report.epoch}, validation"
-        plot_confusion(report.validation.confusion, tuple(report.validation.per_category_f1), title, picture)
-        return picture
+        plot_confusion(report.validation.confusion, tuple(report.validation.per_category_f1), title, path)
+        return path
 
 
-def entry_of(report: EpochReport[Summary]) -> dict[str, Any]:
-    """One epoch with exactly the keys of the original study's log."""
+def epoch_entry(report: EpochReport[Summary]) -> dict[str, Any]:
+    """Return one epoch with exactly the keys of the original paper's log."""
     return {
         "epoch": report.epoch,
         "training_summary": report.training.to_dict(),

@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.summary import Summary
     from vlm_core.training.loop import EpochReport
 
-_ENTITIES_A_REQUEST: Final = 100
-_METRICS_A_REQUEST: Final = 1000
+_ENTITIES_PER_CALL: Final = 100
+_METRICS_PER_CALL: Final = 1000
 
 
 class RunWriter:
     """A context manager for one MLflow run, which ends as FINISHED, FAILED or KILLED.
 
-    It starts a new run in `experiment`, takes over the one that `mlflow run` made, or goes on in the unfinished run
-    `resume`. With `parent`, it always starts a new run, below that one. Files of the study go to `folder`.
-    Every method raises UserError when the store cannot take what it is given.
+    It starts a new run in `experiment`, takes over the one that `mlflow run` created, or resumes the unfinished run
+    `resume`. With `parent`, it always starts a new run, below that one. Logs and plots go to `folder`.
+    Every method raises UserError when the store cannot be written to.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RunWriter:
 
     @property
     def resumed(self) -> bool:
-        """Whether the run had begun before this process."""
+        """Whether this process resumed the run."""
         return self._run.resumed
 
     def end_dead_children(self) -> None:
@@ -97,7 +97,7 @@ class RunWriter:
         end_dead_children(self._client, self._uri, self.run_id)
 
     def params(self, params: Mapping[str, str]) -> None:
-        """Keep the run's settings, whole.
+        """Log all settings of the run.
 
         `mlflow run` writes the values of its -P before us, as they were typed, and MLflow changes no param: where
         such a text differs from ours ("1e-4", "0.0001"), ours becomes the tag `setting.<name>`, which RunReader reads.
@@ -110,21 +110,21 @@ class RunWriter:
         self.tags({tags.SETTING + name: text for name, text in different.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Keep facts that are no settings; a later value takes the place of an earlier one."""
+        """Log facts that are not settings; a later value replaces an earlier one."""
         self._log_batches(tags=values)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Keep figures of one step."""
+        """Log metrics of one step."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         entities = [Metric(name, float(value), now, step) for name, value in values.items()]
         with self._store():
-            for part in _parts(entities, _METRICS_A_REQUEST):
+            for part in _batches(entities, _METRICS_PER_CALL):
                 self._client.log_batch(self.run_id, metrics=part)
 
     def dataset(self, catalogue: Catalogue, split: Split) -> None:
-        """Keep the lineage of the data: what is learnt from, selected on and tested on, with the ids as artifacts."""
+        """Log the data: what the run is trained, selected and tested on, with the product ids as artifacts."""
         from vlm_core.tracking.lineage import dataset_inputs, write_split
 
         self.tags(tags.data_tags(catalogue, split))
@@ -133,8 +133,8 @@ class RunWriter:
             write_split(catalogue, split, Path(folder))
             self._client.log_artifacts(self.run_id, folder, "split")
 
-    def epoch(self, report: EpochReport[Summary], *, drawn: bool = True) -> None:
-        """Keep one epoch's figures, the study's JSON log with it in it, and a picture of its matrix where it is drawn.
+    def epoch(self, report: EpochReport[Summary], *, plot: bool = True) -> None:
+        """Log one epoch's metrics, its entry in the training log and, with `plot`, its confusion matrix.
 
         An epoch that the run holds already, trained again after a crash, adds no second point to its curves.
         """
@@ -146,18 +146,18 @@ class RunWriter:
             if begins:
                 self._client.set_tag(self.run_id, tags.TRAINING_LOG, log.name)
             self._client.log_artifact(self.run_id, str(log), "logs")
-            if drawn:
-                self._client.log_artifact(self.run_id, str(self._log.draw(report)), "results")
-        self.figures(report.epoch, epoch_metrics(report))
+            if plot:
+                self._client.log_artifact(self.run_id, str(self._log.plot(report)), "results")
+        self.epoch_metrics(report.epoch, epoch_metrics(report))
 
-    def figures(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Keep an epoch's figures once: one that the run holds already adds no second point."""
+    def epoch_metrics(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Log an epoch's metrics once: one that the run holds already adds no second point."""
         if epoch not in self._epochs_logged:
             self.metrics(values, step=epoch)
             self._epochs_logged.add(epoch)
 
     def evaluation(self, evaluation: Evaluation, name: str = "test") -> None:
-        """Keep scores as metrics `<name>_...`; as artifacts all of the evaluation, its pictures and every answer."""
+        """Log scores as metrics `<name>_...`, and the whole evaluation, its plots and all predictions as artifacts."""
         from vlm_core.evaluation.plots import plot_confusion, plot_reliability
 
         title = ", ".join(filter(None, (self._config.get("model"), name)))
@@ -171,20 +171,20 @@ class RunWriter:
         self.metrics(evaluation.metrics(f"{name}_"))
 
     def predictions(self, predictions: Predictions, name: str) -> None:
-        """Keep every answer on a split as an artifact, without scores."""
+        """Log all predictions on a split as an artifact, without scores."""
         with self._store(), tempfile.TemporaryDirectory() as temporary:
             predictions.write(Path(temporary) / "predictions.npz")
             self._client.log_artifacts(self.run_id, temporary, f"evaluation/{name}")
 
     def model(self, folder: Path) -> str:
-        """Keep the categoriser that `folder` holds as a model that MLflow can serve: its `models:/` address."""
+        """Log the categoriser in `folder` as a model that MLflow can serve, and return its `models:/` address."""
         from vlm_core.tracking.logging_model import log_model
 
         with self._store():
             return log_model(self._client, self.run_id, folder)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Keep a file, or all files of a folder, under the artifact folder of that name."""
+        """Log a file, or all files of a folder, under the artifact folder of that name."""
         with self._store():
             if path.is_dir():
                 self._client.log_artifacts(self.run_id, str(path), folder or None)
@@ -195,29 +195,29 @@ class RunWriter:
         from mlflow.entities import Param, RunTag
 
         with self._store():
-            for part in _parts([Param(name, str(text)) for name, text in (params or {}).items()], _ENTITIES_A_REQUEST):
+            for part in _batches([Param(name, str(text)) for name, text in (params or {}).items()], _ENTITIES_PER_CALL):
                 self._client.log_batch(self.run_id, params=part)
-            for part in _parts([RunTag(name, str(text)) for name, text in (tags or {}).items()], _ENTITIES_A_REQUEST):
+            for part in _batches([RunTag(name, str(text)) for name, text in (tags or {}).items()], _ENTITIES_PER_CALL):
                 self._client.log_batch(self.run_id, tags=part)
 
     def _read_back(self) -> None:
-        """Take up the epochs that the run has, and the study's log where there is one."""
+        """Read which epochs the run has, and its training log if there is one."""
         history = self._client.get_metric_history(self.run_id, "seconds")
         self._epochs_logged = {metric.step for metric in history}
         name = current_tags(self._client.get_run(self.run_id).data.tags).get(tags.TRAINING_LOG)
         if name is not None:
-            self._log = self._find_log(name)
+            self._log = self._load_log(name)
 
-    def _find_log(self, name: str) -> TrainingLog | None:
-        """The log in its folder or, lost with its machine, from the store; None where neither can be read."""
+    def _load_log(self, name: str) -> TrainingLog | None:
+        """Return the log from its folder or, lost with its machine, from the store; None if neither can be read."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return TrainingLog.go_on(self.folder, self.folder / "logs" / name)
+            return TrainingLog.resume(self.folder, self.folder / "logs" / name)
         except (OSError, ValueError):
             pass
         try:
-            return TrainingLog.go_on(self.folder, Path(self._client.download_artifacts(self.run_id, f"logs/{name}")))
+            return TrainingLog.resume(self.folder, Path(self._client.download_artifacts(self.run_id, f"logs/{name}")))
         except (OSError, ValueError, MlflowException):
             return None
 
@@ -227,6 +227,6 @@ class RunWriter:
             yield
 
 
-def _parts(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _batches(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for start in range(0, len(values), size):
         yield values[start : start + size]

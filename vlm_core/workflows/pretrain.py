@@ -219,7 +219,8 @@ def _train(config: PretrainingConfig, task: Pretraining, run: RunWriter, folder:
         if isinstance(report, EpochReport):
             metrics = {f"train_{name}": value for name, value in report.training.metrics.items()}
             metrics |= {f"validation_{name}": value for name, value in report.validation.metrics.items()}
-            run.figures(report.epoch, metrics | {"learning_rate": report.learning_rate, "seconds": report.seconds})
+            rates = {"learning_rate": report.learning_rate, "seconds": report.seconds}
+            run.epoch_metrics(report.epoch, metrics | rates)
             text = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
             logger.info(f"Epoch {report.epoch}/{report.epochs}: {text} ({report.seconds:.0f} s).")
 

@@ -106,7 +106,7 @@ def run_trial(
         run.tags({**tags, "kind": "trial"})
 
         def on_epoch(report: EpochReport[Summary]) -> None:
-            run.figures(report.epoch, epoch_metrics(report))
+            run.epoch_metrics(report.epoch, epoch_metrics(report))
             if not should_continue(report.epoch, report.validation.macro_f1):
                 raise _Pruned
 
@@ -144,7 +144,7 @@ def _train_model(config: Config, data: Data, root: Path, parent: str, plot_epoch
         run.tags(tags)
 
         def on_epoch(report: EpochReport[Summary]) -> None:
-            run.epoch(report, drawn=plot_epochs)
+            run.epoch(report, plot=plot_epochs)
             logger.info(epoch_line(report))
 
         if config.mode != "zero-shot":
