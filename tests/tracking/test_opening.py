@@ -203,7 +203,7 @@ def test_going_on_with_a_run_of_another_program(store: Path) -> None:
 
 def test_going_on_with_a_run_whose_process_is_at_work(store: Path) -> None:
     with RunWriter("made") as run:
-        with pytest.raises(UserError, match=f"process {os.getpid()} is still at that run"):
+        with pytest.raises(UserError, match=f"process {os.getpid()} is still writing that run"):
             RunWriter("made", resume=run.run_id).__enter__()
         assert _status(run.run_id) == "RUNNING"
 
