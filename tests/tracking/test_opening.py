@@ -197,7 +197,7 @@ def test_going_on_with_a_deleted_run(store: Path) -> None:
 
 def test_going_on_with_a_run_of_another_program(store: Path) -> None:
     run_id = connect().create_run("0").info.run_id
-    with pytest.raises(UserError, match="not begun by this program"), RunWriter("made", resume=run_id):
+    with pytest.raises(UserError, match="not started by this program"), RunWriter("made", resume=run_id):
         pass
 
 

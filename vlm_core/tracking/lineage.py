@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.splitting import Split
+
+
+@dataclass(frozen=True)
+class SplitPart:
+    """One part of a split, as a run stores it; runs of earlier code hold the protocol's former name."""
+
+    catalogue: str
+    fingerprint: str  # of the catalogue
+    split: str  # its fingerprint
+    protocol: str
+    label: str
+    categories: tuple[str, ...]
+    seed: int
+    products: tuple[str, ...]  # ids, repeats included
+
+
+SPLIT_PART: Final = TypeAdapter(SplitPart)
 
 
 def split_rows(split: Split) -> dict[str, NDArray[np.int64]]:
@@ -42,17 +61,17 @@ def dataset_inputs(catalogue: Catalogue, split: Split) -> list[Any]:
 
 
 def write_split(catalogue: Catalogue, split: Split, folder: Path) -> None:
-    """Write `<part>.json` with the product ids of each part, repeats included."""
+    """Write a `SplitPart` as `<part>.json` for each part."""
     ids = catalogue.products["product_id"]
-    for part, rows in split_rows(split).items():
-        content = {
-            "catalogue": catalogue.name,
-            "fingerprint": catalogue.fingerprint,
-            "split": split.fingerprint,
-            "protocol": split.protocol,
-            "label": split.label,
-            "categories": list(split.categories),
-            "seed": split.seed,
-            "products": [str(value) for value in ids.iloc[rows]],
-        }
-        (folder / f"{part}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    for name, rows in split_rows(split).items():
+        part = SplitPart(
+            catalogue.name,
+            catalogue.fingerprint,
+            split.fingerprint,
+            split.protocol,
+            split.label,
+            split.categories,
+            split.seed,
+            tuple(str(value) for value in ids.iloc[rows]),
+        )
+        (folder / f"{name}.json").write_bytes(SPLIT_PART.dump_json(part) + b"\n")

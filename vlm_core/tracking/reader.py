@@ -5,7 +5,6 @@ What was stored under a former name is given under the current one (`vlm_core.al
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 from vlm_core.aliases import current_key, current_metrics, current_settings, current_tags, former_metric
 from vlm_core.errors import UserError
 from vlm_core.tracking import tags
+from vlm_core.tracking.lineage import SPLIT_PART, SplitPart
 from vlm_core.tracking.opening import check_resumable
 from vlm_core.tracking.registry import SCORE
 from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_uri
@@ -180,8 +180,12 @@ class RunReader:
         """
         if self.tags(run_id).get("fingerprint") != fingerprint:
             return set()
-        parts = (json.loads(self.text(run_id, f"split/{part}.json")) for part in ("training", "validation"))
-        return {product for part in parts for product in part["products"]}
+        parts = (self.split_part(run_id, part) for part in ("training", "validation"))
+        return {product for part in parts for product in part.products}
+
+    def split_part(self, run_id: str, part: str) -> SplitPart:
+        """Return what the run was trained on, selected on or tested on ("training", "validation" or "test")."""
+        return SPLIT_PART.validate_json(self.text(run_id, f"split/{part}.json"))
 
     def pretraining_rule(self, run_id: str, fingerprint: str) -> str:
         """Return the rule of what the run's weights may have seen before; "" for another catalogue, or if unknown."""

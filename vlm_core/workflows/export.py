@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 import tempfile
@@ -46,7 +45,7 @@ class ExportComparison:
         return {
             f"{prefix}megabytes": self.megabytes,
             f"{prefix}largest_difference": self.largest_difference,
-            f"{prefix}equal_answers": self.same_category,
+            f"{prefix}equal_predictions": self.same_category,
             **{f"{prefix}seconds_per_image_batch_{batch}": seconds for batch, seconds in self.seconds.items()},
         }
 
@@ -139,11 +138,11 @@ def _comparison_pictures(run_id: str, canvas: tuple[int, int], count: int, root:
 
     reader = RunReader()
     try:
-        test = json.loads(reader.artifact(run_id, "split/test.json").read_text(encoding="utf-8"))
+        test = reader.split_part(run_id, "test")
         catalogue = load_catalogue(Config.from_params(reader.params(run_id)), root)
-        if catalogue.fingerprint != test["fingerprint"]:
+        if catalogue.fingerprint != test.fingerprint:
             raise UserError(f"the catalogue {catalogue.name} has changed since the run was tested.")
-        rows = np.flatnonzero(catalogue.products["product_id"].isin(test["products"]).to_numpy())
+        rows = np.flatnonzero(catalogue.products["product_id"].isin(test.products).to_numpy())
     except UserError as error:
         logger.info(f"Comparing on images of the sample catalogue, because the run's own cannot be read: {error}")
         catalogue = load_catalogue(Config(data="sample"), root)
