@@ -15,7 +15,14 @@ ROOMS = ("experiments", "vlm_core", "dashboard")
 
 # The rooms of docs/architecture.md, floor by floor from the ground up: a room imports from lower floors alone.
 FLOORS = (
-    ("vlm_core/errors", "vlm_core/atomic", "vlm_core/progress", "vlm_core/presets", "vlm_core/pixels"),
+    (
+        "vlm_core/errors",
+        "vlm_core/atomic",
+        "vlm_core/progress",
+        "vlm_core/aliases",
+        "vlm_core/presets",
+        "vlm_core/pixels",
+    ),
     ("vlm_core/config", "vlm_core/catalogue", "vlm_core/evaluation"),
     ("vlm_core/data", "vlm_core/models"),
     ("vlm_core/inference", "vlm_core/training"),
