@@ -22,9 +22,8 @@ _SETTINGS: Final = {"answers": "objectives"}
 _SEARCH_SETTINGS: Final = {"study": "search_name", "objectives": "search_objectives"}
 _TAGS: Final = {"study_log": "training_log"}
 _SEARCH_TAGS: Final = {"study": "search_name"}
-# Within a metric's name, such as onnx_fp32_seconds_per_image_batch_1.
-_FORMER_METRIC: Final = "seconds_a_picture"
-_METRIC: Final = "seconds_per_image"
+# Parts of metrics' names, such as onnx_fp32_seconds_per_image_batch_1.
+_METRICS: Final = {"seconds_a_picture": "seconds_per_image", "equal_answers": "equal_predictions"}
 _KEY_PARTS: Final = 5  # of a study's cell: model/mode/objective/protocol/seed
 
 
@@ -69,12 +68,18 @@ def current_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 def current_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return a run's metrics under their current names."""
-    return {name.replace(_FORMER_METRIC, _METRIC): value for name, value in metrics.items()}
+    return {_replace(name, _METRICS): value for name, value in metrics.items()}
 
 
 def former_metric(name: str) -> str:
     """Return what the metric was called before, or its name itself."""
-    return name.replace(_METRIC, _FORMER_METRIC)
+    return _replace(name, {new: old for old, new in _METRICS.items()})
+
+
+def _replace(name: str, parts: Mapping[str, str]) -> str:
+    for part, other in parts.items():
+        name = name.replace(part, other)
+    return name
 
 
 def current_key(key: str) -> str:

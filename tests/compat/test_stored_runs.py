@@ -84,6 +84,7 @@ def test_old_runs_are_listed_under_the_names_of_today(runs: pd.DataFrame) -> Non
     assert row["metrics.seconds_per_image"] > 0 and str(row["tags.training_log"]).startswith("clip_training_log_")
     row = runs[runs["name"] == "blip-finished"].iloc[0]
     assert row["metrics.onnx_fp32_seconds_per_image_batch_32"] > 0
+    assert row["metrics.onnx_fp32_equal_predictions"] == 1
     row = runs[runs["name"] == "unfinished-search"].iloc[0]
     assert (row["params.search_name"], row["params.search_objectives"]) == ("unfinished-search", "score")
     assert row["tags.search_name"] == "unfinished-search" and pd.isna(row["tags.study"])

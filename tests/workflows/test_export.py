@@ -48,7 +48,7 @@ def test_an_exported_run_is_compared_and_served(run, shop, store, capsys):
     assert all(word in printed for word in ("PyTorch", "fp32", "int8", f"runs:/{run_id}/onnx/int8"))
     metrics = RunReader().metrics(run_id)
     assert metrics["onnx_fp32_largest_difference"] < 1e-4
-    assert metrics["onnx_fp32_equal_answers"] == 1
+    assert metrics["onnx_fp32_equal_predictions"] == 1
     assert metrics["onnx_int8_megabytes"] < metrics["onnx_fp32_megabytes"]
     assert metrics["onnx_int8_seconds_per_image_batch_32"] > 0
     after = RunReader().runs().iloc[0]
