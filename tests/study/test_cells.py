@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vlm_core.config import build_config
+from vlm_core.config import StudyConfig, build_config
 from vlm_core.study import cells, measurements
 from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
 from vlm_core.study.plan import Cell, StudyPlan, plan_study
@@ -15,7 +15,7 @@ PROBE = Cell("clip", "probe", "classify", "holdout", 3)
 
 @pytest.fixture
 def plan() -> StudyPlan:
-    return plan_study(build_config({"preset": "demo", "seed": 3, "seeds": 1, "families": "clip"}), ("mean-pool",))
+    return plan_study(StudyConfig.build({"preset": "demo", "seed": 3, "seeds": 1, "families": "clip"}), ("mean-pool",))
 
 
 @pytest.fixture

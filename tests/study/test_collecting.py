@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.study.made_cells import FAIR, GOOD, make_cell, make_cells, make_predictions
-from vlm_core.config import build_config
+from vlm_core.config import StudyConfig
 from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.leak import CategoryLeak
 from vlm_core.study import collecting
@@ -161,7 +161,7 @@ def test_interim_results_leave_out_what_takes_long(clip, tmp_path, monkeypatch):
     products = pd.DataFrame({"product_id": clip[0].evaluation.predictions.product_ids})
     catalogue = SimpleNamespace(name="shop", products=products)
     data = SimpleNamespace(catalogue=catalogue, split=SimpleNamespace(categories=("A", "B")))
-    config = build_config({"preset": "demo", "attributes": "gender"})
+    config = StudyConfig.build({"preset": "demo", "attributes": "gender"})
 
     def collected(**settings):
         return collect("parent", "x", cells.plan, config, data, {"git/full/classify/holdout/0": "no"}, **settings)

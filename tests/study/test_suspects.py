@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.evaluation.made_predictions import sure
-from vlm_core.config import build_config
+from vlm_core.config import StudyConfig
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.study import suspects
 from vlm_core.study.results import Suspect
@@ -17,7 +17,7 @@ N, WRONG = 80, 5
 CATEGORIES = ("A", "B")
 LOOKS = np.arange(N) % 2
 LABELS = np.where(np.arange(N) == WRONG, 1 - LOOKS, LOOKS)
-CONFIG = build_config({"seed": 0})
+CONFIG = StudyConfig.build({"seed": 0})
 
 
 @pytest.fixture

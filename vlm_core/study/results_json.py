@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
@@ -12,6 +12,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
+from vlm_core.aliases import current_configuration, current_key, current_settings, current_value
 from vlm_core.study.results import Results
 
 SCHEMA: Final = 2
@@ -43,9 +44,25 @@ def results_to_json(results: Results) -> str:
 
 
 def read_results(text: str) -> Results:
-    """Return the results that `results_to_json` wrote, in schema 1 too. Raises ValueError where there are none."""
+    """Return the results that `results_to_json` wrote, in schema 1 too, under the protocols' names of today.
+
+    Raises ValueError where there are none.
+    """
     results: Results = read_json(Results, text)
-    return results
+    scores = (
+        replace(
+            row,
+            configuration=current_configuration(row.configuration),
+            protocol=current_value("protocol", row.protocol),
+        )
+        for row in results.scores
+    )
+    return replace(
+        results,
+        settings=current_settings(results.settings),
+        failed={current_key(key): error for key, error in results.failed.items()},
+        scores=tuple(scores),
+    )
 
 
 def read_json(kind: Any, text: str) -> Any:
