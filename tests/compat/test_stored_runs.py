@@ -202,13 +202,25 @@ def test_an_old_study_is_resumed_under_its_presets_name_of_today(runs: pd.DataFr
     assert RunReader().params(run_id)["preset"] == "original"
 
 
-def test_an_old_studys_results_are_shown(runs: pd.DataFrame, old_store: Path) -> None:
+def test_an_old_study_is_shown_and_reported(runs: pd.DataFrame, old_store: Path) -> None:
+    from dashboard.pages import study as page
     from dashboard.runs import Runs
     from dashboard.studies import read_study
+    from vlm_core.study.sections import make_sections
 
-    stored = Runs("", old_store)
+    stored, run_id = Runs("", old_store), _id(runs, "study whole")
     stored.refresh()
-    study = read_study(stored, _id(runs, "study whole"))
-    assert study is not None and (study.name, study.cells) == ("whole", 18)
-    assert "clip/probe/classify/original" in study.runs
-    assert study.results
+    study = read_study(stored, run_id)
+    assert study is not None and (study.name, study.cells, study.count("FINISHED")) == ("whole", 18, 18)
+    assert "clip/probe/classify/original" in study.runs and study.results is not None
+    results = study.results
+    assert results.cells_finished == 18 and results.settings["protocols"] == "holdout,original"
+    assert {row.protocol for row in results.scores} == {"holdout", "original"}
+    assert not any("study" in row.configuration.split("/") for row in results.scores)
+    leak = {row.label: row for row in results.leak}["clip probe"]
+    assert 0 <= leak.scores[-1].study.value <= 1 and leak.leaks
+    assert all((results.robustness, results.calibration, results.gaps, results.decoding, results.cost, results.pairs))
+    assert results.label_audit is not None and results.faithfulness and results.layers
+    shown = [page.update_body(stored, None, run_id), page.update_rest(stored, None, run_id)]
+    text = json.dumps(shown, default=lambda part: part.to_plotly_json())
+    assert [section.title for section in make_sections(results) if section.title not in text] == []
