@@ -177,7 +177,7 @@ def test_an_old_training_is_resumed_to_the_scores_of_one_that_never_stopped(
 def test_an_old_search_is_resumed_and_a_finished_one_is_known_as_such(runs: pd.DataFrame, old_store: Path) -> None:
     from vlm_core.workflows.tune import count_states, run_search
 
-    with pytest.raises(UserError, match="has its 3 trials and its winner"):
+    with pytest.raises(UserError, match="has all of its 3 trials"):
         run_search(SearchConfig.build({**SMALL, **SEARCH, "search_name": "search"}), old_store)
     outcome = run_search(SearchConfig.build({**SMALL, **SEARCH, "study": "unfinished-search"}), old_store)
     assert outcome.run_id == _id(runs, "unfinished-search")
