@@ -107,8 +107,11 @@ class Settings(BaseModel):
     @classmethod
     def groups(cls) -> Iterator[tuple[str, list[str]]]:
         """Yield what each group of settings is about, and the names in it."""
+        known: set[str] = set()
         for group in reversed(cls.__mro__):
-            own = [name for name in vars(group).get("__annotations__", {}) if name in cls.model_fields]
+            annotated = vars(group).get("__annotations__", {})
+            own = [name for name in annotated if name in cls.model_fields and name not in known]
+            known.update(own)
             if own:
                 yield str(group.__doc__).splitlines()[0].rstrip("."), own
 

@@ -1,4 +1,4 @@
-"""How runs begin, end and are gone on with, whatever happens to their process."""
+"""How runs begin, end and are resumed, whatever happens to their process."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_the_data_is_kept_as_lineage_ids_and_tags(store: Path) -> None:
     split = make_split(catalogue)
     with RunWriter("made") as run:
         run.dataset(catalogue, split)
-        run.dataset(catalogue, split)  # as a run that is gone on with does
+        run.dataset(catalogue, split)  # as a resumed run does
     kept = connect().get_run(run.run_id)
     contexts = {entry.tags[0].value: entry.dataset for entry in kept.inputs.dataset_inputs}
     assert sorted(contexts) == ["test", "training", "validation"]
