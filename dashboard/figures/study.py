@@ -108,7 +108,7 @@ def leak_dumbbells(rows: Sequence[LeakRow]) -> go.Figure:
         names = [plain_text(score.category) for score in row.scores]
         ends = {
             "holdout": [score.holdout.value for score in row.scores],
-            "original (leaks)": [score.study.value for score in row.scores],
+            "original (leaks)": [score.original.value for score in row.scores],
         }
         pairs = zip(names, *ends.values(), strict=True)
         lines = [point for name, *both in pairs for point in (*((x, name) for x in both), (None, None))]

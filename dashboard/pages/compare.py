@@ -287,7 +287,7 @@ def _tests_card(comparison: RunComparison) -> Component:
         body = [
             [
                 describe_paired_test(names[a], names[b], test),
-                f"{test.only_a_right} : {test.only_b_right}",
+                f"{test.only_a_correct} : {test.only_b_correct}",
                 f"{p_value(test.p_mcnemar)} ({p_value(test.p_mcnemar_mid)})",
                 f"{test.agreement:.1%}",
                 f"{test.kappa:.2f}",

@@ -29,10 +29,10 @@ def test_shares_by_hand():
     copied = np.array([True, True, False, False, False, False, True])
     a, b, both = measure_leak(Predictions(np.arange(7).astype(str), labels, sure(answers, 2), NAMES), copied)
     assert (a.category, a.support, a.copied) == ("a", 4, 0.5)
-    assert (a.accuracy_copied, a.accuracy_others, a.right_by_copy) == pytest.approx((1, 0.5, 2 / 3))
-    assert b.copied == 0 and math.isnan(b.accuracy_copied) and b.right_by_copy == 0
+    assert (a.accuracy_copied, a.accuracy_others, a.correct_with_copy) == pytest.approx((1, 0.5, 2 / 3))
+    assert b.copied == 0 and math.isnan(b.accuracy_copied) and b.correct_with_copy == 0
     assert (both.category, both.support, both.copied) == ("all", 6, pytest.approx(1 / 3))
-    assert both.right_by_copy == pytest.approx(2 / 4)
+    assert both.correct_with_copy == pytest.approx(2 / 4)
     with pytest.raises(ValueError, match="fit"):
         measure_leak(random_predictions(5, 2, 0), copied)
 
@@ -59,7 +59,7 @@ def test_a_planted_leak_of_a_tenth_is_measured(shop, tmp_path):
     answers = np.where(copied, labels[:80], 0)
     found = measure_leak(Predictions(test_rows.astype(str), labels[:80], sure(answers, 2), NAMES), copied)
     assert found[-1].copied == pytest.approx(0.1)
-    assert (found[0].right_by_copy, found[-1].accuracy_copied) == (pytest.approx(8 / 40), 1)
+    assert (found[0].correct_with_copy, found[-1].accuracy_copied) == (pytest.approx(8 / 40), 1)
 
 
 def _encoded_again(picture):
@@ -77,17 +77,17 @@ def test_protocols_side_by_side():
     assert [each.category for each in found] == ["category 0", "category 1", "category 2", "all"]
     scores = [[f1_score(each.labels, each.predicted, average=None)[1] for each in runs] for runs in (honest, leaking)]
     assert found[1].holdout.value == pytest.approx(np.mean(scores[0]))
-    assert found[1].study.value == pytest.approx(np.mean(scores[1]))
+    assert found[1].original.value == pytest.approx(np.mean(scores[1]))
     interval = ttest_ind(scores[1], scores[0], equal_var=False).confidence_interval()
     assert (found[1].difference.low, found[1].difference.high) == pytest.approx((interval.low, interval.high))
     macro = [f1_score(each.labels, each.predicted, average="macro") for each in leaking]
-    assert found[-1].study.value == pytest.approx(np.mean(macro))
+    assert found[-1].original.value == pytest.approx(np.mean(macro))
 
 
 def test_one_seed_gives_values_without_intervals():
     found = leak_comparison([random_predictions(50, 2, 0)], [random_predictions(50, 2, 1)])[0]
-    assert found.difference.value == pytest.approx(found.study.value - found.holdout.value)
-    assert all(math.isnan(each.low) for each in (found.holdout, found.study, found.difference))
+    assert found.difference.value == pytest.approx(found.original.value - found.holdout.value)
+    assert all(math.isnan(each.low) for each in (found.holdout, found.original, found.difference))
     same = leak_comparison([random_predictions(50, 2, 0)] * 2, [random_predictions(50, 2, 0)] * 2)[0].difference
     assert (same.value, same.low, same.high) == (0, 0, 0)
     with pytest.raises(ValueError, match="categories"):
@@ -99,7 +99,7 @@ def test_one_seed_gives_values_without_intervals():
 def test_a_category_that_is_not_tested_has_no_score():
     absent = Predictions(["x", "y"], np.array([0, 0]), sure(np.array([0, 1]), 2), NAMES)
     found = leak_comparison([absent], [_named(random_predictions(50, 2, 0))])
-    assert math.isnan(found[1].holdout.value) and not math.isnan(found[1].study.value)
+    assert math.isnan(found[1].holdout.value) and not math.isnan(found[1].original.value)
 
 
 def _named(predictions):

@@ -37,7 +37,7 @@ def test_figures_are_those_of_scipy_and_scikit_learn():
     labels, (a, b) = _sample(np.random.default_rng(1))
     found = paired_test(_predictions(labels, a), _predictions(labels, b))
     only_a, only_b = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
-    assert (found.only_a_right, found.only_b_right, found.n) == (only_a, only_b, 200)
+    assert (found.only_a_correct, found.only_b_correct, found.n) == (only_a, only_b, 200)
     assert found.p_mcnemar == pytest.approx(binomtest(only_a, only_a + only_b, 0.5).pvalue)
     assert found.p_mcnemar_mid == mid_mcnemar(only_a, only_b)
     expected = f1_score(labels, a, average="macro") - f1_score(labels, b, average="macro")

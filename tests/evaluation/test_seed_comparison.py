@@ -50,7 +50,7 @@ def test_figures_are_those_of_scipy_and_scikit_learn():
         for row, name in enumerate(one.product_ids):
             seen.setdefault(name, (one.predicted[row] == one.labels[row], two.predicted[row] == two.labels[row]))
     only_a, only_b = sum(x and not y for x, y in seen.values()), sum(y and not x for x, y in seen.values())
-    assert (found.products, found.only_a_right, found.only_b_right) == (len(seen), only_a, only_b)
+    assert (found.products, found.only_a_correct, found.only_b_correct) == (len(seen), only_a, only_b)
     assert found.p_mcnemar == pytest.approx(binomtest(only_a, only_a + only_b, 0.5).pvalue)
     assert found.difference.low < found.difference.value < found.difference.high
     assert found.p_bootstrap < 0.05
@@ -60,7 +60,7 @@ def test_figures_are_those_of_scipy_and_scikit_learn():
 def test_of_one_seed_it_is_the_paired_test():
     (a,), (b,) = _runs((0.8, 0.75), seeds=1)
     found, known = compare_seeds([a], [b], resamples=500, seed=4), paired_test(a, b, resamples=500, seed=4)
-    assert (found.p_mcnemar, found.only_a_right) == (known.p_mcnemar, known.only_a_right)
+    assert (found.p_mcnemar, found.only_a_correct) == (known.p_mcnemar, known.only_a_correct)
     assert found.difference.value == pytest.approx(known.difference.value)
     assert (found.difference.low, found.difference.high) == pytest.approx(
         (known.difference.low, known.difference.high), abs=0.01

@@ -77,7 +77,7 @@ def test_pairs_are_compared_over_the_seeds_that_all_have(clip, tmp_path):
     (pair,) = pair_rows("families", {"clip full": clip, "HOG + colour": [make_cell(tmp_path, f"{BASELINE}1", FAIR)]})
     assert (pair.group, pair.a, pair.b) == ("families", "clip full", "HOG + colour")
     assert (pair.test.seeds, pair.test.products) == (1, 20)
-    assert (pair.test.only_a_right, pair.test.only_b_right) == (6, 0)  # of seed 1: all against 14 of 20
+    assert (pair.test.only_a_correct, pair.test.only_b_correct) == (6, 0)  # of seed 1: all against 14 of 20
     assert pair.test.difference.value == pytest.approx(1 - FAIR_MACRO_F1)
     assert "clip full" in pair.conclusion
 

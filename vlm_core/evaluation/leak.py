@@ -26,7 +26,7 @@ class CategoryLeak:
     copied: float  # share of the rows
     accuracy_copied: float
     accuracy_others: float
-    right_by_copy: float  # share of the correct predictions whose product has a near-copy in training
+    correct_with_copy: float  # share of the correct predictions whose product has a near-copy in training
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ProtocolScore:
 
     category: str  # "all" for macro-F1
     holdout: Estimate
-    study: Estimate  # under the original protocol; the name is that of stored results
+    original: Estimate
     difference: Estimate  # original minus holdout, with Welch's interval
 
 
@@ -59,7 +59,7 @@ def _leak(category: str, copied: NDArray[np.bool_], correct: NDArray[np.bool_]) 
         copied=_share(copied),
         accuracy_copied=_share(correct[copied]),
         accuracy_others=_share(correct[~copied]),
-        right_by_copy=_share(copied[correct]),
+        correct_with_copy=_share(copied[correct]),
     )
 
 
@@ -81,7 +81,7 @@ def leak_comparison(holdout: Sequence[Predictions], original: Sequence[Predictio
         ProtocolScore(
             category=name,
             holdout=over_seeds(honest[:, index].tolist()),
-            study=over_seeds(leaking[:, index].tolist()),
+            original=over_seeds(leaking[:, index].tolist()),
             difference=_difference(leaking[:, index], honest[:, index]),
         )
         for index, name in enumerate([*categories, ALL])

@@ -20,8 +20,8 @@ class PairedTest:
     """Model a against model b on the same products."""
 
     n: int
-    only_a_right: int  # products that a alone predicts correctly
-    only_b_right: int
+    only_a_correct: int  # products that a alone predicts correctly
+    only_b_correct: int
     p_mcnemar: float  # exact, two-sided, of equal accuracies
     p_mcnemar_mid: float  # the same with mid-p
     difference: Estimate  # macro-F1 of a minus that of b, with its percentile interval of 95 %
@@ -51,8 +51,8 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
         kappa = float(cohen_kappa_score(first, second, labels=np.arange(len(a.categories))))
     return PairedTest(
         n=len(labels),
-        only_a_right=only_a,
-        only_b_right=only_b,
+        only_a_correct=only_a,
+        only_b_correct=only_b,
         p_mcnemar=exact_mcnemar(only_a, only_b),
         p_mcnemar_mid=mid_mcnemar(only_a, only_b),
         difference=estimate(macro_f1_differences(paired)[0], differences),
@@ -78,7 +78,7 @@ def paired_tests(
     return {pair: replace(test, p_holm=p) for (pair, test), p in zip(tests.items(), corrected, strict=True)}
 
 
-def exact_mcnemar(only_a_right: int, only_b_right: int) -> float:
+def exact_mcnemar(only_a_correct: int, only_b_correct: int) -> float:
     """Return the two-sided p-value of equal accuracies, from the products that one model alone predicts correctly.
 
     McNemar 1947, https://doi.org/10.1007/BF02295996, as the exact binomial test; 1 where there is no such product.
@@ -86,12 +86,12 @@ def exact_mcnemar(only_a_right: int, only_b_right: int) -> float:
     """
     from statsmodels.stats.contingency_tables import mcnemar
 
-    if only_a_right + only_b_right == 0:
+    if only_a_correct + only_b_correct == 0:
         return 1.0
-    return float(mcnemar([[0, only_a_right], [only_b_right, 0]], exact=True).pvalue)
+    return float(mcnemar([[0, only_a_correct], [only_b_correct, 0]], exact=True).pvalue)
 
 
-def mid_mcnemar(only_a_right: int, only_b_right: int) -> float:
+def mid_mcnemar(only_a_correct: int, only_b_correct: int) -> float:
     """Return the same with mid-p, which takes off half the probability of the observed counts.
 
     Where nothing differs it rejects 3.5 to 6.5 % of the time.
@@ -99,10 +99,14 @@ def mid_mcnemar(only_a_right: int, only_b_right: int) -> float:
     """
     from scipy.stats import binom
 
-    if only_a_right + only_b_right == 0:
+    if only_a_correct + only_b_correct == 0:
         return 1.0
-    observed = float(binom.pmf(only_a_right, only_a_right + only_b_right, 0.5))
-    return 1 - observed / 2 if only_a_right == only_b_right else exact_mcnemar(only_a_right, only_b_right) - observed
+    observed = float(binom.pmf(only_a_correct, only_a_correct + only_b_correct, 0.5))
+    return (
+        1 - observed / 2
+        if only_a_correct == only_b_correct
+        else exact_mcnemar(only_a_correct, only_b_correct) - observed
+    )
 
 
 def bootstrap_p(differences: NDArray[np.float64]) -> float:

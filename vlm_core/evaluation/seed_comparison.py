@@ -31,8 +31,8 @@ class SeedComparison:
     seeds: int
     rows: int  # tested in all seeds together
     products: int  # distinct ones among these rows
-    only_a_right: int  # products that a alone predicts correctly
-    only_b_right: int
+    only_a_correct: int  # products that a alone predicts correctly
+    only_b_correct: int
     p_mcnemar: float  # exact, two-sided, of equal accuracies
     p_mcnemar_mid: float  # the same with mid-p
     p_mcnemar_holm: float  # p_mcnemar, corrected over all pairs tested together
@@ -69,8 +69,8 @@ def compare_seeds(
         seeds=len(a),
         rows=int(paired.times.sum()),
         products=len(pooled_a),
-        only_a_right=only_a,
-        only_b_right=only_b,
+        only_a_correct=only_a,
+        only_b_correct=only_b,
         p_mcnemar=p_mcnemar,
         p_mcnemar_mid=p_mid,
         p_mcnemar_holm=p_mcnemar,

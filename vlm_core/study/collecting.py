@@ -207,7 +207,7 @@ def _mean_leaks(seeds: Sequence[Sequence[CategoryLeak]]) -> tuple[CategoryLeak, 
             copied=_mean([each.copied for each in of_seeds]),
             accuracy_copied=_mean([each.accuracy_copied for each in of_seeds]),
             accuracy_others=_mean([each.accuracy_others for each in of_seeds]),
-            right_by_copy=_mean([each.right_by_copy for each in of_seeds]),
+            correct_with_copy=_mean([each.correct_with_copy for each in of_seeds]),
         )
         for of_seeds in zip(*seeds, strict=True)
     )

@@ -21,11 +21,15 @@ _OLD_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "cells_planned": ("cells",),
     "cells_finished": ("done",),
     "conclusion": ("words",),
+    "correct_with_copy": ("right_by_copy",),
     "decoding": ("rules",),
     "images_per_second": ("pictures_a_second",),
     "label": ("given",),
     "label_audit": ("labels",),
     "layers": ("mechanism",),
+    "only_a_correct": ("only_a_right",),
+    "only_b_correct": ("only_b_right",),
+    "original": ("study",),
     "scores": ("rows", "rules"),
 }
 _OLD_KEYS: Final[Mapping[str, str]] = {"likelihood a token": "likelihood per token"}  # of a decoding rule

@@ -161,7 +161,7 @@ def _pair_cells(pair: PairRow) -> tuple[str, ...]:
         format_estimate(test.over_seeds, "+.3f"),
         p_value(test.p_bootstrap_holm),
         f"{p_value(test.p_mcnemar_holm)} ({p_value(test.p_mcnemar_mid_holm)})",
-        f"{test.only_a_right} : {test.only_b_right}",
+        f"{test.only_a_correct} : {test.only_b_correct}",
         format_number(100 * test.detectable_macro_f1, ".1f"),
     )
 
@@ -179,11 +179,11 @@ def _leak(results: Results) -> Section | None:
             row.run_ids,
             score.category,
             format_estimate(score.holdout),
-            format_estimate(score.study),
+            format_estimate(score.original),
             format_estimate(score.difference, "+.3f"),
             *(
                 format_number(share, ".1%")
-                for share in (leak.copied, leak.accuracy_copied, leak.accuracy_others, leak.right_by_copy)
+                for share in (leak.copied, leak.accuracy_copied, leak.accuracy_others, leak.correct_with_copy)
             ),
         )
         for row in results.leak

@@ -75,7 +75,7 @@ def plot_leak(plot: LeakPlot) -> str:
     def paint(panels: Any) -> None:
         for axes, row in zip(panels.flat, plot.rows, strict=False):
             for place, score in enumerate(row.scores):
-                holdout, original = score.holdout.value, score.study.value
+                holdout, original = score.holdout.value, score.original.value
                 axes.plot([holdout, original], [place, place], color=_GREY, linewidth=1)
                 axes.plot([holdout], [place], "o", color="#0072B2", markersize=5, label="holdout")
                 axes.plot([original], [place], "D", color="#D55E00", markersize=5, label="original (leaks)")
