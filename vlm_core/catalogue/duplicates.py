@@ -147,7 +147,7 @@ def _link(pictures: PictureStore, rows: Rows) -> Rows:
             raise UserError(
                 f"{tempfile.gettempdir()} cannot store the pictures' frames ({error.strerror}): free some space there."
             ) from None
-        comparison = _Comparison(np.memmap(file, dtype=np.uint8, mode="r", shape=(len(rows), 4, SIDE, SIDE)))
+        matcher = _FrameMatcher(np.memmap(file, dtype=np.uint8, mode="r", shape=(len(rows), 4, SIDE, SIDE)))
         blocks = range(0, len(rows), ROWS_PER_BLOCK)
         for start in track(blocks, "comparing pictures", len(blocks)):
             for first, second in _candidates(hashes, start):
@@ -155,7 +155,7 @@ def _link(pictures: PictureStore, rows: Rows) -> Rows:
                     i, j = first[batch : batch + PAIRS_PER_BATCH], second[batch : batch + PAIRS_PER_BATCH]
                     apart = groups[i] != groups[j]  # already linked through others
                     i, j = i[apart], j[apart]
-                    same = comparison.same(i, j)
+                    same = matcher.same(i, j)
                     groups = _merge(groups, i[same], j[same])
     return groups
 
@@ -200,7 +200,7 @@ def _merge(groups: Rows, first: Rows, second: Rows) -> Rows:
     return merged
 
 
-class _Comparison:
+class _FrameMatcher:
     """Decides whether pairs of framed pictures are the same photograph, cheap tests first."""
 
     def __init__(self, planes: Planes) -> None:
