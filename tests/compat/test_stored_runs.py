@@ -218,7 +218,7 @@ def test_an_old_study_is_shown_and_reported(runs: pd.DataFrame, old_store: Path)
     assert {row.protocol for row in results.scores} == {"holdout", "original"}
     assert not any("study" in row.configuration.split("/") for row in results.scores)
     leak = {row.label: row for row in results.leak}["clip probe"]
-    assert 0 <= leak.scores[-1].study.value <= 1 and leak.leaks
+    assert 0 <= leak.scores[-1].original.value <= 1 and leak.leaks
     assert all((results.robustness, results.calibration, results.gaps, results.decoding, results.cost, results.pairs))
     assert results.label_audit is not None and results.faithfulness and results.layers
     shown = [page.update_body(stored, None, run_id), page.update_rest(stored, None, run_id)]
