@@ -83,7 +83,7 @@ def test_blips_similarity_and_matching_are_hugging_faces():
         terms["contrastive"], contrastive_loss(cosines * objective.logit_scale.exp(), TEXTS), atol=1e-5, rtol=1e-5
     )
     matched = theirs(pixel_values=PIXELS, **encoded).itm_score
-    ours = objective.retrieval.itm_head(objective._read(encoded["input_ids"], encoded["attention_mask"], tokens))
+    ours = objective.retrieval.itm_head(objective._encode(encoded["input_ids"], encoded["attention_mask"], tokens))
     torch.testing.assert_close(ours, matched, atol=1e-5, rtol=1e-5)
 
 
