@@ -70,12 +70,12 @@ class Attention(nn.Module):
     def forward(self, queries: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from `queries` (B, Q, W) to `context` (B, N, W), which is patches unless the weights are learned."""
         v = self.v_proj(context)  # (B, N, W)
+        if self.weighting == "shuffled":
+            v = shuffle(v, resample=self.training)
         if self.weighting == "uniform":
             q, k = torch.zeros_like(queries), v  # all scores are 0, so the softmax is uniform
         else:
             q, k = self.q_proj(queries), self.k_proj(context)  # (B, Q, W), (B, N, W)
-        if self.weighting == "shuffled":
-            v = shuffle(v, resample=self.training)
         y: Tensor = self.out_proj(multi_head_attention(q, k, v, HEADS, mask))  # (B, Q, W)
         return y
 
@@ -158,8 +158,9 @@ class JointBlock(nn.Module):
         x = self.norm(torch.cat((patches, text), dim=1))  # (B, N + T, W)
         if self.last:
             return patches, self.mlp(text[:, -1:] + self.attention(x[:, -1:], x))
-        patches = patches + self.attention(x[:, :count], x[:, :count])
-        text = text + self.attention(x[:, count:], x, causal_mask(text.shape[1], count, x))
+        x_patches, x_text = x[:, :count], x[:, count:]
+        patches = patches + self.attention(x_patches, x_patches)
+        text = text + self.attention(x_text, x, causal_mask(text.shape[1], count, x))
         return self.mlp(patches), self.mlp(text)
 
 
