@@ -8,8 +8,7 @@ import pytest
 from mlflow.projects._project_spec import EntryPoint, load_project
 
 from experiments.mlproject import declared_settings, render
-from vlm_core.config import Config, build_config
-from vlm_core.presets import PRESETS, SUITING
+from vlm_core.config import PRESETS, SUITING, Config, build_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

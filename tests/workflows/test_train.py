@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from tests.messages import collected_messages
-from vlm_core.config import build_config
+from vlm_core.config import SUITING, build_config
 from vlm_core.errors import UserError
-from vlm_core.presets import SUITING
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows import train
 from vlm_core.workflows.evaluate import run_evaluation

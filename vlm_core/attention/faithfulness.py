@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.arrays import FloatArray
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate, estimate
+from vlm_core.pixels.arrays import FloatArray
 from vlm_core.progress import track
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from vlm_core.arrays import Pictures
+from vlm_core.pixels.arrays import Pictures
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm_core.arrays import Rows
 from vlm_core.benchmark.naive import (
     FusedFeatures,
     augment,
@@ -31,6 +30,7 @@ from vlm_core.benchmark.profiling import count_flops, timed
 from vlm_core.config import Config, build_config
 from vlm_core.data import Data, load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.pixels.arrays import Rows
 from vlm_core.training.batches import Batches, PixelBatches
 from vlm_core.training.checkpoint import Checkpoint
 from vlm_core.training.feature_cache import FeatureCache

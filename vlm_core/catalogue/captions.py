@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.arrays import Rows
+from vlm_core.pixels.arrays import Rows
 
 # Probability of each form; a product that lacks what a form needs takes the next one.
 CAPTION: Final = 0.35  # "a picture of men navy blue shirts"

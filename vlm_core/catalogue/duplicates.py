@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.arrays import Rows
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.pixels.arrays import Rows
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.progress import track
 

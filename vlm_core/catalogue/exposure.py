@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from vlm_core.arrays import Rows
 from vlm_core.atomic import write_atomically
+from vlm_core.pixels.arrays import Rows
 
 RULE: Final = "blake2b(product id)[0] < 192"  # pretraining may use three quarters of all ids
 _ALLOWED_BELOW: Final = 192  # of 256

@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlm_core.aliases import former_value
-from vlm_core.arrays import Rows
 from vlm_core.catalogue.exposure import reserved_for_evaluation
 from vlm_core.errors import UserError
+from vlm_core.pixels.arrays import Rows
 
 Protocol = Literal["holdout", "original"]
 

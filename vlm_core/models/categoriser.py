@@ -14,7 +14,6 @@ import torch
 from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
 from torch import Tensor, nn
 
-from vlm_core.arrays import Float32Array, Labels, Pictures
 from vlm_core.atomic import write_atomically
 from vlm_core.evaluation.texts import closest_category
 from vlm_core.models.blip import Blip
@@ -24,6 +23,7 @@ from vlm_core.models.git import Git
 from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, generate_texts
 from vlm_core.models.lora import ADAPTER, add_adapters
 from vlm_core.models.stages import Captioner, Readout, State, run_stages
+from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
 from vlm_core.pixels.views import plain_view
 
 ADAPTERS: dict[str, type[Clip] | type[Blip] | type[Git]] = {"clip": Clip, "blip": Blip, "git": Git}

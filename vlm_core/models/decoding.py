@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm_core.arrays import Labels, Pictures
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import closest_category
 from vlm_core.models.categoriser import IMAGES_PER_BATCH, VisionLanguageCategoriser
 from vlm_core.models.heads import SentenceHead, generate_texts
 from vlm_core.models.stages import Captioner
+from vlm_core.pixels.arrays import Labels, Pictures
 from vlm_core.pixels.picture_store import fit_pictures
 from vlm_core.pixels.views import plain_view
 from vlm_core.progress import track

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import AliasChoices, Field, TypeAdapter
 
-from vlm_core.arrays import Float32Array, Labels, Pictures
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
 from vlm_core.pixels.views import plain_view
 
 Precision = Literal["fp32", "int8"]

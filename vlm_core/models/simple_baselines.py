@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from vlm_core.arrays import Float32Array, FloatArray, Labels, Rows
 from vlm_core.models.baseline import PictureSource
+from vlm_core.pixels.arrays import Float32Array, FloatArray, Labels, Rows
 from vlm_core.progress import track
 
 if TYPE_CHECKING:

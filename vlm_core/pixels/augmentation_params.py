@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.arrays import Float32Array, FloatArray, Rows
+from vlm_core.pixels.arrays import Float32Array, FloatArray, Rows
 
 # The original paper names six augmentations without strengths; these are torchvision's usual ones for small images.
 MIN_CROP_AREA = 0.7

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.arrays import Picture, Pictures, Rows
+from vlm_core.pixels.arrays import Picture, Pictures, Rows
 
 SEVERITIES: Final = (1, 2, 3)
 BACKGROUND_TOLERANCE: Final = 20  # levels of 255 around the border's median, above JPEG's noise

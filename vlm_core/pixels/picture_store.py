@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from vlm_core.arrays import Picture, Pictures, Rows
+from vlm_core.pixels.arrays import Picture, Pictures, Rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image

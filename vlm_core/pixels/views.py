@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
-from vlm_core.arrays import Float32Array, Pictures
+from vlm_core.pixels.arrays import Float32Array, Pictures
 from vlm_core.pixels.augmentation_params import AugmentationParams
 
 # Of CLIP's training images; BLIP and GIT use the same (`image_mean` and `image_std` of their processors).

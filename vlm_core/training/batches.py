@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vlm_core.arrays import Labels, Rows
 from vlm_core.models.stages import State
+from vlm_core.pixels.arrays import Labels, Rows
 from vlm_core.pixels.augmentation_params import sample_params
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.pixels.views import augmented_view, mirrored_view, plain_view

@@ -23,10 +23,10 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from vlm_core.arrays import Rows
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.models.stages import State
+from vlm_core.pixels.arrays import Rows
 
 Precision = Literal["fp16", "fp32"]
 SCHEMA: Final = "1"  # of the entries; another number invalidates older ones

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlm_core.arrays import Rows
 from vlm_core.evaluation.summary import Summary, summarise
 from vlm_core.models.categoriser import VisionLanguageCategoriser
+from vlm_core.pixels.arrays import Rows
 from vlm_core.training.batches import Batch, Batches
 
 

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_core.aliases import former_value
-from vlm_core.config import Config
+from vlm_core.config import HEAD, Config
 from vlm_core.data import Data
-from vlm_core.presets import HEAD
 from vlm_core.progress import track
 
 if TYPE_CHECKING:
-    from vlm_core.arrays import Rows
     from vlm_core.evaluation.summary import Summary
     from vlm_core.models.categoriser import VisionLanguageCategoriser
     from vlm_core.models.stages import State
+    from vlm_core.pixels.arrays import Rows
     from vlm_core.training.batches import Batches
     from vlm_core.training.checkpoint import Checkpoint, TrainingState
     from vlm_core.training.feature_cache import CachedFeatures, CacheEntry, FeatureCache

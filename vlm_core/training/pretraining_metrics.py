@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlm_core.arrays import Rows
 from vlm_core.catalogue.captions import Captions
 from vlm_core.evaluation.caption_scores import caption_scores
 from vlm_core.evaluation.probe import probe_macro_f1
 from vlm_core.models.clip import Clip
 from vlm_core.models.heads import PromptHead, generate_texts
 from vlm_core.models.stages import Adapter, Captioner, Readout, State, run_stages
+from vlm_core.pixels.arrays import Rows
 from vlm_core.training.batches import PixelBatches
 
 MAX_CAPTIONS = 500

@@ -24,10 +24,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from vlm_core.aliases import current_settings
-from vlm_core.config import Config, SearchConfig, build_config, searchable
+from vlm_core.config import HEAD_SEARCH, Config, SearchConfig, build_config, searchable
 from vlm_core.data import Data, load_data, split_list
 from vlm_core.errors import Diverged, UserError
-from vlm_core.presets import HEAD_SEARCH
 from vlm_core.progress import log_to_stdout, quiet, shows_messages
 from vlm_core.tracking import tags
 from vlm_core.tracking.signals import ending_workers
