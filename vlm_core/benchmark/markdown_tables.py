@@ -137,8 +137,7 @@ def _hours(results: Sequence[Result], kind: str, sizes: Mapping[str, int], views
 
 def naive_training_hours(result: Result) -> float:
     """Return the hours of all epochs of training and validation."""
-    epoch_seconds = TRAINING_IMAGES * result["step"]["median"] + VALIDATION_IMAGES * result["evaluation"]["median"]
-    return float(EPOCHS * epoch_seconds / 3600)
+    return float(_epoch_seconds(result) / 3600)
 
 
 def cached_training_hours(result: Result, views: int) -> float:
@@ -149,7 +148,13 @@ def cached_training_hours(result: Result, views: int) -> float:
     prefix = result["prefix"]
     prefix_images = views * TRAINING_IMAGES + VALIDATION_IMAGES
     prefix_seconds = prefix.get("build_seconds", 0.0) + prefix_images * prefix["seconds_per_image"]
-    return float(prefix_seconds / 3600 + naive_training_hours(result))
+    return float((prefix_seconds + _epoch_seconds(result)) / 3600)
+
+
+def _epoch_seconds(result: Result) -> float:
+    """Return the seconds of all epochs, without the frozen layers."""
+    training, evaluation = result["step"]["median"], result["evaluation"]["median"]
+    return float(EPOCHS * (TRAINING_IMAGES * training + VALIDATION_IMAGES * evaluation))
 
 
 def growth_table(results: Iterable[Result]) -> str:
