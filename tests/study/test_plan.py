@@ -9,8 +9,8 @@ from vlm_core.study.plan import Cell, StudyPlan, plan_study
 MECHANISMS = ("mean-pool", "attention-pool")
 
 
-def planned(**given: object) -> StudyPlan:
-    return plan_study(StudyConfig.build({"preset": "demo", **given}), MECHANISMS)
+def planned(**settings: object) -> StudyPlan:
+    return plan_study(StudyConfig.build({"preset": "demo", **settings}), MECHANISMS)
 
 
 def test_each_seed_has_every_family_mode_objective_and_mechanism_and_the_leak_of_the_last_mode() -> None:
@@ -35,7 +35,7 @@ def test_each_seed_has_every_family_mode_objective_and_mechanism_and_the_leak_of
     assert len(plan.cells) == 2 * 15
 
 
-def test_seeds_begin_with_the_seed_that_is_given() -> None:
+def test_seeds_start_with_the_first_one() -> None:
     assert {cell.seed for cell in planned(seeds=3, seed=7).cells} == {7, 8, 9}
 
 
@@ -44,7 +44,7 @@ def test_a_cell_is_found_again_by_its_key() -> None:
     assert [Cell.of(cell.key) for cell in cells] == list(cells)
 
 
-def test_a_cell_keeps_what_the_user_gave_over_the_preset() -> None:
+def test_settings_of_the_user_override_the_preset_in_every_cell() -> None:
     plan = planned(seeds=1, epochs=3, label="articleType")
     settings = plan.settings(Cell("git", "lp-ft", "classify", "holdout", 4))
     assert (settings.model, settings.mode, settings.seed) == ("git", "lp-ft", 4)
@@ -63,7 +63,7 @@ def test_the_preset_original_trains_every_weight_as_the_paper_did() -> None:
     assert {cell.mode for cell in plan.cells if cell.protocol == "original"} == {"full"}
 
 
-def test_only_what_is_compared_most_closely_is_measured_at_length() -> None:
+def test_only_the_main_configurations_are_measured_in_depth() -> None:
     plan = planned(seeds=2)
     measured = {cell.key: plan.measurements(cell) for cell in plan.cells}
     assert measured["clip/lp-ft/classify/holdout/0"] == ("unknown", "robustness", "attention")
@@ -77,7 +77,7 @@ def test_only_what_is_compared_most_closely_is_measured_at_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("settings", "message"),
     [
         ({"families": "clip,flava"}, "families=flava is not known: choose among clip"),
         ({"modes": "probe,half"}, "modes=half is not known"),
@@ -85,6 +85,6 @@ def test_only_what_is_compared_most_closely_is_measured_at_length() -> None:
         ({"protocols": " , "}, "protocols is empty"),
     ],
 )
-def test_what_is_not_known_is_said_with_what_is(given: dict[str, str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        planned(**given)
+def test_an_unknown_name_is_refused_with_the_known_ones(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        planned(**settings)
