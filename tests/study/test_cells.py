@@ -23,8 +23,8 @@ def steps(monkeypatch):
     """What is done for a cell, without doing it."""
     done = []
 
-    def train(config, root, *, data, parent, enter):
-        done.append(("train", config.model, config.seed, config.resume, parent, data, enter))
+    def train(config, root, *, data, parent, register_model):
+        done.append(("train", config.model, config.seed, config.resume, parent, data, register_model))
         return SimpleNamespace(run_id="trained")
 
     def measure(names, run_id, config, data):
