@@ -119,20 +119,20 @@ def check_resumable(client: MlflowClient, run_id: str) -> None:
             f"resume={run_id}: there is no such run in this tracking store: copy the id of an unfinished run from "
             "`mlflow ui`, or check MLFLOW_TRACKING_URI."
         )
-    facts = run.data.tags
+    run_tags = run.data.tags
     if run.info.lifecycle_stage == "deleted":
         raise UserError(
             f"resume={run_id}: that run was deleted: `mlflow runs restore --run-id {run_id}` brings it back."
         )
-    if facts.get(tags.ROLE) == tags.LAUNCHER:
-        other = facts.get(tags.LAUNCHED, "")
+    if run_tags.get(tags.ROLE) == tags.LAUNCHER:
+        other = run_tags.get(tags.LAUNCHED, "")
         raise UserError(f"resume={run_id}: that run only started another one: use resume={other or '<its id>'}.")
-    if facts.get(tags.ROLE) != tags.RUN:
+    if run_tags.get(tags.ROLE) != tags.RUN:
         raise UserError(f"resume={run_id}: that run was not started by this program: choose another.")
     if run.info.status == "FINISHED":
         raise UserError(f"resume={run_id}: that run is finished: start a new one instead, without resume.")
-    if run.info.status == "RUNNING" and tags.process_is_alive(facts.get(tags.PROCESS, "")):
-        number = facts[tags.PROCESS].split(":")[1]
+    if run.info.status == "RUNNING" and tags.process_is_alive(run_tags.get(tags.PROCESS, "")):
+        number = run_tags[tags.PROCESS].split(":")[1]
         raise UserError(f"resume={run_id}: process {number} is still writing that run: wait for it, or stop it first.")
 
 

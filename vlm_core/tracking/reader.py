@@ -189,9 +189,9 @@ class RunReader:
 
     def pretraining_rule(self, run_id: str, fingerprint: str) -> str:
         """Return the rule of what the run's weights may have seen before; "" for another catalogue, or if unknown."""
-        facts = self.tags(run_id)
-        seen_here = facts.get(tags.PRETRAINING_CATALOGUE) == fingerprint
-        return facts.get(tags.PRETRAINING_RULE, "") if seen_here else ""
+        run_tags = self.tags(run_id)
+        seen_here = run_tags.get(tags.PRETRAINING_CATALOGUE) == fingerprint
+        return run_tags.get(tags.PRETRAINING_RULE, "") if seen_here else ""
 
     def _search(self, filter_string: str) -> Iterator[tuple[Run, dict[str, str]]]:
         """Yield each matching run with the names of all experiments: one request per page, none per run."""

@@ -37,11 +37,11 @@ def register(run_id: str) -> str:
             raise UserError(f"run {run_id} holds no model to register: let it finish first.")
         family = str(run.data.params.get("model", "")).split("-")[0] or "model"
         name = f"categoriser-{family}"
-        facts: dict[str, str] = {key: run.data.tags[key] for key in _VERSION_TAGS if key in run.data.tags}
+        version_tags: dict[str, str] = {key: run.data.tags[key] for key in _VERSION_TAGS if key in run.data.tags}
         if SCORE in run.data.metrics:
-            facts[SCORE] = repr(float(run.data.metrics[SCORE]))
-        version = _new_version(client, name, model_id, run_id, facts)
-        return _update_champion(client, name, str(version.version), facts)
+            version_tags[SCORE] = repr(float(run.data.metrics[SCORE]))
+        version = _new_version(client, name, model_id, run_id, version_tags)
+        return _update_champion(client, name, str(version.version), version_tags)
 
 
 def resolve(reference: str, uri: str = "") -> Path:
@@ -101,7 +101,7 @@ def _model_of(client: MlflowClient, run_id: str) -> str | None:
     return max(ready, key=lambda model: model.creation_timestamp).model_id if ready else None
 
 
-def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str, facts: dict[str, str]) -> Any:
+def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str, version_tags: dict[str, str]) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -109,21 +109,21 @@ def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str, fa
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return client.create_model_version(name, f"models:/{model_id}", run_id, tags=facts, model_id=model_id)
+    return client.create_model_version(name, f"models:/{model_id}", run_id, tags=version_tags, model_id=model_id)
 
 
-def _update_champion(client: MlflowClient, name: str, version: str, facts: dict[str, str]) -> str:
+def _update_champion(client: MlflowClient, name: str, version: str, version_tags: dict[str, str]) -> str:
     became = f"Registered {name} version {version}"
-    if facts.get("leaking") != "false":
+    if version_tags.get("leaking") != "false":
         return f"{became}; it cannot be {CHAMPION}, because its test products leak into its training."
-    if SCORE not in facts:
+    if SCORE not in version_tags:
         return f"{became}; it cannot be {CHAMPION}, because it has no test macro-F1."
-    score = float(facts[SCORE])
+    score = float(version_tags[SCORE])
     holder = _champion(client, name)
     if holder is None:
         client.set_registered_model_alias(name, CHAMPION, version)
         return f"{became}; it is the first {CHAMPION}, with a test macro-F1 of {score:.4f}."
-    different = [key for key in tags.COMPARABLE if holder.tags.get(key) != facts.get(key)]
+    different = [key for key in tags.COMPARABLE if holder.tags.get(key) != version_tags.get(key)]
     if different or SCORE not in holder.tags:
         why = " and ".join(different) or SCORE
         return (
