@@ -26,6 +26,9 @@ os.environ.update(
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        # Threads that wait by spinning take the cores from those that work.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
     }
 )
 # The suite may run inside `mlflow run` or `make`: neither's run, store or flags are for the tests.
@@ -69,6 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
         caches = tempfile.mkdtemp(prefix="caches-of-tests-")
         config.add_cleanup(lambda: shutil.rmtree(caches, ignore_errors=True))
         os.environ.update(HF_HOME=f"{caches}/huggingface", KAGGLEHUB_CACHE=f"{caches}/kagglehub")
+        os.environ["SHARED_BY_TESTS"] = f"{caches}/shared"
         for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
             os.environ.pop(name, None)
 

@@ -7,7 +7,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,30 +46,40 @@ def run_python(script: str, folder: Path, *arguments: str, **environment: str) -
     return subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample catalogue with 320 products, drawn once."""
-    return draw_sample(tmp_path_factory.mktemp("shop") / "shop", products=320)
+def make_once(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder of that name that `make` has filled, once for all workers: not to be changed."""
+    from filelock import FileLock
+
+    folder = Path(os.environ["SHARED_BY_TESTS"]) / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.with_suffix(".made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".made").touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that MLflow has made, which takes it seconds: once for all workers, then copied.
+def shop() -> Path:
+    """The sample catalogue with 320 products."""
+    return make_once("catalogue", lambda folder: draw_sample(folder / "shop", products=320)) / "shop"
+
+
+@pytest.fixture(scope="session")
+def empty_database() -> Path:
+    """A database that MLflow has made, which takes it seconds, to be copied.
 
     It was made by a whole first run; what that printed lies beside it.
     """
-    from filelock import FileLock
 
-    root = tmp_path_factory.getbasetemp()
-    shared = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / "first-run"
-    shared.mkdir(exist_ok=True)
-    printed = shared / "empty.printed"
-    with FileLock(f"{printed}.lock"):
-        if not printed.exists():
-            done = run_python(FIRST_RUN, shared)
-            assert done.returncode == 0, done.stderr
-            printed.write_text(done.stdout + done.stderr)
-    return shared / "empty.db"
+    def run(folder: Path) -> None:
+        done = run_python(FIRST_RUN, folder)
+        assert done.returncode == 0, done.stderr
+        (folder / "empty.printed").write_text(done.stdout + done.stderr)
+
+    return make_once("first-run", run) / "empty.db"
 
 
 def copy_database(empty: Path, folder: Path) -> Path:
@@ -89,10 +100,24 @@ def save_blank(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: Image.new("RGB", (8, 8)).save(file, "PNG"))
 
 
-@pytest.fixture
-def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, whose default store exists and is empty."""
+@pytest.fixture(scope="session")
+def hasty_sqlite() -> None:
+    """SQLite that does not wait for the disk at every commit: a test's store need not outlive its machine."""
     open_mlflow()
+    from sqlalchemy import event
+    from sqlalchemy.pool import Pool
+
+    def hurry(connection: object, record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            with suppress(sqlite3.Error):  # of what is no database, or locked, the next statement tells
+                connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Pool, "connect", hurry)
+
+
+@pytest.fixture
+def store(hasty_sqlite: None, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, whose default store exists and is empty."""
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -102,14 +127,12 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(scope="session")
-def prepared(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(shop: Path) -> Path:
     """A folder where the small shop has been prepared, as a first run prepares it."""
     from vlm_core.config import build_config
-    from vlm_core.data import load_catalogue
+    from vlm_core.data import load_data
 
-    root = tmp_path_factory.mktemp("prepared")
-    load_catalogue(build_config({"data": str(shop)}), root)
-    return root
+    return make_once("prepared", lambda folder: load_data(build_config({"data": str(shop)}), folder))
 
 
 @pytest.fixture
@@ -128,26 +151,23 @@ FILLING = (
 
 
 @pytest.fixture(scope="session")
-def filled_store(shop: Path, empty_database: Path) -> Path:
+def filled_store(hasty_sqlite: None, shop: Path, prepared: Path, empty_database: Path) -> Path:
     """A folder whose default store holds four real short runs on the small shop and one that failed: not to be changed.
 
-    `filled_copy` gives one that may be. Made once for all workers.
+    `filled_copy` gives one that may be.
     """
-    from filelock import FileLock
 
-    folder = empty_database.parent.parent / "filled"
-    folder.mkdir(exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "done").exists():
-            copy_database(empty_database, folder)
-            with pytest.MonkeyPatch.context() as patch:
-                for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
-                    patch.delenv(name, raising=False)
-                patch.chdir(folder)
-                patch.setattr("vlm_core.evaluation.plots._save", save_blank)
-                _fill(shop, folder)
-            (folder / "done").touch()
-    return folder
+    def fill(folder: Path) -> None:
+        copy_database(empty_database, folder)
+        shutil.copytree(prepared / "data", folder / "data", copy_function=os.link)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+                patch.delenv(name, raising=False)
+            patch.chdir(folder)
+            patch.setattr("vlm_core.evaluation.plots._save", save_blank)
+            _fill(shop, folder)
+
+    return make_once("filled", fill)
 
 
 def _fill(shop: Path, folder: Path) -> None:

@@ -93,6 +93,7 @@ def bare_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_setup_builds_an_environment_once(bare_project: Path) -> None:
     assert (bare_project / ".venv/bin/python").exists()
     assert _make("-q", "setup", folder=bare_project).returncode == 0
@@ -116,6 +117,7 @@ def test_mlflow_builds_its_environment_where_pyenv_is_missing(
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [str(made), "3", "11"]
 
 
+@pytest.mark.slow
 def test_the_stand_in_for_pyenv_refuses_what_it_cannot_give(bare_project: Path) -> None:
     for words in (["install", "--skip-existing", "3.12.1"], ["install", "--list"], ["versions"], []):
         done = subprocess.run([bare_project / ".venv/bin/pyenv", *words], capture_output=True, text=True)

@@ -1,9 +1,12 @@
 """PyTorch and ONNX on the same images; published sizes are left to the benchmark itself."""
 
+import pytest
+
 from tests.models.families import make_tiny
 from vlm_core.benchmark import inference_speed
 
 
+@pytest.mark.slow
 def test_each_format_is_timed_and_held_against_pytorch(shop, tmp_path, monkeypatch):
     monkeypatch.setattr(inference_speed, "full_size", lambda family, image_size: make_tiny(family))
     result = inference_speed.measure_inference("clip", 64, str(shop), str(tmp_path), threads=1)

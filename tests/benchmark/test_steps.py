@@ -18,7 +18,10 @@ def small(monkeypatch):
     monkeypatch.setattr(steps, "full_size", lambda family, image_size: make_tiny(family))
 
 
-@pytest.mark.parametrize("kind", ["naive", *steps.OURS])
+@pytest.mark.parametrize(
+    "kind",
+    ["naive", "one block", *(pytest.param(kind, marks=pytest.mark.slow) for kind in steps.OURS if kind != "one block")],
+)
 def test_each_kind_gives_seconds_and_memory(shop, root, small, kind):
     result = steps.measure(kind, "clip", 64, str(shop), str(root), threads=1, steps=2)
     assert 0 < result["step"]["lower"] <= result["step"]["median"] <= result["step"]["upper"]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import log_loss
 
 from tests.evaluation.made_predictions import random_predictions
@@ -17,6 +18,21 @@ def test_figures_worked_by_hand() -> None:
     assert calibration.ece == pytest.approx(2 / 3 * abs(0.5 - 0.9) + 1 / 3 * abs(1 - 0.5), abs=1e-6)
     filled = {index: part for index, part in enumerate(calibration.curve) if part.n}
     assert {index: (part.n, part.accuracy) for index, part in filled.items()} == {7: (1, 1.0), 13: (2, 0.5)}
+
+
+@pytest.mark.parametrize(("n", "count"), [(1, 2), (3, 3), (400, 5), (5000, 40)])
+def test_the_calibration_error_is_torchmetrics_to_the_last_bit(n: int, count: int) -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes seconds
+
+    predictions = random_predictions(n, count, seed=n)
+    expected = multiclass_calibration_error(
+        torch.from_numpy(predictions.probabilities / predictions.probabilities.sum(axis=1, keepdims=True)).float(),
+        torch.from_numpy(predictions.labels),
+        num_classes=count,
+        n_bins=BINS,
+        norm="l1",
+    )
+    assert measure_calibration(predictions.labels, predictions.log_probabilities).ece == float(expected)
 
 
 @pytest.mark.parametrize("count", [2, 5, 40])

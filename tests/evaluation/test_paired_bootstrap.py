@@ -1,11 +1,15 @@
 """The paired cluster bootstrap against scikit-learn and against drawing products one by one."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
 from vlm_core.evaluation import paired_bootstrap as module
 from vlm_core.evaluation.paired_bootstrap import PairedPredictions, macro_f1_differences, resample_differences
+
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
 
 def _answers(seed: int, n: int = 120, seeds: int = 3, count: int = 3, most: int = 1) -> PairedPredictions:
@@ -20,20 +24,32 @@ def _answers(seed: int, n: int = 120, seeds: int = 3, count: int = 3, most: int 
     return PairedPredictions(labels, times, a, b, count)
 
 
-def _macro_f1(answers: PairedPredictions, seed: int, side: str, weights: np.ndarray) -> float:
+def _plain_f1(labels: np.ndarray, given: np.ndarray, weight: np.ndarray) -> float:
+    hits, true, predicted = (
+        np.bincount(of, weight * counts, 3) for of, counts in ((labels, labels == given), (labels, 1), (given, 1))
+    )
+    return float((2 * hits / (true + predicted)).mean())
+
+
+def _sklearn_f1(labels: np.ndarray, given: np.ndarray, weight: np.ndarray) -> float:
+    return float(f1_score(labels, given, average="macro", sample_weight=weight))
+
+
+def _macro_f1(answers: PairedPredictions, seed: int, side: str, weights: np.ndarray, score: Score) -> float:
     rows = np.repeat(np.arange(len(answers.labels)), answers.times[:, seed])
     given = getattr(answers, side)[rows, seed]
     labels = answers.labels[rows]
     weight = weights[rows]
     support = np.bincount(labels, minlength=answers.count) / np.bincount(labels, weight, answers.count)
-    return f1_score(labels, given, average="macro", sample_weight=weight * support[labels])
+    return score(labels, given, weight * support[labels])
 
 
 def test_differences_are_scikit_learns_in_each_seed() -> None:
     answers = _answers(0, most=3)
     once = np.ones(len(answers.labels))
-    expected = [_macro_f1(answers, s, "a", once) - _macro_f1(answers, s, "b", once) for s in range(3)]
-    assert macro_f1_differences(answers) == pytest.approx(expected)
+    for score in (_sklearn_f1, _plain_f1):
+        a, b = ([_macro_f1(answers, s, side, once, score) for s in range(3)] for side in "ab")
+        assert macro_f1_differences(answers) == pytest.approx(np.subtract(a, b))
 
 
 def test_it_is_drawing_products_with_all_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +63,7 @@ def test_it_is_drawing_products_with_all_their_rows(monkeypatch: pytest.MonkeyPa
         for category in range(3):
             members = np.flatnonzero(answers.labels == category)
             np.add.at(weights, generator.choice(members, len(members)), 1)
-        scores = [[_macro_f1(answers, s, side, weights) for s in range(3)] for side in "ab"]
+        scores = [[_macro_f1(answers, s, side, weights, _plain_f1) for s in range(3)] for side in "ab"]
         slow.append(np.mean(scores[0]) - np.mean(scores[1]))
     assert ours.mean() == pytest.approx(np.mean(slow), abs=0.005)
     assert ours.std() == pytest.approx(np.std(slow), rel=0.12)

@@ -47,5 +47,6 @@ def make_shallow(family: str, readout: str = "fused") -> VisionLanguageCategoris
     model = make_categoriser(family, readout=readout)
     tower = model.hf.git.image_encoder.vision_model if family == "git" else model.hf.vision_model
     tower.encoder.layers = tower.encoder.layers[:2]
+    model.hf.config.vision_config.num_hidden_layers = 2
     model.stages = model.adapter.stages(readout)
     return model

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from vlm_core.pixels import augmentation_params
 from vlm_core.pixels.corruptions import CORRUPTIONS, SEVERITIES, corrupt, studio_background
@@ -87,6 +86,8 @@ def test_what_training_draws_too_is_stronger_here():
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_blur_is_torchvisions(severity):
+    from torchvision.transforms.v2.functional import gaussian_blur  # takes seconds: for the worker that needs it
+
     sigma = CORRUPTIONS["blur"].strengths[severity - 1]
     picture = torch.from_numpy(PICTURES[0]).permute(2, 0, 1).float()
     theirs = gaussian_blur(picture, [19, 19], [sigma, sigma]).permute(1, 2, 0).numpy()

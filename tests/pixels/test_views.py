@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms.v2 import functional as reference
 
 from vlm_core.pixels.augmentation_params import AugmentationParams, sample_params
 from vlm_core.pixels.views import MEAN, STD, augmented_view, mirrored_view, plain_view
@@ -39,7 +38,15 @@ def _tensor(pictures):
     return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 255
 
 
-def test_plain_view_is_torchvisions_antialiased_resize_normalised():
+@pytest.fixture(scope="module")
+def reference():
+    """Torchvision's functions, which take seconds to import: in the worker alone that needs them."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
+def test_plain_view_is_torchvisions_antialiased_resize_normalised(reference):
     pictures = _pictures()
     theirs = reference.normalize(reference.resize(_tensor(pictures), [64, 64], antialias=True), list(MEAN), list(STD))
     torch.testing.assert_close(plain_view(pictures, 64), theirs, atol=1e-5, rtol=1e-5)
@@ -58,7 +65,7 @@ def test_a_mirrored_view_is_the_plain_one_or_its_mirror_image():
     torch.testing.assert_close(ours[::2], plain[::2].flip(3), atol=1e-5, rtol=1e-5)
 
 
-def test_flip_is_torchvisions():
+def test_flip_is_torchvisions(reference):
     pictures = _pictures()
     flipped = augmented_view(pictures, 64, _still(flip=np.ones(4, bool)))
     torch.testing.assert_close(
@@ -66,7 +73,7 @@ def test_flip_is_torchvisions():
     )
 
 
-def test_crop_is_torchvisions_resized_crop():
+def test_crop_is_torchvisions_resized_crop(reference):
     pictures = _pictures()
     quarter = np.full(4, 0.25, np.float32)
     ours = augmented_view(pictures, 64, _still(area=quarter, left=np.ones(4, np.float32)))
@@ -74,7 +81,7 @@ def test_crop_is_torchvisions_resized_crop():
     assert (_undo(ours) - theirs)[..., 2:-2, 2:-2].abs().max() < 0.02
 
 
-def test_rotation_is_torchvisions():
+def test_rotation_is_torchvisions(reference):
     pictures = _pictures(64, 64)
     angle = np.full(4, np.deg2rad(10), np.float32)
     ours = _undo(augmented_view(pictures, 64, _still(rotation=angle, ratio=np.ones(4, np.float32))))
@@ -82,7 +89,7 @@ def test_rotation_is_torchvisions():
     assert (ours - theirs)[..., 16:48, 16:48].abs().max() < 0.02
 
 
-def test_perspective_is_torchvisions():
+def test_perspective_is_torchvisions(reference):
     pictures = _pictures(64, 64)
     corners = np.tile(np.array([[0.2, 0.1], [0.05, 0.15], [0.1, 0.1], [0.0, 0.2]], np.float32), (4, 1, 1))
     ours = _undo(augmented_view(pictures, 64, _still(corners=corners, ratio=np.ones(4, np.float32))))
@@ -95,21 +102,12 @@ def test_perspective_is_torchvisions():
     assert (ours - theirs)[..., 20:44, 20:44].abs().max() < 0.04
 
 
-@pytest.mark.parametrize(
-    ("name", "operation"),
-    [
-        ("brightness", reference.adjust_brightness),
-        ("contrast", reference.adjust_contrast),
-        ("saturation", reference.adjust_saturation),
-    ],
-)
-def test_colour_is_torchvisions(name, operation):
-    pictures = _pictures()
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_colour_is_torchvisions(reference, name):
+    pictures, adjust = _pictures(), getattr(reference, f"adjust_{name}")
     ours = _undo(augmented_view(pictures, 64, _still(**{name: np.full(4, 1.2, np.float32)})))
     theirs = _undo(
-        augmented_view(
-            (operation(_tensor(pictures), 1.2) * 255).round().byte().permute(0, 2, 3, 1).numpy(), 64, _still()
-        )
+        augmented_view((adjust(_tensor(pictures), 1.2) * 255).round().byte().permute(0, 2, 3, 1).numpy(), 64, _still())
     )
     torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)
 

@@ -1,24 +1,24 @@
-"""Whole studies of a small shop: run once, resumed after a kill, and reported when a cell fails."""
+"""A whole study of a small shop; and, with trainings that learn nothing, studies that fail, are resumed or refused."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
+from multiprocessing import get_context
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
+import pandas as pd
 import pytest
 
-from tests.stores import ROOT
+from tests.messages import collected_messages
+from tests.stub_training import kill_at, train_nothing
 from vlm_core.config import Config, StudyConfig, build_config
 from vlm_core.errors import UserError
-from vlm_core.study.plan import plan_study
+from vlm_core.study import measurements, running
+from vlm_core.study.plan import Cell, plan_study
 from vlm_core.study.running import find_pending, run_study
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows.train import run_training
@@ -37,21 +37,38 @@ SMALL = {
     "views": 0,
     "resamples": 100,
 }
+BASELINE, PROBE = "baseline/full/classify/holdout/0", "clip/probe/classify/holdout/0"
 
 
 def small(shop: Path, **given: object) -> StudyConfig:
     return StudyConfig.build({**SMALL, "data": str(shop), **given})
 
 
+def run_ids(study: str) -> dict[str, str]:
+    """The runs below a study's, by their cells."""
+    children = RunReader().children(study)
+    return dict(zip(children["name"], children["run_id"], strict=True))
+
+
 @pytest.fixture
 def cheap_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Costs are measured by few calls and without a process of their own, which starts for seconds.
 
-    That they are right is held where they are measured.
+    That they are correct is held where they are measured.
     """
     here = SimpleNamespace(get_context=lambda method: SimpleNamespace(Pool=ThreadPool))
-    for name, value in {"multiprocessing": here, "CALLS": 3, "BATCHES": 1, "_WATCHED_SECONDS": 0.05}.items():
+    for name, value in {"multiprocessing": here, "CALLS": 3, "BATCHES": 1, "_MEMORY_SECONDS": 0.05}.items():
         monkeypatch.setattr(f"vlm_core.benchmark.cost.{name}", value)
+
+
+@pytest.fixture
+def nothing_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells are trained in moments and leave no model, of which nothing is measured."""
+    monkeypatch.setattr("vlm_core.workflows.train.run_training", train_nothing())
+    monkeypatch.setattr("vlm_core.tracking.registry.resolve", lambda run_id: Path())
+    monkeypatch.setattr("vlm_core.models.saved.load_categoriser", lambda folder: None)
+    for name in measurements.MEASUREMENTS:
+        monkeypatch.setitem(measurements.MEASUREMENTS, name, lambda trained: None)
 
 
 @pytest.mark.slow
@@ -81,86 +98,91 @@ def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path
     kept = json.loads(reader.text(outcome.run_id, "study/results.json"))
     assert kept["cells_finished"] == 4
     assert reader.text(outcome.run_id, "study/report.md").startswith("# Study demo")
+    own = {name: value for name, value in SMALL.items() if name in Config.model_fields}
+    alone = run_training(build_config({"preset": "demo", "model": "clip", "data": str(shop), **own}), stocked)
+    assert probe.macro_f1.value == alone.evaluation.macro_f1.value
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_learnt")
 def test_a_failed_cell_is_told_and_repeated_while_what_is_done_stays(
     shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vlm_core.study import measurements
-
-    config = small(shop)
-
     def fail(trained: object) -> None:
         raise RuntimeError("no simple rule today")
 
     with monkeypatch.context() as patch:
         patch.setitem(measurements.MEASUREMENTS, "simple_baselines", fail)
         with pytest.raises(UserError, match=r"1 of 2 cells failed.*no simple rule today"):
-            run_study(config, stocked)
+            run_study(small(shop), stocked)
     (before,) = RunReader().studies("demo")["run_id"]
-    trained = dict(zip(*(RunReader().children(before)[name] for name in ("name", "run_id")), strict=True))
-    outcome = run_study(config, stocked)
+    trained = run_ids(before)
+    outcome = run_study(small(shop), stocked)
     assert outcome.run_id == before
-    children = RunReader().children(outcome.run_id)
-    assert dict(zip(children["name"], children["run_id"], strict=True)) == trained
+    assert run_ids(before) == trained and trained.keys() == {BASELINE, PROBE}
     assert outcome.results.failed == {}
 
 
-@pytest.mark.slow
-def test_a_killed_study_goes_on_and_ends_with_the_same_scores(shop: Path, stocked: Path) -> None:
-    given = {**SMALL, "data": str(shop)}
-    command = [sys.executable, "-m", "experiments.study", *(f"--{name}={value}" for name, value in given.items())]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    begun = subprocess.Popen(command, cwd=stocked, env=environment, stdout=subprocess.PIPE, text=True)
-    assert begun.stdout is not None
-    assert any(line.startswith("[1/2]") for line in iter(begun.stdout.readline, ""))
-    time.sleep(1.5)  # into the second cell
-    begun.send_signal(signal.SIGKILL)
-    begun.wait()
-    outcome = run_study(small(shop), stocked)
-    children = RunReader().children(outcome.run_id)
-    assert sorted(children["name"][children["status"] == "FINISHED"]) == [
-        "baseline/full/classify/holdout/0",
-        "clip/probe/classify/holdout/0",
-    ]
-    assert "RUNNING" not in set(children["status"])
-    alone = run_training(
-        build_config(
-            {"preset": "demo", "model": "clip", **{name: given[name] for name in Config.model_fields if name in given}}
-        ),
-        stocked,
+@pytest.mark.usefixtures("nothing_learnt")
+def test_a_killed_study_is_resumed_and_so_is_the_cell_that_it_was_at(
+    shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(here: Callable[[], NoReturn]) -> None:
+        def stop_at_the_second_cell(config: Config, epoch: int) -> None:
+            if config.run_name == PROBE:
+                here()
+
+        monkeypatch.setattr("vlm_core.workflows.train.run_training", train_nothing(stop_at_the_second_cell))
+        run_study(small(shop), stocked)
+
+    kill_at(work)
+    (killed,) = RunReader().studies("demo")["run_id"]
+    begun = RunReader().children(killed).set_index("name")
+    assert begun["status"].to_dict() == {BASELINE: "FINISHED", PROBE: "RUNNING"}
+    with collected_messages() as lines:
+        outcome = run_study(small(shop), stocked)
+    assert outcome.run_id == killed and any("2 cells, 1 of them already finished" in line for line in lines)
+    resumed = RunReader().children(killed).set_index("name")
+    assert resumed["run_id"].to_dict() == begun["run_id"].to_dict()
+    assert set(resumed["status"]) == {"FINISHED"}
+    assert RunReader().history(resumed["run_id"][PROBE], "seconds")["step"].tolist() == [1, 2]
+    assert outcome.results.cells_finished == 2
+
+
+@pytest.mark.usefixtures("nothing_learnt")
+def test_a_cell_that_was_killed_before_its_first_epoch_begins_anew(shop: Path, stocked: Path) -> None:
+    config = small(shop)
+    plan = plan_study(config, ())
+    children = pd.DataFrame(
+        {
+            "run_id": ["a", "b"],
+            "name": [BASELINE, PROBE],
+            "status": ["KILLED", "FINISHED"],
+            "tags.study_parts": [None, ",".join(plan.measurements(Cell.of(PROBE)))],
+        }
     )
-    (probe,) = [row for row in outcome.results.scores if row.configuration == "clip/probe/classify/holdout"]
-    assert probe.macro_f1.value == alone.evaluation.macro_f1.value
+    (pending,) = find_pending(plan, children)
+    assert (pending.cell.key, pending.run_id, pending.trained) == (BASELINE, "", False)
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _work_until_stopped() -> None:
-    from vlm_core.study import running
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    running.run_cell = stop  # type: ignore[assignment]
+    running.run_cell = _stop  # type: ignore[assignment]
     running._work(None, None, None, "")  # type: ignore[arg-type]
 
 
 def test_a_worker_that_is_stopped_begins_no_other_cell() -> None:
-    worker = multiprocessing.get_context("spawn").Process(target=_work_until_stopped)
+    worker = get_context("fork").Process(target=_work_until_stopped)
     worker.start()
     worker.join()
     assert worker.exitcode == 130
 
 
-@pytest.mark.slow
-def test_other_settings_do_not_go_on_with_a_study(shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlm_core.study import running
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
+def test_other_settings_do_not_resume_a_study(shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(running, "_run_cells", stop)
+        patch.setattr(running, "_run_cells", _stop)
         with pytest.raises(KeyboardInterrupt):
             run_study(small(shop), stocked)
     with pytest.raises(
@@ -170,8 +192,7 @@ def test_other_settings_do_not_go_on_with_a_study(shop: Path, stocked: Path, mon
 
 
 def test_all_is_to_do_where_nothing_was_run(shop: Path) -> None:
-    import pandas as pd
-
     plan = plan_study(small(shop), ())
     nothing = pd.DataFrame(columns=["run_id", "name", "status"])
     assert [pending.cell for pending in find_pending(plan, nothing)] == list(plan.cells)
+    assert [Cell.of(key) for key in (BASELINE, PROBE)] == list(plan.cells)

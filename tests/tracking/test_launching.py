@@ -116,6 +116,7 @@ with RunWriter("made", "inner", resume=given["resume"]) as run:
 """
 
 
+@pytest.mark.slow
 def test_a_real_mlflow_project_goes_on_with_a_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = _stopped()
     project = store / "project"

@@ -169,6 +169,7 @@ def test_a_model_that_could_not_be_kept_whole_is_never_taken(
         resolve(run.run_id)
 
 
+@pytest.mark.slow
 def test_mlflow_serves_the_champion_of_the_default_store(store: Path, clip: Path, tmp_path: Path) -> None:
     _train(clip, 20)
     with socket.socket() as free:

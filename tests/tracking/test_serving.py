@@ -167,6 +167,7 @@ print(json.dumps([vlm_core.__file__, sorted(schema), answers.to_dict(orient="rec
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["blip", "baseline"])
 def test_a_saved_model_answers_in_a_process_that_knows_nothing_of_us(family: str, tmp_path: Path) -> None:
     folder = save_categoriser(family, tmp_path / "some-folder")

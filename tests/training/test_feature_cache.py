@@ -1,10 +1,8 @@
 """States on disk: what comes back is what was computed, never half of it, never more than there is room for."""
 
 import os
-import subprocess
-import sys
 import time
-from pathlib import Path
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ import torch
 from vlm_core.errors import UserError
 from vlm_core.training.feature_cache import FeatureCache
 
-ROOT = Path(__file__).parents[2]
 KEY = {"weights": "a", "view": "plain"}
 
 
@@ -85,23 +82,23 @@ def test_what_was_interrupted_is_not_there_and_is_computed_again(tmp_path):
 
 
 def test_two_processes_that_want_the_same_compute_it_once(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; import numpy as np\n"
-        "from tests.training.test_feature_cache import KEY, _compute\n"
-        "from vlm_core.training.feature_cache import FeatureCache\n"
-        "def slow(rows):\n"
-        "    Path(sys.argv[2]).write_text('filled')\n"
-        "    for batch in _compute()(rows):\n"
-        "        time.sleep(0.05); yield batch\n"
-        "entry = FeatureCache(Path(sys.argv[1]), 2**20).entry(KEY, 50)\n"
-        "entry.fill(np.arange(30), slow); entry.read(np.arange(30)).take(np.arange(30))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    wants = [
-        subprocess.Popen([sys.executable, "-c", code, tmp_path / "cache", tmp_path / f"{name}"], env=environment)
-        for name in "ab"
-    ]
-    assert [want.wait(timeout=60) for want in wants] == [0, 0]
+    def want(name):
+        def slow(rows):
+            (tmp_path / name).write_text("filled")
+            for batch in _compute()(rows):
+                time.sleep(0.05)
+                yield batch
+
+        entry = FeatureCache(tmp_path / "cache", 2**20).entry(KEY, 50)
+        entry.fill(np.arange(30), slow)
+        entry.read(np.arange(30)).take(np.arange(30))
+
+    wants = [get_context("fork").Process(target=want, args=(name,)) for name in "ab"]
+    for process in wants:
+        process.start()
+    for process in wants:
+        process.join(60)
+    assert [process.exitcode for process in wants] == [0, 0]
     assert [(tmp_path / name).exists() for name in "ab"].count(True) == 1
 
 

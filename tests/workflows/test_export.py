@@ -12,7 +12,10 @@ from mlflow import MlflowClient
 from experiments import export as door
 from experiments import predict
 from tests.messages import collected_messages
+from tests.models.families import make_shallow
 from tests.stores import run_python
+from tests.stub_training import train_nothing
+from tests.tracking.models import save_categoriser
 from tests.tracking.test_serving import ELSEWHERE
 from vlm_core.config import build_config
 from vlm_core.errors import UserError
@@ -24,24 +27,15 @@ from vlm_core.tracking.store import open_mlflow
 from vlm_core.workflows import export, train
 
 SMALL = {
-    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
+    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "views": 1,
+    "resamples": 100,
 }  # fmt: skip
 
 
-@pytest.fixture
-def run(shop, stocked, monkeypatch):
-    """The id of a small run in a store of its own; an export of it is timed once."""
+@pytest.mark.slow
+def test_an_exported_run_is_compared_and_served(shop, stocked, store, capsys, monkeypatch):
     monkeypatch.setattr(export, "_PASSES", 1)
-
-    def start(**given):
-        config = build_config({**SMALL, "data": str(shop), **given})
-        return train.run_training(config, stocked).run_id
-
-    return start
-
-
-def test_an_exported_run_is_compared_and_served(run, shop, store, capsys):
-    run_id = run(model="clip")
+    run_id = train.run_training(build_config({**SMALL, "data": str(shop), "model": "clip"}), stocked).run_id
     before = RunReader().runs().iloc[0]
     door.main(["--run", run_id, "--pictures", "8", "--threads", "1"])
     printed = capsys.readouterr().out
@@ -78,8 +72,23 @@ def test_an_exported_run_is_compared_and_served(run, shop, store, capsys):
     assert refused["error"] == "The picture is not base64."
 
 
-def test_what_cannot_be_exported_is_refused_and_nothing_is_logged(run, store):
-    run_id = run(model="baseline")
+@pytest.fixture
+def keep(shop, stocked, tmp_path, monkeypatch):
+    """The id of a run that learnt nothing and holds that categoriser; an export of it is timed once."""
+    monkeypatch.setattr(export, "_PASSES", 1)
+
+    def start(categoriser):
+        folder = tmp_path / "categoriser"
+        folder.mkdir()
+        categoriser.save(folder)
+        config = build_config({**SMALL, "data": str(shop), "model": "clip"})
+        return train_nothing(model=folder)(config, stocked).run_id
+
+    return start
+
+
+def test_what_cannot_be_exported_is_refused_and_nothing_is_logged(keep, store, tmp_path):
+    run_id = keep(load_categoriser(save_categoriser("baseline", tmp_path / "baseline")))
     with pytest.raises(UserError, match="only CLIP, BLIP and GIT"):
         export.run_export(run_id, ("fp32",), 4, 1, store)
     with pytest.raises(UserError, match="not a run with a model"):
@@ -90,8 +99,8 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_logged(run, store):
         resolve(f"runs:/{run_id}/onnx/int8")
 
 
-def test_an_export_that_differs_is_refused_and_a_lost_catalogue_is_replaced_by_the_sample(run, store, monkeypatch):
-    run_id = run(model="git", mode="probe", readout="vision")
+def test_an_export_that_differs_is_refused_and_a_lost_catalogue_is_replaced_by_the_sample(keep, store, monkeypatch):
+    run_id = keep(make_shallow("clip", "vision"))
     compare, load = export.compare, export.load_catalogue
     once = export_onnx(load_categoriser(resolve(run_id)), store / "once")  # tracing a graph takes seconds
 

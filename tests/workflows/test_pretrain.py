@@ -1,11 +1,6 @@
-"""Whole pretrainings on a small drawn catalogue: tracked, stored, resumed after a kill, and fine-tuned."""
+"""Whole pretrainings on a small drawn catalogue: tracked, stored, resumed, and fine-tuned."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +8,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.messages import collected_messages
-from tests.stores import ROOT
 from vlm_core.catalogue.exposure import RULE, Exposure
 from vlm_core.config import PretrainingConfig, build_config
 from vlm_core.errors import UserError
 from vlm_core.tracking.reader import RunReader
+from vlm_core.training.pretraining_task import Pretraining
 from vlm_core.workflows.pretrain import run_pretraining
 from vlm_core.workflows.train import run_training
 
@@ -35,6 +30,7 @@ def pretrain(shop, stocked):
     return start
 
 
+@pytest.mark.slow
 def test_weights_are_stored_with_what_they_saw_and_fine_tuned_without_a_leak(pretrain, shop, store):
     outcome, lines = pretrain(model="clip")
     files = {path.name for path in outcome.folder.iterdir()}
@@ -68,6 +64,7 @@ def test_weights_are_stored_with_what_they_saw_and_fine_tuned_without_a_leak(pre
     assert (tags["leaking"] == "true") == (float(tags["leakage_pretraining"]) > 0)
 
 
+@pytest.mark.slow
 def test_blip_and_git_start_from_a_contrastive_tower_and_record_what_it_saw(pretrain):
     start, _ = pretrain(model="clip")
     for model in ("blip", "git"):
@@ -86,21 +83,22 @@ def test_a_checkpoint_is_pretrained_further(pretrain):
         np.testing.assert_allclose(after.astype(float), weights.astype(float), atol=1e-3)
 
 
-@pytest.mark.slow
-def test_a_killed_pretraining_is_resumed_to_the_same_weights(pretrain, shop, store):
+def test_an_interrupted_pretraining_is_resumed_to_the_same_weights(pretrain, monkeypatch):
     whole, _ = pretrain(model="git", epochs=2)
-    flags = [f"--{name}={value}" for name, value in {**SMALL, "data": shop, "model": "git", "epochs": 2}.items()]
-    command = [sys.executable, "-m", "experiments.pretrain", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=store, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("Epoch 1/2"):
-                time.sleep(0.5)  # into the second
-                process.send_signal(signal.SIGKILL)
-                break
-    stopped = RunReader().runs("tags.kind = 'pretraining' and attributes.status = 'RUNNING'")["run_id"].item()
-    assert json.loads((Path("checkpoints") / stopped / "position.json").read_text())["epoch"] >= 1
+    losses = Pretraining.losses
+
+    def interrupted(task, epoch):
+        for step in losses(task, epoch):
+            if epoch == 2:
+                raise KeyboardInterrupt
+            yield step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "losses", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(model="git", epochs=2)
+    stopped = RunReader().runs("tags.kind = 'pretraining' and attributes.status = 'KILLED'")["run_id"].item()
+    assert json.loads((Path("checkpoints") / stopped / "position.json").read_text())["epoch"] == 1
     resumed, _ = pretrain(resume=stopped)
     assert resumed.run_id == stopped
     ours, theirs = (load_file(outcome.folder / "model.safetensors") for outcome in (resumed, whole))

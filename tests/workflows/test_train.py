@@ -8,13 +8,15 @@ import pytest
 
 from tests.messages import collected_messages
 from vlm_core.config import SUITING, build_config
+from vlm_core.data import load_data
 from vlm_core.errors import UserError
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows import train
 from vlm_core.workflows.evaluate import run_evaluation
 
 SMALL = {
-    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
+    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "views": 1,
+    "resamples": 100,
 }  # fmt: skip
 
 
@@ -30,21 +32,21 @@ def run(shop, stocked):
     return start
 
 
+def _slow(**given):
+    return pytest.param(given, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "given",
     [
         {"model": "clip"},
-        {"model": "clip", "mode": "zero-shot"},
-        {"model": "clip", "mode": "probe", "readout": "vision"},
-        {"model": "blip", "objective": "generate"},
         {"model": "git", "mode": "zero-shot"},
-        {"model": "git", "mode": "probe"},
-        {"model": "clip", "mode": "lp-ft", "augmentation": "mirror"},
-        {"model": "blip", "image_size": 96},
-        {"model": "git", "mode": "fusion", "objective": "generate"},
-        {"model": "blip", "mode": "lora", "blocks": 1},
-        {"model": "clip", "preset": "cpu", "weights": "tiny", "blocks": 2},
         {"model": "baseline"},
+        _slow(model="clip", mode="zero-shot"),
+        _slow(model="git", mode="probe", readout="vision"),
+        _slow(model="blip", mode="fusion", objective="generate"),
+        _slow(model="blip", mode="lora", blocks=1, image_size=96),
+        _slow(model="clip", preset="cpu", weights="tiny", blocks=2, augmentation="mirror"),
     ],
     ids=lambda given: "-".join(map(str, given.values())),
 )
@@ -110,6 +112,24 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
     assert history["value"].tolist() == RunReader().history(whole.run_id, "validation_macro_f1")["value"].tolist()
     with pytest.raises(UserError, match="finished"):
         run(resume=stopped)
+
+
+def test_a_trial_that_is_pruned_says_so_and_leaves_no_checkpoint(shop, stocked):
+    config = build_config({**SMALL, "data": str(shop), "model": "clip"})
+    begun, asked = [], []
+
+    def stop(epoch, macro_f1):
+        asked.append((epoch, macro_f1))
+        return False
+
+    result = train.run_trial(config, load_data(config, stocked), stocked, "", begun.append, stop)
+    assert result == train.TrialResult(0.0, float("inf"), pruned=True)
+    run = RunReader().runs().iloc[0]
+    assert ([run["run_id"]], run["status"]) == (begun, "FINISHED")
+    assert (run["tags.kind"], run["tags.pruned"]) == ("trial", "true")
+    assert asked == [(1, run["metrics.validation_macro_f1"])]
+    assert not any(name.startswith("metrics.test") for name in run.index)
+    assert not list(Path("checkpoints").glob("*"))
 
 
 def test_auto_weights_fall_back_with_a_warning_and_adapt_the_settings(run):

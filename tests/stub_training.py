@@ -1,0 +1,114 @@
+"""Stand-ins for trainings: runs with the traces of real ones but no model, for what starts, stops and resumes them."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import signal
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from vlm_core.config import Config
+from vlm_core.data import Data, load_data
+from vlm_core.evaluation.predictions import Predictions
+from vlm_core.inference import evaluate_predictions
+from vlm_core.tracking.writer import RunWriter
+from vlm_core.workflows.train import TrainingOutcome, TrialResult
+
+Epoch = Callable[[Config, int], None]
+
+
+def train_nothing(
+    after_epoch: Epoch = lambda config, epoch: None, model: Path | None = None
+) -> Callable[..., TrainingOutcome]:
+    """A stand-in for `run_training`, whose predictions are random.
+
+    `after_epoch` is called after each of two epochs; `model` is the folder of a categoriser that the run shall hold.
+    """
+
+    def train(
+        config: Config, root: Path, *, data: Data | None = None, parent: str = "", register_model: bool = True
+    ) -> TrainingOutcome:
+        data = data or load_data(config, root)
+        split = data.split
+        with RunWriter(config.experiment, config.run_name, resume=config.resume, parent=parent, folder=root) as run:
+            run.params(config.to_params())
+            run.dataset(data.catalogue, split)
+            for epoch in (1, 2):
+                run.epoch_metrics(epoch, {"seconds": 0.1, "validation_macro_f1": epoch / 4})
+                after_epoch(config, epoch)
+            predictions = _predict_at_random(data, split.test, config.seed)
+            evaluation = evaluate_predictions(config, data.catalogue, predictions, split.test, split.prior)
+            run.evaluation(evaluation)
+            run.predictions(_predict_at_random(data, split.validation, config.seed), "validation")
+            if model:
+                run.model(model)
+        return TrainingOutcome(run.run_id, config, split, evaluation)
+
+    return train
+
+
+def try_nothing(after_epoch: Epoch = lambda config, epoch: None) -> Callable[..., TrialResult]:
+    """A stand-in for `run_trial`: the closer the learning rate to 0.01, the better the score of every epoch."""
+
+    def try_out(
+        config: Config,
+        data: Data,
+        root: Path,
+        parent: str,
+        on_start: Callable[[str], None],
+        should_continue: Callable[[int, float], bool],
+    ) -> TrialResult:
+        score = 1 / (1 + abs(math.log10(config.learning_rate) + 2))
+        with RunWriter(config.experiment, config.run_name, parent=parent, folder=root) as run:
+            on_start(run.run_id)
+            run.tags({"kind": "trial"})
+            for epoch in range(1, config.epochs + 1):
+                run.epoch_metrics(epoch, {"validation_macro_f1": score * epoch / config.epochs})
+                after_epoch(config, epoch)
+                if not should_continue(epoch, score * epoch / config.epochs):
+                    run.tags({"pruned": "true"})
+                    return TrialResult(0.0, math.inf, pruned=True)
+        return TrialResult(score, config.learning_rate, pruned=False)
+
+    return try_out
+
+
+def _predict_at_random(data: Data, rows: np.ndarray, seed: int) -> Predictions:
+    scores = np.random.default_rng(seed).normal(size=(len(rows), len(data.split.categories)))
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    ids = data.catalogue.products["product_id"].to_numpy(str)
+    return Predictions(ids[rows], data.split.labels[rows], scores.astype(np.float32), data.split.categories)
+
+
+class ForkedProcess:
+    """A process of `multiprocessing` that starts at once: a fork, to which all that spawning pickles is pickled."""
+
+    def __new__(cls, *, target: Callable[..., object], args: tuple[Any, ...] = ()) -> BaseProcess:  # type: ignore[misc]
+        target, args = pickle.loads(pickle.dumps((target, args)))
+        return get_context("fork").Process(target=target, args=args)
+
+
+def kill_at(work: Callable[[Callable[[], NoReturn]], object]) -> None:
+    """Do `work` in a process that is killed (SIGKILL) where it calls what `work` is given."""
+    reading, writing = os.pipe()
+
+    def here() -> NoReturn:
+        os.write(writing, b"x")
+        while True:
+            signal.pause()
+
+    process = get_context("fork").Process(target=work, args=(here,))
+    process.start()
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        reached = pipe.read(1)
+    process.kill()
+    process.join()
+    assert reached, f"the process ended by itself, with exit code {process.exitcode}"
