@@ -16,15 +16,15 @@ MLPROJECT = Path(__file__).resolve().parent.parent / "MLproject"
 _MLFLOW_DECIDES: Final = frozenset({"experiment"})
 
 _VERBS: Final[dict[str, str]] = {
-    "study": "carries out the whole comparative study and writes its report; takes the settings of main as well",
-    "tune": "searches the settings of one model with Optuna, and retrains the winner; takes those of main as well",
-    "pretrain": "pretrains one family on a catalogue's pictures, titles and attributes, and writes its weights",
-    "benchmark": "measures every way of training next to a naive loop",
-    "prepare": "reads, cleans and decodes a catalogue once; takes the settings about data",
-    "evaluate": "scores a stored run on another labelled catalogue",
-    "predict": "writes the categories of a folder, zip or CSV of pictures",
-    "export": "writes a stored run's model as ONNX in fp32 and int8, held against PyTorch",
-    "demo": "trains all three families small on the sample catalogue and compares them",
+    "study": "runs the comparative study and writes its report; also takes the settings of main",
+    "tune": "searches for a model's best settings with Optuna and retrains it; also takes the settings of main",
+    "pretrain": "pretrains a model on a catalogue's images, titles and attributes, and writes its weights",
+    "benchmark": "compares every training mode with a naive loop",
+    "prepare": "reads, cleans, decodes and splits a catalogue; takes the settings about data",
+    "evaluate": "evaluates a stored run's model on another labelled catalogue",
+    "predict": "categorises the images of a folder, zip or CSV file",
+    "export": "exports a stored run's model to ONNX in fp32 and int8, and compares it with PyTorch",
+    "demo": "trains a small model of each family on the sample catalogue and compares them",
 }
 _CONFIGS: Final[dict[str, type[Settings]]] = {"pretrain": PretrainingConfig, "tune": SearchConfig, "study": StudyConfig}
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def render() -> str:
-    """The whole text of `MLproject`: what `mlflow run` starts, and the settings it takes."""
+    """Return the text of `MLproject`: what `mlflow run` starts, and the settings it takes."""
     declared = declared_settings()
     others = [name for name in Config.model_fields if name not in declared]
     lines = [
@@ -66,7 +66,7 @@ def render() -> str:
 
 
 def declared_settings() -> dict[str, str]:
-    """The settings that `MLproject` declares, with the text of their default.
+    """Return the settings that `MLproject` declares, with the text of their default.
 
     MLflow hands a declared default on as if the user had given it, so a setting that a preset sets cannot be among
     them. It also logs defaults to the run, quoted for the shell, before our code starts, and refuses to change them:
