@@ -22,7 +22,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path: Pat
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, fill_the_disk)
     assert path.read_bytes() == b"as before"
-    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""MLproject, through MLflow's own reader and a real shell: what a user asks for is what training is told."""
+"""MLproject, through MLflow's own reader and a real shell: training gets the arguments that the user gives."""
 
 import argparse
 import subprocess
@@ -17,9 +17,9 @@ def _entry_point(verb: str) -> EntryPoint:
     return load_project(ROOT).get_entry_point(verb)
 
 
-def _told(given: dict[str, str], verb: str = "main") -> list[str]:
+def _arguments(settings: dict[str, str], verb: str = "main") -> list[str]:
     """The words that a real shell makes of the command `mlflow run -P ...` would start, after `python -m`."""
-    command = _entry_point(verb).compute_command(given, storage_dir=None)
+    command = _entry_point(verb).compute_command(settings, storage_dir=None)
     start = "exec python -m "
     assert command.startswith(start)
     printed = subprocess.run(
@@ -40,13 +40,13 @@ def test_the_project_names_one_environment_that_exists() -> None:
 
 @pytest.mark.parametrize("verb", ["main", "prepare", "evaluate", "predict", "export", "demo"])
 def test_an_entry_point_starts_a_door_that_exists(verb: str) -> None:
-    module, *_ = _told({}, verb)
+    module, *_ = _arguments({}, verb)
     assert module == f"experiments.{'train' if verb == 'main' else verb}"
     assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()
 
 
 @pytest.mark.parametrize(
-    "given",
+    "settings",
     [
         {},
         {"model": "git"},
@@ -57,13 +57,13 @@ def test_an_entry_point_starts_a_door_that_exists(verb: str) -> None:
         {"label": "--odd", "run_name": "été ✓"},
     ],
 )
-def test_training_is_told_what_the_user_gave(given: dict[str, str]) -> None:
-    _, *flags = _told(given)
-    assert Config.from_flags(flags, argparse.ArgumentParser()) == build_config(given)
+def test_training_gets_what_the_user_gives(settings: dict[str, str]) -> None:
+    _, *flags = _arguments(settings)
+    assert Config.from_flags(flags, argparse.ArgumentParser()) == build_config(settings)
 
 
 def test_an_empty_text_survives_the_shell() -> None:
-    assert Config.from_flags(_told({"attributes": ""})[1:], argparse.ArgumentParser()).attributes == ""
+    assert Config.from_flags(_arguments({"attributes": ""})[1:], argparse.ArgumentParser()).attributes == ""
 
 
 def test_what_mlflow_logs_before_the_run_starts_agrees_with_what_the_run_logs() -> None:

@@ -28,8 +28,8 @@ def photos(tmp_path):
 
 def _predict(place, output, **columns):
     model = make_categoriser("git", "sentences")
-    found = find_pictures(place, columns.get("id_column", "id"), columns.get("picture_column", ""))
-    count = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, found))
+    pictures = find_pictures(place, columns.get("id_column", "id"), columns.get("picture_column", ""))
+    count = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
     table = pd.read_csv(output) if output.suffix == ".csv" else pd.read_parquet(output)
     assert len(table) == count
     return table

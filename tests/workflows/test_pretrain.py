@@ -23,9 +23,9 @@ SMALL = {"preset": "pretrain", "epochs": 1, "batch_size": 64, "patches_kept": 0.
 def pretrain(shop, stocked):
     """Run a small pretraining in a store of its own: the outcome, and the messages that were logged."""
 
-    def start(**given):
+    def start(**settings):
         with collected_messages() as lines:
-            return run_pretraining(PretrainingConfig.build({**SMALL, "data": str(shop), **given}), stocked), lines
+            return run_pretraining(PretrainingConfig.build({**SMALL, "data": str(shop), **settings}), stocked), lines
 
     return start
 

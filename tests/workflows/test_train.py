@@ -24,8 +24,8 @@ SMALL = {
 def run(shop, stocked):
     """Run a small training in a store of its own: the outcome, and the messages that were logged."""
 
-    def start(**given):
-        config = build_config({**SMALL, "data": str(shop), **given})
+    def start(**settings):
+        config = build_config({**SMALL, "data": str(shop), **settings})
         with collected_messages() as lines:
             return train.run_training(config, stocked), lines
 
@@ -37,7 +37,7 @@ def _slow(**given):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "settings",
     [
         {"model": "clip"},
         {"model": "git", "mode": "zero-shot"},
@@ -48,10 +48,10 @@ def _slow(**given):
         _slow(model="blip", mode="lora", blocks=1, image_size=96),
         _slow(model="clip", preset="cpu", weights="tiny", blocks=2, augmentation="mirror"),
     ],
-    ids=lambda given: "-".join(map(str, given.values())),
+    ids=lambda settings: "-".join(map(str, settings.values())),
 )
-def test_a_run_ends_evaluated_logged_and_registered(run, given):
-    outcome, _ = run(**given)
+def test_a_run_ends_evaluated_logged_and_registered(run, settings):
+    outcome, _ = run(**settings)
     reader = RunReader()
     board = reader.leaderboard()
     assert board["run_id"].tolist() == [outcome.run_id]
@@ -59,16 +59,16 @@ def test_a_run_ends_evaluated_logged_and_registered(run, given):
     assert outcome.evaluation.n == len(outcome.split.test)
     stored = reader.evaluation(outcome.run_id)
     np.testing.assert_array_equal(stored.confusion, outcome.evaluation.confusion)
-    assert reader.params(outcome.run_id)["model"] == given["model"]
-    writes = given["model"] in ("blip", "git") and ("objective" in given or given.get("mode") == "zero-shot")
+    assert reader.params(outcome.run_id)["model"] == settings["model"]
+    writes = settings["model"] in ("blip", "git") and ("objective" in settings or settings.get("mode") == "zero-shot")
     assert (reader.predictions(outcome.run_id).texts is not None) == writes
     assert ("test_caption_gender" in reader.metrics(outcome.run_id)) == writes
     info = json.loads(reader.artifact(outcome.run_id, "dataset_info.json").read_text())
     assert info["split_fingerprint"] == outcome.split.fingerprint
-    assert ("train_seconds" in reader.metrics(outcome.run_id)) == (given.get("mode") != "zero-shot")
+    assert ("train_seconds" in reader.metrics(outcome.run_id)) == (settings.get("mode") != "zero-shot")
     assert reader.metrics(outcome.run_id)["seconds_per_image"] > 0
-    kept = reader.predictions(outcome.run_id, "validation")
-    assert len(kept) == len(outcome.split.validation) and set(kept.product_ids).isdisjoint(
+    validation = reader.predictions(outcome.run_id, "validation")
+    assert len(validation) == len(outcome.split.validation) and set(validation.product_ids).isdisjoint(
         stored.predictions.product_ids
     )
     assert "champion" in outcome.registered
@@ -193,7 +193,7 @@ def test_a_table_of_ones_own_works(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
         ({"label": "colour"}, "label=colour is not a column"),
         ({"categories": "Hats"}, "categories=Hats"),
@@ -203,8 +203,8 @@ def test_a_table_of_ones_own_works(run, tmp_path):
         ({"device": "cuda"}, "device=cuda"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_sentence_and_leaves_no_run(run, given, message):
+def test_what_cannot_be_done_is_refused_in_one_sentence_and_leaves_no_run(run, settings, message):
     with pytest.raises(UserError, match=message) as error:
-        run(**{"model": "clip", **given})
+        run(**{"model": "clip", **settings})
     assert "\n" not in str(error.value)
     assert RunReader().runs().empty

@@ -31,9 +31,9 @@ TRIAL = "vlm_core.workflows.tune.run_trial"
 def search(shop, stocked):
     """Run a small search in a store of its own: the outcome, and the messages that were logged."""
 
-    def start(**given):
+    def start(**settings):
         with collected_messages() as lines:
-            return run_search(SearchConfig.build({**SMALL, "data": str(shop), **given}), stocked), lines
+            return run_search(SearchConfig.build({**SMALL, "data": str(shop), **settings}), stocked), lines
 
     return start
 
@@ -144,7 +144,7 @@ def test_a_diverging_trial_counts_as_pruned(quick, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("settings", "message"),
     [
         ({"search": "learning_rate,nose"}, "search=nose cannot be searched over"),
         ({"search": "lora_rank"}, "none of these settings has an effect with mode=probe"),
