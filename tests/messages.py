@@ -28,3 +28,17 @@ def collected_messages() -> Iterator[list[str]]:
     finally:
         logger.setLevel(level)
         logger.removeHandler(collector)
+
+
+@contextmanager
+def logging_restored() -> Iterator[logging.Logger]:
+    """Log inside as a library does that nobody has configured, and afterwards as before."""
+    logger = logging.getLogger("vlm_core")
+    level, propagate, handlers = logger.level, logger.propagate, logger.handlers[:]
+    logger.setLevel(logging.NOTSET)
+    logger.propagate, logger.handlers[:] = True, [logging.NullHandler()]
+    try:
+        yield logger
+    finally:
+        logger.setLevel(level)
+        logger.propagate, logger.handlers[:] = propagate, handlers

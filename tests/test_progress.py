@@ -3,20 +3,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.messages import logging_restored
 from vlm_core.progress import log_to_stdout, quiet, shows_messages, track
 
 LOGGER = logging.getLogger("vlm_core.somewhere")
 
 
+@pytest.fixture(autouse=True)
+def _library() -> Iterator[None]:
+    with logging_restored():
+        yield
+
+
 @pytest.fixture
-def command() -> Iterator[None]:
-    """Log as in a command; afterwards log as before."""
-    package = logging.getLogger("vlm_core")
-    level, propagate, handlers = package.level, package.propagate, package.handlers[:]
+def command() -> None:
+    """Log as in a command."""
     log_to_stdout()
-    yield
-    package.setLevel(level)
-    package.propagate, package.handlers[:] = propagate, handlers
 
 
 def test_a_library_user_sees_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,19 @@
 """What every command shares: its exit codes, and what it prints."""
 
 import errno
+from collections.abc import Iterator
 
 import pytest
 
 from experiments.cli import STOPPED, run_command, show_table
+from tests.messages import logging_restored
 from vlm_core.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    with logging_restored():
+        yield
 
 
 def _run(error: BaseException | None) -> int:

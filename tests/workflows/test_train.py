@@ -87,7 +87,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
     whole, _ = run(model="clip", epochs=3)
     from vlm_core.training.finetuning_task import FineTuning
 
-    original = FineTuning.validated
+    original = FineTuning.validation_metrics
     calls = []
 
     def interrupted(*arguments):
@@ -96,10 +96,10 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(FineTuning, "validated", interrupted)
+    monkeypatch.setattr(FineTuning, "validation_metrics", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(model="clip", epochs=3)
-    monkeypatch.setattr(FineTuning, "validated", original)
+    monkeypatch.setattr(FineTuning, "validation_metrics", original)
     stopped = RunReader().runs("attributes.status = 'KILLED'")["run_id"].item()
     resumed, lines = run(resume=stopped, model="git", epochs=7)  # the run's own settings count, not these
     assert resumed.run_id == stopped
