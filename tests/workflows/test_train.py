@@ -32,8 +32,8 @@ def run(shop, stocked):
     return start
 
 
-def _slow(**given):
-    return pytest.param(given, marks=pytest.mark.slow)
+def _slow(**settings):
+    return pytest.param(settings, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(

@@ -151,9 +151,9 @@ def test_a_diverging_trial_counts_as_pruned(quick, monkeypatch):
         ({"storage": "nosuch://x"}, "The search cannot be stored"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused(quick, given, words):
-    with pytest.raises(UserError, match=words):
-        quick(**given)
+def test_a_search_that_cannot_be_is_refused(quick, settings, message):
+    with pytest.raises(UserError, match=message):
+        quick(**settings)
 
 
 def test_two_workers_share_the_trials(quick, store, monkeypatch):
