@@ -80,8 +80,8 @@ def test_heads_that_share_no_token_are_as_different_as_can_be() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(arrays(np.float64, (3, 2, 5), elements=st.floats(0.001, 1)))
-def test_head_diversity_is_scipys_divergence_over_pairs(drawn: np.ndarray) -> None:
-    attention = drawn / drawn.sum(axis=-1, keepdims=True)
+def test_head_diversity_is_scipys_divergence_over_pairs(weights: np.ndarray) -> None:
+    attention = weights / weights.sum(axis=-1, keepdims=True)
     by_scipy = [
         jensenshannon(attention[a, row], attention[b, row], base=2) ** 2
         for a, b in ((0, 1), (0, 2), (1, 2))
@@ -92,14 +92,14 @@ def test_head_diversity_is_scipys_divergence_over_pairs(drawn: np.ndarray) -> No
 
 @settings(max_examples=20, deadline=None)
 @given(arrays(np.float64, (2, 9, 9), elements=st.floats(0.001, 1)))
-def test_mean_distance_is_the_sum_over_pairs_of_patches(drawn: np.ndarray) -> None:
-    rows = drawn / drawn.sum(axis=-1, keepdims=True)
+def test_mean_distance_is_the_sum_over_pairs_of_patches(weights: np.ndarray) -> None:
+    rows = weights / weights.sum(axis=-1, keepdims=True)
     by_hand = 0.0
     for head in rows:
         for a in range(9):
             for b in range(9):
                 by_hand += head[a, b] * sqrt((a // 3 - b // 3) ** 2 + (a % 3 - b % 3) ** 2) / 18
-    assert mean_distance(drawn) == pytest.approx(by_hand)
+    assert mean_distance(weights) == pytest.approx(by_hand)
 
 
 def test_the_product_is_what_is_not_the_studios_background() -> None:
