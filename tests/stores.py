@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -102,17 +102,28 @@ def save_blank(figure: Figure, path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def hasty_sqlite() -> None:
-    """SQLite that does not wait for the disk at every commit: a test's store need not outlive its machine."""
+    """SQLite that does not wait for the disk at every commit: a test's store need not outlive its machine.
+
+    And that opens its files anew in a forked process, as SQLite must.
+    """
     open_mlflow()
     from sqlalchemy import event
+    from sqlalchemy.exc import DisconnectionError
     from sqlalchemy.pool import Pool
 
-    def hurry(connection: object, record: object) -> None:
+    def opened(connection: Any, record: Any) -> None:
+        record.info["process"] = os.getpid()
         if isinstance(connection, sqlite3.Connection):
             with suppress(sqlite3.Error):  # of what is no database, or locked, the next statement tells
                 connection.execute("PRAGMA synchronous = OFF")
 
-    event.listen(Pool, "connect", hurry)
+    def taken(connection: Any, record: Any, proxy: Any) -> None:
+        if record.info.get("process", os.getpid()) != os.getpid():
+            record.dbapi_connection = proxy.dbapi_connection = None
+            raise DisconnectionError("another process opened it")
+
+    event.listen(Pool, "connect", opened)
+    event.listen(Pool, "checkout", taken)
 
 
 @pytest.fixture

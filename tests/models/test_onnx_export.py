@@ -37,13 +37,10 @@ PICTURES = np.random.default_rng(3).integers(0, 256, (40, 80, 60, 3), dtype=np.u
 
 
 def _make_shallow(family, head, readout):
-    """A tiny model with fewer blocks and, where it writes, two categories: a graph is quicker to trace.
-
-    In the last block of CLIP's head the class token alone reads: it has a whole block before.
-    """
+    """A tiny model with fewer blocks and, where it writes, two categories: a graph is quicker to trace."""
     hf, tokenizer = make_tiny(family)
     tower = hf.git.image_encoder.vision_model if family == "git" else hf.vision_model
-    tower.encoder.layers = tower.encoder.layers[: 2 if (family, head, readout) == KINDS[0] else 1]
+    tower.encoder.layers = tower.encoder.layers[:2]
     categories = CATEGORIES
     if head == "sentences":
         categories = CATEGORIES[1:]
