@@ -1,6 +1,7 @@
 # `make` alone lists what can be done here. Settings go behind: make train MODEL=git DATA=shop.zip FLAGS="--mode lp-ft"
-PYTHON = python3.11
+PYTHON =
 VENV = .venv
+EXTRAS =
 MODEL = blip
 DATA = sample
 PRESET = demo
@@ -8,13 +9,21 @@ PORT = 5000
 FLAGS =
 
 RUN = $(VENV)/bin/python -m
-# Prints pins from pyproject.toml, their one place, for pip to read.
-PINS = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-       print(*(project["optional-dependencies"]["dev"] if "dev" in sys.argv else project["dependencies"]), sep="\n")
+INSTALL = $(RUN) pip install --disable-pip-version-check
+TESTS = pytest -n logical --maxprocesses 4 --dist worksteal
+# Where the catalogue is fetched, what fetches it.
+FETCHER = $(if $(filter kaggle hf,$(DATA)),$(VENV)/.ready-data)
+# 3.11 comes first: the documents' figures were measured with it, and python_env.yaml names it.
+PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
+# A shim that starts nothing, and a Python without its venv module, do not fit.
+FITS = import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+# Prints what pyproject.toml asks for, the core or an extra, for pip to read.
+ASKED = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        print(*(project["optional-dependencies"][sys.argv[1]] if sys.argv[1:] else project["dependencies"]), sep="\n")
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup prepare train pretrain tune study bench demo dashboard ui serve test lint types format clean
+.PHONY: help setup prepare train pretrain tune study bench demo dashboard ui serve check test lint types format lock clean
 
 help:  ## list what can be done (this)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -23,24 +32,24 @@ help:  ## list what can be done (this)
 	@echo 'No GPU? Name the index of the CPU wheels, as the PyTorch site gives it, for the first run:'
 	@echo '  PIP_EXTRA_INDEX_URL=<address> make setup'
 
-setup: $(VENV)/.ready  ## install what training needs into .venv (the others do it when needed)
+setup: $(VENV)/.ready $(EXTRAS:%=$(VENV)/.ready-%)  ## install what training needs into .venv, and EXTRAS (the others do it when needed)
 
-prepare: $(VENV)/.ready  ## read, clean and decode a catalogue once: DATA=folder, zip, CSV, kaggle or hf
+prepare: $(VENV)/.ready $(FETCHER)  ## read, clean and decode a catalogue once: DATA=folder, zip, CSV, kaggle or hf
 	$(RUN) experiments.prepare --data $(DATA) $(FLAGS)
 
-train: $(VENV)/.ready  ## train BLIP on the sample catalogue, or MODEL on DATA, with the settings of PRESET
+train: $(VENV)/.ready $(FETCHER)  ## train BLIP on the sample catalogue, or MODEL on DATA, with the settings of PRESET
 	$(RUN) experiments.train --preset $(PRESET) --model $(MODEL) --data $(DATA) $(FLAGS)
 
-pretrain: $(VENV)/.ready  ## pretrain MODEL on the pictures, titles and attributes of DATA, and write its weights
+pretrain: $(VENV)/.ready $(FETCHER)  ## pretrain MODEL on the pictures, titles and attributes of DATA, and write its weights
 	$(RUN) experiments.pretrain --model $(MODEL) --data $(DATA) $(FLAGS)
 
-tune: $(VENV)/.ready  ## search MODEL's settings on DATA with Optuna, and retrain the winner
+tune: $(VENV)/.ready-search $(FETCHER)  ## search MODEL's settings on DATA with Optuna, and retrain the winner
 	$(RUN) experiments.tune --model $(MODEL) --data $(DATA) $(FLAGS)
 
-study: $(VENV)/.ready  ## carry out the comparative study on DATA with PRESET, and write its report
+study: $(VENV)/.ready-study $(FETCHER)  ## carry out the comparative study on DATA with PRESET, and write its report
 	$(RUN) experiments.study --preset $(PRESET) --data $(DATA) --workers 2 $(FLAGS)
 
-bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning, for an hour or more: docs/performance.md
+bench: $(VENV)/.ready-study $(VENV)/.ready-export $(FETCHER)  ## measure every mode next to naive fine-tuning, for an hour or more: docs/performance.md
 	$(RUN) experiments.benchmark --data $(DATA) --families blip --sizes 384 --kinds "naive,full,full beside naive,one block" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block,one block int8" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --families clip --kinds Trainer $(FLAGS)
@@ -49,7 +58,7 @@ bench: $(VENV)/.ready  ## measure every mode next to naive fine-tuning, for an h
 demo: $(VENV)/.ready  ## train all three families small on the sample and compare them, in minutes
 	$(RUN) experiments.demo $(FLAGS)
 
-dashboard: $(VENV)/.ready  ## compare runs and categorise pictures on http://127.0.0.1:8050
+dashboard: $(VENV)/.ready-dashboard  ## compare runs and categorise pictures on http://127.0.0.1:8050
 	$(RUN) dashboard $(FLAGS)
 
 ui: $(VENV)/.ready  ## show the runs in MLflow's page on PORT
@@ -58,8 +67,15 @@ ui: $(VENV)/.ready  ## show the runs in MLflow's page on PORT
 serve: $(VENV)/.ready  ## serve the champion of MODEL's family over HTTP on PORT
 	. $(VENV)/bin/activate && exec mlflow models serve -m models:/categoriser-$(firstword $(subst -, ,$(MODEL)))@champion --env-manager local --port $(PORT)
 
-test: $(VENV)/.ready-dev  ## run the tests, on up to four cores
-	$(RUN) pytest -n logical --maxprocesses 4 --dist worksteal $(FLAGS)
+# Threads that spin while they wait take the cores from other processes. OpenMP reads this before Python starts.
+check test: export OMP_WAIT_POLICY = PASSIVE
+check test: export GOMP_SPINCOUNT = 0
+
+check: $(VENV)/.ready-dev  ## run the tests that are not slow, on up to four cores
+	$(RUN) $(TESTS) -m "not slow" $(FLAGS)
+
+test: $(VENV)/.ready-dev  ## run all tests, on up to four cores
+	$(RUN) $(TESTS) $(FLAGS)
 
 lint: $(VENV)/.ready-dev  ## check style and layout
 	$(RUN) ruff check .
@@ -72,36 +88,48 @@ format: $(VENV)/.ready-dev  ## mend style and layout where a tool can
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
+lock: $(VENV)/.ready  ## write requirements.lock anew after a change of pyproject.toml (FLAGS=--upgrade: all of it)
+	$(INSTALL) --quiet uv==0.13.9
+	$(RUN) uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-strip-extras \
+	  --custom-compile-command "make lock" --output-file requirements.lock $(FLAGS) pyproject.toml
+	@# PyTorch's CUDA build names its own CUDA packages, nearly all exactly. Without them here, a CPU build brings none.
+	sed -E -i.old '/^(cuda-|nvidia-[^m]|triton)/d' requirements.lock && rm requirements.lock.old
+
 clean:  ## remove tools' caches; runs, data and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find vlm_core experiments dashboard tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The two files below say that the pins are installed; a changed pyproject.toml makes both out of date.
-$(VENV)/.ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
-	  echo "Python 3.11 is needed: install it (Debian: python3.11 and python3.11-venv) so that python3.11 starts it, or run make again with PYTHON=<path of a Python 3.11>." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "This Python 3.11 cannot make virtual environments: install its venv module (Debian: python3.11-venv) and run make again." >&2; exit 1; }
-	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -c '$(PINS)' > $(VENV)/pins.txt
-	$(RUN) pip install --disable-pip-version-check -r $(VENV)/pins.txt
+# The files below say what is installed: the core, an extra beside it, or all that the tests need. A changed
+# pyproject.toml or requirements.lock makes them out of date.
+$(VENV)/.ready: pyproject.toml requirements.lock
+	@test -x $(VENV)/bin/pip || { \
+	  for python in $(PYTHONS); do \
+	    if "$$python" -c '$(FITS)' 2>/dev/null; then "$$python" -m venv $(VENV) && exit; fi; \
+	  done; \
+	  echo "Python 3.11, 3.12 or 3.13 with its venv module is needed: install it (Debian: python3 and python3-venv), or run make again with PYTHON=<path of one>." >&2; exit 1; }
+	@$(VENV)/bin/python -c '$(ASKED)' > $(VENV)/core.txt
+	$(INSTALL) -c requirements.lock -r $(VENV)/core.txt
 	@command -v pyenv >/dev/null || { printf '%s\n' "$$PYENV_STAND_IN" > $(VENV)/bin/pyenv && chmod +x $(VENV)/bin/pyenv; }
 	@touch $@
 
-$(VENV)/.ready-dev: pyproject.toml $(VENV)/.ready
-	@$(VENV)/bin/python -c '$(PINS)' dev > $(VENV)/pins-dev.txt
-	$(RUN) pip install --disable-pip-version-check -r $(VENV)/pins-dev.txt
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(INSTALL) -r requirements.lock
+	@touch $@
+
+$(VENV)/.ready-%: $(VENV)/.ready
+	@$(VENV)/bin/python -c '$(ASKED)' $* > $(VENV)/$*.txt
+	$(INSTALL) -c requirements.lock -r $(VENV)/$*.txt
 	@touch $@
 
 # MLflow asks pyenv, and nothing else, for the Python of an environment it builds (`mlflow run .`, `mlflow models serve`).
-# Where pyenv is missing, this answers in its place with the Python 3.11 that is here.
+# Where pyenv is missing, this answers in its place with the Python that is here: all that fit are as good.
 define PYENV_STAND_IN
 #!/bin/sh
 # Stands in for pyenv, which is not installed: MLflow asks it for a Python, and gets the one of this environment.
 environment=$$(cd "$$(dirname "$$0")/.." && pwd)
 for version; do :; done
 case "$$1 $$version" in
-"install 3.11"*)
+"install 3.11"* | "install 3.12"* | "install 3.13"*)
     folder=$$environment/pyenv/versions/$$version/bin
     mkdir -p "$$folder"
     printf '#!/bin/sh\nexec "%s/bin/python" "$$@"\n' "$$environment" > "$$folder/python"
@@ -109,7 +137,7 @@ case "$$1 $$version" in
     ;;
 "root "*) echo "$$environment/pyenv" ;;
 *)
-    echo "pyenv is not installed: its stand-in $$0 can only give MLflow a Python 3.11, not '$$*'." >&2
+    echo "pyenv is not installed: its stand-in $$0 can only give MLflow a Python 3.11 to 3.13, not '$$*'." >&2
     exit 1
     ;;
 esac
