@@ -14,7 +14,7 @@ TESTS = pytest -n logical --maxprocesses 4 --dist worksteal
 # Where the catalogue is fetched, what fetches it.
 FETCHER = $(if $(filter kaggle hf,$(DATA)),$(VENV)/.ready-data)
 # 3.11 comes first: the documents' figures were measured with it, and python_env.yaml names it.
-PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
+PYTHONS = $(or $(PYTHON),$(foreach name,python3.11 python3.12 python3.13 python3,$(name) /usr/bin/$(name)))
 # A shim that starts nothing, and a Python without its venv module, do not fit.
 FITS = import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 # Prints what pyproject.toml asks for, the core or an extra, for pip to read.
@@ -114,6 +114,9 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(INSTALL) -r requirements.lock
+	@touch $@
+
+$(VENV)/.ready-all: $(patsubst %,$(VENV)/.ready-%,data export search study dashboard)
 	@touch $@
 
 $(VENV)/.ready-%: $(VENV)/.ready

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, require_extra
 
 THREADS = 8
 
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8050, help="port to listen on (default: 8050)")
     parser.add_argument("--mlflow_ui", default="", help="address of the MLflow UI, for links to runs")
     options = parser.parse_args(arguments)
+    require_extra("dashboard")
     from dashboard.security import credentials, is_loopback
 
     # OpenMP's threads spin while they wait: beside a training, one image took seconds instead of milliseconds

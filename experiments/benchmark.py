@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.cli import run_command
 from vlm_core.atomic import write_atomically
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, require_extra
 
 FAMILIES = ("clip", "blip", "git")
 # Commas separate kinds on the command line.
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", default="results/benchmark.json", help="JSON file of the measurements")
     parser.add_argument("--output", default="", help="Markdown file for the tables (empty: print them)")
     options = parser.parse_args(arguments)
+    require_extra("study")
+    require_extra("export")
     path, root = Path(options.results), str(Path.cwd())
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     from vlm_core.benchmark import growth, inference_speed, markdown_tables, steps

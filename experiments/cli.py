@@ -6,7 +6,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, naming_extras
 from vlm_core.progress import log_to_stdout
 
 STOPPED = 130  # what a shell reports after Ctrl-C
@@ -16,7 +16,8 @@ def run_command(main: Callable[[], None]) -> int:
     """Run a command and return its exit code; an error that the user can fix is one sentence on stderr."""
     log_to_stdout()
     try:
-        main()
+        with naming_extras():
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

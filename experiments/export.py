@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import run_command, show_table
+from vlm_core.errors import require_extra
 
 PRECISIONS = {"fp32": ("fp32",), "int8": ("int8",), "both": ("fp32", "int8")}
 COLUMNS = ("", "MB", "largest difference", "same category", "s per image, batch 1", "s per image, batch 32")
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=64, help="number of test images to compare on")
     parser.add_argument("--threads", type=int, default=8, help="threads of both engines, at most one per core")
     options = parser.parse_args(arguments)
+    require_extra("export")
     from experiments.tables import export_rows
     from vlm_core.workflows.export import run_export
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments.cli import run_command, show_table
 from vlm_core.config import StudyConfig
+from vlm_core.errors import require_extra
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "number to its runs. Repeat the command to resume a study that was stopped or killed.",
     )
     config = StudyConfig.from_flags(arguments, parser)
+    require_extra("study")
     from experiments.tables import score_rows
     from vlm_core.study.running import run_study
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from vlm_core.errors import EXTRAS
+
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "Makefile").read_text()
+STAMPS = (".ready", ".ready-dev", *(f".ready-{extra}" for extra in EXTRAS))
 TARGETS = re.findall(r"^([a-z]+):", TEXT, flags=re.MULTILINE)
 
 
@@ -23,7 +26,7 @@ def _installed(folder: Path) -> Path:
     """An environment that make takes for a finished one."""
     environment = folder / "environment"
     environment.mkdir()
-    for stamp in (".ready", ".ready-dev"):
+    for stamp in STAMPS:
         (environment / stamp).touch()
     return environment
 
@@ -51,7 +54,9 @@ def test_every_target_is_phony() -> None:
         (["demo"], "-m experiments.demo"),
         (["prepare", "DATA=hf"], "-m experiments.prepare --data hf"),
         (["serve", "MODEL=blip-large"], "mlflow models serve -m models:/categoriser-blip@champion --env-manager local"),
-        (["test"], "-m pytest"),
+        (["study"], "-m experiments.study --preset demo --data sample"),
+        (["test"], "-m pytest -n"),
+        (["check"], '-m "not slow"'),
     ],
 )
 def test_a_target_runs_its_command_and_installs_nothing_twice(tmp_path: Path, words: list[str], command: str) -> None:
@@ -61,33 +66,66 @@ def test_a_target_runs_its_command_and_installs_nothing_twice(tmp_path: Path, wo
     assert "pip install" not in printed
 
 
-def test_changed_pins_are_installed_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "installed"),
+    [
+        (["train"], ["core.txt"]),
+        (["train", "DATA=kaggle"], ["core.txt", "data.txt"]),
+        (["tune"], ["core.txt", "search.txt"]),
+        (["study", "DATA=hf"], ["core.txt", "study.txt", "data.txt"]),
+        (["bench"], ["core.txt", "study.txt", "export.txt"]),
+        (["dashboard"], ["core.txt", "dashboard.txt"]),
+        (["setup", "EXTRAS=export data"], ["core.txt", "export.txt", "data.txt"]),
+        (["setup", "EXTRAS=all"], ["core.txt", *(f"{extra}.txt" for extra in EXTRAS)]),
+        (["test"], ["core.txt", "requirements.lock"]),
+    ],
+)
+def test_changed_pins_are_installed_again_where_they_are_needed(
+    tmp_path: Path, words: list[str], installed: list[str]
+) -> None:
     environment = _installed(tmp_path)
     for stamp in environment.iterdir():
         os.utime(stamp, (0, 0))
-    assert _make("-n", f"VENV={environment}", "train").stdout.count("pip install") == 1
-    assert _make("-n", f"VENV={environment}", "test").stdout.count("pip install") == 2
+    lines = [line for line in _make("-n", f"VENV={environment}", *words).stdout.splitlines() if "pip install" in line]
+    assert sorted(line.rpartition(" -r ")[2].rpartition("/")[2] for line in lines) == sorted(installed)
+
+
+@pytest.mark.parametrize("target", ["check", "test"])
+def test_threads_of_tests_wait_passively(tmp_path: Path, target: str) -> None:
+    environment = _installed(tmp_path)
+    (environment / "bin").mkdir()
+    python = environment / "bin/python"
+    python.write_text('#!/bin/sh\necho "$OMP_WAIT_POLICY $GOMP_SPINCOUNT"\n')
+    python.chmod(0o755)
+    assert _make("-s", f"VENV={environment}", target).stdout == "PASSIVE 0\n"
 
 
 def test_a_missing_python_gives_one_sentence_and_makes_nothing(tmp_path: Path) -> None:
     done = _make("train", "PYTHON=python3.11-that-is-missing", f"VENV={tmp_path / 'environment'}")
     assert done.returncode != 0
     said, *rest = done.stderr.splitlines()
-    assert said.startswith("Python 3.11 is needed: install it")
+    assert said.startswith("Python 3.11, 3.12 or 3.13 with its venv module is needed: install it")
     assert [line.split(":")[0] for line in rest] == ["make"]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
 def bare_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Makefile beside a pyproject.toml that pins nothing, set up with a PATH that has no pyenv."""
+    """The Makefile beside a pyproject.toml that asks for nothing, set up with a PATH that has no pyenv.
+
+    Of the Pythons on that PATH the first starts nothing, as a shim may, and the second fits.
+    """
     project, tools = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("tools")
     shutil.copy(ROOT / "Makefile", project)
-    (project / "pyproject.toml").write_text("[project]\ndependencies = []\noptional-dependencies.dev = []\n")
+    (project / "requirements.lock").touch()
+    (project / "pyproject.toml").write_text("[project]\ndependencies = []\noptional-dependencies.data = []\n")
     for tool in ("sh", "bash", "env", "touch", "chmod", "mkdir", "dirname"):
         (tools / tool).symlink_to(shutil.which(tool) or tool)
     (tools / "make").symlink_to(shutil.which("make") or "make")
-    done = _make("setup", f"PYTHON={sys.executable}", folder=project, path=str(tools))
+    for name, command in (("python3.11", "exit 127"), ("python3.12", f'exec "{sys.executable}" "$@"')):
+        (tools / name).write_text(f"#!/bin/sh\n{command}\n")
+        (tools / name).chmod(0o755)
+    done = _make("setup", "EXTRAS=data", "PYTHONS=python3.11 python3.12", folder=project, path=str(tools))
     assert done.returncode == 0, done.stderr
     (project / "path").write_text(f"{project}/.venv/bin:{tools}")
     return project
@@ -95,10 +133,13 @@ def bare_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_setup_builds_an_environment_once(bare_project: Path) -> None:
-    assert (bare_project / ".venv/bin/python").exists()
+    assert (bare_project / ".venv/.ready-data").exists()
     assert _make("-q", "setup", folder=bare_project).returncode == 0
-    (bare_project / "pyproject.toml").touch()
-    assert _make("-q", "setup", folder=bare_project).returncode == 1
+    for changed in ("pyproject.toml", "requirements.lock"):
+        later = (bare_project / ".venv/.ready").stat().st_mtime + 1
+        os.utime(bare_project / changed, (later, later))
+        assert _make("-q", "setup", folder=bare_project).returncode == 1
+        os.utime(bare_project / changed, (0, 0))
 
 
 @pytest.mark.slow
@@ -114,12 +155,14 @@ def test_mlflow_builds_its_environment_where_pyenv_is_missing(
     activate = _create_virtualenv(bare_project, python_env, made, env_manager="virtualenv", capture_output=True)
     asked = "import sys; print(sys.prefix, *sys.version_info[:2])"
     command = ["bash", "-c", f"{activate} && python -c '{asked}'"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [str(made), "3", "11"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [
+        *(str(made), *map(str, sys.version_info[:2]))
+    ]
 
 
 @pytest.mark.slow
 def test_the_stand_in_for_pyenv_refuses_what_it_cannot_give(bare_project: Path) -> None:
-    for words in (["install", "--skip-existing", "3.12.1"], ["install", "--list"], ["versions"], []):
+    for words in (["install", "--skip-existing", "3.14.0"], ["install", "--list"], ["versions"], []):
         done = subprocess.run([bare_project / ".venv/bin/pyenv", *words], capture_output=True, text=True)
         assert done.returncode == 1
         assert done.stderr.startswith("pyenv is not installed: its stand-in")

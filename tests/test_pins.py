@@ -1,72 +1,115 @@
-"""One place of the pins, two files that repeat them, and an environment that has them."""
+"""Ranges in pyproject.toml, exact versions in requirements.lock, and an environment that has them."""
 
 import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from vlm_core.errors import EXTRAS
+from vlm_core.tracking.logging_model import requirements as served_requirements
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PINS = PROJECT["dependencies"]
-DEV_PINS = PROJECT["optional-dependencies"]["dev"]
+LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+PYTHONS = ("3.11", "3.12", "3.13")
 
 
-def _name(pin: str) -> str:
+def normalise(name: str) -> str:
     """A distribution's name as registries compare it: case and separators do not count."""
-    return re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower()
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("pin", PINS + DEV_PINS)
-def test_a_pin_is_exact_and_installed(pin: str) -> None:
-    assert re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9a-z.]*", pin)
-    # A CPU wheel of PyTorch calls itself 1.2.3+cpu.
-    assert version(_name(pin)).split("+")[0] == pin.split("==")[1]
+def requirements(lines: Iterable[str]) -> dict[str, Requirement]:
+    """Requirements by the distribution that they ask for."""
+    return {normalise(requirement.name): requirement for requirement in map(Requirement, lines)}
 
 
-def test_the_environment_files_have_the_pins_of_pyproject() -> None:
-    python_env = yaml.safe_load((ROOT / "python_env.yaml").read_text())
-    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
-    assert python_env["dependencies"] == PINS
-    assert conda["dependencies"][-1] == {"pip": PINS}
+PINS = requirements(line for line in LOCK if not line.startswith("#"))
+OPTIONAL = {extra: lines for extra, lines in PROJECT["optional-dependencies"].items() if extra != "all"}
+RANGES = [
+    line
+    for line in (*PROJECT["dependencies"], *(line for lines in OPTIONAL.values() for line in lines))
+    if not line.startswith(PROJECT["name"])
+]
 
 
-def test_mlflow_builds_one_environment_from_either_file() -> None:
-    from mlflow.utils.environment import _PythonEnv
-
-    from_conda = _PythonEnv.from_conda_yaml(ROOT / "conda.yaml")
-    from_python_env = _PythonEnv.from_yaml(ROOT / "python_env.yaml")
-    assert from_conda.to_dict() == from_python_env.to_dict()
-    assert from_conda.dependencies == PINS
-    # Anything but a full version makes pyenv build the newest Python from the network.
-    assert re.fullmatch(r"3\.11\.\d+", from_conda.python)
+def test_the_lock_pins_each_distribution_once_to_one_version_from_any_index() -> None:
+    assert len(PINS) == sum(not line.startswith("#") for line in LOCK)
+    for pin in PINS.values():
+        assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(pin.specifier))
+        assert (pin.url, pin.extras) == (None, set())
 
 
-def test_mlflow_reads_every_pin_as_a_plain_requirement() -> None:
+@pytest.mark.parametrize("line", RANGES)
+def test_the_lock_has_what_pyproject_asks_for(line: str) -> None:
+    asked = Requirement(line)
+    pin = PINS[normalise(asked.name)]
+    assert {clause.operator for clause in asked.specifier} == {">=", "<"}
+    assert asked.specifier.contains(str(pin.specifier).removeprefix("=="))
+    assert pin.marker is None
+
+
+@pytest.mark.parametrize("pin", PINS.values(), ids=str)
+def test_a_pin_that_is_for_this_machine_is_installed(pin: Requirement) -> None:
+    if pin.marker is None or pin.marker.evaluate():
+        # A CPU wheel of PyTorch calls itself 1.2.3+cpu.
+        assert f"=={version(pin.name).split('+')[0]}" == str(pin.specifier)
+
+
+def test_each_python_that_fits_has_the_same_pins() -> None:
+    assert [python for python in PYTHONS if python not in SpecifierSet(PROJECT["requires-python"])] == []
+    for pin in PINS.values():
+        if pin.marker:
+            assert len({pin.marker.evaluate({"python_full_version": f"{python}.0"}) for python in PYTHONS}) == 1
+
+
+def test_the_environment_files_refer_to_the_lock() -> None:
     from mlflow.utils.environment import _PythonEnv
     from mlflow.utils.requirements_utils import _parse_requirements
 
-    pins = _PythonEnv.from_yaml(ROOT / "python_env.yaml").dependencies
-    parsed = list(_parse_requirements(pins, is_constraint=False, base_dir=str(ROOT)))
-    assert [requirement.req_str for requirement in parsed] == pins
+    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    assert conda["dependencies"][-1] == {"pip": ["-r requirements.lock"]}
+    from_conda = _PythonEnv.from_conda_yaml(ROOT / "conda.yaml")
+    from_python_env = _PythonEnv.from_yaml(ROOT / "python_env.yaml")
+    assert from_conda.to_dict() == from_python_env.to_dict()
+    # Anything but a full version makes pyenv build the newest Python from the network.
+    assert re.fullmatch(r"3\.11\.\d+", from_conda.python)
+    read = list(_parse_requirements(from_conda.dependencies, is_constraint=False, base_dir=str(ROOT)))
+    assert requirements(requirement.req_str for requirement in read) == PINS
+    assert not any(requirement.is_constraint for requirement in read)
 
 
-def test_code_imports_nothing_that_is_not_pinned() -> None:
-    pinned = {_name(pin) for pin in PINS}
+@pytest.mark.parametrize(("family", "engine"), [("clip", ""), ("baseline", ""), ("git", "onnx")])
+def test_a_served_model_asks_for_pins_of_the_lock(family: str, engine: str) -> None:
+    served = requirements(served_requirements(family, engine))
+    assert {name: PINS[name].specifier for name in served} == {
+        name: requirement.specifier for name, requirement in served.items()
+    }
+    core = requirements(PROJECT["dependencies"])
+    assert {*served} - {*core} == ({"onnxruntime"} if engine else set())
+
+
+def test_code_imports_nothing_that_is_not_asked_for() -> None:
+    asked = {*requirements(PROJECT["dependencies"])}
+    asked |= {name for extra in EXTRAS for name in requirements(OPTIONAL[extra])}
     distributions = packages_distributions()
     own = {"vlm_core", "experiments", "dashboard"}
-    unpinned = {
+    unasked = {
         f"{path.relative_to(ROOT)} imports {module}"
         for package in own
         for path in (ROOT / package).rglob("*.py")
         for module in _imported(path) - own - sys.stdlib_module_names
-        if pinned.isdisjoint(map(_name, distributions.get(module, [])))
+        if asked.isdisjoint(map(normalise, distributions.get(module, [])))
     }
-    assert unpinned == set()
+    assert unasked == set()
 
 
 def _imported(path: Path) -> set[str]:

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, require_extra
 from vlm_core.progress import track
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def _building(target: Path, place: str) -> Iterator[Path | None]:
         shutil.rmtree(workshop, ignore_errors=True)
         yield None
         return
+    require_extra("data")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vlm_core.atomic import building
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, require_extra
 from vlm_core.models.onnx_categoriser import GRAPH, LOG_PROBABILITIES, PIXELS, OnnxCategoriser, OnnxDescription
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def export_graph(compute: nn.Module, image_size: int, outputs: Sequence[str], pa
     """Write an ONNX file of the module's computation on pixels (B, 3, S, S), for any B."""
     import torch
 
+    require_extra("export")
     # the exporter would treat a batch size of one as a constant
     example = torch.zeros(2, 3, image_size, image_size, device=next(compute.parameters()).device)
     with torch.no_grad(), _quiet():

@@ -1,0 +1,78 @@
+"""Where an optional library is missing, one sentence names the extra that brings it."""
+
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tests.stores import copy_database, run_python
+from tests.test_pins import PROJECT, normalise, requirements
+from vlm_core.errors import EXTRAS, MissingExtra, naming_extras, require_extra
+
+# The core's own dependencies bring these too: whoever installs the core alone has them.
+ALSO_CORE = {"flask", "jinja2", "requests"}
+WITHOUT_EXTRAS = f"""
+import runpy, sys
+for module in {sorted({module for modules in EXTRAS.values() for module in modules} - ALSO_CORE)}:
+    sys.modules[module] = None
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+SMALL = ("--epochs=1", "--train_per_category=12", "--per_category=20", "--threads=1", "--resamples=100")
+
+
+def test_the_modules_of_each_extra_are_those_that_pyproject_asks_for() -> None:
+    distributions = packages_distributions()
+    brought = {extra: {normalise(distributions[module][0]) for module in modules} for extra, modules in EXTRAS.items()}
+    asked = {extra: {*requirements(PROJECT["optional-dependencies"][extra])} for extra in EXTRAS}
+    assert brought == asked
+    assert {*PROJECT["optional-dependencies"]} == {*EXTRAS, "all", "dev"}
+
+
+def test_an_installed_extra_passes() -> None:
+    for extra in EXTRAS:
+        require_extra(extra)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtra, match=r"^onnx is not installed: run pip install '[a-z-]+\[export\]', or make"):
+        require_extra("export")
+
+
+def test_an_import_that_fails_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtra, match=r"^optuna is not installed: .*\[search\]"), naming_extras():
+        import optuna  # noqa: F401
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"), naming_extras():
+        import no_such_module  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_the_core_trains_and_predicts(tmp_path: Path, shop: Path, empty_database: Path) -> None:
+    copy_database(empty_database, tmp_path)
+    train = ["experiments.train", "--preset", "demo", "--model", "clip", "--data", str(shop), *SMALL]
+    model = "models:/categoriser-clip@champion"
+    predict = ["experiments.predict", "--model", model, "--pictures", str(shop / "images")]
+    for words in (train, predict):
+        done = run_python(WITHOUT_EXTRAS, tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (["experiments.tune", "--data", "sample"], "search"),
+        (["experiments.study", "--data", "sample"], "study"),
+        (["experiments.export", "--run", "any"], "export"),
+        (["experiments.prepare", "--data", "hf"], "data"),
+        (["dashboard"], "dashboard"),
+    ],
+)
+def test_a_command_without_its_extra_says_one_sentence(tmp_path: Path, words: list[str], extra: str) -> None:
+    done = run_python(WITHOUT_EXTRAS, tmp_path, *words)
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("error: ")
+    assert sentence.endswith(f"[{extra}]', or make setup EXTRAS={extra} in a clone of the project.")
+    assert not list(tmp_path.glob("mlflow.db*"))
