@@ -9,7 +9,8 @@ PORT = 5000
 FLAGS =
 
 RUN = $(VENV)/bin/python -m
-INSTALL = $(RUN) pip install --disable-pip-version-check
+# Compiling what is never imported would take a minute and half a gigabyte.
+INSTALL = $(RUN) pip install --disable-pip-version-check --no-compile
 TESTS = pytest -n logical --maxprocesses 4 --dist worksteal
 # Where the catalogue is fetched, what fetches it.
 FETCHER = $(if $(filter kaggle hf,$(DATA)),$(VENV)/.ready-data)
