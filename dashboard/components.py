@@ -85,8 +85,8 @@ def number_tile(label: str, value: str, note: str = "") -> Component:
     return dmc.Paper(
         [
             dmc.Text(label, size="xs", c="dimmed"),
-            dmc.Text(value, size="xl", fw=650, className="figures"),
-            dmc.Text(note or "\u00a0", size="xs", c="dimmed", className="figures"),
+            dmc.Text(value, size="xl", fw=650, className="numbers"),
+            dmc.Text(note or "\u00a0", size="xs", c="dimmed", className="numbers"),
         ],
         withBorder=True,
         p="md",
@@ -214,11 +214,11 @@ def first_choice(choices: Sequence[dict[str, str]], chosen: str | None) -> Any:
     return no_update if chosen or not choices else choices[0]["value"]
 
 
-def listed(text: str | None) -> list[str]:
+def parse_list(text: str | None) -> list[str]:
     """Return the parts of a comma-separated value in the address."""
     return [part for part in (text or "").split(",") if part]
 
 
-def counted(text: str | None, least: int = 1) -> int:
+def parse_number(text: str | None, least: int = 1) -> int:
     """Return the number in a value of the address, at least `least`; `least` where it holds none."""
     return max(least, int(text)) if text and text.isdecimal() and len(text) < 7 else least

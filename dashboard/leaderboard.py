@@ -86,7 +86,7 @@ def make_leaderboard(table: pd.DataFrame) -> Leaderboard:
     return Leaderboard([_compact(row) for row in plain.to_dict("records")], sets)
 
 
-def rows_of(board: Leaderboard, chosen: str, *, hide_failed: bool) -> list[dict[str, Any]]:
+def select_rows(board: Leaderboard, chosen: str, *, hide_failed: bool) -> list[dict[str, Any]]:
     """Return the rows of one test set ("" for all), without failed runs where `hide_failed`."""
     return [
         row
@@ -95,12 +95,12 @@ def rows_of(board: Leaderboard, chosen: str, *, hide_failed: bool) -> list[dict[
     ]
 
 
-def most_compared(board: Leaderboard) -> str:
+def largest_test_set(board: Leaderboard) -> str:
     """Return the key of the test set with most runs, the newest of these; "" without any."""
     return max(board.sets, key=lambda each: each.runs).key if board.sets else ""
 
 
-def banded(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: str) -> list[dict[str, Any]]:
+def with_headings(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: str) -> list[dict[str, Any]]:
     """Return the rows with a heading row before each test set, and before each value of the grouping within it."""
     known = {each.key: each for each in sets}
     bands: dict[tuple[int, str], list[dict[str, Any]]] = {}
@@ -125,10 +125,10 @@ def run_choices(table: pd.DataFrame, chosen: Sequence[str] | None = ()) -> list[
     return [*known, *({"value": run_id, "label": f"run {run_id[:8]}"} for run_id in missing)]
 
 
-def best_run(board: Leaderboard, *, but: str = "") -> str:
-    """Return the id of the best honest run of the test set with most runs, of any model `but` one; "" without one."""
-    key = most_compared(board)
-    ranked = (row for row in board.rows if row["set"] == key and row.get("rank") and row["model"] != but)
+def best_run(board: Leaderboard, *, excluding: str = "") -> str:
+    """Return the id of the best honest run, not of model `excluding`, of the largest test set; "" without one."""
+    key = largest_test_set(board)
+    ranked = (row for row in board.rows if row["set"] == key and row.get("rank") and row["model"] != excluding)
     return next((row["run_id"] for row in ranked), "")
 
 

@@ -22,10 +22,10 @@ def picture_address(fingerprint: str, product: str) -> str:
 
 def has_pictures(root: Path, fingerprint: str) -> bool:
     """Return whether the catalogue lies prepared on this machine."""
-    return catalogue_of(root, fingerprint) is not None
+    return find_catalogue(root, fingerprint) is not None
 
 
-def catalogue_of(root: Path, fingerprint: str) -> Catalogue | None:
+def find_catalogue(root: Path, fingerprint: str) -> Catalogue | None:
     """Return the prepared catalogue of that fingerprint below `root`; None where there is none."""
     from vlm_core.catalogue.catalogue import find_prepared
 

@@ -58,7 +58,7 @@ class Runs:
         self._view = StoreSnapshot(pd.DataFrame(), "loading", "", 0, whole=False)
         self._files: LRUCache[tuple[str, ...], Any] = LRUCache(MOST_FILES)
         self._lock = threading.Lock()
-        self._looked = time.monotonic()
+        self._last_visit = time.monotonic()
         self._read_whole = float("-inf")
         self._thread: threading.Thread | None = None
 
@@ -70,7 +70,7 @@ class Runs:
 
     def view(self) -> StoreSnapshot:
         """Return the store as last seen, without waiting."""
-        self._looked = time.monotonic()
+        self._last_visit = time.monotonic()
         return self._view
 
     def table(self) -> pd.DataFrame:
@@ -139,7 +139,7 @@ class Runs:
 
     def _watch(self) -> None:
         while True:
-            if time.monotonic() - self._looked < SECONDS_OF_INTEREST or not self._view.whole:
+            if time.monotonic() - self._last_visit < SECONDS_OF_INTEREST or not self._view.whole:
                 try:
                     self.refresh()
                 except Exception:  # the thread must outlive whatever one reading meets
@@ -155,8 +155,8 @@ class Runs:
         for part in self.reader().pages():
             parts.append(part)
             if first:
-                self._publish(_together(parts), "ready", "", whole=False)
-        self._publish(_together(parts), "ready", "", whole=True)
+                self._publish(_concatenate(parts), "ready", "", whole=False)
+        self._publish(_concatenate(parts), "ready", "", whole=True)
         self._read_whole = started
 
     def _read_changes(self) -> None:
@@ -172,11 +172,13 @@ class Runs:
         ended = sorted(set(ran) - set(pd.concat(parts)["run_id"]))
         if ended:
             parts.append(reader.runs("attributes.run_id IN (" + ", ".join(f"'{name}'" for name in ended) + ")"))
-        fresh = _together([part for part in parts if not part.empty]).drop_duplicates("run_id")
+        fresh = _concatenate([part for part in parts if not part.empty]).drop_duplicates("run_id")
         if fresh.empty:
             return
         unchanged = table[~table["run_id"].isin([*fresh["run_id"], *ended])]
-        merged = _together([fresh, unchanged]).sort_values("started", ascending=False, kind="stable", ignore_index=True)
+        merged = _concatenate([fresh, unchanged]).sort_values(
+            "started", ascending=False, kind="stable", ignore_index=True
+        )
         if not merged.equals(table):
             self._publish(merged, "ready", "", whole=True)
 
@@ -201,7 +203,7 @@ class Runs:
         return content
 
 
-def _together(parts: list[pd.DataFrame]) -> pd.DataFrame:
+def _concatenate(parts: list[pd.DataFrame]) -> pd.DataFrame:
     filled = [part for part in parts if not part.empty]
     return pd.concat(filled, ignore_index=True) if filled else (parts[0] if parts else pd.DataFrame())
 

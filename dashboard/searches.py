@@ -31,7 +31,7 @@ class Search:
     name: str
     model: str
     searched: tuple[str, ...]
-    both: bool  # whether seconds per image are an objective too
+    two_objectives: bool  # whether seconds per image are an objective too
     trials: tuple[Trial, ...]
 
     @property
@@ -66,9 +66,14 @@ def read_search(table: pd.DataFrame, run_id: str) -> Search | None:
     below = table.get("tags.mlflow.parentRunId", pd.Series("", index=table.index)) == run_id
     rows = table[below & (table["tags.kind"] == "trial")].sort_values("started")
     trials = tuple(_trial(number, each, searched) for number, each in enumerate(rows.to_dict("records")))
-    both = str(row.get("params.search_objectives", "")) == "score,seconds"
+    two_objectives = str(row.get("params.search_objectives", "")) == "score,seconds"
     return Search(
-        run_id, str(row.get("tags.search_name", row["name"])), str(row.get("params.model", "")), searched, both, trials
+        run_id,
+        str(row.get("tags.search_name", row["name"])),
+        str(row.get("params.model", "")),
+        searched,
+        two_objectives,
+        trials,
     )
 
 

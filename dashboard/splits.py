@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dashboard.pictures import catalogue_of
+from dashboard.pictures import find_catalogue
 from dashboard.runs import Runs
 from vlm_core.aliases import current_value
 
@@ -85,7 +85,7 @@ def read_split(runs: Runs, run_id: str) -> SplitView | None:
     info = json.loads(text)
     info["protocol"] = current_value("protocol", info["protocol"])
     fingerprint = str(info["catalogue_fingerprint"])
-    return SplitView(info, fingerprint, catalogue_of(runs.root, fingerprint))
+    return SplitView(info, fingerprint, find_catalogue(runs.root, fingerprint))
 
 
 @lru_cache(maxsize=4)
@@ -98,7 +98,7 @@ def duplicate_report(
     """
     from vlm_core.catalogue.duplicates import label_conflicts, near_duplicate_groups
 
-    catalogue = catalogue_of(root, fingerprint)
+    catalogue = find_catalogue(root, fingerprint)
     if catalogue is None:
         return None
     groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
@@ -107,6 +107,6 @@ def duplicate_report(
     return len(several), int(several.sum()), tuple(label_conflicts(catalogue.products, groups, label)), groups
 
 
-def page_of(rows: pd.DataFrame, number: int, size: int) -> Sequence[dict[Any, Any]]:
+def page_rows(rows: pd.DataFrame, number: int, size: int) -> Sequence[dict[Any, Any]]:
     """Return the rows of a page, counted from 1."""
     return rows.iloc[(number - 1) * size : number * size].to_dict("records")

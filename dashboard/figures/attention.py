@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vlm_core.attention.faithfulness import Faithfulness, PictureCurves
 
 CURVES: Final = ("deletion", "insertion")
+_CHANGES: Final = ("removed", "restored")
 _GREY: Final = "#8A8F98"
 
 
@@ -51,7 +52,7 @@ def picture_curves(styles: Sequence[RunStyle], curves: Sequence[PictureCurves]) 
     """Return deletion and insertion on one picture, a line per model."""
     figure = make_subplots(cols=2, subplot_titles=CURVES)
     for style, each in zip(styles, curves, strict=True):
-        for column, values in enumerate((each.deletion, each.insertion), start=1):
+        for column, (values, change) in enumerate(zip((each.deletion, each.insertion), _CHANGES, strict=True), start=1):
             figure.add_scatter(
                 x=each.shares,
                 y=values,
@@ -60,12 +61,14 @@ def picture_curves(styles: Sequence[RunStyle], curves: Sequence[PictureCurves]) 
                 name=plain_text(style.name),
                 legendgroup=style.name,
                 showlegend=column == 1,
-                hovertemplate="%{x:.0%} of the cells<br>probability %{y:.2f}",
+                hovertemplate="%{x:.0%} " + change + "<br>probability %{y:.2f}",
                 row=1,
                 col=column,
             )
     figure.update_layout(**layout(margin={"t": 64}, legend={"y": 1.16}))
-    figure.update_xaxes(tickformat=".0%", zeroline=False, title_text="share of the cells", title_font_size=13)
+    figure.update_xaxes(tickformat=".0%", zeroline=False, title_font_size=13)
+    for column, change in enumerate(_CHANGES, start=1):
+        figure.update_xaxes(title_text=f"share of the image {change}", col=column)
     figure.update_yaxes(zeroline=False, range=[0, 1.03])
     figure.update_yaxes(title_text="probability", title_font_size=13, col=1)
     return figure

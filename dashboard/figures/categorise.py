@@ -44,7 +44,7 @@ def coverage_curves(styles: Sequence[RunStyle], predictions: Sequence[Prediction
     figure.update_layout(
         **layout(
             xaxis={"title": {"text": "confidence threshold"}, "range": [0, 1]},
-            yaxis={"title": {"text": "share of validation"}, "range": [0, 1.03], "tickformat": ".0%"},
+            yaxis={"title": {"text": "share of products"}, "range": [0, 1.03], "tickformat": ".0%"},
         )
     )
     return figure

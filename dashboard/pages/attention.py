@@ -17,14 +17,14 @@ from dashboard.attention import METHODS, AttentionExplainer, AttentionView
 from dashboard.components import (
     aria,
     card,
-    counted,
     empty_state,
     family_dot,
     graph,
     keep_in_url,
-    listed,
     notice,
     page_header,
+    parse_list,
+    parse_number,
     skeleton,
     store_state,
     wide,
@@ -66,7 +66,7 @@ class AttentionPanel:
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page, with the picture and the models that the address names."""
     view = runs.view()
-    models = listed(query.get("models")) or [name for name in [best_run(view.board, but="baseline")] if name]
+    models = parse_list(query.get("models")) or [name for name in [best_run(view.board, excluding="baseline")] if name]
     return html.Div(
         [
             page_header("Attention", "See which parts of an image each model's prediction depends on, side by side."),
@@ -253,7 +253,7 @@ def _picture_curves_card(runs: Runs, panels: Sequence[AttentionPanel]) -> Compon
     figure = picture_curves(styles, [each for _, each in curves])
     return card(
         "Is the map faithful for this image?",
-        wide(graph("attention-followed", figure, "Deletion and insertion curves", 320), "Deletion and insertion"),
+        wide(graph("attention-picture-curves", figure, "Deletion and insertion curves", 320), "Deletion and insertion"),
         note="Parts of the image are removed or restored, most important first. With a good map, the probability falls "
         "quickly under deletion and rises quickly under insertion.",
         mt="lg",
@@ -292,7 +292,7 @@ def _panel_card(runs: Runs, panel: AttentionPanel) -> Component:
 
 def _probability(verb: str, view: AttentionView, category: int) -> Component:
     share = f" {view.probabilities[category]:.1%}"
-    return dmc.Text([f"{verb} ", html.B(view.categories[category]), share], size="sm", className="figures")
+    return dmc.Text([f"{verb} ", html.B(view.categories[category]), share], size="sm", className="numbers")
 
 
 def _words(view: AttentionView) -> Component | None:
@@ -360,8 +360,8 @@ def _choice_card(runs: Runs, chosen: Sequence[str], query: Mapping[str, str]) ->
                 **aria(label="Method"),
             ),
         ),
-        _slider("layer", "Layer (0: all layers, combined by the method)", counted(query.get("layer"), least=0)),
-        _slider("head", "Head of that layer (0: mean of all heads)", counted(query.get("head"), least=0)),
+        _slider("layer", "Layer (0: all layers, combined by the method)", parse_number(query.get("layer"), least=0)),
+        _slider("head", "Head of that layer (0: mean of all heads)", parse_number(query.get("head"), least=0)),
     )
 
 

@@ -14,13 +14,13 @@ from dash.development.base_component import Component
 from dashboard.components import (
     aria,
     card,
-    counted,
     empty_state,
     graph,
     keep_in_url,
     leak_badge,
     number_tile,
     page_header,
+    parse_number,
     skeleton,
     store_state,
     take_first,
@@ -28,7 +28,7 @@ from dashboard.components import (
 from dashboard.figures.catalogue import balance, height_of
 from dashboard.pictures import picture_address
 from dashboard.runs import Runs
-from dashboard.splits import PARTS, SplitView, duplicate_report, page_of, read_split, split_choices
+from dashboard.splits import PARTS, SplitView, duplicate_report, page_rows, read_split, split_choices
 
 NAME: Final = "Catalogue"
 PATH: Final = "/catalogue"
@@ -67,7 +67,9 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         custom_spinner=skeleton(240),
                         delay_show=200,
                     ),
-                    _grid_card(query.get("category"), part if part in PARTS else "test", counted(query.get("page"))),
+                    _products_card(
+                        query.get("category"), part if part in PARTS else "test", parse_number(query.get("page"))
+                    ),
                     dcc.Loading(
                         html.Div(id="catalogue-duplicates", style={"minHeight": 120}),
                         custom_spinner=skeleton(120),
@@ -147,7 +149,7 @@ def update_pictures(
         return dmc.Text(NOT_HERE, size="sm", c="dimmed"), 1
     rows = split.products(part, category or "")
     pages = max(1, -(-len(rows) // PAGE_SIZE))
-    figures = [_product(split, row) for row in page_of(rows, min(page or 1, pages), PAGE_SIZE)]
+    figures = [_product(split, row) for row in page_rows(rows, min(page or 1, pages), PAGE_SIZE)]
     count = dmc.Text(f"{len(rows):,} products", size="sm", c="dimmed", mb="sm")
     return html.Div([count, html.Div(figures, className="gallery")]), pages
 
@@ -214,16 +216,6 @@ def _report(split: SplitView) -> Component:
 
 def _leakage_card(info: Mapping[str, Any]) -> Component:
     leakage = info["leakage"]
-    causes = []
-    if leakage["near"]:
-        causes.append(f"{leakage['near']:.1%} of the evaluated products or their near-duplicates are also in training")
-    if leakage["pretraining"]:
-        causes.append(f"{leakage['pretraining']:.1%} may have been seen in pretraining")
-    summary = (
-        f"Under protocol {info['protocol']}, {' and '.join(causes)}, so scores on this split reward memorisation."
-        if causes
-        else "No evaluated product or near-duplicate of one is in training."
-    )
     body = [[name, f"{share:.1%}"] for name, share in leakage["near_by_category"].items()]
     body += [
         ["exact duplicates, all categories", f"{leakage['exact']:.1%}"],
@@ -232,7 +224,21 @@ def _leakage_card(info: Mapping[str, Any]) -> Component:
     table = dmc.Table(data={"head": ["Category", "Evaluated products also in training"], "body": body})
     scroll = html.Div(table, className="scroll-x", style={"maxHeight": 320, "overflowY": "auto"}, tabIndex=0)
     badge = [leak_badge()] if info["leaking"] else []
-    return card("Leakage", dmc.Text(summary, size="sm"), scroll, actions=badge)
+    return card("Leakage", dmc.Text(_leakage_summary(info), size="sm"), scroll, actions=badge)
+
+
+def _leakage_summary(info: Mapping[str, Any]) -> str:
+    leakage, protocol = info["leakage"], info["protocol"]
+    causes = []
+    if leakage["near"]:
+        causes.append(f"{leakage['near']:.1%} of the evaluated products or their near-duplicates are also in training")
+    if leakage["pretraining"]:
+        causes.append(f"{leakage['pretraining']:.1%} may have been seen in pretraining")
+    if causes:
+        return f"Under protocol {protocol}, {' and '.join(causes)}, so scores on this split reward memorisation."
+    if info["leaking"]:
+        return f"Protocol {protocol} can leak, but no evaluated product or near-duplicate of one is in training here."
+    return "No evaluated product or near-duplicate of one is in training."
 
 
 def _reading_card(split: SplitView) -> Component:
@@ -245,7 +251,7 @@ def _reading_card(split: SplitView) -> Component:
     return card("How the catalogue was read", dmc.Text(summary, size="sm"), *(left_out if lines else []))
 
 
-def _grid_card(category: str | None, part: str, page: int) -> Component:
+def _products_card(category: str | None, part: str, page: int) -> Component:
     controls = dmc.Group(
         [
             dmc.Select(
@@ -272,5 +278,5 @@ def _grid_card(category: str | None, part: str, page: int) -> Component:
 def _product(split: SplitView, row: Mapping[Any, Any]) -> Component:
     product, label = str(row["product_id"]), str(row[split.info["label"]])
     picture = html.Img(src=picture_address(split.fingerprint, product), alt=f"Product {product}: {label}")
-    lines = [html.B(label), html.Div(str(row.get("title", ""))), html.Div(product, className="figures")]
+    lines = [html.B(label), html.Div(str(row.get("title", ""))), html.Div(product, className="numbers")]
     return html.Figure([picture, html.Figcaption(lines)])

@@ -17,9 +17,9 @@ from dashboard.components import (
     graph,
     icon,
     keep_in_url,
-    listed,
     notice,
     page_header,
+    parse_list,
     skeleton,
     store_state,
 )
@@ -46,7 +46,7 @@ MOST_MODELS: Final = 4
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page; no model is loaded before there is a picture."""
     view = runs.view()
-    models = listed(query.get("models")) or [name for name in [best_run(view.board)] if name]
+    models = parse_list(query.get("models")) or [name for name in [best_run(view.board)] if name]
     return html.Div(
         [
             page_header("Categorise", "Drop in product images and compare the models' predictions."),
@@ -264,7 +264,7 @@ def _model_views(prediction: Mapping[str, Any], run_id: str, source: str) -> Com
     if prediction["map"]:
         heatmap = _captioned(prediction["map"], "Where the model looks for its prediction", "where it looks")
         views.append(dcc.Link(heatmap, href=f"/attention?models={quote(run_id)}&picture={quote(source)}"))
-    milliseconds = dmc.Text(f"{prediction['ms']:.0f} ms", size="xs", c="dimmed", className="figures", mt="xs")
+    milliseconds = dmc.Text(f"{prediction['ms']:.0f} ms", size="xs", c="dimmed", className="numbers", mt="xs")
     return html.Div([html.Div(views, className="model-views"), milliseconds])
 
 
@@ -277,7 +277,7 @@ def _bar(name: str, value: float, colour: str) -> Component:
         [
             html.Span(name, className="truncate", title=name),
             html.Span(html.Span(style={"width": f"{value:.2%}", "background": colour}), className="track"),
-            html.Span(f"{value:.1%}", className="figures"),
+            html.Span(f"{value:.1%}", className="numbers"),
         ],
         className="bar",
     )

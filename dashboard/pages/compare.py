@@ -33,9 +33,9 @@ from dashboard.components import (
     graph,
     keep_in_url,
     leak_badge,
-    listed,
     notice,
     page_header,
+    parse_list,
     skeleton,
     store_state,
 )
@@ -64,7 +64,7 @@ MOST_PICTURES: Final = 48
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page's frame, with the runs that the address names."""
     view = runs.view()
-    chosen = listed(query.get("runs"))[:MOST_RUNS]
+    chosen = parse_list(query.get("runs"))[:MOST_RUNS]
     # older addresses say "right" for "correct"
     choices = {"pair": query.get("pair"), "correct": query.get("correct") or query.get("right")}
     return html.Div(
@@ -254,9 +254,9 @@ def _run_card(run: ComparedRun) -> Component:
     facts = (row.get("params.model"), row.get("params.mode"), row.get("tags.weights_source"), seed)
     leaking = leak_badge() if row.get("tags.leaking") != "false" else None
     name = dcc.Link(run.style.name, href=f"/run?run={run.run_id}", className="cell-link")
-    small: dict[str, Any] = {"size": "xs", "c": "dimmed", "className": "figures"}
+    small: dict[str, Any] = {"size": "xs", "c": "dimmed", "className": "numbers"}
     scores = [
-        dmc.Text(f"{score.value:.3f}", size="xl", fw=650, className="figures"),
+        dmc.Text(f"{score.value:.3f}", size="xl", fw=650, className="numbers"),
         dmc.Text(f"macro-F1, {score.low:.3f} to {score.high:.3f}", **small),
         dmc.Text(f"{seconds:,.0f} s training" if seconds else "", **small),
     ]

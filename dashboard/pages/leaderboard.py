@@ -21,14 +21,14 @@ from dashboard.components import (
     card,
     graph,
     keep_in_url,
-    listed,
     notice,
     page_header,
+    parse_list,
     skeleton,
     store_state,
 )
 from dashboard.figures.leaderboard import score_against_cost
-from dashboard.leaderboard import COSTS, GROUPINGS, Leaderboard, TestSet, banded, most_compared, rows_of
+from dashboard.leaderboard import COSTS, GROUPINGS, Leaderboard, TestSet, largest_test_set, select_rows, with_headings
 from dashboard.runs import Runs
 
 NAME: Final = "Leaderboard"
@@ -58,8 +58,8 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     view = runs.view()
     board = view.board
     chosen, sort = query.get("set", ""), query.get("sort", "")
-    rows = rows_of(board, chosen, hide_failed=query.get("all") != "true")
-    first = banded(rows, board.sets, query.get("group", ""))
+    rows = select_rows(board, chosen, hide_failed=query.get("all") != "true")
+    first = with_headings(rows, board.sets, query.get("group", ""))
     if not sort and not query.get("filter"):
         first = first[:FIRST_ROWS]
     return html.Div(
@@ -143,9 +143,9 @@ def update_grid(
     if not rendered:
         raise PreventUpdate
     board = runs.view().board
-    rows = rows_of(board, chosen or "", hide_failed=not everything)
+    rows = select_rows(board, chosen or "", hide_failed=not everything)
     new_columns = _sorted_columns(rows, _sets(board, chosen or ""), sort)
-    grid_rows = banded(rows, board.sets, grouping or "")
+    grid_rows = with_headings(rows, board.sets, grouping or "")
     return (
         grid_rows,
         no_update if new_columns == columns else new_columns,
@@ -162,7 +162,7 @@ def update_scatter(runs: Runs, rendered: bool, version: int | None, chosen: str 
     if not rendered:
         raise PreventUpdate
     board = runs.view().board
-    rows = rows_of(board, chosen or most_compared(board), hide_failed=True)
+    rows = select_rows(board, chosen or largest_test_set(board), hide_failed=True)
     figure = score_against_cost(rows, cost if cost in COSTS else "train")
     label = "Macro-F1 of each run against its cost, with the Pareto front"
     return graph("leaderboard-figure", figure, label, SCATTER_PIXELS)
@@ -300,7 +300,9 @@ def _sorted_columns(
 
     `sort` is the first order, such as "latency:asc,name:desc"; later the reader's choice stays.
     """
-    orders = [part.rsplit(":", 1) for part in listed(sort) if part.endswith((":asc", ":desc"))] or [["score", "desc"]]
+    orders = [part.rsplit(":", 1) for part in parse_list(sort) if part.endswith((":asc", ":desc"))] or [
+        ["score", "desc"]
+    ]
     first = {
         name: {"initialSort": direction, "initialSortIndex": place} for place, (name, direction) in enumerate(orders)
     }

@@ -18,7 +18,6 @@ from dashboard.components import (
     aria,
     button_link,
     card,
-    counted,
     empty_state,
     family_label,
     graph,
@@ -28,6 +27,7 @@ from dashboard.components import (
     notice,
     number_tile,
     page_header,
+    parse_number,
     skeleton,
     status_badge,
     store_state,
@@ -73,7 +73,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
             html.Div(
                 [
                     dmc.Box(skeleton(92), id="run-scores"),
-                    _matrix_and_curves(kind if kind in KINDS else "counts", counted(query.get("epoch"), least=0)),
+                    _matrix_and_curves(kind if kind in KINDS else "counts", parse_number(query.get("epoch"), least=0)),
                     dmc.Box(skeleton(260), id="run-details"),
                 ],
                 id="run-body",

@@ -173,7 +173,7 @@ def _figure_cards(search: Search) -> list[Component]:
             "faint ones were pruned.",
         ),
     ]
-    if search.both:
+    if search.two_objectives:
         cards.append(
             card("Score against latency", graph("search-pareto", pareto(search, colour), "Pareto front of the trials"))
         )

@@ -42,7 +42,7 @@ def progress_card(study: StoredStudy) -> Component:
     total = max(study.cells, done + running + failed, 1)
     bar = dmc.Progress(value=100 * done / total, size="lg", **aria(label=f"{done} of {total} cells are done"))
     counts = f"{done} of {total} cells done, {running} running, {failed} failed"
-    head = dmc.Group([status_badge(study.status), dmc.Text(counts, size="sm", className="figures")], gap="sm")
+    head = dmc.Group([status_badge(study.status), dmc.Text(counts, size="sm", className="numbers")], gap="sm")
     body = [
         [configuration, *(_cell(seeds.get(seed)) for seed in study.seeds)]
         for configuration, seeds in study.runs.items()

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from dashboard.leaderboard import banded, best_run, make_leaderboard, most_compared, rows_of
+from dashboard.leaderboard import best_run, largest_test_set, make_leaderboard, select_rows, with_headings
 
 
 def _table(*rows):
@@ -41,7 +41,7 @@ def test_runs_are_ranked_only_among_those_tested_on_the_same_products():
     ranks = {row["run_id"]: row["rank"] for row in board.rows}
     assert ranks == {"run0": 3, "run2": 1, "run3": 1, "run1": 1, "run4": 2}
     assert [each.runs for each in board.sets] == [2, 3]  # the newest first
-    assert most_compared(board) == board.sets[1].key
+    assert largest_test_set(board) == board.sets[1].key
 
 
 def test_a_leaking_run_has_no_rank_and_marks_its_test_set():
@@ -79,9 +79,9 @@ def test_costs_are_in_the_units_that_the_page_says():
 
 def test_failed_runs_are_hidden_and_one_test_set_is_chosen():
     board = make_leaderboard(_table(_score(0.5), {"status": "KILLED"}, _score(0.7, split="two")))
-    assert len(rows_of(board, "", hide_failed=True)) == 2
-    assert len(rows_of(board, "", hide_failed=False)) == 3
-    assert [row["run_id"] for row in rows_of(board, "f|kind|two", hide_failed=True)] == ["run2"]
+    assert len(select_rows(board, "", hide_failed=True)) == 2
+    assert len(select_rows(board, "", hide_failed=False)) == 3
+    assert [row["run_id"] for row in select_rows(board, "f|kind|two", hide_failed=True)] == ["run2"]
 
 
 def test_each_band_begins_with_its_heading_and_holds_one_value():
@@ -89,7 +89,7 @@ def test_each_band_begins_with_its_heading_and_holds_one_value():
         _score(0.5, **{"params.preset": "cpu"}), _score(0.7, **{"params.preset": "demo"}), _score(0.6, split="two")
     )
     board = make_leaderboard(table)
-    rows = banded(board.rows, board.sets, "preset")
+    rows = with_headings(board.rows, board.sets, "preset")
     assert [row.get("heading", row["run_id"]) for row in rows] == [
         "shop · kind · holdout · seed 0 · two · preset unknown",
         "run2",
@@ -111,7 +111,7 @@ def test_the_best_run_is_an_honest_one_and_of_a_model_that_was_not_left_out():
     ]
     board = make_leaderboard(_table(*scores))
     best = {row["score"]: row["run_id"] for row in board.rows}
-    assert best_run(board) == best[0.9] and best_run(board, but="baseline") == best[0.7]
+    assert best_run(board) == best[0.9] and best_run(board, excluding="baseline") == best[0.7]
     assert (
         best_run(make_leaderboard(_table(_score(0.9, **leaking)))) == best_run(make_leaderboard(pd.DataFrame())) == ""
     )

@@ -71,7 +71,7 @@ def table():
 
 def test_a_search_is_read_from_its_runs(table):
     search = read_search(table, "s")
-    assert search.name == "mine" and search.searched == ("learning_rate", "mode") and search.both
+    assert search.name == "mine" and search.searched == ("learning_rate", "mode") and search.two_objectives
     assert [trial.state for trial in search.trials] == ["complete"] * 5 + ["pruned", "failed", "running"]
     assert search.best.run_id == "t2" and search.best.settings == {"learning_rate": 1e-3, "mode": "lora"}
     assert search_choices(table)[0]["value"] == "s"
