@@ -300,11 +300,10 @@ def _sorted_columns(
 
     `sort` is the first order, such as "latency:asc,name:desc"; later the reader's choice stays.
     """
-    orders = [part.rsplit(":", 1) for part in parse_list(sort) if part.endswith((":asc", ":desc"))] or [
-        ["score", "desc"]
-    ]
+    orders = [part.rsplit(":", 1) for part in parse_list(sort) if part.endswith((":asc", ":desc"))]
     first = {
-        name: {"initialSort": direction, "initialSortIndex": place} for place, (name, direction) in enumerate(orders)
+        name: {"initialSort": direction, "initialSortIndex": place}
+        for place, (name, direction) in enumerate(orders or [["score", "desc"]])
     }
     return [{**column, **first.get(column.get("field", ""), {})} for column in _columns(rows, sets)]
 
