@@ -73,31 +73,31 @@ def make_leaderboard(table: pd.DataFrame) -> Leaderboard:
     table = table[_column(table, "tags.kind").fillna("").eq("") & _column(table, "tags.split").notna()]
     if table.empty:
         return Leaderboard([], ())
-    board = _fields(table)
-    order = board.groupby("set")["started"].max().sort_values(ascending=False).index.tolist()
-    board["place"] = board["set"].map({key: place for place, key in enumerate(order)})
-    board["rank"] = board[board["leaking"] != "true"].groupby("set")["score"].rank(method="min", ascending=False)
-    board = board.sort_values(["place", "score", "started"], ascending=[True, False, False], na_position="first")
-    sets = tuple(_test_set(key, board[board["set"] == key]) for key in order)
+    rows = _fields(table)
+    order = rows.groupby("set")["started"].max().sort_values(ascending=False).index.tolist()
+    rows["place"] = rows["set"].map({key: place for place, key in enumerate(order)})
+    rows["rank"] = rows[rows["leaking"] != "true"].groupby("set")["score"].rank(method="min", ascending=False)
+    rows = rows.sort_values(["place", "score", "started"], ascending=[True, False, False], na_position="first")
+    sets = tuple(_test_set(key, rows[rows["set"] == key]) for key in order)
     named = {each.key: each.name for each in sets}
-    board["test_set"] = board["set"].map(named)
-    board["started"] = board["started"].dt.strftime("%Y-%m-%d %H:%M")
-    plain = board.astype(object).where(board.notna(), None)
+    rows["test_set"] = rows["set"].map(named)
+    rows["started"] = rows["started"].dt.strftime("%Y-%m-%d %H:%M")
+    plain = rows.astype(object).where(rows.notna(), None)
     return Leaderboard([_compact(row) for row in plain.to_dict("records")], sets)
 
 
-def select_rows(board: Leaderboard, chosen: str, *, hide_failed: bool) -> list[dict[str, Any]]:
+def select_rows(leaderboard: Leaderboard, chosen: str, *, hide_failed: bool) -> list[dict[str, Any]]:
     """Return the rows of one test set ("" for all), without failed runs where `hide_failed`."""
     return [
         row
-        for row in board.rows
+        for row in leaderboard.rows
         if (not chosen or row["set"] == chosen) and not (hide_failed and row["status"] in FAILED)
     ]
 
 
-def largest_test_set(board: Leaderboard) -> str:
+def largest_test_set(leaderboard: Leaderboard) -> str:
     """Return the key of the test set with most runs, the newest of these; "" without any."""
-    return max(board.sets, key=lambda each: each.runs).key if board.sets else ""
+    return max(leaderboard.sets, key=lambda each: each.runs).key if leaderboard.sets else ""
 
 
 def with_headings(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: str) -> list[dict[str, Any]]:
@@ -125,10 +125,10 @@ def run_choices(table: pd.DataFrame, chosen: Sequence[str] | None = ()) -> list[
     return [*known, *({"value": run_id, "label": f"run {run_id[:8]}"} for run_id in missing)]
 
 
-def best_run(board: Leaderboard, *, excluding: str = "") -> str:
+def best_run(leaderboard: Leaderboard, *, excluding: str = "") -> str:
     """Return the id of the best honest run, not of model `excluding`, of the largest test set; "" without one."""
-    key = largest_test_set(board)
-    ranked = (row for row in board.rows if row["set"] == key and row.get("rank") and row["model"] != excluding)
+    key = largest_test_set(leaderboard)
+    ranked = (row for row in leaderboard.rows if row["set"] == key and row.get("rank") and row["model"] != excluding)
     return next((row["run_id"] for row in ranked), "")
 
 
@@ -138,21 +138,21 @@ def _described(row: Mapping[Any, Any]) -> list[str]:
 
 
 def _fields(table: pd.DataFrame) -> pd.DataFrame:
-    board = pd.DataFrame({name: _column(table, column) for name, column in _TEXTS.items()}).fillna("")
+    fields = pd.DataFrame({name: _column(table, column) for name, column in _TEXTS.items()}).fillna("")
     for name, column in _NUMBERS.items():
         scale = COSTS[name][2] if name in COSTS else 1.0
-        board[name] = pd.to_numeric(_column(table, column), errors="coerce") * scale
-    board["started"] = table["started"]
-    board["set"] = (
+        fields[name] = pd.to_numeric(_column(table, column), errors="coerce") * scale
+    fields["started"] = table["started"]
+    fields["set"] = (
         pd.DataFrame({column: _column(table, column) for column in COMPARABLE}).fillna("").agg("|".join, axis=1)
     )
-    board["family"] = board["model"].map(family_of)
-    board["colour"] = board["model"].map(family_colour)
-    board["leaking"] = board["leaking"].where(board["leaking"] == "false", "true")
+    fields["family"] = fields["model"].map(family_of)
+    fields["colour"] = fields["model"].map(family_colour)
+    fields["leaking"] = fields["leaking"].where(fields["leaking"] == "false", "true")
     for column in table.columns:
         if column.startswith(F1):
-            board[f"f1_{column.removeprefix(F1)}"] = pd.to_numeric(table[column], errors="coerce")
-    return board
+            fields[f"f1_{column.removeprefix(F1)}"] = pd.to_numeric(table[column], errors="coerce")
+    return fields
 
 
 def _test_set(key: str, rows: pd.DataFrame) -> TestSet:

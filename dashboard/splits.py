@@ -67,13 +67,13 @@ class SplitView:
 
 def split_choices(runs: Runs) -> list[dict[str, str]]:
     """Return one run of each test set as value and label, newest first."""
-    board = runs.view().board
+    leaderboard = runs.view().leaderboard
     newest: dict[str, str] = {}
-    for row in sorted(board.rows, key=lambda row: row["started"], reverse=True):
+    for row in sorted(leaderboard.rows, key=lambda row: row["started"], reverse=True):
         newest.setdefault(row["set"], row["run_id"])
     return [
         {"value": newest[each.key], "label": f"{each.name} · {each.runs} run{'s' if each.runs > 1 else ''}"}
-        for each in board.sets
+        for each in leaderboard.sets
     ]
 
 

@@ -46,7 +46,7 @@ MOST_MODELS: Final = 4
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page; no model is loaded before there is a picture."""
     view = runs.view()
-    models = parse_list(query.get("models")) or [name for name in [best_run(view.board)] if name]
+    models = parse_list(query.get("models")) or [name for name in [best_run(view.leaderboard)] if name]
     return html.Div(
         [
             page_header("Categorise", "Drop in product images and compare the models' predictions."),

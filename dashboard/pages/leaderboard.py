@@ -56,10 +56,10 @@ OPTIONS: Final[dict[str, Any]] = {
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page, with the leaderboard as it is now."""
     view = runs.view()
-    board = view.board
+    leaderboard = view.leaderboard
     chosen, sort = query.get("set", ""), query.get("sort", "")
-    rows = select_rows(board, chosen, hide_failed=query.get("all") != "true")
-    first = with_headings(rows, board.sets, query.get("group", ""))
+    rows = select_rows(leaderboard, chosen, hide_failed=query.get("all") != "true")
+    first = with_headings(rows, leaderboard.sets, query.get("group", ""))
     if not sort and not query.get("filter"):
         first = first[:FIRST_ROWS]
     return html.Div(
@@ -74,13 +74,13 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
             html.Div(store_state(view), id="leaderboard-state"),
             html.Div(
                 [
-                    _controls(board, query),
-                    html.Div(_leak_notice(board.sets, chosen), id="leaderboard-leak"),
-                    _grid(_sorted_columns(rows, _sets(board, chosen), sort), first, query.get("filter")),
+                    _controls(leaderboard, query),
+                    html.Div(_leak_notice(leaderboard.sets, chosen), id="leaderboard-leak"),
+                    _grid(_sorted_columns(rows, _sets(leaderboard, chosen), sort), first, query.get("filter")),
                     _scatter_card(query.get("cost", "train")),
                 ],
                 id="leaderboard-content",
-                hidden=not board.rows,
+                hidden=not leaderboard.rows,
             ),
         ]
     )
@@ -142,15 +142,15 @@ def update_grid(
     """
     if not rendered:
         raise PreventUpdate
-    board = runs.view().board
-    rows = select_rows(board, chosen or "", hide_failed=not everything)
-    new_columns = _sorted_columns(rows, _sets(board, chosen or ""), sort)
-    grid_rows = with_headings(rows, board.sets, grouping or "")
+    leaderboard = runs.view().leaderboard
+    rows = select_rows(leaderboard, chosen or "", hide_failed=not everything)
+    new_columns = _sorted_columns(rows, _sets(leaderboard, chosen or ""), sort)
+    grid_rows = with_headings(rows, leaderboard.sets, grouping or "")
     return (
         grid_rows,
         no_update if new_columns == columns else new_columns,
         _height(len(grid_rows)),
-        _leak_notice(board.sets, chosen or ""),
+        _leak_notice(leaderboard.sets, chosen or ""),
     )
 
 
@@ -161,8 +161,8 @@ def update_scatter(runs: Runs, rendered: bool, version: int | None, chosen: str 
     """
     if not rendered:
         raise PreventUpdate
-    board = runs.view().board
-    rows = select_rows(board, chosen or largest_test_set(board), hide_failed=True)
+    leaderboard = runs.view().leaderboard
+    rows = select_rows(leaderboard, chosen or largest_test_set(leaderboard), hide_failed=True)
     figure = score_against_cost(rows, cost if cost in COSTS else "train")
     label = "Macro-F1 of each run against its cost, with the Pareto front"
     return graph("leaderboard-figure", figure, label, SCATTER_PIXELS)
@@ -171,11 +171,11 @@ def update_scatter(runs: Runs, rendered: bool, version: int | None, chosen: str 
 def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
     """Return what takes the leaderboard's place without runs, and the test sets to choose from."""
     view = runs.view()
-    board = view.board
+    leaderboard = view.leaderboard
     state = store_state(view)
     if state is None and view.state == "away":
         state = notice("The tracking store is unavailable", f"These runs are from before. {view.problem}", "warning")
-    return state, not board.rows, _choices(board, chosen)
+    return state, not leaderboard.rows, _choices(leaderboard, chosen)
 
 
 def update_compare(selected: list[dict[str, Any]] | None) -> Any:
@@ -191,28 +191,28 @@ def quick_filter(text: str | None) -> dict[str, Any]:
     return {**OPTIONS, "quickFilterText": text or ""}
 
 
-def _sets(board: Leaderboard, chosen: str) -> list[TestSet]:
-    return [each for each in board.sets if not chosen or each.key == chosen]
+def _sets(leaderboard: Leaderboard, chosen: str) -> list[TestSet]:
+    return [each for each in leaderboard.sets if not chosen or each.key == chosen]
 
 
-def _choices(board: Leaderboard, chosen: str | None) -> list[dict[str, str]]:
+def _choices(leaderboard: Leaderboard, chosen: str | None) -> list[dict[str, str]]:
     named = [
         {"value": each.key, "label": f"{each.name} ({each.runs} runs{', leaking' if each.leaking else ''})"}
-        for each in board.sets
+        for each in leaderboard.sets
     ]
-    known = {each.key for each in board.sets}
+    known = {each.key for each in leaderboard.sets}
     missing = [{"value": chosen, "label": chosen}] if chosen and chosen not in known else []
-    return [{"value": "", "label": f"All test sets ({len(board.rows):,} runs)"}, *named, *missing]
+    return [{"value": "", "label": f"All test sets ({len(leaderboard.rows):,} runs)"}, *named, *missing]
 
 
-def _controls(board: Leaderboard, query: Mapping[str, str]) -> Component:
+def _controls(leaderboard: Leaderboard, query: Mapping[str, str]) -> Component:
     groupings = [{"value": "", "label": "Test set only"}, *({"value": name, "label": name} for name in GROUPINGS)]
     return dmc.Group(
         [
             dmc.Select(
                 id="leaderboard-set",
                 label="Test set",
-                data=_choices(board, query.get("set")),
+                data=_choices(leaderboard, query.get("set")),
                 value=query.get("set", ""),
                 searchable=True,
                 allowDeselect=False,

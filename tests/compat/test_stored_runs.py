@@ -106,12 +106,12 @@ def test_the_reader_gives_one_old_run_under_the_names_of_today(runs: pd.DataFram
 def test_old_runs_rank_and_new_ones_would_join_their_test_sets(runs: pd.DataFrame, old_store: Path) -> None:
     from vlm_core.data import load_data
 
-    board = RunReader().leaderboard().set_index("name")
-    assert board.loc["clip-leaking", "leaking"] and pd.isna(board.loc["clip-leaking", "rank"])
+    leaderboard = RunReader().leaderboard().set_index("name")
+    assert leaderboard.loc["clip-leaking", "leaking"] and pd.isna(leaderboard.loc["clip-leaking", "rank"])
     for name in ("clip-leaking", "blip-finished"):
         data = load_data(Config.from_params(RunReader().params(_id(runs, name))), old_store)
-        assert data.split.fingerprint == board.loc[name, "split"]
-        assert data.catalogue.fingerprint == board.loc[name, "fingerprint"]
+        assert data.split.fingerprint == leaderboard.loc[name, "split"]
+        assert data.catalogue.fingerprint == leaderboard.loc[name, "fingerprint"]
 
 
 def test_old_runs_are_compared_by_the_dashboard(runs: pd.DataFrame, old_store: Path) -> None:

@@ -35,20 +35,22 @@ def _score(value, **more):
 
 
 def test_runs_are_ranked_only_among_those_tested_on_the_same_products():
-    board = make_leaderboard(
+    leaderboard = make_leaderboard(
         _table(_score(0.5), _score(0.9, split="two"), _score(0.7), _score(0.7), _score(0.1, split="two"))
     )
-    ranks = {row["run_id"]: row["rank"] for row in board.rows}
+    ranks = {row["run_id"]: row["rank"] for row in leaderboard.rows}
     assert ranks == {"run0": 3, "run2": 1, "run3": 1, "run1": 1, "run4": 2}
-    assert [each.runs for each in board.sets] == [2, 3]  # the newest first
-    assert largest_test_set(board) == board.sets[1].key
+    assert [each.runs for each in leaderboard.sets] == [2, 3]  # the newest first
+    assert largest_test_set(leaderboard) == leaderboard.sets[1].key
 
 
 def test_a_leaking_run_has_no_rank_and_marks_its_test_set():
-    board = make_leaderboard(_table(_score(0.5), _score(0.9, **{"tags.leaking": "true"}), _score(0.8, split="two")))
-    leaking = next(row for row in board.rows if row["run_id"] == "run1")
+    leaderboard = make_leaderboard(
+        _table(_score(0.5), _score(0.9, **{"tags.leaking": "true"}), _score(0.8, split="two"))
+    )
+    leaking = next(row for row in leaderboard.rows if row["run_id"] == "run1")
     assert "rank" not in leaking and leaking["leaking"] == "true"
-    assert [each.leaking for each in board.sets] == [False, True]
+    assert [each.leaking for each in leaderboard.sets] == [False, True]
 
 
 @pytest.mark.parametrize("said", ["", None, "perhaps"])
@@ -63,9 +65,9 @@ def test_trials_and_runs_without_data_stay_out_and_unfinished_ones_come_without_
         {"status": "RUNNING", "metrics.validation_macro_f1": 0.41234},
         {"status": "FAILED", "tags.split": None},
     )
-    board = make_leaderboard(table)
-    assert {row["run_id"] for row in board.rows} == {"run0", "run2"}
-    running = board.rows[0]
+    leaderboard = make_leaderboard(table)
+    assert {row["run_id"] for row in leaderboard.rows} == {"run0", "run2"}
+    running = leaderboard.rows[0]
     assert running["validation"] == 0.4123 and "score" not in running and "rank" not in running
 
 
@@ -78,18 +80,18 @@ def test_costs_are_in_the_units_that_the_page_says():
 
 
 def test_failed_runs_are_hidden_and_one_test_set_is_chosen():
-    board = make_leaderboard(_table(_score(0.5), {"status": "KILLED"}, _score(0.7, split="two")))
-    assert len(select_rows(board, "", hide_failed=True)) == 2
-    assert len(select_rows(board, "", hide_failed=False)) == 3
-    assert [row["run_id"] for row in select_rows(board, "f|kind|two", hide_failed=True)] == ["run2"]
+    leaderboard = make_leaderboard(_table(_score(0.5), {"status": "KILLED"}, _score(0.7, split="two")))
+    assert len(select_rows(leaderboard, "", hide_failed=True)) == 2
+    assert len(select_rows(leaderboard, "", hide_failed=False)) == 3
+    assert [row["run_id"] for row in select_rows(leaderboard, "f|kind|two", hide_failed=True)] == ["run2"]
 
 
 def test_each_band_begins_with_its_heading_and_holds_one_value():
     table = _table(
         _score(0.5, **{"params.preset": "cpu"}), _score(0.7, **{"params.preset": "demo"}), _score(0.6, split="two")
     )
-    board = make_leaderboard(table)
-    rows = with_headings(board.rows, board.sets, "preset")
+    leaderboard = make_leaderboard(table)
+    rows = with_headings(leaderboard.rows, leaderboard.sets, "preset")
     assert [row.get("heading", row["run_id"]) for row in rows] == [
         "shop · kind · holdout · seed 0 · two · preset unknown",
         "run2",
@@ -109,9 +111,9 @@ def test_the_best_run_is_an_honest_one_and_of_a_model_that_was_not_left_out():
         _score(0.9, **{"params.model": "baseline"}),
         _score(0.99, split="two", **leaking),
     ]
-    board = make_leaderboard(_table(*scores))
-    best = {row["score"]: row["run_id"] for row in board.rows}
-    assert best_run(board) == best[0.9] and best_run(board, excluding="baseline") == best[0.7]
+    leaderboard = make_leaderboard(_table(*scores))
+    best = {row["score"]: row["run_id"] for row in leaderboard.rows}
+    assert best_run(leaderboard) == best[0.9] and best_run(leaderboard, excluding="baseline") == best[0.7]
     assert (
         best_run(make_leaderboard(_table(_score(0.9, **leaking)))) == best_run(make_leaderboard(pd.DataFrame())) == ""
     )

@@ -41,7 +41,7 @@ def test_failed_runs_come_when_asked_and_columns_are_sent_once(runs):
 
 
 def test_one_honest_test_set_has_no_warning(runs):
-    honest = next(row["set"] for row in runs.view().board.rows if "rank" in row)
+    honest = next(row["set"] for row in runs.view().leaderboard.rows if "rank" in row)
     rows, _, _, warning = leaderboard.update_grid(runs, True, 1, honest, "preset", False, None)
     assert warning is None and rows[0]["heading"].endswith("preset demo")
 
