@@ -111,7 +111,9 @@ class Git:
     def decode_step(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
         """Return next-token logits (B, T, V) at each of `ids`, which the KV cache then holds."""
         past = cache.get_seq_length()  # image and text tokens; text positions count from the prompt's first token
-        text = self.hf.git.embeddings(ids, past_key_values_length=past - tokens.shape[1])
+        first = past - tokens.shape[1]
+        positions = torch.arange(first, first + ids.shape[1], device=ids.device)[None]  # (1, T)
+        text = self.hf.git.embeddings(ids, position_ids=positions)
         mask = causal_mask(ids.shape[1], past, text)
         for block in self.hf.git.encoder.layer:
             text = block(text, mask, cache)
