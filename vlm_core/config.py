@@ -71,7 +71,7 @@ def _choose(*choices: str) -> dict[str, Any]:
 
 
 class Settings(BaseModel):
-    """What every command takes.
+    """General settings.
 
     Settings are checked when they are made and never changed afterwards. `model_fields_set` names those that the user
     gave: the others may make way for what suits the weights.
@@ -184,7 +184,7 @@ class Settings(BaseModel):
 
 
 class WeightsSettings(Settings):
-    """Where the weights come from."""
+    """Weights."""
 
     checkpoint: str = Field("", description="hub name or local Hugging Face folder to use instead of the model's own")
     weights: Literal["auto", "pretrained", "tiny", "tiny-random"] = Field(
@@ -202,7 +202,7 @@ class WeightsSettings(Settings):
 
 
 class ModelSettings(WeightsSettings):
-    """The model."""
+    """Model."""
 
     model: Model = Field("blip", description="model family and size; `baseline` is HOG + colour + logistic regression")
 
@@ -213,7 +213,7 @@ class ModelSettings(WeightsSettings):
 
 
 class CatalogueSettings(Settings):
-    """The catalogue."""
+    """Catalogue."""
 
     data: str = Field("auto", description="auto, sample, kaggle, hf, or the path of a folder, zip or CSV of products")
     label: str = Field("masterCategory", description="column with the category")
@@ -228,7 +228,7 @@ class CatalogueSettings(Settings):
 
 
 class SamplingSettings(CatalogueSettings):
-    """Which products are used."""
+    """Products."""
 
     categories: str = Field("", description="comma-separated categories to use (empty: all that can be learnt)")
     min_products: int = Field(2, ge=2, description="leave out categories with fewer products than this")
@@ -239,7 +239,7 @@ class SamplingSettings(CatalogueSettings):
 
 
 class SplitSettings(SamplingSettings):
-    """The split."""
+    """Split."""
 
     protocol: Literal["holdout", "original"] = Field(
         "holdout",
@@ -248,7 +248,7 @@ class SplitSettings(SamplingSettings):
 
 
 class EvaluationSettings(CatalogueSettings):
-    """The evaluation."""
+    """Evaluation."""
 
     resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples behind each interval")
 
@@ -279,7 +279,7 @@ class FreezingSettings(Settings):
 
 
 class OptimisationSettings(Settings):
-    """The optimisation."""
+    """Optimisation."""
 
     augmentation: Literal["standard", "mirror"] = Field(
         "standard", description="standard: crop, mirror, colour, rotation, perspective; mirror: horizontal flips only"
@@ -311,7 +311,7 @@ class FineTuningSettings(OptimisationSettings, FreezingSettings, EvaluationSetti
 
 
 class TrainingSettings(FineTuningSettings, SplitSettings, ModelSettings):
-    """What is trained."""
+    """Training."""
 
     mode: Literal["auto", "zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full"] = Field(
         "full",
@@ -337,24 +337,24 @@ class TrainingSettings(FineTuningSettings, SplitSettings, ModelSettings):
 
 
 class RunSettings(Settings):
-    """The run."""
+    """Run."""
 
     run_name: str = Field("", description="MLflow run name (empty: model, mode and seed)")
     resume: str = Field("", description="id of an unfinished MLflow run to resume")
 
 
 class WorkersSettings(Settings):
-    """Processes."""
+    """Worker processes."""
 
     workers: int = Field(1, ge=1, le=64, description="processes on this machine, which share its threads")
 
 
 class Config(RunSettings, TrainingSettings):
-    """One training run."""
+    """Training run."""
 
 
 class SearchConfig(WorkersSettings, TrainingSettings):
-    """The search."""
+    """Search."""
 
     is_search: ClassVar[bool] = True
 
@@ -370,7 +370,7 @@ class SearchConfig(WorkersSettings, TrainingSettings):
 
 
 class StudyConfig(WorkersSettings, FineTuningSettings):
-    """The study."""
+    """Study."""
 
     families: str = Field("clip,blip,git", description="comma-separated models to compare")
     modes: str = Field("zero-shot,probe,full", description="comma-separated modes; the last is compared in most detail")
@@ -385,7 +385,7 @@ class StudyConfig(WorkersSettings, FineTuningSettings):
 
 
 class PretrainingConfig(RunSettings, OptimisationSettings, CatalogueSettings, ModelSettings):
-    """The pretraining."""
+    """Pretraining."""
 
     preset: Literal["cpu", "original", "demo", "ablation", "pretrain"] = Field(
         "pretrain", description="named set of settings to start from"
