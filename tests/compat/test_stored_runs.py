@@ -46,7 +46,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store as the archive holds it, not to be changed."""
     folder = tmp_path_factory.mktemp("archive")
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later
+        archive.extractall(folder)
     return folder
 
 
@@ -131,7 +132,7 @@ def test_an_old_search_is_shown_by_the_dashboard(runs: pd.DataFrame) -> None:
     from dashboard.searches import read_search, search_choices
 
     found = read_search(runs, _id(runs, "search"))
-    assert found is not None and (found.name, found.both) == ("search", False)
+    assert found is not None and (found.name, found.two_objectives) == ("search", False)
     assert [trial.state for trial in found.trials] == ["complete"] * 3
     assert all(trial.seconds for trial in found.trials)
     assert [choice["label"].split(" · ")[0] for choice in search_choices(runs)] == ["unfinished-search", "search"]
