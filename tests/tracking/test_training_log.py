@@ -44,7 +44,7 @@ def test_the_published_epoch_is_written_with_its_published_figures() -> None:
 
 def test_names_and_contents_of_the_files(tmp_path: Path) -> None:
     log = TrainingLog.begin(tmp_path, "blip-large", {"epochs": "3"})
-    paths = log.add(make_report(1)), log.draw(make_report(1))
+    paths = log.add(make_report(1)), log.plot(make_report(1))
     assert re.fullmatch(r"blip-large_training_log_\d{8}_\d{6}\.json", paths[0].name)
     assert paths[1] == tmp_path / "results" / f"blip-large_confusion_matrix_{log.stamp}_epoch_1.png"
     content = json.loads(paths[0].read_text())
