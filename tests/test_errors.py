@@ -50,6 +50,7 @@ def test_an_import_that_fails_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         import no_such_module  # type: ignore[import-not-found]  # noqa: F401
 
 
+@pytest.mark.slow
 def test_the_core_trains_and_predicts(tmp_path: Path, shop: Path, empty_database: Path) -> None:
     copy_database(empty_database, tmp_path)
     train = ["experiments.train", "--preset", "demo", "--model", "clip", "--data", str(shop), *SMALL]

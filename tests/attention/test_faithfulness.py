@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from tests.attention.planted import CATEGORIES, draw_pictures, learnt
-from tests.models.families import FAMILIES, make_categoriser
+from tests.attention.planted import CATEGORIES, LEARNERS, draw_pictures, learnt
+from tests.models.families import make_categoriser
 from vlm_core.attention.faithfulness import (
     Removal,
     _blanked,
@@ -30,7 +30,7 @@ WORSE = np.array([[0.1], [-0.1]])  # more is left when it deletes, less comes ba
 PICTURES = np.random.default_rng(3).integers(0, 256, (3, 80, 60, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LEARNERS)
 def test_gradient_maps_of_a_planted_cue_are_faithful(family: str) -> None:
     pictures, labels, _ = draw_pictures(40, seed=9)
     found = measure_faithfulness(

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from tests.attention.planted import CATEGORIES, SIDE, draw_cues, draw_pictures, learnt, mass_on_cue
+from tests.attention.planted import CATEGORIES, LEARNERS, SIDE, draw_cues, draw_pictures, learnt, mass_on_cue
 from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
 from vlm_core.attention.maps import _resize, _words, explain, explain_words, layer_maps
 from vlm_core.attention.recording import record
@@ -30,7 +30,7 @@ def _centre_mass(places: NDArray[np.int64]) -> NDArray[np.float64]:
     return mass_on_cue(np.repeat((prior / prior.sum())[None], len(places), axis=0).astype(np.float32), places)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LEARNERS)
 def test_gradient_maps_find_the_planted_cue(family: str) -> None:
     pictures, labels, places = _cued(60)
     model = learnt(family)
@@ -40,13 +40,13 @@ def test_gradient_maps_find_the_planted_cue(family: str) -> None:
     assert wilcoxon(mass, np.maximum(CHANCE, _centre_mass(places)), alternative="greater").pvalue < 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LEARNERS)
 def test_hiding_the_cue_is_what_moves_the_answer(family: str) -> None:
     pictures, _, places = _cued(12)
     assert mass_on_cue(explain(learnt(family), pictures, method="occlusion"), places).mean() > 0.6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LEARNERS)
 def test_of_two_cues_the_map_of_a_category_is_on_its_own(family: str) -> None:
     pictures, labels, places = _cued(30)
     others, second = (labels + 1) % 3, (places + 5) % SIDE**2
@@ -63,6 +63,7 @@ def test_one_target_is_that_of_all_pictures() -> None:
     np.testing.assert_array_equal(one, each)
 
 
+@pytest.mark.slow
 def test_the_word_for_the_cue_is_written_from_the_cue() -> None:
     pictures, labels, places = _cued(40)
     words = explain_words(learnt("git", "sentences"), pictures, method="gradient")

@@ -46,7 +46,7 @@ class Site:
     def __init__(self, address, browser, **settings):
         self.address = address
         self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **settings})
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(60_000)  # for a busy machine
         self.page = self.context.new_page()
         self.complaints = []
         self.page.on("console", lambda line: line.type == "error" and self.complaints.append(line.text))

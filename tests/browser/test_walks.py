@@ -114,7 +114,7 @@ def test_a_sample_has_a_prediction_that_links_to_its_attention(site):
     page.get_by_alt_text("Where the model looks for its prediction").first.click(timeout=60_000)
     page.wait_for_url(re.compile(r"/attention\?models=\w+&picture=sample"))
     expect(page.get_by_alt_text(re.compile("^Map of "))).to_be_visible(timeout=60_000)
-    page.get_by_role("slider", name="Layer (0").focus()
+    page.get_by_role("slider", name="Layer (0: all layers").focus()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_text("attention of the class token")).to_be_visible(timeout=60_000)
     expect(page).to_have_url(re.compile(r"layer=1"))

@@ -307,6 +307,7 @@ def test_offline_switch_is_obeyed(full_hub: HubStandIn, tmp_path: Path, monkeypa
     assert full_hub.asked == []
 
 
+@pytest.mark.slow
 def test_new_process_needs_the_environment_alone_and_shows_a_bar(full_hub: HubStandIn, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM.format("fetch_hf"), str(tmp_path)]
     environment = {**os.environ, **full_hub.environment(tmp_path / "home")}

@@ -89,6 +89,7 @@ def test_int8_mostly_predicts_the_same_and_is_smaller(exported, family, head, re
     assert np.abs(rows - expected).max() < 0.2
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_is_identical_and_needs_no_transformers(exported, tmp_path):
     _, onnx, _ = exported("clip", "linear", "fused")
     onnx.save(tmp_path / "saved")

@@ -44,6 +44,11 @@ def data(tmp_path_factory):
     return SimpleNamespace(catalogue=catalogue, split=split)
 
 
+def _make(family, settings):
+    """A model of two vision blocks; of four where the last two learn: of CLIP's two nothing would be left to cache."""
+    return (make_categoriser if settings.get("blocks") == 2 else make_shallow)(family)
+
+
 def _fit(data, model, folder, log=lambda metrics: None, **settings):
     given = {"model": model.description.family, "batch_size": 4, "cache_precision": "fp32", "learning_rate": 1e-3}
     config = build_config({**given, "epochs": 3, "patience": 3, **settings})
@@ -87,8 +92,7 @@ def _compare(model, cut, cached, pixels, loss_error, gradient_error):
     ids=lambda part: "-".join(map(str, part.values())) if isinstance(part, dict) else str(part),
 )
 def test_a_cached_step_is_the_uncached_one(data, tmp_path, family, settings, precision, loss_error, gradient_error):
-    # two of the shallow CLIP's blocks would be all of it, with nothing before the cut to cache
-    model = make_categoriser(family) if settings.get("blocks") == 2 else make_shallow(family)
+    model = _make(family, settings)
     trainer = _fit(data, model, tmp_path, cache_precision=precision, **settings)
     cut = model.cut(trainer.config.mode, trainer.config.blocks)
     cached, pixels = _batches(trainer, cut)
@@ -115,7 +119,7 @@ def test_a_cached_step_of_writing_is_the_uncached_one(data, tmp_path, family):
 def test_eight_cached_steps_end_in_the_uncached_weights(data, tmp_path, family, settings):
     ends = []
     for use_cache in (True, False):
-        model = make_shallow(family)
+        model = _make(family, settings)
         trainer = _fit(data, model, tmp_path, **settings)
         cut = model.cut(trainer.config.mode, trainer.config.blocks)
         cached, pixels = _batches(trainer, cut)
@@ -138,7 +142,7 @@ def test_eight_cached_steps_end_in_the_uncached_weights(data, tmp_path, family, 
     "settings", [*MODES, {"mode": "lp-ft", "blocks": 2}], ids=lambda s: "-".join(map(str, s.values()))
 )
 def test_each_mode_learns_what_it_says_and_nothing_else(data, tmp_path, family, settings):
-    model = make_shallow(family)
+    model = _make(family, settings)
     before = {name: weight.detach().clone() for name, weight in model.hf.named_parameters()}
     trainer = _fit(data, model, tmp_path, epochs=2, **settings)
     counts = []

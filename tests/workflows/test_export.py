@@ -27,8 +27,7 @@ from vlm_core.tracking.store import open_mlflow
 from vlm_core.workflows import export, train
 
 SMALL = {
-    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "views": 1,
-    "resamples": 100,
+    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
 }  # fmt: skip
 
 

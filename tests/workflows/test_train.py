@@ -15,8 +15,7 @@ from vlm_core.workflows import train
 from vlm_core.workflows.evaluate import run_evaluation
 
 SMALL = {
-    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "views": 1,
-    "resamples": 100,
+    "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
 }  # fmt: skip
 
 
@@ -44,9 +43,9 @@ def _slow(**settings):
         {"model": "baseline"},
         _slow(model="clip", mode="zero-shot"),
         _slow(model="git", mode="probe", readout="vision"),
-        _slow(model="blip", mode="fusion", objective="generate"),
-        _slow(model="blip", mode="lora", blocks=1, image_size=96),
-        _slow(model="clip", preset="cpu", weights="tiny", blocks=2, augmentation="mirror"),
+        _slow(model="blip", mode="fusion", objective="generate", views=1),
+        _slow(model="blip", mode="lora", blocks=1, image_size=96, views=1),
+        _slow(model="clip", preset="cpu", weights="tiny", blocks=2, views=1, augmentation="mirror"),
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )

@@ -22,7 +22,7 @@ from vlm_core.workflows.tune import JOURNAL, count_states, run_search
 
 SMALL = {
     "preset": "demo", "model": "clip", "epochs": 3, "train_per_category": 12, "per_category": 20, "threads": 1,
-    "views": 1, "resamples": 100, "search": "learning_rate,weight_decay", "trials": 3,
+    "resamples": 100, "search": "learning_rate,weight_decay", "trials": 3,
 }  # fmt: skip
 TRIAL = "vlm_core.workflows.tune.run_trial"
 
