@@ -85,7 +85,7 @@ def test_a_checkpoint_is_pretrained_further(pretrain):
 
 def test_an_interrupted_pretraining_is_resumed_to_the_same_weights(pretrain, monkeypatch):
     whole, _ = pretrain(model="git", epochs=2)
-    losses = Pretraining.losses
+    losses = Pretraining.batch_losses
 
     def interrupted(task, epoch):
         for step in losses(task, epoch):
@@ -94,7 +94,7 @@ def test_an_interrupted_pretraining_is_resumed_to_the_same_weights(pretrain, mon
             yield step
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "losses", interrupted)
+        patch.setattr(Pretraining, "batch_losses", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pretrain(model="git", epochs=2)
     stopped = RunReader().runs("tags.kind = 'pretraining' and attributes.status = 'KILLED'")["run_id"].item()

@@ -98,9 +98,7 @@ class Blip:
 
     def decode_step(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
         """Return next-token logits (B, T, V) at each of `ids`, which the KV cache then holds."""
-        output = self.hf.text_decoder(
-            input_ids=ids, encoder_hidden_states=tokens, past_key_values=cache, use_cache=True
-        )
+        output = self.hf.text_decoder(input_ids=ids, encoder_hidden_states=tokens, cache=cache, use_cache=True)
         return output.logits  # type: ignore[no-any-return]
 
     def crop_cache(self, cache: Any, count: int) -> None:
