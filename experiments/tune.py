@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments.cli import run_command, show_table
 from vlm_core.config import SearchConfig
+from vlm_core.errors import require_extra
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Search for a model's best settings with Optuna, retrain it with them, and test it.",
     )
     config = SearchConfig.from_flags(arguments, parser)
+    require_extra("search")  # its plots come at the end
     from experiments.tables import evaluation_rows
     from vlm_core.workflows.tune import count_states, run_search
 

@@ -12,7 +12,7 @@ from typing import Final
 EXTRAS: Final = {
     "data": ("datasets", "kagglehub", "kagglesdk", "requests"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
-    "search": ("optuna",),
+    "search": ("optuna", "plotly"),
     "study": ("captum", "cleanlab", "fairlearn", "jinja2", "statsmodels", "torchvision"),
     "dashboard": (
         *("captum", "dash", "dash_ag_grid", "dash_auth", "dash_mantine_components", "flask"),
