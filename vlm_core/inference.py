@@ -43,10 +43,12 @@ def choose_device(device: str) -> str:
     """
     import torch
 
+    if device == "cpu":
+        return "cpu"
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise UserError("device=cuda: PyTorch finds no CUDA device; use device=cpu or device=auto.")
-    return "cuda" if device != "cpu" and has_cuda else "cpu"
+    return "cuda" if has_cuda else "cpu"
 
 
 def seconds_per_image(model: Categoriser, pictures: NDArray[np.uint8]) -> float:
