@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for size in sizes:
             for kind in options.kinds.split(","):
                 where = (family, size, options.data, root, options.threads)
-                if kind == "inference":
+                if kind in ("inference", "answers"):  # its former name
                     measure(f"inference {family} {size}", inference_speed.measure_inference, *where)
                 elif kind == "full beside naive":
                     measure(f"in turn {family} {size}", steps.measure_in_turn, *where, options.steps)
