@@ -140,10 +140,10 @@ def store(hasty_sqlite: None, empty_database: Path, tmp_path: Path, monkeypatch:
 @pytest.fixture(scope="session")
 def prepared(shop: Path) -> Path:
     """A folder where the small shop has been prepared, as a first run prepares it."""
-    from vlm_core.config import build_config
+    from vlm_core.config import Config
     from vlm_core.data import load_data
 
-    return make_once("prepared", lambda folder: load_data(build_config({"data": str(shop)}), folder))
+    return make_once("prepared", lambda folder: load_data(Config.build({"data": str(shop)}), folder))
 
 
 @pytest.fixture
@@ -182,13 +182,13 @@ def filled_store(hasty_sqlite: None, shop: Path, prepared: Path, empty_database:
 
 
 def _fill(shop: Path, folder: Path) -> None:
-    from vlm_core.config import build_config
+    from vlm_core.config import Config
     from vlm_core.tracking.writer import RunWriter
     from vlm_core.workflows.train import run_training
 
     small = {"preset": "demo", "threads": 1, "resamples": 100, "train_per_category": 20, "per_category": 30}
     for given in FILLING:
-        run_training(build_config({**small, "data": str(shop), **given}), folder)
+        run_training(Config.build({**small, "data": str(shop), **given}), folder)
     with pytest.raises(RuntimeError), RunWriter("product-categorisation", "<b>broken</b>", folder=folder) as run:
         run.params({"model": "git", "mode": "full"})
         run.tags({"fingerprint": "f", "label": "masterCategory", "split": "other", "leaking": "false"})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_core.config import PRESETS, SUITING, Config, PretrainingConfig, SearchConfig, StudyConfig, build_config
+from vlm_core.config import PRESETS, SUITING, Config, PretrainingConfig, SearchConfig, StudyConfig
 from vlm_core.errors import UserError
 
 
@@ -130,7 +130,7 @@ def test_a_command_takes_its_own_settings_alone():
     assert {"model", "mode", "objective", "protocol", "resume", "run_name"}.isdisjoint(StudyConfig.model_fields)
     assert {"resume", "run_name"}.isdisjoint(SearchConfig.model_fields)
     with pytest.raises(UserError, match="there is no setting called trials"):
-        build_config({"trials": 3})
+        Config.build({"trials": 3})
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_study_may_still_be_named_and_current_names_need_no_note(caplog):
 
 def test_stored_params_with_former_names_are_read_in_silence(caplog):
     stored = {"preset": "study", "protocol": "study", "augmentation": "study"}
-    assert Config.from_params(stored) == build_config(
+    assert Config.from_params(stored) == Config.build(
         {"preset": "original", "protocol": "original", "augmentation": "standard"}
     )
     search = SearchConfig.from_params({"study": "mine", "objectives": "score,seconds", "search": "blocks"})

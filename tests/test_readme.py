@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.stores import copy_database
-from vlm_core.config import Config, SearchConfig, StudyConfig, build_config
+from vlm_core.config import Config, SearchConfig, StudyConfig
 from vlm_core.tracking.reader import RunReader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +91,7 @@ def test_every_setting_named_is_one():
     for name, value in re.findall(r"-P (\w+)=(\S*?)[`\s]", TEXTS):
         assert any(name in kind.model_fields for kind in (Config, SearchConfig, StudyConfig))
         if name in Config.model_fields and "<" not in value and value:
-            build_config({name: value})
+            Config.build({name: value})
     flags = re.findall(r"--(\w+) ", " ".join(_commands("python -m experiments.")))
     assert {"model", "pictures", "output", "run", "data"} <= set(flags)
 

@@ -139,8 +139,8 @@ class Settings(BaseModel):
                     group.add_argument(
                         f"--{name}", default=argparse.SUPPRESS, metavar=cls._values(name), help=cls._help(name)
                     )
-        for old in former_settings(search=cls.is_search):
-            if old not in cls.model_fields and not names:
+        for old, name in former_settings(search=cls.is_search).items():
+            if name in cls.model_fields and old not in cls.model_fields and not names:
                 parser.add_argument(f"--{old}", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
     @classmethod
@@ -393,11 +393,6 @@ class PretrainingConfig(RunSettings, OptimisationSettings, CatalogueSettings, Mo
     patches_kept: float = Field(1.0, gt=0, le=1, description="share of an image's patches that the model sees")
     tower: str = Field("", description="folder of a pretrained model whose vision tower is the start")
     output: str = Field("", description="folder for the weights (empty: pretrained/<run id>)")
-
-
-def build_config(values: Mapping[str, Any]) -> Config:
-    """Return the configuration of a training run, as `Config.build` does."""
-    return Config.build(values)
 
 
 def searchable() -> dict[str, dict[str, Any]]:

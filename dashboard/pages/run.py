@@ -36,7 +36,7 @@ from dashboard.figures.run import confusion, learning_curves, reliability, subgr
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.theme import family_colour, family_of
-from vlm_core.config import build_config
+from vlm_core.config import Config
 from vlm_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ def _category_table(evaluation: Evaluation) -> Component:
 def differing_params(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return name, the run's value and the preset's, of settings that differ from its preset; [] without a preset."""
     try:
-        preset = build_config({"preset": row.get("params.preset", "")}).to_params()
+        preset = Config.build({"preset": row.get("params.preset", "")}).to_params()
     except UserError:
         return []
     ours = {name: str(row[f"params.{name}"]) for name in preset if f"params.{name}" in row and name not in _OF_THE_RUN}

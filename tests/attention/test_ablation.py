@@ -11,7 +11,7 @@ import torch
 from tests.models.families import FAMILIES, make_adapter, make_tiny
 from vlm_core.attention.ablation import Ablation, MechanismCategoriser, name_vectors
 from vlm_core.attention.mechanisms import MECHANISMS
-from vlm_core.config import build_config
+from vlm_core.config import Config
 from vlm_core.models.loading import LoadedWeights
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.training.feature_cache import FeatureCache
@@ -43,7 +43,7 @@ def _tower(family="clip"):
 
 def _run(data, folder, mechanism="attention-pool", tower=None, rates=(1e-3,), **settings):
     given = {"model": "clip", "batch_size": 4, "cache_precision": "fp32", "epochs": 3, "patience": 3, "views": 2}
-    config = build_config({**given, **settings})
+    config = Config.build({**given, **settings})
     cache = FeatureCache(folder, int(config.cache_gib * 2**30), config.cache_precision)
     return Ablation(config, data, tower or _tower(), cache).run(mechanism, rates)
 

@@ -131,9 +131,9 @@ def _metrics(generator: np.random.Generator) -> list[tuple[str, float, int]]:
 
 
 def _params(number: int) -> dict[str, str]:
-    from vlm_core.config import build_config
+    from vlm_core.config import Config
 
-    params = build_config({"preset": ("cpu", "demo", "original")[number % 3], "model": FAMILIES[number % 4]})
+    params = Config.build({"preset": ("cpu", "demo", "original")[number % 3], "model": FAMILIES[number % 4]})
     return {**params.to_params(), "seed": str(number % 5)}
 
 

@@ -8,7 +8,7 @@ import pytest
 from mlflow.projects._project_spec import EntryPoint, load_project
 
 from experiments.mlproject import declared_settings, render
-from vlm_core.config import PRESETS, SUITING, Config, build_config
+from vlm_core.config import PRESETS, SUITING, Config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,7 +59,7 @@ def test_an_entry_point_starts_a_door_that_exists(verb: str) -> None:
 )
 def test_training_gets_what_the_user_gives(settings: dict[str, str]) -> None:
     _, *flags = _arguments(settings)
-    assert Config.from_flags(flags, argparse.ArgumentParser()) == build_config(settings)
+    assert Config.from_flags(flags, argparse.ArgumentParser()) == Config.build(settings)
 
 
 def test_an_empty_text_survives_the_shell() -> None:

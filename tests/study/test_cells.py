@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vlm_core.config import StudyConfig, build_config
+from vlm_core.config import Config, StudyConfig
 from vlm_core.study import cells, measurements
 from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
 from vlm_core.study.plan import Cell, StudyPlan, plan_study
@@ -90,7 +90,7 @@ def test_the_catalogue_is_read_once_for_all_cells(monkeypatch):
     monkeypatch.setattr(cells, "load_data", lambda config, root, catalogue: (config.seed, catalogue))
     cells._catalogue.cache_clear()
     try:
-        loaded = [cells._load(build_config({"data": "shop", "seed": seed}), Path()) for seed in (0, 1)]
+        loaded = [cells._load(Config.build({"data": "shop", "seed": seed}), Path()) for seed in (0, 1)]
     finally:
         cells._catalogue.cache_clear()
     assert loaded == [(0, "shop"), (1, "shop")] and read == ["shop"]

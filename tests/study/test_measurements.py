@@ -8,7 +8,7 @@ import pytest
 
 from tests.evaluation.made_predictions import sure
 from tests.models.families import make_categoriser
-from vlm_core.config import build_config
+from vlm_core.config import Config
 from vlm_core.evaluation.leak import CategoryLeak
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.study import measurements
@@ -50,7 +50,7 @@ def data():
 
 @pytest.fixture
 def trained(data, tmp_path):
-    return TrainedCell(build_config({"label": "masterCategory"}), data, _Brightness(), tmp_path)
+    return TrainedCell(Config.build({"label": "masterCategory"}), data, _Brightness(), tmp_path)
 
 
 def measured(trained, name, kind):
@@ -121,7 +121,7 @@ def test_what_was_measured_is_added_to_the_run(data, monkeypatch):
     monkeypatch.setattr("vlm_core.tracking.registry.resolve", lambda run_id: f"model of {run_id}")
     monkeypatch.setattr("vlm_core.models.saved.load_categoriser", lambda path: _Brightness())
     monkeypatch.setattr("vlm_core.tracking.additions.add_files", add_files)
-    measure(("leak", "unknown"), "run", build_config({"label": "masterCategory"}), data)
+    measure(("leak", "unknown"), "run", Config.build({"label": "masterCategory"}), data)
     assert added == {
         "run_id": "run",
         "name": "study",

@@ -15,7 +15,7 @@ import pytest
 
 from tests.messages import collected_messages
 from tests.stub_training import kill_at, train_nothing
-from vlm_core.config import Config, StudyConfig, build_config
+from vlm_core.config import Config, StudyConfig
 from vlm_core.errors import UserError
 from vlm_core.study import measurements, running
 from vlm_core.study.plan import Cell, plan_study
@@ -99,7 +99,7 @@ def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path
     assert kept["cells_finished"] == 4
     assert reader.text(outcome.run_id, "study/report.md").startswith("# Study demo")
     own = {name: value for name, value in SMALL.items() if name in Config.model_fields}
-    alone = run_training(build_config({"preset": "demo", "model": "clip", "data": str(shop), **own}), stocked)
+    alone = run_training(Config.build({"preset": "demo", "model": "clip", "data": str(shop), **own}), stocked)
     assert probe.macro_f1.value == alone.evaluation.macro_f1.value
 
 

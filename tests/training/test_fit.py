@@ -9,7 +9,7 @@ import torch
 
 from tests.messages import collected_messages
 from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser, make_shallow
-from vlm_core.config import build_config
+from vlm_core.config import Config
 from vlm_core.models.onnx_prefix import OnnxPrefix
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.training.batches import FeatureBatches, PixelBatches
@@ -51,7 +51,7 @@ def _make(family, settings):
 
 def _fit(data, model, folder, log=lambda metrics: None, **settings):
     given = {"model": model.description.family, "batch_size": 4, "cache_precision": "fp32", "learning_rate": 1e-3}
-    config = build_config({**given, "epochs": 3, "patience": 3, **settings})
+    config = Config.build({**given, "epochs": 3, "patience": 3, **settings})
     cache = FeatureCache(folder / "cache", int(config.cache_gib * 2**30), config.cache_precision)
     return Trainer(config, data, model, folder / "checkpoints", cache, log)
 

@@ -17,7 +17,7 @@ from tests.stores import run_python
 from tests.stub_training import train_nothing
 from tests.tracking.models import save_categoriser
 from tests.tracking.test_serving import ELSEWHERE
-from vlm_core.config import build_config
+from vlm_core.config import Config
 from vlm_core.errors import UserError
 from vlm_core.models.onnx_export import export_onnx
 from vlm_core.models.saved import load_categoriser
@@ -34,7 +34,7 @@ SMALL = {
 @pytest.mark.slow
 def test_an_exported_run_is_compared_and_served(shop, stocked, store, capsys, monkeypatch):
     monkeypatch.setattr(export, "_PASSES", 1)
-    run_id = train.run_training(build_config({**SMALL, "data": str(shop), "model": "clip"}), stocked).run_id
+    run_id = train.run_training(Config.build({**SMALL, "data": str(shop), "model": "clip"}), stocked).run_id
     before = RunReader().runs().iloc[0]
     door.main(["--run", run_id, "--pictures", "8", "--threads", "1"])
     printed = capsys.readouterr().out
@@ -80,7 +80,7 @@ def keep(shop, stocked, tmp_path, monkeypatch):
         folder = tmp_path / "categoriser"
         folder.mkdir()
         categoriser.save(folder)
-        config = build_config({**SMALL, "data": str(shop), "model": "clip"})
+        config = Config.build({**SMALL, "data": str(shop), "model": "clip"})
         return train_nothing(model=folder)(config, stocked).run_id
 
     return start
@@ -125,7 +125,7 @@ def test_an_export_that_differs_is_refused_and_a_lost_catalogue_is_replaced_by_t
         if config.data == own:
             raise UserError("data=shop does not exist.")
         assert config.data == "sample"
-        return load(build_config({"data": own}), *rest)  # the whole sample would take long to draw
+        return load(Config.build({"data": own}), *rest)  # the whole sample would take long to draw
 
     monkeypatch.setattr(export, "load_catalogue", lost)
     with collected_messages() as lines:

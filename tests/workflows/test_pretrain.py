@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from tests.messages import collected_messages
 from vlm_core.catalogue.exposure import RULE, Exposure
-from vlm_core.config import PretrainingConfig, build_config
+from vlm_core.config import Config, PretrainingConfig
 from vlm_core.errors import UserError
 from vlm_core.tracking.reader import RunReader
 from vlm_core.training.pretraining_task import Pretraining
@@ -54,7 +54,7 @@ def test_weights_are_stored_with_what_they_saw_and_fine_tuned_without_a_leak(pre
     assert RunReader().artifact(outcome.run_id, "weights/model.safetensors").exists()
     assert RunReader().leaderboard().empty
 
-    config = build_config(
+    config = Config.build(
         {"preset": "demo", "weights": "auto", "checkpoint": str(outcome.folder), "model": "clip", "data": str(shop)}
         | {"mode": "probe", "epochs": 1, "per_category": 20, "train_per_category": 12, "threads": 1, "resamples": 100}
     )

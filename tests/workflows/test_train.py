@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.messages import collected_messages
-from vlm_core.config import SUITING, build_config
+from vlm_core.config import SUITING, Config
 from vlm_core.data import load_data
 from vlm_core.errors import UserError
 from vlm_core.tracking.reader import RunReader
@@ -24,7 +24,7 @@ def run(shop, stocked):
     """Run a small training in a store of its own: the outcome, and the messages that were logged."""
 
     def start(**settings):
-        config = build_config({**SMALL, "data": str(shop), **settings})
+        config = Config.build({**SMALL, "data": str(shop), **settings})
         with collected_messages() as lines:
             return train.run_training(config, stocked), lines
 
@@ -114,7 +114,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
 
 
 def test_a_trial_that_is_pruned_says_so_and_leaves_no_checkpoint(shop, stocked):
-    config = build_config({**SMALL, "data": str(shop), "model": "clip"})
+    config = Config.build({**SMALL, "data": str(shop), "model": "clip"})
     begun, asked = [], []
 
     def stop(epoch, macro_f1):
@@ -159,7 +159,7 @@ def test_a_checkpoint_folder_is_used_and_named(run, tmp_path):
 
 def test_a_run_is_evaluated_on_what_it_was_not_trained_on(run, shop, store):
     outcome, _ = run(model="baseline")
-    config = build_config({"data": str(shop), "resamples": 100, "threads": 1})
+    config = Config.build({"data": str(shop), "resamples": 100, "threads": 1})
     with collected_messages() as lines:
         child, evaluation = run_evaluation(outcome.run_id, config, store)
     seen = np.union1d(outcome.split.train, outcome.split.validation)

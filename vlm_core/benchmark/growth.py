@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vlm_core.benchmark.profiling import PeakMemory
-from vlm_core.config import build_config
+from vlm_core.config import Config
 from vlm_core.data import load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.models.loading import load_weights
@@ -30,7 +30,7 @@ def measure_growth(images: int, data: str, root: str, threads: int) -> dict[str,
     system can drop, are not counted.
     """
     torch.set_num_threads(threads)
-    config = build_config({"preset": "demo", "data": data, "model": "clip"})
+    config = Config.build({"preset": "demo", "data": data, "model": "clip"})
     loaded = load_data(config, Path(root))
     store = loaded.catalogue.pictures
     images = min(images, len(store))

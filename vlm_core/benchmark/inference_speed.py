@@ -10,7 +10,7 @@ import torch
 
 from vlm_core.benchmark.naive import full_size
 from vlm_core.benchmark.steps import categoriser_of
-from vlm_core.config import build_config
+from vlm_core.config import Config
 from vlm_core.data import load_data
 from vlm_core.models.onnx_export import export_onnx, quantise_onnx
 from vlm_core.workflows.export import BATCHES, ExportComparison, compare
@@ -21,7 +21,7 @@ IMAGES = 64  # whose log-probabilities are compared
 def measure_inference(family: str, image_size: int, data: str, root: str, threads: int) -> dict[str, Any]:
     """Return per format: seconds per image at batch size 1 and 32, megabytes, and the difference from PyTorch."""
     torch.set_num_threads(threads)
-    config = build_config({"data": data, "model": family, "per_category": 40, "train_per_category": 40})
+    config = Config.build({"data": data, "model": family, "per_category": 40, "train_per_category": 40})
     loaded = load_data(config, Path(root))
     pictures = loaded.catalogue.pictures.take(loaded.split.test[:IMAGES])
     model = categoriser_of(family, *full_size(family, image_size), loaded)

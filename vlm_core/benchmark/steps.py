@@ -27,7 +27,7 @@ from vlm_core.benchmark.naive import (
     trainer_steps,
 )
 from vlm_core.benchmark.profiling import count_flops, timed
-from vlm_core.config import Config, build_config
+from vlm_core.config import Config
 from vlm_core.data import Data, load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.pixels.arrays import Rows
@@ -88,7 +88,7 @@ def measure(kind: str, family: str, image_size: int, data: str, root: str, threa
 
 
 def _load(kind: str, family: str, data: str, root: str) -> tuple[Config, Data]:
-    config = build_config(
+    config = Config.build(
         {
             "preset": "cpu", "data": data, "model": family, "per_category": 12, "train_per_category": 400,
             "batch_size": BATCH, "views": 1, "cache_gib": 20, "patience": 1, **OURS.get(kind, {}),
@@ -228,7 +228,7 @@ def _our_steps(
 def measure_preprocessing(image_size: int, data: str, root: str, threads: int) -> dict[str, Any]:
     """Return seconds per image of decoding and augmentation, by Pillow and by this library."""
     torch.set_num_threads(threads)
-    config = build_config({"preset": "cpu", "data": data, "per_category": 12, "train_per_category": 40})
+    config = Config.build({"preset": "cpu", "data": data, "per_category": 12, "train_per_category": 40})
     loaded = load_data(config, Path(root))
     rows = np.unique(loaded.split.train)[:32]
     files, view = jpegs(loaded.catalogue.pictures.take(rows)), augment(image_size)

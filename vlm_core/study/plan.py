@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from vlm_core.config import MECHANISM as BUDGET
-from vlm_core.config import Config, StudyConfig, build_config
+from vlm_core.config import Config, StudyConfig
 from vlm_core.data import split_list
 from vlm_core.errors import UserError
 
@@ -69,7 +69,7 @@ class StudyPlan:
     def settings(self, cell: Cell) -> Config:
         """Return the cell's configuration."""
         names = {"model": cell.model, "mode": cell.mode, "objective": cell.objective, "protocol": cell.protocol}
-        return build_config({**self.shared_settings, **names, "seed": cell.seed, "run_name": cell.key})
+        return Config.build({**self.shared_settings, **names, "seed": cell.seed, "run_name": cell.key})
 
     def encoder_settings(self, cell: Cell, family: str) -> Config:
         """Return a mechanism's configuration: that of its frozen encoder, with the ablation's default budget."""

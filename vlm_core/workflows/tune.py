@@ -24,7 +24,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from vlm_core.aliases import current_settings
-from vlm_core.config import HEAD_SEARCH, Config, SearchConfig, build_config, searchable
+from vlm_core.config import HEAD_SEARCH, Config, SearchConfig, searchable
 from vlm_core.data import Data, load_data, split_list
 from vlm_core.errors import Diverged, UserError
 from vlm_core.progress import log_to_stdout, quiet, shows_messages
@@ -110,7 +110,7 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
         _log_search(search, best, run)
         settings = {**worker.fixed_settings, **best.params, "run_name": f"{worker.name}-winner"}
         logger.info("Best settings: " + ", ".join(f"{name}={value}" for name, value in best.params.items()) + ".")
-        winner = run_training(build_config(settings), worker.root, parent=run.run_id)
+        winner = run_training(Config.build(settings), worker.root, parent=run.run_id)
         search.set_user_attr(WINNER, winner.run_id)
     return SearchOutcome(run.run_id, search, best, winner)
 
@@ -217,7 +217,7 @@ class _Worker:
         settings = {**self.fixed_settings, **trial.params, "run_name": f"{self.name}-{trial.number}"}
         try:
             result = run_trial(
-                build_config(settings),
+                Config.build(settings),
                 data,
                 self.root,
                 parent,
