@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.theme import SERIES, layout
+from dashboard.theme import SERIES, layout, plain_text
 
 PIXELS_PER_BAR: Final = 13
 
@@ -17,7 +17,7 @@ PIXELS_PER_BAR: Final = 13
 def balance(categories: Sequence[str], counts: Mapping[str, NDArray[np.int64]]) -> go.Figure:
     """Return products per category, a bar for each part, the largest category on top."""
     order = np.argsort(next(iter(counts.values())), kind="stable")
-    names = [categories[place] for place in order]
+    names = [plain_text(categories[place]) for place in order]
     figure = go.Figure()
     for (part, values), colour in zip(reversed(list(counts.items())), SERIES[len(counts) - 1 :: -1], strict=False):
         figure.add_bar(

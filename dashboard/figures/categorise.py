@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboard.figures.compare import RunStyle
-from dashboard.theme import layout
+from dashboard.theme import layout, plain_text
 from vlm_core.evaluation.predictions import Predictions
 
 _STEPS: Final = np.linspace(0, 1, 101)
@@ -37,7 +37,7 @@ def coverage_curves(styles: Sequence[RunStyle], predictions: Sequence[Prediction
                 x=_STEPS,
                 y=points[:, column],
                 mode="lines",
-                name=f"{style.name}: {name}",
+                name=f"{plain_text(style.name)}: {name}",
                 line={"color": style.colour, "dash": dash, "width": 2},
                 hovertemplate="threshold %{x:.2f}<br>%{y:.1%}<extra></extra>",
             )

@@ -50,7 +50,7 @@ def curves(styles: Sequence[RunStyle], epochs: Sequence[Sequence[dict[str, Any]]
             figure.add_scatter(
                 x=[entry["epoch"] for entry in entries],
                 y=[entry["validation_summary"][name] for entry in entries],
-                name=style.name,
+                name=plain_text(style.name),
                 legendgroup=style.name,
                 showlegend=column == 1,
                 mode="lines+markers",
@@ -74,7 +74,7 @@ def category_bars(styles: Sequence[RunStyle], evaluations: Sequence[Evaluation])
         scores = {score.category: score.f1 for score in evaluation.per_category if score.support}
         names = [name for name in categories if name in scores]
         figure.add_bar(
-            x=names,
+            x=[plain_text(name) for name in names],
             y=[scores[name].value for name in names],
             error_y={
                 "array": [scores[name].high - scores[name].value for name in names],
@@ -83,7 +83,7 @@ def category_bars(styles: Sequence[RunStyle], evaluations: Sequence[Evaluation])
                 "thickness": 1.2,
                 "width": 2,
             },
-            name=style.name,
+            name=plain_text(style.name),
             marker={"color": style.colour, "pattern": {"shape": style.pattern, "fgcolor": "white"}},
             hovertemplate="%{x}<br>F1 %{y:.3f}<extra>" + plain_text(style.name) + "</extra>",
         )
@@ -144,9 +144,7 @@ def confusion_difference(a: Evaluation, b: Evaluation) -> go.Figure:
 
 def agreement(names: Sequence[str], shares: NDArray[np.float64]) -> go.Figure:
     """Return how often each two of the runs predict the same category (R, R)."""
-    figure = go.Figure(
-        _heat(shares, [plain_text(name) for name in names], ".0%", float(min(0.5, shares.min())), 1.0, SEQUENTIAL)
-    )
+    figure = go.Figure(_heat(shares, names, ".0%", float(min(0.5, shares.min())), 1.0, SEQUENTIAL))
     figure.update_layout(**layout(xaxis={"showgrid": False}, yaxis={"showgrid": False, "autorange": "reversed"}))
     return figure
 
@@ -160,8 +158,8 @@ def _heat(
 ) -> go.Heatmap:
     return go.Heatmap(
         z=values,
-        x=list(names),
-        y=list(names),
+        x=[plain_text(name) for name in names],
+        y=[plain_text(name) for name in names],
         zmin=low,
         zmax=high,
         colorscale=colours,

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DIVERGING, SEQUENTIAL, layout
+from dashboard.theme import DIVERGING, SEQUENTIAL, layout, plain_text
 from vlm_core.evaluation.calibration import ReliabilityBin
 from vlm_core.evaluation.subgroups import Subgroup
 
@@ -57,11 +57,12 @@ def confusion(
         top = float(max(1, np.abs(values).max(initial=0)))
         form, colours, limits = "+.0f", DIVERGING, (-top, top)
     numbers = f"%{{z:{form}}}" if len(categories) <= MOST_WITH_NUMBERS else ""
+    names = [plain_text(name) for name in categories]
     figure = go.Figure(
         go.Heatmap(
             z=values,
-            x=list(categories),
-            y=list(categories),
+            x=names,
+            y=names,
             zmin=limits[0],
             zmax=limits[1],
             colorscale=colours,
@@ -120,7 +121,7 @@ def reliability(curve: Sequence[ReliabilityBin], colour: str) -> go.Figure:
 
 def subgroups(groups: Sequence[Subgroup], colour: str, overall: float) -> go.Figure:
     """Return each subgroup's accuracy with Wilson's interval; a hollow marker has fewer than 20 products."""
-    names = [f"{group.value or 'unknown'}  (n {group.n:,})" for group in groups]
+    names = [f"{plain_text(group.value or 'unknown')}  (n {group.n:,})" for group in groups]
     figure = go.Figure()
     figure.add_vline(x=overall, line={"color": _GREY, "dash": "dot", "width": 1})
     figure.add_scatter(

@@ -142,7 +142,7 @@ def drops(rows: Sequence[RobustnessRow]) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=values,
-            x=names,
+            x=[plain_text(name) for name in names],
             y=[plain_text(row.label) for row in rows],
             zmin=min(0.0, float(values.min())),
             zmax=max(0.01, float(values.max())),

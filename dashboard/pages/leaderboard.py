@@ -66,7 +66,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
         [
             page_header(
                 "Leaderboard",
-                "Test macro-F1 with its 95% interval. Runs are ranked only against runs tested on the same products.",
+                "Test macro-F1 with its 95 % interval. Runs are ranked only against runs tested on the same products.",
                 html.Div(update_compare(None), id="leaderboard-compare"),
             ),
             dcc.Store(id="leaderboard-sort", data=sort),

@@ -163,7 +163,7 @@ def update_details(runs: Runs, run_id: str, ended: str | None) -> tuple[Any, Any
                 ),
                 f"Accuracy by {attribute}, with intervals",
             ),
-            note="Accuracy with its 95% interval (Wilson); hollow: fewer than 20 products.",
+            note="Accuracy with its 95 % interval (Wilson); hollow: fewer than 20 products.",
         )
         for number, attribute in enumerate(attributes)
     ]
@@ -171,7 +171,7 @@ def update_details(runs: Runs, run_id: str, ended: str | None) -> tuple[Any, Any
     parts = [
         dmc.SimpleGrid(
             [
-                card("Per category", _category_table(evaluation), note="Test split; F1 with its 95% interval."),
+                card("Per category", _category_table(evaluation), note="Test split; F1 with its 95 % interval."),
                 card(
                     "Calibration",
                     graph(
@@ -368,7 +368,7 @@ def _category_table(evaluation: Evaluation) -> Component:
         for score in scores
     ]
     table = dmc.Table(
-        data={"head": ["Category", "n", "Precision", "Recall", "F1 (95% interval)"], "body": body},
+        data={"head": ["Category", "n", "Precision", "Recall", "F1 (95 % interval)"], "body": body},
         highlightOnHover=True,
         stickyHeader=True,
     )

@@ -100,8 +100,8 @@ def _section_card(runs: Runs, study: StoredStudy, section: Section) -> Component
 def _graphs(section: Section) -> list[Component]:
     graphs = []
     for number, plot in enumerate(section.plots):
-        drawn = graph(f"study-{section.key}-{number}", make_figure(plot), plot.caption, height_of(plot))
-        graphs.append(wide(drawn, plot.caption) if isinstance(plot, WIDE_PLOTS) else drawn)
+        figure = graph(f"study-{section.key}-{number}", make_figure(plot), plot.caption, height_of(plot))
+        graphs.append(wide(figure, plot.caption) if isinstance(plot, WIDE_PLOTS) else figure)
     return graphs
 
 

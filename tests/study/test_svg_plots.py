@@ -39,6 +39,11 @@ def test_a_plot_is_an_svg_element_with_its_labels(name):
     assert svg.startswith("<svg") and LABELS[name] <= texts(svg)
 
 
+def test_dollar_signs_in_a_name_are_no_mathematics():
+    label = r"up to $5 $\nothing$"
+    assert label in texts(plot_svg(IntervalPlot("", "x", ((label, Estimate(0.5, 0.4, 0.6)),))))
+
+
 def test_every_plot_of_the_report_is_tried_here():
     assert set(PLOTS) == set(LABELS)
 

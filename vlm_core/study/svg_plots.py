@@ -178,6 +178,7 @@ def _svg(paint: Callable[[Any], None], *, height: float, panels: tuple[int, int]
         "font.family": "sans-serif",
         "font.size": 9,
         "svg.hashsalt": "study",
+        "text.parse_math": False,  # a dollar sign in a name is one
     }
     with rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, height), layout="constrained")

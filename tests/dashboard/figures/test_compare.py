@@ -14,10 +14,10 @@ from vlm_core.evaluation.evaluation import evaluate
 from vlm_core.evaluation.predictions import Predictions
 
 
-def _evaluation(predicted, labels=(0, 0, 1, 1), categories=2):
+def _evaluation(predicted, labels=(0, 0, 1, 1), categories=2, name="c{}"):
     logs = np.full((len(labels), categories), np.log(0.1 / (categories - 1)))
     logs[np.arange(len(labels)), list(predicted)] = np.log(0.9)
-    names = tuple(f"c{number}" for number in range(categories))
+    names = tuple(name.format(number) for number in range(categories))
     predictions = Predictions([str(n) for n in range(len(labels))], np.array(labels), logs, names)
     prior = np.bincount(labels, minlength=categories) / len(labels)
     return evaluate(predictions, pd.DataFrame(index=range(len(labels))), prior, resamples=100, seed=0)
@@ -36,6 +36,13 @@ def test_bars_have_the_evaluations_f1_and_interval():
     f1 = evaluation.per_category[0].f1
     assert list(bar.x) == ["c0", "c1"] and bar.y[0] == f1.value
     assert bar.error_y.array[0] == f1.high - f1.value and bar.error_y.arrayminus[0] == f1.value - f1.low
+
+
+def test_names_from_the_store_are_escaped():
+    evaluation, styles = _evaluation((0, 0, 1, 0), name="<b>{}"), run_styles(["<i>a"], ["clip"])
+    bar, matrix = category_bars(styles, [evaluation]).data[0], confusions(styles, [evaluation]).data[0]
+    assert list(bar.x) == list(matrix.x) == list(matrix.y) == ["&lt;b&gt;0", "&lt;b&gt;1"]
+    assert bar.name == curves(styles, [[]]).data[0].name == "&lt;i&gt;a"
 
 
 def test_of_many_categories_those_that_differ_most_are_shown():

@@ -24,6 +24,11 @@ def test_a_matrix_shows_counts_shares_of_the_row_or_what_an_epoch_changed(kind, 
     assert trace.zmin == -trace.zmax if kind == "difference" else trace.zmin == 0
 
 
+def test_names_of_categories_are_escaped():
+    trace = confusion(MATRIX, ("<b>a", "b"), "counts", None).data[0]
+    assert list(trace.x) == list(trace.y) == ["&lt;b&gt;a", "b"]
+
+
 def test_many_categories_have_a_scale_in_place_of_numbers():
     names = [str(number) for number in range(69)]
     trace = confusion(np.eye(69, dtype=np.int64), names, "counts", None).data[0]
