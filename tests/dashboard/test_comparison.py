@@ -45,7 +45,11 @@ def _test(difference, p):
     ("difference", "p", "sentence"),
     [
         ((0.012, 0.001, 0.023), 0.03, "A beats B by 1.2 points of macro-F1 (95 % interval 0.1 to 2.3, p = 0.030)."),
-        ((-0.012, -0.023, -0.001), 0.0004, "B beats A by 1.2 points of macro-F1 (95 % interval 0.1 to 2.3, p < 0.001)."),
+        (
+            (-0.012, -0.023, -0.001),
+            0.0004,
+            "B beats A by 1.2 points of macro-F1 (95 % interval 0.1 to 2.3, p < 0.001).",
+        ),
         (
             (0.012, -0.001, 0.023),
             0.2,
