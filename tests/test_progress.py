@@ -39,13 +39,14 @@ def test_a_command_prints_each_message_once_as_it_is(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("command")
-def test_nothing_is_shown_inside_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_alone_are_shown_inside_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="stop"), quiet():
         LOGGER.warning("careful")
+        LOGGER.error("lost")
         assert not shows_messages()
         raise ValueError("stop")
     LOGGER.info("work")
-    assert capsys.readouterr().out == "work\n"
+    assert capsys.readouterr().out == "ERROR: lost\nwork\n"
 
 
 def test_values_pass_through_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,9 @@ def shows_messages() -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show neither messages nor bars inside: of a trial or a cell, only how it ended is of interest."""
+    """Show errors alone inside, and no bars: of a trial or a cell, only how it ended is of interest."""
     level = _logger.level
-    _logger.setLevel(logging.CRITICAL)
+    _logger.setLevel(logging.ERROR)
     try:
         yield
     finally:

@@ -77,7 +77,7 @@ def end_run(
     except Exception as problem:
         if error is None:
             raise
-        _log.warning("The run %s could not be marked as %s: %s", run.run_id, status, problem)
+        _log.error("The run %s could not be marked as %s: %s", run.run_id, status, problem)
 
 
 def end_dead_children(client: MlflowClient, uri: str, parent: str) -> None:
