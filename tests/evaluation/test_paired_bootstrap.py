@@ -116,3 +116,13 @@ def test_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = resample_differences(answers, resamples=500, seed=0)
     assert parts.shape == (500,) and len(np.unique(parts)) > 450
     assert parts.std() == pytest.approx(whole.std(), rel=0.15)
+
+
+@pytest.mark.parametrize("most", [1, 3, 2**20])  # of 12 columns of 2**20 no number of 64 bits holds a row
+@pytest.mark.parametrize("rows", [0, 1, 400])
+def test_distinct_rows_are_numpys(rows: int, most: int) -> None:
+    table = np.random.default_rng(2).integers(0, 2, (rows, 12)) * most
+    table[:, 8:] = 0  # so that rows are there more than once
+    expected = np.unique(table, axis=0, return_counts=True)
+    for ours, numpys in zip(module._distinct_rows(table), expected, strict=True):
+        np.testing.assert_array_equal(ours, numpys)

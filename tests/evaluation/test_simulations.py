@@ -6,6 +6,7 @@ Where a method is careful by its nature only the side that would mislead is held
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 from scipy.stats import binom, norm
 
 from vlm_core.evaluation.bootstrap import corrected_estimate, estimate, resample_metrics
@@ -37,7 +38,7 @@ def _answers(labels, recalls, difficulty, generator, shared=0.65):
     """A model's answers (n,); models share what is difficult about a product."""
     score = np.sqrt(shared) * difficulty + np.sqrt(1 - shared) * generator.normal(size=len(labels))
     other = (WRONG[labels].cumsum(axis=1) < generator.random((len(labels), 1))).sum(axis=1)
-    return np.where(score < norm.ppf(recalls)[labels], labels, np.minimum(other, 4))
+    return np.where(score < ndtri(recalls)[labels], labels, np.minimum(other, 4))
 
 
 @pytest.mark.parametrize(("recalls", "support"), [EVEN, SMALL])

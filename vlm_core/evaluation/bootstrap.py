@@ -156,10 +156,10 @@ def corrected_estimate(value: float, samples: NDArray[np.float64]) -> Estimate:
     Efron 1981, https://doi.org/10.2307/3314608: with 13 of 613 products in one category the interval of macro-F1 held
     the truth in 90 to 93 % of simulations without the correction, and in 94 % with it.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr, ndtri
 
     below = ((samples < value).mean() + (samples <= value).mean()) / 2
-    bias = norm.ppf(np.clip(below, 1 / len(samples), 1 - 1 / len(samples)))
-    ends = norm.cdf(2 * bias + norm.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    bias = ndtri(np.clip(below, 1 / len(samples), 1 - 1 / len(samples)))
+    ends = ndtr(2 * bias + ndtri([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     low, high = np.quantile(samples, ends)
     return Estimate(float(value), float(min(low, value)), float(max(high, value)))

@@ -76,10 +76,26 @@ def resample_differences(paired: PairedPredictions, *, resamples: int, seed: int
 
 def _count(paired: PairedPredictions) -> _Outcomes:
     columns = [paired.labels[:, None], paired.times, paired.a, paired.b]
-    distinct, products = np.unique(np.concatenate(columns, axis=1), axis=0, return_counts=True)
+    distinct, products = _distinct_rows(np.concatenate(columns, axis=1))
     labels, times, a, b = np.split(distinct, np.cumsum([part.shape[1] for part in columns[:-1]]), axis=1)
     eye = np.eye(paired.count)
     return _Outcomes(labels[:, 0], products.astype(np.float64), times.astype(np.float64), eye[a], eye[b])
+
+
+def _distinct_rows(table: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the distinct rows (K, D) of a table (n, D) of numbers from 0 up, in order, and how often each is there.
+
+    As `np.unique(table, axis=0, return_counts=True)`, several times faster: rows are sorted by one number each.
+    """
+    codes, span = np.zeros(len(table), dtype=np.int64), 1
+    for column in table.T:
+        values = int(column.max(initial=0)) + 1
+        if span * values > np.iinfo(np.int64).max:
+            numbers, codes = np.unique(codes, return_inverse=True)
+            span = len(numbers)
+        codes, span = codes * values + column, span * values
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    return table[first], counts
 
 
 def _with_prior(outcomes: _Outcomes, paired: PairedPredictions) -> _Outcomes:
