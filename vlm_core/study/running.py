@@ -19,6 +19,7 @@ from vlm_core.aliases import former_value
 from vlm_core.config import StudyConfig
 from vlm_core.data import load_data
 from vlm_core.errors import UserError
+from vlm_core.progress import log_to_stdout, shows_messages
 from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
 from vlm_core.study.measurements import CURRENT_NAMES
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
@@ -147,7 +148,9 @@ def _run_cells(
     threads = max(1, min(config.threads, os.cpu_count() or 1) // config.workers)
     shared = replace(plan, shared_settings={**plan.shared_settings, "threads": threads})
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.workers, context, initializer=_watch, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(
+        config.workers, context, initializer=_start_worker, initargs=(os.getpid(), shows_messages())
+    ) as pool:
         futures = [pool.submit(_work, each, shared, root, parent) for each in pending]
         try:
             with ending_workers():
@@ -168,6 +171,13 @@ def _work(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> Cel
         return run_cell(pending, plan, root, parent)
     except KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)
+
+
+def _start_worker(parent: int, messages: bool) -> None:
+    """Log as the process that started this worker does, and watch it."""
+    if messages:
+        log_to_stdout()
+    _watch(parent)
 
 
 def _watch(parent: int) -> None:
