@@ -26,14 +26,14 @@ ASKED = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb")
 .DELETE_ON_ERROR:
 .PHONY: help setup prepare train pretrain tune study bench demo dashboard ui serve check test lint types format lock clean
 
-help:  ## list what can be done (this)
+help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'Settings: MODEL=$(MODEL) DATA=$(DATA) PRESET=$(PRESET) PORT=$(PORT) FLAGS="--epochs 3 ...", as in: make train MODEL=clip DATA=shop.zip'
 	@echo 'No GPU? Name the index of the CPU wheels, as the PyTorch site gives it, for the first run:'
 	@echo '  PIP_EXTRA_INDEX_URL=<address> make setup'
 
-setup: $(VENV)/.ready $(EXTRAS:%=$(VENV)/.ready-%)  ## install what training needs into .venv, and EXTRAS (the others do it when needed)
+setup: $(VENV)/.ready $(EXTRAS:%=$(VENV)/.ready-%)  ## install what training needs into .venv, plus EXTRAS (other targets install what they need)
 
 prepare: $(VENV)/.ready $(FETCHER)  ## read, clean and decode a catalogue once: DATA=folder, zip, CSV, kaggle or hf
 	$(RUN) experiments.prepare --data $(DATA) $(FLAGS)
@@ -47,16 +47,16 @@ pretrain: $(VENV)/.ready $(FETCHER)  ## pretrain MODEL on the pictures, titles a
 tune: $(VENV)/.ready-search $(FETCHER)  ## search MODEL's settings on DATA with Optuna, and retrain the winner
 	$(RUN) experiments.tune --model $(MODEL) --data $(DATA) $(FLAGS)
 
-study: $(VENV)/.ready-study $(FETCHER)  ## carry out the comparative study on DATA with PRESET, and write its report
+study: $(VENV)/.ready-study $(FETCHER)  ## run the comparative study on DATA with PRESET and write its report
 	$(RUN) experiments.study --preset $(PRESET) --data $(DATA) --workers 2 $(FLAGS)
 
-bench: $(VENV)/.ready-study $(VENV)/.ready-export $(FETCHER)  ## measure every mode next to naive fine-tuning, for an hour or more: docs/performance.md
+bench: $(VENV)/.ready-study $(VENV)/.ready-export $(FETCHER)  ## benchmark every mode against naive fine-tuning (an hour or more): docs/performance.md
 	$(RUN) experiments.benchmark --data $(DATA) --families blip --sizes 384 --kinds "naive,full,full beside naive,one block" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --sizes 160 --kinds "one block,one block int8" $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --families clip --kinds Trainer $(FLAGS)
 	$(RUN) experiments.benchmark --data $(DATA) --output docs/performance.md $(FLAGS)
 
-demo: $(VENV)/.ready  ## train all three families small on the sample and compare them, in minutes
+demo: $(VENV)/.ready  ## train a small model of each family on the sample and compare them, in minutes
 	$(RUN) experiments.demo $(FLAGS)
 
 dashboard: $(VENV)/.ready-dashboard  ## compare runs and categorise pictures on http://127.0.0.1:8050
@@ -85,11 +85,11 @@ lint: $(VENV)/.ready-dev  ## check style and layout
 types: $(VENV)/.ready-dev  ## check types
 	$(RUN) mypy
 
-format: $(VENV)/.ready-dev  ## mend style and layout where a tool can
+format: $(VENV)/.ready-dev  ## fix style and layout automatically
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-lock: $(VENV)/.ready  ## write requirements.lock anew after a change of pyproject.toml (FLAGS=--upgrade: all of it)
+lock: $(VENV)/.ready  ## update requirements.lock after a change of pyproject.toml (FLAGS=--upgrade: everything)
 	$(INSTALL) --quiet uv==0.13.9
 	$(RUN) uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-strip-extras \
 	  --custom-compile-command "make lock" --output-file requirements.lock $(FLAGS) pyproject.toml
