@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.models.families import make_tiny
+from tests.models.families import make_shallow, make_tiny
 from vlm_core.benchmark import growth, steps
 
 
@@ -25,7 +25,10 @@ def small(monkeypatch):
         *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("naive", *steps.OURS) if kind != "one block"),
     ],
 )
-def test_each_kind_gives_seconds_and_memory(shop, root, small, kind):
+def test_each_kind_gives_seconds_and_memory(shop, root, small, kind, monkeypatch):
+    if kind == "one block int8":  # the graph of one frozen block is quicker to trace than that of three
+        shallow = make_shallow("clip")
+        monkeypatch.setattr(steps, "full_size", lambda *given: (shallow.hf, shallow.adapter.tokenizer))
     result = steps.measure(kind, "clip", 64, str(shop), str(root), threads=1, steps=2)
     assert 0 < result["step"]["lower"] <= result["step"]["median"] <= result["step"]["upper"]
     assert result["peak_mib"] > 100
