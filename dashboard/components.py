@@ -26,7 +26,7 @@ GRID_OPTIONS: Final[dict[str, Any]] = {
     "ensureDomOrder": True,
 }
 _CELL_PIXELS: Final = 36  # a row of a table
-_LETTER_PIXELS: Final = 7
+_LETTER_PIXELS: Final = 7.5
 _HEADER_LETTER_PIXELS: Final = 8  # bold
 _WIDEST_PIXELS: Final = 360
 FAMILY_NAMES: Final = {"clip": "CLIP", "blip": "BLIP", "git": "GIT", "baseline": "HOG baseline"}
@@ -175,7 +175,7 @@ def _width(place: int, name: str, body: Sequence[Sequence[Any]]) -> int:
     """Return the pixels that the longest text of a column needs, up to a limit."""
     texts = (row[place]["text"] if isinstance(row[place], dict) else str(row[place]) for row in body)
     widths = [len(name) * _HEADER_LETTER_PIXELS, *(len(text) * _LETTER_PIXELS for text in texts)]
-    return min(max(widths) + 36, _WIDEST_PIXELS)
+    return min(int(max(widths)) + 36, _WIDEST_PIXELS)
 
 
 def skeleton(height: int = 320) -> Component:

@@ -112,3 +112,4 @@ def test_the_ablation_has_the_mechanisms_and_their_own_pairs():
 def test_every_configuration_names_its_runs():
     (table,) = section("runs").tables
     assert texts(table)[0] == ("clip probe", "holdout", "0: r1, 1: r2") and len(table.rows) == 5
+    assert {row[1] for row in texts(table)} <= {"holdout", "original (leaks)"}

@@ -228,7 +228,7 @@ def _runs(results: Results) -> Section | None:
         linked_row(
             row.label,
             row.run_ids,
-            row.protocol,
+            row.protocol if row.protocol == "holdout" else f"{row.protocol} (leaks)",
             ", ".join(f"{seed}: {run_id}" for seed, run_id in zip(row.seeds, row.run_ids, strict=True)),
         )
         for row in results.scores
