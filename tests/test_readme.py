@@ -35,7 +35,7 @@ def project(tmp_path_factory, shop, empty_database):
     folder = tmp_path_factory.mktemp("readme") / "project"
     folder.mkdir()
     for name in ("vlm_core", "experiments"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)  # what is compiled already, too
     for name in ("MLproject", "python_env.yaml"):
         shutil.copy(ROOT / name, folder / name)
     copy_database(empty_database, folder)
