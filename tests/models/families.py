@@ -42,11 +42,11 @@ def make_categoriser(family: str, head: str = "linear", readout: str = "fused") 
     return VisionLanguageCategoriser(hf, tokenizer, description)
 
 
-def make_shallow(family: str, readout: str = "fused") -> VisionLanguageCategoriser:
-    """A categoriser whose vision tower has two blocks: its graph is quicker to trace."""
+def make_shallow(family: str, readout: str = "fused", blocks: int = 2) -> VisionLanguageCategoriser:
+    """A categoriser whose vision tower has few blocks: its graph is quicker to trace."""
     model = make_categoriser(family, readout=readout)
     tower = model.hf.git.image_encoder.vision_model if family == "git" else model.hf.vision_model
-    tower.encoder.layers = tower.encoder.layers[:2]
-    model.hf.config.vision_config.num_hidden_layers = 2
+    tower.encoder.layers = tower.encoder.layers[:blocks]
+    model.hf.config.vision_config.num_hidden_layers = blocks
     model.stages = model.adapter.stages(readout)
     return model

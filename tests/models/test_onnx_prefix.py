@@ -13,8 +13,8 @@ PIXELS = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 
 @cache
 def _make(family, mode, blocks):
-    """The prefix of a model of two vision blocks, and the states at its cut in single precision."""
-    model = make_shallow(family)
+    """The prefix of a model of few vision blocks, and the states at its cut in single precision."""
+    model = make_shallow(family, blocks=2 if family == "clip" else 1)  # CLIP's last block is trained
     model.set_training(False, 0)
     cut = model.cut(mode, blocks)
     with torch.inference_mode():
