@@ -104,11 +104,9 @@ def save_blank(figure: Figure, path: Path) -> None:
 def hasty_sqlite() -> None:
     """SQLite that does not wait for the disk at every commit: a test's store need not outlive its machine.
 
-    And that opens its files anew in a forked process, as SQLite must. MLflow does not look through all that is
-    installed for what a model requires: the pins are those of what is installed, as their own test holds.
+    And that opens its files anew in a forked process, as SQLite must.
     """
     open_mlflow()
-    from mlflow.utils import requirements_utils
     from sqlalchemy import event
     from sqlalchemy.exc import DisconnectionError
     from sqlalchemy.pool import Pool
@@ -124,7 +122,6 @@ def hasty_sqlite() -> None:
             record.dbapi_connection = proxy.dbapi_connection = None
             raise DisconnectionError("another process opened it")
 
-    requirements_utils._check_requirement_satisfied = lambda requirement: None
     event.listen(Pool, "connect", opened)
     event.listen(Pool, "checkout", taken)
 
