@@ -77,7 +77,7 @@ def describe_paired_test(a: str, b: str, test: PairedTest) -> str:
     if test.difference.value < 0:
         a, b, low, high = b, a, -high, -low
     p = f"p = {test.p_holm:.3f}" if test.p_holm >= 0.001 else "p < 0.001"
-    evidence = f"(95 % interval {low:.1f} to {high:.1f}, {p})"
+    evidence = f"(95\u00a0% interval {low:.1f} to {high:.1f}, {p})"
     if test.p_holm < 0.05:
         return f"{a} beats {b} by {points:.1f} points of macro-F1 {evidence}."
     return f"No significant difference between {a} and {b}: {points:.1f} points of macro-F1 {evidence}."

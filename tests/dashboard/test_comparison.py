@@ -44,16 +44,21 @@ def _test(difference, p):
 @pytest.mark.parametrize(
     ("difference", "p", "sentence"),
     [
-        ((0.012, 0.001, 0.023), 0.03, "A beats B by 1.2 points of macro-F1 (95 % interval 0.1 to 2.3, p = 0.030)."),
+        (
+            (0.012, 0.001, 0.023),
+            0.03,
+            "A beats B by 1.2 points of macro-F1 (95\u00a0% interval 0.1 to 2.3, p = 0.030).",
+        ),
         (
             (-0.012, -0.023, -0.001),
             0.0004,
-            "B beats A by 1.2 points of macro-F1 (95 % interval 0.1 to 2.3, p < 0.001).",
+            "B beats A by 1.2 points of macro-F1 (95\u00a0% interval 0.1 to 2.3, p < 0.001).",
         ),
         (
             (0.012, -0.001, 0.023),
             0.2,
-            "No significant difference between A and B: 1.2 points of macro-F1 (95 % interval -0.1 to 2.3, p = 0.200).",
+            "No significant difference between A and B: "
+            "1.2 points of macro-F1 (95\u00a0% interval -0.1 to 2.3, p = 0.200).",
         ),
     ],
 )
