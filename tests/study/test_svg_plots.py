@@ -8,7 +8,7 @@ import pytest
 
 from tests.dashboard.made_study import make_results
 from vlm_core.evaluation.bootstrap import Estimate
-from vlm_core.study.report_contents import IntervalPlot, RobustnessPlot
+from vlm_core.study.report_contents import IntervalPlot, LeakPlot, RobustnessPlot
 from vlm_core.study.sections import make_sections
 from vlm_core.study.svg_plots import colour_of, plot_svg
 
@@ -39,9 +39,14 @@ def test_a_plot_is_an_svg_element_with_its_labels(name):
     assert svg.startswith("<svg") and LABELS[name] <= texts(svg)
 
 
-def test_dollar_signs_in_a_name_are_no_mathematics():
-    label = r"up to $5 $\nothing$"
-    assert label in texts(plot_svg(IntervalPlot("", "x", ((label, Estimate(0.5, 0.4, 0.6)),))))
+def test_dollar_signs_in_a_category_are_no_mathematics():
+    row, name = RESULTS.leak[0], r"$5 to $\nothing"
+    named = replace(row, scores=tuple(replace(score, category=name) for score in row.scores))
+    assert name in texts(plot_svg(LeakPlot("", (named,))))
+
+
+def test_ticks_of_a_logarithmic_axis_are_numbers():
+    assert not any("$" in text for text in texts(plot_svg(PLOTS["cost-0"])))
 
 
 def test_every_plot_of_the_report_is_tried_here():

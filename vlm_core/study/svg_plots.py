@@ -70,7 +70,8 @@ def plot_intervals(plot: IntervalPlot) -> str:
 
 def plot_leak(plot: LeakPlot) -> str:
     """Plot F1 of each category under both protocols, joined by a line, one panel per model."""
-    categories = [score.category for score in plot.rows[0].scores]
+    # matplotlib reads what stands between two dollar signs as mathematics
+    categories = [score.category.replace("$", r"\$") for score in plot.rows[0].scores]
 
     def paint(panels: Any) -> None:
         for axes, row in zip(panels.flat, plot.rows, strict=False):
@@ -178,7 +179,6 @@ def _svg(paint: Callable[[Any], None], *, height: float, panels: tuple[int, int]
         "font.family": "sans-serif",
         "font.size": 9,
         "svg.hashsalt": "study",
-        "text.parse_math": False,  # a dollar sign in a name is one
     }
     with rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, height), layout="constrained")
