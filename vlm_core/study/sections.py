@@ -133,8 +133,9 @@ def _pair_section(key: str, title: str, pairs: Sequence[PairRow]) -> Section:
     paragraph = (
         "Both models of a pair predicted the same products in every seed. The interval resamples products within their "
         "category, with all their predictions in all seeds; p-values are corrected by Holm's method over the "
-        f"{len(pairs)} pairs of this table. McNemar's test counts each product once. The last column is the smallest "
-        "difference that would be found in four of five cases with this many products; smaller ones may go unnoticed."
+        f"{len(pairs)} pair{'s' * (len(pairs) != 1)} of this table. McNemar's test counts each product once. The last "
+        "column is the smallest difference that would be found in four of five cases with this many products; smaller "
+        "ones may go unnoticed."
     )
     plot = IntervalPlot(
         "Differences with their intervals",
