@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,16 +91,14 @@ def _name_sides(axes: Axes, confusion: NDArray[np.int64], categories: Sequence[s
     axes.set_ylabel("true category", color=_GREY, fontsize=10, labelpad=10)
     axes.set_xlabel("predicted category", color=_GREY, fontsize=10, labelpad=10)
     accuracy = _share(int(hits.sum()), int(support.sum()))
+    _head(axes, title, f"{int(support.sum()):,} products, {accuracy} correct")
+
+
+def _head(axes: Axes, title: str, subtitle: str) -> None:
+    """Write a title above the axes, and a smaller line between the two."""
     axes.set_title(_escape(title), loc="left", fontsize=14, color=_INK, weight="bold", pad=28)
-    axes.annotate(
-        f"{int(support.sum()):,} products, {accuracy} correct",
-        (0, 1),
-        xytext=(0, 10),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color=_GREY,
-        fontsize=10,
-    )
+    place: dict[str, Any] = {"xytext": (0, 10), "xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(subtitle, (0, 1), color=_GREY, fontsize=10, **place)
 
 
 def _escape(text: str) -> str:
@@ -133,16 +131,8 @@ def plot_reliability(calibration: Calibration, title: str, path: Path) -> None:
     )
     above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
     above.legend(frameon=False, fontsize=9, loc="upper left")
-    above.set_title(_escape(title), loc="left", fontsize=14, color=_INK, weight="bold", pad=28)
-    above.annotate(
-        f"ECE {calibration.ece:.3f}   Brier {calibration.brier:.3f}   NLL {calibration.nll:.3f}",
-        (0, 1),
-        xytext=(0, 10),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color=_GREY,
-        fontsize=10,
-    )
+    scores = f"ECE {calibration.ece:.3f}   Brier {calibration.brier:.3f}   NLL {calibration.nll:.3f}"
+    _head(above, title, scores)
     below.bar(middles, [part.n for part in bins], width * 0.92, color="#b9c6d3")
     below.set(xlabel="confidence: probability of the predicted category", ylabel="products")
     for axes in (above, below):
