@@ -76,14 +76,15 @@ def read_only(empty_database: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_two_runs_that_make_the_store_at_once_both_succeed(tmp_path: Path) -> None:
+def test_a_reader_and_a_writer_that_make_the_store_at_once_both_succeed(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    openers = [get_context("fork").Process(target=partial(connect, uri, to_write=True)) for _ in range(2)]
+    openers = [get_context("fork").Process(target=partial(connect, uri, to_write=write)) for write in (False, True)]
     for opener in openers:
         opener.start()
     for opener in openers:
         opener.join(120)
     assert [opener.exitcode for opener in openers] == [0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 
 
 def test_a_read_only_store_is_refused_for_writing_and_can_be_read(read_only: Path) -> None:

@@ -12,10 +12,10 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.errors import UserError
+from vlm_core.tracking.database_file import whole_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,25 +68,11 @@ def connect(uri: str = "", *, to_write: bool = False) -> MlflowClient:
     """
     mlflow = open_mlflow()
     uri = uri or store_uri()
-    with store_errors(uri), short_timeouts(), _exclusive(uri, to_write):
+    with store_errors(uri), short_timeouts(), whole_database(uri, to_write=to_write):
         _probe(uri, to_write)
         client: MlflowClient = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
-
-
-@contextmanager
-def _exclusive(uri: str, to_write: bool) -> Iterator[None]:
-    """Keep other processes of ours from opening the database file to write: two that create its tables both fail."""
-    path = sqlite_path(uri)
-    if path is None or not to_write:
-        yield
-        return
-    from filelock import FileLock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f"{path.name}.lock")):
-        yield
 
 
 @contextmanager
@@ -120,11 +106,6 @@ def _probe_file(uri: str, to_write: bool) -> None:
     import sqlalchemy
     from sqlalchemy.pool import NullPool
 
-    path = sqlite_path(uri)
-    if path is not None and not path.exists():
-        if not to_write and not path.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "unable to open database file", str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
     with sqlalchemy.create_engine(uri, poolclass=NullPool).connect() as connection:
         connection.exec_driver_sql("PRAGMA schema_version")
         if to_write:
@@ -132,12 +113,6 @@ def _probe_file(uri: str, to_write: bool) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             connection.exec_driver_sql("CREATE TABLE vlm_core_probe (x INTEGER)")
             connection.exec_driver_sql("ROLLBACK")
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """Return the database file of a `sqlite:///` address; None for other stores, memory and `file:` addresses."""
-    name = uri.removeprefix("sqlite:///")
-    return None if name == uri or name in ("", ":memory:") or name.startswith("file:") else Path(name)
 
 
 @contextmanager
@@ -242,5 +217,11 @@ _SENTENCES: Final = (
         ("no module named", "can't load plugin", "model registry functionality is unavailable", "unsupported uri"),
         "the tracking store {place} is of a kind that is not installed: install its database driver, or set "
         "MLFLOW_TRACKING_URI=sqlite:///mlflow.db.",
+    ),
+    (
+        ("create table", "alter table", "duplicate column name", "no such table", "no such column"),
+        "the tracking store {place} is incomplete, because a program was stopped while it made or changed its tables: "
+        "if it holds no runs yet, delete the file, and the next command makes a new one; else bring back a backup, or "
+        "set MLFLOW_TRACKING_URI to another store.",
     ),
 )
