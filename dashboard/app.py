@@ -19,6 +19,7 @@ from dashboard.pictures import serve_pictures
 from dashboard.runs import Runs
 from dashboard.security import protect
 from dashboard.theme import MANTINE
+from vlm_core.errors import redact
 
 # in the navigation's order
 PAGES: Final = (leaderboard, run, compare, study, catalogue, categorise, attention, search)
@@ -40,7 +41,7 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     app.server.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
-    app.server.config["MLFLOW_UI"] = mlflow_ui
+    app.server.config["MLFLOW_UI"] = redact(mlflow_ui)  # may be the store's own address
     app.server.config |= {"MODELS": ModelCache(partial(_resolve, runs)), "UPLOADS": Uploads()}  # of all pages together
     dash.page_registry.clear()
     for order, page in enumerate(PAGES):

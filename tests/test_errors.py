@@ -1,4 +1,4 @@
-"""Where an optional library is missing, one sentence names the extra that brings it."""
+"""Where an optional library is missing, one sentence names the extra that brings it; no text shows a password."""
 
 import sys
 from importlib.metadata import packages_distributions
@@ -8,7 +8,7 @@ import pytest
 
 from tests.stores import copy_database, run_python
 from tests.test_pins import PROJECT, normalise, requirements
-from vlm_core.errors import EXTRAS, MissingExtra, naming_extras, require_extra
+from vlm_core.errors import EXTRAS, MissingExtra, UserError, naming_extras, redact, require_extra
 
 # The core's own dependencies bring three of these too: whoever installs the core alone has them. torchvision is read
 # by transformers and torchmetrics where its metadata say that it is there.
@@ -85,3 +85,28 @@ def test_a_command_without_its_extra_says_one_sentence(tmp_path: Path, words: li
     assert sentence.startswith("error: ")
     assert sentence.endswith(f"[{extra}]', or make setup EXTRAS={extra} in a clone of the project.")
     assert not list(tmp_path.glob("mlflow.db*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://seeker:hunter2@host:5432/db", "postgresql://host:5432/db"),
+        ("postgresql+psycopg://seeker:hun/ter2@host/db?sslmode=require", "postgresql+psycopg://host/db?sslmode=require"),
+        ("postgresql://host/db?user=seeker&password=hunter2&sslmode=require",
+         "postgresql://host/db?user=seeker&password=***&sslmode=require"),
+        ("mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3Dhunter2", "mssql+pyodbc:///?odbc_connect=***"),
+        ("https://seeker:hunter2@host:5000/mlflow", "https://host:5000/mlflow"),
+        ("https://hunter2@host/", "https://host/"),
+        ("http://seeker:hun@ter2@host", "http://host"),
+        ("API request to http://seeker:hunter2@host/api?x=a@b failed", "API request to http://host/api?x=a@b failed"),
+        ("[('mysql://seeker:hunter2@host/db', 'password=hunter2')]", "[('mysql://host/db', 'password=***')]"),
+        ("http://host:5000/x?y=a@b", "http://host:5000/x?y=a@b"),
+        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
+        ("models:/categoriser-clip@champion", "models:/categoriser-clip@champion"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("set MLFLOW_TRACKING_PASSWORD, or a token", "set MLFLOW_TRACKING_PASSWORD, or a token"),
+    ],
+)  # fmt: skip
+def test_what_is_shown_of_an_address(text: str, shown: str) -> None:
+    assert redact(text) == shown
+    assert str(UserError(text)) == shown

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Literal, Self, cast, get_args, get_orig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vlm_core.aliases import current_settings, former_settings, renaming_notes
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, redact
 
 # Named sets of settings. Precedence: a default < its preset < what the user gives.
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -179,8 +179,8 @@ class Settings(BaseModel):
         return f"{name}={first['input']} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}."
 
     def to_params(self) -> dict[str, str]:
-        """Return all settings as text, for MLflow."""
-        return {name: str(getattr(self, name)) for name in type(self).model_fields}
+        """Return all settings as text, for MLflow; addresses without password."""
+        return {name: redact(str(getattr(self, name))) for name in type(self).model_fields}
 
 
 class WeightsSettings(Settings):

@@ -1,7 +1,8 @@
-"""Errors whose text is meant for the user."""
+"""Errors whose text is meant for the user, and what of an address may be shown in texts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -21,8 +22,29 @@ EXTRAS: Final = {
 }
 
 
+# In a web address user and password end before the path; in a database's, a password may hold a slash.
+_USERS: Final = re.compile(
+    r"(https?://)[^\s/?#]*@|([a-z][a-z0-9+.-]*(?<!http)(?<!https)://)(?:[^\s:/@]*:\S*|[^\s/?#@]*)@", re.IGNORECASE
+)
+_SECRETS: Final = re.compile(
+    r"(?<![\w.-])([\w.-]*(?:password|passwd|pwd|secret|token|credential|signature|api_?key|access_?key|odbc_connect)=)"
+    r"[^\s&#'\"]+",
+    re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """Return a text, such as an address or a message, without the users, passwords and tokens of addresses in it."""
+    without_users = _USERS.sub(lambda match: match[1] or match[2], text)
+    return _SECRETS.sub(r"\1***", without_users)
+
+
 class UserError(Exception):
-    """A problem that the user can fix: its text is one sentence that says how."""
+    """A problem that the user can fix: its text is one sentence that says how, and shows no password."""
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return redact(super().__str__())
 
 
 class Diverged(UserError):

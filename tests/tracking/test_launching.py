@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.messages import collected_messages
 from vlm_core.errors import UserError
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import connect, open_mlflow
@@ -44,6 +45,16 @@ def test_the_run_that_mlflow_made_is_taken_over_once(launched: str) -> None:
     kept = connect().get_run(launched)
     assert (kept.info.run_name, kept.info.status) == ("a name", "FINISHED")
     assert connect().get_run(child.run_id).data.tags["mlflow.parentRunId"] == launched
+
+
+def test_a_password_that_mlflow_run_has_logged_is_named_and_not_shown(launched: str) -> None:
+    connect().log_param(launched, "storage", "postgresql://seeker:hunter2@host/db")
+    with collected_messages() as lines, RunWriter("made") as run:
+        run.params({"storage": "postgresql://host/db"})
+    assert "holds the password of storage" in " ".join(lines) and "hunter2" not in " ".join(lines)
+    assert RunReader().params(launched) == {"storage": "postgresql://host/db"}
+    connect().delete_tag(launched, "setting.storage")
+    assert "hunter2" not in RunReader().runs().to_string()
 
 
 def test_a_name_given_to_mlflow_run_stays(launched: str) -> None:

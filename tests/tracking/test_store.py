@@ -20,7 +20,7 @@ import pytest
 
 from tests.stores import copy_database
 from vlm_core.errors import UserError
-from vlm_core.tracking.store import connect, open_mlflow, short_timeouts, store_errors, store_uri
+from vlm_core.tracking.store import _SENTENCES, connect, open_mlflow, short_timeouts, store_errors, store_uri
 from vlm_core.tracking.writer import RunWriter
 
 
@@ -159,6 +159,16 @@ def test_a_locked_store(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_is_no_store_any_more(uri: str) -> None:
     with pytest.raises(UserError, match="can no longer be a tracking store"):
         connect(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://host/db?password=hunter2", "postgresql://me:hun/ter2@host:x/db", "nosuch://me:hunter2@host"]
+)
+def test_no_sentence_shows_a_password(uri: str) -> None:
+    for signs, _ in _SENTENCES:
+        with pytest.raises(UserError) as raised, store_errors(uri):
+            raise OSError(f"{signs[0]} {uri}")
+        assert "ter2" not in str(raised.value) and "me:" not in str(raised.value)
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql", "mysql+pymysql"])

@@ -143,6 +143,30 @@ def test_a_diverging_trial_counts_as_pruned(quick, monkeypatch):
     assert count_states(quick()[0].search) == {"complete": 2, "pruned": 1}
 
 
+def test_no_password_is_stored_or_shown(quick, stocked, monkeypatch, tmp_path):
+    journal = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(stocked / JOURNAL)))
+    monkeypatch.setattr("vlm_core.workflows.tune._Worker._storage", lambda worker: journal)
+    address = "postgresql://seeker:hunter2@db.example/searches?password=hunter2"
+    failures = [RuntimeError(f"cannot reach {address}"), UserError(f"{address} is away")]
+    for error in failures:
+
+        def fail(config, epoch, error=error):
+            raise error
+
+        monkeypatch.setattr(TRIAL, try_nothing(fail))
+        with pytest.raises(type(error)):
+            quick(trials=1, storage=address)
+    monkeypatch.setattr(TRIAL, try_nothing())
+    outcome, lines = quick(trials=1, storage=address)
+    shown = RunReader().runs().to_string() + "\n".join(lines)
+    assert "postgresql://db.example/searches?password=***" in shown
+    assert "hunter2" not in shown and "seeker" not in shown
+    files = [path for path in stocked.rglob("*") if path.is_file() and "data" not in path.relative_to(stocked).parts[0]]
+    assert {stocked / "mlflow.db", stocked / JOURNAL} <= set(files)
+    assert [path for path in files if b"hunter2" in path.read_bytes() or b"seeker" in path.read_bytes()] == []
+    assert outcome.winner
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

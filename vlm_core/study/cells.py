@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from vlm_core.config import Config, WeightsSettings
 from vlm_core.data import columns_of, load_data
+from vlm_core.errors import redact
 from vlm_core.progress import quiet
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
 
@@ -48,7 +49,7 @@ def run_cell(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> 
         with quiet():
             run_id, message = _run(pending, plan, root, parent), ""
     except Exception as error:  # whatever a cell fails with, the others continue
-        run_id, message = "", f"{type(error).__name__}: {error}"
+        run_id, message = "", redact(f"{type(error).__name__}: {error}")
     return CellOutcome(pending.cell.key, run_id, message, time.monotonic() - started)
 
 

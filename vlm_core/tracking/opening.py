@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.store import short_timeouts, store_errors
 from vlm_core.tracking.system import SystemMetrics
@@ -100,7 +100,7 @@ def _status(error: BaseException | None) -> str:
 def _reason(error: BaseException | None) -> str:
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "Ctrl-C"
-    return f"{type(error).__name__}: {error}"[:500]
+    return redact(f"{type(error).__name__}: {error}")[:500]
 
 
 def _launched_run(client: MlflowClient, run_id: str) -> Any:

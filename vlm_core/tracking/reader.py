@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import pandas as pd
 
 from vlm_core.aliases import current_key, current_metrics, current_settings, current_tags, former_metric
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.lineage import SPLIT_PART, SplitPart
 from vlm_core.tracking.opening import check_resumable
@@ -110,7 +110,7 @@ class RunReader:
 
     def tags(self, run_id: str) -> dict[str, str]:
         """Return facts about the run that are not settings."""
-        return current_tags(self._run(run_id).data.tags)
+        return _tags(self._run(run_id))
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """Return the last value of each of the run's metrics."""
@@ -221,7 +221,7 @@ class RunReader:
             "ended": pd.to_datetime(info.end_time, unit="ms", utc=True),
             **{f"params.{name}": text for name, text in _settings(run).items()},
             **{f"metrics.{name}": value for name, value in current_metrics(run.data.metrics).items()},
-            **{f"tags.{name}": text for name, text in current_tags(run.data.tags).items()},
+            **{f"tags.{name}": text for name, text in _tags(run).items()},
         }
 
     def _run(self, run_id: str) -> Run:
@@ -250,7 +250,12 @@ def _settings(run: Run) -> dict[str, str]:
     ours = {
         name.removeprefix(tags.SETTING): text for name, text in run.data.tags.items() if name.startswith(tags.SETTING)
     }
-    return current_settings({**run.data.params, **ours})
+    return {name: redact(text) for name, text in current_settings({**run.data.params, **ours}).items()}
+
+
+def _tags(run: Run) -> dict[str, str]:
+    """Return the run's tags; like params, those of earlier versions may hold an address with its password."""
+    return {name: redact(text) for name, text in current_tags(run.data.tags).items()}
 
 
 # Columns of the leaderboard, under their last name.

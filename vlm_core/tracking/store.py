@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, redact
 from vlm_core.tracking.database_file import whole_database
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def store_errors(uri: str) -> Iterator[None]:
 
 def _sentence(error: BaseException, uri: str) -> str | None:
     text = _whole_text(error)
-    place = _without_password(uri)
+    place = redact(uri)
     for signs, sentence in _SENTENCES:
         if any(sign in text for sign in signs):
             return sentence.format(place=place)
@@ -150,17 +150,6 @@ def _whole_text(error: BaseException | None) -> str:
             parts.append(f"[{errno.errorcode.get(error.errno, '')}]")
         error = error.__cause__ or error.__context__
     return "\n".join(parts).lower()
-
-
-def _without_password(uri: str) -> str:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        url = make_url(uri)
-    except (ArgumentError, ValueError):
-        return uri
-    return url.render_as_string(hide_password=True) if url.password else uri
 
 
 # First match wins: the system's precise messages come before a library's broad ones.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vlm_core.aliases import current_settings, current_tags
+from vlm_core.errors import redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.metrics import epoch_metrics
 from vlm_core.tracking.opening import OpenRun, end_dead_children, end_run, open_run
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.predictions import Predictions
     from vlm_core.evaluation.summary import Summary
     from vlm_core.training.loop import EpochReport
+
+logger = logging.getLogger(__name__)
 
 _ENTITIES_PER_CALL: Final = 100
 _METRICS_PER_CALL: Final = 1000
@@ -106,6 +110,12 @@ class RunWriter:
         with self._store():
             known = current_settings(self._client.get_run(self.run_id).data.params)
         self._log_batches(params={name: text for name, text in params.items() if name not in known})
+        if shown := [name for name, text in known.items() if redact(text) != text]:
+            logger.warning(
+                f"The run {self.run_id} holds the password of {shown[0]}, which `mlflow run` or an earlier version "
+                "logged: change it. An address without one is enough where the database's client finds it, as "
+                "PostgreSQL's does in PGPASSWORD or ~/.pgpass."
+            )
         different = {name: text for name, text in params.items() if known.get(name, text) != text and name != "resume"}
         self.tags({tags.SETTING + name: text for name, text in different.items()})
 

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from vlm_core.aliases import current_settings
 from vlm_core.config import HEAD_SEARCH, Config, SearchConfig, searchable
 from vlm_core.data import Data, load_data, split_list
-from vlm_core.errors import Diverged, UserError
+from vlm_core.errors import Diverged, UserError, redact
 from vlm_core.progress import log_to_stdout, quiet, shows_messages
 from vlm_core.tracking import tags
 from vlm_core.tracking.signals import ending_workers
@@ -141,7 +141,7 @@ class _Worker:
     @property
     def storage_name(self) -> str:
         """Where the search is stored, without user and password."""
-        return self.config.storage.split("@")[-1] or str(self.root / JOURNAL)
+        return redact(self.config.storage) or str(self.root / JOURNAL)
 
     def open_search(self, seed: int = 0) -> optuna.Study:
         """Open the search, or create it. Raises UserError where it was started with other settings."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flask import Flask
 
+from dashboard.app import create_app
 from dashboard.pages import run as page
 from dashboard.runs import Runs
 
@@ -33,6 +34,14 @@ def _server():
 
 def _text(component):
     return json.dumps(component, default=lambda part: part.to_plotly_json())
+
+
+def test_a_link_to_mlflow_holds_no_password(runs, clip):
+    app = create_app(runs, mlflow_ui="http://seeker:hunter2@mlflow.example/")
+    with app.server.app_context():
+        shown = _text(page.update_head(runs, 1, clip)[0])
+    assert "http://mlflow.example/#/experiments" in shown
+    assert "hunter2" not in shown and "seeker" not in shown
 
 
 def test_the_head_names_the_run_and_links_to_mlflow(runs, clip):
