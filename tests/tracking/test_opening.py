@@ -13,11 +13,43 @@ from typing import NoReturn
 
 import pytest
 
+from tests.messages import collected_messages
 from tests.tracking.made import make_report
+from vlm_core.config import Config, PretrainingConfig, SearchConfig, StudyConfig
 from vlm_core.errors import UserError
+from vlm_core.study.running import run_study
+from vlm_core.tracking.opening import open_run, prepare_store
 from vlm_core.tracking.signals import Terminated
-from vlm_core.tracking.store import connect
+from vlm_core.tracking.store import connect, store_uri
+from vlm_core.tracking.tags import process_tag
 from vlm_core.tracking.writer import RunWriter
+from vlm_core.workflows.evaluate import run_evaluation
+from vlm_core.workflows.pretrain import run_pretraining
+from vlm_core.workflows.train import run_training
+from vlm_core.workflows.tune import run_search
+
+
+def train(root: Path) -> object:
+    return run_training(Config.build({"data": "/nowhere"}), root)
+
+
+def tune(root: Path) -> object:
+    return run_search(SearchConfig.build({"data": "/nowhere"}), root)
+
+
+def study(root: Path) -> object:
+    return run_study(StudyConfig.build({"data": "/nowhere"}), root)
+
+
+def pretrain(root: Path) -> object:
+    return run_pretraining(PretrainingConfig.build({"data": "/nowhere"}), root)
+
+
+def evaluate(root: Path) -> object:
+    return run_evaluation("0" * 32, Config.build({"data": "/nowhere"}), root)
+
+
+COMMANDS = (train, tune, study, pretrain, evaluate)
 
 
 def _status(run_id: str) -> str:
@@ -138,6 +170,46 @@ def test_a_killed_process_leaves_a_run_that_can_be_gone_on_with(store: Path) -> 
     assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     (log,) = (store / "logs").iterdir()
     assert [entry["epoch"] for entry in json.loads(log.read_text())["epochs"]] == [1, 2, 3]
+
+
+def test_the_next_command_ends_runs_that_died_and_no_others(store: Path) -> None:
+    number, run_id = _in_a_child(lambda run: None)
+    os.kill(number, signal.SIGKILL)
+    assert _exit_code(number) == -signal.SIGKILL
+    with RunWriter("made") as alive:
+        with collected_messages() as lines:
+            prepare_store("another experiment")
+        assert (_status(run_id), _status(alive.run_id)) == ("KILLED", "RUNNING")
+    assert len(lines) == 1 and f"resume={run_id} continues" in lines[0]
+
+
+@pytest.mark.parametrize("given", [{}, {"resume": True}, {"launched": True}])
+def test_a_run_that_is_running_always_names_its_process(
+    store: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, bool]
+) -> None:
+    run_id = _ended_with(ValueError("boom")) if "resume" in given else ""
+    if "launched" in given:
+        monkeypatch.setenv("MLFLOW_RUN_ID", connect().create_run("0").info.run_id)
+    client = connect()
+    run = open_run(client, store_uri(), experiment="made", name="", resume=run_id, parent="")
+    found = client.get_run(run.run_id)
+    assert (found.info.status, found.data.tags["process"]) == ("RUNNING", process_tag())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_a_store_that_cannot_be_used_is_named_before_data_and_weights_are_loaded(
+    command: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, and long enough to be looked at " * 30)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(UserError, match="not an MLflow database"):
+        command(tmp_path)
+
+
+def test_a_library_that_the_artifacts_need_is_named_before_anything_is_done(store: Path) -> None:
+    connect().create_experiment("on S3", artifact_location="s3://bucket/runs")
+    with pytest.raises(UserError, match=r"need boto3, which is not installed: run pip install boto3\."):
+        prepare_store("on S3")
 
 
 def test_a_log_that_is_lost_with_its_machine_comes_from_the_store(store: Path, tmp_path: Path) -> None:

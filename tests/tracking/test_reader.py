@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.tracking.made import make_catalogue, make_evaluation, make_split
 from vlm_core.errors import UserError
@@ -67,10 +68,10 @@ def test_all_pages_are_read_each_run_once(store: Path, monkeypatch: pytest.Monke
     client.create_run("0", tags={"role": "launcher"})
     client.create_run("0")
     asked = []
-    search = type(client).search_runs
+    search = MlflowClient.search_runs
     monkeypatch.setattr(reader_module, "ROWS_ON_FIRST_PAGE", 3)
     monkeypatch.setattr(reader_module, "ROWS_PER_PAGE", 5)
-    monkeypatch.setattr(type(client), "search_runs", lambda *given, **named: asked.append(1) or search(*given, **named))
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *given, **named: asked.append(1) or search(*given, **named))
     assert [len(page) for page in RunReader().pages()] == [3, 5, 5, 5, 5]
     asked.clear()
     table = RunReader().runs()

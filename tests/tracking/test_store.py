@@ -20,7 +20,9 @@ import pytest
 
 from tests.stores import copy_database
 from vlm_core.errors import UserError
-from vlm_core.tracking.store import _SENTENCES, connect, open_mlflow, short_timeouts, store_errors, store_uri
+from vlm_core.tracking import patience
+from vlm_core.tracking.problems import _SENTENCES
+from vlm_core.tracking.store import connect, open_mlflow, short_timeouts, store_errors, store_uri
 from vlm_core.tracking.writer import RunWriter
 
 
@@ -148,6 +150,7 @@ def test_a_file_that_is_no_database(store: Path) -> None:
 
 
 def test_a_locked_store(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SECONDS_LOCKED", 0.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db?timeout=0.05")
     with closing(sqlite3.connect("mlflow.db")) as database:
         database.execute("BEGIN EXCLUSIVE")
@@ -181,6 +184,31 @@ def test_a_store_that_is_away_is_noticed_at_once(scheme: str) -> None:
             connect(uri)
     assert time.monotonic() - started < 5
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name"), [("postgresql+psycopg", "'psycopg[binary]'"), ("mysql+pymysql", "pymysql")]
+)
+def test_a_missing_driver_is_named(scheme: str, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(UserError) as raised:
+        connect(f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/db")
+    assert f"run pip install {name}." in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('FATAL:  password authentication failed for user "me"', "refuses user or password"),
+        ('FATAL:  database "db" does not exist', "does not exist: create it"),
+        ("(1045, \"Access denied for user 'me'@'host'\")", "refuses user or password"),
+        ("terminating connection due to administrator command", "does not answer"),
+        ("API request to endpoint /api failed with error code 401 != 200", "refuses the credentials"),
+        ("Unable to locate credentials", "set AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_what_a_database_and_an_artifact_store_say_is_a_sentence(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said), store_errors("postgresql://host/db"):
+        raise RuntimeError(text)
 
 
 def test_a_store_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
 from vlm_core.study.measurements import CURRENT_NAMES
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
+from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.signals import SECONDS_TO_STOP, ending_workers
 from vlm_core.tracking.writer import RunWriter
@@ -60,12 +61,12 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
 
     plan = plan_study(config, tuple(MECHANISMS))
     name = config.study or config.preset
-    data = load_data(plan.settings(plan.cells[0]), root)
+    prepare_store(config.experiment)
     resume = _unfinished(name, config)
+    data = load_data(plan.settings(plan.cells[0]), root)
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})
         run.params(config.to_params())
-        run.end_dead_children()
         pending = find_pending(plan, RunReader().children(run.run_id))
         finished = len(plan.cells) - len(pending)
         logger.info(f"Study {name}: {len(plan.cells)} cells, {finished} of them already finished.")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
-from vlm_core.tracking.store import short_timeouts, store_errors
+from vlm_core.tracking.patience import waiting_at_most
+from vlm_core.tracking.store import connect, short_timeouts, store_errors, store_uri
 from vlm_core.tracking.system import SystemMetrics
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 # Names that MLflow generates; any other was given with `mlflow run --run-name`.
 _GENERATED_NAME: Final = re.compile(r"[a-z]+-[a-z]+-\d+")
-_MOST_CHILDREN: Final = 1000  # of one run that can be marked as running
+_SECONDS_TO_END: Final = 5.0  # that a locked store is waited for when a run was stopped or failed
+_MOST_AT_ONCE: Final = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -43,11 +46,13 @@ def open_run(client: MlflowClient, uri: str, *, experiment: str, name: str, resu
         if not resume and not _is_out_of_reach(launcher.info.artifact_uri, uri):
             if name and _GENERATED_NAME.fullmatch(launcher.info.run_name or ""):
                 client.update_run(launched, name=name)
+            client.set_tag(launched, tags.PROCESS, tags.process_tag())
             client.set_tag(launched, tags.ROLE, tags.RUN)
             return OpenRun(launched, resumed=False)
         client.set_tag(launched, tags.ROLE, tags.LAUNCHER)
     if resume:
         check_resumable(client, resume)
+        client.set_tag(resume, tags.PROCESS, tags.process_tag())  # first: no other command may take it for a dead one
         client.update_run(resume, status="RUNNING")
         run_id = resume
     else:
@@ -66,7 +71,7 @@ def end_run(
     """
     status = _status(error)
     try:
-        with store_errors(uri), short_timeouts():
+        with store_errors(uri), short_timeouts(), _patience_after(error):
             if system is not None:
                 system.stop()
             client.set_tag(run.run_id, tags.ENDED, status)
@@ -77,18 +82,57 @@ def end_run(
     except Exception as problem:
         if error is None:
             raise
-        _log.error("The run %s could not be marked as %s: %s", run.run_id, status, problem)
+        _log.error(
+            "The run %s could not be marked as %s, which the next command does; resume=%s continues it. %s",
+            run.run_id,
+            status,
+            run.run_id,
+            problem,
+        )
 
 
-def end_dead_children(client: MlflowClient, uri: str, parent: str) -> None:
-    """Mark the runs below `parent` that are RUNNING although their process is gone as KILLED."""
+def _patience_after(error: BaseException | None) -> AbstractContextManager[None]:
+    """Wait for minutes to end a run that is done, and for a moment to end one that was stopped."""
+    return nullcontext() if error is None else waiting_at_most(_SECONDS_TO_END)
+
+
+def prepare_store(experiment: str) -> None:
+    """Check, before a command does any work, that the store and the experiment's artifacts can be written to.
+
+    Runs of this machine whose process was killed are marked as KILLED. Raises UserError.
+    """
+    uri = store_uri()
+    client = connect(uri, to_write=True)
     with store_errors(uri):
-        experiment = client.get_run(parent).info.experiment_id
-        query = f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'RUNNING'"
-        for run in client.search_runs([experiment], query, max_results=_MOST_CHILDREN):
-            if tags.process_is_dead(run.data.tags.get(tags.PROCESS, "")):
-                client.set_tag(run.info.run_id, tags.FAILURE, "its process was killed")
-                client.set_terminated(run.info.run_id, "KILLED")
+        _end_dead_runs(client)
+        _check_artifacts(client, experiment)
+
+
+def _end_dead_runs(client: MlflowClient) -> None:
+    experiments = [each.experiment_id for each in client.search_experiments(max_results=_MOST_AT_ONCE)]
+    query = f"attributes.status = 'RUNNING' and tags.`{tags.ROLE}` = '{tags.RUN}'"
+    for run in client.search_runs(experiments, query, max_results=_MOST_AT_ONCE):
+        process, run_id = run.data.tags.get(tags.PROCESS, ""), run.info.run_id
+        if not process or not tags.process_is_dead(process):
+            continue
+        client.set_tag(run_id, tags.FAILURE, "its process was killed")
+        client.set_tag(run_id, tags.ENDED, "KILLED")
+        client.set_terminated(run_id, "KILLED")
+        if "mlflow.parentRunId" not in run.data.tags:
+            _log.info(
+                f"Run {run_id} ({run.info.run_name}) was killed with its process: resume={run_id} continues a "
+                "training, its own command a search or a study."
+            )
+
+
+def _check_artifacts(client: MlflowClient, name: str) -> None:
+    """List the experiment's artifacts where they are not on this disk: credentials, bucket and library are right."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    experiment = client.get_experiment_by_name(name) or client.get_experiment("0")
+    scheme, separator, _ = experiment.artifact_location.partition("://")
+    if separator and scheme != "file":
+        get_artifact_repository(experiment.artifact_location).list_artifacts()
 
 
 def _status(error: BaseException | None) -> str:
@@ -152,7 +196,8 @@ def _new_run(client: MlflowClient, uri: str, experiment: str, name: str, parent:
 
     experiment_id = _experiment_id(client, uri, experiment)
     below = {"mlflow.parentRunId": parent} if parent else {}
-    run = client.create_run(experiment_id, tags=resolve_tags({tags.ROLE: tags.RUN, **below}), run_name=name or None)
+    own = {tags.ROLE: tags.RUN, tags.PROCESS: tags.process_tag(), **below}
+    run = client.create_run(experiment_id, tags=resolve_tags(own), run_name=name or None)
     return str(run.info.run_id)
 
 

@@ -17,6 +17,8 @@ from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.lineage import SPLIT_PART, SplitPart
 from vlm_core.tracking.opening import check_resumable
+from vlm_core.tracking.patience import patiently
+from vlm_core.tracking.problems import is_away, is_locked
 from vlm_core.tracking.registry import SCORE
 from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_uri
 
@@ -141,7 +143,9 @@ class RunReader:
         with store_errors(self._uri):
             try:
                 path_here = Path(
-                    open_mlflow().artifacts.download_artifacts(
+                    patiently(
+                        self._uri,
+                        open_mlflow().artifacts.download_artifacts,
                         run_id=run_id,
                         artifact_path=path,
                         tracking_uri=self._uri,
@@ -149,6 +153,8 @@ class RunReader:
                     )
                 )
             except (MlflowException, OSError) as error:
+                if is_locked(error) or is_away(error):
+                    raise
                 raise UserError(f"run {run_id} holds no {path}: it ended before it was written.") from error
         if not path_here.exists():
             raise UserError(f"run {run_id} holds no {path}: it ended before it was written.")

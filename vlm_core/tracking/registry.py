@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.errors import UserError
 from vlm_core.tracking import tags
+from vlm_core.tracking.patience import patiently
+from vlm_core.tracking.problems import is_away, is_locked
 from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_uri
 
 if TYPE_CHECKING:
@@ -73,9 +75,11 @@ def _fetch(address: str, uri: str, **place: str) -> Path:
     from mlflow.models import Model
 
     try:
-        folder = Path(open_mlflow().artifacts.download_artifacts(**place, tracking_uri=uri))
+        folder = Path(patiently(uri, open_mlflow().artifacts.download_artifacts, **place, tracking_uri=uri))
         loader = Model.load(str(folder)).flavors["python_function"]
     except (MlflowException, OSError, KeyError) as error:
+        if is_locked(error) or is_away(error):
+            raise
         raise UserError(
             f"{address} is not a model of this tracking store: give the id of a finished run, or a model such as "
             f"models:/categoriser-clip@{CHAMPION}."

@@ -6,16 +6,18 @@ under `mlruns/`, so that `mlflow ui`, `mlflow run .` and `mlflow models serve` m
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from vlm_core.errors import UserError, redact
+from vlm_core.errors import UserError
 from vlm_core.tracking.database_file import whole_database
+from vlm_core.tracking.patience import PatientClient, expect, patiently
+from vlm_core.tracking.problems import problem_sentence
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,6 +57,24 @@ def open_mlflow() -> Any:
     return mlflow
 
 
+@cache
+def _hear_signals_while_locked() -> None:
+    """Let SQLite wait for a lock for one second at a time, instead of MLflow's 20, in which no signal is heard.
+
+    `patience` waits longer.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def shorten(
+        connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> tuple[str, Any]:
+        is_wait = statement.startswith("PRAGMA busy_timeout")
+        return "PRAGMA busy_timeout = 1000" if is_wait else statement, parameters
+
+    event.listen(Engine, "before_cursor_execute", shorten, retval=True)
+
+
 def store_uri() -> str:
     """Return the address of the tracking store that every MLflow command in this folder would use."""
     return str(open_mlflow().get_tracking_uri())
@@ -63,14 +83,26 @@ def store_uri() -> str:
 def connect(uri: str = "", *, to_write: bool = False) -> MlflowClient:
     """Return a client of the store at `uri` (empty: `store_uri()`), after checking that the store responds.
 
+    From then on a store that is opened `to_write` is waited for when it is locked or away (see `patience`).
     Raises UserError if the store is away, locked, damaged, made by another MLflow version or, when it is opened
     `to_write`, read-only or on a full disk.
     """
-    mlflow = open_mlflow()
+    open_mlflow()
     uri = uri or store_uri()
-    with store_errors(uri), short_timeouts(), whole_database(uri, to_write=to_write):
+    with store_errors(uri), short_timeouts():
+        client = patiently(uri, _open, uri, to_write)
+    if to_write:
+        expect(uri)
+        if uri.startswith("http"):  # MLflow would try again for minutes without a word
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _SHORT_TIMEOUTS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    return cast("MlflowClient", PatientClient(client, uri))
+
+
+def _open(uri: str, to_write: bool) -> MlflowClient:
+    _hear_signals_while_locked()
+    with whole_database(uri, to_write=to_write):
         _probe(uri, to_write)
-        client: MlflowClient = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client: MlflowClient = open_mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
 
@@ -92,7 +124,9 @@ def _probe(uri: str, to_write: bool) -> None:
     if uri.startswith("sqlite"):
         _probe_file(uri, to_write)
         return
+    import sqlalchemy
     from sqlalchemy.engine import make_url
+    from sqlalchemy.pool import NullPool
 
     scheme = uri.split(":", 1)[0].split("+")[0]
     if scheme not in _DATABASE_PORTS:
@@ -100,6 +134,7 @@ def _probe(uri: str, to_write: bool) -> None:
     url = make_url(uri)
     if url.host:
         socket.create_connection((url.host, url.port or _DATABASE_PORTS[scheme]), SECONDS_TO_ANSWER).close()
+    sqlalchemy.create_engine(uri, poolclass=NullPool).connect().close()  # names a missing driver and a wrong password
 
 
 def _probe_file(uri: str, to_write: bool) -> None:
@@ -126,91 +161,7 @@ def store_errors(uri: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        sentence = _sentence(error, uri)
+        sentence = problem_sentence(error, uri)
         if sentence is None:
             raise
         raise UserError(sentence) from error
-
-
-def _sentence(error: BaseException, uri: str) -> str | None:
-    text = _whole_text(error)
-    place = redact(uri)
-    for signs, sentence in _SENTENCES:
-        if any(sign in text for sign in signs):
-            return sentence.format(place=place)
-    return None
-
-
-def _whole_text(error: BaseException | None) -> str:
-    """Return the lower-case messages of an error and of its causes, with system error names."""
-    parts = []
-    while error is not None:
-        parts.append(str(error))
-        if isinstance(error, OSError) and error.errno is not None:
-            parts.append(f"[{errno.errorcode.get(error.errno, '')}]")
-        error = error.__cause__ or error.__context__
-    return "\n".join(parts).lower()
-
-
-# First match wins: the system's precise messages come before a library's broad ones.
-_SENTENCES: Final = (
-    (
-        ("[enospc]", "no space left", "database or disk is full", "[edquot]"),
-        "the disk of the tracking store {place} or of its artifacts is full: free some space, then continue with "
-        "resume=<run id>; what was logged is kept.",
-    ),
-    (
-        ("readonly database", "read-only", "[erofs]", "[eacces]", "[eperm]", "permission denied"),
-        "the tracking store {place} or its artifacts folder cannot be written to: make it writable, or set "
-        "MLFLOW_TRACKING_URI to another one, such as sqlite:////tmp/mlflow.db.",
-    ),
-    (
-        ("out-of-date database schema", "can't locate revision"),
-        "the tracking store {place} was made by another version of MLflow: copy the file as a backup, then run "
-        "`mlflow db upgrade {place}` with the newest of the two, or set MLFLOW_TRACKING_URI to a new store.",
-    ),
-    (
-        ("database is locked",),
-        "the tracking store {place} is locked by another process: wait for it to end, then try again.",
-    ),
-    (
-        ("file is not a database", "database disk image is malformed"),
-        "the tracking store {place} is not an MLflow database, or is damaged: move the file away, or set "
-        "MLFLOW_TRACKING_URI to another store.",
-    ),
-    (
-        ("unable to open database file", "[enoent]", "[enotdir]", "[eisdir]"),
-        "the tracking store {place} or a file of its artifacts cannot be opened: check the path, or set "
-        "MLFLOW_TRACKING_URI to another store.",
-    ),
-    (
-        ("filesystem tracking backend", "file store"),
-        "a folder such as {place} can no longer be a tracking store: set MLFLOW_TRACKING_URI=sqlite:///mlflow.db, or "
-        "move its runs there with `mlflow migrate-filestore`.",
-    ),
-    (
-        ("unauthenticated", "invalid credentials", "error code 401", "error code 403", "status code 401"),
-        "the tracking store {place} refuses the credentials: set MLFLOW_TRACKING_USERNAME and "
-        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
-    ),
-    (
-        (
-            *("max retries exceeded", "connection refused", "timed out", "failed to resolve", "could not connect"),
-            *("can't connect", "connection reset", "[econnrefused]", "network is unreachable", "name or service not"),
-            *("error code 502", "error code 503", "error code 504", "api request to"),
-        ),
-        "the tracking store {place} does not answer: start its server, or unset MLFLOW_TRACKING_URI to keep runs in "
-        "mlflow.db here.",
-    ),
-    (
-        ("no module named", "can't load plugin", "model registry functionality is unavailable", "unsupported uri"),
-        "the tracking store {place} is of a kind that is not installed: install its database driver, or set "
-        "MLFLOW_TRACKING_URI=sqlite:///mlflow.db.",
-    ),
-    (
-        ("create table", "alter table", "duplicate column name", "no such table", "no such column"),
-        "the tracking store {place} is incomplete, because a program was stopped while it made or changed its tables: "
-        "if it holds no runs yet, delete the file, and the next command makes a new one; else bring back a backup, or "
-        "set MLFLOW_TRACKING_URI to another store.",
-    ),
-)

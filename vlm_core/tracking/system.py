@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import Any, Final
 
+from vlm_core.tracking.patience import patiently
+
 _SECONDS_BETWEEN_SAMPLES: Final = 10
-_SECONDS_TO_STOP: Final = 15
+_SECONDS_TO_STOP: Final = 5
 
 
 class SystemMetrics:
@@ -25,14 +28,26 @@ class SystemMetrics:
         self._monitor = monitor_type(
             run_id, sampling_interval=_SECONDS_BETWEEN_SAMPLES, resume_logging=resumed, tracking_uri=uri
         )
-        self._monitor.start()
+        self._uri = uri
+        self._ending = threading.Event()
+        # not MLflow's own thread, which ends for good when the store once does not answer
+        self._thread = threading.Thread(target=self._sample, name="system metrics", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Take a last sample; the sampler is abandoned if the store does not respond."""
-        ending = threading.Thread(target=self._monitor.finish, daemon=True)
-        ending.start()
-        ending.join(_SECONDS_TO_STOP)
-        if not ending.is_alive():
-            self._monitor.collect_metrics()
-            self._monitor.publish_metrics(self._monitor.aggregate_metrics())
-            self._monitor.mlflow_logger.flush()
+        self._ending.set()
+        self._thread.join(_SECONDS_TO_STOP)
+        if not self._thread.is_alive():
+            with suppress(Exception):  # a sample that is lost must not keep the run from its end
+                self._publish()
+
+    def _sample(self) -> None:
+        while not self._ending.wait(self._monitor.sampling_interval):
+            with suppress(Exception):  # the samples stay in memory, and are logged with the next
+                self._publish()
+
+    def _publish(self) -> None:
+        self._monitor.collect_metrics()
+        self._monitor.publish_metrics(self._monitor.aggregate_metrics())
+        patiently(self._uri, self._monitor.mlflow_logger.flush)

@@ -16,7 +16,7 @@ from vlm_core.aliases import current_settings, current_tags
 from vlm_core.errors import redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.metrics import epoch_metrics
-from vlm_core.tracking.opening import OpenRun, end_dead_children, end_run, open_run
+from vlm_core.tracking.opening import OpenRun, end_run, open_run
 from vlm_core.tracking.signals import StopSignals
 from vlm_core.tracking.store import connect, store_errors, store_uri
 from vlm_core.tracking.system import SystemMetrics
@@ -95,10 +95,6 @@ class RunWriter:
     def resumed(self) -> bool:
         """Whether this process resumed the run."""
         return self._run.resumed
-
-    def end_dead_children(self) -> None:
-        """Mark the runs below this one that died with their process as KILLED."""
-        end_dead_children(self._client, self._uri, self.run_id)
 
     def params(self, params: Mapping[str, str]) -> None:
         """Log all settings of the run.

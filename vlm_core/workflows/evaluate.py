@@ -27,10 +27,12 @@ def run_evaluation(run_id: str, config: Config, root: Path) -> tuple[str, Evalua
     from vlm_core.catalogue.duplicates import near_duplicate_groups
     from vlm_core.catalogue.exposure import may_have_seen
     from vlm_core.models.saved import load_categoriser
+    from vlm_core.tracking.opening import prepare_store
     from vlm_core.tracking.reader import RunReader
     from vlm_core.tracking.registry import resolve
     from vlm_core.tracking.writer import RunWriter
 
+    prepare_store(config.experiment)
     set_threads(config.threads)
     model = load_categoriser(resolve(run_id))
     catalogue = load_catalogue(config, root)

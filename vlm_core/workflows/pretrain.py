@@ -63,6 +63,9 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
     """
     if config.model == "baseline":
         raise UserError("The baseline cannot be pretrained: use model=clip, blip or git.")
+    from vlm_core.tracking.opening import prepare_store
+
+    prepare_store(config.experiment)
     if config.resume:
         config = resumed_config(config.resume, PretrainingConfig)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}.")

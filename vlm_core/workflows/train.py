@@ -74,8 +74,11 @@ def run_training(
     already. With `parent`, the run is a child of that run. Without `register_model`, as in a study, the model is only
     logged and no epoch is plotted, which would take longer than training a head. Raises UserError.
     """
+    from vlm_core.tracking.opening import prepare_store
     from vlm_core.tracking.registry import register
 
+    if not parent:
+        prepare_store(config.experiment)
     if config.resume:
         config = resumed_config(config.resume, Config)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}, mode={config.mode}.")

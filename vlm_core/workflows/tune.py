@@ -29,6 +29,7 @@ from vlm_core.data import Data, load_data, split_list
 from vlm_core.errors import Diverged, UserError, redact
 from vlm_core.progress import log_to_stdout, quiet, shows_messages
 from vlm_core.tracking import tags
+from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.signals import ending_workers
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
@@ -75,8 +76,9 @@ def run_search(config: SearchConfig, root: Path) -> SearchOutcome:
     """
     worker = _Worker(config, root)
     logger.info(f"Search {worker.name} in {worker.storage_name}: {', '.join(worker.space)}.")
-    data = load_data(config, root)
+    prepare_store(config.experiment)
     search = worker.open_search()
+    data = load_data(config, root)
     leader = str(search.user_attrs.get(tags.PROCESS, ""))
     is_led = leader not in ("", tags.process_tag()) and not tags.process_is_dead(leader)
     if is_led and not search.user_attrs.get(WINNER):
@@ -104,7 +106,6 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
         run.params({**config.to_params(), "search": ",".join(worker.space)})
         if previous_run:
             _repeat_dead_trials(search)
-            run.end_dead_children()
         worker.run_workers(data, run.run_id)
         best = _best_trial(search)
         _log_search(search, best, run)

@@ -1,0 +1,114 @@
+"""A store that is locked or away in the middle of work: waited for, for minutes, with a sentence.
+
+Nothing that was to be logged is lost meanwhile: the call that waits is repeated when the store is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from vlm_core.errors import UserError, redact
+from vlm_core.tracking.problems import is_away, is_locked
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+SETTING: Final = "STORE_WAIT_MINUTES"
+DEFAULT_MINUTES: Final = 15.0
+SECONDS_LOCKED: Final = 20.0  # that a store is waited for which this process does not write to
+SECONDS_SILENT: Final = 3.0  # before the sentence
+SECONDS_BETWEEN: Final = 1.0
+_log = logging.getLogger(__name__)
+_written: set[str] = set()  # addresses that are right, because they have answered: there, waiting is of use
+_longest: list[float] = []  # limits in force, in seconds
+
+
+class PatientClient:
+    """An MlflowClient whose calls are repeated while the store is locked or away."""
+
+    def __init__(self, client: MlflowClient, uri: str) -> None:
+        self._client = client
+        self._uri = uri
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the client has under that name; a method is called patiently."""
+        attribute = getattr(self._client, name)
+        return partial(patiently, self._uri, attribute) if callable(attribute) else attribute
+
+
+def minutes() -> float:
+    """Return how long a store that runs are written to is waited for. Raises UserError for what is no number."""
+    text = os.environ.get(SETTING, "")
+    try:
+        return float(text or DEFAULT_MINUTES)
+    except ValueError:
+        raise UserError(f"{SETTING}={text} is not a number of minutes: correct or unset that variable.") from None
+
+
+def expect(uri: str) -> None:
+    """Wait for minutes whenever the store at `uri`, which has just taken a write, is locked or away from now on."""
+    minutes()
+    _written.add(uri)
+
+
+@contextmanager
+def waiting_at_most(seconds: float) -> Iterator[None]:
+    """Wait no longer than that for any store inside the block."""
+    _longest.append(seconds)
+    try:
+        yield
+    finally:
+        _longest.pop()
+
+
+def patiently(uri: str, work: Callable[..., T], *given: Any, **named: Any) -> T:
+    """Return what `work` returns, which is called again while the store at `uri` is locked or away.
+
+    The wait takes minutes for a store that this process writes to (`expect`), else some seconds if it is locked and
+    none if it is away. Raises what `work` raises last; a store that was waited for in vain is not waited for again.
+    """
+    began = time.monotonic()
+    told = False
+    while True:
+        try:
+            result = work(*given, **named)
+        except Exception as error:
+            waited = time.monotonic() - began
+            if waited >= _patience(uri, error):
+                if told:
+                    _written.discard(uri)
+                raise
+            if waited >= SECONDS_SILENT and not told:
+                told = True
+                _tell(uri, "is locked by another process" if is_locked(error) else "does not answer")
+        else:
+            if told:
+                _log.warning("The tracking store %s is back.", redact(uri))
+            return result
+        time.sleep(SECONDS_BETWEEN)
+
+
+def _patience(uri: str, error: Exception) -> float:
+    """Return for how many seconds the store is waited for after that error."""
+    if is_locked(error):
+        seconds = minutes() * 60 if uri in _written else SECONDS_LOCKED
+    else:
+        seconds = minutes() * 60 if uri in _written and is_away(error) else 0.0
+    return min([seconds, *_longest])
+
+
+def _tell(uri: str, problem: str) -> None:
+    _log.warning(
+        "The tracking store %s %s: waiting for it, for up to %g minutes (%s). Nothing is lost meanwhile.",
+        redact(uri),
+        problem,
+        minutes(),
+        SETTING,
+    )
