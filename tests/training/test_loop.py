@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,6 +147,21 @@ def test_a_checkpoint_of_another_mode_is_refused(pictures, tmp_path):
     list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=1), Checkpoint(tmp_path)))
     with pytest.raises(UserError, match="another model or mode"):
         list(train(FineTuning(model, 3, _batches(pictures), VALIDATION), _plan(), Checkpoint(tmp_path)))
+
+
+def test_the_optimisers_state_comes_back_to_the_device_of_its_weight(tmp_path):
+    weight, away = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(3, device="meta"))
+    optimiser = torch.optim.AdamW([weight], fused=True)
+    weight.grad = torch.ones(3)
+    optimiser.step()
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0)
+    Checkpoint(tmp_path).save(TrainingState().next_epoch(0.5), {"w": weight}, optimiser, schedule)
+    restored = SimpleNamespace(param_groups=[{"params": [away]}], state={})  # PyTorch's is for real devices only
+    scheduler = SimpleNamespace(base_lrs=[1e-3], lr_lambdas=[lambda step: 1.0])
+    Checkpoint(tmp_path).restore({"w": away}, restored, scheduler)
+    assert {name: tensor.device for name, tensor in restored.state[away].items()} == dict.fromkeys(
+        ("step", "exp_avg", "exp_avg_sq"), away.device
+    )
 
 
 def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_path, monkeypatch):

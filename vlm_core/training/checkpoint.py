@@ -77,7 +77,7 @@ class Checkpoint:
             for weight in group["params"]:
                 name = names[id(weight)]
                 optimiser.state[weight] = {
-                    "step": torch.tensor(float(steps)),
+                    "step": torch.tensor(float(steps), device=weight.device),  # where the fused kernel reads it
                     "exp_avg": tensors["exp_avg." + name].to(weight.device),
                     "exp_avg_sq": tensors["exp_avg_sq." + name].to(weight.device),
                 }
