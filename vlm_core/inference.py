@@ -39,6 +39,9 @@ def set_threads(threads: int) -> None:
 def choose_device(device: str) -> str:
     """Return "cuda" or "cpu" for the setting `device`, of which "auto" is CUDA where it is available.
 
+    On CUDA, convolutions run in single precision from then on, where PyTorch's default is TF32: the feature cache
+    serves both devices, so that the embeddings of patches must not differ by more than rounding.
+
     Raises UserError for "cuda" where it is not available.
     """
     import torch
@@ -48,7 +51,10 @@ def choose_device(device: str) -> str:
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise UserError("device=cuda: PyTorch finds no CUDA device; use device=cpu or device=auto.")
-    return "cuda" if has_cuda else "cpu"
+    if not has_cuda:
+        return "cpu"
+    torch.backends.cudnn.allow_tf32 = False
+    return "cuda"
 
 
 def seconds_per_image(model: Categoriser, pictures: NDArray[np.uint8]) -> float:

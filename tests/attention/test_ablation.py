@@ -48,6 +48,15 @@ def _run(data, folder, mechanism="attention-pool", tower=None, rates=(1e-3,), **
     return Ablation(config, data, tower or _tower(), cache).run(mechanism, rates)
 
 
+def test_a_mechanism_is_trained_where_the_settings_say(data, tmp_path, monkeypatch):
+    devices = []
+    monkeypatch.setattr("vlm_core.attention.ablation.choose_device", lambda device: f"chosen for {device}")
+    monkeypatch.setattr(MechanismCategoriser, "to", lambda model, device: devices.append(device) or model)
+    config = Config.build({"model": "clip", "device": "cuda"})
+    Ablation(config, data, _tower(), FeatureCache(tmp_path, 0))._trainer("class-token", 1e-3, tmp_path)
+    assert devices == ["chosen for cuda"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_nothing_but_the_mechanism_learns(family, mechanism):

@@ -34,6 +34,13 @@ def test_the_contrastive_loss_of_different_sentences_is_hugging_faces():
     torch.testing.assert_close(objective.terms(_state(adapter, objective), TEXTS)["contrastive"], theirs)
 
 
+def test_what_pretraining_adds_is_on_the_models_device(monkeypatch):
+    monkeypatch.setattr(Bootstrapping, "_share", lambda objective: None)  # no weights can be copied from this device
+    adapter = make_adapter("blip")
+    adapter.hf.to("meta")
+    assert Bootstrapping(adapter).logit_scale.device.type == "meta"
+
+
 def test_equal_sentences_share_the_target():
     logits = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 0.5], [0.0, 0.0, 1.0]])
     rows, columns = log_softmax(logits, dim=1), log_softmax(logits.T, dim=1)

@@ -18,6 +18,7 @@ from vlm_core.attention.mechanisms import Mechanism
 from vlm_core.config import Config
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
+from vlm_core.inference import choose_device
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.models.clip import Clip
 from vlm_core.models.heads import Head
@@ -119,7 +120,7 @@ class Ablation:
             self.data.split.categories,
             self.data.catalogue.pictures.canvas,
         )
-        return Trainer(config, self.data, model, folder, self.cache)
+        return Trainer(config, self.data, model.to(choose_device(config.device)), folder, self.cache)
 
 
 @torch.inference_mode()
@@ -129,7 +130,7 @@ def _predict(trainer: Trainer, rows: NDArray[np.int64]) -> Predictions:
     model.set_training(False, cut)
     entry, run = trainer.cache_entry(model.fingerprint(cut), 0), trainer.frozen_prefix(0, cut)
     tokens = trainer.compute_features(trainer.pixel_batches(), 0, rows, entry, run)
-    batches = [model.head.log_probabilities(tokens.take(batch)) for batch in chunks(rows, PLAIN_BATCH)]
+    batches = [model.head.log_probabilities(model.run(tokens.take(batch), cut)) for batch in chunks(rows, PLAIN_BATCH)]
     return Predictions(
         product_ids=trainer.data.catalogue.products["product_id"].to_numpy(str)[rows],
         labels=trainer.data.split.labels[rows],

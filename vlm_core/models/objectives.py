@@ -88,7 +88,7 @@ class Bootstrapping(nn.Module):
         self.hf = blip.hf
         self.retrieval: Any = BlipForImageTextRetrieval(blip.hf.config)
         self._share()
-        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE).log())
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE, device=blip.hf.device).log())
 
     def _share(self) -> None:
         encoder, decoder = self.retrieval.text_encoder, self.hf.text_decoder.bert
