@@ -116,11 +116,11 @@ class SentenceHead:
         return functional.log_softmax(self.log_likelihoods(state[0]), dim=1)
 
     @torch.no_grad()
-    @use_onednn_linear()
     def log_likelihoods(self, tokens: Tensor) -> Tensor:
         """Return log p(sentence | image) among all texts (B, C), end token included, for image tokens (B, N, D)."""
-        first_logits, cache = self.captioner.prefill(tokens)
-        scores = [self._score(tokens, first_logits, cache, sentence) for sentence in self.sentences]
+        with use_onednn_linear(tokens.device):
+            first_logits, cache = self.captioner.prefill(tokens)
+            scores = [self._score(tokens, first_logits, cache, sentence) for sentence in self.sentences]
         return torch.stack(scores, dim=1)
 
     def _score(self, tokens: Tensor, first_logits: Tensor, cache: Any, sentence: list[int]) -> Tensor:
@@ -132,7 +132,6 @@ class SentenceHead:
         steps = functional.log_softmax(logits, dim=-1)  # (B, T - 1, V)
         return score + steps[:, torch.arange(len(ids) - 1), ids[1:]].sum(dim=1)
 
-    @use_onednn_linear()
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, None]:
         """Return the cross-entropy () per token of the true category's sentence, without prompt and padding.
 
@@ -140,7 +139,8 @@ class SentenceHead:
         """
         (tokens,) = state
         ids, targets = self.teacher_forcing(labels)
-        logits = self.captioner.token_logits(tokens, ids)
+        with use_onednn_linear(tokens.device):
+            logits = self.captioner.token_logits(tokens, ids)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
         return loss, None
 
@@ -166,9 +166,13 @@ def generate_texts(captioner: Captioner, tokens: Tensor) -> list[str]:
 
 
 @torch.no_grad()
-@use_onednn_linear()
 def generate_ids(captioner: Captioner, tokens: Tensor) -> list[list[int]]:
     """Return the token ids of the greedy texts, padded with the end token to one length."""
+    with use_onednn_linear(tokens.device):
+        return _generate_ids(captioner, tokens)
+
+
+def _generate_ids(captioner: Captioner, tokens: Tensor) -> list[list[int]]:
     end = captioner.sentence_ids("")[-1]
     logits, cache = captioner.prefill(tokens)
     steps: list[Tensor] = []

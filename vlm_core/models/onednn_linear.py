@@ -34,9 +34,14 @@ def onednn_is_faster() -> bool:
 
 
 @contextmanager
-def use_onednn_linear() -> Iterator[None]:
-    """Compute linear layers and their gradients by oneDNN within the context, if that is faster on this machine."""
-    if not onednn_is_faster() or torch.compiler.is_compiling():  # a compiled graph may run on other machines
+def use_onednn_linear(device: torch.device) -> Iterator[None]:
+    """Compute linear layers and their gradients by oneDNN within the context, if that is faster on this machine.
+
+    `device` is where the layers are: on a GPU nothing is intercepted, which would only delay its next kernel.
+    """
+    if (
+        device.type != "cpu" or not onednn_is_faster() or torch.compiler.is_compiling()
+    ):  # a compiled graph may run on other machines
         yield
         return
     with _OnednnLinearMode():

@@ -71,11 +71,11 @@ class Captioner(Adapter, Protocol):
         """Remove the last `count` text tokens from the KV cache."""
 
 
-@use_onednn_linear()
 def run_stages(stages: Sequence[Stage], state: State) -> State:
     """Return the state after all of `stages`."""
-    for stage in stages:
-        state = stage.run(state)
+    with use_onednn_linear(state[0].device):
+        for stage in stages:
+            state = stage.run(state)
     return state
 
 
