@@ -25,14 +25,18 @@ from vlm_core.pixels.views import MEAN, STD
 FusedFeatures = Callable[[Tensor], Tensor]  # pixels (B, 3, S, S) to fused features (B, D)
 
 
-def full_size(family: str, image_size: int) -> tuple[Any, Any]:
-    """Return a family's published base architecture with random weights, and a small tokenizer."""
+def full_size(family: str, image_size: int, patch_size: int = 0) -> tuple[Any, Any]:
+    """Return a family's published base architecture with random weights, and a small tokenizer.
+
+    `patch_size` in pixels is the architecture's own where it is 0.
+    """
     import transformers
 
     _, tokenizer = build_tiny(family, ["men navy blue shirts"])
     config_class = {"clip": "CLIPConfig", "blip": "BlipConfig", "git": "GitConfig"}[family]
     config = getattr(transformers, config_class)()
     config.vision_config.image_size = image_size
+    config.vision_config.patch_size = patch_size or config.vision_config.patch_size
     config.vision_config.initializer_range = 0.02
     torch.manual_seed(0)
     hf = getattr(transformers, ADAPTERS[family].hf_class)(config)

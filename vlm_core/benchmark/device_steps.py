@@ -1,0 +1,418 @@
+"""Training steps of full-size architectures on a GPU: images per second, share of the card's peak, memory.
+
+The weights are random, which speed does not depend on. The project's own loop takes the steps, and loss and gradients
+are compared with the CPU's for the same weights and images.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlm_core.benchmark.naive import full_size
+from vlm_core.benchmark.profiling import count_flops
+from vlm_core.benchmark.steps import Quartiles
+from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.models.stages import State
+from vlm_core.models.tiny import build_tiny
+from vlm_core.pixels.picture_store import PictureStore
+from vlm_core.tracking.tags import machine_tags
+from vlm_core.training.batches import Batch, Batches, FeatureBatches, PixelBatches
+from vlm_core.training.checkpoint import Checkpoint
+from vlm_core.training.feature_cache import CachedFeatures
+from vlm_core.training.finetuning_task import FineTuning
+from vlm_core.training.loop import TrainingArguments, train
+
+logger = logging.getLogger(__name__)
+
+# fp32: single precision; tf32: matrix products of float32 rounded to 10 bits; bf16: autocast over float32 weights.
+Precision = Literal["fp32", "tf32", "bf16"]
+Kind = Literal["full", "one block", "frozen layers", "full from pictures"]
+LossAndGradients = tuple[float, dict[str, Tensor]]
+CATEGORIES: Final = tuple(f"category {number}" for number in range(1, 8))
+CANVAS: Final = (80, 60)
+COMPARED: Final = 16  # images whose loss and gradients are compared with the CPU's
+WARM_UP: Final = 4  # steps before the measured ones
+ROUNDS: Final = 3
+STEPS: Final = 5  # per round
+# Largest difference from the CPU's in single precision: of the loss, and of all gradients (relative L2).
+TOLERANCES: Final[Mapping[Precision, tuple[float, float]]] = {
+    "fp32": (1e-4, 1e-3),
+    "tf32": (5e-3, 2e-2),
+    "bf16": (2e-2, 1e-1),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A published architecture."""
+
+    name: str
+    family: str
+    image_size: int
+    patch_size: int
+
+
+ARCHITECTURES: Final = (
+    Architecture("CLIP ViT-B/32", "clip", 224, 32),
+    Architecture("CLIP ViT-B/16", "clip", 224, 16),
+    Architecture("BLIP base", "blip", 224, 16),
+    Architecture("GIT base", "git", 224, 16),
+    Architecture("BLIP base", "blip", 384, 16),
+)
+TINY: Final = tuple(Architecture(f"tiny {family}", family, 64, 8) for family in ("clip", "blip", "git"))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What is measured: a kind of step in one precision, with blocks compiled by `torch.compile` or not."""
+
+    kind: Kind
+    precision: Precision
+    compiled: bool = False
+
+
+# In the order of their worth: a run that is cut short has the first.
+FIGURES: Final = (
+    Figure("full", "bf16"),
+    Figure("full", "fp32"),
+    Figure("one block", "bf16"),
+    Figure("one block", "fp32"),
+    Figure("full", "tf32"),
+    Figure("frozen layers", "bf16"),
+    Figure("frozen layers", "fp32"),
+    Figure("full from pictures", "bf16"),
+    Figure("one block", "tf32"),
+)
+COMPILED: Final = (Figure("full", "bf16", compiled=True),)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The measurements of one figure; a result that failed has its error and nothing else."""
+
+    architecture: str
+    image_size: int
+    kind: str
+    precision: str
+    compiled: bool
+    error: str = ""
+    images_per_second: float | None = None
+    step_seconds: dict[str, Any] | None = None  # quartiles over rounds
+    gflop_per_image: float | None = None
+    tflops: float | None = None  # 10^12 floating-point operations per second
+    share_of_peak: float | None = None  # of the card's bf16 matrix product
+    share_of_own_peak: float | None = None  # of its matrix product in the same precision
+    peak_gib: float | None = None  # of the GPU's memory, weights included
+    loss_error: float | None = None  # relative, from the CPU's in single precision
+    gradient_error: float | None = None
+    within_tolerance: bool | None = None
+
+
+@dataclass
+class PreciseFineTuning(FineTuning):
+    """Fine-tuning whose forward pass may run in bf16, over float32 weights."""
+
+    precision: Precision = "fp32"
+
+    def _loss(self, batch: Batch, predict: bool) -> tuple[Tensor, Tensor | None]:
+        with autocast(self.model.device, self.precision):
+            return super()._loss(batch, predict)
+
+
+class _HeldFeatures(CachedFeatures):
+    """One batch's features, which stay on the device."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def take(self, rows: Any) -> State:
+        """Return the batch, whatever the rows."""
+        return self._state
+
+
+def line(result: StepResult) -> str:
+    """Return one line about a result, for the person who waits."""
+    name = f"{result.architecture}, {result.image_size} pixels, {result.kind}, {result.precision}"
+    name += ", compiled" if result.compiled else ""
+    if result.images_per_second is None:
+        return f"{name}: {result.error}"
+    errors = "" if result.loss_error is None else f", loss off by {result.loss_error:.1e}"
+    return f"{name}: {result.images_per_second:,.0f} images/s, {result.share_of_peak:.1%} of the peak{errors}"
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return processor, cores and versions, and the GPU's name and memory."""
+    facts: dict[str, Any] = {**machine_tags(), "device": device.type, "cuda": torch.version.cuda}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {"device": properties.name, "memory_gib": properties.total_memory / 2**30}
+    return facts
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which matrix products run in bf16, if that is the precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def float32_products(precision: Precision) -> Iterator[None]:
+    """Compute products of float32 matrices in TF32 within the context if that is the precision, else exactly."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_peaks(device: torch.device, precisions: tuple[Precision, ...], size: int) -> dict[Precision, float]:
+    """Return the rate of the product of two random matrices (size, size) in each precision, in TFLOP/s."""
+    return {precision: _product_tflops(device, precision, size) for precision in precisions}
+
+
+def _product_tflops(device: torch.device, precision: Precision, size: int, products: int = 8) -> float:
+    """Return the median rate of three series of products, after one as a warm-up."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    rates = []
+    with float32_products(precision):
+        for _ in range(4):
+            synchronise(device)
+            started = time.perf_counter()
+            for _ in range(products):
+                torch.matmul(a, b)
+            synchronise(device)
+            rates.append(products * 2 * size**3 / (time.perf_counter() - started) / 1e12)
+    return Quartiles.of(rates[1:]).median
+
+
+def measure_architecture(
+    architecture: Architecture,
+    figures: tuple[Figure, ...],
+    device: torch.device,
+    images: int,
+    peaks: Mapping[Precision, float],
+    folder: Path,
+) -> Iterator[StepResult]:
+    """Yield the result of each figure, with `images` images per step; `folder` takes pictures and checkpoints.
+
+    Loss and gradients are compared with the CPU's for the first few images; those of compiled blocks with the
+    device's own in single precision for all images, because they would be compiled anew for another number.
+    """
+    bench = _Bench.build(architecture, images, folder)
+    if compiled := all(figure.compiled for figure in figures):
+        bench.model.to(str(device))
+    compared = images if compiled else COMPARED
+    with float32_products("fp32"):
+        reference = bench.loss_and_gradients(0, "fp32", compared)
+    bench.model.to(str(device))
+    for figure in figures:
+        yield _measure(bench, figure, reference, compared, peaks)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _measure(
+    bench: _Bench, figure: Figure, reference: LossAndGradients, compared: int, peaks: Mapping[Precision, float]
+) -> StepResult:
+    """Return the figure's result; what it fails with is in the result, so that the other figures are measured."""
+    result = StepResult(bench.architecture.name, bench.architecture.image_size, **asdict(figure))
+    try:
+        flops = bench.flops_per_image(figure)
+        with float32_products(figure.precision), bench.stages(figure.compiled):
+            errors = _compare(bench, figure, reference, compared)
+            return replace(result, **errors, **bench.speed(figure, flops, peaks))
+    except Exception as error:  # a card's memory may not do for one of them
+        logger.exception(f"{result.architecture}, {figure}: not measured.")
+        return replace(result, error=f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _compare(bench: _Bench, figure: Figure, reference: LossAndGradients, compared: int) -> dict[str, Any]:
+    """Return how far loss and gradients are from the reference, and whether that is within the tolerance."""
+    if figure.kind not in ("full", "one block"):
+        return {}
+    bench.restore()
+    loss, gradients = bench.loss_and_gradients(bench.cut(figure.kind), figure.precision, compared)
+    wanted_loss, wanted = reference
+    difference = sum(float((gradient - wanted[name]).square().sum()) for name, gradient in gradients.items())
+    size = sum(float(wanted[name].square().sum()) for name in gradients)
+    loss_error, gradient_error = abs(loss - wanted_loss) / wanted_loss, math.sqrt(difference / size)
+    of_loss, of_gradient = TOLERANCES[figure.precision]
+    within = loss_error <= of_loss and gradient_error <= of_gradient
+    return {"loss_error": loss_error, "gradient_error": gradient_error, "within_tolerance": within}
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A model with random weights and the images that it is trained on."""
+
+    architecture: Architecture
+    model: VisionLanguageCategoriser
+    pictures: PixelBatches
+    pixels: Tensor  # (images, 3, S, S)
+    labels: Tensor  # (images,)
+    folder: Path
+    weights: Mapping[str, Tensor]  # the initial ones, on the CPU
+
+    @classmethod
+    def build(cls, architecture: Architecture, images: int, folder: Path) -> _Bench:
+        """Return a bench whose weights and images depend on the architecture alone."""
+        family, size = architecture.family, architecture.image_size
+        torch.manual_seed(0)
+        hf, tokenizer = (
+            build_tiny(family, ["men navy blue shirts"])
+            if architecture in TINY
+            else full_size(family, size, architecture.patch_size)
+        )
+        model = VisionLanguageCategoriser(hf, tokenizer, Description(family, CATEGORIES, CANVAS, "linear", "fused", {}))
+        generator = np.random.default_rng(0)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "pictures.npy", generator.integers(0, 256, (images, *CANVAS, 3), dtype=np.uint8))
+        rows = np.arange(images).repeat(WARM_UP + ROUNDS * STEPS + 1)  # no epoch ends while steps are measured
+        labels = np.arange(images) % len(CATEGORIES)
+        pictures = PixelBatches(PictureStore(folder / "pictures.npy"), labels, rows, size, images, seed=0)
+        pixels = torch.cat([batch.state[0] for batch in pictures.view(1, np.arange(images))])
+        bench = cls(architecture, model, pictures, pixels, torch.from_numpy(labels), folder, {})
+        return replace(bench, weights={name: weight.detach().clone() for name, weight in bench.parameters()})
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all weights by name."""
+        yield from self.model.hf.named_parameters()
+        for module in self.model.head.trainable_modules():
+            yield from module.named_parameters("head")
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back the initial weights, which training steps have changed."""
+        for name, weight in self.parameters():
+            weight.copy_(self.weights[name])
+
+    def cut(self, kind: Kind) -> int:
+        """Return the index of the first stage that is trained, which ends the frozen layers."""
+        return 0 if kind in ("full", "full from pictures") else self.model.cut("last-blocks", 1)
+
+    @contextmanager
+    def stages(self, compiled: bool) -> Iterator[None]:
+        """Compile each block within the context, if so asked. Blocks of one kind share the compiled code."""
+        stages = self.model.stages
+        if compiled:
+            self.model.stages = tuple(
+                replace(stage, run=torch.compile(stage.run, dynamic=False)) if ".block." in stage.name else stage
+                for stage in stages
+            )
+        try:
+            yield
+        finally:
+            self.model.stages = stages
+
+    def loss_and_gradients(self, cut: int, precision: Precision, images: int) -> LossAndGradients:
+        """Return the loss of the first images, without dropout, and its gradients by name, on the CPU."""
+        model, device = self.model, self.model.device
+        weights = model.freeze_before(cut)
+        model.set_training(False, cut)
+        with autocast(device, precision):
+            loss, _ = model.head.loss(model.run((self.pixels[:images],)), self.labels[:images].to(device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = {name: weight.grad.cpu() for name, weight in weights.items() if weight.grad is not None}
+        self._forget_gradients()
+        return float(loss.detach()), gradients
+
+    def _forget_gradients(self) -> None:
+        for module in (self.model.hf, *self.model.head.trainable_modules()):
+            module.zero_grad(set_to_none=True)
+
+    def speed(self, figure: Figure, flops: int, peaks: Mapping[Precision, float]) -> dict[str, Any]:
+        """Return speed, arithmetic (of `flops` operations per image) and memory of the figure's steps."""
+        device, images = self.model.device, len(self.pixels)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        seconds = self._frozen_seconds(figure) if figure.kind == "frozen layers" else self._step_seconds(figure)
+        peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+        self._forget_gradients()
+        per_second = images / seconds.median
+        tflops = flops * per_second / 1e12
+        return {
+            "images_per_second": per_second,
+            "step_seconds": asdict(seconds),
+            "gflop_per_image": flops / 1e9,
+            "tflops": tflops,
+            "share_of_peak": tflops / peaks["bf16"],
+            "share_of_own_peak": tflops / peaks[figure.precision],
+            "peak_gib": peak,
+        }
+
+    def _step_seconds(self, figure: Figure) -> Quartiles:
+        """Return the seconds of a step of the project's training loop."""
+        task = PreciseFineTuning(
+            self.model, self.cut(figure.kind), self._batches(figure), np.arange(1), precision=figure.precision
+        )
+        arguments = TrainingArguments(1, 1e-5, 0.01, 0.1, 1.0, 1, 0)
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            steps = train(task, arguments, Checkpoint(Path(folder)))
+            return self._seconds(lambda: next(steps))
+
+    def _frozen_seconds(self, figure: Figure) -> Quartiles:
+        """Return the seconds in which the frozen layers compute a batch's features."""
+        cut, pixels = self.cut(figure.kind), self.pixels.to(self.model.device)
+        self.model.set_training(False, cut)
+        with torch.inference_mode(), autocast(self.model.device, figure.precision):
+            return self._seconds(lambda: self.model.run((pixels,), 0, cut))
+
+    def _seconds(self, step: Callable[[], Any]) -> Quartiles:
+        """Return quartiles, over rounds, of the seconds of a step."""
+        for _ in range(WARM_UP):
+            step()
+        rounds = []
+        for _ in range(ROUNDS):
+            synchronise(self.model.device)
+            started = time.perf_counter()
+            for _ in range(STEPS):
+                step()
+            synchronise(self.model.device)
+            rounds.append((time.perf_counter() - started) / STEPS)
+        return Quartiles.of(rounds)
+
+    def _batches(self, figure: Figure) -> Batches:
+        """Return batches that stay on the device, or for "full from pictures" views made on the CPU as in a run."""
+        if figure.kind == "full from pictures":
+            return self.pictures
+        cut = self.cut(figure.kind)
+        self.model.set_training(False, cut)
+        with torch.no_grad():
+            state = self.model.run((self.pixels,), 0, cut)
+        return FeatureBatches(self.pictures, cut, _HeldFeatures(state), [])
+
+    def flops_per_image(self, figure: Figure) -> int:
+        """Return the floating-point operations of a step's forward and backward pass, or of the frozen layers."""
+        cut, pixels, labels = self.cut(figure.kind), self.pixels[:1], self.labels[:1].to(self.model.device)
+        with torch.no_grad():
+            state = self.model.run((pixels,), 0, cut)
+        if figure.kind == "frozen layers":
+            with torch.no_grad():
+                return count_flops(lambda: self.model.run((pixels,), 0, cut))
+        self.model.freeze_before(cut)
+        flops = count_flops(lambda: self.model.head.loss(self.model.run(state, cut), labels)[0].backward())  # type: ignore[no-untyped-call]
+        self._forget_gradients()
+        return flops
