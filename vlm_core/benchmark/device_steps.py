@@ -85,7 +85,7 @@ class Figure:
 
 
 # In the order of their worth: a run that is cut short has the first.
-FIGURES: Final = (
+FIGURES: Final[tuple[Figure, ...]] = (
     Figure("full", "bf16"),
     Figure("full", "fp32"),
     Figure("one block", "bf16"),
@@ -96,7 +96,7 @@ FIGURES: Final = (
     Figure("full from pictures", "bf16"),
     Figure("one block", "tf32"),
 )
-COMPILED: Final = (Figure("full", "bf16", compiled=True),)
+COMPILED: Final[tuple[Figure, ...]] = (Figure("full", "bf16", compiled=True),)
 
 
 @dataclass(frozen=True)
