@@ -77,6 +77,14 @@ def pytest_configure(config: pytest.Config) -> None:
             os.environ.pop(name, None)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what needs a tracking store: the first one takes MLflow seconds to make."""
+    for item in items:
+        if "empty_database" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     """Each test starts with one thread of PyTorch's, and imports from nowhere but this tree.

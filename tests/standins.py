@@ -265,6 +265,8 @@ def kaggle_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    # For its user agent, kagglehub looks up the module of every frame on the stack: pytest's stack is deep.
+    monkeypatch.setattr("kagglehub.clients.search_lib_in_call_stack", lambda name: None)
     yield stand_in
     stand_in.close()
 

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,9 +19,6 @@ from PIL import Image
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.sample import draw_sample
 from vlm_core.tracking.store import open_mlflow
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_RUN = """
@@ -92,24 +90,33 @@ def copy_database(empty: Path, folder: Path) -> Path:
     return path
 
 
-def save_blank(figure: Figure, path: Path) -> None:
-    """In the place of a figure's drawing, which takes half a second: no test of whole runs looks at their pictures.
+def plot_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Write a blank image in the place of each plot, which takes half a second: no test of whole runs looks at them.
 
-    The pictures' own tests draw, and so do runs in processes of their own.
+    The plots' own tests draw, and so do runs in processes of their own.
     """
-    write_atomically(path, lambda file: Image.new("RGB", (8, 8)).save(file, "PNG"))
+
+    def write_blank(*arguments: Any) -> None:
+        write_atomically(arguments[-1], lambda file: Image.new("RGB", (8, 8)).save(file, "PNG"))
+
+    for name in ("plot_confusion", "plot_reliability"):
+        patch.setattr(f"vlm_core.evaluation.plots.{name}", write_blank)
 
 
 @pytest.fixture(scope="session")
-def hasty_sqlite() -> None:
+def hasty_mlflow() -> None:
     """SQLite that does not wait for the disk at every commit: a test's store need not outlive its machine.
 
-    And that opens its files anew in a forked process, as SQLite must.
+    And that opens its files anew in a forked process, as SQLite must. And MLflow that lists the installed packages
+    once, not for each requirement of each model.
     """
     open_mlflow()
+    from mlflow.utils import requirements_utils
     from sqlalchemy import event
     from sqlalchemy.exc import DisconnectionError
     from sqlalchemy.pool import Pool
+
+    requirements_utils._init_packages_to_modules_map = cache(requirements_utils._init_packages_to_modules_map)
 
     def opened(connection: Any, record: Any) -> None:
         record.info["process"] = os.getpid()
@@ -127,12 +134,12 @@ def hasty_sqlite() -> None:
 
 
 @pytest.fixture
-def store(hasty_sqlite: None, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def store(hasty_mlflow: None, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, whose default store exists and is empty."""
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("vlm_core.evaluation.plots._save", save_blank)
+    plot_nothing(monkeypatch)
     copy_database(empty_database, tmp_path)
     return tmp_path
 
@@ -162,7 +169,7 @@ FILLING = (
 
 
 @pytest.fixture(scope="session")
-def filled_store(hasty_sqlite: None, shop: Path, prepared: Path, empty_database: Path) -> Path:
+def filled_store(hasty_mlflow: None, shop: Path, prepared: Path, empty_database: Path) -> Path:
     """A folder whose default store holds four real short runs on the small shop and one that failed: not to be changed.
 
     `filled_copy` gives one that may be.
@@ -175,7 +182,7 @@ def filled_store(hasty_sqlite: None, shop: Path, prepared: Path, empty_database:
             for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
                 patch.delenv(name, raising=False)
             patch.chdir(folder)
-            patch.setattr("vlm_core.evaluation.plots._save", save_blank)
+            plot_nothing(patch)
             _fill(shop, folder)
 
     return make_once("filled", fill)

@@ -86,6 +86,7 @@ def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "forbidden"),
     [
@@ -115,6 +116,7 @@ def test_the_rooms_are_those_of_the_plan() -> None:
     assert [room for room in FLOOR if f"`{room}" not in page] == []
 
 
+@pytest.mark.slow
 def test_imports_run_down_the_floors() -> None:
     assert [
         f"{_name(path)} imports {name}"
@@ -125,6 +127,7 @@ def test_imports_run_down_the_floors() -> None:
     ] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", DOORS)
 def test_a_foreign_library_has_one_door(library: str) -> None:
     assert [
@@ -135,10 +138,12 @@ def test_a_foreign_library_has_one_door(library: str) -> None:
     ] == []
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_under_a_name_made_at_run_time() -> None:
     assert [_name(path) for path in _python_files(*ROOMS) if "a name made at run time" in _imports(path)] == []
 
 
+@pytest.mark.slow
 def test_no_file_is_read_or_written_in_a_format_that_runs_code() -> None:
     assert [
         f"{_name(path)}: {found}"
@@ -166,6 +171,7 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert [_name(path) for path in _python_files(*ROOMS) if path.stem in ("utils", "helpers", "common", "misc")] == []
 
 
+@pytest.mark.slow
 def test_every_door_answers_help_without_heavy_imports() -> None:
     doors = [f"experiments.{path.stem}" for path in _python_files("experiments") if '"__main__"' in path.read_text()]
     # One process for all: what a door imported stays, so the first one at fault is named, and later ones may be too.

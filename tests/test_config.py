@@ -62,6 +62,7 @@ def test_every_preset_names_real_settings_and_makes_a_valid_configuration():
             kind.build({"preset": name if name in PRESETS else "original", **own})
 
 
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {

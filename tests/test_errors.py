@@ -30,6 +30,7 @@ for sys.argv in commands:
 SMALL = ("--epochs=1", "--train_per_category=12", "--per_category=20", "--threads=1", "--resamples=100")
 
 
+@pytest.mark.slow
 def test_the_modules_of_each_extra_are_those_that_pyproject_asks_for() -> None:
     distributions = packages_distributions()
     brought = {extra: {normalise(distributions[module][0]) for module in modules} for extra, modules in EXTRAS.items()}
@@ -68,6 +69,7 @@ def test_the_core_trains_and_predicts(tmp_path: Path, shop: Path, empty_database
     assert (tmp_path / "predictions.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "extra"),
     [

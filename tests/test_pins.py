@@ -97,6 +97,7 @@ def test_a_served_model_asks_for_pins_of_the_lock(family: str, engine: str) -> N
     assert {*served} - {*core} == ({"onnxruntime"} if engine else set())
 
 
+@pytest.mark.slow
 def test_code_imports_nothing_that_is_not_asked_for() -> None:
     asked = {*requirements(PROJECT["dependencies"])}
     asked |= {name for extra in EXTRAS for name in requirements(OPTIONAL[extra])}

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from tests.models.families import CAPTIONERS
 from tests.stores import make_once
 from vlm_core.models import tiny
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
@@ -17,8 +16,6 @@ from vlm_core.pixels.views import plain_view
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
 CATEGORIES = (*COLOURS, "grey")  # the last has no cue: without it one colour could be known by the others' absence
-# Each family is trained for seconds; one of them in every check.
-LEARNERS = ("clip", *(pytest.param(family, marks=pytest.mark.slow) for family in CAPTIONERS))
 SIDE, PATCH = 4, 8  # patches a side, pixels a patch: 32 pixels
 
 

@@ -69,6 +69,7 @@ def test_nothing_but_the_mechanism_learns(family, mechanism):
     assert all(weight.grad is None for weight in model.hf.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mechanism", ["mean-pool", "attention-pool-shuffled", "cross-attention", "joint-self-attention"]
 )
@@ -86,6 +87,7 @@ def test_a_mechanism_is_trained_chosen_and_asked(data, tmp_path, mechanism):
     assert all(torch.equal(weight, before[name]) for name, weight in tower.hf.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", ["attention-pool", "attention-pool-shuffled"])
 def test_the_same_call_gives_the_same_result(data, tmp_path, mechanism):
     one, other = _run(data, tmp_path / "one", mechanism), _run(data, tmp_path / "other", mechanism)
@@ -101,11 +103,13 @@ def test_the_same_call_gives_the_same_result(data, tmp_path, mechanism):
     )
 
 
+@pytest.mark.slow
 def test_kept_tokens_are_what_the_tower_gives(data, tmp_path):
     kept, anew = _run(data, tmp_path / "kept"), _run(data, tmp_path / "anew", cache_gib=0)
     np.testing.assert_allclose(kept.test.log_probabilities, anew.test.log_probabilities, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_test_rows_decide_nothing(data, tmp_path):
     wrong = SimpleNamespace(**{**vars(data.split), "test": TEST[:3]})
     short = _run(SimpleNamespace(catalogue=data.catalogue, split=wrong), tmp_path, rates=(1e-4, 3e-3))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from tests.attention.planted import CATEGORIES, LEARNERS, draw_pictures, learnt
-from tests.models.families import make_categoriser
+from tests.attention.planted import CATEGORIES, draw_pictures, learnt
+from tests.models.families import FAMILIES, make_categoriser
 from vlm_core.attention.faithfulness import (
     Removal,
     _blanked,
@@ -30,7 +30,8 @@ WORSE = np.array([[0.1], [-0.1]])  # more is left when it deletes, less comes ba
 PICTURES = np.random.default_rng(3).integers(0, 256, (3, 80, 60, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("family", LEARNERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_maps_of_a_planted_cue_are_faithful(family: str) -> None:
     pictures, labels, _ = draw_pictures(40, seed=9)
     found = measure_faithfulness(
@@ -41,6 +42,7 @@ def test_gradient_maps_of_a_planted_cue_are_faithful(family: str) -> None:
     assert found.randomised[0].correlation.high < 0.5
 
 
+@pytest.mark.slow
 def test_everything_is_plain_and_the_same_again() -> None:
     model = make_categoriser("blip")
     first = measure_faithfulness(model, PICTURES, steps=2, seed=4)
@@ -80,6 +82,7 @@ def test_curves_are_those_of_pictures_spoilt_cell_by_cell(removal: Removal) -> N
                 assert curve[index, step] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_one_map_is_followed_as_many_are() -> None:
     model = make_categoriser("clip")
     maps = explain(model, PICTURES, method="gradient")
@@ -123,12 +126,14 @@ def test_the_p_value_counts_all_flips_of_signs_where_they_are_few() -> None:
     assert _p_value(np.zeros(8), 0) == 1
 
 
+@pytest.mark.slow
 def test_the_p_value_rejects_a_mean_of_zero_as_often_as_it_says() -> None:
     draws = np.random.default_rng(1).normal(size=(400, 10))
     rejected = np.mean([_p_value(gains, 0) < 0.05 for gains in draws])
     assert 0.03 <= rejected <= 0.07
 
 
+@pytest.mark.slow
 def test_a_map_that_is_no_better_is_called_so_and_a_worse_one_too() -> None:
     even = np.random.default_rng(0).random((2, 30))
     areas = {

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from tests.attention.planted import CATEGORIES, LEARNERS, SIDE, draw_cues, draw_pictures, learnt, mass_on_cue
+from tests.attention.planted import CATEGORIES, SIDE, draw_cues, draw_pictures, learnt, mass_on_cue
 from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
 from vlm_core.attention.maps import _resize, _words, explain, explain_words, layer_maps
 from vlm_core.attention.recording import record
@@ -30,7 +30,8 @@ def _centre_mass(places: NDArray[np.int64]) -> NDArray[np.float64]:
     return mass_on_cue(np.repeat((prior / prior.sum())[None], len(places), axis=0).astype(np.float32), places)
 
 
-@pytest.mark.parametrize("family", LEARNERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_maps_find_the_planted_cue(family: str) -> None:
     pictures, labels, places = _cued(60)
     model = learnt(family)
@@ -40,13 +41,15 @@ def test_gradient_maps_find_the_planted_cue(family: str) -> None:
     assert wilcoxon(mass, np.maximum(CHANCE, _centre_mass(places)), alternative="greater").pvalue < 1e-4
 
 
-@pytest.mark.parametrize("family", LEARNERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_hiding_the_cue_is_what_moves_the_answer(family: str) -> None:
     pictures, _, places = _cued(12)
     assert mass_on_cue(explain(learnt(family), pictures, method="occlusion"), places).mean() > 0.6
 
 
-@pytest.mark.parametrize("family", LEARNERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_of_two_cues_the_map_of_a_category_is_on_its_own(family: str) -> None:
     pictures, labels, places = _cued(30)
     others, second = (labels + 1) % 3, (places + 5) % SIDE**2
@@ -57,6 +60,7 @@ def test_of_two_cues_the_map_of_a_category_is_on_its_own(family: str) -> None:
         assert mass_on_cue(maps, own).mean() > 4 * mass_on_cue(maps, others_place).mean()
 
 
+@pytest.mark.slow
 def test_one_target_is_that_of_all_pictures() -> None:
     one = explain(learnt("clip"), PICTURES[:3, :32, :32], method="gradient", target=2)
     each = explain(learnt("clip"), PICTURES[:3, :32, :32], method="gradient", target=np.array([2, 2, 2]))
@@ -120,6 +124,7 @@ def test_layer_maps_are_each_heads_row(family: str) -> None:
         np.testing.assert_allclose(ours.maps[8, 1], _resize(row[None], (80, 60))[0], rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_words_are_those_that_are_written(family: str) -> None:
     model = make_categoriser(family, "sentences", "tokens")

@@ -194,11 +194,13 @@ def _accuracy(name, draw, steps):
     return float((model.eval()(tokens).argmax(dim=1) == labels).float().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["attention-pool", "cross-attention", "joint-self-attention"])
 def test_attention_finds_the_one_token_that_decides(name):
     assert _accuracy(name, _planted, 60) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -210,6 +212,7 @@ def test_what_has_no_use_of_attention_does_not_find_it(name):
     assert _accuracy(name, _planted, 100) < 0.45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READ_PATCHES)
 def test_where_the_mean_decides_all_do_equally_well(name):
     assert _accuracy(name, _diffuse, 40) > 0.9

@@ -36,6 +36,7 @@ def _weighted(attention, score, picture):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_relevance_is_chefers_rule_in_loops(family: str) -> None:
     model = make_categoriser(family)
@@ -73,6 +74,7 @@ def _first(layers: dict[str, list[torch.Tensor]]) -> dict[str, list[np.ndarray]]
     return {kind: [layer[0].numpy() for layer in found] for kind, found in layers.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_a_words_relevance_is_chefers_rule_at_the_tokens_that_wrote_it(family: str) -> None:
     model = make_categoriser(family, "sentences", "tokens")

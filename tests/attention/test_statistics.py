@@ -78,6 +78,7 @@ def test_heads_that_share_no_token_are_as_different_as_can_be() -> None:
     assert head_diversity(np.array([[[1.0, 0.0]], [[0.0, 1.0]]])) == pytest.approx(1)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(arrays(np.float64, (3, 2, 5), elements=st.floats(0.001, 1)))
 def test_head_diversity_is_scipys_divergence_over_pairs(weights: np.ndarray) -> None:
@@ -134,6 +135,7 @@ def test_sentences_of_different_lengths_are_described(family: str) -> None:
     assert len(attention_statistics(make_categoriser(family, "sentences", "tokens"), PICTURES)) == layers
 
 
+@pytest.mark.slow
 def test_figures_of_all_pictures_are_the_means_of_each() -> None:
     model = make_categoriser("git")
     together = attention_statistics(model, PICTURES)

@@ -38,7 +38,7 @@ def few_calls(monkeypatch):
 
 @pytest.mark.slow
 def test_a_networks_cost_holds_its_weights_and_its_arithmetic():
-    model = make_categoriser("clip")
+    model = make_categoriser("clip", width=128)
     before = torch.get_num_threads()
     cost = measure_cost(model, PICTURES, threads=1)
     _check(cost)
@@ -54,6 +54,7 @@ def test_a_networks_cost_holds_its_weights_and_its_arithmetic():
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_the_baseline_has_no_flops(monkeypatch):
     here = SimpleNamespace(get_context=lambda method: SimpleNamespace(Pool=ThreadPool))
     monkeypatch.setattr("vlm_core.benchmark.cost.multiprocessing", here)  # a process of its own starts for seconds

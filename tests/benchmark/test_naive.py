@@ -50,6 +50,7 @@ def test_a_naive_step_takes_time_and_moves_the_weights(family):
     assert not torch.equal(before, after)
 
 
+@pytest.mark.slow
 def test_the_trainer_does_its_steps():
     adapter, compute, width = _features("clip")
     assert len(trainer_steps(compute, width, adapter.hf, jpegs(PICTURES), LABELS, 64, 2, steps=3)) == 2

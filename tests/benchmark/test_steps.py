@@ -5,6 +5,8 @@ import pytest
 from tests.models.families import make_shallow, make_tiny
 from vlm_core.benchmark import growth, steps
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

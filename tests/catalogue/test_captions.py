@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +61,7 @@ def test_columns_that_are_absent_are_passed_over():
     assert all("mug" in partly.sample_captions(0, epoch, np.array([0]))[0] for epoch in range(50))
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(sorted(SHIRT)), st.sampled_from(["", "Red", "Two Words"])))
 def test_no_sentence_is_empty_or_has_stray_spaces(known):
     captions = _captions({**dict.fromkeys(SHIRT, ""), **known})

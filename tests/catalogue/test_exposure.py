@@ -39,6 +39,7 @@ def test_alone_each_product_has_its_own_side():
     assert (reserved_for_evaluation(IDS, ALONE) == ~allowed_for_pretraining(IDS)).all()
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=80))
 def test_near_copies_across_the_border_are_on_the_seen_side(groups):
     groups = np.array(groups)

@@ -66,6 +66,7 @@ def archive_of(tmp_path: Path) -> Path:
     return tmp_path / "kagglehub" / "datasets" / "paramaggarwal" / "fashion-product-images-small" / "1.archive"
 
 
+@pytest.mark.slow
 def test_kaggle_set_arrives_in_its_layout_without_the_second_copy(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     folder = fetch_kaggle(tmp_path)
     assert folder == tmp_path / "data" / "raw" / "myntra_fashion_products"
@@ -77,12 +78,14 @@ def test_kaggle_set_arrives_in_its_layout_without_the_second_copy(kaggle: Kaggle
     assert not (folder / "styles.csv").samefile(cached / "styles.csv")
 
 
+@pytest.mark.slow
 def test_second_call_asks_nobody(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path: Path) -> None:
     first = fetch_kaggle(tmp_path), fetch_hf(tmp_path)
     kaggle.status = full_hub.status = 500
     assert (fetch_kaggle(tmp_path), fetch_hf(tmp_path)) == first
 
 
+@pytest.mark.slow
 def test_kagglehub_cache_serves_without_a_network_and_is_filled_again_when_it_lost_files(
     kaggle: KaggleStandIn, tmp_path: Path
 ) -> None:
@@ -94,6 +97,7 @@ def test_kagglehub_cache_serves_without_a_network_and_is_filled_again_when_it_lo
     assert (fetch_kaggle(tmp_path / "three") / "styles.csv").read_bytes() == TABLE
 
 
+@pytest.mark.slow
 def test_kaggle_download_goes_on_after_the_connection_broke(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     kaggle.cut_after = 1_500_000
     with pytest.raises(UserError, match=r"connection was lost.*run the command again"):
@@ -111,6 +115,7 @@ def spoil(archive: bytes) -> bytes:
     return archive[:at] + bytes([archive[at] ^ 1]) + archive[at + 1 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda archive: archive[::-1], lambda archive: bytes(len(archive)), spoil])
 def test_damaged_kaggle_archive_is_thrown_away(
     kaggle: KaggleStandIn, tmp_path: Path, damage: Callable[[bytes], bytes]
@@ -122,6 +127,7 @@ def test_damaged_kaggle_archive_is_thrown_away(
     assert (fetch_kaggle(tmp_path) / "styles.csv").read_bytes() == TABLE
 
 
+@pytest.mark.slow
 def test_kaggle_download_goes_on_after_the_process_was_killed(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     kaggle.slow = True
     command = [sys.executable, "-c", PROGRAM.format("fetch_kaggle"), str(tmp_path)]
@@ -184,6 +190,7 @@ def test_damaged_hub_download_is_thrown_away(full_hub: HubStandIn, tmp_path: Pat
     assert len(read_rows(fetch_hf(tmp_path))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
 @pytest.mark.parametrize("fetch", [fetch_kaggle, fetch_hf])
 def test_refusal_names_the_status_and_the_way_out(
@@ -215,6 +222,7 @@ def test_missing_network_is_said(kaggle: KaggleStandIn, full_hub: HubStandIn, tm
         fetch(tmp_path)
 
 
+@pytest.mark.slow
 def test_kaggle_download_that_stalls_is_given_up(
     kaggle: KaggleStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +239,7 @@ def test_kaggle_download_that_stalls_is_given_up(
         fetch_kaggle(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
 def test_full_disk_is_said(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path: Path) -> None:
     archive_of(tmp_path).parent.mkdir(parents=True)
@@ -245,6 +254,7 @@ def test_full_disk_is_said(kaggle: KaggleStandIn, full_hub: HubStandIn, tmp_path
         fetch_hf(tmp_path)
 
 
+@pytest.mark.slow
 def test_disk_that_fills_while_linking_leaves_nothing_that_looks_whole(
     kaggle: KaggleStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +267,7 @@ def test_disk_that_fills_while_linking_leaves_nothing_that_looks_whole(
     assert (fetch_kaggle(tmp_path) / "images/1.jpg").read_bytes() == PICTURES["images/1.jpg"]
 
 
+@pytest.mark.slow
 def test_folder_with_something_else_in_it_is_left_alone(kaggle: KaggleStandIn, tmp_path: Path) -> None:
     note = tmp_path / "data/raw/myntra_fashion_products/note.txt"
     note.parent.mkdir(parents=True)
@@ -274,6 +285,7 @@ def test_only_one_process_fetches_at_a_time(kaggle: KaggleStandIn, tmp_path: Pat
         fetch_kaggle(tmp_path)
 
 
+@pytest.mark.slow
 def test_place_that_cannot_be_written_is_named_unless_nothing_is_to_be_written(
     kaggle: KaggleStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

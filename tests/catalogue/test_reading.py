@@ -117,6 +117,7 @@ def test_a_table_without_column_names_is_empty(content):
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=8), st.sampled_from(",;\t"), st.sampled_from(["\n", "\r\n"]))
 def test_what_the_csv_module_writes_is_read_as_it_was(rows, delimiter, newline):
     # A line of a quoted cell that reads as a whole row is taken for one: here is where that would begin.

@@ -88,6 +88,7 @@ def test_layout_is_that_of_kaggle(small: Path) -> None:
             assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (60, 80))
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_and_another_seed_others(small: Path, tmp_path: Path) -> None:
     assert digests(draw_sample(tmp_path / "again", products=60)) == digests(small)
     assert digests(draw_sample(tmp_path / "other", products=60, seed=8)) != digests(small)
@@ -148,6 +149,7 @@ def test_two_drawings_at_once_end_as_one(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == [folder]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("products", [40, 60, 240])
 def test_defects_are_those_counted(products: int, tmp_path: Path) -> None:
     folder = draw_sample(tmp_path / "sample", products=products)
@@ -191,6 +193,7 @@ def test_gifts_look_like_what_is_sold() -> None:
     assert Counter(row.article_type for row in gifts).most_common(1)[0][0] == "Free Gifts"
 
 
+@pytest.mark.slow
 def test_the_colour_of_a_row_is_the_colour_drawn(drawn: Drawn) -> None:
     names, values = list(COLOURS), np.array(list(COLOURS.values()), dtype=float)
     agree = []
@@ -204,6 +207,7 @@ def test_the_colour_of_a_row_is_the_colour_drawn(drawn: Drawn) -> None:
     assert np.mean(agree) > 0.75
 
 
+@pytest.mark.slow
 def test_the_whole_sample_is_drawn_in_seconds() -> None:
     rows, seconds = plan_rows(1600, seed=7)[:80], []
     for _ in range(3):
@@ -214,6 +218,7 @@ def test_the_whole_sample_is_drawn_in_seconds() -> None:
     assert min(seconds) / len(rows) * 1600 < 10
 
 
+@pytest.mark.slow
 def test_nearest_mean_on_raw_pixels_is_not_enough(drawn: Drawn) -> None:
     from sklearn.neighbors import NearestCentroid
 
@@ -221,6 +226,7 @@ def test_nearest_mean_on_raw_pixels_is_not_enough(drawn: Drawn) -> None:
     assert macro_f1(NearestCentroid(), flat, drawn.categories, FIVE) < 0.75
 
 
+@pytest.mark.slow
 def test_background_and_size_do_not_tell_the_category(drawn: Drawn) -> None:
     from sklearn.ensemble import RandomForestClassifier
 
@@ -231,6 +237,7 @@ def test_background_and_size_do_not_tell_the_category(drawn: Drawn) -> None:
     assert macro_f1(forest, features, drawn.categories, FIVE) < 0.5
 
 
+@pytest.mark.slow
 def test_shapes_tell_the_four_visual_categories_but_not_gifts(drawn: Drawn) -> None:
     from skimage.feature import hog
     from sklearn.linear_model import LogisticRegression

@@ -64,6 +64,7 @@ def test_only_training_holds_repeats():
         assert len(np.unique(side)) == len(side)
 
 
+@pytest.mark.slow
 def test_evaluation_comes_from_products_that_nothing_may_be_pretrained_on():
     products = _products(REAL_COUNTS)
     groups = np.arange(len(products))
@@ -121,6 +122,7 @@ def test_dataset_info_has_the_originals_keys():
     assert len(info["ids"]["test"]) == info["test_samples"] > 600 and info["split_fingerprint"] and info["seed"] == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(12, 60), min_size=2, max_size=4),
@@ -156,6 +158,7 @@ def test_a_large_group_goes_to_training():
     assert 0 < (split.labels[split.test] == 0).sum() <= kept.sum() - 100
 
 
+@pytest.mark.slow
 def test_the_seed_varies_the_split_and_the_fingerprint_and_repeats_both():
     products = _products(REAL_COUNTS)
     first, again, other = _split(products), _split(products), _split(products, seed=1)

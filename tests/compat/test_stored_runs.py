@@ -75,6 +75,7 @@ def _id(runs: pd.DataFrame, name: str) -> str:
     return str(runs.loc[runs["name"] == name, "run_id"].iloc[0])
 
 
+@pytest.mark.slow
 def test_old_runs_are_listed_under_the_names_of_today(runs: pd.DataFrame) -> None:
     assert len(runs) == 35
     row = runs[runs["name"] == "clip-leaking"].iloc[0]
@@ -97,6 +98,7 @@ def test_old_runs_are_listed_under_the_names_of_today(runs: pd.DataFrame) -> Non
     assert not any("a_picture" in column or "study_log" in column for column in runs)
 
 
+@pytest.mark.slow
 def test_the_reader_gives_one_old_run_under_the_names_of_today(runs: pd.DataFrame) -> None:
     reader, run_id = RunReader(), _id(runs, "clip-leaking")
     assert reader.params(run_id)["protocol"] == reader.tags(run_id)["protocol"] == "original"
@@ -104,6 +106,7 @@ def test_the_reader_gives_one_old_run_under_the_names_of_today(runs: pd.DataFram
     assert Config.from_params(reader.params(run_id)).protocol == "original"
 
 
+@pytest.mark.slow
 def test_old_runs_rank_and_new_ones_would_join_their_test_sets(runs: pd.DataFrame, old_store: Path) -> None:
     from vlm_core.data import load_data
 
@@ -115,6 +118,7 @@ def test_old_runs_rank_and_new_ones_would_join_their_test_sets(runs: pd.DataFram
         assert data.catalogue.fingerprint == leaderboard.loc[name, "fingerprint"]
 
 
+@pytest.mark.slow
 def test_old_runs_are_compared_by_the_dashboard(runs: pd.DataFrame, old_store: Path) -> None:
     from dashboard.comparison import compare_runs, differing_settings
     from dashboard.runs import Runs
@@ -128,6 +132,7 @@ def test_old_runs_are_compared_by_the_dashboard(runs: pd.DataFrame, old_store: P
     assert ("protocol", "holdout", "holdout", "original") in differing_settings(comparison)
 
 
+@pytest.mark.slow
 def test_an_old_search_is_shown_by_the_dashboard(runs: pd.DataFrame) -> None:
     from dashboard.searches import read_search, search_choices
 
@@ -138,6 +143,7 @@ def test_an_old_search_is_shown_by_the_dashboard(runs: pd.DataFrame) -> None:
     assert [choice["label"].split(" · ")[0] for choice in search_choices(runs)] == ["unfinished-search", "search"]
 
 
+@pytest.mark.slow
 def test_an_old_model_is_loaded_and_predicts_what_it_predicted(runs: pd.DataFrame, old_store: Path) -> None:
     from vlm_core.data import load_catalogue
     from vlm_core.models.saved import load_categoriser
@@ -203,6 +209,7 @@ def test_an_old_study_is_resumed_under_its_presets_name_of_today(runs: pd.DataFr
     assert RunReader().params(run_id)["preset"] == "original"
 
 
+@pytest.mark.slow
 def test_an_old_study_is_shown_and_reported(runs: pd.DataFrame, old_store: Path) -> None:
     from dashboard.pages import study as page
     from dashboard.runs import Runs

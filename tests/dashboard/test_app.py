@@ -84,12 +84,14 @@ def _start(*arguments, folder):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_refused_in_one_sentence(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = _start("--port", str(taken.getsockname()[1]), folder=tmp_path)
     assert done.returncode == 1 and "choose another with --port" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_other_machines_need_a_password(tmp_path):
     done = _start("--host", "0.0.0.0", folder=tmp_path)
     assert done.returncode == 1 and "DASHBOARD_PASSWORD" in done.stderr and "Traceback" not in done.stderr

@@ -107,6 +107,7 @@ def test_the_front_of_two_objectives_is_plotted(table):
     assert list(front.y) == [0.65, 0.7]
 
 
+@pytest.mark.slow
 def test_what_a_score_depends_on_is_found_and_constants_are_not():
     trials = [{"rate": float(n), "noise": float(n % 3), "fixed": 1.0, "word": "ab"[n % 2]} for n in range(1, 30)]
     shares = importances(trials, [trial["rate"] ** 2 for trial in trials])

@@ -118,6 +118,7 @@ def test_several_runs_are_shown_side_by_side():
     assert runs_address(list("abcdefgh")) == "/compare?runs=a,b,c,d,e,f"
 
 
+@pytest.mark.slow
 def test_figures_show_what_the_results_hold(results):
     estimate, other = Estimate(0.5, NAN, NAN), Estimate(0.1, 0.0, 0.3)
     forest = intervals(IntervalPlot("", "f", (("clip probe", estimate), ("x <b>", other)), differences=True))
@@ -136,6 +137,7 @@ def test_figures_show_what_the_results_hold(results):
     assert {trace.line.color for trace in lines if trace.name == "random"} == {"#8A8F98"}
 
 
+@pytest.mark.slow
 def test_every_plot_of_the_report_is_a_figure(results):
     plots = [plot for section in make_sections(results) for plot in section.plots]
     assert len(plots) == 9 and all(len(make_figure(plot).data) for plot in plots)

@@ -37,6 +37,7 @@ def test_it_is_scipys_bootstrap_with_one_sample_a_category() -> None:
     assert ours.macro_f1.std() == pytest.approx(reference.standard_error, rel=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plain")
 def test_every_metric_is_distributed_as_when_products_are_sampled() -> None:
     confusion = np.array([[12, 2, 1], [3, 20, 0], [0, 4, 6]])

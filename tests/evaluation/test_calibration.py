@@ -20,6 +20,7 @@ def test_figures_worked_by_hand() -> None:
     assert {index: (part.n, part.accuracy) for index, part in filled.items()} == {7: (1, 1.0), 13: (2, 0.5)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "count"), [(1, 2), (3, 3), (400, 5), (5000, 40)])
 def test_the_calibration_error_is_torchmetrics_to_the_last_bit(n: int, count: int) -> None:
     from torchmetrics.functional.classification import multiclass_calibration_error  # takes seconds

@@ -204,6 +204,7 @@ def test_many_categories_and_rows_are_evaluated() -> None:
     assert evaluation.confusion.sum() == 5000
 
 
+@pytest.mark.slow
 def test_importing_it_is_light() -> None:
     """The doors answer `--help` fast, and a served baseline needs no torch."""
     script = """

@@ -37,6 +37,7 @@ def _table(**columns):
     return table
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_subgroup_table():
     values = np.array(["Men"] * 200 + ["Women"] * 150 + ["Boys"] * 12 + [""] * 30)
     predictions = _sample_predictions({"Men": 0.9, "Women": 0.8, "Boys": 0.5, "": 0.1}, values)
@@ -53,6 +54,7 @@ def test_figures_are_those_of_the_subgroup_table():
     assert found.accuracy_gap.value == pytest.approx(abs(accuracy["Men"] - accuracy["Women"]))
 
 
+@pytest.mark.slow
 def test_a_planted_gap_is_found_and_its_size_held():
     values = np.repeat(["Men", "Women", "Unisex"], [300, 250, 60])
     other = np.tile(["Summer", "Winter"], 305)
@@ -65,6 +67,7 @@ def test_a_planted_gap_is_found_and_its_size_held():
     assert season.accuracy_gap.low == 0
 
 
+@pytest.mark.slow
 def test_a_gap_that_categories_explain_is_marked_as_such():
     generator = np.random.default_rng(2)
     labels = np.repeat([0, 1], 300)
@@ -75,6 +78,7 @@ def test_a_gap_that_categories_explain_is_marked_as_such():
     assert found.p_within_categories > 0.05
 
 
+@pytest.mark.slow
 def test_the_p_value_is_scipys_permutation_test():
     values = np.repeat([0, 1, 2], [60, 40, 20])
     right = np.random.default_rng(3).random(120) < np.repeat([0.9, 0.8, 0.7], [60, 40, 20])
@@ -97,6 +101,7 @@ def test_within_strata_it_is_about_the_test_of_cochran_mantel_and_haenszel():
     assert permutation_p(values, right, strata, resamples=9999, seed=0) == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.slow
 def test_all_right_is_no_gap():
     labels = np.arange(100) % 3
     values = np.repeat(["Men", "Women"], 50)
@@ -104,6 +109,7 @@ def test_all_right_is_no_gap():
     assert found.p_value == 1 and found.accuracy_gap.value == 0 == found.accuracy_gap.low < found.accuracy_gap.high
 
 
+@pytest.mark.slow
 def test_a_product_of_several_seeds_counts_once():
     values = np.repeat(["Men", "Women"], 40)
     predictions = _sample_predictions({"Men": 0.9, "Women": 0.7}, values)

@@ -35,6 +35,7 @@ def _precision_and_recall(audit: LabelAudit, wrong: set[int]) -> tuple[float, fl
     return hits / len(audit.rows), hits / len(wrong)
 
 
+@pytest.mark.slow
 def test_planted_errors_in_separable_features_are_found_with_their_true_category():
     features, labels, generator = _separable(600, 0)
     spoilt, wrong = _planted(labels, 3, generator)
@@ -48,6 +49,7 @@ def test_planted_errors_in_separable_features_are_found_with_their_true_category
     assert all(NAMES[spoilt[row]] == name for row, name in zip(audit.rows, audit.given, strict=True))
 
 
+@pytest.mark.slow
 def test_planted_errors_in_drawn_products_are_found(shop, tmp_path):
     catalogue = prepare_catalogue(str(shop), COLUMNS, tmp_path)
     names, counts = np.unique(catalogue.products["masterCategory"], return_counts=True)
@@ -60,6 +62,7 @@ def test_planted_errors_in_drawn_products_are_found(shop, tmp_path):
     assert precision > 0.25 and recall > 0.6  # chance: 0.05
 
 
+@pytest.mark.slow
 def test_a_wrong_label_is_not_confirmed_by_its_own_copies():
     features, labels, generator = _separable(300, 2)
     copies = np.repeat(features[:1], 12, axis=0) + generator.normal(0, 1e-3, (12, 8))

@@ -37,6 +37,7 @@ def test_shares_by_hand():
         measure_leak(random_predictions(5, 2, 0), copied)
 
 
+@pytest.mark.slow
 def test_a_planted_leak_of_a_tenth_is_measured(shop, tmp_path):
     catalogue = prepare_catalogue(str(shop), COLUMNS, tmp_path)
     kept = near_duplicate_groups(catalogue.products, catalogue.pictures)

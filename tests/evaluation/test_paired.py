@@ -53,6 +53,7 @@ def test_mid_p_by_hand():
     assert mid_mcnemar(0, 0) == exact_mcnemar(0, 0) == 1
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_resampling_products_within_their_category():
     generator = np.random.default_rng(2)
     labels, (a, b) = _sample(generator, n=120)
@@ -84,6 +85,7 @@ def test_equal_answers_differ_in_nothing_that_can_be_shown():
     assert 0 < found.difference.high < 0.02 and found.p_bootstrap > 0.9
 
 
+@pytest.mark.slow
 def test_holms_correction_by_hand():
     labels, predicted = _sample(np.random.default_rng(6), n=300)
     third = np.where(np.random.default_rng(7).random(300) < 0.95, labels, (labels + 1) % 3)

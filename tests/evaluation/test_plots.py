@@ -50,6 +50,7 @@ def test_with_many_categories_only_what_is_there_is_written(plotted_figure: list
     assert axes.get_yticklabels()[7].get_text() == "kind 7   n 0 · recall –"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 15, 81])
 def test_the_picture_is_a_whole_png(count: int, tmp_path: Path) -> None:
     confusion = np.random.default_rng(0).integers(0, 9, (count, count))
@@ -81,6 +82,7 @@ def test_the_reliability_diagram_shows_each_filled_bin(plotted_figure: list[Figu
     assert any(f"ECE {calibration.ece:.3f}" in text for text in _texts(plotted_figure[0]))
 
 
+@pytest.mark.slow
 def test_the_reliability_picture_is_a_whole_png(tmp_path: Path) -> None:
     predictions = random_predictions(300, 4, seed=0)
     calibration = measure_calibration(predictions.labels, predictions.log_probabilities)

@@ -96,6 +96,7 @@ def test_rows_that_repeat_a_product_are_not_more_products():
     assert repeated.detectable_macro_f1 == pytest.approx(once.detectable_macro_f1, rel=0.08)
 
 
+@pytest.mark.slow
 def test_holms_correction_of_all_p_values_by_hand():
     cells = dict(zip("xyz", _runs((0.9, 0.84, 0.7)), strict=True))
     found = compare_all(cells, resamples=300)
@@ -138,6 +139,7 @@ def test_the_detectable_accuracy_solves_connors_equation():
     assert 0 < detectable_accuracy(4, 0) <= 1
 
 
+@pytest.mark.slow
 def test_the_exact_test_has_about_the_stated_power():
     products, share = 613, 0.12
     d = detectable_accuracy(products, round(share * products))

@@ -57,6 +57,7 @@ def test_the_area_is_scikit_learns_also_with_ties():
         assert auroc_unknown(known, unknown).value == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_interval_is_about_that_of_a_stratified_bootstrap():
     generator = np.random.default_rng(1)
     known, unknown = generator.normal(1.2, 1, 600), generator.normal(0, 1, 120)

@@ -1,5 +1,6 @@
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ def test_names_are_readable_and_all_different() -> None:
     )
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=100), unique=True, max_size=12))
 def test_any_categories_have_different_names_of_safe_signs(categories: list[str]) -> None:
     names = category_slugs(categories)

@@ -1,4 +1,4 @@
-"""Tiny models of every family for tests, made once: real architectures, random weights, 32 pixels."""
+"""Tiny models of every family for tests, made once: real architectures, random weights, narrower than shipped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 from vlm_core.models import tiny
@@ -18,26 +19,32 @@ TITLES = ("Turtle Check Men Navy Blue Shirt", "Titan Women Silver Watch", "appar
 
 
 @cache
-def _tiny(family: str) -> tuple[Any, Any]:
+def _tiny(family: str, width: int) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    return tiny.build_tiny(family, TITLES)
+    with pytest.MonkeyPatch.context() as patch:
+        for settings in (tiny.VISION, tiny.TEXT):
+            patch.setitem(settings, "hidden_size", width)
+            patch.setitem(settings, "intermediate_size", 4 * width)
+        return tiny.build_tiny(family, TITLES)
 
 
-def make_tiny(family: str) -> tuple[Any, Any]:
-    """A fresh copy of a family's tiny model, in evaluation mode, and its tokenizer."""
-    hf, tokenizer = _tiny(family)
+def make_tiny(family: str, width: int = 32) -> tuple[Any, Any]:
+    """A fresh copy of a family's tiny model, in evaluation mode, and its tokenizer. The shipped ones are 128 wide."""
+    hf, tokenizer = _tiny(family, width)
     return copy.deepcopy(hf).eval(), tokenizer
 
 
-def make_adapter(family: str) -> Any:
+def make_adapter(family: str, width: int = 32) -> Any:
     """A family's adapter over a fresh tiny model."""
-    return ADAPTERS[family](*make_tiny(family))
+    return ADAPTERS[family](*make_tiny(family, width))
 
 
-def make_categoriser(family: str, head: str = "linear", readout: str = "fused") -> VisionLanguageCategoriser:
+def make_categoriser(
+    family: str, head: str = "linear", readout: str = "fused", width: int = 32
+) -> VisionLanguageCategoriser:
     """A categoriser of three categories over a fresh tiny model."""
     description = Description(family, CATEGORIES, (80, 60), head, readout, {"shirt": "Apparel"})  # type: ignore[arg-type]
-    hf, tokenizer = make_tiny(family)
+    hf, tokenizer = make_tiny(family, width)
     torch.manual_seed(1)  # after the first call has made the weights, so that every head starts alike
     return VisionLanguageCategoriser(hf, tokenizer, description)
 

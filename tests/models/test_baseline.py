@@ -94,6 +94,7 @@ def test_pictures_of_any_size_have_the_same_features(canvas: tuple[int, int]) ->
     )
 
 
+@pytest.mark.slow
 def test_it_learns_what_colour_does_not_tell(
     fitted: Baseline, pictures: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> None:
@@ -104,6 +105,7 @@ def test_it_learns_what_colour_does_not_tell(
     assert fitted.describe(pictures[:2]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_it_is_scikit_learns_regression_of_rows_repeated(
     count: int, pictures: NDArray[np.uint8], labels: NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
@@ -124,6 +126,7 @@ def test_it_is_scikit_learns_regression_of_rows_repeated(
     np.testing.assert_allclose(ours.log_probabilities(pictures[84:]), expected, atol=0.02)
 
 
+@pytest.mark.slow
 def test_the_penalty_is_the_one_that_does_best_on_the_validation_rows(
     pictures: NDArray[np.uint8], labels: NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,10 +172,12 @@ def test_rows_of_log_probabilities_belong_to_their_pictures(fitted: Baseline, pi
     assert fitted.log_probabilities(pictures[:0]).shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_fit_is_the_same_again(fitted: Baseline, pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
     np.testing.assert_array_equal(_fit(pictures, labels).weights, fitted.weights)
 
 
+@pytest.mark.slow
 def test_it_is_saved_without_pickle_and_loads_as_it_was(
     fitted: Baseline, pictures: NDArray[np.uint8], tmp_path: Path
 ) -> None:
@@ -236,6 +241,7 @@ def test_a_category_without_training_products_is_named(pictures: NDArray[np.uint
         _fit(pictures, np.zeros_like(labels), categories=("bars",))
 
 
+@pytest.mark.slow
 def test_serving_it_needs_neither_torch_nor_a_fit(fitted: Baseline, tmp_path: Path) -> None:
     fitted.save(tmp_path)
     script = """

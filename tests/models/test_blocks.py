@@ -46,6 +46,7 @@ def test_absorbed_attention_equals_attention_over_keys_and_values(few, mask):
         torch.testing.assert_close(short, plain, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_dropout_drops_attention_weights_and_the_value_bias_with_them():
     query, key, value = _layers()
     shown, tokens = query(_draw(1, 1, 128, seed=1)), _draw(1, 65, 128, seed=65)
@@ -66,7 +67,7 @@ def short(monkeypatch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_few_queries_use_absorbed_attention(family, short):
-    adapter = make_adapter(family)
+    adapter = make_adapter(family, width=128)
     state = (_draw(2, 3, 64, 64, seed=5),)
     for stage in adapter.stages("fused"):
         state = stage.run(state)
@@ -75,7 +76,7 @@ def test_few_queries_use_absorbed_attention(family, short):
 
 
 def test_absorbed_attention_is_not_used_where_it_costs_more_or_differs(short):
-    attention = make_adapter("blip").hf.text_decoder.bert.encoder.layer[0].crossattention
+    attention = make_adapter("blip", width=128).hf.text_decoder.bert.encoder.layer[0].crossattention
     many = _draw(1, 65, 128, seed=0)
     blocks._bert_attention(attention, many[:, :20], many)  # 20 queries a head: half of the work is not saved
     token = blocks.ATTENTION_KERNEL.set(lambda query, *_, **__: query)  # something records the attention weights
@@ -84,7 +85,7 @@ def test_absorbed_attention_is_not_used_where_it_costs_more_or_differs(short):
     assert not short
     blocks._bert_attention(attention, many[:, :4], many)
     assert len(short) == 1
-    adapter = make_adapter("blip")
+    adapter = make_adapter("blip", width=128)
     add_adapters(adapter.hf, [adapter.hf.text_decoder], rank=2)
     blocks._bert_attention(adapter.hf.text_decoder.bert.encoder.layer[0].crossattention, many[:, :4], many)
     assert len(short) == 1

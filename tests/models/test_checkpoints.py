@@ -198,6 +198,7 @@ def test_interrupted_download_is_not_taken_for_a_checkpoint(full_hub: HubStandIn
     assert find(NAME).source == "cache"
 
 
+@pytest.mark.slow
 def test_new_process_obeys_the_environment(full_hub: HubStandIn, tmp_path: Path) -> None:
     code = f"from vlm_core.models.checkpoints import *; print(fetch_checkpoint(find_checkpoint({NAME!r})))"
     environment = {**os.environ, **full_hub.environment(tmp_path / "home")}
@@ -225,6 +226,7 @@ def test_model_and_tokenizer_come_back_as_they_were_saved(full_hub: HubStandIn, 
     assert full_hub.asked == []
 
 
+@pytest.mark.slow
 def test_model_comes_from_the_hub_and_then_from_the_cache(full_hub: HubStandIn, tmp_path: Path) -> None:
     model_class = save_tiny("clip", tmp_path / "saved")
     full_hub.repositories[NAME] = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
@@ -255,6 +257,7 @@ def test_pytorch_file_is_read_and_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_said_with_the_way_to_renew_them(full_hub: HubStandIn, tmp_path: Path) -> None:
     model_class = save_tiny("clip", tmp_path / "saved")
     full_hub.repositories[NAME] = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}

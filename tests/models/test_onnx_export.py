@@ -20,20 +20,15 @@ from vlm_core.models.onnx_export import export_onnx, quantise_onnx
 from vlm_core.models.saved import load_categoriser
 from vlm_core.tracking.logging_model import requirements
 
-# The graph of the first is traced in every check; those of the others, each for seconds, with the slow tests.
+pytestmark = pytest.mark.slow  # a graph is traced for seconds
 KINDS = [
     ("clip", "linear", "fused"),
-    *(
-        pytest.param(*kind, marks=pytest.mark.slow)
-        for kind in [
-            ("blip", "linear", "fused"),
-            ("git", "linear", "fused"),
-            ("clip", "linear", "vision"),
-            ("clip", "prompts", "fused"),
-            ("blip", "sentences", "fused"),
-            ("git", "sentences", "fused"),
-        ]
-    ),
+    ("blip", "linear", "fused"),
+    ("git", "linear", "fused"),
+    ("clip", "linear", "vision"),
+    ("clip", "prompts", "fused"),
+    ("blip", "sentences", "fused"),
+    ("git", "sentences", "fused"),
 ]
 PICTURES = np.random.default_rng(3).integers(0, 256, (40, 80, 60, 3), dtype=np.uint8)
 
@@ -98,7 +93,6 @@ def test_int8_mostly_predicts_the_same_and_is_smaller(exported, family, head, re
     assert np.abs(rows - expected).max() < 0.2
 
 
-@pytest.mark.slow
 def test_saved_and_loaded_is_identical_and_needs_no_transformers(exported, tmp_path):
     _, onnx, _ = exported("clip", "linear", "fused")
     onnx.save(tmp_path / "saved")
@@ -117,7 +111,7 @@ def test_saved_and_loaded_is_identical_and_needs_no_transformers(exported, tmp_p
     assert subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("answer", ["linear", pytest.param("prompts", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("answer", ["linear", "prompts"])
 def test_an_export_leaves_the_model_as_it_was(exported, answer):
     model, _, expected = exported("clip", answer, "fused")
     fresh = _make_shallow("clip", answer, "fused")

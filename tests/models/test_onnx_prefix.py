@@ -8,6 +8,7 @@ import torch
 from tests.models.families import make_categoriser, make_shallow
 from vlm_core.models.onnx_prefix import OnnxPrefix
 
+pytestmark = pytest.mark.slow  # a graph is traced for seconds
 PIXELS = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 
 
@@ -23,11 +24,7 @@ def _make(family, mode, blocks):
 
 @pytest.mark.parametrize(
     ("family", "mode", "blocks"),
-    [
-        ("clip", "last-blocks", 1),
-        pytest.param("blip", "fusion", 0, marks=pytest.mark.slow),
-        pytest.param("git", "probe", 0, marks=pytest.mark.slow),
-    ],
+    [("clip", "last-blocks", 1), ("blip", "fusion", 0), ("git", "probe", 0)],
 )
 def test_states_are_near_those_of_pytorch_and_shaped_alike(family, mode, blocks):
     prefix, expected = _make(family, mode, blocks)

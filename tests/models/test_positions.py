@@ -19,7 +19,7 @@ def _vision(adapter):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_resized_positions_are_hugging_faces_interpolated_ones(family):
-    adapter = make_adapter(family)
+    adapter = make_adapter(family, width=128)
     theirs = _vision(adapter)(PIXELS, interpolate_pos_encoding=True).last_hidden_state
     resize_input(adapter.hf, 96)
     torch.testing.assert_close(_vision(adapter)(PIXELS).last_hidden_state, theirs, atol=1e-5, rtol=1e-5)

@@ -35,6 +35,7 @@ def test_permuting_a_batch_permutes_the_result(family, head, readout):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head", "readout"), KINDS)
 def test_saved_and_loaded_is_identical(family, head, readout, tmp_path):
     model = make_categoriser(family, head, readout)
@@ -83,9 +84,10 @@ def test_saved_weights_load_with_transformers_alone(family, tmp_path):
         torch.testing.assert_close(weight, model.hf.state_dict()[name], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head", "readout"), [kind for kind in KINDS if kind[1] != "prompts"])
 def test_only_what_follows_the_cut_moves_and_the_loss_falls(family, head, readout):
-    model = make_categoriser(family, head, readout)
+    model = make_categoriser(family, head, readout, width=128)
     cut = 3
     weights = model.freeze_before(cut)
     before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
@@ -120,7 +122,7 @@ def test_a_chain_cut_anywhere_gives_the_same_end(family, readout):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tiny_models_hold_one_to_four_million_weights_and_share_the_vision_shape(family):
-    hf = make_adapter(family).hf
+    hf = make_adapter(family, width=128).hf
     assert 1e6 < sum(weight.numel() for weight in hf.parameters()) < 4e6
     vision = hf.config.vision_config
     assert (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size) == (128, 4, 8, 64)

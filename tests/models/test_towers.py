@@ -14,7 +14,7 @@ PIXELS = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 @pytest.fixture
 def clip(tmp_path):
     """A CLIP model whose first norm is no identity, saved in a folder."""
-    hf, tokenizer = make_tiny("clip")
+    hf, tokenizer = make_tiny("clip", 128)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in (hf.vision_model.pre_layrnorm.weight, hf.vision_model.pre_layrnorm.bias):
@@ -26,7 +26,7 @@ def clip(tmp_path):
 
 def test_git_then_sees_what_clip_sees(clip):
     hf, folder = clip
-    adapter = make_adapter("git")
+    adapter = make_adapter("git", 128)
     load_vision_tower(adapter.hf, folder, PIXELS)
     theirs = hf.vision_model(PIXELS)
     ours = adapter.hf.git.image_encoder.vision_model(PIXELS).last_hidden_state
@@ -35,7 +35,7 @@ def test_git_then_sees_what_clip_sees(clip):
 
 def test_blips_blocks_are_clips(clip):
     hf, folder = clip
-    adapter = make_adapter("blip")
+    adapter = make_adapter("blip", 128)
     load_vision_tower(adapter.hf, folder, PIXELS)
     state = torch.randn(2, 65, 128)
     for ours, theirs in zip(adapter.hf.vision_model.encoder.layers, hf.vision_model.encoder.layers, strict=True):
@@ -45,7 +45,7 @@ def test_blips_blocks_are_clips(clip):
 
 def test_blips_embedding_is_clips_norm_with_one_deviation_for_all_patches(clip):
     hf, folder = clip
-    adapter = make_adapter("blip")
+    adapter = make_adapter("blip", 128)
     load_vision_tower(adapter.hf, folder, PIXELS)
     embedded, norm = hf.vision_model.embeddings(PIXELS), hf.vision_model.pre_layrnorm
     deviation = embedded.std(dim=2, correction=0)
@@ -57,25 +57,26 @@ def test_blips_embedding_is_clips_norm_with_one_deviation_for_all_patches(clip):
     assert torch.nn.functional.cosine_similarity(ours, norm(embedded), dim=2).mean() > 0.97
 
 
+@pytest.mark.slow
 def test_the_towers_exposure_comes_along(clip):
     _, folder = clip
-    assert load_vision_tower(make_tiny("git")[0], folder, PIXELS) is None
+    assert load_vision_tower(make_tiny("git", 128)[0], folder, PIXELS) is None
     import pandas as pd
 
     exposure = record_exposure("shop", "cafe", pd.Series(["1", "2"]))
     exposure.write(folder)
-    assert load_vision_tower(make_tiny("git")[0], folder, PIXELS) == exposure
+    assert load_vision_tower(make_tiny("git", 128)[0], folder, PIXELS) == exposure
 
 
 def test_a_tower_of_another_shape_or_family_is_refused(clip, tmp_path):
     hf, folder = clip
     from vlm_core.models.positions import resize_input
 
-    git, tokenizer = make_tiny("git")
+    git, tokenizer = make_tiny("git", 128)
     git.save_pretrained(tmp_path / "git")
     tokenizer.save_pretrained(tmp_path / "git")
     with pytest.raises(UserError, match="family"):
-        load_vision_tower(make_tiny("blip")[0], tmp_path / "git", PIXELS)
+        load_vision_tower(make_tiny("blip", 128)[0], tmp_path / "git", PIXELS)
     resize_input(git, 96)
     with pytest.raises(UserError, match="another shape.*position_embedding"):
         load_vision_tower(git, folder, PIXELS)

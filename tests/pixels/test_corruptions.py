@@ -172,6 +172,7 @@ def _imported(path):
         yield from (file for file in files if file.exists())
 
 
+@pytest.mark.slow
 def test_nothing_that_learns_reaches_them():
     found, waiting = set(), list((ROOT / "vlm_core/training").glob("*.py"))
     while waiting:

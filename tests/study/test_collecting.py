@@ -73,6 +73,7 @@ def test_simple_baselines_are_scored_where_every_seed_has_their_predictions(tmp_
     assert (rows[0].weights, rows[0].train_seconds) == (0, 0.0)
 
 
+@pytest.mark.slow
 def test_pairs_are_compared_over_the_seeds_that_all_have(clip, tmp_path):
     (pair,) = pair_rows("families", {"clip full": clip, "HOG + colour": [make_cell(tmp_path, f"{BASELINE}1", FAIR)]})
     assert (pair.group, pair.a, pair.b) == ("families", "clip full", "HOG + colour")
@@ -130,6 +131,7 @@ def test_calibration_is_of_both_splits_and_of_unknown_products_where_there_are_a
     assert row.unknown == 20 and row.auroc_unknown.value == pytest.approx(0.5)  # equally confident about both
 
 
+@pytest.mark.slow
 def test_gaps_are_of_the_catalogues_own_attributes(clip):
     ids = clip[0].evaluation.predictions.product_ids
     gender = np.where(np.arange(20) < 10, "Men", "Women")  # category A, then category B
@@ -154,6 +156,7 @@ def test_decoding_scores_are_means_over_seeds(tmp_path):
     assert (score.unknown_rate, score.coverage, score.covered_accuracy) == pytest.approx((0.75, 0.25, 0.8))
 
 
+@pytest.mark.slow
 def test_interim_results_leave_out_what_takes_long(clip, tmp_path, monkeypatch):
     baseline = [make_cell(tmp_path, f"{BASELINE}{seed}") for seed in (0, 1)]
     cells = make_cells(*clip, *baseline)

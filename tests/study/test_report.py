@@ -42,6 +42,7 @@ def html(data):
     return render_html(RESULTS, make_sections(RESULTS), data)
 
 
+@pytest.mark.slow
 def test_the_html_holds_every_section_and_opens_offline(html):
     for section in make_sections(RESULTS):
         assert f'<section id="{section.key}">' in html and f'href="#{section.key}"' in html
@@ -49,10 +50,12 @@ def test_the_html_holds_every_section_and_opens_offline(html):
     assert "<script" not in html and 'src="http' not in html
 
 
+@pytest.mark.slow
 def test_what_comes_from_outside_is_text(html):
     assert "&lt;script&gt;alert(1)" in html and "Free &lt;i&gt;Items&lt;/i&gt;" in html
 
 
+@pytest.mark.slow
 def test_tiles_conclusions_failures_and_suspects_are_in_the_html(html):
     assert re.search(r"<dt>Best family</dt><dd>clip probe <small>0.780 \(0.760 to 0.800\)</small>", html)
     assert "<li>clip probe beats blip probe by 4.0 points of macro-F1.</li>" in html
@@ -68,6 +71,7 @@ def test_the_markdown_holds_the_same_tables():
     assert "0.700 (0.680 to 0.720)" in line and "645" in line
 
 
+@pytest.mark.slow
 def test_a_report_is_four_files(data):
     run = _Run()
     write_report(run, RESULTS, data)
@@ -83,6 +87,7 @@ def test_a_report_is_four_files(data):
     }
 
 
+@pytest.mark.slow
 def test_without_a_label_audit_there_is_no_list_of_suspects(data):
     run = _Run()
     write_report(run, replace(RESULTS, label_audit=None), data)

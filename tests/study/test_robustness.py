@@ -15,6 +15,7 @@ from vlm_core.study.robustness import measure_robustness
 GENERATOR = np.random.default_rng(0)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_corrupted_pictures():
     model = make_categoriser("clip")
     pictures = GENERATOR.integers(0, 256, (12, 80, 60, 3), dtype=np.uint8)
@@ -47,6 +48,7 @@ class _Corner:
         return sure((pictures[:, 0, 0].mean(axis=1) > 240).astype(int), 2)
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_the_background_loses_its_score_with_it():
     labels = np.arange(66) % 2  # more than are asked at once
     pictures = np.where(labels[:, None, None, None], 255, 228).repeat(40, 1).repeat(30, 2).repeat(3, 3).astype(np.uint8)

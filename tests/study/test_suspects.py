@@ -36,6 +36,7 @@ def data(monkeypatch):
     return SimpleNamespace(catalogue=SimpleNamespace(products=products), groups=np.arange(N), split=split)
 
 
+@pytest.mark.slow
 def test_the_mislabelled_product_is_the_suspect_and_scores_are_given_without_it(data):
     ids = np.arange(30).astype(str)
     predictions = Predictions(ids, LABELS[:30], sure(LOOKS[:30], 2), CATEGORIES)  # by looks: one error, the suspect

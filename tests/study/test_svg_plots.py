@@ -45,6 +45,7 @@ def test_dollar_signs_in_a_category_are_no_mathematics():
     assert name in texts(plot_svg(LeakPlot("", (named,))))
 
 
+@pytest.mark.slow
 def test_ticks_of_a_logarithmic_axis_are_numbers():
     assert not any("$" in text for text in texts(plot_svg(PLOTS["cost-0"])))
 
@@ -53,6 +54,7 @@ def test_every_plot_of_the_report_is_tried_here():
     assert set(PLOTS) == set(LABELS)
 
 
+@pytest.mark.slow
 def test_the_same_plot_is_the_same_text():
     assert plot_svg(PLOTS["scores-0"]) == plot_svg(PLOTS["scores-0"])
 
@@ -68,6 +70,7 @@ def test_families_have_their_colours_and_an_unknown_interval_no_line():
     assert with_interval.lower().count("stroke: #0072b2") == without.lower().count("stroke: #0072b2") + 1
 
 
+@pytest.mark.slow
 def test_panels_beyond_the_corruptions_are_hidden():
     drops = {f"corruption {number}": (0.1, 0.2, 0.3) for number in range(5)}
     row = replace(RESULTS.robustness[0], drops=dict.fromkeys(drops, Estimate(0.2, nan, nan)), by_severity=drops)

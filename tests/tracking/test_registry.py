@@ -200,7 +200,7 @@ def _ask(port: int, server: subprocess.Popen[bytes]) -> dict[str, list[dict[str,
     pictures = [f"data:image/png;base64,{example['data'][0][0]}", "bad!"]
     body = json.dumps({"dataframe_records": [{"picture": picture} for picture in pictures]}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while True:
         try:
             with urllib.request.urlopen(request, timeout=60) as response:

@@ -76,6 +76,7 @@ def _huge_picture() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+@pytest.mark.slow
 def test_bad_pictures_are_answered_in_their_row_and_good_ones_in_theirs() -> None:
     model = make_categoriser("clip")
     good = [_picture(shade) for shade in range(70)]  # more than two batches

@@ -42,6 +42,7 @@ def test_the_published_epoch_is_written_with_its_published_figures() -> None:
     json.dumps(entry, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_names_and_contents_of_the_files(tmp_path: Path) -> None:
     log = TrainingLog.begin(tmp_path, "blip-large", {"epochs": "3"})
     paths = log.add(make_report(1)), log.plot(make_report(1))

@@ -102,6 +102,7 @@ def test_two_processes_that_want_the_same_compute_it_once(tmp_path):
     assert [(tmp_path / name).exists() for name in "ab"].count(True) == 1
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_makes_room_and_what_is_kept_stays(tmp_path):
     cache = FeatureCache(tmp_path, 100_000)
     entries = [cache.entry({**KEY, "view": str(number)}, 1000) for number in range(4)]

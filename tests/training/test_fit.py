@@ -82,6 +82,7 @@ def _compare(model, cut, cached, pixels, loss_error, gradient_error):
             torch.testing.assert_close(gradients[name], gradient, rtol=0, atol=gradient_error * float(whole.norm()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("settings", "precision", "loss_error", "gradient_error"),
@@ -105,6 +106,7 @@ def test_a_cached_step_is_the_uncached_one(data, tmp_path, family, settings, pre
     _compare(model, cut, cached, pixels, loss_error, gradient_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CAPTIONERS)
 def test_a_cached_step_of_writing_is_the_uncached_one(data, tmp_path, family):
     model = make_categoriser(family, "sentences")
@@ -114,6 +116,7 @@ def test_a_cached_step_of_writing_is_the_uncached_one(data, tmp_path, family):
     _compare(model, cut, *_batches(trainer, cut), 1e-6, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("settings", MODES[:-1], ids=lambda settings: "-".join(map(str, settings.values())))
 def test_eight_cached_steps_end_in_the_uncached_weights(data, tmp_path, family, settings):
@@ -137,6 +140,7 @@ def test_eight_cached_steps_end_in_the_uncached_weights(data, tmp_path, family, 
         torch.testing.assert_close(ends[0][name], weight, rtol=0, atol=2e-4)  # a fifth of one step at this rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "settings", [*MODES, {"mode": "lp-ft", "blocks": 2}], ids=lambda s: "-".join(map(str, s.values()))
@@ -220,6 +224,7 @@ def test_another_prompt_is_another_state(family, monkeypatch):
     assert model.fingerprint(3) != before
 
 
+@pytest.mark.slow
 def test_too_little_room_is_said_and_the_run_goes_on_from_pixels(data, tmp_path):
     model = make_categoriser("clip")
     trainer = _fit(data, model, tmp_path, mode="last-blocks", cache_gib=1e-6)
@@ -287,6 +292,7 @@ def test_states_of_int8_are_not_taken_for_others(data, tmp_path):
     )  # in single precision it is the same state
 
 
+@pytest.mark.slow
 def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_path, monkeypatch):
     monkeypatch.setattr("vlm_core.models.onnx_prefix.OnnxPrefix", RoundedPrefix)
     model = make_shallow("clip")
@@ -300,6 +306,7 @@ def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_p
     assert trainer.fit(lambda count: None, lambda report: None).epoch == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [({"mode": "full"}, "no layer is frozen"), ({"mode": "probe", "cache_gib": 1e-6}, "in every epoch, by PyTorch")],

@@ -49,6 +49,7 @@ def _weights(model):
     return {name: weight.clone() for name, weight in model.hf.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_reports_count_steps_and_epochs_and_the_loss_falls(pictures, tmp_path):
     model = make_categoriser("clip")
     reports = list(
@@ -64,6 +65,7 @@ def test_reports_count_steps_and_epochs_and_the_loss_falls(pictures, tmp_path):
     assert epochs[-1].learning_rate == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head"), [("clip", "linear"), ("blip", "sentences"), ("git", "linear")])
 def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, family, head):
     whole = make_categoriser(family, head)
@@ -87,6 +89,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(pictures, tmp_path, famil
         torch.testing.assert_close(resumed.hf.state_dict()[name], weight, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "measured"), [("linear", 15), ("sentences", 7)])
 def test_predictions_that_take_an_extra_pass_are_made_for_every_third_batch(pictures, tmp_path, head, measured):
     task = FineTuning(make_categoriser("git", head), 0, _batches(pictures), VALIDATION[:5])
@@ -94,6 +97,7 @@ def test_predictions_that_take_an_extra_pass_are_made_for_every_third_batch(pict
     assert (epoch.training.confusion.sum(), epoch.validation.confusion.sum()) == (measured, 5)
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_left_to_do(pictures, tmp_path):
     for expected in (3, 0):
         model = make_categoriser("clip")
@@ -103,6 +107,7 @@ def test_a_finished_run_has_nothing_left_to_do(pictures, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_best_epochs_weights_come_back(pictures, tmp_path):
     model, checkpoint = make_categoriser("clip"), Checkpoint(tmp_path)
     best = {}
@@ -142,6 +147,7 @@ def test_oversampled_copies_get_views_of_their_own(pictures):
     torch.testing.assert_close(next(batches.training(1)).state[0], views, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_mode_is_refused(pictures, tmp_path):
     model = make_categoriser("clip")
     list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=1), Checkpoint(tmp_path)))
@@ -164,6 +170,7 @@ def test_the_optimisers_state_comes_back_to_the_device_of_its_weight(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_cut_short_while_written_leaves_the_old_one(pictures, tmp_path, monkeypatch):
     model, checkpoint = make_categoriser("clip"), Checkpoint(tmp_path)
     list(train(FineTuning(model, 0, _batches(pictures), VALIDATION), _plan(epochs=1), checkpoint))

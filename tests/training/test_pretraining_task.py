@@ -56,6 +56,7 @@ def _epochs(reports):
     return [report for report in reports if isinstance(report, EpochReport)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stopped_pretraining_ends_with_the_same_weights(pictures, tmp_path, family):
     whole = _task(pictures, family)
@@ -72,6 +73,7 @@ def test_a_stopped_pretraining_ends_with_the_same_weights(pictures, tmp_path, fa
         torch.testing.assert_close(resumed.trainable_parameters()[name], weight, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_term_falls(pictures, tmp_path, family):
     task = _task(pictures, family, patches_kept=1.0)
@@ -95,6 +97,7 @@ def test_kept_patches_are_the_pictures_own_in_their_order_behind_the_class_token
     assert sample_patches((tokens,), 1.0)[0] is tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_name_what_each_family_can_do(pictures, family):
     task = _task(pictures, family, products=24)

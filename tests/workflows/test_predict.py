@@ -35,6 +35,7 @@ def _predict(place, output, **columns):
     return table
 
 
+@pytest.mark.slow
 def test_a_folder_and_its_zip_give_the_same_rows(photos, tmp_path):
     table = _predict(photos, tmp_path / "out.csv")
     assert table["id"].tolist() == ["a", "b", "broken", "deep/c"]

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ _ROWS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(_ROWS)
 def test_the_front_holds_exactly_what_no_row_beats(rows):
     usable = [row for row in rows if row["score"] is not None and row["train"] is not None]
