@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.evaluation.predictions import Predictions
     from vlm_core.models.categoriser import Categoriser
-    from vlm_core.pixels.picture_store import PictureStore
+    from vlm_core.pixels.picture_store import PictureStore, PixelBudget
 
 PREDICTION_BATCH: Final = 64
 REQUEST_BATCH: Final = 32
@@ -125,13 +125,15 @@ def _predict_rows(
     )
 
 
-def predict_records(model: Categoriser, readers: Sequence[Callable[[], bytes]]) -> list[dict[str, Any]]:
+def predict_records(
+    model: Categoriser, readers: Sequence[Callable[[], bytes]], budget: PixelBudget | None = None
+) -> list[dict[str, Any]]:
     """Return one row per image: category, confidence, p_<category>, and text and text_category where there is a text.
 
     An image that cannot be read (OSError, ValueError, UnreadablePicture) has an `error` instead, and the others are
-    predicted all the same.
+    predicted all the same. The `budget` bounds what they may cost together.
     """
-    pictures = [_read(reader, model.canvas) for reader in readers]
+    pictures = [_read(reader, model.canvas, budget) for reader in readers]
     readable = [picture for picture in pictures if not isinstance(picture, str)]
     records = iter(predict_pictures(model, np.stack(readable)) if readable else ())
     return [{"error": picture} if isinstance(picture, str) else next(records) for picture in pictures]
@@ -143,9 +145,9 @@ def record_columns(model: Categoriser) -> list[str]:
     return ["category", "confidence", *(f"p_{name}" for name in model.categories), *texts, "error"]
 
 
-def _read(reader: Callable[[], bytes], canvas: tuple[int, int]) -> NDArray[np.uint8] | str:
+def _read(reader: Callable[[], bytes], canvas: tuple[int, int], budget: PixelBudget | None) -> NDArray[np.uint8] | str:
     try:
-        return fit_picture(decode_picture(reader()), canvas)
+        return fit_picture(decode_picture(reader(), budget), canvas)
     except (OSError, ValueError, UnreadablePicture) as error:
         return str(error)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from vlm_core.catalogue import reading
 from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, TableRow, read_header, read_rows
 from vlm_core.errors import UserError
 
@@ -149,6 +150,16 @@ def test_arbitrary_bytes_are_read_or_refused(content, headed):
         return
     rows = list(read_rows(table, header, delimiter, Columns(header[0], "", header[-1], header[-1], ())))
     assert all(isinstance(row, Refusal) or list(row.values) == list(dict.fromkeys(header)) for row in rows)
+
+
+@pytest.mark.parametrize(("header", "most"), [(HEADER, 30), (b",".join(b"c%d" % n for n in range(100)) + b"\n", 10)])
+def test_more_rows_than_fit_in_memory_are_one_sentence(monkeypatch, header, most):
+    monkeypatch.setattr(reading, "MOST_ROWS", 30)
+    monkeypatch.setattr(reading, "MOST_CELLS", 1000)
+    columns = Columns("id" if header == HEADER else "c0", "", "", "", ())
+    assert len(_read(header + b"x\n" * most, columns)) == most
+    with pytest.raises(UserError, match=f"^The table has more than {most} rows of .* give a smaller one.$"):
+        _read(header + b"x\n" * (most + 1), columns)
 
 
 def test_a_report_is_summed_up_in_a_sentence():

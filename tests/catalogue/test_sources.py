@@ -2,10 +2,12 @@
 
 import io
 import os
+import tracemalloc
 import zipfile
 
 import pytest
 
+from vlm_core.catalogue import sources
 from vlm_core.catalogue.sources import MOST_PICTURE_BYTES, HashedTable, open_source
 from vlm_core.errors import UserError
 
@@ -107,6 +109,68 @@ def test_a_zip_that_is_cut_short_or_damaged(tmp_path):
     (tmp_path / "damaged.zip").write_bytes(whole[:1000] + b"????" + whole[1004:])
     with pytest.raises(UserError, match=r"styles\.csv of damaged\.zip cannot be read"):
         _table(_open(tmp_path / "damaged.zip"))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path, kind):
+    folder = _folder(tmp_path / "shop")
+    for path in (folder / "styles.csv", folder / "images" / "1.jpg", tmp_path / "table.csv"):
+        path.unlink(missing_ok=True)
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            path.mkdir()
+    source = _open(folder)
+    with pytest.raises(UserError, match=r"^styles\.csv cannot be read .*regular file"):
+        source.open_table()
+    assert not source.has_picture("images/1.jpg")
+    with pytest.raises(OSError, match="not a"):
+        source.read_picture("images/1.jpg")
+    with pytest.raises(UserError, match=r"neither a folder nor a regular file|holds no styles"):
+        _open(tmp_path / "table.csv")
+
+
+def test_a_fifo_that_takes_a_files_place_is_not_waited_for(tmp_path, monkeypatch):
+    source = _open(_folder(tmp_path / "shop"))
+    (tmp_path / "shop" / "images" / "1.jpg").unlink()
+    os.mkfifo(tmp_path / "shop" / "images" / "1.jpg")
+    monkeypatch.setattr(type(tmp_path), "is_file", lambda path: True)
+    with pytest.raises(OSError, match="not a regular file"):
+        source.read_picture("images/1.jpg")
+
+
+def test_links_stay_inside_and_end(tmp_path):
+    folder = _folder(tmp_path / "shop")
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (folder / "images" / "3.jpg").symlink_to(tmp_path / "secret.jpg")
+    (folder / "images" / "4.jpg").symlink_to("4.jpg")
+    (folder / "images" / "5.jpg").symlink_to("1.jpg")
+    source = _open(folder)
+    assert [source.has_picture(f"images/{name}.jpg") for name in "12345"] == [True, True, False, False, True]
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_a_table_is_bounded_as_it_is_unpacked(tmp_path, monkeypatch, make):
+    monkeypatch.setattr(sources, "MOST_TABLE_BYTES", 1_000_000)
+    source = _open(make(tmp_path / "shop", {**FILES, "styles.csv": TABLE + b"\n" * 3_000_000}))
+    tracemalloc.start()
+    with source.open_table() as table, pytest.raises(UserError, match=r"styles\.csv.* is larger than 1 MB"):
+        while table.read(1000):
+            pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500_000
+
+
+def test_a_name_in_a_zip_that_is_no_utf8_costs_no_other(tmp_path):
+    made = _zip(tmp_path / "a.zip", {**FILES, "images/é.jpg": b"three", "images/ü.jpg": b"four" * 99})
+    made.write_bytes(made.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    source = _open(made)
+    assert _table(source) == TABLE
+    for name, data in (("1", b"one"), ("2", b"two"), ("ü", b"four" * 99), (b"\xff\xfe".decode("cp437"), b"three")):
+        assert source.read_picture(f"images/{name}.jpg") == data
 
 
 def test_a_damaged_picture_is_an_error_of_its_own(tmp_path):

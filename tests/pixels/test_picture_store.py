@@ -2,15 +2,23 @@
 
 import io
 import struct
+import threading
+import time
+import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vlm_core.pixels import picture_store
 from vlm_core.pixels.picture_store import (
     MAX_BYTES,
+    MAX_PIXELS,
+    MOST_SCANS,
     PictureStore,
+    PixelBudget,
     UnreadablePicture,
     decode_picture,
     fit_picture,
@@ -87,6 +95,25 @@ def _png_of_size(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+def _tiled_tiff(side):
+    """A TIFF of 16 x 16 pixels in one tile of `side` x `side`, which libtiff would fill: 1 GB for 250 bytes."""
+    data = zlib.compress(bytes(256))
+    short, long = 3, 4
+    tags = [
+        *((256, short, 16), (257, short, 16), (258, short, 8), (259, short, 8), (262, short, 1), (277, short, 1)),
+        *((322, long, side), (323, long, side), (324, long, 8), (325, long, len(data))),
+    ]
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
+def _jpeg_of_scans(count):
+    """A progressive JPEG whose last scan is repeated: each costs a pass over all pixels, for 82 bytes."""
+    data = _encoded(_plain("L", 90), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (count - data.count(b"\xff\xda")) + data[-2:]
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -97,13 +124,96 @@ def _png_of_size(width, height):
         (_encoded(_plain(size=(60, 80)), "PNG")[:60], "truncated"),
         (_png_of_size(8_000, 6_000), "40 megapixels"),
         (_png_of_size(60_000, 60_000), "40 megapixels"),
+        (_png_of_size(70_000, 2), "longer side exceeds 65,535 pixels"),
+        (_tiled_tiff(32_768), "tiles exceed 40 megapixels"),
+        (_jpeg_of_scans(MOST_SCANS + 1), "more than 100 scans"),
         (_encoded(_plain(), "PNG") + bytes(MAX_BYTES), "10 MB"),
     ],
-    ids=["no-bytes", "text", "svg", "cut-jpeg", "cut-png", "bomb", "huge-bomb", "heavy"],
+    ids=["no-bytes", "text", "svg", "cut-jpeg", "cut-png", "bomb", "huge-bomb", "wide", "tiles", "scans", "heavy"],
 )
 def test_what_is_no_picture_is_said_so(data, reason):
     with pytest.raises(UnreadablePicture, match=reason):
         decode_picture(data)
+
+
+def test_a_video_behind_a_phones_picture_is_no_scan():
+    data = _jpeg_of_scans(8)
+    assert decode_picture(data + b"\xff\xda\0\x02" * 1000).size == (6, 8)
+    assert decode_picture(_jpeg_of_scans(MOST_SCANS)).size == (6, 8)
+
+
+def test_a_picture_of_more_than_eight_bits_is_converted_in_strips():
+    wide = np.arange(1_000_000, dtype=np.uint16).reshape(1000, 1000)
+    data = _encoded(Image.fromarray(wide), "PNG")
+    tracemalloc.start()
+    pixels = np.asarray(decode_picture(data))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (pixels[..., 0] == np.round(wide / 65535 * 255)).all()
+    assert peak < 12 * wide.size  # numpy's own: a float alone has eight bytes
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "expected"),
+    [
+        (_plain(size=(41, 60)), "JPEG", RED),
+        (_plain(size=(41, 60)), "WEBP", RED),
+        (_plain(colour=(204, 51, 51), size=(41, 60)).convert("P"), "PNG", (204, 51, 51)),
+        (_plain("RGBA", (0, 0, 0, 51), (41, 60)), "PNG", (204, 204, 204)),
+        (Image.fromarray(np.full((60, 41), 32_896, np.uint16)), "PNG", (128, 128, 128)),
+    ],
+    ids=["jpeg", "webp", "palette", "alpha", "16-bit"],
+)
+def test_a_large_picture_is_halved_and_upright(monkeypatch, picture, kind, expected):
+    monkeypatch.setattr(picture_store, "LARGE_PIXELS", 1000)
+    monkeypatch.setattr(picture_store, "STRIP_PIXELS", 200)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    halved = decode_picture(_encoded(picture, kind, exif=exif))
+    assert halved.size == (30, 21)
+    assert np.abs(np.asarray(halved, dtype=int) - expected).max() <= 6
+
+
+def test_strips_leave_no_seam(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (97, 61, 3), dtype=np.uint8)
+    data = _encoded(Image.fromarray(pixels), "PNG")
+    monkeypatch.setattr(picture_store, "STRIP_PIXELS", 300)
+    assert (np.asarray(decode_picture(data)) == pixels).all()
+    monkeypatch.setattr(picture_store, "LARGE_PIXELS", 1000)
+    assert (np.asarray(decode_picture(data)) == np.asarray(Image.fromarray(pixels).reduce(2))).all()
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
+    busy, most, decode = threading.Semaphore(1), [], picture_store._decode
+
+    def counted(picture):
+        most.append(busy.acquire(blocking=False))
+        time.sleep(0.005)
+        busy.release()
+        return decode(picture)
+
+    monkeypatch.setattr(picture_store, "_decode", counted)
+    monkeypatch.setattr(picture_store, "LARGE_DECODER_BYTES", 0)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(decode_picture, [_encoded(_plain(), "PNG")] * 4))
+    assert most == [True] * 4
+
+
+def test_what_a_decoder_would_take_is_bounded(monkeypatch):
+    monkeypatch.setattr(picture_store, "MAX_DECODER_BYTES", 6 * 8 * 10)
+    assert decode_picture(_encoded(_plain(), "PNG")).size == (6, 8)
+    with pytest.raises(UnreadablePicture, match="a WEBP of 6 x 8 pixels takes too much memory"):
+        decode_picture(_encoded(_plain(), "WEBP"))
+
+
+def test_a_request_has_a_budget_of_pixels():
+    budget = PixelBudget(100)
+    decode_picture(_encoded(_plain(), "PNG"), budget)
+    decode_picture(_encoded(_plain(), "PNG"), budget)
+    with pytest.raises(UnreadablePicture, match="one request exceed 320 megapixels together: send fewer at once"):
+        decode_picture(_encoded(_plain(), "PNG"), budget)
+    assert budget.left == 4
+    assert PixelBudget().left >= 8 * MAX_PIXELS  # the dashboard's eight uploads
 
 
 def test_a_picture_is_fitted_whole_and_centred_on_white():

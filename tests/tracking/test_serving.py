@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import shutil
+import threading
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from PIL import Image
 from tests.models.families import CATEGORIES, make_categoriser
 from tests.stores import run_python
 from tests.tracking.models import save_categoriser
-from vlm_core.pixels.picture_store import decode_picture, fit_picture
+from vlm_core.inference import REQUEST_BATCH
+from vlm_core.pixels.picture_store import PixelBudget, decode_picture, fit_picture
 from vlm_core.tracking.logging_model import requirements, save_model
 from vlm_core.tracking.serving import ServedCategoriser, picture_bytes
 
@@ -95,6 +98,46 @@ def test_bad_pictures_are_answered_in_their_row_and_good_ones_in_theirs() -> Non
     np.testing.assert_allclose(answers.loc[right, COLUMNS[2:]].astype(float), expected, atol=1e-5)
     assert answers["category"][right].tolist() == [CATEGORIES[index] for index in expected.argmax(axis=1)]
     np.testing.assert_allclose(answers["confidence"][right].astype(float), expected.max(axis=1), atol=1e-5)
+
+
+def test_a_request_is_bounded_in_all_and_says_which_pictures_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlm_core.tracking.serving.PixelBudget", partial(PixelBudget, 40 * 60 * 80 + 5))
+    served = ServedCategoriser(make_categoriser("clip"))
+    column = [_text(_picture(shade)) for shade in range(41)]
+    for _ in range(2):  # a budget for each request
+        answers = served.predict(pd.DataFrame({"picture": [*column, "bad!", _text(_picture(7, (2, 2)))]}))
+        assert answers.index[answers["error"].notna()].tolist() == [40, 41]
+        assert "send fewer at once" in answers["error"][40]
+
+
+def test_a_long_request_lets_short_ones_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = ServedCategoriser(make_categoriser("clip"))
+    free = []
+    monkeypatch.setattr(
+        "vlm_core.tracking.serving.predict_records",
+        lambda model, readers, budget: free.append(served._turn.locked()) or [{} for _ in readers],
+    )
+    monkeypatch.setattr(served, "_turn", turns := _Turns())
+    served.predict(pd.DataFrame({"picture": ["bad!"] * (2 * REQUEST_BATCH + 1)}))
+    assert (free, turns.taken) == ([True] * 3, 3)
+
+
+class _Turns:
+    """A lock that counts how often it was taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.taken += 1
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
 
 
 def test_a_model_that_writes_answers_with_its_text() -> None:

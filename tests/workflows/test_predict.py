@@ -1,12 +1,16 @@
 """Unlabelled images: wherever they are, each gets a prediction or an error of its own, and the file appears whole."""
 
+import os
 import shutil
+import warnings
+import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.messages import collected_messages
 from tests.models.families import make_categoriser
 from vlm_core.errors import UserError
 from vlm_core.inference import record_columns
@@ -46,6 +50,67 @@ def test_a_folder_and_its_zip_give_the_same_rows(photos, tmp_path):
     assert {"text", "text_category"} <= set(table.columns)
     zipped = _predict(photos.with_suffix(".zip"), tmp_path / "out.parquet")
     pd.testing.assert_series_equal(zipped["confidence"], table["confidence"], atol=1e-6)
+
+
+def test_a_file_that_is_no_picture_has_an_error_and_costs_no_other(photos, tmp_path):
+    os.mkfifo(photos / "fifo.jpg")
+    (photos / "device.jpg").symlink_to("/dev/zero")
+    (photos / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "outside.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    (photos / "outside.jpg").symlink_to(tmp_path / "outside.jpg")
+    with (photos / "sparse.jpg").open("wb") as file:
+        file.truncate(60 << 30)
+    shutil.copy(photos / "a.jpg", os.fsencode(photos) + b"/\xff.jpg")
+    (photos / "folder.jpg").mkdir()
+    table = _predict(photos, tmp_path / "out.csv").set_index("id")
+    wrong = ["broken", "device", "fifo", "loop", "outside", "sparse"]
+    assert sorted(table.index[table["error"].notna()]) == wrong
+    assert sorted(table.index[table["error"].isna()]) == ["\\xff", "a", "b", "deep/c"]
+    assert "10 MB" in table["error"]["sparse"]
+
+
+def test_ids_are_unique_whatever_the_files_are_called(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
+    for name in ("a.png", "a.jpg.png", "b.jpg"):
+        shutil.copy(tmp_path / "a.jpg", tmp_path / name)
+    assert [picture.id for picture in find_pictures(tmp_path, "id", "")] == ["a.jpg", "a.jpg (2)", "a.png", "b"]
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "twins.zip", "w") as archive:
+        warnings.simplefilter("ignore")
+        for data in (b"one", b"two"):
+            archive.writestr("x.jpg", data)
+    twins = find_pictures(tmp_path / "twins.zip", "id", "")
+    assert [(picture.id, picture.read()) for picture in twins] == [("x.jpg", b"one"), ("x.jpg (2)", b"two")]
+
+
+def test_a_zip_with_broken_names_is_read(photos, tmp_path):
+    place = photos.with_suffix(".zip")
+    place.write_bytes(place.read_bytes().replace(b"b.png", b"b\0png").replace(b"a.jpg", b"\xff.jpg"))
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        for name in ("../é.jpg", "/x.jpg", ".jpg", "..jpg"):
+            archive.writestr(name, b"bytes")
+    more = tmp_path / "more.zip"
+    more.write_bytes(more.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    assert len(find_pictures(place, "id", "")) == 3
+    assert [picture.read() for picture in find_pictures(more, "id", "")] == [b"bytes"] * 4
+
+
+def test_no_cell_of_a_csv_is_a_formula(tmp_path):
+    rows = [{"id": "=cmd|calc", "category": "@x", "error": "-1\udcff"}, {"id": "a=b", "category": "Shoes"}]
+    for name, id_, error in (("out.csv", "'=cmd|calc", "'-1\\udcff"), ("out.parquet", "=cmd|calc", "-1\\udcff")):
+        write_predictions(tmp_path / name, ["id", "category", "error"], iter([rows]))
+        table = pd.read_csv(tmp_path / name) if name.endswith("csv") else pd.read_parquet(tmp_path / name)
+        assert table["id"].tolist() == [id_, "a=b"]
+        assert table["error"][0] == error
+
+
+def test_rows_of_a_table_that_are_left_out_are_named(photos):
+    (photos / "table.csv").write_text("id,photo\n1,a.jpg\n1,b.png\n2\n")
+    with collected_messages() as messages:
+        pictures = find_pictures(photos / "table.csv", "id", "photo")
+    assert [picture.id for picture in pictures] == ["1"]
+    assert messages == [
+        "WARNING: 2 rows of table.csv are left out, the first in line 3: the id 1 is already used in an earlier line."
+    ]
 
 
 def test_a_table_names_its_pictures(photos, tmp_path):

@@ -15,6 +15,8 @@ from vlm_core.errors import UserError
 DELIMITERS: Final = ",;\t"
 LONGEST_LINE: Final = 1_000_000
 MOST_LINES_PER_ROW: Final = 50  # a quote still open after so many lines is a stray one
+MOST_ROWS: Final = 2_000_000
+MOST_CELLS: Final = 20_000_000  # of all rows; each takes about 100 bytes of memory
 FEWEST_COLUMNS: Final = 4  # of a row; a line of prose may have as many commas as fewer columns need
 
 
@@ -36,7 +38,7 @@ class Columns:
     attributes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A row that cannot be used, and why."""
 
@@ -64,7 +66,7 @@ class ReadingReport:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TableRow:
     """One usable row of the table."""
 
@@ -89,12 +91,16 @@ def read_header(table: Table, name: str) -> tuple[list[str], str]:
 def read_rows(table: Table, header: Sequence[str], delimiter: str, columns: Columns) -> Iterator[TableRow | Refusal]:
     """Yield each row after the header as a usable row or a refusal; no content of a row raises.
 
-    Unquoted delimiters are repaired where the title is the last column: surplus fields belong to it.
+    Unquoted delimiters are repaired where the title is the last column: surplus fields belong to it. Raises UserError
+    for more rows than fit in memory.
     """
+    most = min(MOST_ROWS, MOST_CELLS // len(header))
     seen: set[str] = set()
     id_column = columns.id if columns.id in header else columns.picture
     repairable = bool(columns.title) and header[-1] == columns.title
-    for line, cells in _records(table, delimiter, len(header)):
+    for count, (line, cells) in enumerate(_records(table, delimiter, len(header))):
+        if count >= most:
+            raise UserError(f"The table has more than {most:,} rows of {len(header):,} columns: give a smaller one.")
         if not any(cell.strip() for cell in cells):
             continue
         repaired = len(cells) > len(header) and repairable

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import posixpath
+import stat
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import IO, Any, BinaryIO, Final, Protocol
 
+from vlm_core.catalogue.zips import BROKEN_ENTRY, MOST_PICTURE_BYTES, open_zip, read_entry
 from vlm_core.errors import UserError
 
 TABLE: Final = "styles.csv"
 REAL: Final = Path("data/raw/myntra_fashion_products")
 SAMPLE: Final = Path("data/raw/sample")
-MOST_PICTURE_BYTES: Final = 50_000_000
-MOST_TABLE_BYTES: Final = 1_000_000_000
+MOST_TABLE_BYTES: Final = 500_000_000
 
 
 class Source(Protocol):
@@ -26,7 +28,7 @@ class Source(Protocol):
     name: str
 
     def open_table(self) -> BinaryIO:
-        """Open the table's bytes at the start."""
+        """Open the table's bytes at the start. Raises UserError, then and later, where they cannot be read."""
 
     def has_picture(self, path: str) -> bool:
         """Return whether there is a picture at that path, which cannot lead outside the source."""
@@ -58,11 +60,61 @@ def open_source(data: str, root: Path) -> Source:
         return _open_folder(path)
     if not path.exists():
         raise UserError(f"data={data} does not exist: give a folder, a zip or a CSV file, or sample, kaggle or hf.")
+    if not path.is_file():
+        raise UserError(f"data={data} is neither a folder nor a regular file: give a folder, a zip or a CSV file.")
     if path.suffix.lower() in (".csv", ".tsv", ".txt"):
         return FolderSource(path.name, path.parent, path.name)
     if zipfile.is_zipfile(path):
         return ZipSource(path)
     raise UserError(f"data={data} is neither a folder, a zip nor a CSV file: give one of these.")
+
+
+class _BoundedTable(io.RawIOBase):
+    """The bytes of a table in another file; more than a limit are an error, whatever they are unpacked from."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file, self._name = file, name
+        self._left = MOST_TABLE_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _naming_table(self._name):
+            part = self._file.read(len(buffer))
+        self._left -= len(part)
+        if self._left < 0:
+            raise UserError(f"{self._name} is larger than {MOST_TABLE_BYTES // 1_000_000} MB: give a smaller table.")
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _naming_table(name: str) -> Iterator[None]:
+    """Turn what goes wrong with a table into a UserError that names it."""
+    try:
+        yield
+    except (OSError, *BROKEN_ENTRY) as error:
+        raise UserError(f"{name} cannot be read ({error}): give a whole and regular file.") from None
+
+
+def _bounded(open_file: Callable[[], IO[bytes]], name: str) -> BinaryIO:
+    """Return the table of that name, opened and bounded. Raises UserError, then and while it is read."""
+    with _naming_table(name):
+        return io.BufferedReader(_BoundedTable(open_file(), name), 1 << 16)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading without waiting for anybody. Raises OSError for what is no regular file, as a FIFO."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(f"{path.name} is not a regular file")
+    return file
 
 
 class FolderSource:
@@ -74,14 +126,14 @@ class FolderSource:
         self._table = table
 
     def open_table(self) -> BinaryIO:
-        """Open the table's bytes."""
-        return (self._folder / self._table).open("rb")
+        """Open the table's bytes. Raises UserError when it cannot be read."""
+        return _bounded(lambda: open_regular(self._folder / self._table), self._table)
 
     def _path(self, path: str) -> Path | None:
         try:
             file = (self._folder / path).resolve()
             return file if file.is_relative_to(self._folder) and file.is_file() else None
-        except (OSError, ValueError):  # a name that is too long or not allowed
+        except (OSError, ValueError, RuntimeError):  # a name that is too long or not allowed, a link to itself
             return None
 
     def has_picture(self, path: str) -> bool:
@@ -89,11 +141,11 @@ class FolderSource:
         return self._path(path) is not None
 
     def read_picture(self, path: str) -> bytes:
-        """Return the file's bytes."""
+        """Return the file's bytes, up to a limit."""
         file = self._path(path)
         if file is None:
             raise OSError(f"{path} is not a file of the folder")
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             return stream.read(MOST_PICTURE_BYTES)
 
     def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
@@ -101,23 +153,6 @@ class FolderSource:
         for path in paths:
             state = (self._folder / path).stat()
             yield f"{path}|{state.st_size}|{state.st_mtime_ns}"
-
-
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip for reading. Raises UserError when it is not one."""
-    try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be opened as a zip ({error}): download it again.") from None
-
-
-def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Return the bytes of a picture in a zip, up to a limit. Raises OSError when they cannot be read."""
-    try:
-        with archive.open(name) as file:
-            return file.read(MOST_PICTURE_BYTES)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, KeyError, EOFError) as error:
-        raise OSError(f"the zip's entry is broken: {error}") from None
 
 
 class ZipSource:
@@ -134,12 +169,8 @@ class ZipSource:
         self._top = self._table.removesuffix(TABLE)
 
     def open_table(self) -> BinaryIO:
-        """Open the table's bytes. Raises UserError when the zip is damaged there."""
-        try:
-            with self._zip.open(self._table) as table:
-                return io.BytesIO(table.read(MOST_TABLE_BYTES))
-        except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-            raise UserError(f"{self._table} of {self.name} cannot be read ({error}): download the zip again.") from None
+        """Open the table's bytes, which are unpacked as they are read. Raises UserError when the zip is damaged."""
+        return _bounded(lambda: self._zip.open(self._table), f"{self._table} of {self.name}")
 
     def has_picture(self, path: str) -> bool:
         """Return whether the zip has such an entry."""

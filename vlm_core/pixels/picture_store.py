@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
+import re
+import sys
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlm_core.pixels.arrays import Picture, Pictures, Rows
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL import Image
 
 MAX_BYTES: Final = 10_000_000
 MAX_PIXELS: Final = 40_000_000
+MAX_SIDE: Final = 65_535  # pixels
+LARGE_PIXELS: Final = 16_000_000  # of images above, every second pixel in each direction has to do
+MOST_REQUEST_PIXELS: Final = 320_000_000
+MAX_DECODER_BYTES: Final = 400_000_000
+LARGE_DECODER_BYTES: Final = 128_000_000  # of images above, one is decoded at a time
+MOST_SCANS: Final = 100  # of a JPEG: each passes over all of its pixels, however few bytes it has
+STRIP_PIXELS: Final = 1 << 18
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+# Markers of a JPEG but for those without a length, of which all but the end of the image stand inside a scan
+_JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_END_OF_IMAGE: Final = 0xD9
+_START_OF_SCAN: Final = 0xDA
+_one_large_picture = threading.Lock()
 
 
 class UnreadablePicture(Exception):
@@ -49,25 +67,44 @@ class PictureStore:
         return np.asarray(self._pictures[rows])
 
 
-def decode_picture(data: bytes) -> Image:
+@dataclass
+class PixelBudget:
+    """How many pixels may still be decoded for one request."""
+
+    left: int = MOST_REQUEST_PIXELS
+
+    def spend(self, pixels: int) -> None:
+        """Take a picture's pixels. Raise UnreadablePicture, and take none, where fewer are left."""
+        if pixels > self.left:
+            most = MOST_REQUEST_PIXELS // 1_000_000
+            raise UnreadablePicture(f"the images of one request exceed {most} megapixels together: send fewer at once")
+        self.left -= pixels
+
+
+def decode_picture(data: bytes, budget: PixelBudget | None = None) -> Image.Image:
     """Return the image as RGB, upright, with transparency on white; the first frame of an animation.
 
-    Its size in bytes and in pixels is checked before decoding. Raise UnreadablePicture.
+    All that decoding may cost is checked before it. An image of more than `LARGE_PIXELS` is reduced to half its width
+    and height, and only one such image is decoded at a time, whatever the number of threads. Raise UnreadablePicture.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if not data:
         raise UnreadablePicture("the file is empty")
     if len(data) > MAX_BYTES:
         raise UnreadablePicture(f"the file is larger than {MAX_BYTES // 1_000_000} MB")
     try:
-        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise UnreadablePicture(
-                f"{picture.width} x {picture.height} pixels exceed {MAX_PIXELS // 1_000_000} megapixels"
-            )
-        picture.load()
-        return _to_rgb(ImageOps.exif_transpose(picture))
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_cost(picture, data)
+        if budget:
+            budget.spend(picture.width * picture.height)
+        if _decoder_bytes(picture) <= LARGE_DECODER_BYTES:
+            return _decode(picture)
+        with _one_large_picture:
+            decoded = _decode(picture)
+            picture.close()
+            _return_memory()
+            return decoded
     except UnreadablePicture:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own, higher limit
@@ -78,21 +115,104 @@ def decode_picture(data: bytes) -> Image:
         raise UnreadablePicture(reason) from error
 
 
-def _to_rgb(picture: Image) -> Image:
+def _check_cost(picture: Image.Image, data: bytes) -> None:
+    """Raise UnreadablePicture for an image, opened but not decoded, that would take too much memory or time."""
+    from PIL import TiffImagePlugin
+
+    width, height = picture.size
+    most = MAX_PIXELS // 1_000_000
+    if width * height > MAX_PIXELS:
+        raise UnreadablePicture(f"{width} x {height} pixels exceed {most} megapixels")
+    if max(width, height) > MAX_SIDE:
+        raise UnreadablePicture(f"its longer side exceeds {MAX_SIDE:,} pixels")
+    if _decoder_bytes(picture) > MAX_DECODER_BYTES:
+        raise UnreadablePicture(f"a {picture.format} of {width} x {height} pixels takes too much memory to decode")
+    if picture.format in ("JPEG", "MPO") and _count_scans(data) > MOST_SCANS:
+        raise UnreadablePicture(f"it has more than {MOST_SCANS} scans")
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        tile = [picture.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+        if tile[0] * tile[1] > MAX_PIXELS:
+            raise UnreadablePicture(f"its tiles exceed {most} megapixels")
+
+
+def _count_scans(data: bytes) -> int:
+    """Return the scans of a JPEG up to its end, after which a phone may store a video; no more than one too many."""
+    scans, place = 0, 2
+    while scans <= MOST_SCANS and (marker := _JPEG_MARKER.search(data, place)) and marker[0][1] != _END_OF_IMAGE:
+        scans += marker[0][1] == _START_OF_SCAN
+        place = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return scans
+
+
+def _decoder_bytes(picture: Image.Image) -> int:
+    """Return about how much memory decoding takes beside the result: WebP's decoder holds four copies in RGBA."""
+    return picture.width * picture.height * (16 if picture.format == "WEBP" else 8)
+
+
+def _decode(picture: Image.Image) -> Image.Image:
+    """Return an opened image as RGB and upright, reduced if it is large."""
+    from PIL import ExifTags, ImageOps
+
+    if picture.width * picture.height > LARGE_PIXELS:  # a JPEG is reduced while it is decoded, at little cost
+        picture.draft(None, (max(1, picture.width // 2), max(1, picture.height // 2)))
+    picture.load()
+    rgb = _to_rgb(picture, 2 if picture.width * picture.height > LARGE_PIXELS else 1)
+    if orientation := picture.getexif().get(ExifTags.Base.Orientation):
+        rgb.getexif()[ExifTags.Base.Orientation] = orientation
+        ImageOps.exif_transpose(rgb, in_place=True)
+    return rgb
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system; glibc would keep it for the thread that freed it."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None:
+        trim(0)
+
+
+def _to_rgb(picture: Image.Image, factor: int) -> Image.Image:
+    """Return an image in RGB, its sides reduced by a whole factor.
+
+    It works strip by strip: beside the image and the result little is in memory.
+    """
     from PIL import Image
 
-    if picture.mode.startswith(("I;16", "I", "F")):  # 16 bits: Pillow's convert clips instead of scaling
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-        picture = Image.fromarray(np.clip(values / top * 255, 0, 255).round().astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.convert("RGB")
+    width, height = picture.size
+    result = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    white = _white(picture)
+    rows = max(1, STRIP_PIXELS // width // factor) * factor
+    for start in range(0, height, rows):
+        strip = picture.crop((0, start, width, min(start + rows, height)))
+        result.paste(_strip_to_rgb(strip, white).reduce(factor), (0, start // factor))
+    return result
 
 
-def fit_picture(picture: Image, canvas: tuple[int, int]) -> Picture:
+def _white(picture: Image.Image) -> float:
+    """Return the value of white in an image of more than 8 bits a sample."""
+    if picture.mode.startswith("I;16"):
+        return 65535.0
+    highest = cast(float, picture.getextrema()[1]) if picture.mode in ("I", "F") else 0.0
+    return 65535.0 if highest > 255 else 255.0
+
+
+def _strip_to_rgb(strip: Image.Image, white: float) -> Image.Image:
+    from PIL import Image
+
+    if strip.mode.startswith("I;16"):
+        strip = Image.fromarray(_to_eight_bits(np.arange(65536), white)[np.asarray(strip)])
+    elif strip.mode in ("I", "F"):  # Pillow's convert clips instead of scaling
+        strip = Image.fromarray(_to_eight_bits(np.asarray(strip), white))
+    if strip.mode in ("RGBA", "LA", "PA") or "transparency" in strip.info:
+        layer = strip.convert("RGBA")
+        background = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(background, layer).convert("RGB")
+    return strip.convert("RGB")
+
+
+def _to_eight_bits(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
+    return np.clip(values.astype(np.float64) / white * 255, 0, 255).round().astype(np.uint8)
+
+
+def fit_picture(picture: Image.Image, canvas: tuple[int, int]) -> Picture:
     """Return the whole image (height, width, 3), scaled to the canvas and centred on white."""
     from PIL import Image, ImageOps
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from vlm_core.inference import REQUEST_BATCH, predict_records, record_columns
-from vlm_core.pixels.picture_store import MAX_BYTES
+from vlm_core.pixels.picture_store import MAX_BYTES, PixelBudget
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
@@ -35,16 +35,21 @@ class ServedCategoriser:
 
     def __init__(self, categoriser: Categoriser) -> None:
         self._categoriser = categoriser
-        # MLflow's server calls `predict` from several threads: one at a time has all cores, and memory stays bounded
+        # MLflow's server calls `predict` from several threads: one batch at a time has all cores, memory stays bounded,
+        # and a long request lets short ones pass
         self._turn = threading.Lock()
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return one row (see the module) for each row of the column `picture`."""
+        """Return one row (see the module) for each row of the column `picture`.
+
+        Images beyond `MOST_REQUEST_PIXELS` of a request have an `error`.
+        """
         readers = [partial(picture_bytes, picture) for picture in table["picture"]]
         records: list[dict[str, Any]] = []
-        with self._turn:
-            for start in range(0, len(readers), REQUEST_BATCH):
-                records += predict_records(self._categoriser, readers[start : start + REQUEST_BATCH])
+        budget = PixelBudget()
+        for start in range(0, len(readers), REQUEST_BATCH):
+            with self._turn:
+                records += predict_records(self._categoriser, readers[start : start + REQUEST_BATCH], budget)
         # None, not NaN: MLflow's server writes NaN as it is, which is no JSON
         return pd.DataFrame(
             {

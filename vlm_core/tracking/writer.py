@@ -165,12 +165,14 @@ class RunWriter:
     def evaluation(self, evaluation: Evaluation, name: str = "test") -> None:
         """Log scores as metrics `<name>_...`, and the whole evaluation, its plots and all predictions as artifacts."""
         from vlm_core.evaluation.plots import plot_confusion, plot_reliability
+        from vlm_core.evaluation.spreadsheets import spreadsheet_text
 
         title = ", ".join(filter(None, (self._config.get("model"), name)))
         with self._store(), tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             evaluation.write(folder)
-            evaluation.predictions.to_frame().to_csv(folder / "predictions.csv", index=False)
+            table = evaluation.predictions.to_frame().map(spreadsheet_text)
+            table.to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
             plot_confusion(evaluation.confusion, evaluation.categories, title, folder / "confusion.png")
             plot_reliability(evaluation.calibration, title, folder / "reliability.png")
             self._client.log_artifacts(self.run_id, temporary, f"evaluation/{name}")

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import posixpath
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.atomic import building
 from vlm_core.catalogue.reading import Columns, Refusal, read_header, read_rows
-from vlm_core.catalogue.sources import FolderSource, open_zip, read_entry
+from vlm_core.catalogue.sources import FolderSource
+from vlm_core.catalogue.zips import open_zip, read_entry
 from vlm_core.errors import UserError
+from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.inference import REQUEST_BATCH, predict_records
 from vlm_core.progress import track
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
 
+logger = logging.getLogger(__name__)
 EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -49,17 +57,37 @@ def find_pictures(place: Path, id_column: str, picture_column: str) -> list[Unla
 
 
 def _in_folder(folder: Path) -> list[UnlabelledPicture]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    return [UnlabelledPicture(str(path.relative_to(folder).with_suffix("")), path.read_bytes) for path in paths]
+    source = FolderSource(folder.name, folder, "")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.is_dir())
+    names = [str(path.relative_to(folder)) for path in paths]
+    return _with_ids(names, [partial(source.read_picture, name) for name in names])
 
 
 def _in_zip(path: Path) -> list[UnlabelledPicture]:
     archive = open_zip(path)
-    names = sorted(name for name in archive.namelist() if name.lower().endswith(EXTENSIONS))
-    return [
-        UnlabelledPicture(str(PurePosixPath(name).with_suffix("")), partial(read_entry, archive, name))
-        for name in names
-    ]
+    entries = [entry for entry in archive.infolist() if entry.filename.lower().endswith(EXTENSIONS)]
+    entries.sort(key=lambda entry: entry.filename)
+    names = [str(PurePosixPath(entry.filename)) for entry in entries]
+    return _with_ids(names, [partial(read_entry, archive, entry) for entry in entries])
+
+
+def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> list[UnlabelledPicture]:
+    """Return images whose ids are their names without extension; where two would be the same, with it or a number.
+
+    What is no UTF-8 in a name is shown as \\xff.
+    """
+    names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
+    stems = Counter(posixpath.splitext(name)[0] for name in names)
+    used: set[str] = set()
+    pictures = []
+    for name, read in zip(names, readers, strict=True):
+        stem = posixpath.splitext(name)[0]
+        wanted = stem if stems[stem] == 1 else name
+        candidates = chain([wanted], (f"{wanted} ({number})" for number in count(2)))
+        identity = next(candidate for candidate in candidates if candidate not in used)
+        used.add(identity)
+        pictures.append(UnlabelledPicture(identity, read))
+    return pictures
 
 
 def _in_table(path: Path, id_column: str, picture_column: str) -> list[UnlabelledPicture]:
@@ -70,8 +98,13 @@ def _in_table(path: Path, id_column: str, picture_column: str) -> list[Unlabelle
             if column and column not in header:
                 raise UserError(f"{name}={column} is not a column of {path.name}, which has: {', '.join(header)}.")
         columns = Columns(id_column, picture_column, "", "", ())
-        rows = [row for row in read_rows(table, header, delimiter, columns) if not isinstance(row, Refusal)]
-
+        read = list(read_rows(table, header, delimiter, columns))
+    rows = [row for row in read if not isinstance(row, Refusal)]
+    if refused := [row for row in read if isinstance(row, Refusal)]:
+        logger.warning(
+            f"{len(refused):,} rows of {path.name} are left out, the first in line {refused[0].line}: "
+            f"{refused[0].reason}."
+        )
     return [
         UnlabelledPicture(
             row.values.get(id_column) or row.values[picture_column],
@@ -96,7 +129,7 @@ def predict_batches(model: Categoriser, pictures: Sequence[UnlabelledPicture]) -
 def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list[dict[str, Any]]]) -> int:
     """Write rows to a .csv or .parquet file, which appears when it is complete, and return their number.
 
-    Raises UserError for another extension.
+    In CSV an apostrophe leads texts that a spreadsheet would evaluate. Raises UserError for another extension.
     """
     import pyarrow as pa
     from pyarrow import csv, parquet
@@ -106,9 +139,16 @@ def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list
     writers = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
     if path.suffix.lower() not in writers:
         raise UserError(f"output={path} must end in .csv or .parquet.")
-    count = 0
+    written = 0
+    safe = spreadsheet_text if path.suffix.lower() == ".csv" else lambda value: value
     with building(path) as partial, writers[path.suffix.lower()](partial, schema) as writer:
         for rows in batches:
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-            count += len(rows)
-    return count
+            cells = [{name: safe(_valid(value)) for name, value in row.items()} for row in rows]
+            writer.write_table(pa.Table.from_pylist(cells, schema))
+            written += len(rows)
+    return written
+
+
+def _valid(value: Any) -> Any:
+    """Return a text with what cannot be written in UTF-8, as parts of file names, escaped; any other value as it is."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
