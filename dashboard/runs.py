@@ -18,6 +18,7 @@ from cachetools import LRUCache
 
 from dashboard.leaderboard import Leaderboard, make_leaderboard
 from vlm_core.errors import UserError
+from vlm_core.tracking.filters import quoted
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.evaluation import Evaluation
@@ -171,7 +172,7 @@ class Runs:
         ran = table.loc[table["status"] == "RUNNING", "run_id"]
         ended = sorted(set(ran) - set(pd.concat(parts)["run_id"]))
         if ended:
-            parts.append(reader.runs("attributes.run_id IN (" + ", ".join(f"'{name}'" for name in ended) + ")"))
+            parts.append(reader.runs("attributes.run_id IN (" + ", ".join(map(quoted, ended)) + ")"))
         fresh = _concatenate([part for part in parts if not part.empty]).drop_duplicates("run_id")
         if fresh.empty:
             return

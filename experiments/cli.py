@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vlm_core.errors import UserError, naming_extras
-from vlm_core.progress import log_to_stdout
+from vlm_core.progress import log_to_stdout, printable
 
 STOPPED = 130  # what a shell reports after Ctrl-C
 
@@ -19,7 +19,7 @@ def run_command(main: Callable[[], None]) -> int:
         with naming_extras():
             main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped. Everything logged so far is kept; resume a training with resume=<run id>.", file=sys.stderr)
@@ -27,20 +27,20 @@ def run_command(main: Callable[[], None]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        print(f"error: {error.filename or 'A file'} cannot be written: {error.strerror}.", file=sys.stderr)
+        print(printable(f"error: {error.filename or 'A file'} cannot be written: {error.strerror}."), file=sys.stderr)
         return 1
     return 0
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are numbers."""
+    """Print a table, all of whose texts are shown as they are; the first column is text, the others are numbers."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=printable(title), title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(printable(column), justify="left" if number == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     # Piped into a file there is no terminal to ask for its width: wide enough that no number is cut.
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else 140, markup=False, emoji=False).print(table)

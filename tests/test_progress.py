@@ -35,7 +35,11 @@ def test_a_command_prints_each_message_once_as_it_is(capsys: pytest.CaptureFixtu
     LOGGER.warning("careful")
     LOGGER.debug("details")
     logging.getLogger("mlflow").info("of a library")
-    assert capsys.readouterr().out == "[1/2] 100 %% of [bold]this[/bold]\nWARNING: careful\n"
+    LOGGER.info("Left out category \x1b[2J\r\x9b1A: two\nlines")
+    assert (
+        capsys.readouterr().out == "[1/2] 100 %% of [bold]this[/bold]\nWARNING: careful\n"
+        "Left out category \\x1b[2J\\r\\x9b1A: two\nlines\n"
+    )
 
 
 @pytest.mark.usefixtures("command")
@@ -52,5 +56,5 @@ def test_errors_alone_are_shown_inside_quiet(capsys: pytest.CaptureFixture[str])
 def test_values_pass_through_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlm_core.progress._at_a_terminal", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal
-    assert list(track(iter("abc"), "letters")) == ["a", "b", "c"]
-    assert "letters" in capsys.readouterr().err
+    assert list(track(iter("abc"), "letters [/b]")) == ["a", "b", "c"]
+    assert "letters [/b]" in capsys.readouterr().err

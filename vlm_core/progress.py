@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
+# All but tab and line feed: with the others a terminal is told to move, to colour or to rename itself
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _logger = logging.getLogger("vlm_core")
 _logger.addHandler(logging.NullHandler())  # a library user who configures no logging sees nothing
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal: control characters, which data may hold, are shown as \\x1b."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class StdoutHandler(logging.Handler):
@@ -26,7 +34,7 @@ class StdoutHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        sys.stdout.write(f"{self.format(record)}\n")
+        sys.stdout.write(f"{printable(self.format(record))}\n")
         sys.stdout.flush()
 
 
@@ -67,7 +75,7 @@ def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterat
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

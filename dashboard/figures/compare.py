@@ -85,7 +85,8 @@ def category_bars(styles: Sequence[RunStyle], evaluations: Sequence[Evaluation])
             },
             name=plain_text(style.name),
             marker={"color": style.colour, "pattern": {"shape": style.pattern, "fgcolor": "white"}},
-            hovertemplate="%{x}<br>F1 %{y:.3f}<extra>" + plain_text(style.name) + "</extra>",
+            meta=plain_text(style.name),  # in the template itself, a name such as %{x} would be filled in
+            hovertemplate="%{x}<br>F1 %{y:.3f}<extra>%{meta}</extra>",
         )
     figure.update_layout(**layout(yaxis={"title": {"text": "F1"}, "range": [0, 1.03]}), barmode="group", bargap=0.25)
     return figure

@@ -11,7 +11,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from dashboard.searches import Search, Trial
-from dashboard.theme import layout
+from dashboard.theme import layout, plain_text
 
 _SYMBOLS: Final = {"complete": "circle", "pruned": "x", "running": "circle-open", "failed": "triangle-down"}
 _GREY: Final = "#8A8F98"
@@ -50,7 +50,8 @@ def history(search: Search, colour: str) -> go.Figure:
 def importance_bars(shares: Mapping[str, float], colour: str) -> go.Figure:
     """Return each setting's share of the score's variance."""
     names = list(shares)[::-1]
-    figure = go.Figure(go.Bar(x=[shares[name] for name in names], y=names, orientation="h", marker_color=colour))
+    texts = [plain_text(name) for name in names]
+    figure = go.Figure(go.Bar(x=[shares[name] for name in names], y=texts, orientation="h", marker_color=colour))
     figure.update_traces(hovertemplate="%{y}: %{x:.1%}<extra></extra>", texttemplate="%{x:.0%}", textposition="auto")
     figure.update_layout(**layout(xaxis={"tickformat": ".0%", "title": {"text": "share of the score's variance"}}))
     return figure
@@ -61,7 +62,7 @@ def parallel(search: Search) -> go.Figure:
     trials = [
         trial for trial in search.trials if trial.score is not None and len(trial.settings) == len(search.searched)
     ]
-    names = [*search.searched, "macro-F1"]
+    names = [*map(plain_text, search.searched), "macro-F1"]
     columns = [[trial.settings[name] for trial in trials] for name in search.searched]
     columns.append([trial.score or 0.0 for trial in trials])
     places = np.array([_places(column) for column in columns])  # (axes, trials)
@@ -113,7 +114,7 @@ def slices(search: Search, ranges: Mapping[str, Mapping[str, Any]], colour: str)
             ticks = np.geomspace(min(values), max(values), 4)
             texts = [f"{tick:.0f}" if tick >= 10 else f"{tick:.2g}" for tick in ticks]
             axis = {"type": "log", "tickvals": ticks, "ticktext": texts}
-        figure.update_xaxes(title_text=name, title_font_size=13, row=1, col=column, **axis)
+        figure.update_xaxes(title_text=plain_text(name), title_font_size=13, row=1, col=column, **axis)
     figure.update_layout(**layout())
     figure.update_yaxes(title_text="validation macro-F1", title_font_size=13, col=1)
     return figure
@@ -165,4 +166,4 @@ def _order(value: float | str) -> tuple[bool, float, str]:
 
 
 def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    return plain_text(value) if isinstance(value, str) else f"{value:.4g}"

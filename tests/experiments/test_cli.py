@@ -56,3 +56,18 @@ def test_a_table_keeps_its_numbers_whole_where_there_is_no_terminal(capsys: pyte
     show_table("Scores", ("", "score", "interval"), [("a long name " * 4, "0.1234", "0.1200 to 0.1300")])
     printed = capsys.readouterr().out
     assert printed.startswith("Scores") and "0.1200 to 0.1300" in printed
+
+
+def test_a_table_shows_texts_from_data_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(
+        "[b]Shop[/i]", ("[red]category", "n"), [("Tops [/b]", "1"), ("Bags [sale] :shoe:", "2"), ("\x1b[2J", "3")]
+    )
+    printed = capsys.readouterr().out
+    for text in ("[b]Shop[/i]", "[red]category", "Tops [/b]", "Bags [sale] :shoe:", "\\x1b[2J"):
+        assert text in printed
+    assert "\x1b" not in printed
+
+
+def test_an_error_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(UserError("label=\x1b]0;title\x07 is no column of é.csv\udcff.")) == 1
+    assert capsys.readouterr().err == "error: label=\\x1b]0;title\\x07 is no column of é.csv\\udcff.\n"

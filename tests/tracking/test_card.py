@@ -8,7 +8,7 @@ import pytest
 
 from tests.tracking.made import make_catalogue, make_evaluation, make_split
 from tests.tracking.models import save_categoriser
-from vlm_core.tracking.card import write_card
+from vlm_core.tracking.card import markdown_code, markdown_table, markdown_text, write_card
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,15 @@ def test_a_card_of_a_leaking_run_says_so_before_anything_else(folder: Path) -> N
     card = _card(folder, "original")
     assert card.index("These scores reward memory") < card.index("##")
     assert "**leaking**" in card
+
+
+def test_texts_from_data_are_no_markdown() -> None:
+    category = "Tops [x](http://evil) <img src=x> `a` *b* _c_ | # $d$ &lt; \\\n## Head"
+    escaped = markdown_text(category)
+    assert escaped == (r"Tops \[x\](http://evil) \<img src=x\> \`a\` \*b\* \_c\_ | \# \$d\$ \&lt; \\ \#\# Head")
+    assert markdown_code("a`b\nc") == "`a'b c`"
+    assert markdown_table(("x",), [(markdown_text("a|b"),)]).splitlines()[-1] == r"| a\|b |"
+    assert markdown_text("Free Items (85), 12.5 %") == "Free Items (85), 12.5 %"
 
 
 def test_the_network_loads_as_the_card_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

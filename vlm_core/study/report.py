@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vlm_core.data import Data
+from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.study.measurements import FOLDER
 from vlm_core.study.report_contents import Section, cell_texts
 from vlm_core.study.results import FILE, Results, Suspect
@@ -70,19 +71,23 @@ def render_html(results: Results, sections: Sequence[Section], data: Data) -> st
 
 def render_markdown(results: Results, sections: Sequence[Section]) -> str:
     """Return the report's texts and tables as Markdown."""
-    from vlm_core.tracking.card import markdown_table
+    from vlm_core.tracking.card import markdown_table, markdown_text
 
-    parts = [f"# {_title(results)}", f"Run {results.run_id}"]
+    def escape(texts: Iterable[str]) -> list[str]:
+        return [markdown_text(text) for text in texts]
+
+    parts = [f"# {markdown_text(_title(results))}", f"Run {results.run_id}"]
     for section in sections:
-        parts += [f"## {section.title}", *section.paragraphs]
+        parts += [f"## {markdown_text(section.title)}", *escape(section.paragraphs)]
         if section.tiles:
-            tiles = [(tile.label, tile.value, tile.note) for tile in section.tiles]
+            tiles = [escape((tile.label, tile.value, tile.note)) for tile in section.tiles]
             parts.append(markdown_table(("", "", ""), tiles))
         if section.failures:
             parts.append("Some cells failed and are left out:")
-        parts += [_list(lines) for lines in (section.failures, section.conclusions) if lines]
+        parts += [_list(escape(lines)) for lines in (section.failures, section.conclusions) if lines]
         for table in section.tables:
-            parts += [f"### {table.title}", markdown_table(table.columns, [cell_texts(row) for row in table.rows])]
+            rows = [escape(cell_texts(row)) for row in table.rows]
+            parts += [f"### {markdown_text(table.title)}", markdown_table(escape(table.columns), rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,5 +119,5 @@ def _as_csv(suspects: Sequence[Suspect]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, [field.name for field in fields(Suspect)])
     writer.writeheader()
-    writer.writerows(asdict(suspect) for suspect in suspects)
+    writer.writerows({name: spreadsheet_text(value) for name, value in asdict(suspect).items()} for suspect in suspects)
     return file.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,7 @@ _SHOWN_SETTINGS: Final = (
     *("weight_decay", "seed"),
 )
 _FEWEST_IN_A_SUBGROUP: Final = 20
+_MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>#~&$]")  # a bar is left to `markdown_table`
 
 
 def write_card(
@@ -52,7 +54,7 @@ def write_card(
 
 
 def _head(family: str, split: Split, weights_source: str) -> str:
-    names = ", ".join(split.categories)
+    names = ", ".join(map(markdown_text, split.categories))
     lines = [
         "---",
         "pipeline_tag: image-classification",
@@ -63,15 +65,15 @@ def _head(family: str, split: Split, weights_source: str) -> str:
         f"Classifies the image of a product into one of {len(split.categories)} categories: {names}.",
     ]
     if weights_source != "none":
-        lines.append(f"Its weights came from `{weights_source}` before it was trained here.")
+        lines.append(f"Its weights came from {markdown_code(weights_source)} before it was trained here.")
     if split.leaking:
         lines += ["", f"> **These scores reward memory.** {_leakage(split)} They say little about new products."]
     return "\n".join(lines)
 
 
 def _settings(run_id: str, settings: Mapping[str, str], weights_source: str) -> str:
-    rows = [("run", f"`{run_id}`"), ("weights before training", f"`{weights_source}`")]
-    rows += [(name, f"`{settings[name]}`") for name in _SHOWN_SETTINGS if settings.get(name)]
+    rows = [("run", f"`{run_id}`"), ("weights before training", markdown_code(weights_source))]
+    rows += [(name, markdown_code(settings[name])) for name in _SHOWN_SETTINGS if settings.get(name)]
     return markdown_table(("setting", "value"), rows)
 
 
@@ -79,13 +81,13 @@ def _data(catalogue: Catalogue, split: Split) -> str:
     totals = np.bincount(split.labels[split.train], minlength=len(split.categories))
     singles = np.bincount(split.labels[np.unique(split.train)], minlength=len(split.categories))
     counts = [
-        (name, f"{split.prior[index]:.2%}", split.originals[name], singles[index], totals[index])
+        (markdown_text(name), f"{split.prior[index]:.2%}", split.originals[name], singles[index], totals[index])
         for index, name in enumerate(split.categories)
     ]
     return "\n".join(
         [
-            f"Catalogue `{catalogue.name}`, {len(catalogue.products):,} products, fingerprint "
-            f"`{catalogue.fingerprint}`; categories from the column `{split.label}`.",
+            f"Catalogue {markdown_code(catalogue.name)}, {len(catalogue.products):,} products, fingerprint "
+            f"`{catalogue.fingerprint}`; categories from the column {markdown_code(split.label)}.",
             f"Protocol `{split.protocol}`, seed {split.seed}, split `{split.fingerprint}`: {len(split.train):,} "
             f"training rows, {len(split.validation):,} validation, {len(split.test):,} test. {_leakage(split)}",
             "",
@@ -106,7 +108,7 @@ def _scores(evaluation: Evaluation, split: Split) -> str:
     rows = [
         ("macro-F1", *_with_interval(evaluation.macro_f1)),
         ("accuracy", *_with_interval(evaluation.accuracy)),
-        (f"lowest recall ({worst.category})", f"{worst.recall:.4f}", ""),
+        (f"lowest recall ({markdown_text(worst.category)})", f"{worst.recall:.4f}", ""),
         ("macro-F1, categories as frequent as in the catalogue", *_with_interval(natural.macro_f1)),
         ("accuracy, categories as frequent as in the catalogue", *_with_interval(natural.accuracy)),
         ("negative log-likelihood", f"{calibration.nll:.4f}", ""),
@@ -114,7 +116,10 @@ def _scores(evaluation: Evaluation, split: Split) -> str:
         ("expected calibration error", f"{calibration.ece:.4f}", ""),
     ]
     categories = [
-        (score.category, score.support, f"{score.precision:.4f}", f"{score.recall:.4f}", *_with_interval(score.f1))
+        (
+            *(markdown_text(score.category), score.support, f"{score.precision:.4f}", f"{score.recall:.4f}"),
+            *_with_interval(score.f1),
+        )
         for score in evaluation.per_category
     ]
     marked = ", **leaking**" if split.leaking else ""
@@ -129,7 +134,10 @@ def _scores(evaluation: Evaluation, split: Split) -> str:
 
 def _subgroups(evaluation: Evaluation) -> str:
     rows = [
-        (group.attribute, group.value or "(none)", group.n, *_with_interval(group.accuracy), f"{group.macro_f1:.4f}")
+        (
+            *(markdown_text(group.attribute), markdown_text(group.value) or "(none)", group.n),
+            *(*_with_interval(group.accuracy), f"{group.macro_f1:.4f}"),
+        )
         for group in evaluation.subgroups
         if group.n >= _FEWEST_IN_A_SUBGROUP
     ]
@@ -143,7 +151,8 @@ def _limits(evaluation: Evaluation, split: Split, weights_source: str) -> str:
     weakest = min((score for score in evaluation.per_category if score.support), key=lambda score: score.f1.value)
     limits = [
         "It always predicts one of its categories, even for an image that shows none of them.",
-        f"It is weakest on {weakest.category} (F1 {weakest.f1.value:.2f}, {weakest.support} test products).",
+        f"It is weakest on {markdown_text(weakest.category)} (F1 {weakest.f1.value:.2f}, "
+        f"{weakest.support} test products).",
         "One run with one seed: another seed gives another split and another initialisation.",
         "It has seen images of this catalogue only; other cameras, backgrounds and angles are untested.",
     ]
@@ -192,6 +201,16 @@ def _loading(family: str, run_id: str) -> str:
 
 def _with_interval(estimate: Estimate) -> tuple[str, str]:
     return f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}"
+
+
+def markdown_text(text: str) -> str:
+    """Return a text from data for Markdown, in which no character of it has a meaning."""
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def markdown_code(text: str) -> str:
+    """Return a text as code, whose backticks become apostrophes: a code span has no way to escape them."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from vlm_core.atomic import write_atomically
 from vlm_core.config import PretrainingConfig
-from vlm_core.tracking.card import markdown_table
+from vlm_core.tracking.card import markdown_code, markdown_table
 from vlm_core.tracking.reader import RunReader
 
 if TYPE_CHECKING:
@@ -72,9 +72,10 @@ def _curve(run_id: str) -> str:
 
 def _data(exposure: Exposure, config: PretrainingConfig) -> str:
     return (
-        f"{exposure.products:,} products of `{exposure.catalogue}` (fingerprint `{exposure.catalogue_fingerprint}`), "
-        f"all with `{exposure.rule}`; fingerprint of their ids `{exposure.products_fingerprint}`. Sentences came from "
-        f"the titles and the columns {config.caption_columns} and {config.attributes}. Products outside of that rule "
+        f"{exposure.products:,} products of {markdown_code(exposure.catalogue)} (fingerprint "
+        f"`{exposure.catalogue_fingerprint}`), all with `{exposure.rule}`; fingerprint of their ids "
+        f"`{exposure.products_fingerprint}`. Sentences came from the titles and the columns "
+        f"{config.caption_columns} and {config.attributes}. Products outside of that rule "
         "were never shown: validation and test of every split here come from these alone, without those that have a "
         "near-duplicate inside. `exposure.json` says the same for programs."
     )

@@ -15,6 +15,7 @@ import pandas as pd
 from vlm_core.aliases import current_key, current_metrics, current_settings, current_tags, former_metric
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
+from vlm_core.tracking.filters import quoted
 from vlm_core.tracking.lineage import SPLIT_PART, SplitPart
 from vlm_core.tracking.opening import check_resumable
 from vlm_core.tracking.patience import patiently
@@ -99,7 +100,7 @@ class RunReader:
 
     def children(self, parent: str) -> pd.DataFrame:
         """Return the runs below that run, as `runs` does."""
-        return self.runs(f"tags.mlflow.parentRunId = '{parent}'")
+        return self.runs(f"tags.mlflow.parentRunId = {quoted(parent)}")
 
     def studies(self, name: str = "") -> pd.DataFrame:
         """Return runs that lead a study (of that name, if one is given), newest first, as `runs` does."""
