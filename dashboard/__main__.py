@@ -8,10 +8,23 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final
 
+from dashboard.limits import LARGEST_REQUEST
 from vlm_core.errors import UserError, require_extra
+from vlm_core.progress import printable
 
-THREADS = 8
+# Of waitress. A connection costs an attacker nothing: there are many, and those that ask nothing are closed soon.
+SERVER: Final[dict[str, Any]] = {
+    "threads": 8,
+    "ident": None,
+    "connection_limit": 500,
+    "asyncore_use_poll": True,  # select() knows no file above 1,024
+    "channel_timeout": 15,  # seconds without a byte
+    "cleanup_interval": 5,
+    "max_request_header_size": 65_536,
+    "max_request_body_size": LARGEST_REQUEST,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app = create_app(runs, mlflow_ui=options.mlflow_ui or store or "http://127.0.0.1:5000", login=login)
     reach = "this machine only" if is_loopback(options.host) else "other machines too, with user and password"
     print(f"Dashboard: http://{options.host}:{options.port}/ ({reach}). Press Ctrl-C to stop.", flush=True)
-    waitress.serve(app.server, host=options.host, port=options.port, threads=THREADS, ident=None)
+    waitress.serve(app.server, host=options.host, port=options.port, **SERVER)
 
 
 def _check_free(host: str, port: int) -> None:
@@ -60,6 +73,6 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
     except KeyboardInterrupt:
         sys.exit(0)

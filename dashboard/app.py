@@ -13,6 +13,7 @@ from dash.development.base_component import Component
 
 from dashboard.components import aria, icon
 from dashboard.dropzone import sample
+from dashboard.limits import LARGEST_REQUEST
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import attention, catalogue, categorise, compare, leaderboard, run, search, study
 from dashboard.pictures import serve_pictures
@@ -24,7 +25,6 @@ from vlm_core.errors import redact
 # in the navigation's order
 PAGES: Final = (leaderboard, run, compare, study, catalogue, categorise, attention, search)
 MILLISECONDS_PER_TICK: Final = 2000
-LARGEST_REQUEST: Final = 120_000_000  # bytes: eight pictures of 10 MB in base64
 
 
 def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: tuple[str, str] | None = None) -> Dash:

@@ -1,4 +1,4 @@
-"""Caches of this process: loaded models, and uploads, which never touch a disk. Both are bounded."""
+"""Caches of this process: loaded models, and uploads, which are kept in memory alone. Both are bounded."""
 
 from __future__ import annotations
 

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboard.heatmaps import overlay
+from dashboard.limits import MOST_PICTURES
 from dashboard.model_cache import ModelCache, Uploads
 from vlm_core.errors import UserError
+from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 from vlm_core.tracking.serving import picture_bytes
@@ -26,11 +28,9 @@ if TYPE_CHECKING:
 
     from vlm_core.models.categoriser import Categoriser
 
-MOST_PICTURES: Final = 8
 MOST_CATEGORIES: Final = 5  # listed for each prediction
 SAMPLES: Final = 8
 THUMBNAIL_PIXELS: Final = 320
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet evaluates a text that begins so
 _CSV_COLUMNS: Final = [
     *("picture", "run", "run_id", "category", "confidence"),
     *("threshold", "text", "text_category", "ms", "error"),
@@ -61,7 +61,7 @@ def categorise(
     `text_category`; or only an `error`. `source` names the picture for `dashboard.attention`. Each picture is decoded
     once for all models.
     """
-    return [_categorise_picture(models, uploads, picture, run_ids) for picture in pictures]
+    return [_categorise_picture(models, uploads, picture, run_ids) for picture in pictures[:MOST_PICTURES]]
 
 
 def _categorise_picture(
@@ -180,7 +180,7 @@ def _data_url(picture: Image) -> str:
 
 def _safe(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        name: spreadsheet_text(value)
         for name, value in row.items()
         if not (isinstance(value, float) and math.isnan(value))
     }

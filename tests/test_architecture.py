@@ -41,10 +41,7 @@ DOORS = {
     "onnx": {"vlm_core/models/onnx_export.py"},
     "onnxruntime": {"vlm_core/models/onnx_export.py", "vlm_core/models/onnx_categoriser.py"},
     "peft": {"vlm_core/models/", "vlm_core/training/"},
-    **{
-        name: {"dashboard/"}
-        for name in ("dash", "dash_ag_grid", "dash_auth", "dash_mantine_components", "flask", "waitress")
-    },
+    **{name: {"dashboard/"} for name in ("dash", "dash_ag_grid", "dash_mantine_components", "flask", "waitress")},
     "ray": set(),  # one module, named here by whoever brings it
 }
 # A file in one of these formats can run code when it is read.

@@ -167,7 +167,7 @@ def _coverage_sentence(name: str, predictions: Predictions | None, threshold: fl
 
 
 def _picture_card() -> Component:
-    return card("Images", dropzone("categorise"), note="Uploads stay in memory and are never written to disk.")
+    return card("Images", dropzone("categorise"), note="Uploads are kept in memory alone, and for a while.")
 
 
 def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Component:

@@ -109,7 +109,7 @@ def test_every_kind_of_picture_has_a_prediction(models, names, kind):
 def test_an_upload_is_decoded_once_for_all_models_with_the_same_predictions(models, names, monkeypatch):
     decoded = []
     for module in ("dashboard.predictions", "vlm_core.inference"):
-        monkeypatch.setattr(f"{module}.decode_picture", lambda data: decoded.append(data) or decode_picture(data))
+        monkeypatch.setattr(f"{module}.decode_picture", lambda data, *_: decoded.append(data) or decode_picture(data))
     uploads = Uploads()
     run_ids = [names[model] for model in ("clip", "blip", "baseline")]
     (result,) = categorise(models, uploads, receive(uploads, [_url(GOOD["rotated"])], ["x"]), run_ids)
