@@ -31,6 +31,7 @@ SCHEMA: Final = 3  # of the prepared folder: part of its name, so that an older 
 LONGEST_SIDE: Final = 256  # pixels of a stored picture
 PICTURES_MEASURED: Final = 200  # to choose the canvas
 PICTURES_PER_BATCH: Final = 256
+MOST_DECODERS: Final = 8  # threads: each may need some hundred megabytes
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _decode(
         return row, _Decoded(picture, hashlib.blake2b(data, digest_size=16).hexdigest())
 
     waiting = iter(rows)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=min(MOST_DECODERS, os.cpu_count() or 1)) as pool:
         while batch := list(islice(waiting, PICTURES_PER_BATCH)):
             yield from pool.map(decode, batch)
 

@@ -7,8 +7,10 @@ import lzma
 import struct
 import zipfile
 import zlib
+from bisect import bisect_left
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import MAX_BYTES
@@ -20,7 +22,7 @@ BROKEN_ENTRY: Final = (
     *(KeyError, ValueError, EOFError),
 )
 _MOST_AFTER_DIRECTORY: Final = 22 + 65_535  # bytes: the end record and its comment
-_UTF8: Final = 0x800  # the flag of an entry whose name is said to be UTF-8
+_UTF8: Final = 0x08  # of the flags' second byte: the name is said to be UTF-8
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -30,7 +32,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
             return zipfile.ZipFile(path)
         except UnicodeDecodeError:
             return zipfile.ZipFile(_reread_names(path))
-    except (OSError, struct.error, *BROKEN_ENTRY) as error:
+    except (OSError, struct.error, IndexError, *BROKEN_ENTRY) as error:
         raise UserError(f"{path} cannot be opened as a zip ({error}): download it again.") from None
 
 
@@ -53,27 +55,31 @@ def _reread_names(path: Path) -> IO[bytes]:
     file.seek(max(0, size - _MOST_AFTER_DIRECTORY))
     end = file.read()
     record = end.rindex(b"PK\5\6")
-    (directory_size,) = struct.unpack_from("<I", end, record + 12)
-    file.seek(size - len(end) + record - directory_size)
-    tail = bytearray(file.read())
+    length, offset = struct.unpack_from("<II", end, record + 12)
+    start = size - len(end) + record - length  # of the directory, which says that it is at `offset`
+    file.seek(start)
+    directory = file.read(length)
+    changes: dict[int, int] = {}
     place = 0
-    while tail[place : place + 4] == b"PK\1\2":
-        (flags,) = struct.unpack_from("<H", tail, place + 8)
-        name, extra, comment = struct.unpack_from("<HHH", tail, place + 28)
+    while directory[place : place + 4] == b"PK\1\2":
+        name, extra, comment = struct.unpack_from("<HHH", directory, place + 28)
         try:
-            tail[place + 46 : place + 46 + name].decode()
+            directory[place + 46 : place + 46 + name].decode()
         except UnicodeDecodeError:
-            struct.pack_into("<H", tail, place + 8, flags & ~_UTF8)
+            (header,) = struct.unpack_from("<I", directory, place + 42)
+            for flags in (start + place + 9, start - offset + header + 7):
+                file.seek(flags)
+                changes[flags] = file.read(1)[0] & ~_UTF8
         place += 46 + name + extra + comment
-    return _WithTail(file, bytes(tail), size)  # type: ignore[return-value]  # io's raw files are no IO[bytes] to mypy
+    return cast(IO[bytes], io.BufferedReader(_Changed(file, changes)))
 
 
-class _WithTail(io.RawIOBase):
-    """A file whose end is replaced by other bytes, as many."""
+class _Changed(io.RawIOBase):
+    """A file of which some bytes, by their place, are read as others."""
 
-    def __init__(self, file: IO[bytes], tail: bytes, size: int) -> None:
-        self._file, self._tail, self._size = file, tail, size
-        self._place = 0
+    def __init__(self, file: IO[bytes], changes: Mapping[int, int]) -> None:
+        self._file, self._changes = file, changes
+        self._places = sorted(changes)
 
     def readable(self) -> bool:
         return True
@@ -82,18 +88,18 @@ class _WithTail(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._place = max(0, (0, self._place, self._size)[whence] + offset)
-        return self._place
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
     def readinto(self, buffer: Any) -> int:
-        start = self._size - len(self._tail)
-        if self._place < start:
-            self._file.seek(self._place)
-            part = self._file.read(min(len(buffer), start - self._place))
-        else:
-            part = self._tail[self._place - start :][: len(buffer)]
+        start = self._file.tell()
+        part = bytearray(self._file.read(len(buffer)))
+        stop = start + len(part)
+        for place in self._places[bisect_left(self._places, start) : bisect_left(self._places, stop)]:
+            part[place - start] = self._changes[place]
         buffer[: len(part)] = part
-        self._place += len(part)
         return len(part)
 
     def close(self) -> None:
