@@ -8,13 +8,17 @@ from collections.abc import Callable, Sequence
 
 from vlm_core.errors import UserError, naming_extras
 from vlm_core.progress import log_to_stdout, printable
-
-STOPPED = 130  # what a shell reports after Ctrl-C
+from vlm_core.tracking.signals import STOPPED, catching
 
 
 def run_command(main: Callable[[], None]) -> int:
     """Run a command and return its exit code; an error that the user can fix is one sentence on stderr."""
     log_to_stdout()
+    with catching():
+        return _exit_code(main)
+
+
+def _exit_code(main: Callable[[], None]) -> int:
     try:
         with naming_extras():
             main()

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from experiments.cli import STOPPED, run_command, show_table
+from experiments.cli import run_command, show_table
 from tests.messages import logging_restored
 from vlm_core.errors import UserError
+from vlm_core.tracking.signals import STOPPED
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +24,7 @@ from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.reader import RunReader
-from vlm_core.tracking.signals import SECONDS_TO_STOP, ending_workers
+from vlm_core.tracking.signals import end_with, ending_workers
 from vlm_core.tracking.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_CHECKS: Final = 1.0  # of a worker, whether the process that started it is alive
 # Settings that may change when a study is resumed.
 _FREE: Final = frozenset({"workers", "threads", "device", "cache_gib"})
 
@@ -178,20 +175,4 @@ def _start_worker(parent: int, messages: bool) -> None:
     """Log as the process that started this worker does, and watch it."""
     if messages:
         log_to_stdout()
-    _watch(parent)
-
-
-def _watch(parent: int) -> None:
-    """End this worker soon after the process that started it has ended, so that no two write the same cell.
-
-    First as Ctrl-C would, so that its run is marked as stopped; its pool would wait for ever.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(SECONDS_BETWEEN_CHECKS)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(SECONDS_TO_STOP)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(parent)

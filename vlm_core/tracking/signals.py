@@ -1,60 +1,209 @@
-"""SIGTERM and Ctrl-C while a run is open: the first one stops the work, none interrupts how the run ends."""
+"""SIGTERM and Ctrl-C: the first one stops the work, none interrupts how a run ends, a second one ends the process."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 import signal
+import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
 
 SECONDS_TO_STOP: Final = 5.0  # for a process to mark its run as stopped
+SECONDS_TO_HEAR: Final = 2.0  # for a command to begin its end, after a signal
+SECONDS_OF_AN_ECHO: Final = 1.0  # after a signal, in which another one means the same
+SECONDS_OF_MLFLOW: Final = 5.0  # after a Ctrl-C, in which a SIGTERM means the same
+SECONDS_BETWEEN_CHECKS: Final = 1.0  # of a worker, whether the process that started it is alive
+SECONDS_WITHOUT_LEADER: Final = 3.0  # for a worker to mark its run as stopped
+STOPPED: Final = 130  # exit code, which a shell reports after Ctrl-C
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM as an exception; like Ctrl-C, it is not caught by `except Exception`."""
 
 
-class StopSignals:
-    """Handlers of SIGTERM, which raises Terminated once, from `catch` to `release`; from `hold` on, none raises.
+@dataclass
+class _Process:
+    """What this process knows of the signals it was sent."""
 
-    `mlflow run` reacts to Ctrl-C with a SIGTERM to a process that has just received the Ctrl-C itself: the second one
-    must not interrupt what the first one started. Outside the main thread, where Python allows no handlers, nothing
-    happens.
+    before: dict[signal.Signals, Any] = field(default_factory=dict)  # handlers that ours took the place of
+    users: int = 0  # that want them handled
+    holding: int = 0  # users that let none interrupt them
+    first: tuple[int, float] | None = None  # the signal that was heard, and when, by `time.monotonic`
+    pending: int = 0  # a signal that was heard while it was held
+    lost: int = 0  # one whose exception Python could not pass on
+    sent_again: int = 0  # how often it was
+    ending: bool = False  # whether what the first signal raised has arrived where the work ends
+    is_command: bool = False
+    is_over: bool = False  # the command, while Python still ends
+
+
+_process = _Process()
+
+
+class StopSignals:
+    """Handlers of both signals, which raise Terminated or KeyboardInterrupt, from `catch` to `release`.
+
+    From `hold` on none raises, until `release` raises what was held back. `mlflow run` reacts to Ctrl-C with a SIGTERM
+    to a process that has just received the Ctrl-C itself: the two are one. A second one that comes later ends a command
+    at once, see `catching`. Outside the main thread, where Python allows no handlers, nothing happens.
     """
 
     def __init__(self) -> None:
-        self._before: dict[signal.Signals, Any] = {}
-        self._stopping = False
+        self._catches = self._holds = False
 
     def catch(self) -> None:
         """Handle both signals; a Ctrl-C that is ignored or handled by someone else stays so."""
         if threading.current_thread() is not threading.main_thread():
             return
-        self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+        if not _process.users:
+            _install()
+        _process.users += 1
+        self._catches = True
 
     def hold(self) -> None:
-        """Ignore both signals until `release`."""
-        for number in self._before:
-            signal.signal(number, signal.SIG_IGN)
+        """Let neither signal interrupt what follows, until `release`."""
+        if self._catches and not self._holds:
+            self._holds = True
+            _process.holding += 1
+            _process.ending = _process.first is not None
 
     def release(self) -> None:
-        """Restore the previous handlers."""
-        while self._before:
-            signal.signal(*self._before.popitem())
+        """Restore the previous handlers. Raises KeyboardInterrupt or Terminated for a signal that was held back."""
+        if not self._catches:
+            return
+        self._catches = False
+        _process.users -= 1
+        if self._holds:
+            self._holds = False
+            _process.holding -= 1
+        if not _process.users:
+            _restore()
+        if _process.pending and not _process.holding:
+            number, _process.pending = _process.pending, 0
+            raise _stop(number)
 
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
-        if not self._stopping:
-            self._stopping = True
-            raise Terminated("SIGTERM")
 
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
-        raise KeyboardInterrupt
+@contextmanager
+def catching() -> Iterator[None]:
+    """Handle both signals for a whole command: heard within two seconds, and a second one ends the process at once.
+
+    A thread watches, because Python calls no handler while a library computes or waits, as SQLite does for a lock, and
+    because what a handler raises is lost where Python cannot pass it on, as in the midst of an import.
+    """
+    signals = StopSignals()
+    signals.catch()
+    if not _process.users or _process.is_command:
+        yield
+        return
+    ears, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    wakeup, unraisable = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False), sys.unraisablehook
+
+    def note_lost(lost: Any) -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            _process.lost = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+        else:
+            unraisable(lost)
+
+    sys.unraisablehook = note_lost
+    _process.is_command = True
+    threading.Thread(target=_watch_signals, args=(ears,), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        _process.ending = _process.is_over = True
+        if _process.first is None:  # else the process ends, watched to its end
+            _process.ending = _process.is_over = _process.is_command = False
+            sys.unraisablehook = unraisable
+            signal.set_wakeup_fd(wakeup)
+            mouth.close()
+            signals.release()
+
+
+def _watch_signals(ears: socket.socket) -> None:
+    """End the process at a second signal, or where the first one has no effect; return when `ears` are closed."""
+    first = None
+    with ears:
+        while number := ears.recv(1)[:1]:
+            if _process.sent_again:
+                _process.sent_again -= 1
+            elif _process.before.keys() & {*number} and not _is_echo(number[0], first):
+                if first:
+                    _end_at_once()
+                first = (number[0], time.monotonic())
+                threading.Thread(target=_watch_end, name="end", daemon=True).start()
+
+
+def _watch_end() -> None:
+    """End the process where nothing ends; where a run is open, say how to end it at once."""
+    limit = time.monotonic() + SECONDS_TO_HEAR
+    while not _process.ending:
+        if _process.lost:
+            number, _process.lost, _process.first = _process.lost, 0, None
+            _process.sent_again += 1
+            os.kill(os.getpid(), number)
+        if time.monotonic() > limit:
+            if _process.users == 1:  # no run is open: nothing is lost
+                _end_at_once()
+            limit = math.inf
+            _say("Stopping when the present step has ended; press Ctrl-C again to end at once.")
+        time.sleep(0.05)
+    while not _process.is_over:
+        time.sleep(0.05)
+    time.sleep(SECONDS_TO_HEAR)  # Python waits for threads
+    os._exit(STOPPED)
+
+
+def _is_echo(number: int, first: tuple[int, float] | None) -> bool:
+    if first is None:
+        return False
+    after_ctrl_c = (first[0], number) == (signal.SIGINT, signal.SIGTERM)
+    return time.monotonic() - first[1] < (SECONDS_OF_MLFLOW if after_ctrl_c else SECONDS_OF_AN_ECHO)
+
+
+def _say(sentence: str) -> None:
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.flush()
+
+
+def _end_at_once() -> None:
+    _say("Stopped at once; the next command marks a run that was open as KILLED.")
+    os._exit(STOPPED)
+
+
+def _install() -> None:
+    _process.first, _process.pending, _process.ending = None, 0, False
+    _process.before[signal.SIGTERM] = signal.signal(signal.SIGTERM, _hear)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        _process.before[signal.SIGINT] = signal.signal(signal.SIGINT, _hear)
+
+
+def _restore() -> None:
+    while _process.before:
+        signal.signal(*_process.before.popitem())
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    if _is_echo(number, _process.first):
+        return
+    _process.first = (number, time.monotonic())
+    if _process.holding:
+        _process.pending = number
+    else:
+        raise _stop(number)
+
+
+def _stop(number: int) -> KeyboardInterrupt:
+    return Terminated("SIGTERM") if number == signal.SIGTERM else KeyboardInterrupt()
 
 
 @contextmanager
@@ -66,10 +215,28 @@ def ending_workers() -> Iterator[None]:
     try:
         yield
     except BaseException:
+        _process.ending = True
         workers = multiprocessing.active_children()
         for worker in workers:
             worker.terminate()
+        end = time.monotonic() + SECONDS_TO_STOP
         for worker in workers:
-            worker.join(SECONDS_TO_STOP)
+            worker.join(max(0.0, end - time.monotonic()))
             worker.kill()
         raise
+
+
+def end_with(leader: int) -> None:
+    """End this worker soon after the process `leader`, which started it, has ended; nobody waits for its work.
+
+    First as Ctrl-C would, so that its run is marked as stopped, then by force.
+    """
+
+    def watch() -> None:
+        while os.getppid() == leader:
+            time.sleep(SECONDS_BETWEEN_CHECKS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SECONDS_WITHOUT_LEADER)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="leader", daemon=True).start()

@@ -30,7 +30,7 @@ from vlm_core.errors import Diverged, UserError, redact
 from vlm_core.progress import log_to_stdout, quiet, shows_messages
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
-from vlm_core.tracking.signals import ending_workers
+from vlm_core.tracking.signals import end_with, ending_workers
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
 
@@ -186,7 +186,7 @@ class _Worker:
         config = self.config.model_copy(update={"threads": share})
         start = multiprocessing.get_context("spawn").Process
         workers = [
-            start(target=_run_worker, args=(config, self.root, parent, number, shows_messages()))
+            start(target=_run_worker, args=(config, self.root, parent, number, os.getpid(), shows_messages()))
             for number in range(1, self.config.workers + 1)
         ]
         with ending_workers():
@@ -197,10 +197,10 @@ class _Worker:
         if any(worker.exitcode for worker in workers):
             raise UserError(f"A worker of the search {self.name} failed, see above: repeat the command to resume it.")
 
-    def run_trials(self, data: Data, parent: str, number: int = 0, leader: int = 0) -> None:
-        """Run trials until the search has enough of them, or the process `leader`, where one is named, has ended."""
+    def run_trials(self, data: Data, parent: str, number: int = 0) -> None:
+        """Run trials until the search has enough of them."""
         search = self.open_search(seed=number)
-        while _count_started(search) < self.config.trials and leader in (0, os.getppid()):
+        while _count_started(search) < self.config.trials:
             trial = search.ask(self.space)
             trial.set_user_attr(tags.PROCESS, tags.process_tag())
             self._run_trial(search, trial, data, parent)
@@ -240,14 +240,15 @@ class _Worker:
         logger.info(f"Trial {trial.number}: {_format_settings(trial.params)}: {score} ({seconds:.0f} s).")
 
 
-def _run_worker(config: SearchConfig, root: Path, parent: str, number: int, verbose: bool) -> None:
-    """Run trials in a process of its own."""
+def _run_worker(config: SearchConfig, root: Path, parent: str, number: int, leader: int, verbose: bool) -> None:
+    """Run trials in a process of its own, which ends with the process `leader`."""
+    end_with(leader)
     if verbose:
         log_to_stdout()
     try:
         with quiet():
             data = load_data(config, root)
-        _Worker(config, root).run_trials(data, parent, number, leader=os.getppid())
+        _Worker(config, root).run_trials(data, parent, number)
     except (UserError, KeyboardInterrupt) as error:
         raise SystemExit(str(error)) from None
 
