@@ -13,7 +13,7 @@ from dash.development.base_component import Component
 
 from dashboard.components import aria, icon
 from dashboard.dropzone import sample
-from dashboard.limits import LARGEST_REQUEST
+from dashboard.limits import LARGEST_REQUEST, one_large_request_at_a_time
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import attention, catalogue, categorise, compare, leaderboard, run, search, study
 from dashboard.pictures import serve_pictures
@@ -71,6 +71,7 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
     serve_pictures(app.server, runs.root)
     app.server.add_url_rule("/sample/<int:place>.jpg", "sample", sample)
     protect(app, login)
+    app.server.wsgi_app = one_large_request_at_a_time(app.server.wsgi_app)
     return app
 
 

@@ -101,13 +101,14 @@ def test_bad_pictures_are_answered_in_their_row_and_good_ones_in_theirs() -> Non
 
 
 def test_a_request_is_bounded_in_all_and_says_which_pictures_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlm_core.tracking.serving.PixelBudget", partial(PixelBudget, 40 * 60 * 80 + 5))
+    monkeypatch.setattr("vlm_core.tracking.serving.PixelBudget", partial(PixelBudget, 3 * 60 * 80 + 5))
+    monkeypatch.setattr("vlm_core.tracking.serving.REQUEST_BATCH", 2)
     served = ServedCategoriser(make_categoriser("clip"))
-    column = [_text(_picture(shade)) for shade in range(41)]
+    column = [_text(_picture(shade)) for shade in range(4)]
     for _ in range(2):  # a budget for each request
         answers = served.predict(pd.DataFrame({"picture": [*column, "bad!", _text(_picture(7, (2, 2)))]}))
-        assert answers.index[answers["error"].notna()].tolist() == [40, 41]
-        assert "send fewer at once" in answers["error"][40]
+        assert answers.index[answers["error"].notna()].tolist() == [3, 4]
+        assert "send fewer at once" in answers["error"][3]
 
 
 def test_a_long_request_lets_short_ones_pass(monkeypatch: pytest.MonkeyPatch) -> None:
