@@ -12,14 +12,15 @@ from uuid import uuid4
 
 
 @contextmanager
-def building(target: Path) -> Iterator[Path]:
+def building(target: Path, *, make_folder: bool = True) -> Iterator[Path]:
     """Yield the path where a file or a folder is built, which takes the place of `target` when the block ends well.
 
-    Nothing is at that path yet; it lies beside `target`, in a folder that is made if it is missing. After a failure
-    `target` is as it was and nothing is left. Raises OSError when `target` cannot be replaced, as a folder that is not
-    empty.
+    Nothing is at that path yet; it lies beside `target`, in a folder that is made if it is missing, unless
+    `make_folder` forbids it. After a failure `target` is as it was and nothing is left. Raises OSError when `target`
+    cannot be replaced, as a folder that is not empty.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
     try:
         yield partial
@@ -31,10 +32,10 @@ def building(target: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, make_folder: bool = True) -> None:
     """Let `write` fill a file that then takes the place of `path`, or leave `path` as it was if that failed.
 
-    The folder is made if it is missing. Raises what `write` raises, and OSError.
+    The folder is made if it is missing, unless `make_folder` forbids it. Raises what `write` raises, and OSError.
     """
-    with building(path) as partial, partial.open("wb") as file:
+    with building(path, make_folder=make_folder) as partial, partial.open("wb") as file:
         write(file)

@@ -1,7 +1,9 @@
 """States on disk: what comes back is what was computed, never half of it, never more than there is room for."""
 
 import os
+import shutil
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 
 import numpy as np
@@ -81,6 +83,71 @@ def test_what_was_interrupted_is_not_there_and_is_computed_again(tmp_path):
     torch.testing.assert_close(entry.read(np.arange(4)).take(np.arange(4))[0], _states(np.arange(4))[0])
 
 
+def _delete_all(entry):
+    shutil.rmtree(entry.folder.parent)
+
+
+def _delete_parts(entry):
+    for path in entry.folder.glob("part-*"):
+        path.unlink()
+
+
+def _delete_a_part(entry):
+    (entry.folder / "part-0.npy").unlink()
+
+
+def _cut(entry):
+    os.truncate(entry.folder / "part-1.npy", 150)
+
+
+def _zero(entry):
+    path = entry.folder / "part-1.npy"
+    path.write_bytes(path.read_bytes()[:128] + bytes(path.stat().st_size - 128))
+
+
+def _spoil(entry):
+    (entry.folder / "filled.npy").write_bytes(b"no array")
+
+
+@pytest.mark.parametrize("damage", [_delete_all, _delete_parts, _delete_a_part, _cut, _zero, _spoil])
+@pytest.mark.parametrize("moment", ["while it is filled", "afterwards"])
+def test_rows_count_only_if_they_are_those_that_were_filled(tmp_path, monkeypatch, damage, moment):
+    monkeypatch.setattr("vlm_core.training.feature_cache.SECONDS_BETWEEN_COMMITS", 0.0)
+    entry = FeatureCache(tmp_path / "cache", 2**20).entry(KEY, 50)
+    rows = np.arange(8)
+
+    def damaging(rows):
+        for number, batch in enumerate(_compute()(rows)):
+            if number == 2:
+                damage(entry)
+            yield batch
+
+    with suppress(KeyError):
+        entry.fill(rows, damaging if moment == "while it is filled" else _compute())
+    if moment == "afterwards":
+        damage(entry)
+    assert entry.folder.exists() != (damage is _delete_all)  # what was deleted is not made again
+    for _ in range(2):
+        entry.fill(rows, _compute())
+        with suppress(KeyError):
+            features = entry.read(rows)
+            break
+    for part, whole in zip(features.take(rows), _states(rows), strict=True):
+        torch.testing.assert_close(part, whole, rtol=1e-3, atol=0)
+
+
+def test_an_entry_that_vanishes_while_it_is_filled_is_no_error_of_the_disk(tmp_path):
+    entry = FeatureCache(tmp_path / "cache", 2**20).entry(KEY, 50)
+
+    def vanishing(rows):
+        _delete_all(entry)
+        yield rows, _states(rows)
+
+    with pytest.raises(KeyError, match="was removed while it was filled"):
+        entry.fill(np.arange(4), vanishing)
+    assert not entry.folder.parent.exists()
+
+
 def test_two_processes_that_want_the_same_compute_it_once(tmp_path):
     def want(name):
         def slow(rows):
@@ -104,7 +171,7 @@ def test_two_processes_that_want_the_same_compute_it_once(tmp_path):
 
 @pytest.mark.slow
 def test_the_least_recently_used_makes_room_and_what_is_kept_stays(tmp_path):
-    cache = FeatureCache(tmp_path, 100_000)
+    cache = FeatureCache(tmp_path, 115_000)
     entries = [cache.entry({**KEY, "view": str(number)}, 1000) for number in range(4)]
     for age, entry in enumerate(entries):
         entry.fill(np.arange(1000), _compute())

@@ -127,9 +127,7 @@ class Ablation:
 def _predict(trainer: Trainer, rows: NDArray[np.int64]) -> Predictions:
     """Return a trained mechanism's predictions on plain views of catalogue rows (n,), from cached tokens."""
     model, cut = trainer.model, len(trainer.model.stages)
-    model.set_training(False, cut)
-    entry, run = trainer.cache_entry(model.fingerprint(cut), 0), trainer.frozen_prefix(0, cut)
-    tokens = trainer.compute_features(trainer.pixel_batches(), 0, rows, entry, run)
+    tokens = trainer.features(trainer.pixel_batches(), cut, {0: np.unique(rows)})[0]
     batches = [model.head.log_probabilities(model.run(tokens.take(batch), cut)) for batch in chunks(rows, PLAIN_BATCH)]
     return Predictions(
         product_ids=trainer.data.catalogue.products["product_id"].to_numpy(str)[rows],

@@ -36,6 +36,7 @@ from vlm_core.training.checkpoint import Checkpoint
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.finetuning_task import FineTuning
 from vlm_core.training.fit import Trainer
+from vlm_core.training.frozen_features import FrozenFeatures
 from vlm_core.training.loop import StepReport, TrainingArguments, train
 
 BATCH = 8
@@ -175,10 +176,11 @@ def _measure_ours(config: Config, family: str, image_size: int, data: Data, step
         logged = dict[str, float]()
         trainer = Trainer(config, data, model, Path(folder), cache, logged.update)
         batches = trainer.feature_batches(trainer.pixel_batches(), cut, config.views)
-        prefix = _measure_prefix(trainer, cut, np.unique(data.split.train)) | logged if batches.start else None
+        cached = bool(cut and config.cache_gib)
+        prefix = _measure_prefix(trainer, cut, np.unique(data.split.train)) | logged if cached else None
         if config.mode == "lora":
             model.add_adapters(cut, config.lora_rank)
-        count = min(batches.steps - WARM_UP, steps * (5 if batches.start else 1))
+        count = min(batches.steps - WARM_UP, steps * (5 if cached else 1))
         seconds = list(itertools.islice(_our_steps(config, model, cut, batches, data), count))
         evaluation = timed(lambda: FineTuning(model, cut, batches, data.split.validation).validation_metrics(), 3)
     return {
@@ -191,12 +193,13 @@ def _measure_ours(config: Config, family: str, image_size: int, data: Data, step
 
 def _measure_prefix(trainer: Trainer, cut: int, rows: Rows) -> dict[str, float]:
     """Return seconds and KiB per image of caching one view, and the seconds to build the prefix (ONNX export)."""
-    entry, prefix = trainer.cache_entry("benchmark", 2), trainer.frozen_prefix(0, cut)
-    first = next(trainer.pixel_batches().view(2, rows[:1]))
+    pixels, prefix = trainer.pixel_batches(), trainer.frozen_prefix(0, cut)
+    first = next(pixels.view(2, rows[:1]))
     started = time.perf_counter()
     prefix(first.state)
     built = time.perf_counter()
-    trainer.compute_features(trainer.pixel_batches(), 2, rows, entry, prefix)
+    entry = trainer.cache_entry("benchmark", 2)
+    entry.fill(rows, FrozenFeatures(pixels, 2, rows, prefix, trainer.cache.precision).compute)
     ended = time.perf_counter()
     size_bytes = sum(path.stat().st_blocks * 512 for path in entry.folder.glob("part-*.npy"))
     return {

@@ -1,4 +1,4 @@
-"""Batches for the training loop: augmented pixels, or cached features of the frozen prefix."""
+"""Batches for the training loop: augmented pixels, or features of the frozen prefix."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vlm_core.models.stages import State
@@ -16,7 +17,6 @@ from vlm_core.pixels.arrays import Labels, Rows
 from vlm_core.pixels.augmentation_params import sample_params
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.pixels.views import augmented_view, mirrored_view, plain_view
-from vlm_core.training.feature_cache import CachedFeatures
 
 Augmentation = Literal["standard", "mirror"]
 PLAIN_PIXEL_BATCH = 32
@@ -31,6 +31,13 @@ class Batch:
     state: State
     labels: Tensor  # (B,) int64
     rows: Rows  # (B,) catalogue rows
+
+
+class Features(Protocol):
+    """Features of one view, read from the cache or computed."""
+
+    def take(self, rows: Rows) -> State:
+        """Return the features of the rows (B,), in their order, in float32."""
 
 
 class Batches(Protocol):
@@ -53,8 +60,9 @@ class Batches(Protocol):
     def view(self, view: int, rows: Rows) -> Iterator[Batch]:
         """Yield the rows in their order, plain (0) or augmented as the view of that number (from 1)."""
 
-    def count_view_batches(self, rows: int) -> int:
-        """Return how many batches `view` yields for a number of rows."""
+    @property
+    def view_batch(self) -> int:
+        """Return the number of rows in a batch of `view`."""
 
     def with_batch_size(self, batch_size: int) -> Batches:
         """Return the same batches with another number of images per step."""
@@ -108,9 +116,10 @@ class PixelBatches:
                 pixels = plain_view(self.pictures.take(chunk), self.image_size)
             yield self._batch(chunk, pixels)
 
-    def count_view_batches(self, rows: int) -> int:
-        """Return how many batches `view` yields for a number of rows."""
-        return -(-rows // PREFIX_BATCH)
+    @property
+    def view_batch(self) -> int:
+        """Return the number of rows in a batch of `view`."""
+        return PREFIX_BATCH
 
     def with_batch_size(self, batch_size: int) -> PixelBatches:
         """Return the same batches with another number of images per step."""
@@ -131,7 +140,7 @@ class PixelBatches:
 
 @dataclass(frozen=True)
 class FeatureBatches:
-    """Cached features at the stage `start`, computed once per image and view, in the order of the pixel batches.
+    """Features at the stage `start`, of a few views of each image, in the order of the pixel batches.
 
     Epochs cycle through the views, and copies of a product get consecutive views. Without augmented views, training
     uses the plain one.
@@ -139,8 +148,8 @@ class FeatureBatches:
 
     pixels: PixelBatches
     start: int
-    plain_features: CachedFeatures
-    view_features: Sequence[CachedFeatures]
+    plain_features: Features
+    view_features: Sequence[Features]
 
     @property
     def steps(self) -> int:
@@ -148,24 +157,25 @@ class FeatureBatches:
         return self.pixels.steps
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """Yield cached features in the epoch's order."""
+        """Yield features in the epoch's order."""
         for rows, copies in self.pixels.order(epoch):
             yield self._batch(rows, self._views(epoch, rows, copies))
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
-        """Yield cached features of the plain views of the rows, which must be in the cache."""
+        """Yield features of the plain views of the rows, which must be among the run's."""
         for chunk in chunks(rows, PLAIN_BATCH):
             yield self._batch(chunk, self.plain_features.take(chunk))
 
     def view(self, view: int, rows: Rows) -> Iterator[Batch]:
-        """Yield cached features of a view of the rows, numbered as in `PixelBatches.view`."""
+        """Yield features of a view of the rows, numbered as in `PixelBatches.view`."""
         features = self.view_features[view - 1] if view else self.plain_features
         for chunk in chunks(rows, PLAIN_BATCH):
             yield self._batch(chunk, features.take(chunk))
 
-    def count_view_batches(self, rows: int) -> int:
-        """Return how many batches `view` yields for a number of rows."""
-        return -(-rows // PLAIN_BATCH)
+    @property
+    def view_batch(self) -> int:
+        """Return the number of rows in a batch of `view`."""
+        return PLAIN_BATCH
 
     def with_batch_size(self, batch_size: int) -> FeatureBatches:
         """Return the same batches with another number of images per step."""
@@ -176,15 +186,20 @@ class FeatureBatches:
         if not self.view_features:
             return self.plain_features.take(rows)
         views = (epoch - 1 + copies) % len(self.view_features)  # (B,)
-        selected = [(views == view, self.view_features[view].take(rows[views == view])) for view in set(views)]
-        state = tuple(torch.empty(len(rows), *part.shape[1:]) for part in selected[0][1])
-        for mask, parts in selected:
-            for whole, part in zip(state, parts, strict=True):
-                whole[torch.from_numpy(mask)] = part
-        return state
+        return assemble(rows, [(views == view, self.view_features[view]) for view in set(views)])
 
     def _batch(self, rows: Rows, state: State) -> Batch:
         return Batch(state, torch.from_numpy(self.pixels.labels[rows]), rows)
+
+
+def assemble(rows: Rows, sources: Sequence[tuple[NDArray[np.bool_], Features]]) -> State:
+    """Return the features (B, ...) of the rows (B,), each row's from the source whose mask (B,) selects it."""
+    selected = [(mask, features.take(rows[mask])) for mask, features in sources if mask.any()]
+    state = tuple(torch.empty(len(rows), *part.shape[1:]) for part in selected[0][1])
+    for mask, parts in selected:
+        for whole, part in zip(state, parts, strict=True):
+            whole[torch.from_numpy(mask)] = part
+    return state
 
 
 def chunks(rows: Rows, size: int) -> Iterator[Rows]:

@@ -1,8 +1,9 @@
 """A feature cache on disk: outputs of the frozen prefix, shared by runs, seeds, modes and processes, with a size limit.
 
 An entry is a folder for one view of the images. It holds a sparse array for each tensor of the state, with one row per
-product, and a file that marks the filled rows. Rows are written and synchronised before they are marked, so that a
-process killed at any moment leaves no half-written row that could be read.
+product, and a file with the checksum of each filled row. Rows are written and synchronised before their checksums are,
+so that a process killed at any moment leaves no half-written row that could be read. A row counts only if its bytes
+have that checksum: whatever is deleted, cut or changed in the folder, at any moment, is computed again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,8 +31,9 @@ from vlm_core.models.stages import State
 from vlm_core.pixels.arrays import Rows
 
 Precision = Literal["fp16", "fp32"]
-SCHEMA: Final = "1"  # of the entries; another number invalidates older ones
+SCHEMA: Final = "2"  # of the entries; another number invalidates older ones
 SECONDS_BETWEEN_COMMITS: Final = 10.0
+_ROWS_VERIFIED_AT_ONCE: Final = 256
 _DTYPES: Final[dict[str, np.dtype[np.floating]]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 
 
@@ -72,6 +75,15 @@ class FeatureCache:
                 total -= sizes[folder]
 
 
+def to_precision(part: torch.Tensor, precision: Precision) -> NDArray[np.floating]:
+    """Return a tensor of the state as it is kept. Raise UserError if the precision cannot represent a value."""
+    with np.errstate(over="ignore"):
+        values: NDArray[np.floating] = part.cpu().numpy().astype(_DTYPES[precision])
+    if not np.isfinite(values).all():
+        raise UserError(f"A feature has a value that {precision} cannot represent: use cache_precision=fp32.")
+    return values
+
+
 @dataclass(frozen=True)
 class CacheEntry:
     """The features of one view of a catalogue's products, as far as they are computed."""
@@ -84,13 +96,13 @@ class CacheEntry:
     def missing(self, rows: Rows) -> Rows:
         """Return those of the rows that are not filled yet, sorted and unique."""
         unique: Rows = np.unique(rows)
-        return unique[~self._filled()[unique]]
+        return unique[self._open()[1][unique] == 0]
 
     def fill(self, rows: Rows, compute: Callable[[Rows], Iterator[tuple[Rows, State]]]) -> None:
         """Compute the missing ones of the rows; a process that needs the same rows waits for the result.
 
-        `compute` yields batches of the rows it receives, with their states (B, ...). Raise UserError if the disk is
-        full, or the precision cannot represent a value.
+        `compute` yields batches of the rows it receives, with their states (B, ...). Raise KeyError if the entry is
+        removed meanwhile, UserError if the disk is full or the precision cannot represent a value.
         """
         if not len(self.missing(rows)):
             self._touch()
@@ -100,10 +112,12 @@ class CacheEntry:
             missing = self.missing(rows)
             if len(missing):
                 self.folder.mkdir(exist_ok=True)
-                write_atomically(self.folder / "key.json", lambda file: file.write(json.dumps(self.key).encode()))
                 try:
+                    self._write_file("key.json", lambda file: file.write(json.dumps(self.key).encode()))
                     self._write(compute(missing))
                 except OSError as error:
+                    if not self.folder.exists():
+                        raise KeyError(f"{self.folder} was removed while it was filled") from error
                     raise UserError(
                         f"The features of frozen layers could not be written to {self.folder.parent}: "
                         f"{error.strerror}. Free disk space there, or lower views or cache_gib."
@@ -111,54 +125,72 @@ class CacheEntry:
         self._touch()
 
     def _write(self, batches: Iterator[tuple[Rows, State]]) -> None:
-        filled, pending, committed = self._filled(), list[Rows](), time.monotonic()
-        files: list[_RowFile] = []
+        checksums, committed = self._open()[1], time.monotonic()
+        pending, files = list[tuple[Rows, NDArray[np.uint32]]](), list[_RowFile]()
         try:
             for rows, state in batches:
                 files = files or [self._open_to_write(number, part.shape[1:]) for number, part in enumerate(state)]
-                for file, part in zip(files, state, strict=True):
-                    file.write(rows, self._to_precision(part))
-                pending.append(rows)
+                parts = [to_precision(part, self.precision) for part in state]
+                for file, part in zip(files, parts, strict=True):
+                    file.write(rows, part)
+                pending.append((rows, _checksums(parts)))
                 if time.monotonic() - committed > SECONDS_BETWEEN_COMMITS:
-                    self._commit(files, filled, pending)
+                    self._commit(files, checksums, pending)
                     committed = time.monotonic()
-            self._commit(files, filled, pending)
+            self._commit(files, checksums, pending)
         finally:
             for file in files:
                 file.close()
 
-    def _to_precision(self, part: torch.Tensor) -> NDArray[np.floating]:
-        with np.errstate(over="ignore"):
-            values: NDArray[np.floating] = part.cpu().numpy().astype(_DTYPES[self.precision])
-        if not np.isfinite(values).all():
-            raise UserError(f"A feature has a value that {self.precision} cannot represent: use cache_precision=fp32.")
-        return values
-
-    def _commit(self, files: Sequence[_RowFile], filled: NDArray[np.bool_], pending: list[Rows]) -> None:
-        """Synchronise the files, then mark the pending rows as filled."""
+    def _commit(
+        self,
+        files: Sequence[_RowFile],
+        checksums: NDArray[np.uint32],
+        pending: list[tuple[Rows, NDArray[np.uint32]]],
+    ) -> None:
+        """Synchronise the files, then write the checksums of the pending rows. Raise KeyError if a file is gone."""
         for file in files:
             file.synchronise()
-        for rows in pending:
-            filled[rows] = True
+        if not all(file.is_in_place() for file in files):
+            raise KeyError(f"{self.folder} was removed while it was filled")
+        for rows, sums in pending:
+            checksums[rows] = sums
         pending.clear()
-        write_atomically(self.folder / "filled.npy", lambda stream: np.save(stream, filled))
+        self._write_file("filled.npy", lambda stream: np.save(stream, checksums))
+
+    def _write_file(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        """Write a file atomically. Raise FileNotFoundError if the folder was removed: it is not made again."""
+        write_atomically(self.folder / name, write, make_folder=False)
 
     def read(self, rows: Rows) -> CachedFeatures:
-        """Return the entry's memory-mapped features. Raise KeyError if some of the rows are missing."""
-        try:
-            parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(self.folder.glob("part-*"))]
-        except FileNotFoundError:
-            parts = []
-        if not parts or len(self.missing(rows)):
+        """Return the entry's memory-mapped features, whose rows are verified.
+
+        Raise KeyError if some of the rows are missing; an entry of which some have changed is removed.
+        """
+        parts, checksums = self._open()
+        unique: Rows = np.unique(rows)
+        if not checksums[unique].all():
             raise KeyError(f"{self.folder} does not hold all rows")
+        for start in range(0, len(unique), _ROWS_VERIFIED_AT_ONCE):
+            some = unique[start : start + _ROWS_VERIFIED_AT_ONCE]
+            if not np.array_equal(_checksums([part[some] for part in parts]), checksums[some]):
+                with FileLock(f"{self.folder}.lock"):
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                raise KeyError(f"{self.folder} was changed after it was filled")
         return CachedFeatures(parts)
 
-    def _filled(self) -> NDArray[np.bool_]:
+    def _open(self) -> tuple[list[NDArray[np.floating]], NDArray[np.uint32]]:
+        """Return the parts (n, ...), memory-mapped, and the checksum (n,) of each row, 0 where it is not filled."""
         try:
-            filled: NDArray[np.bool_] = np.load(self.folder / "filled.npy", allow_pickle=False)
-        except FileNotFoundError:
-            return np.zeros(self.products, dtype=bool)
-        return filled
+            with (self.folder / "filled.npy").open("rb") as file:
+                checksums: NDArray[np.uint32] = np.lib.format.read_array(file, allow_pickle=False)
+            parts = [np.lib.format.open_memmap(path, mode="r") for path in sorted(self.folder.glob("part-*.npy"))]
+        except (OSError, ValueError):  # absent, cut or changed
+            parts = []
+        layout = [(len(part), part.dtype) for part in parts]
+        if not parts or layout != [(self.products, _DTYPES[self.precision])] * len(parts):
+            return [], np.zeros(self.products, dtype=np.uint32)
+        return parts, checksums
 
     def _touch(self) -> None:
         """Mark the entry as just used."""
@@ -188,11 +220,19 @@ class _RowFile:
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> None:
-        if not path.exists():
+        if not self._is_whole(path, shape, dtype):
             self._create(path, shape, dtype)
-        self._row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
-        self._start = path.stat().st_size - shape[0] * self._row_bytes
+        self._path, self._row_bytes = path, int(np.prod(shape[1:])) * dtype.itemsize
         self._file = path.open("r+b")
+        self._start = os.fstat(self._file.fileno()).st_size - shape[0] * self._row_bytes
+
+    @staticmethod
+    def _is_whole(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> bool:
+        try:
+            rows = np.lib.format.open_memmap(path, mode="r")
+        except (OSError, ValueError):  # absent, cut or changed
+            return False
+        return rows.shape == shape and rows.dtype == dtype
 
     @staticmethod
     def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> None:
@@ -203,7 +243,7 @@ class _RowFile:
             np.lib.format.write_array_header_1_0(file, header)
             file.truncate(file.tell() + int(np.prod(shape)) * dtype.itemsize)
 
-        write_atomically(path, write)
+        write_atomically(path, write, make_folder=False)
 
     def write(self, rows: Rows, values: NDArray[np.floating]) -> None:
         for row, value in zip(rows, values, strict=True):
@@ -214,8 +254,23 @@ class _RowFile:
         self._file.flush()
         os.fsync(self._file.fileno())
 
+    def is_in_place(self) -> bool:
+        """Return whether this file is still the one at its path."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
     def close(self) -> None:
         self._file.close()
+
+
+def _checksums(parts: Sequence[NDArray[np.floating]]) -> NDArray[np.uint32]:
+    """Return the CRC-32 (B,) of each row of all parts (B, ...) together, never 0."""
+    sums = np.zeros(len(parts[0]), dtype=np.uint32)
+    for part in parts:
+        sums[:] = [zlib.crc32(row.tobytes(), before) for row, before in zip(part, sums.tolist(), strict=True)]
+    return np.maximum(sums, 1)
 
 
 def _bytes_on_disk(folder: Path) -> int:

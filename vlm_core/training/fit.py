@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_core.aliases import former_value
 from vlm_core.config import HEAD, Config
 from vlm_core.data import Data
 from vlm_core.progress import track
@@ -21,9 +20,10 @@ if TYPE_CHECKING:
     from vlm_core.models.categoriser import VisionLanguageCategoriser
     from vlm_core.models.stages import State
     from vlm_core.pixels.arrays import Rows
-    from vlm_core.training.batches import Batches
+    from vlm_core.training.batches import Batches, Features
     from vlm_core.training.checkpoint import Checkpoint, TrainingState
     from vlm_core.training.feature_cache import CachedFeatures, CacheEntry, FeatureCache
+    from vlm_core.training.frozen_features import FrozenFeatures
     from vlm_core.training.loop import EpochReport
 
     EpochCallback = Callable[[EpochReport[Summary]], None]
@@ -110,9 +110,10 @@ class Trainer:
         return checkpoint.load_best(self.model.freeze_before(cut))
 
     def feature_batches(self, source: Batches, cut: int, views: int) -> Batches:
-        """Run the frozen prefix once per view into the cache, and return batches of its features at the cut.
+        """Return batches of the frozen prefix's features at the cut; `source` itself if nothing is frozen after it.
 
-        Returns `source` itself if nothing is frozen after its stage, or the cache is too small.
+        What they hold depends on the settings alone: the features come from the cache, where each is computed once, or
+        are computed in every step if the cache has no room.
         """
         from vlm_core.training.batches import FeatureBatches
 
@@ -120,26 +121,26 @@ class Trainer:
             if not cut and self.config.prefix != "torch":
                 logger.info(f"prefix={self.config.prefix} has no effect: no layer is frozen.")
             return source
-        self.model.set_training(False, cut)
         train, validation = np.unique(self.data.split.train), np.unique(self.data.split.validation)
         rows = {0: validation if views else np.union1d(train, validation), **dict.fromkeys(range(1, views + 1), train)}
+        features = self.features(source, cut, rows)
+        self._log_prefix_error(source, cut, features[0], rows[0])
+        return FeatureBatches(source.pixels, cut, features[0], [features[view] for view in range(1, views + 1)])
+
+    def features(self, source: Batches, cut: int, rows: Mapping[int, Rows]) -> dict[int, Features]:
+        """Return the frozen prefix's features at the cut of the sorted, unique rows of each view."""
+        from vlm_core.training.frozen_features import FrozenFeatures
+
+        self.model.set_training(False, cut)
+        prefix, precision = self.frozen_prefix(source.start, cut), self.cache.precision
+        computed = [FrozenFeatures(source, view, some, prefix, precision) for view, some in rows.items()]
         fingerprint = self.model.fingerprint(cut)
-        entries = {view: self.cache_entry(fingerprint, view, source.start) for view in rows}
-        if not self._reserve_space(source, cut, rows, entries):
-            return source
-        prefix = self.frozen_prefix(source.start, cut)
-        for _ in range(3):  # another process may evict an entry between filling and reading
-            try:
-                features = {
-                    view: self.compute_features(source, view, rows[view], entry, prefix)
-                    for view, entry in entries.items()
-                }
-            except KeyError:
-                continue
-            self._log_prefix_error(source, cut, features[0], rows[0])
-            return FeatureBatches(source.pixels, cut, features[0], [features[view] for view in range(1, views + 1)])
-        logger.info("Other processes use up the feature cache: frozen layers run in every epoch, by PyTorch.")
-        return source
+        kept = [self._entries(features, fingerprint) for features in computed]
+        if not self._reserve_space(source, cut, kept):
+            return dict(zip(rows, computed, strict=True))
+        return {
+            features.view: self._cached(features, entries) for features, entries in zip(computed, kept, strict=True)
+        }
 
     def frozen_prefix(self, start: int, cut: int) -> Callable[[State], State]:
         """Return the function from the input of the stage `start` to the state at the cut.
@@ -153,50 +154,70 @@ class Trainer:
             return partial(self._run, start, cut)
         return OnnxPrefix(self.model, cut).run
 
-    def cache_entry(self, fingerprint: str, view: int, start: int = 0) -> CacheEntry:
-        """Return the cache entry of a view, for the frozen prefix of that fingerprint from the stage `start` on."""
+    def cache_entry(self, fingerprint: str, view: int, start: int = 0, rest: Rows | None = None) -> CacheEntry:
+        """Return the cache entry of a view, for the frozen prefix of that fingerprint from the stage `start` on.
+
+        Runs share it, but for the `rest` that only a run of the same rows computes as one batch.
+        """
         catalogue, config = self.data.catalogue, self.config
-        exact = config.prefix == "torch"
         key = {
             "weights": fingerprint,
-            "prefix": config.prefix if exact or not start else f"{config.prefix} up to stage {start}",
+            "prefix": f"{config.prefix} up to stage {start}" if start else config.prefix,
             "pictures": catalogue.pictures_fingerprint,
             "image_size": str(self.model.image_size),
-            # under the augmentation's former name, so that what older runs cached is found
-            "view": f"{former_value('augmentation', config.augmentation)} {config.seed} {view}" if view else "plain",
+            "view": f"{config.augmentation} {config.seed} {view}" if view else "plain",
+            "rest": "" if rest is None else ",".join(map(str, rest)),
         }
         return self.cache.entry(key, len(catalogue.products))
 
-    def _reserve_space(self, source: Batches, cut: int, rows: dict[int, Rows], entries: dict[int, CacheEntry]) -> bool:
+    def _entries(self, features: FrozenFeatures, fingerprint: str) -> list[tuple[Rows, CacheEntry]]:
+        """Return the rows that fill batches and those that do not, if there are any, each with their cache entry."""
+        view, start, rest = features.view, features.source.start, features.rest
+        parts = [
+            (features.whole, self.cache_entry(fingerprint, view, start)),
+            (rest, self.cache_entry(fingerprint, view, start, rest)),
+        ]
+        return [(rows, entry) for rows, entry in parts if len(rows)]
+
+    def _reserve_space(self, source: Batches, cut: int, kept: Sequence[Sequence[tuple[Rows, CacheEntry]]]) -> bool:
         """Return whether all views fit into the cache, after evicting older entries for the missing rows."""
-        (state,) = (self._run(source.start, cut, batch.state) for batch in source.view(0, rows[0][:1]))
+        parts = [part for view in kept for part in view]
+        (state,) = (self._run(source.start, cut, batch.state) for batch in source.view(0, parts[0][0][:1]))
         shapes = [tuple(part.shape[1:]) for part in state]
-        needed_bytes = self.cache.size_bytes(shapes, sum(map(len, rows.values())))
+        needed_bytes = self.cache.size_bytes(shapes, sum(len(rows) for rows, _ in parts))
         if needed_bytes > self.cache.max_bytes:
             logger.info(
-                f"The frozen layers' features of {len(rows)} views take {needed_bytes / GIB:.1f} GiB, more than "
-                f"cache_gib={self.config.cache_gib:g}: frozen layers run in every epoch, by PyTorch."
+                f"The frozen layers' features of {len(kept)} views take {needed_bytes / GIB:.1f} GiB, more than "
+                f"cache_gib={self.config.cache_gib:g}: frozen layers run in every epoch, to the same result."
             )
             return False
-        missing = sum(len(entry.missing(rows[view])) for view, entry in entries.items())
-        self.cache.free_space(self.cache.size_bytes(shapes, missing), list(entries.values()))
+        missing = sum(len(entry.missing(rows)) for rows, entry in parts)
+        self.cache.free_space(self.cache.size_bytes(shapes, missing), [entry for _, entry in parts])
         return True
 
-    def compute_features(
-        self, source: Batches, view: int, rows: Rows, entry: CacheEntry, prefix: Callable[[State], State]
-    ) -> CachedFeatures:
-        """Run the prefix on a view's missing rows and return its features. Raise KeyError if they were evicted."""
+    def _cached(self, features: FrozenFeatures, entries: Sequence[tuple[Rows, CacheEntry]]) -> Features:
+        """Return the features from the cache, computed where they are missing; as they are if it does not keep them."""
+        from vlm_core.training.frozen_features import JoinedFeatures
 
         def compute(missing: Rows) -> Iterator[tuple[Rows, State]]:
-            label = f"frozen layers, view {view}" if view else "frozen layers, plain view"
-            batches = track(source.view(view, missing), label, source.count_view_batches(len(missing)))
-            for batch in batches:
-                yield batch.rows, prefix(batch.state)
+            label = f"frozen layers, view {features.view}" if features.view else "frozen layers, plain view"
+            yield from track(features.compute(missing), label, -(-len(missing) // features.source.view_batch))
 
+        for _ in range(3):  # another process, or its user, may remove an entry before it is read
+            try:
+                whole, *rest = [self._fill(rows, entry, compute) for rows, entry in entries]
+            except KeyError:
+                continue
+            return JoinedFeatures(whole, *rest, features.rest) if rest else whole
+        logger.info("The feature cache does not keep what is put into it: frozen layers run in every epoch.")
+        return features
+
+    @staticmethod
+    def _fill(rows: Rows, entry: CacheEntry, compute: Callable[[Rows], Iterator[tuple[Rows, State]]]) -> CachedFeatures:
         entry.fill(rows, compute)
         return entry.read(rows)
 
-    def _log_prefix_error(self, source: Batches, cut: int, features: CachedFeatures, rows: Rows) -> None:
+    def _log_prefix_error(self, source: Batches, cut: int, features: Features, rows: Rows) -> None:
         """Log the error of int8 features of the plain view against PyTorch in fp32, rounding included.
 
         It is measured in every run, whichever process filled the entry.
