@@ -227,9 +227,10 @@ def test_another_prompt_is_another_state(family, monkeypatch):
 
 def _trained(data, folder, family="git", log=lambda metrics: None, **settings):
     """The weights after two epochs, and the messages."""
+    settings = {"blocks": 1, "epochs": 2, **settings}
     model = _make(family, settings)
     with collected_messages() as lines:
-        _fit(data, model, folder, log, epochs=2, **settings).fit(lambda count: None, lambda report: None)
+        _fit(data, model, folder, log, **settings).fit(lambda count: None, lambda report: None)
     return model.hf.state_dict() | {f"head.{name}": weight for name, weight in model.head.state_dict().items()}, lines
 
 
@@ -248,9 +249,9 @@ def uneven(data):
 @pytest.mark.parametrize(
     ("family", "settings"),
     [
-        ("git", {"mode": "lp-ft", "blocks": 1}),
+        pytest.param("git", {"mode": "lp-ft"}, marks=pytest.mark.slow),
         ("blip", {"mode": "probe", "views": 0}),
-        ("clip", {"mode": "fusion", "prefix": "int8"}),
+        pytest.param("clip", {"mode": "fusion", "prefix": "int8"}, marks=pytest.mark.slow),
     ],
 )
 def test_room_in_the_cache_changes_no_weight(uneven, tmp_path, monkeypatch, family, settings):
@@ -265,20 +266,20 @@ def test_room_in_the_cache_changes_no_weight(uneven, tmp_path, monkeypatch, fami
 
 
 def test_an_entry_that_vanishes_again_and_again_changes_no_weight(uneven, tmp_path, monkeypatch):
-    kept, _ = _trained(uneven, tmp_path / "kept", mode="last-blocks")
+    kept, _ = _trained(uneven, tmp_path / "kept", mode="last-blocks", epochs=1, views=1)
 
     def vanish(entry, rows):
         raise KeyError(rows)
 
     monkeypatch.setattr("vlm_core.training.feature_cache.CacheEntry.read", vanish)
-    anew, lines = _trained(uneven, tmp_path / "anew", mode="last-blocks")
+    anew, lines = _trained(uneven, tmp_path / "anew", mode="last-blocks", epochs=1, views=1)
     _assert_same(anew, kept)
     assert any("does not keep what is put into it" in line for line in lines)
 
 
 def test_a_cache_deleted_while_it_is_filled_changes_no_weight(uneven, tmp_path, monkeypatch):
     monkeypatch.setattr("vlm_core.training.feature_cache.SECONDS_BETWEEN_COMMITS", 0.0)
-    kept, _ = _trained(uneven, tmp_path / "kept", mode="last-blocks")
+    kept, _ = _trained(uneven, tmp_path / "kept", mode="last-blocks", epochs=1, views=1)
     view, seen = PixelBatches.view, []
 
     def deleting(batches, number, rows):
@@ -289,12 +290,13 @@ def test_a_cache_deleted_while_it_is_filled_changes_no_weight(uneven, tmp_path, 
 
     monkeypatch.setattr(PixelBatches, "view", deleting)
     for _ in range(2):  # the second run reads what the first one has left
-        anew, _ = _trained(uneven, tmp_path / "deleted", mode="last-blocks")
+        anew, _ = _trained(uneven, tmp_path / "deleted", mode="last-blocks", epochs=1, views=1)
         _assert_same(anew, kept)
         shutil.rmtree(tmp_path / "deleted" / "checkpoints")
     assert len(seen) > 3
 
 
+@pytest.mark.slow
 def test_what_other_runs_have_kept_changes_no_weight(uneven, data, tmp_path):
     settings = {"cache_precision": "fp16", "views": 0}
     alone, _ = _trained(uneven, tmp_path / "alone", mode="lp-ft", **settings)
