@@ -96,7 +96,8 @@ class CacheEntry:
     def missing(self, rows: Rows) -> Rows:
         """Return those of the rows that are not filled yet, sorted and unique."""
         unique: Rows = np.unique(rows)
-        return unique[self._open()[1][unique] == 0]
+        missing: Rows = unique[self._open()[1][unique] == 0]
+        return missing
 
     def fill(self, rows: Rows, compute: Callable[[Rows], Iterator[tuple[Rows, State]]]) -> None:
         """Compute the missing ones of the rows; a process that needs the same rows waits for the result.
@@ -184,7 +185,9 @@ class CacheEntry:
         try:
             with (self.folder / "filled.npy").open("rb") as file:
                 checksums: NDArray[np.uint32] = np.lib.format.read_array(file, allow_pickle=False)
-            parts = [np.lib.format.open_memmap(path, mode="r") for path in sorted(self.folder.glob("part-*.npy"))]
+            parts: list[NDArray[np.floating]] = [
+                np.lib.format.open_memmap(path, mode="r") for path in sorted(self.folder.glob("part-*.npy"))
+            ]
         except (OSError, ValueError):  # absent, cut or changed
             parts = []
         layout = [(len(part), part.dtype) for part in parts]

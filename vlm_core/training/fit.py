@@ -208,7 +208,7 @@ class Trainer:
                 whole, *rest = [self._fill(rows, entry, compute) for rows, entry in entries]
             except KeyError:
                 continue
-            return JoinedFeatures(whole, *rest, features.rest) if rest else whole
+            return JoinedFeatures(whole, rest[0], features.rest) if rest else whole
         logger.info("The feature cache does not keep what is put into it: frozen layers run in every epoch.")
         return features
 
