@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import pytest
 
 from vlm_core.config import Config
 from vlm_core.data import Data, load_data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.inference import evaluate_predictions
+from vlm_core.tracking import writer
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.train import TrainingOutcome, TrialResult
 
@@ -112,3 +114,31 @@ def kill_at(work: Callable[[Callable[[], NoReturn]], object]) -> None:
     process.kill()
     process.join()
     assert reached, f"the process ended by itself, with exit code {process.exitcode}"
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL within this process: nothing that comes after it is written."""
+
+
+def kill_on_entry(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Have the process "die" where `owner.name` is called: the run stays RUNNING, and nobody marks or cleans anything.
+
+    `patch` undoes it.
+    """
+    from mlflow import MlflowClient
+
+    end_run, finalise = writer.end_run, MlflowClient.finalize_logged_model
+
+    def end(client: Any, uri: str, run: Any, error: BaseException | None, system: Any) -> None:
+        if not isinstance(error, Killed):
+            end_run(client, uri, run, error, system)
+
+    def die(*_: Any, **__: Any) -> NoReturn:
+        raise Killed
+
+    def mark(client: Any, model_id: str, status: str) -> Any:
+        return None if status == "FAILED" else finalise(client, model_id, status)
+
+    patch.setattr(writer, "end_run", end)
+    patch.setattr(MlflowClient, "finalize_logged_model", mark)
+    patch.setattr(owner, name, die)

@@ -8,10 +8,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.messages import collected_messages
+from tests.stub_training import Killed, kill_on_entry
 from vlm_core.catalogue.exposure import RULE, Exposure
 from vlm_core.config import Config, PretrainingConfig
 from vlm_core.errors import UserError
+from vlm_core.tracking import writer
 from vlm_core.tracking.reader import RunReader
+from vlm_core.tracking.writer import RunWriter
 from vlm_core.training.pretraining_task import Pretraining
 from vlm_core.workflows.pretrain import run_pretraining
 from vlm_core.workflows.train import run_training
@@ -105,6 +108,27 @@ def test_an_interrupted_pretraining_is_resumed_to_the_same_weights(pretrain, mon
     for name, weights in theirs.items():
         np.testing.assert_array_equal(ours[name], weights)
     assert RunReader().history(stopped, "train_captioning")["step"].tolist() == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_pretraining_killed_at_its_end_is_resumed_to_the_same_weights(pretrain, monkeypatch):
+    monkeypatch.setattr("vlm_core.tracking.tags.process_is_alive", lambda tag: False)
+    for killed in ({"model": "git"}, {"model": "git", "output": "own"}):
+        for owner, name in ((RunWriter, "artifact"), (writer, "end_run")):  # the weights have got their name
+            with monkeypatch.context() as patch, pytest.raises(Killed):
+                kill_on_entry(patch, owner, name)
+                pretrain(**killed)
+            stopped = RunReader().runs("attributes.status = 'RUNNING'")["run_id"].item()
+            killed = {"resume": stopped}
+        folder = Path("own") if Path("own").exists() else Path("pretrained") / stopped
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        outcome, _ = pretrain(resume=stopped)
+        assert outcome.folder.resolve() == folder.resolve()
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        metrics = RunReader().metrics(stopped)
+        assert outcome.metrics and all(metrics[f"stored_{key}"] == value for key, value in outcome.metrics.items())
+        assert RunReader().artifact(stopped, "weights/model.safetensors").exists()
+        assert not list(Path("checkpoints").glob("*"))
 
 
 def test_what_cannot_be_pretrained_is_refused(pretrain, tmp_path):

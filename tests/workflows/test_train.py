@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from tests.messages import collected_messages
+from tests.stub_training import Killed, kill_on_entry
 from vlm_core.config import SUITING, Config
 from vlm_core.data import load_data
 from vlm_core.errors import UserError
+from vlm_core.tracking import logging_model, registry, writer
 from vlm_core.tracking.reader import RunReader
+from vlm_core.tracking.store import connect
+from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows import train
 from vlm_core.workflows.evaluate import run_evaluation
 
@@ -111,6 +116,40 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
     assert history["value"].tolist() == RunReader().history(whole.run_id, "validation_macro_f1")["value"].tolist()
     with pytest.raises(UserError, match="finished"):
         run(resume=stopped)
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_any_two_steps_of_its_end_is_resumed_to_one_of_each(run, monkeypatch):
+    whole, _ = run(model="clip")
+    steps = (
+        (RunWriter, "evaluation"), (RunWriter, "predictions"), (RunWriter, "model"),
+        (MlflowClient, "log_model_artifacts"), (MlflowClient, "finalize_logged_model"), (MlflowClient, "log_outputs"),
+        (logging_model, "_link_scores"), (registry, "_new_version"), (registry, "_update_champion"),
+        (writer, "end_run"),
+    )  # fmt: skip
+    killed = {"model": "clip"}
+    monkeypatch.setattr("vlm_core.tracking.tags.process_is_alive", lambda tag: False)
+    for owner, name in steps:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_on_entry(patch, owner, name)
+            run(**killed)
+        killed = {"resume": RunReader().runs("attributes.status = 'RUNNING'")["run_id"].item()}
+    resumed, _ = run(**killed)
+    np.testing.assert_array_equal(
+        resumed.evaluation.predictions.log_probabilities, whole.evaluation.predictions.log_probabilities
+    )
+    client, reader = connect(), RunReader()
+    scores = [name for name in reader.metrics(whole.run_id) if name.startswith("test_")]
+    assert {len(client.get_metric_history(resumed.run_id, name)) for name in scores} == {1}
+    assert all(reader.metrics(resumed.run_id)[name] == reader.metrics(whole.run_id)[name] for name in scores)
+    stored = client.get_run(resumed.run_id)
+    (model,) = client.search_logged_models([stored.info.experiment_id], f"source_run_id = '{resumed.run_id}'")
+    assert str(model.status) == "READY" and {metric.key for metric in model.metrics} == set(scores)
+    assert [output.model_id for output in stored.outputs.model_outputs] == [model.model_id]
+    (version,) = client.search_model_versions(f"run_id = '{resumed.run_id}'")
+    assert version.source == f"models:/{model.model_id}"
+    assert len(stored.inputs.dataset_inputs) == len(client.get_run(whole.run_id).inputs.dataset_inputs)
+    assert stored.info.status == "FINISHED" and not list(Path("checkpoints").glob("*"))
 
 
 def test_a_trial_that_is_pruned_says_so_and_leaves_no_checkpoint(shop, stocked):

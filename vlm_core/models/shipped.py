@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, Final
 
-from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
 from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint, quiet_transformers
+from vlm_core.models.checksums import changed_file
 
 FOLDER: Final = Path(__file__).parent / "weights"
-CHECKSUMS: Final = "checksums.json"
 
 
 def write_weights(hf: Any, tokenizer: Any, exposure: Exposure, folder: Path) -> None:
@@ -26,18 +23,11 @@ def write_weights(hf: Any, tokenizer: Any, exposure: Exposure, folder: Path) -> 
     exposure.write(folder)
 
 
-def write_checksums(folder: Path) -> None:
-    """Write `checksums.json`: SHA-256 of every other file."""
-    sums = {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
-    write_atomically(folder / CHECKSUMS, lambda file: file.write(json.dumps(sums, indent=2).encode()))
-
-
 def shipped_weights(family: str, folder: Path = FOLDER) -> AvailableCheckpoint:
     """Return a family's shipped weights. Raise UserError if a file is missing or not the one that was shipped."""
     path = folder / family
     try:
-        sums: dict[str, str] = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
-        changed = [name for name, digest in sums.items() if _digest(path / name) != digest]
+        changed = changed_file(path)
     except (OSError, ValueError) as error:
         raise UserError(
             f"The tiny weights in {path} cannot be read ({error}): get them again with "
@@ -45,7 +35,7 @@ def shipped_weights(family: str, folder: Path = FOLDER) -> AvailableCheckpoint:
         ) from None
     if changed:
         raise UserError(
-            f"{changed[0]} in {path} is not the file that was shipped: get it again with "
+            f"{changed} in {path} is not the file that was shipped: get it again with "
             "`git checkout -- vlm_core/models/weights`, or use weights=tiny-random."
         )
     checkpoint = find_checkpoint(str(path))
@@ -63,7 +53,3 @@ def read_exposure(checkpoint: AvailableCheckpoint) -> Exposure | None:
         raise UserError(
             f"{checkpoint.name}: {error}. Remove that file only if you know what the weights were pretrained on."
         ) from None
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

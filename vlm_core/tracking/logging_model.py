@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,12 +28,36 @@ _ONNX: Final = ("onnxruntime", "torch")  # PyTorch fits pictures to the model's 
 def log_model(client: MlflowClient, run_id: str, folder: Path) -> str:
     """Log the categoriser in `folder` as a model of the run, and return its `models:/` address.
 
-    The run's test metrics are linked to the model. A model that could not be stored whole is marked as failed.
+    The run's test metrics are linked to the model. A model that could not be stored whole is marked as failed. This can
+    be repeated after a kill at any moment: a whole model of the run is kept, what is left of another is deleted.
     """
     from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
 
     run = client.get_run(run_id)
+    model_id = _whole_model(client, run) or _store_model(client, run, folder)
+    if not any(output.model_id == model_id for output in (run.outputs.model_outputs if run.outputs else ())):
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    _link_scores(client, run, model_id)
+    return f"models:/{model_id}"
+
+
+def _whole_model(client: MlflowClient, run: Any) -> str:
+    """Return the id of the model that the run has logged whole, or "", after deleting what is left of others."""
+    whole = ""
+    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    for model in found:
+        if str(model.status) == "READY":
+            whole = whole or model.model_id
+        else:
+            client.delete_logged_model(model.model_id)
+    return whole
+
+
+def _store_model(client: MlflowClient, run: Any, folder: Path) -> str:
+    """Store the categoriser in `folder` as a new model of the run, and return its id."""
+    from mlflow.models import Model
+
+    run_id = run.info.run_id
     model = client.create_logged_model(
         run.info.experiment_id,
         name=MODEL_NAME,
@@ -43,7 +66,6 @@ def log_model(client: MlflowClient, run_id: str, folder: Path) -> str:
         tags={name: text for name, text in run.data.tags.items() if not name.startswith("mlflow.")},
         model_type="categoriser",
     )
-    address = f"models:/{model.model_id}"
     try:
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "model"
@@ -56,9 +78,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path) -> str:
         client.finalize_logged_model(model.model_id, "FAILED")
         raise
     client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-    _link_scores(client, run, model.model_id)
-    return address
+    return str(model.model_id)
 
 
 def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
@@ -129,10 +149,16 @@ def _example() -> Any:
 
 
 def _link_scores(client: MlflowClient, run: Any, model_id: str) -> None:
+    """Link the run's test metrics to the model, at the times they were logged: the run would have others twice."""
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    scores = {name: value for name, value in run.data.metrics.items() if name.startswith("test_")}
-    metrics = [Metric(name, value, now, 0, model_id=model_id, run_id=run.info.run_id) for name, value in scores.items()]
+    run_id = run.info.run_id
+    linked = {metric.key for metric in client.get_logged_model(model_id).metrics or ()}
+    names = [name for name in run.data.metrics if name.startswith("test_") and name not in linked]
+    points = [client.get_metric_history(run_id, name)[-1] for name in names]
+    metrics = [
+        Metric(point.key, point.value, point.timestamp, point.step, model_id=model_id, run_id=run_id)
+        for point in points
+    ]
     for start in range(0, len(metrics), 1000):
-        client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
+        client.log_batch(run_id, metrics=metrics[start : start + 1000])

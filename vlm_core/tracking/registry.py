@@ -27,8 +27,9 @@ def register(run_id: str) -> str:
     """Register the run's model, and return one sentence: its version, whether it is champion now, and why.
 
     The run must hold its model, its data's tags and its test scores already; the model is named
-    `categoriser-<family>`. The alias `champion` goes to the first version that does not leak, and moves only to one
-    with a better test macro-F1 on the same test products. Raises UserError if the run has no model.
+    `categoriser-<family>`. A model that is registered already gets no second version. The alias `champion` goes to the
+    first version that does not leak, and moves only to one with a better test macro-F1 on the same test products.
+    Raises UserError if the run has no model.
     """
     uri = store_uri()
     with store_errors(uri):
@@ -113,6 +114,9 @@ def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str, ve
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    for known in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        if known.source == f"models:/{model_id}":  # registered before the process was killed
+            return known
     return client.create_model_version(name, f"models:/{model_id}", run_id, tags=version_tags, model_id=model_id)
 
 
@@ -127,6 +131,8 @@ def _update_champion(client: MlflowClient, name: str, version: str, version_tags
     if holder is None:
         client.set_registered_model_alias(name, CHAMPION, version)
         return f"{became}; it is the first {CHAMPION}, with a test macro-F1 of {score:.4f}."
+    if holder.version == version:
+        return f"{became}; it is {CHAMPION}, with a test macro-F1 of {score:.4f}."
     different = [key for key in tags.COMPARABLE if holder.tags.get(key) != version_tags.get(key)]
     if different or SCORE not in holder.tags:
         why = " and ".join(different) or SCORE

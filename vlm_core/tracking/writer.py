@@ -55,6 +55,7 @@ class RunWriter:
         self._log: TrainingLog | None = None
         self._config: dict[str, str] = {}
         self._epochs_logged: set[int] = set()
+        self._metrics_logged: dict[str, float] = {}  # by the process that this one resumes
 
     def __enter__(self) -> Self:
         self._uri = store_uri()
@@ -120,11 +121,12 @@ class RunWriter:
         self._log_batches(tags=values)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log metrics of one step."""
+        """Log metrics of one step; the step 0 of a resumed run adds no second point with the same value."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entities = [Metric(name, float(value), now, step) for name, value in values.items()]
+        known = dict[str, float]() if step else self._metrics_logged
+        entities = [Metric(key, float(value), now, step) for key, value in values.items() if known.get(key) != value]
         with self._store():
             for part in _batches(entities, _METRICS_PER_CALL):
                 self._client.log_batch(self.run_id, metrics=part)
@@ -209,10 +211,12 @@ class RunWriter:
                 self._client.log_batch(self.run_id, tags=part)
 
     def _read_back(self) -> None:
-        """Read which epochs the run has, and its training log if there is one."""
+        """Read which epochs and metrics the run has, and its training log if there is one."""
         history = self._client.get_metric_history(self.run_id, "seconds")
         self._epochs_logged = {metric.step for metric in history}
-        name = current_tags(self._client.get_run(self.run_id).data.tags).get(tags.TRAINING_LOG)
+        run = self._client.get_run(self.run_id)
+        self._metrics_logged = dict(run.data.metrics)
+        name = current_tags(run.data.tags).get(tags.TRAINING_LOG)
         if name is not None:
             self._log = self._load_log(name)
 

@@ -16,6 +16,9 @@ from vlm_core.config import PretrainingConfig
 from vlm_core.data import load_catalogue, split_list
 from vlm_core.errors import UserError
 from vlm_core.inference import choose_device, set_threads
+from vlm_core.models.checksums import CHECKSUMS, digest_of, write_checksums
+from vlm_core.tracking import tags
+from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows.train import resumed_config
 
 if TYPE_CHECKING:
@@ -69,7 +72,7 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
     if config.resume:
         config = resumed_config(config.resume, PretrainingConfig)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}.")
-    if config.output and Path(config.output).exists():
+    if config.output and Path(config.output).exists() and not _has_written(config.resume, Path(config.output)):
         raise UserError(f"output={config.output} exists already: name a new folder.")
     set_threads(config.threads)
     data = _load_data(config, root)
@@ -231,15 +234,29 @@ def _train(config: PretrainingConfig, task: Pretraining, run: RunWriter, folder:
 def _write(
     config: PretrainingConfig, exposure: Exposure, adapter: Adapter, score: Score, run: RunWriter, folder: Path
 ) -> dict[str, float]:
-    """Write the weights with a model card; return the metrics of the rounded weights that are stored."""
-    from vlm_core.models.shipped import write_checksums, write_weights
+    """Write the weights with a model card; return the metrics of the rounded weights that are stored.
+
+    A run that was killed after its weights got their name keeps them when it is resumed.
+    """
+    from vlm_core.models.shipped import write_weights
     from vlm_core.tracking.pretraining_card import write_pretraining_card
 
+    if folder.exists() and _has_written(run.run_id, folder):
+        stored = RunReader().metrics(run.run_id)
+        run.artifact(folder, "weights")
+        return {name.removeprefix("stored_"): value for name, value in stored.items() if name.startswith("stored_")}
     with building(folder) as partial:
         write_weights(adapter.hf, adapter.tokenizer, exposure, partial)
         metrics = score()
         run.metrics({f"stored_{name}": value for name, value in metrics.items()})
         write_pretraining_card(partial, run.run_id, config, exposure, metrics)
         write_checksums(partial)
+        run.tags({tags.WEIGHTS: digest_of(partial / CHECKSUMS)})
     run.artifact(folder, "weights")
     return metrics
+
+
+def _has_written(run_id: str, folder: Path) -> bool:
+    """Return whether the run, "" for a new one, has written the weights in the folder, and they are whole."""
+    path = folder / CHECKSUMS
+    return bool(run_id) and path.is_file() and RunReader().tags(run_id).get(tags.WEIGHTS) == digest_of(path)

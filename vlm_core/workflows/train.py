@@ -8,8 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -75,7 +74,6 @@ def run_training(
     logged and no epoch is plotted, which would take longer than training a head. Raises UserError.
     """
     from vlm_core.tracking.opening import prepare_store
-    from vlm_core.tracking.registry import register
 
     if not parent:
         prepare_store(config.experiment)
@@ -83,9 +81,8 @@ def run_training(
         config = resumed_config(config.resume, Config)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}, mode={config.mode}.")
     data = data or load_data(config, root)
-    train = _train_baseline if config.model == "baseline" else partial(_train_model, plot_epochs=register_model)
-    outcome = train(config, data, root, parent)
-    return replace(outcome, registered=register(outcome.run_id)) if register_model else outcome
+    train = _train_baseline if config.model == "baseline" else _train_model
+    return train(config, data, root, parent, register_model)
 
 
 def run_trial(
@@ -140,19 +137,19 @@ def resumed_config(run_id: str, kind: type[C]) -> C:
     return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
 
 
-def _train_model(config: Config, data: Data, root: Path, parent: str, plot_epochs: bool) -> TrainingOutcome:
+def _train_model(config: Config, data: Data, root: Path, parent: str, register_model: bool) -> TrainingOutcome:
     config, data, model, tags = _prepare(config, data)
     with _open_run(config, data, root, parent) as run:
         run.tags(tags)
 
         def on_epoch(report: EpochReport[Summary]) -> None:
-            run.epoch(report, plot=plot_epochs)
+            run.epoch(report, plot=register_model)
             logger.info(epoch_line(report))
 
         if config.mode != "zero-shot":
             best = _fit(config, data, model, run, root, on_epoch)
             logger.info(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
-        outcome = _finish(config, data, model, run, tags["weights_source"])
+        outcome = _finish(config, data, model, run, tags["weights_source"], register_model)
     shutil.rmtree(root / "checkpoints" / outcome.run_id, ignore_errors=True)
     return outcome
 
@@ -204,7 +201,7 @@ def _choose_mode(config: Config, weights_kind: str) -> str:
     return "fusion" if config.objective == "generate" else "lp-ft"
 
 
-def _train_baseline(config: Config, data: Data, root: Path, parent: str) -> TrainingOutcome:
+def _train_baseline(config: Config, data: Data, root: Path, parent: str, register_model: bool) -> TrainingOutcome:
     from vlm_core.models.baseline import fit_baseline
 
     config, split = config.model_copy(update={"mode": "full"}), data.split
@@ -221,7 +218,7 @@ def _train_baseline(config: Config, data: Data, root: Path, parent: str) -> Trai
             config.seed,
         )
         run.metrics({"train_seconds": time.perf_counter() - started})
-        return _finish(config, data, model, run, "none")
+        return _finish(config, data, model, run, "none", register_model)
 
 
 @contextmanager
@@ -288,10 +285,16 @@ def _fit(
     return best
 
 
-def _finish(config: Config, data: Data, model: Categoriser, run: RunWriter, source: str) -> TrainingOutcome:
-    """Evaluate on the test split, once; log the evaluation and the model."""
+def _finish(
+    config: Config, data: Data, model: Categoriser, run: RunWriter, source: str, register_model: bool
+) -> TrainingOutcome:
+    """Evaluate on the test split, once; log the evaluation and the model, and register it.
+
+    A run that is killed in here is not finished: resuming it repeats these steps, of which each keeps what is done.
+    """
     from vlm_core.evaluation.caption_scores import caption_metrics
     from vlm_core.tracking.card import write_card
+    from vlm_core.tracking.registry import register
 
     catalogue, split = data.catalogue, data.split
     evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior)
@@ -318,4 +321,5 @@ def _finish(config: Config, data: Data, model: Categoriser, run: RunWriter, sour
             evaluation=evaluation,
         )
         run.model(folder)
-    return TrainingOutcome(run.run_id, config, split, evaluation)
+    registered = register(run.run_id) if register_model else ""
+    return TrainingOutcome(run.run_id, config, split, evaluation, registered)
