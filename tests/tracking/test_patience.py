@@ -13,7 +13,7 @@ import pytest
 from tests.messages import collected_messages
 from vlm_core.errors import UserError
 from vlm_core.tracking import patience
-from vlm_core.tracking.patience import PatientClient, expect, patiently, waiting_at_most
+from vlm_core.tracking.patience import Patient, expect, patiently, waiting_at_most
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter
@@ -119,7 +119,7 @@ def test_what_is_logged_while_the_store_is_locked_is_there_afterwards(store: Pat
 
 def test_no_lock_keeps_a_signal_waiting_for_mlflows_20_seconds(store: Path) -> None:
     client = connect()
-    assert isinstance(client, PatientClient)
+    assert isinstance(client, Patient)
     with client._tracking_client.store.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout = 20000;")
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sqlite3
 from types import SimpleNamespace
 
 import optuna
@@ -131,6 +132,26 @@ def test_a_second_process_runs_trials_for_the_one_that_leads(quick):
     assert set(_runs("trial")["tags.mlflow.parentRunId"]) == {first.run_id}
 
 
+@pytest.mark.slow
+def test_a_search_whose_database_is_locked_waits_for_it(quick, stocked, monkeypatch):
+    for name in ("SECONDS_SILENT", "SECONDS_BETWEEN"):
+        monkeypatch.setattr(f"vlm_core.tracking.patience.{name}", 0.0)
+    journal = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(stocked / JOURNAL)))
+    report, locks = journal.set_trial_intermediate_value, [sqlite3.OperationalError("database is locked")] * 2
+
+    def lock_first(*given):
+        if locks:
+            raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from locks.pop()
+        return report(*given)
+
+    journal.set_trial_intermediate_value = lock_first
+    monkeypatch.setattr("optuna.storages.get_storage", lambda storage: journal if isinstance(storage, str) else storage)
+    outcome, lines = quick(trials=1, storage="sqlite:///search.db")
+    assert count_states(outcome.search) == {"complete": 1}
+    assert len([line for line in lines if "search.db is locked by another process: waiting" in line]) == 1
+    assert len([line for line in lines if "search.db is back" in line]) == 1
+
+
 def test_a_diverging_trial_counts_as_pruned(quick, monkeypatch):
     calls = []
 
@@ -143,6 +164,7 @@ def test_a_diverging_trial_counts_as_pruned(quick, monkeypatch):
     assert count_states(quick()[0].search) == {"complete": 2, "pruned": 1}
 
 
+@pytest.mark.slow
 def test_no_password_is_stored_or_shown(quick, stocked, monkeypatch, tmp_path):
     journal = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(stocked / JOURNAL)))
     monkeypatch.setattr("vlm_core.workflows.tune._Worker._storage", lambda worker: journal)

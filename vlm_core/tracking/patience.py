@@ -11,13 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking.problems import is_away, is_locked
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 T = TypeVar("T")
 SETTING: Final = "STORE_WAIT_MINUTES"
@@ -30,10 +27,10 @@ _written: set[str] = set()  # addresses that are right, because they have answer
 _longest: list[float] = []  # limits in force, in seconds
 
 
-class PatientClient:
-    """An MlflowClient whose calls are repeated while the store is locked or away."""
+class Patient:
+    """A client of the store at `uri`, MLflow's or another, whose calls are repeated while it is locked or away."""
 
-    def __init__(self, client: MlflowClient, uri: str) -> None:
+    def __init__(self, client: object, uri: str) -> None:
         self._client = client
         self._uri = uri
 
@@ -90,7 +87,7 @@ def patiently(uri: str, work: Callable[..., T], *given: Any, **named: Any) -> T:
                 _tell(uri, "is locked by another process" if is_locked(error) else "does not answer")
         else:
             if told:
-                _log.warning("The tracking store %s is back.", redact(uri))
+                _log.warning("The store %s is back.", redact(uri))
             return result
         time.sleep(SECONDS_BETWEEN)
 
@@ -106,7 +103,7 @@ def _patience(uri: str, error: Exception) -> float:
 
 def _tell(uri: str, problem: str) -> None:
     _log.warning(
-        "The tracking store %s %s: waiting for it, for up to %g minutes (%s). Nothing is lost meanwhile.",
+        "The store %s %s: waiting for it, for up to %g minutes (%s). Nothing is lost meanwhile.",
         redact(uri),
         problem,
         minutes(),

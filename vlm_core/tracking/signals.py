@@ -20,8 +20,8 @@ SECONDS_TO_STOP: Final = 5.0  # for a process to mark its run as stopped
 SECONDS_TO_HEAR: Final = 2.0  # for a command to begin its end, after a signal
 SECONDS_OF_AN_ECHO: Final = 1.0  # after a signal, in which another one means the same
 SECONDS_OF_MLFLOW: Final = 5.0  # after a Ctrl-C, in which a SIGTERM means the same
-SECONDS_BETWEEN_CHECKS: Final = 1.0  # of a worker, whether the process that started it is alive
-SECONDS_WITHOUT_LEADER: Final = 3.0  # for a worker to mark its run as stopped
+SECONDS_BETWEEN_CHECKS: Final = 0.5  # of a worker, whether the process that started it is alive
+SECONDS_WITHOUT_LEADER: Final = 2.5  # for a worker to mark its run as stopped
 STOPPED: Final = 130  # exit code, which a shell reports after Ctrl-C
 
 
@@ -100,8 +100,11 @@ def catching() -> Iterator[None]:
     """
     signals = StopSignals()
     signals.catch()
-    if not _process.users or _process.is_command:
-        yield
+    if not signals._catches or _process.is_command:
+        try:
+            yield
+        finally:
+            signals.release()
         return
     ears, mouth = socket.socketpair()
     mouth.setblocking(False)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from vlm_core.errors import UserError
 from vlm_core.tracking.database_file import whole_database
-from vlm_core.tracking.patience import PatientClient, expect, patiently
+from vlm_core.tracking.patience import Patient, expect, patiently
 from vlm_core.tracking.problems import problem_sentence
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def connect(uri: str = "", *, to_write: bool = False) -> MlflowClient:
         expect(uri)
         if uri.startswith("http"):  # MLflow would try again for minutes without a word
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _SHORT_TIMEOUTS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
-    return cast("MlflowClient", PatientClient(client, uri))
+    return cast("MlflowClient", Patient(client, uri))
 
 
 def _open(uri: str, to_write: bool) -> MlflowClient:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -30,6 +30,7 @@ from vlm_core.errors import Diverged, UserError, redact
 from vlm_core.progress import log_to_stdout, quiet, shows_messages
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
+from vlm_core.tracking.patience import Patient, expect
 from vlm_core.tracking.signals import end_with, ending_workers
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
@@ -173,8 +174,10 @@ class _Worker:
     def _storage(self) -> optuna.storages.BaseStorage:
         from optuna.storages.journal import JournalFileBackend
 
-        if self.config.storage:
-            return optuna.storages.RDBStorage(self.config.storage)
+        if address := self.config.storage:
+            storage = optuna.storages.get_storage(address)
+            expect(address)  # it has just answered
+            return cast("optuna.storages.BaseStorage", Patient(storage, address))
         return optuna.storages.JournalStorage(JournalFileBackend(str(self.root / JOURNAL)))
 
     def run_workers(self, data: Data, parent: str) -> None:
