@@ -9,8 +9,10 @@ PORT = 5000
 FLAGS =
 
 RUN = $(VENV)/bin/python -m
-# Compiling what is never imported would take a minute and half a gigabyte.
+# Compiling what is never imported would take a minute and half a gigabyte. What is imported is compiled then, and kept:
+# in a shell that forbids that (as many images do), every command would compile everything again, for half a minute.
 INSTALL = $(RUN) pip install --disable-pip-version-check --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 TESTS = pytest -n logical --maxprocesses 4 --dist worksteal
 # Where the catalogue is fetched, what fetches it.
 FETCHER = $(if $(filter kaggle hf,$(DATA)),$(VENV)/.ready-data)

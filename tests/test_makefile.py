@@ -31,6 +31,16 @@ def _installed(folder: Path) -> Path:
     return environment
 
 
+def _printing(folder: Path, text: str) -> Path:
+    """A finished environment whose Python prints the text, a shell's."""
+    environment = _installed(folder)
+    (environment / "bin").mkdir()
+    python = environment / "bin/python"
+    python.write_text(f'#!/bin/sh\necho "{text}"\n')
+    python.chmod(0o755)
+    return environment
+
+
 def test_make_alone_lists_every_target_with_what_it_does() -> None:
     listed = re.findall(r"^  make ([a-z]+) +(\S.*)$", _make().stdout, flags=re.MULTILINE)
     assert [target for target, _ in listed] == TARGETS
@@ -90,13 +100,14 @@ def test_changed_pins_are_installed_again_where_they_are_needed(
     assert sorted(line.rpartition(" -r ")[2].rpartition("/")[2] for line in lines) == sorted(installed)
 
 
+def test_what_python_has_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert _make("-s", f"VENV={_printing(tmp_path, '[$PYTHONDONTWRITEBYTECODE]')}", "train").stdout == "[]\n"
+
+
 @pytest.mark.parametrize("target", ["check", "test"])
 def test_threads_of_tests_wait_passively(tmp_path: Path, target: str) -> None:
-    environment = _installed(tmp_path)
-    (environment / "bin").mkdir()
-    python = environment / "bin/python"
-    python.write_text('#!/bin/sh\necho "$OMP_WAIT_POLICY $GOMP_SPINCOUNT"\n')
-    python.chmod(0o755)
+    environment = _printing(tmp_path, "$OMP_WAIT_POLICY $GOMP_SPINCOUNT")
     assert _make("-s", f"VENV={environment}", target).stdout == "PASSIVE 0\n"
 
 
