@@ -90,3 +90,33 @@ def test_a_changed_or_absent_file_is_refused_with_the_way_out(tmp_path):
         shipped_weights("clip", tmp_path)
     with pytest.raises(UserError, match="cannot be read"):
         shipped_weights("git", tmp_path)
+
+
+def test_weights_that_are_not_those_of_their_checksums_are_trained_by_nobody(tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(FOLDER / "clip", folder)
+    assert _load("clip", weights="auto", checkpoint=str(folder))[0].source == f"folder:{folder}"
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match=r"model\.safetensors in .*own is not the file"):
+        _load("clip", weights="auto", checkpoint=str(folder))
+    (folder / "checksums.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="cannot be verified"):
+        _load("clip", weights="auto", checkpoint=str(folder))
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = tmp_path / "own"
+    shutil.copytree(FOLDER / "clip", folder)
+    (folder / "checksums.json").unlink()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["visual_projection.weight"][0, 0] = np.nan
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"holds NaN or infinity in visual_projection\.weight"):
+        _load("clip", weights="auto", checkpoint=str(folder))
+    (folder / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(UserError, match="no readable config"):
+        _load("clip", weights="auto", checkpoint=str(folder))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from vlm_core.catalogue.fetching import call_with_timeout, silence_telemetry
 from vlm_core.errors import UserError
+from vlm_core.models.checksums import verify_checksums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -178,7 +179,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """Return the folder's configuration; empty if it is missing or broken."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # nested too deeply
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -207,12 +208,13 @@ def fetch_checkpoint(checkpoint: AvailableCheckpoint) -> Path:
 def load_pretrained(checkpoint: AvailableCheckpoint, model_class: type[Model], **settings: Any) -> tuple[Model, Any]:
     """Return the checkpoint's model, in float32 and evaluation mode, and its tokenizer.
 
-    `settings` go to `model_class.from_pretrained`. Raise UserError for a checkpoint that is of another family, cannot
-    be read, lacks weights of the model, or has no matching tokenizer.
+    `settings` go to `model_class.from_pretrained`. Raise UserError for a checkpoint that is not the one of its
+    `checksums.json`, is of another family, cannot be read, lacks weights of the model, or has no matching tokenizer.
     """
     import torch
 
     folder = fetch_checkpoint(checkpoint)
+    verify_checksums(folder)
     expected, family = getattr(model_class.config_class, "model_type", None), _read_config(folder).get("model_type")
     if family != expected:
         raise UserError(
@@ -241,6 +243,8 @@ def load_pretrained(checkpoint: AvailableCheckpoint, model_class: type[Model], *
             f"The checkpoint {checkpoint.name} cannot be read ({_first_line(error)}): {_remedy(checkpoint)}."
         ) from error
     _require_fit(checkpoint, report)
+    if broken := next((name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())), ""):
+        raise UserError(f"The checkpoint {checkpoint.name} holds NaN or infinity in {broken}: {_remedy(checkpoint)}.")
     model.config._name_or_path = checkpoint.name  # saved with the model, where a local path would be of no use
     return model, tokenizer
 

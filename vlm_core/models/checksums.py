@@ -31,7 +31,8 @@ def changed_file(folder: Path) -> str:
     sums: dict[str, str] = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     if not isinstance(sums, dict):
         raise ValueError(f"{CHECKSUMS} is not a JSON object")
-    return next((name for name, digest in sums.items() if digest_of(folder / name) != digest), "")
+    changed = [name for name, digest in sums.items() if digest_of(folder / name) != digest]
+    return changed[0] if changed else ""
 
 
 def verify_checksums(folder: Path) -> None:

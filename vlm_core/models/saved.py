@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_core.errors import UserError
+from vlm_core.models.checksums import verify_checksums
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
 
 
 def load_categoriser(folder: Path) -> Categoriser:
-    """Return the categoriser saved in a folder, whatever its family. Raise UserError if there is none."""
+    """Return the categoriser saved in a folder, whatever its family. Raise UserError if there is none, or another."""
     path = folder / "categoriser.json"
     if not path.exists():
         raise UserError(f"{folder} holds no categoriser (no categoriser.json): give the folder of a saved model.")
+    verify_checksums(folder)
     content = json.loads(path.read_text(encoding="utf-8"))
     if content.get("engine") == "onnx":
         from vlm_core.models.onnx_categoriser import OnnxCategoriser

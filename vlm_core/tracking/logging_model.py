@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import vlm_core
+from vlm_core.models.checksums import write_checksums
 from vlm_core.tracking.store import open_mlflow
 
 if TYPE_CHECKING:
@@ -82,7 +83,11 @@ def _store_model(client: MlflowClient, run: Any, folder: Path) -> str:
 
 
 def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
-    """Save the categoriser in `folder` as `path`, for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
+    """Save the categoriser in `folder` as `path`, for `mlflow.pyfunc.load_model` and `mlflow models serve`.
+
+    Its checksums are written first, and verified wherever the model is loaded.
+    """
+    write_checksums(folder)
     description = json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))
     engine = description.get("engine", "")
     writes_text = "sentences" in (description.get("head"), description.get("answer")) and not engine
