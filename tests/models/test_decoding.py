@@ -43,6 +43,18 @@ def _loosen(adapter):
 
 
 @pytest.mark.parametrize("family", CAPTIONERS)
+def test_writing_uses_no_name_that_transformers_will_drop(family, monkeypatch):
+    told = []
+    monkeypatch.setattr("transformers.utils.generic.logger.warning_once", lambda *args: told.append(args))
+    adapter = make_adapter(family)
+    tokens = _image_tokens(adapter, PIXELS[:1])
+    with torch.no_grad():
+        _, cache = adapter.prefill(tokens)
+        adapter.decode_step(tokens, torch.tensor([[1]]), cache)
+    assert not told
+
+
+@pytest.mark.parametrize("family", CAPTIONERS)
 def test_constrained_writing_is_hugging_faces_with_the_same_tokens_allowed(family):
     adapter = _loosen(make_adapter(family, width=128))
     sentences, prompt = _sentences(adapter), adapter.prompt_ids()

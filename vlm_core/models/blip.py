@@ -94,7 +94,7 @@ class Blip:
     def prefill(self, tokens: Tensor) -> tuple[Tensor, Any]:
         """Return logits (B, V) after the prompt, and the decoder's KV cache."""
         output = self.hf.text_decoder(input_ids=self._prompt(tokens), encoder_hidden_states=tokens, use_cache=True)
-        return output.logits[:, -1], output.past_key_values
+        return output.logits[:, -1], output.cache
 
     def decode_step(self, tokens: Tensor, ids: Tensor, cache: Any) -> Tensor:
         """Return next-token logits (B, T, V) at each of `ids`, which the KV cache then holds."""
