@@ -68,13 +68,16 @@ def _measure(options: argparse.Namespace, name: str, folder: Path) -> Iterator[d
     import torch
 
     from vlm_core.benchmark import device_agreement, device_steps
+    from vlm_core.benchmark.device_tables import peaks_line
 
     device, families = torch.device(name), tuple(options.families.split(","))
     yield {"machine": device_steps.describe_machine(device)}
     precisions: tuple[device_steps.Precision, ...] = ("fp32", "bf16") if name == "cpu" else ("fp32", "tf32", "bf16")
-    peaks = device_steps.measure_peaks(device, precisions, 512 if options.tiny else 8192)
-    logger.info("Matrix products: " + ", ".join(f"{key} {value:.3g} TFLOP/s" for key, value in peaks.items()) + ".")
-    yield {"peaks": dict(peaks)}
+    products = device_steps.measure_peaks(device, precisions, 512 if options.tiny else 8192)
+    rates: dict[str, Any] = {precision: asdict(rate) for precision, rate in products.items()}
+    logger.info(peaks_line(rates))
+    yield {"peaks": rates}
+    peaks = {precision: rate.median for precision, rate in products.items()}
     for part in options.parts.split(","):
         if part == "agreement":
             data = device_agreement.load_sample(folder)

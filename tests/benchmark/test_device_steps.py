@@ -7,6 +7,7 @@ import torch
 
 from vlm_core.benchmark import device_steps
 from vlm_core.benchmark.device_steps import TINY, Figure, float32_products, line, measure_architecture, measure_peaks
+from vlm_core.models.categoriser import VisionLanguageCategoriser
 
 CPU = torch.device("cpu")
 PEAKS = {"fp32": 0.5, "bf16": 2.0}
@@ -17,6 +18,7 @@ def few_steps(monkeypatch):
     """Enough to see that what is measured is there."""
     for name in ("COMPARED", "WARM_UP", "ROUNDS", "STEPS"):
         monkeypatch.setattr(device_steps, name, 1)
+    monkeypatch.setattr(device_steps, "PEAK_SECONDS", 0)
 
 
 def _measure(tmp_path, *figures):
@@ -40,6 +42,18 @@ def test_each_figure_starts_from_the_weights_that_the_cpu_was_given(tmp_path):
 
 
 @pytest.mark.slow
+def test_peak_memory_is_of_the_steps_alone(tmp_path, monkeypatch):
+    events, run = [], VisionLanguageCategoriser.run
+    monkeypatch.setattr(device_steps, "restart_peak_memory", lambda device: events.append("restart"))
+    monkeypatch.setattr(
+        VisionLanguageCategoriser, "run", lambda *args: events.append("frozen" if args[3:] else "step") or run(*args)
+    )
+    _measure(tmp_path, Figure("one block", "fp32"))
+    counted = events[events.index("restart") :]
+    assert counted == ["restart", "step", "step"] and "frozen" in events  # a warm-up and a step, on finished features
+
+
+@pytest.mark.slow
 def test_bf16_is_near_and_views_of_pictures_are_trained_on(tmp_path):
     full, pictures = _measure(tmp_path, Figure("full", "bf16"), Figure("full from pictures", "fp32"))
     assert 1e-7 < full.gradient_error < 0.1 and full.within_tolerance
@@ -48,7 +62,8 @@ def test_bf16_is_near_and_views_of_pictures_are_trained_on(tmp_path):
 
 @pytest.mark.slow
 def test_a_figure_that_fails_says_why_and_the_next_is_measured(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
+    def refuse(run, *, fullgraph, dynamic):
+        assert fullgraph  # a block in pieces would be measured as if it were whole
         raise RuntimeError("no compiler here\nand more")
 
     monkeypatch.setattr(torch, "compile", refuse)
@@ -71,4 +86,9 @@ def test_tf32_is_used_where_it_is_named_alone(precision, fast, monkeypatch):
 
 def test_a_peak_is_the_rate_of_a_product():
     peaks = measure_peaks(CPU, ("fp32",), 64)
-    assert peaks.keys() == {"fp32"} and 1e-5 < peaks["fp32"] < 100
+    assert peaks.keys() == {"fp32"} and 1e-5 < peaks["fp32"].median < 100 and peaks["fp32"].count == 3
+
+
+def test_a_fast_product_is_measured_for_longer(monkeypatch):
+    monkeypatch.setattr(device_steps, "PEAK_SECONDS", 0.05)
+    assert measure_peaks(CPU, ("fp32",), 8)["fp32"].count > 3

@@ -8,6 +8,7 @@ from experiments import gpu_benchmark
 from vlm_core.errors import UserError
 
 MACHINE = {"machine": {"device": "cpu", "cpu": "a processor", "cores": "2", "torch": "2.14"}}
+RATE = {"median": 1.0, "lower": 0.9, "upper": 1.1, "count": 3}
 CHECK = {
     "family": "clip", "check": "save", "tolerance": 1e-3, "differences": {}, "device_seconds": 1.0, "cpu_seconds": 1.0,
     "error": "", "agrees": True,
@@ -21,7 +22,7 @@ def _run(monkeypatch, folder, figures, *arguments):
 
 
 def test_figures_and_tables_are_written(tmp_path, monkeypatch):
-    _run(monkeypatch, tmp_path, [{"peaks": {"bf16": 1.0}}, {"agreement": [CHECK]}, {"agreement": [CHECK]}])
+    _run(monkeypatch, tmp_path, [{"peaks": {"bf16": RATE}}, {"agreement": [CHECK]}, {"agreement": [CHECK]}])
     assert len(json.loads((tmp_path / "new/gpu.json").read_text())["agreement"]) == 2
 
 

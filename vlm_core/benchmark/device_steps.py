@@ -47,6 +47,7 @@ COMPARED: Final = 16  # images whose loss and gradients are compared with the CP
 WARM_UP: Final = 4  # steps before the measured ones
 ROUNDS: Final = 3
 STEPS: Final = 5  # per round
+PEAK_SECONDS: Final = 0.5  # of matrix products in each precision; three short series differed by an eighth
 # Largest difference from the CPU's in single precision: of the loss, and of all gradients (relative L2).
 TOLERANCES: Final[Mapping[Precision, tuple[float, float]]] = {
     "fp32": (1e-4, 1e-3),
@@ -186,25 +187,32 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure_peaks(device: torch.device, precisions: tuple[Precision, ...], size: int) -> dict[Precision, float]:
-    """Return the rate of the product of two random matrices (size, size) in each precision, in TFLOP/s."""
+def restart_peak_memory(device: torch.device) -> None:
+    """Count the peak of the GPU's memory from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def measure_peaks(device: torch.device, precisions: tuple[Precision, ...], size: int) -> dict[Precision, Quartiles]:
+    """Return the rates of products of two random matrices (size, size) in each precision, in TFLOP/s."""
     return {precision: _product_tflops(device, precision, size) for precision in precisions}
 
 
-def _product_tflops(device: torch.device, precision: Precision, size: int, products: int = 8) -> float:
-    """Return the median rate of three series of products, after one as a warm-up."""
+def _product_tflops(device: torch.device, precision: Precision, size: int, products: int = 8) -> Quartiles:
+    """Return the rates of series of products, of three at least, after one as a warm-up."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    rates = []
+    rates: list[float] = []
+    until = time.perf_counter() + PEAK_SECONDS
     with float32_products(precision):
-        for _ in range(4):
+        while len(rates) < 4 or time.perf_counter() < until:
             synchronise(device)
             started = time.perf_counter()
             for _ in range(products):
                 torch.matmul(a, b)
             synchronise(device)
             rates.append(products * 2 * size**3 / (time.perf_counter() - started) / 1e12)
-    return Quartiles.of(rates[1:]).median
+    return Quartiles.of(rates[1:])
 
 
 def measure_architecture(
@@ -315,11 +323,16 @@ class _Bench:
 
     @contextmanager
     def stages(self, compiled: bool) -> Iterator[None]:
-        """Compile each block within the context, if so asked. Blocks of one kind share the compiled code."""
+        """Compile each block within the context, if so asked. Blocks of one kind share the compiled code.
+
+        A block that cannot be compiled as a whole is an error: in pieces it may be slower than uncompiled.
+        """
         stages = self.model.stages
         if compiled:
             self.model.stages = tuple(
-                replace(stage, run=torch.compile(stage.run, dynamic=False)) if ".block." in stage.name else stage
+                replace(stage, run=torch.compile(stage.run, fullgraph=True, dynamic=False))
+                if ".block." in stage.name
+                else stage
                 for stage in stages
             )
         try:
@@ -346,8 +359,6 @@ class _Bench:
     def speed(self, figure: Figure, flops: int, peaks: Mapping[Precision, float]) -> dict[str, Any]:
         """Return speed, arithmetic (of `flops` operations per image) and memory of the figure's steps."""
         device, images = self.model.device, len(self.pixels)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         seconds = self._frozen_seconds(figure) if figure.kind == "frozen layers" else self._step_seconds(figure)
         peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
         self._forget_gradients()
@@ -381,7 +392,8 @@ class _Bench:
             return self._seconds(lambda: self.model.run((pixels,), 0, cut))
 
     def _seconds(self, step: Callable[[], Any]) -> Quartiles:
-        """Return quartiles, over rounds, of the seconds of a step."""
+        """Return quartiles, over rounds, of the seconds of a step; memory counts from here, without preparations."""
+        restart_peak_memory(self.model.device)
         for _ in range(WARM_UP):
             step()
         rounds = []

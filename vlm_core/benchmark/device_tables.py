@@ -14,10 +14,9 @@ def all_tables(results: Result) -> str:
     """Return the machine, its peaks and the tables that have results."""
     machine, peaks = results["machine"], results.get("peaks", {})
     memory = f" ({machine['memory_gib']:.0f} GiB)" if "memory_gib" in machine else ""
-    rates = ", ".join(f"{rate:,.3g} in {precision}" for precision, rate in peaks.items())
     parts = [
         f"Machine: {machine['device']}{memory}, {machine['cpu']}, {machine['cores']} cores, "
-        f"PyTorch {machine['torch']}. Batch size {results['batch_size']}. Product of large matrices, TFLOP/s: {rates}. "
+        f"PyTorch {machine['torch']}. Batch size {results['batch_size']}. {peaks_line(peaks)} "
         f"{results['seconds']:.0f} s in all."
     ]
     if results["steps"]:
@@ -25,6 +24,15 @@ def all_tables(results: Result) -> str:
     if results["agreement"]:
         parts.append(f"### Agreement with the CPU\n\n{agreement_table(results['agreement'])}")
     return "\n\n".join(parts) + "\n"
+
+
+def peaks_line(peaks: Result) -> str:
+    """Return the rate of matrix products in each precision: the median of series, and their quartiles."""
+    rates = [
+        f"{rate['median']:,.3g} in {precision} ({rate['lower']:,.3g} to {rate['upper']:,.3g})"
+        for precision, rate in peaks.items()
+    ]
+    return f"Product of large matrices, TFLOP/s: {', '.join(rates)}."
 
 
 def steps_table(results: Sequence[Result]) -> str:
