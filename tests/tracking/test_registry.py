@@ -19,6 +19,7 @@ from tests.tracking.made import make_catalogue, make_evaluation, make_split
 from tests.tracking.models import save_categoriser
 from vlm_core.errors import UserError
 from vlm_core.models.saved import load_categoriser
+from vlm_core.tracking import logging_model
 from vlm_core.tracking.registry import register, resolve
 from vlm_core.tracking.store import connect, open_mlflow
 from vlm_core.tracking.writer import RunWriter
@@ -127,10 +128,11 @@ def test_every_kind_of_name_leads_to_the_categoriser(store: Path, clip: Path) ->
 def test_of_two_models_of_a_run_the_later_one_counts(store: Path, clip: Path, tmp_path: Path) -> None:
     later = shutil.copytree(clip, tmp_path / "later")
     (later / "README.md").write_text("later")
+    client = connect()
     with RunWriter("made") as run:
-        run.model(clip)
-        time.sleep(0.01)  # MLflow counts milliseconds
-        run.model(later)
+        for folder in (clip, later):  # a run of an earlier version that was resumed at its end holds two
+            logging_model._store_model(client, client.get_run(run.run_id), folder)
+            time.sleep(0.01)  # MLflow counts milliseconds
     assert (resolve(run.run_id) / "README.md").read_text() == "later"
 
 
