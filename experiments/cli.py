@@ -6,6 +6,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 
+from vlm_core.atomic import own_temporary_folder
 from vlm_core.errors import UserError, naming_extras
 from vlm_core.progress import log_to_stdout, printable
 from vlm_core.tracking.signals import STOPPED, catching
@@ -20,7 +21,7 @@ def run_command(main: Callable[[], None]) -> int:
 
 def _exit_code(main: Callable[[], None]) -> int:
     try:
-        with naming_extras():
+        with naming_extras(), own_temporary_folder():
             main()
     except UserError as error:
         print(printable(f"error: {error}"), file=sys.stderr)

@@ -1,9 +1,13 @@
+import os
+import tempfile
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from vlm_core.atomic import building, write_atomically
+from vlm_core.atomic import building, own_temporary_folder, write_atomically
 
 
 def test_a_file_is_written_with_its_folder(tmp_path: Path) -> None:
@@ -51,3 +55,49 @@ def test_a_folder_that_is_not_empty_is_not_replaced(tmp_path: Path) -> None:
         partial.mkdir()
     assert [(path, path.read_bytes()) for path in tmp_path.rglob("file")] == [(folder / "file", b"as before")]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_killed_process_was_building_goes_when_it_is_built_again(tmp_path: Path) -> None:
+    def build_and_die() -> None:
+        with building(tmp_path / "target") as target, building(tmp_path / "other") as other:
+            target.mkdir()
+            other.mkdir()
+            os._exit(9)
+
+    _run_in_a_fork(build_and_die)
+    assert len(list(tmp_path.iterdir())) == 2
+    with building(tmp_path / "target") as of_a_living_process:
+        of_a_living_process.mkdir()
+        write_atomically(tmp_path / "target", lambda file: None)
+        assert of_a_living_process.exists()
+        (tmp_path / "target").unlink()
+    assert sorted(path.name[:6] for path in tmp_path.iterdir()) == [".other", "target"]
+
+
+def test_a_command_keeps_its_temporary_files_in_one_folder_and_removes_that_of_a_killed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "vlm-of-somebody-else").mkdir()
+
+    def write_and_die() -> None:
+        with own_temporary_folder():
+            Path(tempfile.mkdtemp(), "weights").touch()
+            os._exit(9)
+
+    _run_in_a_fork(write_and_die)
+    assert len(list(tmp_path.rglob("weights"))) == 1
+    with own_temporary_folder():
+        folder = Path(tempfile.mkdtemp())
+        assert folder.parent.parent == tmp_path and os.environ["TMPDIR"] == str(folder.parent)
+        assert list(tmp_path.rglob("weights")) == []
+    assert tempfile.gettempdir() == os.environ["TMPDIR"] == str(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["vlm-of-somebody-else"]
+
+
+def _run_in_a_fork(work: Callable[[], None]) -> None:
+    process = get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == 9

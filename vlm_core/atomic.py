@@ -1,14 +1,19 @@
-"""How files and folders are written: whole, or not at all."""
+"""How files and folders are written: whole, or not at all, and with nothing left of a killed process."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 from uuid import uuid4
+
+_OF_COMMANDS: Final = "vlm-"  # how their folders in the temporary folder begin
 
 
 @contextmanager
@@ -16,20 +21,19 @@ def building(target: Path, *, make_folder: bool = True) -> Iterator[Path]:
     """Yield the path where a file or a folder is built, which takes the place of `target` when the block ends well.
 
     Nothing is at that path yet; it lies beside `target`, in a folder that is made if it is missing, unless
-    `make_folder` forbids it. After a failure `target` is as it was and nothing is left. Raises OSError when `target`
-    cannot be replaced, as a folder that is not empty.
+    `make_folder` forbids it. After a failure `target` is as it was and nothing is left; what a killed process of this
+    machine was building for the same `target` is removed. Raises OSError when `target` cannot be replaced, as a folder
+    that is not empty.
     """
     if make_folder:
         target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
+    _remove_those_of_dead(target.parent, f".{target.name}.")
+    partial = target.with_name(f".{target.name}.{_owner()}-{uuid4().hex[:8]}.part")
     try:
         yield partial
         os.replace(partial, target)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, make_folder: bool = True) -> None:
@@ -39,3 +43,53 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, make_fo
     """
     with building(path, make_folder=make_folder) as partial, partial.open("wb") as file:
         write(file)
+
+
+@contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Keep the temporary files of this process, and of those that it starts, in one folder that goes with the block.
+
+    What killed processes of this machine left in theirs is removed first. Raises OSError.
+    """
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    place = Path(tempfile.gettempdir())
+    _remove_those_of_dead(place, _OF_COMMANDS)
+    folder = tempfile.mkdtemp(prefix=f"{_OF_COMMANDS}{_owner()}-", dir=place)
+    tempfile.tempdir = os.environ["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        os.environ.pop("TMPDIR")
+        if variable is not None:
+            os.environ["TMPDIR"] = variable
+        _remove(Path(folder))
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _owner() -> str:
+    """Return this machine and this process, as the names of unfinished files have them."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+def _remove_those_of_dead(folder: Path, start: str) -> None:
+    """Remove what is named `start` and an owner of this machine whose process is dead."""
+    import psutil
+
+    prefix = f"{start}{_machine()}-"
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            number = path.name.removeprefix(prefix).split("-")[0]
+            if path.name.startswith(prefix) and number.isdigit() and not psutil.pid_exists(int(number)):
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
