@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from experiments import tune
 from tests.messages import collected_messages
 from tests.standins import wait_for
-from tests.stub_training import ForkedProcess, kill_at, train_nothing, try_nothing
+from tests.stub_training import ForkedProcess, Killed, kill_at, kill_on_entry, train_nothing, try_nothing
 from vlm_core.config import SearchConfig
 from vlm_core.errors import Diverged, UserError
 from vlm_core.tracking.reader import RunReader
@@ -236,6 +236,7 @@ def test_a_killed_search_is_resumed_to_all_its_trials_and_leaves_no_orphan(quick
     def work(here):
         def stop_in_the_second_trial(config, epoch):
             if config.run_name == "clip-probe-1":
+                (stocked / "checkpoints" / RunReader().runs()["run_id"].iloc[0]).mkdir(parents=True)
                 here()
 
         monkeypatch.setattr(TRIAL, try_nothing(stop_in_the_second_trial))
@@ -253,3 +254,39 @@ def test_a_killed_search_is_resumed_to_all_its_trials_and_leaves_no_orphan(quick
     assert set(RunReader().runs()["status"]) == {"FINISHED", "KILLED"}
     trials = study.get_trials()
     assert trials[2].params == trials[1].params
+    assert list((stocked / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["in the winner's training", "after it", "at the end of the search"])
+def test_a_search_that_dies_with_its_winner_keeps_what_is_trained(quick, monkeypatch, moment):
+    trained = []
+
+    def die(config, epoch):
+        trained.append((epoch, config.resume))
+        if (moment, epoch, config.resume) == ("in the winner's training", 1, ""):
+            raise Killed
+
+    monkeypatch.setattr("vlm_core.workflows.tune.run_training", train_nothing(die))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        tell = optuna.Study.set_user_attr
+
+        def set_and_die(study, name, value):
+            if name == "winner_run" and value:
+                if moment == "at the end of the search":
+                    tell(study, name, value)
+                raise Killed
+            tell(study, name, value)
+
+        kill_on_entry(patch, optuna.Study, "optimize")  # which nobody calls: no run that dies is marked
+        patch.setattr(optuna.Study, "set_user_attr", set_and_die)
+        quick(trials=2)
+    for run_id in RunReader().runs().query("status == 'RUNNING'")["run_id"]:
+        RunReader()._client.set_tag(run_id, "process", f"{platform.node()}:{2**22 + 1}:1.00")  # that of a dead process
+    outcome, _ = quick(trials=2)
+    runs = RunReader().runs()
+    assert set(runs["status"]) == {"FINISHED"} and sum(runs["name"] == "clip-probe-winner") == 1
+    assert outcome.search.user_attrs["winner_run"] == outcome.winner.run_id
+    resumed = [(1, outcome.winner.run_id), (2, outcome.winner.run_id)] if moment == "in the winner's training" else []
+    assert trained == [(1, ""), *([] if resumed else [(2, "")]), *resumed]
+    with pytest.raises(UserError, match="has all of its 2 trials"):
+        quick(trials=2)

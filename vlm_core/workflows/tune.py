@@ -11,6 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from vlm_core.progress import log_to_stdout, quiet, shows_messages
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.patience import Patient, expect
+from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.signals import end_with, ending_workers
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
@@ -93,7 +95,7 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
     """Run all trials in a new run, or in that of a search that was stopped, and retrain with the best settings."""
     config = worker.config
     previous_run = str(search.user_attrs.get(RUN, ""))
-    previous_winner = search.user_attrs.get(WINNER)
+    previous_winner = "" if _was_interrupted(previous_run) else search.user_attrs.get(WINNER)
     if previous_winner and len(search.get_trials(states=FINISHED)) >= config.trials:
         raise UserError(
             f"The search {worker.name} has all of its {config.trials} trials, and run {previous_winner} was retrained: "
@@ -106,15 +108,36 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
         run.tags({"kind": "search", tags.SEARCH_NAME: worker.name, "storage": worker.storage_name})
         run.params({**config.to_params(), "search": ",".join(worker.space)})
         if previous_run:
-            _repeat_dead_trials(search)
+            _repeat_dead_trials(search, worker.root)
         worker.run_workers(data, run.run_id)
         best = _best_trial(search)
         _log_search(search, best, run)
-        settings = {**worker.fixed_settings, **best.params, "run_name": f"{worker.name}-winner"}
         logger.info("Best settings: " + ", ".join(f"{name}={value}" for name, value in best.params.items()) + ".")
-        winner = run_training(Config.build(settings), worker.root, parent=run.run_id)
+        winner = _retrain(worker, best, data, run.run_id)
         search.set_user_attr(WINNER, winner.run_id)
     return SearchOutcome(run.run_id, search, best, winner)
+
+
+def _was_interrupted(run_id: str) -> bool:
+    """Return whether the run of a search is in the store and not finished."""
+    runs = RunReader().runs(f"attributes.run_id = '{run_id}'") if run_id else ()
+    return len(runs) > 0 and bool((runs["status"] != "FINISHED").all())
+
+
+def _retrain(worker: _Worker, best: FrozenTrial, data: Data, run_id: str) -> TrainingOutcome:
+    """Train with the best trial's settings below the search's run; what a killed process has trained is kept."""
+    settings = {**worker.fixed_settings, **best.params, "run_name": f"{worker.name}-winner"}
+    reader, resume = RunReader(), ""
+    children = reader.children(run_id)
+    for number in children.index[children["name"] == settings["run_name"]]:
+        winner, status = (str(children.loc[number, column]) for column in ("run_id", "status"))
+        stored = Config.from_params(reader.params(winner))
+        if any(getattr(stored, name) != value for name, value in best.params.items()):
+            continue
+        if status == "FINISHED":
+            return TrainingOutcome(winner, stored, data.split, reader.evaluation(winner))
+        resume = winner
+    return run_training(Config.build({**settings, "resume": resume}), worker.root, parent=run_id)
 
 
 @dataclass(frozen=True)
@@ -300,11 +323,13 @@ def _is_dead(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.RUNNING and tags.process_is_dead(process)
 
 
-def _repeat_dead_trials(search: optuna.Study) -> None:
-    """Mark the trials whose process was killed as failed, and queue their settings first."""
+def _repeat_dead_trials(search: optuna.Study, root: Path) -> None:
+    """Mark the trials whose process was killed as failed, remove their checkpoints, and queue their settings first."""
     for trial in search.get_trials(states=(TrialState.RUNNING,)):
         if _is_dead(trial):
             search.tell(trial.number, state=TrialState.FAIL)
+            if run_id := trial.user_attrs.get(RUN):
+                shutil.rmtree(root / "checkpoints" / str(run_id), ignore_errors=True)
             if trial.params:
                 search.enqueue_trial(trial.params)
             logger.info(f"Trial {trial.number} died with its process and is repeated.")
