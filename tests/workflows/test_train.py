@@ -1,6 +1,7 @@
 """Whole runs on a small drawn catalogue: in every mode, interrupted and resumed, and refused."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,13 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
     assert history["value"].tolist() == RunReader().history(whole.run_id, "validation_macro_f1")["value"].tolist()
     with pytest.raises(UserError, match="finished"):
         run(resume=stopped)
+
+
+def test_a_run_that_was_stopped_before_its_settings_were_logged_is_not_resumed_with_others(store):
+    with suppress(ValueError), RunWriter("made") as run:
+        raise ValueError
+    with pytest.raises(UserError, match="before its settings were logged: repeat its command"):
+        train.resumed_config(run.run_id, Config)
 
 
 @pytest.mark.slow

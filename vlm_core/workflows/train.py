@@ -17,6 +17,7 @@ import numpy as np
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import HEAD, SUITING, Config, WeightsSettings
 from vlm_core.data import Data, load_data, split_list, write_dataset_info
+from vlm_core.errors import UserError
 from vlm_core.inference import choose_device, evaluate_rows, seconds_per_image, set_threads
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
@@ -131,7 +132,12 @@ def resumed_config(run_id: str, kind: type[C]) -> C:
 
     reader = RunReader()
     reader.check_resumable(run_id)
-    config = kind.from_params(reader.params(run_id))
+    params = reader.params(run_id)
+    if not params:
+        raise UserError(
+            f"resume={run_id}: that run was stopped before its settings were logged: repeat its command instead."
+        )
+    config = kind.from_params(params)
     source = reader.tags(run_id).get("weights_source", "")
     kinds = {"": config.weights, "shipped": "tiny", "tiny-random": "tiny-random"}
     return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
