@@ -1,0 +1,61 @@
+"""The campaign of kills itself: two kills of a command, and that it sees what is wrong."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns import findings
+from tests.campaigns.commands import COMMANDS
+from tests.campaigns.kills import Campaign, Kill, read_kills, table
+from tests.campaigns.processes import Moment
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_is_repeated_to_the_same_data_and_leaves_nothing(tmp_path: Path, shop: Path) -> None:
+    command = COMMANDS[0]
+    campaign = Campaign(tmp_path, shop)
+    campaign.prepare([command], say=False)
+    kills = [
+        Kill(0, 0, command.name, Moment("step", "SIGKILL", "os:replace")),
+        Kill(1, 0, command.name, Moment("step", "SIGTERM", "vlm_core.catalogue.catalogue:_write")),
+    ]
+    for kill in kills:
+        campaign.kill(command, kill)
+    assert [(kill.code, kill.failures) for kill in kills] == [(-9, []), (130, [])]
+
+
+def test_a_campaign_sees_what_a_command_left(tmp_path: Path) -> None:
+    (tmp_path / "data" / "processed" / ".shop.1.part").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "done").mkdir(parents=True)
+    (tmp_path / "tmp").mkdir()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.executescript(
+            """
+            CREATE TABLE runs (run_uuid, name, status, lifecycle_stage, start_time);
+            CREATE TABLE tags (run_uuid, key, value);
+            CREATE TABLE metrics (run_uuid, key, step, value, is_nan);
+            CREATE TABLE logged_models (source_run_id, status, lifecycle_stage);
+            CREATE TABLE model_versions (run_id, current_stage);
+            INSERT INTO runs VALUES ('done', 'a', 'FINISHED', 'active', 1), ('open', 'b', 'RUNNING', 'active', 2);
+            INSERT INTO metrics VALUES ('done', 'f1', 0, 0.5, 0), ('done', 'f1', 0, 0.5, 0);
+            INSERT INTO logged_models VALUES ('done', 1, 'active'), ('done', 2, 'active');
+            INSERT INTO model_versions VALUES ('done', 'None'), ('done', 'None');
+            """
+        )
+    found = findings.metrics(tmp_path)
+    kinds = [kind for kind, _ in findings.failures(tmp_path, found, {"a": {"f1 at 0": 0.6}, "c": {}}, is_open=False)]
+    assert kinds == [
+        *("other metrics", "not finished", "RUNNING", "model not whole"),
+        *("logged twice", "logged twice", "logged twice", "left behind", "left behind"),
+    ]
+
+
+def test_a_campaign_counts_and_says_how_to_repeat(tmp_path: Path) -> None:
+    assert read_kills(tmp_path / "none.jsonl") == []
+    moment = {"kind": "step", "signal": "SIGKILL", "what": "os:replace", "seconds": 0.0, "count": 2, "after": True}
+    one = {"number": 3, "command": "prepare", "moment": moment, "killed": True, "failures": [], "repeat": "python x"}
+    text = table([one, {**one, "number": 4, "failures": [["left behind", "a file"]]}])
+    assert "| prepare | 2 | 2 | 1 | left behind 1 |" in text
+    assert "4: prepare, SIGKILL after call 2 of replace: left behind: a file\n    python x" in text
