@@ -109,8 +109,10 @@ def test_a_finished_search_is_refused_and_continues_with_more_trials(quick):
     quick(trials=2)
     with pytest.raises(UserError, match="has all of its 2 trials"):
         quick(trials=2)
-    outcome, _ = quick(trials=3)
-    assert count_states(outcome.search) == {"complete": 3} and outcome.winner
+    outcome, _ = quick(trials=4)
+    assert count_states(outcome.search) == {"complete": 4} and outcome.winner
+    tried = [trial.params["learning_rate"] for trial in outcome.search.get_trials()]
+    assert len(set(tried)) == 4  # not the first ones again
 
 
 def test_other_settings_need_another_search(quick):

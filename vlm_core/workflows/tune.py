@@ -47,6 +47,7 @@ RUN: Final = "mlflow_run"
 WINNER: Final = "winner_run"
 # Settings that may differ between the processes of one search.
 _MAY_DIFFER: Final = frozenset({"trials", "workers", "threads", "storage", "device", "cache_gib", "resamples"})
+_SEEDS_PER_TRIAL: Final = 1000  # more than there are workers
 # Optuna's plots, by the number of objectives.
 _PLOTS: Final = {
     1: ("optimization_history", "param_importances", "parallel_coordinate", "slice"),
@@ -192,6 +193,10 @@ class _Worker:
                 f"The search {self.name} was started with {different[0]}={stored.get(different[0])}, not "
                 f"{settings[different[0]]}: repeat its settings to resume it, or start another with search_name=."
             )
+        # Sampling continues where it is resumed: from the same seed it would begin with the same trials again.
+        if ended := len(search.get_trials(deepcopy=False, states=(*FINISHED, TrialState.FAIL))):
+            again = (self.config.seed + seed + _SEEDS_PER_TRIAL * ended) % 2**32
+            search.sampler = optuna.samplers.TPESampler(seed=again)
         return search
 
     def _storage(self) -> optuna.storages.BaseStorage:
