@@ -43,11 +43,13 @@ def has_settings(folder: Path, run_id: str) -> bool:
 def metrics(folder: Path) -> Metrics:
     """Return the metrics of each finished run and step by the run's name, without those of the clock.
 
-    A run of a search is named after its settings, because its number says little.
+    A run of a search is named after its settings, because its number says little. The search's own run counts trials,
+    those that were killed as well, and is left out.
     """
     found: Metrics = {}
     for run_id, name, status, _ in runs(folder):
-        if status != "FINISHED":
+        is_search = query(folder, "SELECT 1 FROM params WHERE run_uuid = ? AND key = 'trials'", run_id)
+        if status != "FINISHED" or is_search:
             continue
         rows = query(folder, "SELECT key, step, value, is_nan FROM metrics WHERE run_uuid = ?", run_id)
         of_run = {

@@ -137,6 +137,8 @@ class Campaign:
         found = self._found(command)
         if not any("winner" in name for name in found):
             kill.failures.append(("not finished", "no finished winner"))
+        if all(status != "FINISHED" for _, _, status, parent in findings.runs(self.folder) if not parent):
+            kill.failures.append(("not finished", "the search's own run"))
         self.references[command.name].metrics = {**found, **self.references[command.name].metrics}
 
     def _judge_end(self, moment: Moment, ended: Ended) -> list[tuple[str, str]]:

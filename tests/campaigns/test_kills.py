@@ -35,6 +35,7 @@ def test_a_campaign_sees_what_a_command_left(tmp_path: Path) -> None:
             """
             CREATE TABLE runs (run_uuid, name, status, lifecycle_stage, start_time);
             CREATE TABLE tags (run_uuid, key, value);
+            CREATE TABLE params (run_uuid, key, value);
             CREATE TABLE metrics (run_uuid, key, step, value, is_nan);
             CREATE TABLE logged_models (source_run_id, status, lifecycle_stage);
             CREATE TABLE model_versions (run_id, current_stage);
