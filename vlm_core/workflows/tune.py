@@ -121,7 +121,9 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
 
 def _was_interrupted(run_id: str) -> bool:
     """Return whether the run of a search is in the store and not finished."""
-    runs = RunReader().runs(f"attributes.run_id = '{run_id}'") if run_id else ()
+    if not run_id:
+        return False
+    runs = RunReader().runs(f"attributes.run_id = '{run_id}'")
     return len(runs) > 0 and bool((runs["status"] != "FINISHED").all())
 
 
