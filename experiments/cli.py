@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from vlm_core.atomic import own_temporary_folder
 from vlm_core.errors import UserError, naming_extras
 from vlm_core.progress import log_to_stdout, printable
 from vlm_core.tracking.signals import STOPPED, catching
+
+_MAKE_ROOM: Final = "Free some space there, then start again."
+_MAKE_WRITABLE: Final = "Make its folder writable, or choose another place."
+_WAYS_OUT: Final = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EACCES: _MAKE_WRITABLE,
+    errno.EROFS: _MAKE_WRITABLE,
+}
 
 
 def run_command(main: Callable[[], None]) -> int:
@@ -30,9 +41,10 @@ def _exit_code(main: Callable[[], None]) -> int:
         print("Stopped. Everything logged so far is kept; resume a training with resume=<run id>.", file=sys.stderr)
         return STOPPED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in _WAYS_OUT:
             raise
-        print(printable(f"error: {error.filename or 'A file'} cannot be written: {error.strerror}."), file=sys.stderr)
+        place, reason = error.filename or "A file", os.strerror(error.errno)
+        print(printable(f"error: {place} cannot be written: {reason}. {_WAYS_OUT[error.errno]}"), file=sys.stderr)
         return 1
     return 0
 

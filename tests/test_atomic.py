@@ -1,3 +1,4 @@
+import errno
 import os
 import tempfile
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from typing import BinaryIO
 
 import pytest
 
-from vlm_core.atomic import building, own_temporary_folder, write_atomically
+from vlm_core.atomic import blaming, building, own_temporary_folder, write_atomically
 
 
 def test_a_file_is_written_with_its_folder(tmp_path: Path) -> None:
@@ -101,3 +102,24 @@ def _run_in_a_fork(work: Callable[[], None]) -> None:
     process.start()
     process.join()
     assert process.exitcode == 9
+
+
+@pytest.mark.parametrize("named", [None, "part", "other"])
+def test_an_error_without_a_file_or_with_the_unfinished_one_names_what_was_to_be_written(
+    tmp_path: Path, named: str | None
+) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match="No space") as raised, building(path) as partial:
+        files = {"part": str(partial / "inner"), "other": "/other", None: None}
+        raise OSError(errno.ENOSPC, "No space left on device", files[named])
+    assert raised.value.filename == ("/other" if named == "other" else str(path))
+
+
+def test_the_error_of_what_writes_weights_becomes_one_of_the_system(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    with pytest.raises(OSError, match="No space left") as raised, blaming(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path))
+    with pytest.raises(SafetensorError), blaming(tmp_path):
+        raise SafetensorError("header too large")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
+import re
 import shutil
 import tempfile
 import zlib
@@ -14,6 +16,28 @@ from typing import BinaryIO, Final
 from uuid import uuid4
 
 _OF_COMMANDS: Final = "vlm-"  # how their folders in the temporary folder begin
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_SYSTEM_ERROR: Final = re.compile(r"\(os error (\d+)\)")
+
+
+@contextmanager
+def blaming(place: Path, unfinished: Path | None = None) -> Iterator[None]:
+    """Have errors of writing inside the block name `place`, if they name no file or one of `unfinished`.
+
+    What writes weights raises errors of its own, with the system's number in their text: they become an OSError.
+    """
+    within = str(unfinished or place)
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _UNWRITABLE and str(error.filename or within).startswith(within):
+            error.filename = str(place)
+        raise
+    except Exception as error:
+        match = _SYSTEM_ERROR.search(str(error))
+        if match is None or type(error).__name__ != "SafetensorError":
+            raise
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(place)) from error
 
 
 @contextmanager
@@ -23,15 +47,16 @@ def building(target: Path, *, make_folder: bool = True) -> Iterator[Path]:
     Nothing is at that path yet; it lies beside `target`, in a folder that is made if it is missing, unless
     `make_folder` forbids it. After a failure `target` is as it was and nothing is left; what a killed process of this
     machine was building for the same `target` is removed. Raises OSError when `target` cannot be replaced, as a folder
-    that is not empty.
+    that is not empty; errors of the block name `target`, as in `blaming`.
     """
     if make_folder:
         target.parent.mkdir(parents=True, exist_ok=True)
     _remove_those_of_dead(target.parent, f".{target.name}.")
     partial = target.with_name(f".{target.name}.{_owner()}-{uuid4().hex[:8]}.part")
     try:
-        yield partial
-        os.replace(partial, target)
+        with blaming(target, partial):
+            yield partial
+            os.replace(partial, target)
     finally:
         _remove(partial)
 

@@ -30,8 +30,16 @@ def _run(error: BaseException | None) -> int:
     [
         (None, 0, ""),
         (UserError("epochs=0: use 1 or more."), 1, "error: epochs=0: use 1 or more.\n"),
-        (OSError(errno.ENOSPC, "No space left", "a.csv"), 1, "error: a.csv cannot be written: No space left.\n"),
-        (OSError(errno.EACCES, "Denied"), 1, "error: A file cannot be written: Denied.\n"),
+        (
+            OSError(errno.ENOSPC, "Detail: [errno 28]", "a.csv"),
+            1,
+            "error: a.csv cannot be written: No space left on device. Free some space there, then start again.\n",
+        ),
+        (
+            OSError(errno.EACCES, "Denied"),
+            1,
+            "error: A file cannot be written: Permission denied. Make its folder writable, or choose another place.\n",
+        ),
     ],
 )
 def test_an_error_that_the_user_can_fix_is_one_sentence(
