@@ -47,6 +47,11 @@ DOORS = {
 # A file in one of these formats can run code when it is read.
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "skops", "jsonpickle"}
 PICKLE_CALLS = {"torch.load", "torch.save", "pd.read_pickle", "pandas.read_pickle"}
+# Each of these runs a text, or trusts a checksum that can be forged.
+UNSAFE_CALLS = {"eval", "exec", "compile", "os.system", "os.popen", "hashlib.md5", "hashlib.sha1", "hashlib.new", "md5"}
+UNSAFE_CALLS |= {"sha1", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "subprocess.getoutput", "tempfile.mktemp"}
+# Keywords that make a library run what it reads, with the one value that is allowed.
+SAFE_VALUES = {"shell": "False", "trust_remote_code": "False", "weights_only": "True", "allow_pickle": "False"}
 # Each costs a `--help` more than it may take.
 HEAVY = {
     *("torch", "mlflow", "transformers", "onnxruntime"),
@@ -157,6 +162,65 @@ def _pickle_calls(path: Path) -> Iterator[str]:
         allowed = [word for word in node.keywords if word.arg == "allow_pickle" and ast.unparse(word.value) != "False"]
         if called in PICKLE_CALLS or called.endswith(".to_pickle") or allowed:
             yield f"line {node.lineno} calls {ast.unparse(node)}"
+
+
+@pytest.mark.slow
+def test_nothing_runs_a_text_or_trusts_a_forgeable_checksum() -> None:
+    assert [
+        f"{_name(path)}: {found}"
+        for path in _python_files(*ROOMS)
+        for found in (
+            *_unsafe(_tree(path)),
+            *(name for name in _imports(path) if name in ("hashlib.md5", "hashlib.sha1")),
+        )
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("eval(text)", "exec(text)", "os.system(text)", "hashlib.sha1(data)", "hashlib.new('md5')"),
+        *(
+            "subprocess.run(text, shell=True)",
+            "subprocess.run(text, shell=choice)",
+            "hashlib.file_digest(file, 'sha1')",
+        ),
+        *(
+            "Model.from_pretrained(name, trust_remote_code=True)",
+            "load(file, weights_only=False)",
+            "load(**{'shell': 1})",
+        ),
+        *("settings = {'trust_remote_code': True}", "dict(weights_only=False)"),
+    ],
+)
+def test_an_unsafe_line_is_seen(line: str) -> None:
+    assert len([*_unsafe(ast.parse(line))]) == 1
+
+
+def test_safe_lines_are_let_pass() -> None:
+    lines = "model.eval()\nre.compile(text)\nrun(words)\nload(folder, trust_remote_code=False, weights_only=True)\n"
+    assert [*_unsafe(ast.parse(lines + "hashlib.file_digest(file, 'sha256')"))] == []
+
+
+def _unsafe(tree: ast.AST) -> Iterator[str]:
+    """What runs a text as code, or computes MD5 or SHA-1."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            words = {word.arg: word.value for word in node.keywords if word.arg}
+            weak = any(isinstance(word, ast.Constant) and word.value in ("md5", "sha1") for word in node.args)
+            if ast.unparse(node.func) in UNSAFE_CALLS or weak:
+                yield f"line {node.lineno} calls {ast.unparse(node)}"
+        elif isinstance(node, ast.Dict):
+            words = {
+                str(ast.literal_eval(key)): value
+                for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant)
+            }
+        else:
+            continue
+        for name, value in words.items():
+            if ast.unparse(value) != SAFE_VALUES.get(name, ast.unparse(value)):
+                yield f"line {node.lineno} says {name}={ast.unparse(value)}"
 
 
 def test_no_file_is_too_long_to_read() -> None:

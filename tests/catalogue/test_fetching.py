@@ -190,6 +190,15 @@ def test_damaged_hub_download_is_thrown_away(full_hub: HubStandIn, tmp_path: Pat
     assert len(read_rows(fetch_hf(tmp_path))) == 4
 
 
+def test_hub_file_without_a_sha_256_is_refused(
+    full_hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.standins._is_large", lambda file: False)
+    with pytest.raises(UserError, match=r"no SHA-256 for data/.*parquet, so it cannot be verified"):
+        fetch_hf(tmp_path)
+    assert [asked for asked in full_hub.asked if "/resolve/" in asked.path] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
 @pytest.mark.parametrize("fetch", [fetch_kaggle, fetch_hf])

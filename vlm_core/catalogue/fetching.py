@@ -255,15 +255,18 @@ def _download_shards(workshop: Path) -> list[Path]:
 
 
 def _download_shard(shard: RepoSibling, commit: str, workshop: Path) -> Path:
-    """Return one complete file of the data set, verified by the Hub's checksum.
+    """Return one complete file of the data set, verified by the SHA-256 that the hub gives for a file in Git LFS.
 
-    huggingface_hub's download functions start over after an interruption; this one resumes.
+    huggingface_hub's download functions start over after an interruption; this one resumes. Raise RuntimeError if the
+    download was damaged, or the hub gives no SHA-256, as for a file that is in Git itself.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported by name at run time
 
-    digest = shard.lfs.sha256 if shard.lfs else str(shard.blob_id)
+    if not shard.lfs:
+        raise RuntimeError(f"the hub gives no SHA-256 for {shard.rfilename}, so it cannot be verified")
+    digest = shard.lfs.sha256
     whole = workshop / f"{digest}.parquet"
     if whole.exists():
         return whole
@@ -279,10 +282,8 @@ def _download_shard(shard: RepoSibling, commit: str, workshop: Path) -> Path:
             expected_size=shard.size,
             displayed_filename=shard.rfilename,
         )
-    # Small files are identified by Git's SHA-1 of a header and the content, large ones by plain SHA-256.
-    hasher = hashlib.sha256() if shard.lfs else hashlib.sha1(b"blob %d\0" % part.stat().st_size)
     with part.open("rb") as file:
-        if hashlib.file_digest(file, lambda: hasher).hexdigest() != digest:
+        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
             part.unlink()
             raise RuntimeError("the download was damaged and has been deleted")
     return part.replace(whole)
