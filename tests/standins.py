@@ -166,7 +166,13 @@ class HubStandIn(StandIn):
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
+        self.former: dict[str, dict[str, bytes]] = {}  # earlier commits of any repository, and their files
         super().__init__()
+
+    def supersede(self, name: str, files: dict[str, bytes]) -> None:
+        """Push `files` as the repository's newest commit; the one before can still be asked for."""
+        self.former[self.commit(name)] = self.repositories[name]
+        self.repositories[name] = files
 
     def environment(self, home: Path) -> dict[str, str]:
         """What turns a new process to this server, with a cache of its own."""
@@ -174,25 +180,29 @@ class HubStandIn(StandIn):
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), **online, **DIRECT}
 
     def commit(self, name: str) -> str:
-        """The repository's commit: 40 hex digits of its contents."""
-        digest = hashlib.sha1()
-        for file, data in sorted(self.repositories[name].items()):
-            digest.update(file.encode() + data)
-        return digest.hexdigest()
+        """The repository's newest commit: 40 hex digits of its contents."""
+        return _commit(self.repositories[name])
+
+    def _files(self, name: str, revision: str) -> dict[str, bytes] | None:
+        """The repository's files at a commit or on its main branch; None if it has no such commit."""
+        current = self.repositories.get(name, {})
+        return current if revision in ("main", _commit(current)) else self.former.get(revision)
 
     def answer(self, handler: Any, path: str, query: dict[str, list[str]]) -> None:
-        if match := re.fullmatch(r"/api/(?:models/(.+)|(datasets/.+))", path):
-            self._describe(handler, match[1] or match[2])
+        if match := re.fullmatch(r"/api/(?:models/(.+?)|(datasets/.+?))(?:/revision/(.+))?", path):
+            self._describe(handler, match[1] or match[2], match[3] or "main")
         elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
-            self._resolve(handler, match[1], match[3])
+            self._resolve(handler, match[1], match[2], match[3])
         elif match := re.fullmatch(r"/storage/(.+)/([0-9a-f]{40})/(.+)", path):
-            handler.answer_file(self.repositories[match[1]][match[3]], {})
+            handler.answer_file((self._files(match[1], match[2]) or {})[match[3]], {})
         else:
             handler.answer(404, {})
 
-    def _describe(self, handler: Any, name: str) -> None:
+    def _describe(self, handler: Any, name: str, revision: str) -> None:
         if name not in self.repositories:
             return handler.answer(404, {"X-Error-Code": "RepoNotFound"})
+        if (files := self._files(name, revision)) is None:
+            return handler.answer(404, {"X-Error-Code": "RevisionNotFound"})
         siblings = [
             {
                 "rfilename": file,
@@ -204,19 +214,27 @@ class HubStandIn(StandIn):
                     else {}
                 ),
             }
-            for file, data in self.repositories[name].items()
+            for file, data in files.items()
         ]
-        body = json.dumps({"id": name.removeprefix("datasets/"), "sha": self.commit(name), "siblings": siblings})
+        body = json.dumps({"id": name.removeprefix("datasets/"), "sha": _commit(files), "siblings": siblings})
         handler.answer(200, {"Content-Type": "application/json"}, body.encode())
 
-    def _resolve(self, handler: Any, name: str, file: str) -> None:
-        if file not in self.repositories.get(name, {}):
+    def _resolve(self, handler: Any, name: str, revision: str, file: str) -> None:
+        files = self._files(name, revision) or {}
+        if file not in files:
             return handler.answer(404, {"X-Error-Code": "EntryNotFound"})
-        data, commit = self.repositories[name][file], self.commit(name)
+        data, commit = files[file], _commit(files)
         headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
         if _is_large(file) and handler.command == "GET":
             return handler.answer(302, {**headers, "Location": f"{self.url}/storage/{name}/{commit}/{file}"})
         handler.answer_file(data, headers)
+
+
+def _commit(files: dict[str, bytes]) -> str:
+    digest = hashlib.sha1()
+    for file, data in sorted(files.items()):
+        digest.update(file.encode() + data)
+    return digest.hexdigest()
 
 
 def _is_large(file: str) -> bool:

@@ -180,6 +180,22 @@ def test_what_was_fetched_is_found_in_the_cache_without_a_network(
     assert full_hub.asked == []
 
 
+def test_a_commit_is_found_on_the_hub_and_in_the_cache_after_a_newer_one(full_hub: HubStandIn) -> None:
+    first = full_hub.commit(NAME)
+    full_hub.supersede(NAME, {**REPOSITORY, "model.safetensors": b"newer"})
+    newest = fetch_checkpoint(find(NAME))
+    assert (newest / "model.safetensors").read_bytes() == b"newer"
+    for source in ("hub", "cache"):
+        found = find_checkpoint(NAME, commit=first)
+        assert isinstance(found, AvailableCheckpoint)
+        assert (found.source, found.revision) == (source, first)
+        assert (fetch_checkpoint(found) / "model.safetensors").read_bytes() == REPOSITORY["model.safetensors"]
+    assert find(NAME).reference == str(newest)  # asking for a commit moves no branch
+    missing = find_checkpoint(NAME, commit="0" * 40)
+    assert isinstance(missing, UnavailableCheckpoint)
+    assert f"no longer has its commit {'0' * 40}" in missing.reason
+
+
 @pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "vocabularies"])
 def test_incomplete_copy_in_the_cache_is_not_taken(full_hub: HubStandIn, lost: str) -> None:
     folder = fetch_checkpoint(find(NAME))

@@ -9,6 +9,8 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.messages import collected_messages
+from tests.standins import HubStandIn
+from tests.standins import hub_stand_in as hub_stand_in  # the fixture `hub`
 from tests.stub_training import Killed, kill_on_entry
 from vlm_core.config import SUITING, Config
 from vlm_core.data import load_data
@@ -124,6 +126,29 @@ def test_a_run_that_was_stopped_before_its_settings_were_logged_is_not_resumed_w
         raise ValueError
     with pytest.raises(UserError, match="before its settings were logged: repeat its command"):
         train.resumed_config(run.run_id, Config)
+def test_a_resumed_run_asks_for_the_commit_it_started_from(run, hub: HubStandIn, tmp_path, monkeypatch):
+    from tests.models.families import make_tiny
+
+    hf, tokenizer = make_tiny("clip")
+    hf.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    hub.repositories["shop/clip"] = files
+    commit = hub.commit("shop/clip")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunWriter, "evaluation", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(model="clip", mode="probe", weights="auto", checkpoint="shop/clip")
+    stopped = RunReader().runs()["run_id"].item()
+    assert RunReader().tags(stopped)["weights_commit"] == commit
+    hub.supersede("shop/clip", {**files, "model.safetensors": b"another model"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "another machine's"))
+    assert run(resume=stopped)[0].run_id == stopped
+    assert RunReader().tags(stopped)["weights_commit"] == commit
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ class AvailableCheckpoint:
     reference: str  # for `from_pretrained`: a local folder, or the hub name if the source is the hub
     revision: str | None  # commit on the hub, if known
     files: tuple[str, ...]  # configuration, tokenizer, and the weights in one form
+    pinned: bool = False  # whether that commit was asked for, rather than the hub's newest
 
     @property
     def local_files_only(self) -> bool:
@@ -67,12 +68,15 @@ class UnavailableCheckpoint:
         )
 
 
-def find_checkpoint(name: str, *, seconds: float = 4.0) -> AvailableCheckpoint | UnavailableCheckpoint:
+def find_checkpoint(
+    name: str, *, commit: str = "", seconds: float = 4.0
+) -> AvailableCheckpoint | UnavailableCheckpoint:
     """Return where to load a checkpoint from: a folder of that name, else the hub's cache, else the hub.
 
-    `name` is a hub name such as `openai/clip-vit-base-patch32`, or a folder in Hugging Face format. The hub has
-    `seconds` to respond. HF_ENDPOINT, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are respected. Raise UserError for a
-    folder that is missing or incomplete, and for an invalid name.
+    `name` is a hub name such as `openai/clip-vit-base-patch32`, or a folder in Hugging Face format. `commit` asks for
+    that commit on the hub instead of the newest; a folder has none. The hub has `seconds` to respond. HF_ENDPOINT,
+    HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are respected. Raise UserError for a folder that is missing or incomplete,
+    and for an invalid name.
     """
     if Path(name).expanduser().is_dir():
         return _in_folder(name)
@@ -88,7 +92,7 @@ def find_checkpoint(name: str, *, seconds: float = 4.0) -> AvailableCheckpoint |
             f"checkpoint={name} is not a valid name on the hub: use one such as "
             "openai/clip-vit-base-patch32, or a folder."
         ) from None
-    return _in_cache(name) or _on_hub(name, seconds)
+    return _in_cache(name, commit) or _on_hub(name, commit, seconds)
 
 
 def _in_folder(name: str) -> AvailableCheckpoint:
@@ -105,11 +109,11 @@ def _in_folder(name: str) -> AvailableCheckpoint:
     return AvailableCheckpoint(name, "folder", str(folder), None, files)
 
 
-def _in_cache(name: str) -> AvailableCheckpoint | None:
-    """Return the last requested commit of the hub's main branch if the cache holds all of it."""
+def _in_cache(name: str, commit: str) -> AvailableCheckpoint | None:
+    """Return the commit, or else the last requested one of the hub's main branch, if the cache holds all of it."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(name, CONFIG)
+    config = try_to_load_from_cache(name, CONFIG, revision=commit or None)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
@@ -117,25 +121,27 @@ def _in_cache(name: str) -> AvailableCheckpoint | None:
     complete = (
         _read_config(folder) and _has_complete_weights(folder, files) and any(file in VOCABULARIES for file in files)
     )
-    return AvailableCheckpoint(name, "cache", str(folder), folder.name, files) if complete else None
+    return AvailableCheckpoint(name, "cache", str(folder), folder.name, files, bool(commit)) if complete else None
 
 
-def _on_hub(name: str, seconds: float) -> AvailableCheckpoint | UnavailableCheckpoint:
+def _on_hub(name: str, commit: str, seconds: float) -> AvailableCheckpoint | UnavailableCheckpoint:
     import httpx2
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if constants.is_offline_mode():
         return UnavailableCheckpoint(name, "HF_HUB_OFFLINE is set, and the hub's cache holds no complete copy")
     silence_telemetry()
     try:
-        info = call_with_timeout(seconds, lambda: HfApi().model_info(name, timeout=seconds))
+        info = call_with_timeout(seconds, lambda: HfApi().model_info(name, revision=commit or None, timeout=seconds))
     except (TimeoutError, httpx2.TimeoutException):
         return UnavailableCheckpoint(
             name, f"the hub did not respond within {seconds:g} seconds, and its cache holds no complete copy"
         )
     except RepositoryNotFoundError:
         return UnavailableCheckpoint(name, "the hub has no such model, or shows it only after `hf auth login`")
+    except RevisionNotFoundError:
+        return UnavailableCheckpoint(name, f"the hub no longer has its commit {commit}, which the run started from")
     except HfHubHTTPError as error:
         return UnavailableCheckpoint(name, f"the hub responds with HTTP {error.response.status_code}")
     except (httpx2.HTTPError, OSError, ValueError):
@@ -143,7 +149,7 @@ def _on_hub(name: str, seconds: float) -> AvailableCheckpoint | UnavailableCheck
     files = _needed_files([sibling.rfilename for sibling in info.siblings or ()])
     if CONFIG not in files or not any(re.search(r"\.(safetensors|bin)$", file) for file in files):
         return UnavailableCheckpoint(name, f"the hub's copy has no {CONFIG} or no weights that transformers reads")
-    return AvailableCheckpoint(name, "hub", name, info.sha, files)
+    return AvailableCheckpoint(name, "hub", name, info.sha, files, bool(commit))
 
 
 def _files_in(folder: Path) -> list[str]:
@@ -195,8 +201,9 @@ def fetch_checkpoint(checkpoint: AvailableCheckpoint) -> Path:
 
     try:
         paths = [hf_hub_download(checkpoint.reference, file, revision=checkpoint.revision) for file in checkpoint.files]
-        # Requested last and by branch: this stores the branch's commit, without which the cache is unusable offline.
-        hf_hub_download(checkpoint.reference, CONFIG)
+        if not checkpoint.pinned:
+            # By branch, and last: this stores the branch's commit, without which the cache is unusable offline.
+            hf_hub_download(checkpoint.reference, CONFIG)
     except Exception as error:
         raise UserError(
             f"The download of {checkpoint.name} failed ({_first_line(error)}): run the command again, download it with "

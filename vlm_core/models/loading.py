@@ -47,6 +47,7 @@ class LoadedWeights:
     source: str  # e.g. "hub:openai/clip-vit-base-patch32", "folder:...", "shipped:clip", "tiny-random"
     pretrained: bool
     exposure: Exposure | None  # products seen in pretraining, if known
+    commit: str = ""  # on the hub, if they come from there
 
 
 def load_weights(
@@ -57,12 +58,13 @@ def load_weights(
     image_size: int,
     texts: Iterable[str],
     seed: int,
+    commit: str = "",
 ) -> LoadedWeights:
     """Return the weights that the settings name, for input of `image_size` pixels per side (0: the model's own).
 
-    `texts` train the tokenizer of random weights. `auto` falls back to the shipped tiny weights, with a warning, if
-    the checkpoint is not available within seconds. Raise UserError if `pretrained` weights are not available, or the
-    checkpoint is unusable.
+    `texts` train the tokenizer of random weights. `commit` asks the hub for that commit of the checkpoint. `auto` falls
+    back to the shipped tiny weights, with a warning, if the checkpoint is not available within seconds. Raise UserError
+    if `pretrained` weights are not available, or the checkpoint is unusable.
     """
     family = model.split("-")[0]
     if weights == "tiny-random":
@@ -70,7 +72,8 @@ def load_weights(
         hf, tokenizer = build_tiny(family, texts)
         resize_input(hf, image_size or hf.config.vision_config.image_size)
         return LoadedWeights(hf, tokenizer, "tiny-random", pretrained=False, exposure=None)
-    published = None if weights == "tiny" else _find(checkpoint or PUBLISHED_MODELS[model].checkpoint, weights)
+    name = checkpoint or PUBLISHED_MODELS[model].checkpoint
+    published = None if weights == "tiny" else _find(name, commit, weights)
     source = f"{published.source}:{published.name}" if published else f"shipped:{family}"
     keep_size = not published or bool(checkpoint)
     available = published or shipped_weights(family)
@@ -85,12 +88,12 @@ def load_weights(
             f"{available.name} runs at {size} pixels per side instead of its {own}: "
             "its position embeddings are interpolated."
         )
-    return LoadedWeights(hf, tokenizer, source, pretrained=True, exposure=read_exposure(available))
+    return LoadedWeights(hf, tokenizer, source, True, read_exposure(available), available.revision or "")
 
 
-def _find(name: str, weights: str) -> AvailableCheckpoint | None:
+def _find(name: str, commit: str, weights: str) -> AvailableCheckpoint | None:
     """Return the checkpoint; None if `auto` may fall back to the shipped weights. Raise UserError for `pretrained`."""
-    checkpoint = find_checkpoint(name)
+    checkpoint = find_checkpoint(name, commit=commit)
     if isinstance(checkpoint, AvailableCheckpoint):
         return checkpoint
     if weights == "pretrained":

@@ -104,6 +104,7 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
         run.params(config.to_params())
         run.dataset(data.catalogue, data.split)
         run.tags({tags.KIND: "ablation", "mechanism": cell.mode, "weights_source": tower.source})
+        run.tags({tags.COMMIT: tower.commit} if tower.commit else {})
         result = Ablation(config, data, tower, cache).run(cell.mode)
         run.evaluation(evaluate_predictions(config, data.catalogue, result.test, data.split.test, data.split.prior))
         run.predictions(result.validation, "validation")

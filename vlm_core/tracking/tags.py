@@ -28,6 +28,7 @@ STUDY: Final = "study"  # name of the study that a run leads
 SEARCH_NAME: Final = "search_name"  # name of the search that a run leads
 STUDY_PARTS: Final = "study_parts"  # on a study's cell: what was measured after training
 WEIGHTS: Final = "weights_checksums"  # of a pretraining: SHA-256 of the checksums of the weights that it wrote
+COMMIT: Final = "weights_commit"  # of the hub's checkpoint that the run started from
 SETTING: Final = "setting."  # prefix: the value of a param for which MLflow holds another text
 PRETRAINING_RULE: Final = "pretraining_rule"  # which products the weights may have seen
 PRETRAINING_CATALOGUE: Final = "pretraining_catalogue"  # fingerprint of the catalogue they saw

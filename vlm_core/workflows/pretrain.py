@@ -19,7 +19,7 @@ from vlm_core.inference import choose_device, set_threads
 from vlm_core.models.checksums import CHECKSUMS, digest_of, write_checksums
 from vlm_core.tracking import tags
 from vlm_core.tracking.reader import RunReader
-from vlm_core.workflows.train import resumed_config
+from vlm_core.workflows.train import logged_commit, resumed_config
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,7 +76,7 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
         raise UserError(f"output={config.output} exists already: name a new folder.")
     set_threads(config.threads)
     data = _load_data(config, root)
-    adapter, exposure = _load_adapter(config, data)
+    adapter, exposure, commit = _load_adapter(config, data)
     task = _make_task(config, data, adapter)
     from vlm_core.tracking.writer import RunWriter
 
@@ -92,6 +92,7 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
                 "products_seen": str(exposure.products),
                 "products_seen_fingerprint": exposure.products_fingerprint,
                 "weights_total": str(sum(weight.numel() for weight in adapter.hf.parameters())),
+                **({tags.COMMIT: commit} if commit else {}),
             }
         )
         checkpoint = root / "checkpoints" / run.run_id
@@ -130,8 +131,8 @@ def _load_data(config: PretrainingConfig, root: Path) -> _PretrainingData:
     return _PretrainingData(catalogue, captions, training, validation)
 
 
-def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Adapter, Exposure]:
-    """Return the initial model, and a record of the products that its weights will have seen."""
+def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Adapter, Exposure, str]:
+    """Return the initial model, a record of the products that its weights will have seen, and its commit on the hub."""
     from vlm_core.catalogue.exposure import record_exposure
     from vlm_core.models.categoriser import ADAPTERS
     from vlm_core.models.loading import load_weights
@@ -146,6 +147,7 @@ def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Ad
         image_size=config.image_size,
         texts=texts,
         seed=config.seed,
+        commit=logged_commit(config.resume),
     )
     before = [weights.exposure]
     if config.tower:
@@ -157,7 +159,7 @@ def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Ad
     adapter.hf.to(choose_device(config.device))
     catalogue = data.catalogue
     ids = catalogue.products["product_id"].iloc[data.training]
-    return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before)
+    return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before), weights.commit
 
 
 def _make_task(config: PretrainingConfig, data: _PretrainingData, adapter: Adapter) -> Pretraining:

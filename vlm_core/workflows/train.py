@@ -143,6 +143,14 @@ def resumed_config(run_id: str, kind: type[C]) -> C:
     return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
 
 
+def logged_commit(run_id: str) -> str:
+    """Return the commit of the hub's checkpoint that a run started from; "" without one, and for a new run ("")."""
+    from vlm_core.tracking.reader import RunReader
+    from vlm_core.tracking.tags import COMMIT
+
+    return RunReader().tags(run_id).get(COMMIT, "") if run_id else ""
+
+
 def _train_model(config: Config, data: Data, root: Path, parent: str, register_model: bool) -> TrainingOutcome:
     config, data, model, tags = _prepare(config, data)
     with _open_run(config, data, root, parent) as run:
@@ -163,7 +171,7 @@ def _train_model(config: Config, data: Data, root: Path, parent: str, register_m
 def _prepare(config: Config, data: Data) -> tuple[Config, Data, VisionLanguageCategoriser, dict[str, str]]:
     """Load the weights; return settings and data that fit them, the model, and tags for the run."""
     from vlm_core.models.loading import load_weights
-    from vlm_core.tracking.tags import exposure_tags
+    from vlm_core.tracking.tags import COMMIT, exposure_tags
 
     set_threads(config.threads)
     weights = load_weights(
@@ -173,12 +181,14 @@ def _prepare(config: Config, data: Data) -> tuple[Config, Data, VisionLanguageCa
         image_size=config.image_size,
         texts=_titles(data),
         seed=config.seed,
+        commit=logged_commit(config.resume),
     )
     data = data.exposed(weights.exposure)
     config = _adapt_settings(config, weights.source)
     model = _build_model(config, data, weights)
     tags = {
         "weights_source": weights.source,
+        **({COMMIT: weights.commit} if weights.commit else {}),
         "weights_pretrained": str(weights.pretrained).lower(),
         **(exposure_tags(weights.exposure) if weights.exposure else {}),
         "weights_total": str(sum(weight.numel() for weight in model.hf.parameters())),
