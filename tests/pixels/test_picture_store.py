@@ -66,6 +66,14 @@ def test_modes_become_rgb_on_white(picture, kind, expected):
     assert np.abs(pixels - np.array(expected)).max() <= 3
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_picture_with_pixels_that_are_not_numbers_is_refused(value):
+    values = np.full((8, 6), 0.5, np.float32)
+    values[7, 5] = value
+    with pytest.raises(UnreadablePicture, match="not numbers"):
+        decode_picture(_encoded(Image.fromarray(values), "TIFF"))
+
+
 def test_a_colour_that_stands_for_nothing_is_white():
     picture = _plain().convert("P", palette=Image.Palette.ADAPTIVE)
     clear = picture.getpixel((0, 0))

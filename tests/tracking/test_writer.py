@@ -9,6 +9,7 @@ import pytest
 
 from tests.tracking.made import CATEGORIES, make_catalogue, make_evaluation, make_report, make_split
 from vlm_core.config import Config
+from vlm_core.errors import UserError
 from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import connect
@@ -96,6 +97,15 @@ def test_an_epoch_is_kept_as_figures_by_step_log_and_picture(store: Path) -> Non
     stamp = log.stem.removeprefix("git_training_log_")
     assert pictures == [f"git_confusion_matrix_{stamp}_epoch_{epoch}.png" for epoch in (1, 2)]
     assert sorted(path.name for path in reader.artifact(run.run_id, "results").iterdir()) == pictures
+
+
+@pytest.mark.parametrize("name", ["logs", "results"])
+def test_a_folder_that_cannot_be_written_to_is_named_and_not_the_store(store: Path, name: str) -> None:
+    (store / name).write_text("in the folder's place, which root could write to")
+    with pytest.raises(UserError, match=f"/{name} cannot be written to .*resume=") as raised, RunWriter("made") as run:
+        run.params({"model": "git"})
+        run.epoch(make_report(1))
+    assert "tracking store" not in str(raised.value)
 
 
 def test_an_epoch_that_is_not_to_be_drawn_is_in_the_log_alone(store: Path) -> None:

@@ -200,7 +200,10 @@ def _strip_to_rgb(strip: Image.Image, white: float) -> Image.Image:
     if strip.mode.startswith("I;16"):
         strip = Image.fromarray(_to_eight_bits(np.arange(65536), white)[np.asarray(strip)])
     elif strip.mode in ("I", "F"):  # Pillow's convert clips instead of scaling
-        strip = Image.fromarray(_to_eight_bits(np.asarray(strip), white))
+        values = np.asarray(strip)
+        if not np.isfinite(values).all():
+            raise UnreadablePicture("some of its pixels are not numbers")
+        strip = Image.fromarray(_to_eight_bits(values, white))
     if strip.mode in ("RGBA", "LA", "PA") or "transparency" in strip.info:
         layer = strip.convert("RGBA")
         background = Image.new("RGBA", layer.size, "white")

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vlm_core.aliases import current_settings, current_tags
-from vlm_core.errors import redact
+from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.metrics import epoch_metrics
 from vlm_core.tracking.opening import OpenRun, end_run, open_run
@@ -43,7 +43,7 @@ class RunWriter:
 
     It starts a new run in `experiment`, takes over the one that `mlflow run` created, or resumes the unfinished run
     `resume`. With `parent`, it always starts a new run, below that one. Logs and plots go to `folder`.
-    Every method raises UserError when the store cannot be written to.
+    Every method raises UserError when the store, or that folder, cannot be written to.
     """
 
     def __init__(
@@ -146,16 +146,20 @@ class RunWriter:
 
         An epoch that the run holds already, trained again after a crash, adds no second point to its curves.
         """
-        with self._store():
-            begins = self._log is None
+        begins = self._log is None
+        with self._local_files("logs"):
             if self._log is None:
                 self._log = TrainingLog.begin(self.folder, self._config.get("model", "model"), self._config)
             log = self._log.add(report)
+        with self._store():
             if begins:
                 self._client.set_tag(self.run_id, tags.TRAINING_LOG, log.name)
             self._client.log_artifact(self.run_id, str(log), "logs")
-            if plot:
-                self._client.log_artifact(self.run_id, str(self._log.plot(report)), "results")
+        if plot:
+            with self._local_files("results"):
+                path = self._log.plot(report)
+            with self._store():
+                self._client.log_artifact(self.run_id, str(path), "results")
         self.epoch_metrics(report.epoch, epoch_metrics(report))
 
     def epoch_metrics(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -232,6 +236,17 @@ class RunWriter:
             return TrainingLog.resume(self.folder, Path(self._client.download_artifacts(self.run_id, f"logs/{name}")))
         except (OSError, ValueError, MlflowException):
             return None
+
+    @contextmanager
+    def _local_files(self, name: str) -> Iterator[None]:
+        """Turn the error of a file in the run's own folder of that name into a UserError."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.folder / name} cannot be written to ({error.strerror or error}): mend that, or free some "
+                f"space there, then continue with resume={self.run_id}."
+            ) from error
 
     @contextmanager
     def _store(self) -> Iterator[None]:
