@@ -119,7 +119,10 @@ def test_every_kind_of_name_leads_to_the_categoriser(store: Path, clip: Path) ->
     names = (run_id, "models:/categoriser-clip@champion", "models:/categoriser-clip/1", f"runs:/{run_id}/model")
     folders = {resolve(name) for name in names}
     assert len(folders) == 1
-    assert load_categoriser(folders.pop()).categories == ("Apparel", "Footwear", "Free Items")
+    folder = folders.pop()
+    assert load_categoriser(folder).categories == ("Apparel", "Footwear", "Free Items")
+    connect().log_artifacts(run_id, str(folder.parent.parent), "onnx/fp32")  # as an export lies there
+    assert resolve(f"runs:/{run_id}/onnx/fp32").is_relative_to(store)  # not a copy of it, which would be left behind
     model = connect().search_logged_models(["1"])[0]
     assert (str(model.status), model.source_run_id) == ("READY", run_id)
     assert {metric.key for metric in model.metrics} >= {"test_macro_f1", "test_accuracy"}
@@ -140,7 +143,15 @@ def test_of_two_models_of_a_run_the_later_one_counts(
 
 @pytest.mark.parametrize(
     "name",
-    ["0" * 32, "models:/categoriser-clip@champion", "models:/none/3", "models:/m-0", "runs:/x/model", "models:/"],
+    [
+        "0" * 32,
+        "models:/categoriser-clip@champion",
+        "models:/none/3",
+        "models:/m-0",
+        "runs:/x/model",
+        "runs:/x/onnx/fp32",
+        "models:/",
+    ],
 )
 def test_a_name_that_leads_nowhere(store: Path, name: str) -> None:
     with pytest.raises(UserError, match="give the id of a finished run, or a model such as"):

@@ -148,7 +148,7 @@ def _reason(error: BaseException | None) -> str:
 
 
 def _launched_run(client: MlflowClient, run_id: str) -> Any:
-    run = _find_run(client, run_id)
+    run = find_run(client, run_id)
     if run is None or run.info.lifecycle_stage == "deleted" or run.info.status not in ("RUNNING", "SCHEDULED"):
         state = "is not in the tracking store" if run is None else "has ended or was deleted"
         raise UserError(f"the run {run_id} that MLFLOW_RUN_ID names {state}: unset MLFLOW_RUN_ID.")
@@ -157,7 +157,7 @@ def _launched_run(client: MlflowClient, run_id: str) -> Any:
 
 def check_resumable(client: MlflowClient, run_id: str) -> None:
     """Raise UserError for a run that cannot be resumed, with what to do instead."""
-    run = _find_run(client, run_id)
+    run = find_run(client, run_id)
     if run is None:
         raise UserError(
             f"resume={run_id}: there is no such run in this tracking store: copy the id of an unfinished run from "
@@ -180,7 +180,8 @@ def check_resumable(client: MlflowClient, run_id: str) -> None:
         raise UserError(f"resume={run_id}: process {number} is still writing that run: wait for it, or stop it first.")
 
 
-def _find_run(client: MlflowClient, run_id: str) -> Any:
+def find_run(client: MlflowClient, run_id: str) -> Any:
+    """Return the run of that id; None where the store has none."""
     from mlflow.exceptions import MlflowException
 
     try:

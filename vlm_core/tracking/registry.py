@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.errors import UserError
 from vlm_core.tracking import tags
+from vlm_core.tracking.opening import find_run
 from vlm_core.tracking.patience import patiently
 from vlm_core.tracking.problems import is_away, is_locked
 from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_uri
@@ -19,7 +20,10 @@ CHAMPION: Final = "champion"
 SCORE: Final = "test_macro_f1"
 _VERSION_TAGS: Final = (*tags.COMPARABLE, "protocol", "leaking", "leakage", "catalogue", "weights_source")
 
-# runs:/<id>/onnx/int8 could be fetched by its address as well, but MLflow would copy it though it lies on this disk
+_NO_MODEL: Final = (
+    "{} is not a model of this tracking store: give the id of a finished run, or a model such as "
+    "models:/categoriser-clip@champion."
+)
 _EXPORT: Final = re.compile(r"runs:/(?P<run>[^/]+)/(?P<path>onnx/[^/]+)/?")
 
 
@@ -57,7 +61,11 @@ def resolve(reference: str, uri: str = "") -> Path:
     with store_errors(uri):
         client = connect(uri)
         if export := _EXPORT.fullmatch(reference):
-            return _fetch(reference, uri, run_id=export["run"], artifact_path=export["path"])
+            # MLflow would copy runs:/<id>/<path> into a folder that nobody removes, though it lies on this disk
+            run = find_run(client, export["run"])
+            if run is not None:
+                return _fetch(reference, uri, artifact_uri=f"{run.info.artifact_uri}/{export['path']}")
+            raise UserError(_NO_MODEL.format(reference))
         if not reference.startswith("models:/"):
             # MLflow would copy runs:/<id>/model, though it lies on this disk as the run's models:/ address
             model_id = _model_of(client, reference.removeprefix("runs:/").removesuffix("/model"))
@@ -81,10 +89,7 @@ def _fetch(address: str, uri: str, **place: str) -> Path:
     except (MlflowException, OSError, KeyError) as error:
         if is_locked(error) or is_away(error):
             raise
-        raise UserError(
-            f"{address} is not a model of this tracking store: give the id of a finished run, or a model such as "
-            f"models:/categoriser-clip@{CHAMPION}."
-        ) from error
+        raise UserError(_NO_MODEL.format(address)) from error
     categoriser = folder / str(loader.get("data", ""))
     if not (categoriser / "categoriser.json").exists():
         raise UserError(f"{address} is a model of another program: give one that this program has trained.")
