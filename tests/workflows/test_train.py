@@ -126,6 +126,8 @@ def test_a_run_that_was_stopped_before_its_settings_were_logged_is_not_resumed_w
         raise ValueError
     with pytest.raises(UserError, match="before its settings were logged: repeat its command"):
         train.resumed_config(run.run_id, Config)
+
+
 def test_a_resumed_run_asks_for_the_commit_it_started_from(run, hub: HubStandIn, tmp_path, monkeypatch):
     from tests.models.families import make_tiny
 
