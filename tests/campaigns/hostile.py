@@ -11,94 +11,38 @@ from __future__ import annotations
 
 import argparse
 import base64
-import http.client
 import json
-import math
 import os
 import random
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
+from tests.campaigns.hostile_dashboard import attack_dashboard
+from tests.campaigns.hostile_pictures import hostile_picture, hostile_request, picture
+from tests.campaigns.hostile_server import (
+    POOL,
+    Memory,
+    Outcome,
+    Request,
+    alike,
+    attack_server,
+    expected_rows,
+    free_port,
+    make_model,
+    server,
+)
 
-from tests.campaigns.hostile_pictures import hostile_picture, hostile_request, hostile_text, picture
-
-MIB: Final = 1 << 20
 DOORS: Final = ("decode", "predict", "prepare", "serve", "dashboard")
-POOL: Final = 400  # requests that clients take turns with
-SECONDS_TO_ANSWER: Final = 120
 KNOWN: Final = "known"
 _ID: Final = "{:06}"
-_UPDATE: Final = "/_dash-update-component"
-
-
-@dataclass
-class Outcome:
-    """What one door did with what came."""
-
-    door: str
-    tried: int = 0
-    failed: int = 0
-    answers: dict[str, int] = field(default_factory=dict)  # how many of each kind
-    faults: list[str] = field(default_factory=list)  # the first ones
-    seconds: float = 0.0
-    rate: float = 0.0  # a second
-    p95_ms: float = 0.0
-    memory_mib: tuple[int, int, int] = (0, 0, 0)  # at the start, at the peak, at the end
-
-    def fail(self, text: str) -> None:
-        """Count a failure, and keep the first few texts."""
-        self.failed += 1
-        if len(self.faults) < 10:
-            self.faults.append(text[:300])
-
-    def finish(self, started: float, durations: Sequence[float], answers: Counter[str]) -> None:
-        """Take the figures of all attempts since `started`."""
-        self.seconds = round(time.monotonic() - started, 1)
-        self.rate = round(self.tried / max(self.seconds, 0.001), 1)
-        ordered = sorted(durations)
-        self.p95_ms = round(1000 * ordered[math.ceil(0.95 * len(ordered)) - 1], 1) if ordered else 0.0
-        self.answers = dict(answers.most_common(12))
-
-
-class Memory:
-    """The resident memory of a process and its children, sampled in a thread."""
-
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
-        self.start = self.peak = self.now()
-        self._ended = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def now(self) -> int:
-        """Return MiB."""
-        total = 0
-        with suppress(psutil.Error):
-            for each in (self._process, *self._process.children(recursive=True)):
-                with suppress(psutil.Error):
-                    total += each.memory_info().rss
-        return total // MIB
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.05):
-            self.peak = max(self.peak, self.now())
-
-    def stop(self) -> tuple[int, int, int]:
-        """Return start, peak and end."""
-        self._ended.set()
-        return self.start, self.peak, self.now()
 
 
 def isolated(work: Callable[..., Outcome], *given: Any) -> Outcome:
@@ -186,10 +130,10 @@ def attack_prediction(door: str, model: Path, images: int, seed: int, work: Path
             outcome.fail(f"{row['id']}: neither a category alone nor an error alone")
     if len(rows) != outcome.tried:
         outcome.fail(f"{len(rows)} rows")
-    expected = _expected(model, [picture(6 * number, (60 + number, 80)) for number in range(40)])
+    expected = expected_rows(model, [picture(6 * number, (60 + number, 80)) for number in range(40)])
     known = {row["id"].removeprefix("images/"): row for row in rows}
     for number, answer in enumerate(expected):
-        if not _alike(known[f"{KNOWN}{number}"], answer):
+        if not alike(known[f"{KNOWN}{number}"], answer):
             outcome.fail(f"{KNOWN}{number}: another answer than alone")
     outcome.finish(started, [], Counter("error" if row["error"] else "category" for row in rows))
     return outcome
@@ -234,140 +178,6 @@ def _run_watched(command: Sequence[str], folder: Path) -> tuple[subprocess.Compl
     return subprocess.CompletedProcess(command, process.returncode, printed, errors), sizes
 
 
-def make_model(folder: Path) -> Path:
-    """Save a small categoriser, as training leaves it."""
-    from tests.tracking.models import save_categoriser
-
-    folder.mkdir(parents=True)
-    return save_categoriser("clip", folder)
-
-
-def _expected(model: Path, pictures: Sequence[bytes]) -> list[dict[str, Any]]:
-    """Return the answers of a model in this process."""
-    from vlm_core.inference import predict_records
-    from vlm_core.models.saved import load_categoriser
-
-    categoriser = load_categoriser(model)
-    return [predict_records(categoriser, [lambda data=data: data])[0] for data in pictures]
-
-
-def _alike(row: dict[str, Any], expected: dict[str, Any]) -> bool:
-    """Return whether category and probabilities agree; batches of other sizes may round in another way."""
-    names = [name for name in expected if name.startswith("p_")]
-    return row["category"] == expected["category"] and all(abs(row[name] - expected[name]) < 1e-4 for name in names)
-
-
-@contextmanager
-def server(command: Sequence[str], port: int, folder: Path, path: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server in a process group of its own until the block ends; it answers at `path` when the block begins."""
-    path_of_programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    surroundings = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": path_of_programs}
-    with (folder / f"server-{port}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=surroundings, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            _wait_for(process, port, path)
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int, path: str) -> None:
-    for _ in range(600):
-        with suppress(OSError):
-            if ask(port, "GET", path)[0] == 200:
-                return
-        if process.poll() is not None:
-            break
-        time.sleep(0.2)
-    raise RuntimeError(f"the server ended with exit code {process.poll()} or did not answer")
-
-
-def free_port() -> int:
-    """Return a free port of loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
-
-
-def ask(port: int, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> tuple[int, bytes]:
-    """Return status and body of the answer to one request. Raises OSError or http.client.HTTPException."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS_TO_ANSWER)
-    try:
-        connection.request(method, path, body, {"Content-Type": kind} if kind else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
-
-
-@dataclass
-class Request:
-    """A request, and what is wrong with the answer to it, if anything is."""
-
-    path: str
-    body: bytes
-    kind: str
-    check: Callable[[int, bytes], str]
-
-
-def attack_server(
-    door: str, port: int, pid: int, requests: Sequence[Request], clients: int, seconds: float, known: Request
-) -> Outcome:
-    """Send requests from several clients at once for some time; then the known one must be answered rightly."""
-    outcome, answers, durations, lock = (
-        Outcome(f"{door}, {clients} clients"),
-        Counter[str](),
-        list[float](),
-        threading.Lock(),
-    )
-    _ask_known(port, known, outcome)
-    memory, started = Memory(pid), time.monotonic()
-
-    def work(number: int) -> None:
-        chance = random.Random(number)
-        while time.monotonic() - started < seconds:
-            request = chance.choice(requests)
-            began = time.perf_counter()
-            try:
-                status, body = ask(port, "POST", request.path, request.body, request.kind)
-                fault = request.check(status, body)
-            except (OSError, http.client.HTTPException) as error:
-                status, fault = 0, f"{type(error).__name__}: {error}"
-            with lock:
-                outcome.tried += 1
-                durations.append(time.perf_counter() - began)
-                answers[str(status)] += 1
-                if fault:
-                    outcome.fail(f"{fault} <- {request.body[:150]!r} ({len(request.body)} bytes, {request.kind})")
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    outcome.finish(started, durations, answers)
-    _ask_known(port, known, outcome)
-    outcome.memory_mib = memory.stop()
-    return outcome
-
-
-def _ask_known(port: int, known: Request, outcome: Outcome) -> None:
-    try:
-        fault = known.check(*ask(port, "POST", known.path, known.body))
-    except (OSError, http.client.HTTPException) as error:
-        fault = f"{type(error).__name__}: {error}"
-    if fault:
-        outcome.fail(f"the known picture: {fault}")
-
-
 def serving_requests(seed: int, number: int) -> list[Request]:
     """Return hostile requests to the served model."""
     chance = random.Random(seed)
@@ -392,10 +202,10 @@ def _row_check(rows: int) -> Callable[[int, bytes], str]:
 
 def known_serving(model: Path) -> Request:
     """Return a harmless request to the served model, whose answer is known."""
-    (expected,) = _expected(model, [picture()])
+    (expected,) = expected_rows(model, [picture()])
 
     def check(status: int, body: bytes) -> str:
-        right = status == 200 and _alike(json.loads(body)["predictions"][0], expected)
+        right = status == 200 and alike(json.loads(body)["predictions"][0], expected)
         return "" if right else f"another answer: {status} {body[:200]!r}"
 
     body = json.dumps({"dataframe_records": [{"picture": base64.b64encode(picture()).decode()}]}).encode()
@@ -411,151 +221,6 @@ def attack_serving(model: Path, work: Path, seed: int, seconds: float, clients: 
     flags = ["-m", str(work / "served"), "--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"]
     with server([sys.executable, "-m", "mlflow", "models", "serve", *flags], port, work, "/ping") as process:
         return [attack_server("serve", port, process.pid, requests, each, seconds, known) for each in clients]
-
-
-def make_store(model: Path, work: Path) -> str:
-    """Log the model in a run of a new store in `work`, and return the run's id."""
-    script = (
-        "import sys; from pathlib import Path; from vlm_core.tracking.store import connect\n"
-        "from vlm_core.tracking.writer import RunWriter\n"
-        "connect(to_write=True)\n"
-        "with RunWriter('hostile', 'clip') as run:\n"
-        "    run.params({'model': 'clip'}); run.metrics({'test_macro_f1': 0.5}); run.model(Path(sys.argv[1]))\n"
-        "print(run.run_id)"
-    )
-    surroundings = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    surroundings.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-c", script, str(model)]
-    done = subprocess.run(command, cwd=work, env=surroundings, capture_output=True, text=True, check=True)
-    return done.stdout.split()[-1]
-
-
-def _callback(outputs: Sequence[tuple[str, str]], inputs: Any, state: Any, changed: str) -> dict[str, Any]:
-    listed = [{"id": name, "property": prop} for name, prop in outputs]
-    text = "...".join(f"{name}.{prop}" for name, prop in outputs)
-    return {
-        "output": f"..{text}.." if len(outputs) > 1 else text,
-        "outputs": listed if len(outputs) > 1 else listed[0],
-        "inputs": inputs,
-        "state": state,
-        "changedPropIds": [changed],
-    }
-
-
-def upload(contents: Any, names: Any) -> dict[str, Any]:
-    """Return the callback that the browser calls when images are dropped on the categorise page."""
-    values = (("categorise-upload", "contents", contents), ("categorise-paste", "data", None))
-    more = ("categorise-refused", "data", None)
-    inputs: list[Any] = [{"id": i, "property": p, "value": value} for i, p, value in (*values, more)]
-    state = [{"id": "categorise-upload", "property": "filename", "value": names}]
-    outputs = (("categorise-pictures", "data"), ("categorise-upload", "contents"))
-    return _callback(outputs, [*inputs, []], state, "categorise-upload.contents")
-
-
-def results(pictures: Any, models: Any) -> dict[str, Any]:
-    """Return the callback that asks for predictions of uploaded pictures."""
-    inputs = [
-        {"id": "categorise-pictures", "property": "data", "value": pictures},
-        {"id": "categorise-models", "property": "value", "value": models},
-    ]
-    return _callback((("categorise-results", "data"),), inputs, [], "categorise-pictures.data")
-
-
-def dashboard_requests(seed: int, number: int) -> list[Request]:
-    """Return hostile uploads, and requests of odd shapes, to the categorise page."""
-    chance = random.Random(seed)
-    return [_dashboard_request(chance) for _ in range(number)]
-
-
-def _dashboard_request(chance: random.Random) -> Request:
-    count = chance.choice((1, 1, 2, 8, 9))
-    texts = [hostile_text(chance, hostile_picture(chance, rarely=0.001)) for _ in range(count)]
-    names = [chance.choice(("a.png", "=cmd|x", "<script>", "", "é" * 300, "../x")) for _ in range(count)]
-    if chance.random() < 0.6:
-        return _json_request(upload(texts, names), 200)
-    odd: tuple[Any, ...] = (None, 7, "text", {}, [[]], [None], [{"name": "x"}], [{"token": 7, "name": []}], texts)
-    if chance.random() < 0.6:
-        body = chance.choice((upload(chance.choice(odd), names), upload(texts, chance.choice(odd))))
-        return _json_request(body if chance.random() < 0.5 else results(chance.choice(odd), chance.choice(odd)))
-    boundary = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.png"\r\n\r\n' + picture() + b"\r\n"
-    raw = (boundary + b"--x--\r\n", boundary, b"--x\r\n" * 5000, b"{", b"[" * 50_000, b"\xff", b"null", b"")
-    kinds = ("multipart/form-data; boundary=x", "multipart/form-data", "application/json", "text/plain", "")
-    return Request(_UPDATE, chance.choice(raw), chance.choice(kinds), _status_check(0))
-
-
-def _json_request(content: Any, status: int = 0) -> Request:
-    return Request(_UPDATE, json.dumps(content).encode(), "application/json", _status_check(status))
-
-
-def _status_check(wanted: int) -> Callable[[int, bytes], str]:
-    def check(status: int, body: bytes) -> str:
-        right = status == wanted if wanted else status < 500
-        return "" if right else f"status {status}: {body[:150]!r}"
-
-    return check
-
-
-def categorise(port: int, contents: Sequence[Any], run_id: str) -> Any:
-    """Upload pictures and ask for their categories as the browser does; return the results."""
-    status, body = ask(port, "POST", _UPDATE, json.dumps(upload(contents, ["x.png"] * len(contents))).encode())
-    assert status == 200, (status, body[:200])
-    pictures = json.loads(body)["response"]["categorise-pictures"]["data"]
-    status, body = ask(port, "POST", _UPDATE, json.dumps(results(pictures, [run_id])).encode())
-    assert status == 200, (status, body[:200])
-    return json.loads(body)["response"]["categorise-results"]["data"]
-
-
-def attack_dashboard(model: Path, work: Path, seed: int, seconds: float, clients: Sequence[int]) -> list[Outcome]:
-    """Attack the categorise page: uploads alone from each number of clients, then uploads with predictions."""
-    run_id, port = make_store(model, work), free_port()
-    (expected,) = _expected(model, [picture()])
-    url = "data:image/png;base64," + base64.b64encode(picture()).decode()
-
-    def is_right() -> str:
-        try:
-            (result,) = categorise(port, [url], run_id)
-            prediction = result["predictions"][run_id]
-            right = all(abs(expected[f"p_{name}"] - value) < 1e-4 for name, value in prediction["top"])
-        except (AssertionError, KeyError, ValueError) as error:
-            return f"{type(error).__name__}: {error}"
-        return "" if right else f"another answer: {prediction['top']}"
-
-    known = Request(_UPDATE, json.dumps(upload([url], ["x.png"])).encode(), "", lambda status, body: is_right())
-    known.kind = "application/json"
-    requests, outcomes = dashboard_requests(seed, POOL), []
-    with server([sys.executable, "-m", "dashboard", "--port", str(port)], port, work, "/") as process:
-        for number in clients:
-            outcomes.append(attack_server("dashboard", port, process.pid, requests, number, seconds, known))
-        outcomes.append(_attack_predictions(port, process.pid, run_id, seed, seconds, is_right))
-    return outcomes
-
-
-def _attack_predictions(
-    port: int, pid: int, run_id: str, seed: int, seconds: float, is_right: Callable[[], str]
-) -> Outcome:
-    """Upload hostile images one by one and ask for their categories: a prediction or an error for each."""
-    chance, outcome, answers, durations = (
-        random.Random(seed),
-        Outcome("dashboard, categories"),
-        Counter[str](),
-        list[float](),
-    )
-    memory, started = Memory(pid), time.monotonic()
-    while time.monotonic() - started < seconds:
-        url = "data:image/png;base64," + base64.b64encode(hostile_picture(chance, rarely=0.001)).decode()
-        began = time.perf_counter()
-        outcome.tried += 1
-        try:
-            (result,) = categorise(port, [url], run_id)
-            answers["error" if "error" in result else "category"] += 1
-        except (AssertionError, OSError, http.client.HTTPException, ValueError) as error:
-            outcome.fail(f"{type(error).__name__}: {error}")
-        durations.append(time.perf_counter() - began)
-    outcome.finish(started, durations, answers)
-    if fault := is_right():
-        outcome.fail(f"the known picture: {fault}")
-    outcome.memory_mib = memory.stop()
-    return outcome
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -13,16 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.hostile import (
-    Outcome,
-    Request,
-    attack_decoder,
-    attack_server,
-    dashboard_requests,
-    isolated,
-    table,
-)
+from tests.campaigns.hostile import attack_decoder, isolated, table
+from tests.campaigns.hostile_dashboard import dashboard_requests
 from tests.campaigns.hostile_pictures import hostile_picture, hostile_text
+from tests.campaigns.hostile_server import Outcome, Request, attack_server
 from vlm_core.inference import predict_records
 from vlm_core.tracking.serving import picture_bytes
 
