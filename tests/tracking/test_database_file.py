@@ -36,7 +36,7 @@ def _new_file(uri: str) -> Path:
 
 
 @pytest.mark.parametrize("moment", ["half built", "before its name"])
-@pytest.mark.usefixtures("hasty_sqlite", "quick_builds")
+@pytest.mark.usefixtures("hasty_mlflow", "quick_builds")
 def test_a_first_opening_that_is_killed_leaves_the_next_one_all_there_is_to_do(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,13 +62,13 @@ def test_a_first_opening_that_is_killed_leaves_the_next_one_all_there_is_to_do(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 
 
-@pytest.mark.usefixtures("hasty_sqlite", "quick_builds")
+@pytest.mark.usefixtures("hasty_mlflow", "quick_builds")
 def test_an_empty_file_is_no_database_yet(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
     assert connect(f"sqlite:///{tmp_path}/mlflow.db").search_experiments(max_results=1)
 
 
-@pytest.mark.usefixtures("hasty_sqlite")
+@pytest.mark.usefixtures("hasty_mlflow")
 def test_a_database_that_another_program_is_making_is_waited_for(empty_database: Path, tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(path)) as database:
