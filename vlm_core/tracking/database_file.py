@@ -55,9 +55,7 @@ def whole_database(uri: str, *, to_write: bool) -> Iterator[None]:
 def _build(uri: str, path: Path) -> None:
     from sqlalchemy.engine import make_url
 
-    partial = path.with_name(
-        f".{path.name}.new"
-    )  # one name: under the lock, what is there was left by a killed process
+    partial = path.with_name(f".{path.name}.new")  # under the lock, what has this name was left by a killed process
     _remove(partial)
     try:
         _make_tables(make_url(uri).set(database=str(partial)).render_as_string(hide_password=False))
