@@ -1,29 +1,45 @@
 """The campaign of kills itself: two kills of a command, and that it sees what is wrong."""
 
+import json
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.campaigns import findings
-from tests.campaigns.commands import COMMANDS
-from tests.campaigns.kills import Campaign, Kill, read_kills, table
-from tests.campaigns.processes import Moment
+from tests.campaigns.kills import read_kills, table
+from tests.stores import ROOT
+
+_TWO_KILLS = """
+import json, sys
+from pathlib import Path
+from tests.campaigns.kills import COMMANDS, Campaign, Kill, Moment
+
+command = COMMANDS[0]
+campaign = Campaign(Path(sys.argv[1]), Path(sys.argv[2]))
+campaign.prepare([command], say=False)
+kills = [
+    Kill(0, 0, command.name, Moment("step", "SIGKILL", "os:replace")),
+    Kill(1, 0, command.name, Moment("step", "SIGTERM", "vlm_core.catalogue.catalogue:_write")),
+]
+for kill in kills:
+    campaign.kill(command, kill)
+print(json.dumps([(kill.code, kill.failures) for kill in kills]))
+"""
 
 
 @pytest.mark.slow
 def test_a_killed_preparation_is_repeated_to_the_same_data_and_leaves_nothing(tmp_path: Path, shop: Path) -> None:
-    command = COMMANDS[0]
-    campaign = Campaign(tmp_path, shop)
-    campaign.prepare([command], say=False)
-    kills = [
-        Kill(0, 0, command.name, Moment("step", "SIGKILL", "os:replace")),
-        Kill(1, 0, command.name, Moment("step", "SIGTERM", "vlm_core.catalogue.catalogue:_write")),
-    ]
-    for kill in kills:
-        campaign.kill(command, kill)
-    assert [(kill.code, kill.failures) for kill in kills] == [(-9, []), (130, [])]
+    """The campaign forks, so it needs a process of its own: other tests have started threads in this one."""
+    command = [sys.executable, "-c", _TWO_KILLS, str(tmp_path), str(shop)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [[-9, []], [130, []]]
 
 
 def test_a_campaign_sees_what_a_command_left(tmp_path: Path) -> None:
