@@ -11,7 +11,10 @@ from experiments.cli import run_command, show_table
 from vlm_core.errors import require_extra
 
 PRECISIONS = {"fp32": ("fp32",), "int8": ("int8",), "both": ("fp32", "int8")}
-COLUMNS = ("", "MB", "largest difference", "same category", "s per image, batch 1", "s per image, batch 32")
+COLUMNS = (
+    *("", "MB", "largest difference", "same category", "effect of the batch"),
+    *("s per image, batch 1", "s per image, batch 32"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

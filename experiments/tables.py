@@ -58,13 +58,14 @@ def leaderboard_rows(leaderboard: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def export_rows(comparisons: Sequence[ExportComparison]) -> list[tuple[str, ...]]:
-    """Return one row per form of the model: size, difference from PyTorch, and seconds per image at each batch size."""
+    """Return one row per form of the model: size, differences from PyTorch and by batch, seconds per image."""
     return [
         (
             each.form,
             f"{each.megabytes:.1f}",
             f"{each.largest_difference:.2g}",
             f"{each.same_category:.1%}",
+            f"{each.batch_effect:.2g}",
             *(f"{seconds:.5f}" for seconds in each.seconds.values()),
         )
         for each in comparisons

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.models.families import CATEGORIES, make_categoriser, make_tiny
 from tests.stores import make_once
@@ -91,6 +93,22 @@ def test_int8_mostly_predicts_the_same_and_is_smaller(exported, family, head, re
     assert sizes[1] < 0.85 * sizes[0]  # embeddings of tokens and patches stay as they are
     assert (rows.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.75  # random weights hardly prefer one
     assert np.abs(rows - expected).max() < 0.2
+
+
+@pytest.fixture(scope="module")
+def int8(exported, tmp_path_factory):
+    """A model in int8, and its log-probabilities of each image alone."""
+    small = quantise_onnx(exported("clip", "linear", "fused")[1], tmp_path_factory.mktemp("int8") / "small")
+    return small, np.concatenate([small.log_probabilities(PICTURES[place : place + 1]) for place in range(40)])
+
+
+@given(st.lists(st.integers(0, len(PICTURES) - 1), min_size=1, max_size=40), st.booleans())
+def test_in_int8_an_image_is_predicted_by_itself_whatever_stands_beside_it(int8, places, beside_black):
+    small, alone = int8
+    pictures = PICTURES[places]
+    if beside_black:
+        pictures = np.concatenate([pictures, np.zeros_like(pictures[:1])])
+    np.testing.assert_array_equal(small.log_probabilities(pictures)[: len(places)], alone[places])
 
 
 def test_saved_and_loaded_is_identical_and_needs_no_transformers(exported, tmp_path):

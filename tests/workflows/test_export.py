@@ -42,6 +42,7 @@ def test_an_exported_run_is_compared_and_served(shop, stocked, store, capsys, mo
     metrics = RunReader().metrics(run_id)
     assert metrics["onnx_fp32_largest_difference"] < 1e-4
     assert metrics["onnx_fp32_equal_predictions"] == 1
+    assert metrics["onnx_int8_batch_effect"] == 0
     assert metrics["onnx_int8_megabytes"] < metrics["onnx_fp32_megabytes"]
     assert metrics["onnx_int8_seconds_per_image_batch_32"] > 0
     after = RunReader().runs().iloc[0]
@@ -116,6 +117,19 @@ def test_an_export_that_differs_is_refused_and_a_lost_catalogue_is_replaced_by_t
         patched.setattr(export, "compare", different)
         with pytest.raises(UserError, match="more than 0.001, so nothing was logged"):
             export.run_export(run_id, ("int8",), 4, 1, store)
+    for wrong, message in (
+        ({"same_category": 0.85}, "for 85% of the images, less than 90%"),
+        ({"batch_effect": 0.14}, "other log-probabilities among others than alone, by 0.14"),
+        ({"same_category": float("nan")}, "less than 90%"),
+    ):
+
+        def worse(form, *rest, wrong=wrong):
+            return dataclasses.replace(compare(form, *rest), **(wrong if form == "int8" else {}))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(export, "compare", worse)
+            with pytest.raises(UserError, match=message):
+                export.run_export(run_id, ("int8",), 4, 1, store)
     assert not MlflowClient().list_artifacts(run_id, "onnx")
     assert not [name for name in RunReader().metrics(run_id) if name.startswith("onnx_")]
 

@@ -23,7 +23,9 @@ GRAPH: Final = "model.onnx"  # a graph beyond 1.5 GB keeps its weights beside it
 PIXELS: Final = "pixels"  # the graph's input (B, 3, S, S) float32
 LOG_PROBABILITIES: Final = "log_probabilities"  # its output (B, C) float32
 SCHEMA: Final = 1
-IMAGES_PER_BATCH: Final = 32
+# Images per call. In int8 a call has one scale for all of its activations, and an image's prediction must not depend on
+# the images beside it; docs/performance.md has what that costs.
+IMAGES_PER_CALL: Final[dict[Precision, int]] = {"fp32": 32, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ class OnnxCategoriser:
         return np.concatenate(rows) if rows else np.empty((0, len(self.categories)), np.float32)
 
     def _pixels(self, pictures: Pictures) -> Iterator[Float32Array]:
-        for start in range(0, len(pictures), IMAGES_PER_BATCH):
-            yield plain_view(pictures[start : start + IMAGES_PER_BATCH], self.description.image_size).numpy()
+        count = IMAGES_PER_CALL[self.description.precision]
+        for start in range(0, len(pictures), count):
+            yield plain_view(pictures[start : start + count], self.description.image_size).numpy()
 
     def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
         """Return None: the graph generates no text."""
