@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -43,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_extra("dashboard")
     from dashboard.security import credentials, is_loopback
 
-    # OpenMP's threads spin while they wait: beside a training, one image took seconds instead of milliseconds
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     login = credentials(options.host)
     _check_free(options.host, options.port)
     import waitress

@@ -29,6 +29,7 @@ KINDS = (
     "LoRA",
     "LoRA uncached",
     "inference",
+    "busy",
 )
 
 
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_extra("export")
     path, root = Path(options.results), str(Path.cwd())
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    from vlm_core.benchmark import growth, inference_speed, markdown_tables, steps
+    from vlm_core.benchmark import busy_machine, growth, inference_speed, markdown_tables, steps
 
     def measure(name: str, work: Callable[..., Any], *values: Any) -> None:
         if name in results:
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_atomically(path, lambda file: file.write(json.dumps(results, indent=1).encode()))
 
     sizes = [int(size) for size in options.sizes.split(",")]
-    for size in sizes:
+    for size in sizes if options.kinds != "busy" else ():  # which needs no catalogue
         measure(f"preprocessing {size}", steps.measure_preprocessing, size, options.data, root, options.threads)
     for family in options.families.split(","):
         for size in sizes:
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 where = (family, size, options.data, root, options.threads)
                 if kind in ("inference", "answers"):  # its former name
                     measure(f"inference {family} {size}", inference_speed.measure_inference, *where)
+                elif kind == "busy":
+                    measure(f"busy {family} {size}", busy_machine.measure_busy, family, size, options.threads)
                 elif kind == "full beside naive":
                     measure(f"in turn {family} {size}", steps.measure_in_turn, *where, options.steps)
                 else:

@@ -75,6 +75,34 @@ def inference_table(results: Iterable[Result]) -> str:
     return markdown_table((*columns, "largest difference in log-probability"), rows)
 
 
+def busy_table(results: Iterable[Result]) -> str:
+    """Return ms per image of a forward and backward pass beside competitors, and their ratio to an ideal share.
+
+    The ideal is the time alone times (1 + competitors / cores): as much as if all processes got equally much.
+    """
+    rows = []
+    for result in results:
+        spinning, sleeping = result["waiting"]["spinning"], result["waiting"]["sleeping"]
+        alone = min(each["0"]["median"] for each in (spinning, sleeping))
+        for count in sleeping:
+            ideal = alone * (1 + int(count) / result["cores"])
+            rows.append(
+                (
+                    result["family"],
+                    result["image_size"],
+                    count,
+                    *(_milliseconds(each[count]) for each in (spinning, sleeping)),
+                    *(f"{each[count]['median'] / ideal:.2f}" for each in (spinning, sleeping)),
+                )
+            )
+    columns = ("family", "pixels", "competitors", "spinning, ms per image", "sleeping, ms per image")
+    return markdown_table((*columns, "spinning, times the ideal", "sleeping, times the ideal"), rows)
+
+
+def _milliseconds(quartiles: Result) -> str:
+    return "{:.1f} ({:.1f} to {:.1f})".format(*(1000 * quartiles[name] for name in ("median", "lower", "upper")))
+
+
 def naive_table(results: Sequence[Result]) -> str:
     """Return the times of the naive step, and its share of the machine's rate for matmuls."""
     rows = [
@@ -216,6 +244,7 @@ def all_tables(results: Mapping[str, Any]) -> str:
             training,
         ),
         ("Inference", inference_table, of_kind("inference ")),
+        ("Beside other processes", busy_table, of_kind("busy ")),
         ("Preprocessing", preprocessing_table, of_kind("preprocessing ")),
         ("Growth with the catalogue", growth_table, of_kind("growth of ")),
     ]
