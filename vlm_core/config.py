@@ -87,7 +87,9 @@ class Settings(BaseModel):
         0, ge=0, lt=2**31, description="seed of the split, the initialisation, the order and augmentation"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where it is available")
-    threads: int = Field(8, ge=1, description="PyTorch threads, at most one per core")
+    threads: int = Field(
+        8, ge=1, description="PyTorch threads, at most one per core; waiting ones sleep unless OMP_WAIT_POLICY=ACTIVE"
+    )
     experiment: str = Field("product-categorisation", min_length=1, description="MLflow experiment")
 
     @classmethod
@@ -283,6 +285,11 @@ class OptimisationSettings(Settings):
 
     augmentation: Literal["standard", "mirror"] = Field(
         "standard", description="standard: crop, mirror, colour, rotation, perspective; mirror: horizontal flips only"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32",
+        description="arithmetic of training and of frozen layers; bf16 is mixed precision, for processors with "
+        "AVX512-BF16 or AMX and for GPUs; auto tries both for a second",
     )
     epochs: int = Field(10, ge=1, le=1000, description="passes over the training rows")
     batch_size: int = Field(

@@ -363,6 +363,20 @@ def test_states_of_int8_are_not_taken_for_others(data, tmp_path):
     assert exact.cache_entry("w", 1, 3).folder != exact.cache_entry("w", 1).folder
 
 
+def test_features_in_bf16_are_float32_near_others_and_another_entry(data, tmp_path):
+    model = make_shallow("clip")
+    end, rows = len(model.stages), np.arange(16)
+    taken, folders = [], set()
+    for precision in ("fp32", "bf16"):
+        model.precision = precision
+        trainer = _fit(data, model, tmp_path, mode="probe", views=0, precision=precision)
+        taken.append(trainer.feature_batches(trainer.pixel_batches(), end, 0).plain_features.take(rows)[0])
+        folders.add(trainer.cache_entry("w", 0).folder)
+    exact, rounded = taken
+    assert rounded.dtype == torch.float32 and len(folders) == 2
+    assert 0 < float((rounded - exact).norm() / exact.norm()) < 0.02
+
+
 @pytest.mark.slow
 def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_path, monkeypatch):
     monkeypatch.setattr("vlm_core.models.onnx_prefix.OnnxPrefix", RoundedPrefix)

@@ -58,6 +58,21 @@ def _epochs(reports):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
+def test_terms_in_bf16_are_near_those_in_fp32(pictures, family):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        task = _task(pictures, family)
+        task.precision = precision
+        torch.manual_seed(0)  # of the sampled patches
+        (loss, _), *_ = task.batch_losses(1)
+        loss.backward()
+        losses.append(float(loss))
+        assert {weight.dtype for weight in task.trainable_parameters().values()} == {torch.float32}
+    assert 0 < abs(losses[1] - losses[0]) < 0.02 * losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_stopped_pretraining_ends_with_the_same_weights(pictures, tmp_path, family):
     whole = _task(pictures, family)
     losses = [report.training.metrics for report in _epochs(train(whole, PLAN, Checkpoint(tmp_path / "whole")))]

@@ -214,6 +214,17 @@ def test_auto_weights_fall_back_with_a_warning_and_adapt_the_settings(run):
     assert RunReader().tags(outcome.run_id)["weights_source"] == "shipped:clip"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "chosen"), [(0.5, "bf16"), (0.95, "fp32")])
+def test_auto_precision_is_what_pays_here_and_is_logged(run, monkeypatch, share, chosen):
+    monkeypatch.setattr(
+        "vlm_core.models.arithmetic.measure_precisions", lambda *given: {"fp32": 2.0, "bf16": 2.0 * share}
+    )
+    outcome, lines = run(model="clip", mode="probe", views=0, precision="auto")
+    assert outcome.config.precision == RunReader().params(outcome.run_id)["precision"] == chosen
+    assert any(f"precision={chosen}: a pass in bf16 takes {share:.2f} of the time in fp32" in line for line in lines)
+
+
 def test_pretrained_weights_never_fall_back(run):
     with pytest.raises(UserError, match="hf download openai/clip-vit-base-patch32"):
         run(model="clip", weights="pretrained")

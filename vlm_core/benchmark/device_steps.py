@@ -24,12 +24,14 @@ from torch import Tensor
 from vlm_core.benchmark.naive import full_size
 from vlm_core.benchmark.profiling import count_flops
 from vlm_core.benchmark.steps import Quartiles
+from vlm_core.models import arithmetic
+from vlm_core.models.arithmetic import mixed_precision
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.models.stages import State
 from vlm_core.models.tiny import build_tiny
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.tracking.tags import machine_tags
-from vlm_core.training.batches import Batch, Batches, FeatureBatches, PixelBatches
+from vlm_core.training.batches import Batches, FeatureBatches, PixelBatches
 from vlm_core.training.checkpoint import Checkpoint
 from vlm_core.training.feature_cache import CachedFeatures
 from vlm_core.training.finetuning_task import FineTuning
@@ -122,17 +124,6 @@ class StepResult:
     within_tolerance: bool | None = None
 
 
-@dataclass
-class PreciseFineTuning(FineTuning):
-    """Fine-tuning whose forward pass may run in bf16, over float32 weights."""
-
-    precision: Precision = "fp32"
-
-    def _loss(self, batch: Batch, predict: bool) -> tuple[Tensor, Tensor | None]:
-        with autocast(self.model.device, self.precision):
-            return super()._loss(batch, predict)
-
-
 class _HeldFeatures(CachedFeatures):
     """One batch's features, which stay on the device."""
 
@@ -163,11 +154,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which matrix products run in bf16, if that is the precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 @contextmanager
 def float32_products(precision: Precision) -> Iterator[None]:
     """Compute products of float32 matrices in TF32 within the context if that is the precision, else exactly."""
@@ -179,6 +165,11 @@ def float32_products(precision: Precision) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def of_model(precision: Precision) -> arithmetic.Precision:
+    """Return the model's own precision: TF32 is a way to multiply float32 matrices."""
+    return "bf16" if precision == "bf16" else "fp32"
 
 
 def synchronise(device: torch.device) -> None:
@@ -228,7 +219,7 @@ def measure_architecture(
     Loss and gradients are compared with the CPU's for the first few images; those of compiled blocks with the
     device's own in single precision for all images, because they would be compiled anew for another number.
     """
-    bench = _Bench.build(architecture, images, folder)
+    bench = Bench.build(architecture, images, folder)
     if compiled := all(figure.compiled for figure in figures):
         bench.model.to(str(device))
     compared = images if compiled else COMPARED
@@ -243,7 +234,7 @@ def measure_architecture(
 
 
 def _measure(
-    bench: _Bench, figure: Figure, reference: LossAndGradients, compared: int, peaks: Mapping[Precision, float]
+    bench: Bench, figure: Figure, reference: LossAndGradients, compared: int, peaks: Mapping[Precision, float]
 ) -> StepResult:
     """Return the figure's result; what it fails with is in the result, so that the other figures are measured."""
     result = StepResult(bench.architecture.name, bench.architecture.image_size, **asdict(figure))
@@ -257,7 +248,7 @@ def _measure(
         return replace(result, error=f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def _compare(bench: _Bench, figure: Figure, reference: LossAndGradients, compared: int) -> dict[str, Any]:
+def _compare(bench: Bench, figure: Figure, reference: LossAndGradients, compared: int) -> dict[str, Any]:
     """Return how far loss and gradients are from the reference, and whether that is within the tolerance."""
     if figure.kind not in ("full", "one block"):
         return {}
@@ -273,7 +264,7 @@ def _compare(bench: _Bench, figure: Figure, reference: LossAndGradients, compare
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Bench:
     """A model with random weights and the images that it is trained on."""
 
     architecture: Architecture
@@ -285,7 +276,7 @@ class _Bench:
     weights: Mapping[str, Tensor]  # the initial ones, on the CPU
 
     @classmethod
-    def build(cls, architecture: Architecture, images: int, folder: Path) -> _Bench:
+    def build(cls, architecture: Architecture, images: int, folder: Path) -> Bench:
         """Return a bench whose weights and images depend on the architecture alone."""
         family, size = architecture.family, architecture.image_size
         torch.manual_seed(0)
@@ -345,7 +336,7 @@ class _Bench:
         model, device = self.model, self.model.device
         weights = model.freeze_before(cut)
         model.set_training(False, cut)
-        with autocast(device, precision):
+        with mixed_precision(device, of_model(precision)):
             loss, _ = model.head.loss(model.run((self.pixels[:images],)), self.labels[:images].to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = {name: weight.grad.cpu() for name, weight in weights.items() if weight.grad is not None}
@@ -376,9 +367,8 @@ class _Bench:
 
     def _step_seconds(self, figure: Figure) -> Quartiles:
         """Return the seconds of a step of the project's training loop."""
-        task = PreciseFineTuning(
-            self.model, self.cut(figure.kind), self._batches(figure), np.arange(1), precision=figure.precision
-        )
+        self.model.precision = of_model(figure.precision)
+        task = FineTuning(self.model, self.cut(figure.kind), self._batches(figure), np.arange(1))
         arguments = TrainingArguments(1, 1e-5, 0.01, 0.1, 1.0, 1, 0)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             steps = train(task, arguments, Checkpoint(Path(folder)))
@@ -388,7 +378,7 @@ class _Bench:
         """Return the seconds in which the frozen layers compute a batch's features."""
         cut, pixels = self.cut(figure.kind), self.pixels.to(self.model.device)
         self.model.set_training(False, cut)
-        with torch.inference_mode(), autocast(self.model.device, figure.precision):
+        with torch.inference_mode(), mixed_precision(self.model.device, of_model(figure.precision)):
             return self._seconds(lambda: self.model.run((pixels,), 0, cut))
 
     def _seconds(self, step: Callable[[], Any]) -> Quartiles:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vlm_core.atomic import write_atomically
 from vlm_core.evaluation.texts import closest_category
+from vlm_core.models.arithmetic import Precision, mixed_precision
 from vlm_core.models.blip import Blip
 from vlm_core.models.checkpoints import quiet_transformers
 from vlm_core.models.clip import Clip
@@ -91,6 +92,7 @@ class VisionLanguageCategoriser:
         self.stages = self.adapter.stages(self.head.readout)
         self.hf = hf
         self.image_size = int(hf.config.vision_config.image_size)
+        self.precision: Precision = "fp32"  # of training and of frozen layers; predictions are in fp32
 
     def make_head(self) -> Head:
         """Return a new head of the kind that the description names; a linear one has random weights."""
@@ -180,6 +182,10 @@ class VisionLanguageCategoriser:
     def add_adapters(self, cut: int, rank: int) -> Callable[[], None]:
         """Add low-rank adapters to the attention of what is trainable; return a function that merges them."""
         return add_adapters(self.hf, self.trainable_modules(cut), rank)
+
+    def training_arithmetic(self) -> torch.autocast:
+        """Return the context in which training steps and frozen layers run in the model's `precision`."""
+        return mixed_precision(self.device, self.precision)
 
     def set_training(self, training: bool, cut: int) -> None:
         """Set training mode (dropout) in what is trainable, and evaluation mode in what is frozen."""

@@ -39,9 +39,9 @@ def use_onednn_linear(device: torch.device) -> Iterator[None]:
 
     `device` is where the layers are: on a GPU nothing is intercepted, which would only delay its next kernel.
     """
-    if (
-        device.type != "cpu" or not onednn_is_faster() or torch.compiler.is_compiling()
-    ):  # a compiled graph may run on other machines
+    # A compiled graph may run on other machines, and bf16 layers must stay PyTorch's.
+    left_alone = torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)
+    if device.type != "cpu" or left_alone or not onednn_is_faster():
         yield
         return
     with _OnednnLinearMode():

@@ -94,8 +94,9 @@ class FineTuning:
 
         If the loss does not give log-probabilities, they take another forward pass, made only if `predict`.
         """
-        state = self.model.run(batch.state, self.batches.start)
-        loss, log_probabilities = self.model.head.loss(state, batch.labels.to(self.model.device))
-        if log_probabilities is None and predict:
-            log_probabilities = self.model.head.log_probabilities(tuple(part.detach() for part in state))
+        with self.model.training_arithmetic():
+            state = self.model.run(batch.state, self.batches.start)
+            loss, log_probabilities = self.model.head.loss(state, batch.labels.to(self.model.device))
+            if log_probabilities is None and predict:
+                log_probabilities = self.model.head.log_probabilities(tuple(part.detach() for part in state))
         return loss, log_probabilities

@@ -160,9 +160,10 @@ class Trainer:
         Runs share it, but for the `rest` that only a run of the same rows computes as one batch.
         """
         catalogue, config = self.data.catalogue, self.config
+        engine = config.prefix if self.model.precision == "fp32" else f"{config.prefix} in {self.model.precision}"
         key = {
             "weights": fingerprint,
-            "prefix": f"{config.prefix} up to stage {start}" if start else config.prefix,
+            "prefix": f"{engine} up to stage {start}" if start else engine,
             "pictures": catalogue.pictures_fingerprint,
             "image_size": str(self.model.image_size),
             "view": f"{config.augmentation} {config.seed} {view}" if view else "plain",
@@ -239,5 +240,5 @@ class Trainer:
     def _run(self, start: int, cut: int, state: State) -> State:
         import torch
 
-        with torch.inference_mode():
-            return self.model.run(state, start, cut)
+        with torch.inference_mode(), self.model.training_arithmetic():
+            return tuple(part.float() for part in self.model.run(state, start, cut))

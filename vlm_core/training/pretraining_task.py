@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.catalogue.captions import Captions
+from vlm_core.models.arithmetic import Precision, mixed_precision
 from vlm_core.models.objectives import Objective
 from vlm_core.models.stages import Adapter, State, run_stages
 from vlm_core.training.batches import PixelBatches
@@ -40,6 +41,7 @@ class Pretraining:
     captions: Captions
     patches_kept: float
     score: Callable[[], dict[str, float]]
+    precision: Precision = "fp32"  # of training; scores are in single precision
     _loss_sums: dict[str, float] = field(default_factory=dict, init=False)
 
     @property
@@ -61,8 +63,10 @@ class Pretraining:
         self._loss_sums = {}
         for batch in self.batches.training(epoch):
             pixels = tuple(part.to(self.adapter.hf.device) for part in batch.state)
-            state = run_stages(rest, sample_patches(first.run(pixels), self.patches_kept))
-            terms = self.objective.terms(state, self.captions.sample_captions(self.batches.seed, epoch, batch.rows))
+            captions = self.captions.sample_captions(self.batches.seed, epoch, batch.rows)
+            with mixed_precision(self.adapter.hf.device, self.precision):
+                state = run_stages(rest, sample_patches(first.run(pixels), self.patches_kept))
+                terms = self.objective.terms(state, captions)
             for name, term in terms.items():
                 self._loss_sums[name] = self._loss_sums.get(name, 0.0) + float(term.detach()) * len(batch.rows)
             yield torch.stack(list(terms.values())).sum(), len(batch.rows)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOWER_EXAMPLES = 256  # images that CLIP's embeddings are fitted to BLIP's vision tower on
+TRIAL_IMAGES = 32  # of a pass that is timed in both precisions
 SMALLEST_CLASS = 0.001  # share of the catalogue that a product type needs to be a class of zero-shot prediction
 
 
@@ -78,6 +79,7 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
     data = _load_data(config, root)
     adapter, exposure, commit = _load_adapter(config, data)
     task = _make_task(config, data, adapter)
+    config = config.model_copy(update={"precision": task.precision})
     from vlm_core.tracking.writer import RunWriter
 
     with RunWriter(
@@ -165,7 +167,9 @@ def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Ad
 def _make_task(config: PretrainingConfig, data: _PretrainingData, adapter: Adapter) -> Pretraining:
     import torch
 
+    from vlm_core.models.arithmetic import choose_precision
     from vlm_core.models.objectives import make_objective
+    from vlm_core.models.stages import run_stages
     from vlm_core.training.batches import PixelBatches
     from vlm_core.training.pretraining_task import Pretraining
 
@@ -179,6 +183,11 @@ def _make_task(config: PretrainingConfig, data: _PretrainingData, adapter: Adapt
         config.seed,
         config.augmentation,
     )
+    size, device = batches.image_size, adapter.hf.device
+    pixels = torch.zeros(min(config.batch_size, TRIAL_IMAGES), 3, size, size, device=device)
+    precision = choose_precision(
+        config.precision, lambda: run_stages(adapter.stages("fused"), (pixels,)), adapter.hf.parameters(), device
+    )
     torch.manual_seed(config.seed)  # for the weights that pretraining adds to the model
     return Pretraining(
         adapter,
@@ -186,7 +195,8 @@ def _make_task(config: PretrainingConfig, data: _PretrainingData, adapter: Adapt
         batches,
         data.captions,
         config.patches_kept,
-        _make_scorer(data, adapter, config.label, batches.image_size),
+        _make_scorer(data, adapter, config.label, size),
+        precision,
     )
 
 

@@ -186,6 +186,7 @@ def _prepare(config: Config, data: Data) -> tuple[Config, Data, VisionLanguageCa
     data = data.exposed(weights.exposure)
     config = _adapt_settings(config, weights.source)
     model = _build_model(config, data, weights)
+    config = _choose_precision(config, model)
     tags = {
         "weights_source": weights.source,
         **({COMMIT: weights.commit} if weights.commit else {}),
@@ -208,6 +209,19 @@ def _adapt_settings(config: Config, weights_source: str) -> Config:
             f"Settings for {weights_source}: " + ", ".join(f"{name}={value}" for name, value in changes.items()) + "."
         )
     return config.model_copy(update=changes)
+
+
+def _choose_precision(config: Config, model: VisionLanguageCategoriser) -> Config:
+    """Give the model the precision of the settings; return the settings with what `auto` stands for on this machine."""
+    import torch
+
+    from vlm_core.models.arithmetic import choose_precision
+
+    cut, size = model.cut(config.mode, config.blocks), model.image_size
+    pixels = torch.zeros(config.batch_size, 3, size, size)
+    weights = model.freeze_before(cut).values() if cut < len(model.stages) else ()
+    model.precision = choose_precision(config.precision, lambda: model.run((pixels,)), weights, model.device)
+    return config.model_copy(update={"precision": model.precision})
 
 
 def _choose_mode(config: Config, weights_kind: str) -> str:
