@@ -30,7 +30,9 @@ KINDS = (
     "LoRA uncached",
     "inference",
     "busy",
+    "precision",
 )
+WITHOUT_CATALOGUE = {"busy", "precision"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_extra("export")
     path, root = Path(options.results), str(Path.cwd())
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    from vlm_core.benchmark import busy_machine, growth, inference_speed, markdown_tables, steps
+    from vlm_core.benchmark import busy_machine, device_steps, growth, inference_speed, markdown_tables, steps
 
     def measure(name: str, work: Callable[..., Any], *values: Any) -> None:
         if name in results:
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_atomically(path, lambda file: file.write(json.dumps(results, indent=1).encode()))
 
     sizes = [int(size) for size in options.sizes.split(",")]
-    for size in sizes if options.kinds != "busy" else ():  # which needs no catalogue
+    for size in sizes if set(options.kinds.split(",")) - WITHOUT_CATALOGUE else ():
         measure(f"preprocessing {size}", steps.measure_preprocessing, size, options.data, root, options.threads)
     for family in options.families.split(","):
         for size in sizes:
@@ -76,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     measure(f"inference {family} {size}", inference_speed.measure_inference, *where)
                 elif kind == "busy":
                     measure(f"busy {family} {size}", busy_machine.measure_busy, family, size, options.threads)
+                elif kind == "precision":
+                    measure(
+                        f"precision {family} {size}", device_steps.measure_precisions, family, size, options.threads
+                    )
                 elif kind == "full beside naive":
                     measure(f"in turn {family} {size}", steps.measure_in_turn, *where, options.steps)
                 else:

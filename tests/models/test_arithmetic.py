@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from tests.models.families import FAMILIES, make_categoriser
-from vlm_core.models import arithmetic
 from vlm_core.models.arithmetic import measure_precisions, mixed_precision
 
 PIXELS = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -41,8 +40,7 @@ def test_predictions_stay_in_single_precision():
     np.testing.assert_array_equal(model.log_probabilities(pictures), expected)
 
 
-def test_both_precisions_are_tried_and_no_gradient_is_left(monkeypatch):
-    monkeypatch.setattr(arithmetic, "TRIAL_SECONDS", 0.0)
+def test_both_precisions_are_tried_and_no_gradient_is_left():
     layer = torch.nn.Linear(4, 4)
     seen = []
 
@@ -50,7 +48,7 @@ def test_both_precisions_are_tried_and_no_gradient_is_left(monkeypatch):
         seen.append(torch.is_autocast_enabled("cpu"))
         return (layer(torch.ones(2, 4)),)
 
-    seconds = measure_precisions(run, layer.parameters(), torch.device("cpu"))
+    seconds = measure_precisions(run, layer.parameters(), torch.device("cpu"), trial_seconds=0)
     assert seconds.keys() == {"fp32", "bf16"} and min(seconds.values()) > 0
     assert seen == [False, True, False, True]
     assert layer.weight.grad is None

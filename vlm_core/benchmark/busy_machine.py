@@ -95,19 +95,13 @@ def _serve_steps(arguments: Sequence[str]) -> None:
     """Take steps for some seconds whenever a line comes in, and print their seconds per image as JSON."""
     import torch
 
-    from vlm_core.benchmark.device_steps import TINY, Architecture, Bench
+    from vlm_core.benchmark.device_steps import Bench, architecture_of
 
     family, image_size, threads = arguments[0], int(arguments[1]), int(arguments[2])
     torch.set_num_threads(threads)
-    tiny = image_size == TINY_SIZE
-    architecture = (
-        next(each for each in TINY if each.family == family)
-        if tiny
-        else Architecture(family, family, image_size, 32 if family == "clip" else 16)
-    )
-    images = BATCH[tiny]
+    images = BATCH[image_size == TINY_SIZE]
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench.build(architecture, images, Path(folder))
+        bench = Bench.build(architecture_of(family, image_size), images, Path(folder))
         for _ in sys.stdin:
             seconds: list[float] = []
             while sum(seconds) < SECONDS or len(seconds) < 2:

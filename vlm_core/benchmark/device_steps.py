@@ -47,6 +47,8 @@ CATEGORIES: Final = tuple(f"category {number}" for number in range(1, 8))
 CANVAS: Final = (80, 60)
 COMPARED: Final = 16  # images whose loss and gradients are compared with the CPU's
 WARM_UP: Final = 4  # steps before the measured ones
+IMAGES_IN_TURN: Final = 8  # per pass, and for how long passes are taken, when precisions are compared on a CPU
+SECONDS_IN_TURN: Final = 20.0
 ROUNDS: Final = 3
 STEPS: Final = 5  # per round
 PEAK_SECONDS: Final = 0.5  # of matrix products in each precision; three short series differed by an eighth
@@ -204,6 +206,28 @@ def _product_tflops(device: torch.device, precision: Precision, size: int, produ
             synchronise(device)
             rates.append(products * 2 * size**3 / (time.perf_counter() - started) / 1e12)
     return Quartiles.of(rates[1:])
+
+
+def measure_precisions(family: str, image_size: int, threads: int) -> dict[str, Any]:
+    """Return the seconds per image of a forward and backward pass on this CPU in fp32 and in bf16, taken in turn."""
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench.build(architecture_of(family, image_size), IMAGES_IN_TURN, Path(folder))
+    model = bench.model
+    weights = model.freeze_before(0).values()
+    seconds = arithmetic.measure_precisions(lambda: model.run((bench.pixels,)), weights, model.device, SECONDS_IN_TURN)
+    per_image = {precision: each / IMAGES_IN_TURN for precision, each in seconds.items()}
+    return {"family": family, "image_size": image_size, "seconds_per_image": per_image}
+
+
+def architecture_of(family: str, image_size: int) -> Architecture:
+    """Return the tiny model of a family for its own size, 64 pixels, and else the published architecture."""
+    tiny = next(each for each in TINY if each.family == family)
+    return (
+        tiny
+        if image_size == tiny.image_size
+        else Architecture(family, family, image_size, 32 if family == "clip" else 16)
+    )
 
 
 def measure_architecture(

@@ -75,6 +75,17 @@ def inference_table(results: Iterable[Result]) -> str:
     return markdown_table((*columns, "largest difference in log-probability"), rows)
 
 
+def precision_table(results: Iterable[Result]) -> str:
+    """Return ms per image of a forward and backward pass in fp32 and in bf16, and their ratio."""
+    rows = []
+    for result in results:
+        fp32, bf16 = (result["seconds_per_image"][name] for name in ("fp32", "bf16"))
+        rows.append(
+            (result["family"], result["image_size"], f"{1000 * fp32:.1f}", f"{1000 * bf16:.1f}", f"{fp32 / bf16:.2f}")
+        )
+    return markdown_table(("family", "pixels", "fp32, ms per image", "bf16, ms per image", "speed-up"), rows)
+
+
 def busy_table(results: Iterable[Result]) -> str:
     """Return ms per image of a forward and backward pass beside competitors, and their ratio to an ideal share.
 
@@ -244,6 +255,7 @@ def all_tables(results: Mapping[str, Any]) -> str:
             training,
         ),
         ("Inference", inference_table, of_kind("inference ")),
+        ("Forward and backward pass by precision, in turn", precision_table, of_kind("precision ")),
         ("Beside other processes", busy_table, of_kind("busy ")),
         ("Preprocessing", preprocessing_table, of_kind("preprocessing ")),
         ("Growth with the catalogue", growth_table, of_kind("growth of ")),

@@ -43,9 +43,12 @@ def choose_precision(
 
 
 def measure_precisions(
-    run: Callable[[], Iterable[Tensor]], weights: Iterable[nn.Parameter], device: torch.device
+    run: Callable[[], Iterable[Tensor]],
+    weights: Iterable[nn.Parameter],
+    device: torch.device,
+    trial_seconds: float = TRIAL_SECONDS,
 ) -> dict[Precision, float]:
-    """Return the median seconds of a forward and backward pass in each precision, over about a second, in turn.
+    """Return the median seconds of a forward and backward pass in each precision, over some seconds, in turn.
 
     `run` returns what the model computes; no gradient is left behind. Without trainable `weights` there is no backward
     pass.
@@ -65,7 +68,7 @@ def measure_precisions(
 
     for precision in seconds:
         take(precision)  # the first pass asks the system for memory
-    until = time.perf_counter() + TRIAL_SECONDS
+    until = time.perf_counter() + trial_seconds
     while not seconds["fp32"] or time.perf_counter() < until:
         for precision, passes in seconds.items():
             passes.append(take(precision))
