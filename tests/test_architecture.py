@@ -59,6 +59,7 @@ HEAVY = {
 }
 
 
+@cache
 def _python_files(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
@@ -68,8 +69,18 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-def _imports(path: Path) -> Iterator[str]:
+@cache
+def _called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+@cache
+def _imports(path: Path) -> tuple[str, ...]:
     """The full names of what a file imports, also inside functions and by importlib."""
+    return tuple(_find_imports(path))
+
+
+def _find_imports(path: Path) -> Iterator[str]:
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
@@ -78,7 +89,7 @@ def _imports(path: Path) -> Iterator[str]:
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(filter(None, (base, node.module)))
             yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and _called(node).split(".")[-1] in ("import_module", "__import__"):
             yield (
                 ast.literal_eval(node.args[0]) if isinstance(node.args[0], ast.Constant) else "a name made at run time"
             )
@@ -158,7 +169,7 @@ def _pickle_calls(path: Path) -> Iterator[str]:
     for node in ast.walk(_tree(path)):
         if not isinstance(node, ast.Call):
             continue
-        called = ast.unparse(node.func)
+        called = _called(node)
         allowed = [word for word in node.keywords if word.arg == "allow_pickle" and ast.unparse(word.value) != "False"]
         if called in PICKLE_CALLS or called.endswith(".to_pickle") or allowed:
             yield f"line {node.lineno} calls {ast.unparse(node)}"
@@ -208,7 +219,7 @@ def _unsafe(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Call):
             words = {word.arg: word.value for word in node.keywords if word.arg}
             weak = any(isinstance(word, ast.Constant) and word.value in ("md5", "sha1") for word in node.args)
-            if ast.unparse(node.func) in UNSAFE_CALLS or weak:
+            if _called(node) in UNSAFE_CALLS or weak:
                 yield f"line {node.lineno} calls {ast.unparse(node)}"
         elif isinstance(node, ast.Dict):
             words = {

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,13 +158,22 @@ def test_setup_builds_an_environment_once(bare_project: Path) -> None:
 def test_mlflow_builds_its_environment_where_pyenv_is_missing(
     bare_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from mlflow.utils import virtualenv
     from mlflow.utils.environment import _PythonEnv
-    from mlflow.utils.virtualenv import _create_virtualenv
 
+    run = virtualenv._exec_cmd
+
+    def run_without_pip(command: list[str], **named: Any) -> Any:
+        """Installing pip, which is asked nothing here, would take seconds."""
+        return run([*command, "--without-pip"] if "venv" in command else command, **named)
+
+    monkeypatch.setattr(virtualenv, "_exec_cmd", run_without_pip)
     monkeypatch.setenv("PATH", (bare_project / "path").read_text())
     made = tmp_path / "made"
     python_env = _PythonEnv(python=_PythonEnv.from_yaml(ROOT / "python_env.yaml").python)
-    activate = _create_virtualenv(bare_project, python_env, made, env_manager="virtualenv", capture_output=True)
+    activate = virtualenv._create_virtualenv(
+        bare_project, python_env, made, env_manager="virtualenv", capture_output=True
+    )
     asked = "import sys; print(sys.prefix, *sys.version_info[:2])"
     command = ["bash", "-c", f"{activate} && python -c '{asked}'"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [

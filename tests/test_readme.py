@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.stores import copy_database
+from tests.test_errors import HIDE_EXTRAS
 from vlm_core.config import Config, SearchConfig, StudyConfig
 from vlm_core.tracking.reader import RunReader
 
@@ -31,13 +32,17 @@ def _commands(start):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, shop, empty_database):
-    """A copy of what `mlflow run .` needs, with a small catalogue of pictures and an empty store beside it."""
+    """A copy of what `mlflow run .` needs, with a small catalogue of pictures and an empty store beside it.
+
+    To its processes no extra is installed.
+    """
     folder = tmp_path_factory.mktemp("readme") / "project"
     folder.mkdir()
     for name in ("vlm_core", "experiments"):
         shutil.copytree(ROOT / name, folder / name)  # what is compiled already, too
     for name in ("MLproject", "python_env.yaml"):
         shutil.copy(ROOT / name, folder / name)
+    (folder / "sitecustomize.py").write_text(f"{HIDE_EXTRAS}import gc\ngc.disable()\n")  # Python imports it by itself
     copy_database(empty_database, folder)
     shutil.copytree(shop, folder / "shop", copy_function=os.link)
     shutil.copytree(shop / "images", folder / "photos", copy_function=os.link)
@@ -65,13 +70,14 @@ def _call(command):
 
 
 @pytest.mark.slow
-def test_mlflow_run_then_predict_then_evaluate(project, monkeypatch, capsys):
+def test_the_core_trains_by_mlflow_run_then_predicts_then_evaluates(project, monkeypatch, capsys):
+    assert _run("python -c 'import sys; print(sys.modules[\"onnx\"])'", project) == "None\n"
     (command,) = _commands("mlflow run . --env-manager local")
     _run(f"{command} {LITTLE} -P data=shop", project)
     monkeypatch.chdir(project)
     run_id = RunReader().runs()["run_id"].item()
     (predict,) = _commands("python -m experiments.predict")
-    _call(predict.replace("categoriser-blip", "categoriser-clip"))
+    _run(predict.replace("categoriser-blip", "categoriser-clip"), project)
     table = pd.read_csv(project / "predictions.csv", dtype={"id": str})
     assert len(table) == len(list((project / "photos").iterdir()))
     assert set(table.columns) >= {"id", "category", "confidence", "p_Apparel", "error"}

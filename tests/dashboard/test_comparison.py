@@ -20,17 +20,22 @@ from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.paired import PairedTest, paired_test
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def runs(filled_store):
     made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
     made.refresh()
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def names(runs):
     table = runs.table()
     return table[table["metrics.test_macro_f1"].notna()]["run_id"].tolist()  # leaking clip, baseline, blip, clip
+
+
+@pytest.fixture(scope="module")
+def comparison(runs, names):
+    return compare_runs(runs, names)
 
 
 def _text(component):
@@ -84,16 +89,14 @@ def test_disagreements_by_which_run_is_correct():
     assert disagreements(labels, predicted, "1").tolist() == []
 
 
-def test_predictions_are_matched_by_product(runs, names):
-    comparison = compare_runs(runs, names)
+def test_predictions_are_matched_by_product(comparison):
     group = max(comparison.groups, key=len)
     labels, predicted = predicted_categories(comparison, group)
     for place, row in zip(group, predicted, strict=True):
         assert (row == labels).mean() == pytest.approx(comparison.runs[place].evaluation.accuracy.value)
 
 
-def test_settings_differ_where_they_differ_and_seeds_of_one_configuration_are_pooled(runs, names):
-    comparison = compare_runs(runs, names)
+def test_settings_differ_where_they_differ_and_seeds_of_one_configuration_are_pooled(comparison):
     assert {"model", "mode", "protocol"} <= {line[0] for line in differing_settings(comparison)}
     assert scores_over_seeds(comparison) == []
     one = comparison.runs[0]
@@ -127,8 +130,7 @@ def test_runs_that_are_not_read_yet_are_compared_once_they_are(runs, names, fill
     assert "Significance tests" in _text(page.update_body(late, names, names))
 
 
-def test_any_two_runs_of_one_test_set_are_subtracted_and_the_address_says_which(runs, names):
-    comparison = compare_runs(runs, names)
+def test_any_two_runs_of_one_test_set_are_subtracted_and_the_address_says_which(runs, names, comparison):
     group = max(comparison.groups, key=len)
     pairs = page.pair_choices(comparison, group)
     assert len(pairs) == 3 and pairs[1]["label"].count("−") == 1

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.models.families import CATEGORIES, make_categoriser
+from tests.models.test_onnx_export import exported
 from tests.stores import run_python
 from tests.tracking.models import save_categoriser
 from vlm_core.inference import REQUEST_BATCH
@@ -176,24 +177,29 @@ def test_requirements_are_pinned_to_what_is_installed_and_any_build_of_it(monkey
 
 
 ELSEWHERE = """
-import importlib.metadata, json, re, sys
+import importlib.metadata, json, os, re, sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-model = Path(sys.argv[1])
-# Stands for an environment that holds the model's requirements alone: what they do not bring cannot be imported.
-allowed, waiting = set(), [line.split("==")[0] for line in (model / "requirements.txt").read_text().split()]
-while waiting:
-    name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-    if name in allowed:
-        continue
-    allowed.add(name)
-    try:
-        needed = importlib.metadata.requires(name) or []
-    except importlib.metadata.PackageNotFoundError:
-        continue
-    waiting += [re.match(r"[\\w.-]+", line)[0] for line in needed if "extra ==" not in line]
+def brought(model):
+    "The distributions that the model's requirements bring, and no others."
+    found, waiting = set(), [line.split("==")[0] for line in (model / "requirements.txt").read_text().split()]
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            needed = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        waiting += [re.match(r"[\\w.-]+", line)[0] for line in needed if "extra ==" not in line]
+    return found
+
 owners = importlib.metadata.packages_distributions()
+models = [Path(word) for word in sys.argv[1:]]
+# Stands for an environment that holds a model's requirements alone: what they do not bring cannot be imported.
+allowed = set.intersection(*map(brought, models))
 
 class Door(PathFinder):
     @classmethod
@@ -202,7 +208,16 @@ class Door(PathFinder):
         return None if makers and not makers & allowed else super().find_spec(name, path, target)
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Door
-import mlflow, pandas
+import mlflow, pandas  # which takes seconds, and is common to all
+for model in models:
+    child = os.fork()
+    if not child:
+        break
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{model} does not answer")
+else:
+    sys.exit()
+allowed = brought(model)
 served = mlflow.pyfunc.load_model(str(model))
 import vlm_core
 example = served.input_example
@@ -210,26 +225,37 @@ answers = served.predict(pandas.DataFrame({"picture": [example["picture"][0], "b
 schema = {spec["name"] for spec in served.metadata.signature.outputs.to_dict()}
 print(json.dumps([vlm_core.__file__, sorted(schema), answers.to_dict(orient="records")]))
 """
+ENGINES = ("blip", "baseline", "onnx")
+
+
+def _save(engine: str, folder: Path) -> Path:
+    if engine == "onnx":
+        _, onnx, _ = exported("clip", "linear", "fused")
+        onnx.save(folder)
+        return folder
+    return save_categoriser(engine, folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["blip", "baseline"])
-def test_a_saved_model_answers_in_a_process_that_knows_nothing_of_us(family: str, tmp_path: Path) -> None:
-    folder = save_categoriser(family, tmp_path / "some-folder")
-    (folder / "README.md").write_text("a card")
-    save_model(folder, tmp_path / "model")
-    assert not list((tmp_path / "model" / "code").rglob("*.safetensors"))  # the tiny weights stay at home
-    shutil.rmtree(folder)
+def test_saved_models_answer_in_processes_that_know_nothing_of_us(tmp_path: Path) -> None:
+    models = [tmp_path / engine / "model" for engine in ENGINES]
+    for engine, model in zip(ENGINES, models, strict=True):
+        folder = _save(engine, tmp_path / engine / "some-folder")
+        (folder / "README.md").write_text("a card")
+        save_model(folder, model)
+        assert not list((model / "code").rglob("*.safetensors"))  # the tiny weights stay at home
+        shutil.rmtree(folder)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = run_python(ELSEWHERE, elsewhere, str(tmp_path / "model"), PYTHONPATH="", PYTHONDONTWRITEBYTECODE="1")
+    done = run_python(ELSEWHERE, elsewhere, *map(str, models), PYTHONPATH="", PYTHONDONTWRITEBYTECODE="1")
     assert done.returncode == 0, done.stderr
-    place, schema, (answer, refused) = json.loads(done.stdout.splitlines()[-1])
-    assert Path(place).is_relative_to(tmp_path / "model" / "code")
-    assert sorted(answer) == schema
-    assert sum(answer[f"p_{name}"] for name in CATEGORIES) == pytest.approx(1)
-    assert (answer["error"], refused["error"], refused["category"]) == (None, "The picture is not base64.", None)
-    files = {path.name for path in (tmp_path / "model").rglob("*") if path.is_file()}
-    assert not {name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".pyc"))}
-    assert (tmp_path / "model" / "README.md").read_text() == "a card"
-    assert (tmp_path / "model" / "data" / "categoriser" / "categoriser.json").exists()
+    for model, line in zip(models, done.stdout.splitlines()[-len(models) :], strict=True):
+        place, schema, (answer, refused) = json.loads(line)
+        assert Path(place).is_relative_to(model / "code")
+        assert sorted(answer) == schema
+        assert sum(answer[f"p_{name}"] for name in CATEGORIES) == pytest.approx(1)
+        assert (answer["error"], refused["error"], refused["category"]) == (None, "The picture is not base64.", None)
+        files = {path.name for path in model.rglob("*") if path.is_file()}
+        assert not {name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".pyc"))}
+        assert (model / "README.md").read_text() == "a card"
+        assert (model / "data" / "categoriser" / "categoriser.json").exists()

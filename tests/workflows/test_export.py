@@ -1,7 +1,6 @@
-"""A stored run exported: compared, added to the run, served by MLflow where no transformers are, or refused."""
+"""A stored run exported: compared, added to the run and served by MLflow, or refused."""
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
@@ -13,10 +12,8 @@ from experiments import export as door
 from experiments import predict
 from tests.messages import collected_messages
 from tests.models.families import make_shallow
-from tests.stores import run_python
 from tests.stub_training import train_nothing
 from tests.tracking.models import save_categoriser
-from tests.tracking.test_serving import ELSEWHERE
 from vlm_core.config import Config
 from vlm_core.errors import UserError
 from vlm_core.models.onnx_export import export_onnx
@@ -61,15 +58,8 @@ def test_an_exported_run_is_compared_and_served(shop, stocked, store, capsys, mo
     served = open_mlflow().pyfunc.load_model(f"runs:/{run_id}/onnx/int8")
     predictions = served.predict(served.input_example)
     assert predictions["category"][0] in load_categoriser(resolve(f"runs:/{run_id}/onnx/int8")).categories
-    elsewhere = store / "elsewhere"
-    elsewhere.mkdir()
-    model = RunReader().artifact(run_id, "onnx/int8")
-    done = run_python(ELSEWHERE, elsewhere, str(model), PYTHONPATH="")
-    assert done.returncode == 0, done.stderr
-    _, schema, (prediction, refused) = json.loads(done.stdout.splitlines()[-1])
-    assert sorted(prediction) == schema
-    assert prediction["category"] == predictions["category"][0]
-    assert refused["error"] == "The picture is not base64."
+    needed = (RunReader().artifact(run_id, "onnx/int8") / "requirements.txt").read_text()
+    assert "onnxruntime==" in needed and "transformers" not in needed  # a model that needs no more is tried elsewhere
 
 
 @pytest.fixture
