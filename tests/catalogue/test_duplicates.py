@@ -1,6 +1,8 @@
 """Copies of a picture are found however they were made, and different products are left apart."""
 
 import io
+import tempfile
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from vlm_core.catalogue.duplicates import LabelConflict, frame_picture, label_conflicts, near_duplicate_groups
 from vlm_core.catalogue.sample import draw_picture, plan_rows
+from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import PictureStore, decode_picture
 
 SIZE = (60, 80)
@@ -124,6 +127,12 @@ def test_kept_groups_that_are_damaged_are_found_again(tmp_path, pictures):
     (kept,) = tmp_path.glob("near-duplicates-*.npy")
     kept.write_bytes(b"damaged")
     assert (_groups(tmp_path, pictures[:6]) == first).all()
+
+
+def test_a_full_temporary_folder_is_named(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b"))
+    with pytest.raises(UserError, match=r"cannot store the pictures' frames \(No space left on device\)"):
+        _groups(tmp_path, pictures)
 
 
 def test_a_frame_follows_the_content():

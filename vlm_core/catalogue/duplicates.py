@@ -144,6 +144,8 @@ def _link(pictures: PictureStore, rows: Rows) -> Rows:
         try:
             hashes = _write_frames(pictures, rows, file)
         except OSError as error:
+            with contextlib.suppress(OSError):  # closing it writes what is left, and fails likewise
+                file.close()
             raise UserError(
                 f"{tempfile.gettempdir()} cannot store the pictures' frames ({error.strerror}): free some space there."
             ) from None
