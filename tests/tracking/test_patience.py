@@ -91,6 +91,18 @@ def test_a_run_that_was_stopped_does_not_wait() -> None:
     assert patiently(URI, _failing(1, LOCKED)) == "done"
 
 
+def test_a_run_that_was_stopped_waits_for_all_its_calls_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    expect(URI)
+    clock = [0.0]
+    monkeypatch.setattr(patience.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + 1))
+    with waiting_at_most(5.0):
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match=LOCKED):
+                patiently(URI, _failing(99, LOCKED))
+    assert clock[0] == 5.0
+
+
 class _Releasing(logging.Handler):
     """Ends the lock on a database when the wait for it is announced."""
 

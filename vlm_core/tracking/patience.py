@@ -6,6 +6,7 @@ Nothing that was to be logged is lost meanwhile: the call that waits is repeated
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ SECONDS_SILENT: Final = 3.0  # before the sentence
 SECONDS_BETWEEN: Final = 1.0
 _log = logging.getLogger(__name__)
 _written: set[str] = set()  # addresses that are right, because they have answered: there, waiting is of use
-_longest: list[float] = []  # limits in force, in seconds
+_ends: list[float] = []  # moments at which no store is waited for any more, by `time.monotonic`
 
 
 class Patient:
@@ -57,12 +58,12 @@ def expect(uri: str) -> None:
 
 @contextmanager
 def waiting_at_most(seconds: float) -> Iterator[None]:
-    """Wait no longer than that for any store inside the block."""
-    _longest.append(seconds)
+    """Wait for stores no longer than that inside the block, for all calls together."""
+    _ends.append(time.monotonic() + seconds)
     try:
         yield
     finally:
-        _longest.pop()
+        _ends.pop()
 
 
 def patiently(uri: str, work: Callable[..., T], *given: Any, **named: Any) -> T:
@@ -77,8 +78,9 @@ def patiently(uri: str, work: Callable[..., T], *given: Any, **named: Any) -> T:
         try:
             result = work(*given, **named)
         except Exception as error:
-            waited = time.monotonic() - began
-            if waited >= _patience(uri, error):
+            now = time.monotonic()
+            waited = now - began
+            if waited >= _patience(uri, error) or now >= min(_ends, default=math.inf):
                 if told:
                     _written.discard(uri)
                 raise
@@ -95,10 +97,8 @@ def patiently(uri: str, work: Callable[..., T], *given: Any, **named: Any) -> T:
 def _patience(uri: str, error: Exception) -> float:
     """Return for how many seconds the store is waited for after that error."""
     if is_locked(error):
-        seconds = minutes() * 60 if uri in _written else SECONDS_LOCKED
-    else:
-        seconds = minutes() * 60 if uri in _written and is_away(error) else 0.0
-    return min([seconds, *_longest])
+        return minutes() * 60 if uri in _written else SECONDS_LOCKED
+    return minutes() * 60 if uri in _written and is_away(error) else 0.0
 
 
 def _tell(uri: str, problem: str) -> None:
