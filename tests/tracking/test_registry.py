@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from tests.tracking.made import make_catalogue, make_evaluation, make_split
 from tests.tracking.models import save_categoriser
 from vlm_core.errors import UserError
 from vlm_core.models.saved import load_categoriser
-from vlm_core.tracking import logging_model
+from vlm_core.tracking import logging_model, patience
 from vlm_core.tracking.registry import register, resolve
 from vlm_core.tracking.store import connect, open_mlflow
 from vlm_core.tracking.writer import RunWriter
@@ -139,6 +140,30 @@ def test_of_two_models_of_a_run_the_later_one_counts(
         time.sleep(0.01)  # MLflow counts milliseconds
         run.model(later)
     assert (resolve(run.run_id) / "README.md").read_text() == "later"
+
+
+def test_requests_whose_answer_is_lost_leave_one_model_and_one_version(
+    store: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr(patience, "SECONDS_BETWEEN", 0.0)
+    for name in ("create_logged_model", "create_model_version"):
+        create, lost = getattr(MlflowClient, name), [ConnectionError("Connection aborted")]
+
+        def create_once_in_vain(*given: Any, create: Any = create, lost: list[Exception] = lost, **named: Any) -> Any:
+            created = create(*given, **named)
+            if lost:
+                raise lost.pop()
+            return created
+
+        monkeypatch.setattr(MlflowClient, name, create_once_in_vain)
+    run_id = _train(clip, 20)
+    client = connect()
+    (model,) = client.search_logged_models(["1"])
+    (version,) = client.search_model_versions("name = 'categoriser-clip'")
+    assert (str(model.status), version.source, version.run_id) == ("READY", f"models:/{model.model_id}", run_id)
+    assert _champion() == str(version.version) == "1"
 
 
 @pytest.mark.parametrize(

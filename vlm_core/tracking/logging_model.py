@@ -17,6 +17,7 @@ from vlm_core.tracking.store import open_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 MODEL_NAME: Final = "model"  # runs:/<run id>/model is its address as well
 # What `vlm_core.tracking.serving` needs to predict, whatever else training needs.
@@ -35,7 +36,10 @@ def log_model(client: MlflowClient, run_id: str, folder: Path) -> str:
     from mlflow.entities import LoggedModelOutput
 
     run = client.get_run(run_id)
-    model_id = _whole_model(client, run) or _store_model(client, run, folder)
+    model_id = _whole_model(client, run)
+    if not model_id:
+        model_id = _store_model(client, run, folder)
+        _whole_model(client, run)  # deletes that of a request that was repeated because its answer was lost
     if not any(output.model_id == model_id for output in (run.outputs.model_outputs if run.outputs else ())):
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     _link_scores(client, run, model_id)
@@ -50,8 +54,21 @@ def _whole_model(client: MlflowClient, run: Any) -> str:
         if str(model.status) == "READY":
             whole = whole or model.model_id
         else:
-            client.delete_logged_model(model.model_id)
+            delete_model(client, model)
     return whole
+
+
+def delete_model(client: MlflowClient, model: LoggedModel) -> None:
+    """Delete a model that was not logged whole, its files first."""
+    model_files(model).delete_artifacts()
+    client.delete_logged_model(model.model_id)
+
+
+def model_files(model: LoggedModel) -> Any:
+    """Return MLflow's repository of a model's files, which ships no types."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(model.artifact_location)
 
 
 def _store_model(client: MlflowClient, run: Any, folder: Path) -> str:

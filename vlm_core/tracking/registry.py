@@ -119,10 +119,18 @@ def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str, ve
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for known in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
-        if known.source == f"models:/{model_id}":  # registered before the process was killed
-            return known
-    return client.create_model_version(name, f"models:/{model_id}", run_id, tags=version_tags, model_id=model_id)
+    source = f"models:/{model_id}"
+
+    def versions() -> list[Any]:
+        of_run = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        return sorted((known for known in of_run if known.source == source), key=lambda known: int(known.version))
+
+    if not versions():  # else it was registered before the process was killed
+        client.create_model_version(name, source, run_id, tags=version_tags, model_id=model_id)
+    first, *again = versions()
+    for version in again:  # of a request that was repeated because its answer was lost
+        client.delete_model_version(name, version.version)
+    return first
 
 
 def _update_champion(client: MlflowClient, name: str, version: str, version_tags: dict[str, str]) -> str:
