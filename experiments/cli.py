@@ -23,16 +23,19 @@ _WAYS_OUT: Final = {
 }
 
 
-def run_command(main: Callable[[], None]) -> int:
-    """Run a command and return its exit code; an error that the user can fix is one sentence on stderr."""
+def run_command(main: Callable[[], None], *, sweep: bool = True) -> int:
+    """Run a command and return its exit code; an error that the user can fix is one sentence on stderr.
+
+    With `sweep`, temporary folders of killed commands are removed first.
+    """
     log_to_stdout()
     with catching():
-        return _exit_code(main)
+        return _exit_code(main, sweep)
 
 
-def _exit_code(main: Callable[[], None]) -> int:
+def _exit_code(main: Callable[[], None], sweep: bool) -> int:
     try:
-        with naming_extras(), own_temporary_folder():
+        with naming_extras(), own_temporary_folder(sweep=sweep):
             main()
     except UserError as error:
         print(printable(f"error: {error}"), file=sys.stderr)

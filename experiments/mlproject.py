@@ -24,6 +24,7 @@ _VERBS: Final[dict[str, str]] = {
     "evaluate": "evaluates a stored run's model on another labelled catalogue",
     "predict": "categorises the images of a folder, zip or CSV file",
     "export": "exports a stored run's model to ONNX in fp32 and int8, and compares it with PyTorch",
+    "clean": "lists what killed commands left behind; removes it with -P remove=yes",
     "demo": "trains a small model of each family on the sample catalogue and compares them",
 }
 _CONFIGS: Final[dict[str, type[Settings]]] = {"pretrain": PretrainingConfig, "tune": SearchConfig, "study": StudyConfig}

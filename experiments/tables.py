@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.study.results import Results
+    from vlm_core.workflows.clean import Leftover
     from vlm_core.workflows.export import ExportComparison
 
 LEADERBOARD_COLUMNS = ("model", "protocol", "test macro-F1", "95 % interval", "accuracy", "weights", "run")
@@ -70,6 +71,20 @@ def export_rows(comparisons: Sequence[ExportComparison]) -> list[tuple[str, ...]
         )
         for each in comparisons
     ]
+
+
+def leftover_rows(leftovers: Sequence[Leftover]) -> list[tuple[str, str, str]]:
+    """Return one row for each thing that nobody needs."""
+    return [(each.place, each.what, size_text(each.bytes)) for each in leftovers]
+
+
+def size_text(size: float) -> str:
+    """Return a size in bytes as text."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
 
 
 def score_rows(results: Results) -> list[tuple[str, ...]]:

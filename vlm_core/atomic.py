@@ -51,14 +51,15 @@ def building(target: Path, *, make_folder: bool = True) -> Iterator[Path]:
     """
     if make_folder:
         target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_those_of_dead(target.parent, f".{target.name}.")
+    for path in _of_dead(target.parent, re.escape(f".{target.name}.")):
+        remove(path)
     partial = target.with_name(f".{target.name}.{_owner()}-{uuid4().hex[:8]}.part")
     try:
         with blaming(target, partial):
             yield partial
             os.replace(partial, target)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, make_folder: bool = True) -> None:
@@ -71,14 +72,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, make_fo
 
 
 @contextmanager
-def own_temporary_folder() -> Iterator[None]:
+def own_temporary_folder(*, sweep: bool = True) -> Iterator[None]:
     """Keep the temporary files of this process, and of those that it starts, in one folder that goes with the block.
 
-    What killed processes of this machine left in theirs is removed first. Raises OSError.
+    With `sweep`, what killed processes of this machine left in theirs is removed first. Raises OSError.
     """
     before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
     place = Path(tempfile.gettempdir())
-    _remove_those_of_dead(place, _OF_COMMANDS)
+    if sweep:
+        for path in temporary_folders_of_dead(place):
+            remove(path)
     folder = tempfile.mkdtemp(prefix=f"{_OF_COMMANDS}{_owner()}-", dir=place)
     tempfile.tempdir = os.environ["TMPDIR"] = folder
     try:
@@ -88,7 +91,26 @@ def own_temporary_folder() -> Iterator[None]:
         os.environ.pop("TMPDIR")
         if variable is not None:
             os.environ["TMPDIR"] = variable
-        _remove(Path(folder))
+        remove(Path(folder))
+
+
+def unfinished_of_dead(folder: Path) -> list[Path]:
+    """Return what killed processes of this machine were building in `folder`."""
+    return [path for path in _of_dead(folder, r"\..+\.") if path.suffix == ".part"]
+
+
+def temporary_folders_of_dead(folder: Path) -> list[Path]:
+    """Return the temporary folders, in `folder`, of this machine's commands that were killed."""
+    return _of_dead(folder, _OF_COMMANDS)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, as far as this is possible; a link, and not what it names."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _machine() -> str:
@@ -100,21 +122,12 @@ def _owner() -> str:
     return f"{_machine()}-{os.getpid()}"
 
 
-def _remove_those_of_dead(folder: Path, start: str) -> None:
-    """Remove what is named `start` and an owner of this machine whose process is dead."""
+def _of_dead(folder: Path, start: str) -> list[Path]:
+    """Return what is named by the pattern `start` and an owner of this machine whose process is dead."""
     import psutil
 
-    prefix = f"{start}{_machine()}-"
+    name = re.compile(rf"{start}{_machine()}-(\d+)-.*")
     with suppress(FileNotFoundError):
-        for path in folder.iterdir():
-            number = path.name.removeprefix(prefix).split("-")[0]
-            if path.name.startswith(prefix) and number.isdigit() and not psutil.pid_exists(int(number)):
-                _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+        named = [(path, name.fullmatch(path.name)) for path in sorted(folder.iterdir())]
+        return [path for path, match in named if match and not psutil.pid_exists(int(match[1]))]
+    return []

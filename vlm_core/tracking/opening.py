@@ -17,10 +17,11 @@ from vlm_core.tracking.system import SystemMetrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 # Names that MLflow generates; any other was given with `mlflow run --run-name`.
 _GENERATED_NAME: Final = re.compile(r"[a-z]+-[a-z]+-\d+")
-_SECONDS_TO_END: Final = 5.0  # that a locked store is waited for when a run was stopped or failed
+_SECONDS_TO_END: Final = 5.0  # that stores are waited for, in all, when a run was stopped or failed
 _MOST_AT_ONCE: Final = 1000
 _log = logging.getLogger(__name__)
 
@@ -96,33 +97,47 @@ def _patience_after(error: BaseException | None) -> AbstractContextManager[None]
     return nullcontext() if error is None else waiting_at_most(_SECONDS_TO_END)
 
 
-def prepare_store(experiment: str) -> None:
+def prepare_store(experiment: str = "") -> None:
     """Check, before a command does any work, that the store and the experiment's artifacts can be written to.
+
+    Without an experiment, the store alone is checked.
 
     Runs of this machine whose process was killed are marked as KILLED. Raises UserError.
     """
     uri = store_uri()
     client = connect(uri, to_write=True)
     with store_errors(uri):
-        _end_dead_runs(client)
-        _check_artifacts(client, experiment)
+        for run in dead_runs(client):
+            end_dead_run(client, run)
+        if experiment:
+            _check_artifacts(client, experiment)
 
 
-def _end_dead_runs(client: MlflowClient) -> None:
+def dead_runs(client: MlflowClient) -> list[Run]:
+    """Return the runs that are marked as RUNNING, of processes of this machine that were killed."""
     experiments = [each.experiment_id for each in client.search_experiments(max_results=_MOST_AT_ONCE)]
     query = f"attributes.status = 'RUNNING' and tags.`{tags.ROLE}` = '{tags.RUN}'"
-    for run in client.search_runs(experiments, query, max_results=_MOST_AT_ONCE):
-        process, run_id = run.data.tags.get(tags.PROCESS, ""), run.info.run_id
-        if not process or not tags.process_is_dead(process):
-            continue
-        client.set_tag(run_id, tags.FAILURE, "its process was killed")
-        client.set_tag(run_id, tags.ENDED, "KILLED")
-        client.set_terminated(run_id, "KILLED")
-        if "mlflow.parentRunId" not in run.data.tags:
-            _log.info(
-                f"Run {run_id} ({run.info.run_name}) was killed with its process: resume={run_id} continues a "
-                "training, its own command a search or a study."
-            )
+    runs: list[Run] = client.search_runs(experiments, query, max_results=_MOST_AT_ONCE)
+    return [run for run in runs if is_dead(run)]
+
+
+def is_dead(run: Run) -> bool:
+    """Return whether a run that is marked as RUNNING is that of a process of this machine that was killed."""
+    process = run.data.tags.get(tags.PROCESS, "")
+    return bool(process) and tags.process_is_dead(process)
+
+
+def end_dead_run(client: MlflowClient, run: Run) -> None:
+    """Mark the run of a process that was killed as KILLED."""
+    run_id = run.info.run_id
+    client.set_tag(run_id, tags.FAILURE, "its process was killed")
+    client.set_tag(run_id, tags.ENDED, "KILLED")
+    client.set_terminated(run_id, "KILLED")
+    if "mlflow.parentRunId" not in run.data.tags:
+        _log.info(
+            f"Run {run_id} ({run.info.run_name}) was killed with its process: resume={run_id} continues a "
+            "training, its own command a search or a study."
+        )
 
 
 def _check_artifacts(client: MlflowClient, name: str) -> None:

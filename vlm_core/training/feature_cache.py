@@ -70,9 +70,28 @@ class FeatureCache:
                 return
             if folder in protected:
                 continue
-            with suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
+            if remove_entry(folder):
                 total -= sizes[folder]
+
+
+def idle_entries(folder: Path, days: float) -> list[Path]:
+    """Return the entries of a cache that no run has used for so many days, or that this version cannot read."""
+    limit = time.time() - days * 24 * 60 * 60
+    return [entry for entry in sorted(folder.glob("*/")) if _last_used(entry) < limit or not _is_readable(entry)]
+
+
+def remove_entry(folder: Path) -> bool:
+    """Remove an entry, unless a process is filling it, and return whether it is gone."""
+    with suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
+        shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
+def _is_readable(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "key.json").read_text())["schema"] == SCHEMA)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def to_precision(part: torch.Tensor, precision: Precision) -> NDArray[np.floating]:

@@ -71,10 +71,12 @@ def run_export(run_id: str, precisions: Sequence[str], count: int, threads: int,
     from vlm_core.models.onnx_export import export_onnx, quantise_onnx
     from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.additions import add_export
+    from vlm_core.tracking.opening import prepare_store
     from vlm_core.tracking.registry import resolve
 
     if count < 1:
         raise UserError(f"pictures={count} leaves nothing to compare: use 1 or more.")
+    prepare_store()
     set_threads(threads)
     folder = resolve(run_id)
     model = load_categoriser(folder)
