@@ -19,6 +19,8 @@ EXTRAS: Final = {
         *("captum", "dash", "dash_ag_grid", "dash_mantine_components", "flask"),
         *("optuna", "plotly", "secure", "statsmodels", "waitress"),
     ),
+    "postgres": ("psycopg", "psycopg_binary"),
+    "s3": ("boto3",),
 }
 
 
@@ -55,10 +57,14 @@ class MissingExtra(UserError):
     """An optional library that is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(
-            f"{module} is not installed: run pip install 'vlm-product-categorisation[{extra}]', "
-            f"or make setup EXTRAS={extra} in a clone of the project."
-        )
+        super().__init__(f"{module} is not installed: {installing(extra)}.")
+
+
+def installing(extra: str) -> str:
+    """Return, as part of a sentence, how an extra is installed."""
+    return (
+        f"run pip install 'vlm-product-categorisation[{extra}]', or make setup EXTRAS={extra} in a clone of the project"
+    )
 
 
 def require_extra(extra: str) -> None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,10 +18,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import sqlalchemy
+from sqlalchemy.pool import NullPool
 
 from tests.stores import copy_database
 from vlm_core.errors import UserError
 from vlm_core.tracking import patience
+from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.problems import _SENTENCES
 from vlm_core.tracking.store import connect, open_mlflow, short_timeouts, store_errors, store_uri
 from vlm_core.tracking.writer import RunWriter
@@ -186,13 +190,43 @@ def test_a_store_that_is_away_is_noticed_at_once(scheme: str) -> None:
     assert "secret" not in str(raised.value)
 
 
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Hide a library that may be installed."""
+
+    class Hidden:
+        @staticmethod
+        def find_spec(name: str, *rest: object) -> None:
+            if name == module:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "meta_path", [Hidden, *sys.meta_path])
+        for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+            patch.delitem(sys.modules, name)
+        yield
+
+
 @pytest.mark.parametrize(
-    ("scheme", "name"), [("postgresql+psycopg", "'psycopg[binary]'"), ("mysql+pymysql", "pymysql")]
+    ("scheme", "module", "way_out"),
+    [
+        ("postgresql", "psycopg", "[postgres]', or make setup EXTRAS=postgres"),
+        ("postgresql+psycopg", "psycopg", "run pip install 'vlm-product-categorisation[postgres]'"),
+        ("postgresql+psycopg2", "psycopg2", "run pip install psycopg2-binary."),
+        ("mysql+pymysql", "pymysql", "run pip install pymysql."),
+    ],
 )
-def test_a_missing_driver_is_named(scheme: str, name: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(UserError) as raised:
+def test_a_missing_driver_is_named(scheme: str, module: str, way_out: str) -> None:
+    with _without(module), socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(UserError) as raised:
         connect(f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/db")
-    assert f"run pip install {name}." in str(raised.value)
+    assert f"need {module}, which is not installed: " in str(raised.value)
+    assert way_out in str(raised.value)
+
+
+def test_a_missing_library_of_artifacts_is_named(store: Path) -> None:
+    connect(to_write=True).create_experiment("in a bucket", artifact_location="s3://bucket/runs")
+    with _without("boto3"), pytest.raises(UserError, match=r"need boto3, which is not installed: .*\[s3\]', or make"):
+        prepare_store("in a bucket")
 
 
 @pytest.mark.parametrize(
@@ -225,6 +259,19 @@ def test_impatience_ends_and_respects_what_the_user_set(monkeypatch: pytest.Monk
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "33"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_a_signal_while_a_connection_is_closed_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    class Interrupted(sqlite3.Connection):
+        def close(self) -> None:
+            super().close()
+            raise KeyboardInterrupt
+
+    open_mlflow()
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=NullPool, connect_args={"factory": Interrupted})
+    with pytest.raises(KeyboardInterrupt), engine.connect():
+        pass
+    assert caplog.records == []
 
 
 def test_a_mistake_of_ours_keeps_its_own_type() -> None:

@@ -6,7 +6,7 @@ import errno
 import re
 from typing import Final
 
-from vlm_core.errors import redact
+from vlm_core.errors import installing, redact
 
 _LOCKED: Final = ("database is locked", "database table is locked", "deadlock detected", "lock wait timeout")
 _AWAY: Final = (
@@ -24,12 +24,12 @@ _REFUSED_DATABASE: Final = (
     "no pg_hba.conf",
 )
 _MODULE: Final = re.compile(r"no module named '([a-z0-9_]+)")
-# What pip calls the modules that MLflow and SQLAlchemy import for a database or an artifact store.
+# Modules that MLflow and SQLAlchemy import for a database or an artifact store: which extra brings them, or what pip
+# calls them.
+_EXTRAS: Final = {"psycopg": "postgres", "boto3": "s3", "botocore": "s3"}
 _PACKAGES: Final = {
     "psycopg2": "psycopg2-binary",
-    "psycopg": "'psycopg[binary]'",
     "mysqldb": "mysqlclient",
-    "botocore": "boto3",
     "azure": "azure-storage-blob",
     "google": "google-cloud-storage",
 }
@@ -42,8 +42,13 @@ def problem_sentence(error: BaseException, uri: str) -> str | None:
         if any(sign in text for sign in signs):
             match = _MODULE.search(text)
             module = match[1] if match else "the library of its kind"
-            return sentence.format(place=redact(uri), module=_PACKAGES.get(module, module))
+            return sentence.format(place=redact(uri), module=module, installing=_installing(module))
     return None
+
+
+def _installing(module: str) -> str:
+    extra = _EXTRAS.get(module)
+    return installing(extra) if extra else f"run pip install {_PACKAGES.get(module, module)}"
 
 
 def is_locked(error: BaseException) -> bool:
@@ -136,7 +141,7 @@ _SENTENCES: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     ),
     (
         ("no module named", "google-cloud-storage", "azure-storage"),
-        "the tracking store {place} or its artifacts need {module}, which is not installed: run pip install {module}.",
+        "the tracking store {place} or its artifacts need {module}, which is not installed: {installing}.",
     ),
     (
         ("can't load plugin", "model registry functionality is unavailable", "unsupported uri"),

@@ -52,6 +52,8 @@ def open_mlflow() -> Any:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         # logs each database error with its traceback before it raises it
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        # logs, with its traceback, what a signal raises while it closes a connection, and raises it again
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         # urllib3 reports every retry; `store_errors` reports once
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     return mlflow
