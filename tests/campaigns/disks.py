@@ -26,6 +26,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -117,7 +118,7 @@ class Result:
 def run_command(module: str, arguments: Sequence[str], folder: Path, seconds: float = SECONDS) -> Ended:
     """Run a command's entry point in a forked process in `folder`, whose temporary folder is `folder/tmp`."""
     started = time.monotonic()
-    out, err = folder / ".." / f"{folder.name}.out", folder / ".." / f"{folder.name}.err"
+    out, err = (folder / ".." / f"{folder.name}-{time.monotonic_ns()}.{name}" for name in ("out", "err"))
     process = get_context("fork").Process(target=_child, args=(module, list(arguments), folder, out, err))
     process.start()
     process.join(seconds)
@@ -172,6 +173,11 @@ def newest_run(folder: Path) -> str:
         row = database.execute("SELECT run_uuid FROM runs ORDER BY start_time DESC LIMIT 1").fetchone()
         return str(row[0]) if row else ""
     return ""
+
+
+def _run_named(folder: Path, name: str) -> str:
+    with closing(sqlite3.connect(folder / "store" / "mlflow.db")) as database:
+        return str(database.execute("SELECT run_uuid FROM runs WHERE name = ?", (name,)).fetchone()[0])
 
 
 def _outcome(name: str, folder: Path) -> Any:
@@ -310,6 +316,28 @@ class Campaign:
 
     filling_seconds = 6.0  # from the cache's first file to the last epoch
 
+    def race(self, gib: float) -> Result:
+        """Train with two seeds at once in one folder, whose feature cache of `gib` has no room for both."""
+        result = Result("train", "cache", f"two runs, {1024 * gib:.1f} MiB")
+        seeds = ("0", "1")
+        alone = self.folder("train")
+        expected = {"0": self.undisturbed("train")[0]}
+        if self.run("train", alone, "--seed", "1").code == 0:
+            expected["1"] = metrics_of(alone)
+        folder, started = self.folder("train"), time.monotonic()
+        with ThreadPoolExecutor(len(seeds)) as pool:
+            ended = pool.map(lambda seed: self.run("train", folder, "--seed", seed, "--cache_gib", f"{gib:f}"), seeds)
+            for seed, done in zip(seeds, ended, strict=True):
+                result.code = max(result.code, done.code)
+                if done.code or "Traceback" in done.errors:
+                    result.faults.append(f"seed {seed} did not end well: {done.errors.strip()[-300:]}")
+                else:
+                    _compare(expected.get(seed), metrics_of(folder, _run_named(folder, f"clip-lp-ft-{seed}")), result)
+        result.seconds = round(time.monotonic() - started, 1)
+        for each in (alone, folder):
+            shutil.rmtree(each, ignore_errors=True)
+        return result
+
 
 def faults_of(ended: Ended, folder: Path, place: str, disk: Path) -> list[str]:
     """Return what is wrong with how a command ended whose `place` is that disk."""
@@ -401,6 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--places", default="", help="comma-separated; empty: all")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--deletions", type=int, default=10, help="trainings whose feature cache is deleted")
+    parser.add_argument("--races", type=int, default=5, help="pairs of trainings that share a small feature cache")
     parser.add_argument("--products", type=int, default=320, help="of the sample catalogue")
     parser.add_argument("--seconds", type=float, default=3600, help="no further trial is begun after these")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of deletions and the order of trials")
@@ -419,6 +448,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work_list: list[Callable[[], Result]] = [lambda each=each: campaign.trial(*each) for each in planned]
         moments = [-1.0, *(chance.random() for _ in range(options.deletions - 1))][: options.deletions]
         work_list += [lambda moment=moment: campaign.deletion(moment) for moment in moments]
+        rooms = [chance.uniform(0.5, 20) / 1024 for _ in range(options.races)]
+        work_list += [lambda gib=gib: campaign.race(gib) for gib in rooms]
         for each in work_list:
             if time.monotonic() - started > options.seconds:
                 break
