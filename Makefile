@@ -9,6 +9,8 @@ PORT = 5000
 FLAGS =
 
 RUN = $(VENV)/bin/python -m
+# What works on the lock file, in an environment of its own: none of it is needed to train, predict or serve.
+TOOLS = $(VENV)/tools
 # Compiling what is never imported would take a minute and half a gigabyte. What is imported is compiled then, and kept:
 # in a shell that forbids that (as many images do), every command would compile everything again, for half a minute.
 INSTALL = $(RUN) pip install --disable-pip-version-check --no-compile
@@ -20,13 +22,18 @@ FETCHER = $(if $(filter kaggle hf,$(DATA)),$(VENV)/.ready-data)
 PYTHONS = $(or $(PYTHON),$(foreach name,python3.11 python3.12 python3.13 python3,$(name) /usr/bin/$(name)))
 # A shim that starts nothing, and a Python without its venv module, do not fit.
 FITS = import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+MAKE_VENV = test -x $(VENV)/bin/pip || { \
+	  for python in $(PYTHONS); do \
+	    if "$$python" -c '$(FITS)' 2>/dev/null; then "$$python" -m venv $(VENV) && exit; fi; \
+	  done; \
+	  echo "Python 3.11, 3.12 or 3.13 with its venv module is needed: install it (Debian: python3 and python3-venv), or run make again with PYTHON=<path of one>." >&2; exit 1; }
 # Prints what pyproject.toml asks for, the core or an extra, for pip to read.
 ASKED = import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
         print(*(project["optional-dependencies"][sys.argv[1]] if sys.argv[1:] else project["dependencies"]), sep="\n")
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup prepare train pretrain tune study bench demo dashboard ui serve check test lint types format lock clean
+.PHONY: help setup prepare train pretrain tune study bench demo dashboard ui serve check test lint types format lock verify audit sbom clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -91,35 +98,50 @@ format: $(VENV)/.ready-dev  ## fix style and layout automatically
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-lock: $(VENV)/.ready  ## update requirements.lock after a change of pyproject.toml (FLAGS=--upgrade: everything)
-	$(INSTALL) --quiet uv==0.13.9
-	$(RUN) uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-strip-extras \
-	  --custom-compile-command "make lock" --output-file requirements.lock $(FLAGS) pyproject.toml
+lock: $(TOOLS)/.ready  ## update requirements.lock after a change of pyproject.toml (FLAGS=--upgrade: everything)
+	@# What was locked stays while it fits.
+	@test -s requirements-hashed.lock || cp requirements.lock requirements-hashed.lock
+	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-strip-extras \
+	  --generate-hashes --custom-compile-command "make lock" --output-file requirements-hashed.lock $(FLAGS) pyproject.toml
 	@# PyTorch's CUDA build names its own CUDA packages, nearly all exactly. Without them here, a CPU build brings none.
-	sed -E -i.old '/^(cuda-|nvidia-[^m]|triton)/d' requirements.lock && rm requirements.lock.old
+	@# Hashes in a file of constraints would oblige all that pip installs beside it to have one.
+	sed -E '/^ +--hash=/d; s/ +\\$$//; /^(cuda-|nvidia-[^m]|triton)/d' requirements-hashed.lock > requirements.lock
 
-clean:  ## remove tools' caches; runs, data and .venv stay
+verify: $(VENV)/.ready  ## compare every installed file with its package's, and that with its hash in the lock file
+	$(RUN) experiments.verify $(FLAGS)
+
+audit: $(TOOLS)/.ready  ## look up known weaknesses of the locked packages
+	@# strict: a package that could not be looked up is no package without weaknesses
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements-hashed.lock $(FLAGS)
+
+sbom: $(VENV)/.ready $(TOOLS)/.ready  ## write sbom.json: what is installed, in CycloneDX's format
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(FLAGS) \
+	  $(VENV)/bin/python
+
+clean:  ## remove tools' caches; runs, data and .venv stay (what killed commands left: python -m experiments.clean)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find vlm_core experiments dashboard tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The files below say what is installed: the core, an extra beside it, or all that the tests need. A changed
 # pyproject.toml or requirements.lock makes them out of date.
 $(VENV)/.ready: pyproject.toml requirements.lock
-	@test -x $(VENV)/bin/pip || { \
-	  for python in $(PYTHONS); do \
-	    if "$$python" -c '$(FITS)' 2>/dev/null; then "$$python" -m venv $(VENV) && exit; fi; \
-	  done; \
-	  echo "Python 3.11, 3.12 or 3.13 with its venv module is needed: install it (Debian: python3 and python3-venv), or run make again with PYTHON=<path of one>." >&2; exit 1; }
+	@$(MAKE_VENV)
 	@$(VENV)/bin/python -c '$(ASKED)' > $(VENV)/core.txt
 	$(INSTALL) -c requirements.lock -r $(VENV)/core.txt
 	@command -v pyenv >/dev/null || { printf '%s\n' "$$PYENV_STAND_IN" > $(VENV)/bin/pyenv && chmod +x $(VENV)/bin/pyenv; }
+	@touch $@
+
+$(TOOLS)/.ready: Makefile
+	@$(MAKE_VENV)
+	$(VENV)/bin/python -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --disable-pip-version-check --quiet uv==0.13.9 pip-audit==2.10.1 cyclonedx-bom==7.5.0
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(INSTALL) -r requirements.lock
 	@touch $@
 
-$(VENV)/.ready-all: $(patsubst %,$(VENV)/.ready-%,data export search study dashboard)
+$(VENV)/.ready-all: $(patsubst %,$(VENV)/.ready-%,data export search study dashboard postgres s3)
 	@touch $@
 
 $(VENV)/.ready-%: $(VENV)/.ready

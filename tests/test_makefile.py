@@ -14,7 +14,7 @@ from vlm_core.errors import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "Makefile").read_text()
-STAMPS = (".ready", ".ready-dev", *(f".ready-{extra}" for extra in EXTRAS))
+STAMPS = (".ready", ".ready-dev", "tools/.ready", *(f".ready-{extra}" for extra in EXTRAS))
 TARGETS = re.findall(r"^([a-z]+):", TEXT, flags=re.MULTILINE)
 
 
@@ -26,7 +26,7 @@ def _make(*words: str, folder: Path = ROOT, path: str | None = None) -> subproce
 def _installed(folder: Path) -> Path:
     """An environment that make takes for a finished one."""
     environment = folder / "environment"
-    environment.mkdir()
+    (environment / "tools").mkdir(parents=True)
     for stamp in STAMPS:
         (environment / stamp).touch()
     return environment
@@ -68,6 +68,10 @@ def test_every_target_is_phony() -> None:
         (["study"], "-m experiments.study --preset demo --data sample"),
         (["test"], "-m pytest -n"),
         (["check"], '-m "not slow"'),
+        (["lock"], "--generate-hashes"),
+        (["verify"], "-m experiments.verify"),
+        (["audit"], "pip-audit --strict --disable-pip --require-hashes --requirement requirements-hashed.lock"),
+        (["sbom"], "cyclonedx-py environment"),
     ],
 )
 def test_a_target_runs_its_command_and_installs_nothing_twice(tmp_path: Path, words: list[str], command: str) -> None:
