@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Final, Literal, get_args, get_origin
 
 from vlm_core.atomic import write_atomically
-from vlm_core.config import HEAD, PRESETS, SUITING, Config, PretrainingConfig, SearchConfig, Settings, StudyConfig
+from vlm_core.config import (
+    HEAD,
+    PRESETS,
+    SUITING,
+    AuditConfig,
+    Config,
+    PretrainingConfig,
+    SearchConfig,
+    Settings,
+    StudyConfig,
+)
 
 MLPROJECT = Path(__file__).resolve().parent.parent / "MLproject"
 # `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.
@@ -22,12 +32,18 @@ _VERBS: Final[dict[str, str]] = {
     "benchmark": "compares every training mode with a naive loop",
     "prepare": "reads, cleans, decodes and splits a catalogue; takes the settings about data",
     "evaluate": "evaluates a stored run's model on another labelled catalogue",
-    "predict": "categorises the images of a folder, zip or CSV file",
+    "predict": "categorises images: single ones, or those of folders, zips and tables",
+    "audit": "finds suspicious labels, duplicates and poor pictures in a catalogue; takes the settings about data",
     "export": "exports a stored run's model to ONNX in fp32 and int8, and compares it with PyTorch",
     "clean": "lists what killed commands left behind; removes it with -P remove=yes",
     "demo": "trains a small model of each family on the sample catalogue and compares them",
 }
-_CONFIGS: Final[dict[str, type[Settings]]] = {"pretrain": PretrainingConfig, "tune": SearchConfig, "study": StudyConfig}
+_CONFIGS: Final[dict[str, type[Settings]]] = {
+    "pretrain": PretrainingConfig,
+    "tune": SearchConfig,
+    "study": StudyConfig,
+    "audit": AuditConfig,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,10 +14,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write one row per image: id, category, confidence, p_<category>..., and the generated text if there is one."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.predict",
-        description="Categorise the images of a folder, zip or CSV file.",
+        description="Categorise images: single ones, or those of folders, zips and tables.",
     )
     parser.add_argument("--model", required=True, help="run id, or a model such as models:/categoriser-blip@champion")
-    parser.add_argument("--pictures", required=True, help="folder, zip or CSV file of images")
+    parser.add_argument(
+        "--pictures",
+        required=True,
+        nargs="+",
+        help="images, folders (with those below), zips, patterns in quotes such as 'photos/*.jpg', or tables of images",
+    )
     parser.add_argument("--output", default="predictions.csv", help="file to write, .csv or .parquet")
     parser.add_argument("--id_column", default="id", help="column of the CSV file with the product's id")
     parser.add_argument("--picture_column", default="", help="column with the image's path (empty: images/<id>.jpg)")
@@ -28,12 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vlm_core.tracking.registry import resolve
     from vlm_core.workflows.predict import find_pictures, predict_batches, write_predictions
 
-    pictures = find_pictures(Path(options.pictures), options.id_column, options.picture_column)
+    pictures = find_pictures(options.pictures, options.id_column, options.picture_column)
     set_threads(options.threads)
     model = load_categoriser(resolve(options.model))
     output = Path(options.output)
-    count = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
-    print(f"Wrote {count:,} rows to {output}.")
+    written = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
+    print(f"Wrote {written.rows:,} rows to {output}.")
+    if written.failed:
+        print(
+            f"{written.failed:,} of them could not be categorised: the column error says why. The first: "
+            + "; ".join(written.errors)
+        )
 
 
 if __name__ == "__main__":

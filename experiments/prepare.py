@@ -22,8 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from vlm_core.catalogue.duplicates import label_conflicts
     from vlm_core.data import load_data, write_dataset_info
+    from vlm_core.workflows.corrections import fetch_corrections
 
     root = Path.cwd()
+    fetch_corrections(config, root)
     data = load_data(config, root)
     path = write_dataset_info(data, root / "data" / "processed")
     split = data.split

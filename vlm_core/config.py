@@ -1,9 +1,9 @@
 """Every setting once: its default, help, bounds, choices and search range.
 
 Settings stand in groups, and what a command takes is a class made of groups: `Config` for training, `SearchConfig`,
-`StudyConfig` and `PretrainingConfig`. Each renders to the command line (`add_flags`, `from_flags`), to MLflow params
-(`to_params`, `from_params`) and to the MLproject text (`experiments.mlproject`). Functions of the library take the
-group or the configuration whose settings they read.
+`StudyConfig`, `PretrainingConfig` and `AuditConfig`. Each renders to the command line (`add_flags`, `from_flags`), to
+MLflow params (`to_params`, `from_params`) and to the MLproject text (`experiments.mlproject`). Functions of the library
+take the group or the configuration whose settings they read.
 """
 
 from __future__ import annotations
@@ -219,6 +219,12 @@ class CatalogueSettings(Settings):
 
     data: str = Field("auto", description="auto, sample, kaggle, hf, or the path of a folder, zip or CSV of products")
     label: str = Field("masterCategory", description="column with the category")
+    normalise_labels: bool = Field(
+        False, description="true: merge categories that differ only by case or blanks, and take nan or N/A as none"
+    )
+    corrections: str = Field(
+        "", description="CSV of corrections (id,column,old,new), or a run's: runs:/<run id>/corrections.csv"
+    )
     id_column: str = Field("id", description="column with the product's id")
     picture_column: str = Field("", description="column with the image's path (empty: images/<id>.jpg)")
     title_column: str = Field("productDisplayName", description="column with the product's title, if there is one")
@@ -237,6 +243,11 @@ class SamplingSettings(CatalogueSettings):
     per_category: int = Field(750, ge=0, description="products sampled per category under holdout (0: all)")
     train_per_category: int = Field(
         480, ge=0, description="training rows per category after balancing (0: do not balance)"
+    )
+    test_ids: Literal["auto", "reserved"] = Field(
+        "auto",
+        description="products to validate and test on under holdout; auto: any, but in a catalogue that weights have "
+        "seen only what no pretraining may use; reserved: only that, in every catalogue",
     )
 
 
@@ -389,6 +400,17 @@ class StudyConfig(WorkersSettings, FineTuningSettings):
         description="comma-separated parts to run (ablation: of the mechanism, on one frozen encoder)",
     )
     study: str = Field("", description="name of the study, by which it is resumed (empty: the preset's name)")
+
+
+class AuditConfig(SamplingSettings, WeightsSettings):
+    """Audit."""
+
+    weights: Literal["auto", "pretrained", "tiny", "tiny-random"] = Field(
+        "tiny", description="what labels are audited with; tiny: the small weights that are included, without network"
+    )
+    audited: int = Field(20_000, ge=100, description="products whose labels are audited, at most")
+    output: str = Field("audit", min_length=1, description="folder for audit.csv and audit.html")
+    corrected: str = Field("", description="CSV file to write the table of usable products to, with its corrections")
 
 
 class PretrainingConfig(RunSettings, OptimisationSettings, CatalogueSettings, ModelSettings):

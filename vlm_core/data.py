@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
+from vlm_core.catalogue.labels import counted
 from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
-from vlm_core.config import CatalogueSettings, SplitSettings
+from vlm_core.config import CatalogueSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.reading import Columns
 
 logger = logging.getLogger(__name__)
+SAMPLE_NAME: Final = "sample"  # of the embedded catalogue
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Data:
         """Return the data for weights that were pretrained on some of it; a leak is logged."""
         if exposure is None:
             return self
-        split = self.split.exposed(exposure.may_have_seen(self.catalogue.products, self.groups))
+        split = self.split.exposed(exposure.may_have_seen(self.catalogue, self.groups))
         if share := split.leakage.pretraining:
             logger.info(
                 f"LEAKING: {share:.1%} of the evaluated products may have been pretrained on: scores reward memory."
@@ -58,10 +63,94 @@ def load_catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
 
     catalogue = prepare_catalogue(config.data, columns_of(config), root)
     logger.info(f"Catalogue {catalogue.name}: {catalogue.reading.summary()}")
+    catalogue = _normalise(config, _correct(config, catalogue, root))
+    _warn_of_pictures(config, catalogue)
     return catalogue
 
 
-def load_data(config: SplitSettings, root: Path, catalogue: Catalogue | None = None) -> Data:
+def run_artifact(address: str) -> tuple[str, str] | None:
+    """Return run id and path of an address such as runs:/<run id>/corrections.csv; None for the path of a file."""
+    match = re.fullmatch(r"runs:/+([\w-]+)/([\w./-]+)", address)
+    return (match[1], match[2]) if match and ".." not in match[2].split("/") else None
+
+
+def corrections_file(config: CatalogueSettings, root: Path) -> Path | None:
+    """Return the file of the settings' corrections, in `root` for a run's artifact; None where there are none."""
+    if not config.corrections:
+        return None
+    if artifact := run_artifact(config.corrections):
+        return root / "data" / "corrections" / artifact[0] / artifact[1]
+    return Path(config.corrections).expanduser()
+
+
+def _correct(config: CatalogueSettings, catalogue: Catalogue, root: Path) -> Catalogue:
+    """Return the catalogue with the settings' corrections; those that do not fit it are named."""
+    from vlm_core.catalogue.catalogue import with_products
+    from vlm_core.catalogue.corrections import apply_corrections, read_corrections
+
+    path = corrections_file(config, root)
+    if path is None:
+        return catalogue
+    ids = [name for name in (config.id_column, config.picture_column) if name]
+    done = apply_corrections(catalogue.products, read_corrections(path), ids, config.title_column)
+    undecided = f", {done.undecided:,} not decided (new is empty)" if done.undecided else ""
+    logger.info(f"Corrections: {done.applied:,} applied, {done.already:,} in the table already{undecided}.")
+    if done.stale:
+        logger.warning(
+            f"{len(done.stale):,} corrections do not fit the table and were not applied: {_listed(done.stale, 5)}. "
+            "Take them out of the file, or write what the table holds now as old."
+        )
+    return with_products(catalogue, done.products)
+
+
+def _normalise(config: CatalogueSettings, catalogue: Catalogue) -> Catalogue:
+    """Return the catalogue with one name for each category, if the settings say so; otherwise warn of several."""
+    from vlm_core.catalogue.catalogue import with_products
+    from vlm_core.catalogue.labels import label_variants, missing_texts, normalised
+
+    column = catalogue.products[config.label]
+    counts = {str(name): int(count) for name, count in column.value_counts().items()}
+    variants, missing = label_variants(column), missing_texts(column)
+    found = [f"{counted({name: counts[name] for name in names})} differ only by case or blanks" for names in variants]
+    if missing:
+        found.append(f"{counted({name: counts[name] for name in missing})} may say that there is no category")
+    if config.normalise_labels:
+        catalogue = with_products(catalogue, catalogue.products.assign(**{config.label: normalised(column)}))
+        done = [f"{', '.join(names[1:])} to {names[0]}" for names in variants]
+        done += [f"{', '.join(missing)} to no category"] if missing else []
+        if done:
+            logger.info(f"Categories were merged in the column {config.label}: {_listed(done)}.")
+    elif found:
+        logger.warning(
+            f"Each of these is a category of its own in the column {config.label}: {_listed(found)}. "
+            "normalise_labels=true merges them."
+        )
+    if without := int((catalogue.products[config.label] == "").sum()):
+        logger.info(f"{without:,} products have no category: they are neither trained nor tested on.")
+    return catalogue
+
+
+def _warn_of_pictures(config: CatalogueSettings, catalogue: Catalogue) -> None:
+    """Warn of pictures that stand under many products."""
+    from vlm_core.catalogue.duplicates import find_placeholders
+
+    found = [
+        f"one under {len(each.product_ids):,} products of {len(each.categories):,} "
+        f"{'category' if len(each.categories) == 1 else 'categories'} (such as {', '.join(each.product_ids[:3])})"
+        for each in find_placeholders(catalogue.products, config.label)
+    ]
+    if found:
+        logger.warning(
+            f"The same picture stands under many products: {_listed(found, 3)}. If it only says that there is none, "
+            "leave these products out of the table."
+        )
+
+
+def _listed(texts: Sequence[str], most: int = 10) -> str:
+    return "; ".join([*texts[:most], *([f"and {len(texts) - most:,} more"] if len(texts) > most else [])])
+
+
+def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None = None) -> Data:
     """Load the catalogue that the settings name, unless it is given, and split it. Raises UserError for bad data."""
     from vlm_core.catalogue.duplicates import near_duplicate_groups
 
@@ -77,13 +166,15 @@ def load_data(config: SplitSettings, root: Path, catalogue: Catalogue | None = N
         per_category=config.per_category,
         train_per_category=config.train_per_category,
         seed=config.seed,
+        evaluable=_evaluable(config, catalogue, groups),
     )
-    for name, reason in split.removed.items():
-        logger.info(f"Left out category {name}: {reason}.")
+    _tell_removed(split.removed)
     logger.info(
         f"Protocol {split.protocol}: {len(split.train):,} training rows, {len(split.validation):,} for validation, "
         f"{len(split.test):,} for test, {len(split.categories)} categories."
     )
+    if split.protocol == "holdout" and not split.reserved:
+        logger.info("Any product may be tested on: no weights known here were pretrained on this catalogue.")
     if split.leaking:
         logger.info(
             f"LEAKING: {split.leakage.near:.1%} of the evaluated images are in the training set, too: "
@@ -92,9 +183,43 @@ def load_data(config: SplitSettings, root: Path, catalogue: Catalogue | None = N
     return Data(catalogue, groups, split)
 
 
+def _evaluable(config: TrainingSettings, catalogue: Catalogue, groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which products (n,) may be validated and tested on, whatever weights are used.
+
+    Runs from scratch are tested on the same products as runs from pretrained weights. The sample keeps the rule, so
+    that weights can be pretrained on it and compared with published scores.
+    """
+    from vlm_core.catalogue.exposure import Exposure, reserved_for_evaluation, shipped_exposures
+
+    if config.test_ids == "reserved" or catalogue.name == SAMPLE_NAME:
+        return reserved_for_evaluation(catalogue.products["product_id"], groups)
+    try:
+        own = Exposure.read(Path(config.checkpoint)) if config.checkpoint else None
+    except ValueError:  # loading the weights says so
+        own = None
+    seen = [known.may_have_seen(catalogue, groups) for known in (own, *shipped_exposures()) if known]
+    return np.asarray(~np.any(seen, axis=0))
+
+
+def _tell_removed(removed: dict[str, str]) -> None:
+    """Log the categories that are left out, with their sizes, in one line for each reason."""
+    by_reason: dict[str, dict[str, int]] = {}
+    for name, text in removed.items():
+        reason, _, size = text.rpartition(" (")
+        by_reason.setdefault(reason, {})[name] = int(size.split()[0])
+    for reason, sizes in by_reason.items():
+        logger.info(
+            f"Left out {len(sizes):,} {'category' if len(sizes) == 1 else 'categories'} ({reason}): {counted(sizes)}."
+        )
+
+
 def split_list(text: str) -> tuple[str, ...]:
-    """Return the parts of a comma-separated setting."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Return the parts of a comma-separated setting; one with a comma in it stands in double quotes."""
+    try:
+        (parts,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):  # a stray quote, an empty setting, a line break
+        parts = text.split(",")
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def write_dataset_info(data: Data, folder: Path) -> Path:

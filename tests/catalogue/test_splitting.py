@@ -31,6 +31,7 @@ def _split(products, groups=None, **changes):
         "per_category": 750, "train_per_category": 480, "seed": 0,
     }  # fmt: skip
     groups = np.arange(len(products)) if groups is None else groups
+    settings["evaluable"] = reserved_for_evaluation(products["product_id"], groups)
     return split_catalogue(products, groups, **{**settings, **changes})
 
 
@@ -184,8 +185,10 @@ def test_own_categories_and_prior():
 @pytest.mark.parametrize(
     ("counts", "changes", "said"),
     [
-        ({"a": 50, "b": 4}, {}, "b has 4 products"),
+        ({"a": 50, "b": 4}, {}, r"leaves 1 categories.*each with 5 products.*a \(50\), b \(4\)"),
+        ({"a": 50, "b": 4, "c": 3}, {"categories": ("a", "b", "c")}, r"too small: b \(4\), c \(3\)"),
         ({"a": 50}, {}, "leaves 1 categories"),
+        ({"a": 50, "Home, Kitchen": 50}, {"categories": ("a", "Home", "Kitchen")}, r"categories='\"Home, Kitchen\"'"),
         ({"a": 50, "b": 50}, {"categories": ("a", "x")}, "categories=x"),
         ({"a": 50, "b": 50}, {"min_products": 51}, "leaves 0 categories"),
     ],
@@ -216,3 +219,20 @@ def test_leakage_by_hand():
     leak = measure_leakage(digests, groups, labels, ("a", "b"), np.array([0, 1]), np.array([2]), np.array([3, 4]))
     assert leak.exact == pytest.approx(1 / 3) and leak.near == pytest.approx(2 / 3)
     assert leak.near_by_category == {"a": 1.0, "b": 0.5}
+
+
+def test_all_categories_that_are_too_small_are_left_out_at_once():
+    split = _split(_products({"a": 50, "b": 40, "c": 4, "d": 3, "e": 1}))
+    assert split.categories == ("a", "b")
+    assert split.removed == {
+        "c": "fewer than 5 products with different images (4 products)",
+        "d": "fewer than 5 products with different images (3 products)", "e": "a single product (1 products)",
+    }  # fmt: skip
+
+
+def test_where_no_weights_have_seen_the_catalogue_any_product_is_tested_on():
+    products = _products({"a": 100, "b": 24})
+    split = _split(products, evaluable=None, train_per_category=0)
+    assert not split.reserved and _split(products).reserved
+    assert _counts(split, split.test) == [20, 5] and _counts(split, split.validation) == [16, 4]
+    assert dataset_info(products, split, "f" * 16, 124)["test_ids"] == "any"

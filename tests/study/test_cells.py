@@ -84,9 +84,7 @@ def test_an_interruption_is_no_outcome(plan, steps, monkeypatch):
 
 def test_the_catalogue_is_read_once_for_all_cells(monkeypatch):
     read = []
-    monkeypatch.setattr(
-        "vlm_core.catalogue.catalogue.prepare_catalogue", lambda source, columns, root: read.append(source) or source
-    )
+    monkeypatch.setattr(cells, "load_catalogue", lambda config, root: read.append(config.data) or config.data)
     monkeypatch.setattr(cells, "load_data", lambda config, root, catalogue: (config.seed, catalogue))
     cells._catalogue.cache_clear()
     try:

@@ -32,10 +32,10 @@ def photos(tmp_path):
 
 def _predict(place, output, **columns):
     model = make_categoriser("git", "sentences")
-    pictures = find_pictures(place, columns.get("id_column", "id"), columns.get("picture_column", ""))
-    count = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
+    pictures = find_pictures([str(place)], columns.get("id_column", "id"), columns.get("picture_column", ""))
+    written = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
     table = pd.read_csv(output) if output.suffix == ".csv" else pd.read_parquet(output)
-    assert len(table) == count
+    assert len(table) == written.rows and table["error"].notna().sum() == written.failed
     return table
 
 
@@ -73,12 +73,12 @@ def test_ids_are_unique_whatever_the_files_are_called(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
     for name in ("a.png", "a.jpg.png", "b.jpg"):
         shutil.copy(tmp_path / "a.jpg", tmp_path / name)
-    assert [picture.id for picture in find_pictures(tmp_path, "id", "")] == ["a.jpg", "a.jpg (2)", "a.png", "b"]
+    assert [picture.id for picture in find_pictures([str(tmp_path)], "id", "")] == ["a.jpg", "a.jpg (2)", "a.png", "b"]
     with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "twins.zip", "w") as archive:
         warnings.simplefilter("ignore")
         for data in (b"one", b"two"):
             archive.writestr("x.jpg", data)
-    twins = find_pictures(tmp_path / "twins.zip", "id", "")
+    twins = find_pictures([str(tmp_path / "twins.zip")], "id", "")
     assert [(picture.id, picture.read()) for picture in twins] == [("x.jpg", b"one"), ("x.jpg (2)", b"two")]
 
 
@@ -90,8 +90,8 @@ def test_a_zip_with_broken_names_is_read(photos, tmp_path):
             archive.writestr(name, b"bytes")
     more = tmp_path / "more.zip"
     more.write_bytes(more.read_bytes().replace("é".encode(), b"\xff\xfe"))
-    assert len(find_pictures(place, "id", "")) == 3
-    assert [picture.read() for picture in find_pictures(more, "id", "")] == [b"bytes"] * 4
+    assert len(find_pictures([str(place)], "id", "")) == 3
+    assert [picture.read() for picture in find_pictures([str(more)], "id", "")] == [b"bytes"] * 4
 
 
 def test_no_cell_of_a_csv_is_a_formula(tmp_path):
@@ -106,7 +106,7 @@ def test_no_cell_of_a_csv_is_a_formula(tmp_path):
 def test_rows_of_a_table_that_are_left_out_are_named(photos):
     (photos / "table.csv").write_text("id,photo\n1,a.jpg\n1,b.png\n2\n")
     with collected_messages() as messages:
-        pictures = find_pictures(photos / "table.csv", "id", "photo")
+        pictures = find_pictures([str(photos / "table.csv")], "id", "photo")
     assert [picture.id for picture in pictures] == ["1"]
     assert messages == [
         "WARNING: 2 rows of table.csv are left out, the first in line 3: the id 1 is already used in an earlier line."
@@ -134,12 +134,60 @@ def test_what_cannot_be_read_or_written_is_refused(photos, tmp_path):
     (tmp_path / "torn.zip").write_bytes(photos.with_suffix(".zip").read_bytes()[:300])
     for place, message in [
         ("none", "contains no images"),
-        ("torn.zip", "is not a folder"),
-        ("gone", "is not a folder"),
+        ("torn.zip", "is a damaged zip"),
+        ("gone", "does not exist"),
+        ("photos/*.bmp", "does not exist"),
     ]:
         with pytest.raises(UserError, match=message):
-            find_pictures(tmp_path / place, "id", "")
+            find_pictures([str(tmp_path / place)], "id", "")
     with pytest.raises(UserError, match="picture_column=file is not a column"):
-        find_pictures(photos / "table.csv", "id", "file")
+        find_pictures([str(photos / "table.csv")], "id", "file")
     with pytest.raises(UserError, match=r"must end in .csv or .parquet"):
         write_predictions(tmp_path / "out.txt", ["id"], iter([]))
+
+
+def _ids(*places, id_column="id", picture_column=""):
+    with collected_messages() as messages:
+        pictures = find_pictures([str(place) for place in places], id_column, picture_column)
+    return [picture.id for picture in pictures], messages
+
+
+def test_single_images_patterns_folders_and_zips_are_taken_together(photos, tmp_path, monkeypatch):
+    assert _ids(photos / "a.jpg") == (["a"], [])
+    assert _ids(photos / "a.jpg", photos / "b.png", photos / "a.jpg")[0] == ["a", "b"]
+    assert _ids(f"{photos}/**/*.webp")[0] == ["c"]
+    assert _ids(f"{photos}/**/*.[jpw]*")[0] == ["a", "b", "broken", "deep/c"]
+    assert _ids(photos / "deep", photos.with_suffix(".zip"))[0] == [
+        "photos/deep/c", "photos.zip/a", "photos.zip/b", "photos.zip/broken", "photos.zip/deep/c",
+    ]  # fmt: skip
+    monkeypatch.chdir(photos)
+    assert _ids("a.jpg", "deep")[0] == ["a", "deep/c"]
+
+
+def test_twins_in_different_folders_keep_their_folder(photos):
+    shutil.copy(photos / "a.jpg", photos / "deep" / "a.jpg")
+    assert _ids(photos / "a.jpg", photos / "deep" / "a.jpg")[0] == ["a", "deep/a"]
+    assert _ids(photos)[0] == ["a", "b", "broken", "deep/a", "deep/c"]
+
+
+def test_what_is_no_image_is_counted_and_a_macs_own_files_are_among_it(photos, tmp_path):
+    for name in ("._a.jpg", ".DS_Store", "notes.pdf"):
+        (photos / name).write_bytes(b"x")
+    ids, messages = _ids(photos)
+    assert ids == ["a", "b", "broken", "deep/c"]
+    assert messages == ["Passed over 4 files that are no images: .DS_Store, ._a.jpg, notes.pdf, table.csv."]
+    with zipfile.ZipFile(tmp_path / "mac.zip", "w") as archive:
+        for name in ("photos/0.jpg", "__MACOSX/photos/._0.jpg", "photos/.DS_Store"):
+            archive.writestr(name, b"x")
+    assert _ids(tmp_path / "mac.zip") == (
+        ["photos/0"],
+        ["Passed over 2 files that are no images: __MACOSX/photos/._0.jpg, photos/.DS_Store."],
+    )
+
+
+def test_a_file_of_any_name_is_tried_and_a_link_that_is_named_is_followed(photos, tmp_path):
+    shutil.copy(photos / "a.jpg", tmp_path / "picture")
+    (photos / "out.jpg").symlink_to(tmp_path / "picture")
+    for place in (tmp_path / "picture", photos / "out.jpg"):
+        (picture,) = find_pictures([str(place)], "id", "")
+        assert picture.read() == (photos / "a.jpg").read_bytes()

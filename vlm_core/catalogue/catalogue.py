@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -27,7 +29,8 @@ from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import PictureStore, UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import track
 
-SCHEMA: Final = 3  # of the prepared folder: part of its name, so that an older one is never read
+SCHEMA: Final = 4  # of the prepared folder: part of its name, so that an older one is never read
+SIZES: Final = "sizes.npy"  # beside the pictures
 LONGEST_SIDE: Final = 256  # pixels of a stored picture
 PICTURES_MEASURED: Final = 200  # to choose the canvas
 PICTURES_PER_BATCH: Final = 256
@@ -49,6 +52,11 @@ class Catalogue:
         """Return 16 hex digits of which picture is in which row, at which size."""
         content = "\n".join([str(self.pictures.canvas), *self.products["picture_digest"]])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def picture_sizes(self) -> NDArray[np.uint32]:
+        """Return height and width (n, 2) of each picture before it was fitted to the canvas."""
+        sizes: NDArray[np.uint32] = np.load(self.pictures.path.with_name(SIZES), allow_pickle=False)
+        return sizes
 
 
 def prepare_catalogue(data: str, columns: Columns, root: Path) -> Catalogue:
@@ -82,6 +90,32 @@ def load_prepared(folder: Path) -> Catalogue:
     return _load(folder.name.rsplit("-", 1)[0], folder)
 
 
+def with_products(catalogue: Catalogue, products: pd.DataFrame) -> Catalogue:
+    """Return the catalogue with other values in its columns, prepared in a folder of its own.
+
+    The rows stay as they are, and the pictures' file is shared. `find_prepared` finds it like any other.
+    """
+    fingerprint = _fingerprint(products)
+    if fingerprint == catalogue.fingerprint:
+        return catalogue
+    source = catalogue.pictures.path.parent
+    folder = source.parent / f"{source.name.rsplit('-', 1)[0]}-{fingerprint}"
+    if not (folder / "reading.json").exists():
+        with _preparing(folder) as partial:
+            for array in source.glob("*.npy"):
+                _share(array, partial / array.name)
+            _finish(products, catalogue.reading, partial)
+    return _load(catalogue.name, folder)
+
+
+def _share(file: Path, place: Path) -> None:
+    """Give a file another name, or copy it where the file system cannot."""
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
+
+
 def _check_columns(name: str, header: Sequence[str], columns: Columns) -> None:
     """Raise UserError unless the header of the table `name` has every column that is needed."""
     needed = {"label": columns.label}
@@ -96,10 +130,17 @@ def _check_columns(name: str, header: Sequence[str], columns: Columns) -> None:
 
 def _prepare(source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path) -> None:
     """Read and decode everything into a temporary folder, which is renamed when it is complete."""
+    with _preparing(folder) as partial:
+        _write(source, columns, rows, report, partial)
+
+
+@contextmanager
+def _preparing(folder: Path) -> Iterator[Path]:
+    """Give a new folder, which takes the place of `folder` when it is complete; another process may be faster."""
     try:
         with building(folder) as partial:
             partial.mkdir()
-            _write(source, columns, rows, report, partial)
+            yield partial
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise UserError(f"The disk of {folder.parent} is full: free some space and start again.") from None
@@ -111,6 +152,7 @@ def _write(source: Source, columns: Columns, rows: list[TableRow], report: Readi
     canvas = _canvas(source, rows, columns)
     unreadable: list[Refusal] = []
     usable: list[dict[str, str]] = []
+    sizes: list[tuple[int, int]] = []
     with (folder / "pictures.npy").open("wb") as file:  # written, not mapped: a full disk is an error, not a SIGBUS
         _write_header(file, (len(rows), *canvas, 3))
         for row, decoded in track(_decode(source, rows, columns, canvas), "reading pictures", len(rows)):
@@ -119,6 +161,7 @@ def _write(source: Source, columns: Columns, rows: list[TableRow], report: Readi
                 continue
             file.write(decoded.picture.tobytes())
             usable.append(_product(row, decoded, columns))
+            sizes.append(decoded.size)
         file.seek(0)
         _write_header(file, (len(usable), *canvas, 3))
     if not usable:
@@ -126,9 +169,13 @@ def _write(source: Source, columns: Columns, rows: list[TableRow], report: Readi
             f"{source.name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
             f"{report.pictures_missing:,} without a picture, {len(unreadable):,} with an unreadable one."
         )
-    products = pd.DataFrame(usable)
+    np.save(folder / SIZES, np.array(sizes, dtype=np.uint32))
+    _finish(pd.DataFrame(usable), replace(report, pictures_unreadable=tuple(unreadable), products=len(usable)), folder)
+
+
+def _finish(products: pd.DataFrame, report: ReadingReport, folder: Path) -> None:
+    """Write what makes a folder of pictures a prepared catalogue."""
     products.to_parquet(folder / "products.parquet", index=False)
-    report = replace(report, pictures_unreadable=tuple(unreadable), products=len(usable))
     content = {"fingerprint": _fingerprint(products), "report": _report_adapter().dump_python(report, mode="json")}
     (folder / "reading.json").write_text(json.dumps(content))
 
@@ -182,6 +229,7 @@ def _canvas(source: Source, rows: list[TableRow], columns: Columns) -> tuple[int
 class _Decoded:
     picture: NDArray[np.uint8]
     digest: str
+    size: tuple[int, int]  # height and width before it was fitted
 
 
 def _decode(
@@ -192,10 +240,13 @@ def _decode(
     def decode(row: TableRow) -> tuple[TableRow, _Decoded | str]:
         try:
             data = source.read_picture(_picture_path(row, columns))
-            picture = fit_picture(decode_picture(data), canvas)
+            original = decode_picture(data)
+            picture = fit_picture(original, canvas)
         except (OSError, ValueError, UnreadablePicture) as error:
             return row, str(error)
-        return row, _Decoded(picture, hashlib.blake2b(data, digest_size=16).hexdigest())
+        return row, _Decoded(
+            picture, hashlib.blake2b(data, digest_size=16).hexdigest(), (original.height, original.width)
+        )
 
     waiting = iter(rows)
     with ThreadPoolExecutor(max_workers=min(MOST_DECODERS, os.cpu_count() or 1)) as pool:

@@ -44,6 +44,9 @@ MOST_UNREGISTERED: Final = 0.25  # share of the content's cells that differ befo
 MOST_REGISTERED: Final = 0.08  # and after
 FEWEST_CELLS: Final = 30  # smaller content is compared as if it had this many
 
+SOME_PRODUCTS: Final = 5  # of several categories with one picture, for it to be a placeholder
+MANY_PRODUCTS: Final = 20  # of one category
+
 ROWS_PER_BLOCK: Final = 2048
 COLUMNS_PER_BLOCK: Final = 8192
 PAIRS_PER_BATCH: Final = 20_000
@@ -54,6 +57,15 @@ class LabelConflict:
     """Products with byte-identical pictures but different categories: at least one label is incorrect."""
 
     group: int  # near-duplicate group
+    product_ids: tuple[str, ...]
+    categories: tuple[str, ...]  # sorted, without repeats
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A picture, byte for byte the same, of many products; such as a "no image" picture."""
+
+    digest: str
     product_ids: tuple[str, ...]
     categories: tuple[str, ...]  # sorted, without repeats
 
@@ -84,6 +96,29 @@ def label_conflicts(products: pd.DataFrame, groups: Rows, label: str) -> list[La
     return [
         LabelConflict(int(same["group"].iloc[0]), tuple(same["product_id"]), tuple(sorted(set(same[label]))))
         for _, same in varied.groupby("picture_digest", sort=False)
+    ]
+
+
+def hash_pictures(pictures: PictureStore, rows: Rows) -> NDArray[np.uint64]:
+    """Return a 64-bit perceptual hash of the framed content of each picture (n,) in the rows (n,)."""
+    bits = np.zeros((len(rows), 64), dtype=bool)
+    for index, row in enumerate(rows.tolist()):
+        bits[index] = _hash_frame(frame_picture(pictures.take(np.array([row]))[0]))
+    return np.packbits(bits, axis=1).view(">u8").astype(np.uint64).ravel()
+
+
+def find_placeholders(products: pd.DataFrame, label: str) -> list[Placeholder]:
+    """Return the pictures that stand for many products as if for none, the most frequent first.
+
+    Variants of one product share a picture, too: only many products, or some of different categories, are reported.
+    """
+    table = products[["picture_digest", "product_id", label]]
+    sizes = table.groupby("picture_digest")[label].agg(["size", "nunique"])
+    many = (sizes["size"] >= MANY_PRODUCTS) | ((sizes["size"] >= SOME_PRODUCTS) & (sizes["nunique"] > 1))
+    return [
+        Placeholder(digest, tuple(same["product_id"]), tuple(sorted(set(same[label]))))
+        for digest in sizes[many].sort_values("size", ascending=False, kind="stable").index
+        for same in [table[table["picture_digest"] == digest]]
     ]
 
 
@@ -164,18 +199,23 @@ def _link(pictures: PictureStore, rows: Rows) -> Rows:
 
 def _write_frames(pictures: PictureStore, rows: Rows, file: BinaryIO) -> NDArray[np.float32]:
     """Return hashes (m, 64) of ±1, and write the frames to the file, which saves memory."""
-    import imagehash
-    from PIL import Image
-
     hashes = np.empty((len(rows), 64), dtype=np.float32)
     for index, row in enumerate(track(rows.tolist(), "framing pictures", len(rows))):
         frame = frame_picture(pictures.take(np.array([row]))[0])
-        hashes[index] = np.where(imagehash.phash(Image.fromarray(frame), hash_size=8).hash.ravel(), 1, -1)
+        hashes[index] = np.where(_hash_frame(frame), 1, -1)
         away = np.abs(frame - _background(frame)).transpose(2, 0, 1).max(axis=0)
         file.write(frame.transpose(2, 0, 1).tobytes())
         file.write((away > FAINTEST_CELL).tobytes())
     file.flush()
     return hashes
+
+
+def _hash_frame(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return the pHash (64,) of a frame."""
+    import imagehash
+    from PIL import Image
+
+    return np.asarray(imagehash.phash(Image.fromarray(frame), hash_size=8).hash.ravel())
 
 
 def _candidates(hashes: NDArray[np.float32], start: int) -> Iterator[tuple[Rows, Rows]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlm_core.aliases import former_value
-from vlm_core.catalogue.exposure import reserved_for_evaluation
+from vlm_core.catalogue.labels import counted
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
 
@@ -53,6 +53,7 @@ class Split:
     removed: dict[str, str]  # category -> reason
     leakage: Leakage
     fingerprint: str  # 16 hex digits, equal for runs whose test scores are comparable
+    reserved: bool = True  # whether only some products may be validated and tested on
 
     @property
     def leaking(self) -> bool:
@@ -76,24 +77,25 @@ def split_catalogue(
     per_category: int,
     train_per_category: int,
     seed: int,
+    evaluable: NDArray[np.bool_] | None = None,
 ) -> Split:
     """Return the split of a seed; the arguments are the settings of the same names.
 
+    `evaluable` (n_products,) marks what `holdout` may validate and test on; without it, that is any product.
+
     Raises UserError when a named category does not exist, one has too few products, or fewer than two are left.
     """
-    names, removed = choose_categories(products[label], categories, min_products)
+    names, removed = choose_categories(products[label], groups, categories, min_products)
+    evaluable = np.ones(len(products), dtype=bool) if evaluable is None else evaluable
     index_of = {name: index for index, name in enumerate(names)}
     labels = products[label].map(index_of).fillna(-1).to_numpy().astype(np.int64)
-    for index, name in enumerate(names):
-        _check_size(name, np.flatnonzero(labels == index), groups)
     generator = np.random.default_rng([seed, 1])
     if protocol == "original":
         train, validation, sampled = _split_as_original(labels, len(names), train_per_category, generator)
         test = validation
     else:
-        eligible = reserved_for_evaluation(products["product_id"], groups)
-        sampled = _sample_rows(labels, len(names), per_category, eligible, generator)
-        train, validation, test = _hold_out(sampled, labels, groups, eligible, generator)
+        sampled = _sample_rows(labels, len(names), per_category, evaluable, generator)
+        train, validation, test = _hold_out(sampled, labels, groups, evaluable, generator)
         train = balance(train, labels, train_per_category, generator)
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
     return Split(
@@ -110,42 +112,64 @@ def split_catalogue(
         removed=removed,
         leakage=measure_leakage(products["picture_digest"], groups, labels, names, train, validation, test),
         fingerprint=_fingerprint(products["product_id"], names, protocol, validation, test),
+        reserved=not bool(evaluable.all()),
     )
 
 
 def choose_categories(
-    column: pd.Series[str], wanted: Sequence[str], min_products: int
+    column: pd.Series[str], groups: Rows, wanted: Sequence[str], min_products: int
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the categories to train on, in alphabetical order, and why each other one is left out."""
+    """Return the categories to train on, in alphabetical order, and why each other one is left out.
+
+    Raises UserError when one that is wanted does not exist or is too small, or fewer than two are left.
+    """
     counts = {str(name): int(count) for name, count in column[column != ""].value_counts().items()}
-    if missing := [name for name in wanted if name not in counts]:
-        known = ", ".join(sorted(counts)[:20])
-        raise UserError(f"categories={','.join(missing)} is not in the column {column.name}, which has: {known}.")
+    _check_names(str(column.name), counts, wanted)
     original = not wanted and set(ORIGINAL_CATEGORIES) <= set(counts)
     candidates = ORIGINAL_CATEGORIES if original else tuple(wanted) or tuple(counts)
+    different = pd.Series(groups).groupby(column.to_numpy()).nunique().to_dict()
     removed = {
         name: "not in categories=" if wanted else "not one of the original study's categories"
         for name in counts
         if name not in candidates
     }
-    removed |= {name: f"fewer than min_products={min_products}" for name in counts if counts[name] < min_products}
-    removed |= {name: "a single product" for name in counts if counts[name] == 1}
+    small = {name: "a single product" for name in counts if counts[name] == 1}
+    small |= {
+        name: f"fewer than {MIN_GROUPS} products with different images"
+        for name in counts
+        if name not in small and different[name] < MIN_GROUPS
+    }
+    small |= {
+        name: f"fewer than min_products={min_products}"
+        for name in counts
+        if name not in small and counts[name] < min_products
+    }
+    removed |= small
     names = tuple(sorted(name for name in candidates if name not in removed))
+    if too_small := {name: counts[name] for name in wanted if name in small}:
+        raise UserError(
+            f"These categories of categories= are too small: {counted(too_small)}. Each needs {MIN_GROUPS} products "
+            f"with different images, and {min_products} products (min_products): leave them out of categories=."
+        )
     if len(names) < 2:
         raise UserError(
-            f"The column {column.name} leaves {len(names)} categories, and training needs at least two: "
-            "choose another label, or lower min_products."
+            f"The column {column.name} leaves {len(names)} categories, and training needs at least two, each with "
+            f"{MIN_GROUPS} products with different images and {min_products} products (min_products). It has "
+            f"{counted(counts) or 'no category'}: choose another label, or add products."
         )
     return names, {name: f"{reason} ({counts[name]} products)" for name, reason in sorted(removed.items())}
 
 
-def _check_size(name: str, rows: Rows, groups: Rows) -> None:
-    distinct = len(np.unique(groups[rows]))
-    if distinct < MIN_GROUPS:
-        raise UserError(
-            f"The category {name} has {len(rows)} products with {distinct} different pictures, too few to split: "
-            f"leave such categories out with min_products={len(rows) + 1}, or choose others with categories=."
-        )
+def _check_names(column: str, counts: Mapping[str, int], wanted: Sequence[str]) -> None:
+    """Raise UserError for wanted categories that the column does not have, with the way to name those it has."""
+    missing = [name for name in wanted if name not in counts]
+    if not missing:
+        return
+    with_comma = next((name for name in counts if "," in name), "")
+    raise UserError(
+        f"categories={','.join(missing)} is not in the column {column}, which has {counted(counts)}."
+        + (f" A name with a comma stands in double quotes: categories='\"{with_comma}\"'." if with_comma else "")
+    )
 
 
 def _sample_rows(
@@ -321,6 +345,7 @@ def dataset_info(products: pd.DataFrame, split: Split, catalogue_fingerprint: st
         "label": split.label,
         "seed": split.seed,
         "removed_categories": split.removed,
+        "test_ids": "reserved" if split.reserved else "any",
         "catalogue_fingerprint": catalogue_fingerprint,
         "split_fingerprint": split.fingerprint,
         "ids": {side: ids.iloc[getattr(split, side)].tolist() for side in ("train", "validation", "test")},

@@ -8,15 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vlm_core.config import Config, WeightsSettings
-from vlm_core.data import columns_of, load_data
+from vlm_core.config import CatalogueSettings, Config, Settings, WeightsSettings
+from vlm_core.data import load_catalogue, load_data
 from vlm_core.errors import redact
 from vlm_core.progress import quiet
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
-    from vlm_core.catalogue.reading import Columns
     from vlm_core.data import Data
     from vlm_core.models.loading import LoadedWeights
 
@@ -75,14 +74,18 @@ def _train(pending: PendingCell, config: Config, data: Data, root: Path, parent:
 
 def _load(config: Config, root: Path) -> Data:
     """Load the cell's data from a catalogue that is read once per process, because all cells share it."""
-    return load_data(config, root, _catalogue(config.data, columns_of(config), root))
+    return load_data(config, root, _catalogue(_of_catalogue(config), root))
+
+
+def _of_catalogue(config: Config) -> CatalogueSettings:
+    """Return only the settings that all cells of a study share, for the cache below."""
+    own = CatalogueSettings.model_fields.keys() - Settings.model_fields.keys()
+    return CatalogueSettings(**{name: getattr(config, name) for name in own})
 
 
 @lru_cache(maxsize=1)
-def _catalogue(source: str, columns: Columns, root: Path) -> Catalogue:
-    from vlm_core.catalogue.catalogue import prepare_catalogue
-
-    return prepare_catalogue(source, columns, root)
+def _catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
+    return load_catalogue(config, root)
 
 
 def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:

@@ -26,6 +26,7 @@ from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.signals import end_with, ending_workers
 from vlm_core.tracking.writer import RunWriter
+from vlm_core.workflows.corrections import fetch_corrections
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +61,7 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
     name = config.study or config.preset
     prepare_store(config.experiment)
     resume = _unfinished(name, config)
+    fetch_corrections(config, root)
     data = load_data(plan.settings(plan.cells[0]), root)
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})

@@ -30,6 +30,7 @@ class SplitPart:
     categories: tuple[str, ...]
     seed: int
     products: tuple[str, ...]  # ids, repeats included
+    pictures: tuple[str, ...] = ()  # digests of their pictures; none in runs of earlier versions
 
 
 SPLIT_PART: Final = TypeAdapter(SplitPart)
@@ -62,7 +63,7 @@ def dataset_inputs(catalogue: Catalogue, split: Split) -> list[Any]:
 
 def write_split(catalogue: Catalogue, split: Split, folder: Path) -> None:
     """Write a `SplitPart` as `<part>.json` for each part."""
-    ids = catalogue.products["product_id"]
+    ids, pictures = catalogue.products["product_id"], catalogue.products["picture_digest"]
     for name, rows in split_rows(split).items():
         part = SplitPart(
             catalogue.name,
@@ -73,5 +74,6 @@ def write_split(catalogue: Catalogue, split: Split, folder: Path) -> None:
             split.categories,
             split.seed,
             tuple(str(value) for value in ids.iloc[rows]),
+            tuple(str(value) for value in pictures.iloc[rows]),
         )
         (folder / f"{name}.json").write_bytes(SPLIT_PART.dump_json(part) + b"\n")

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import numpy as np
 import pandas as pd
 
-from vlm_core.aliases import current_key, current_metrics, current_settings, current_tags, former_metric
+from vlm_core.aliases import current_key, current_metrics, current_tags, former_metric, stored_settings
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.filters import quoted
@@ -26,7 +27,10 @@ from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_ur
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.store.entities import PagedList
+    from numpy.typing import NDArray
 
+    from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.catalogue.exposure import Exposure
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.evaluation.predictions import Predictions
 
@@ -180,25 +184,39 @@ class RunReader:
         with tempfile.TemporaryDirectory() as folder:
             return self.artifact(run_id, path, Path(folder)).read_text("utf-8")
 
-    def seen_products(self, run_id: str, fingerprint: str) -> set[str]:
-        """Return the ids of products that the run was trained or selected on; none if it saw another catalogue.
+    def has_seen(self, run_id: str, catalogue: Catalogue) -> NDArray[np.bool_]:
+        """Return whether the run was trained or selected on each product (n,) of a catalogue, or on its picture.
 
-        They do not include what its weights were pretrained on: see `pretraining_rule`.
+        Ids count in the run's own catalogue alone. What its weights were pretrained on is not included: see `exposure`.
         """
-        if self.tags(run_id).get("fingerprint") != fingerprint:
-            return set()
-        parts = (self.split_part(run_id, part) for part in ("training", "validation"))
-        return {product for part in parts for product in part.products}
+        parts = [self.split_part(run_id, part) for part in ("training", "validation")]
+        products = catalogue.products
+        seen = products["picture_digest"].isin({digest for part in parts for digest in part.pictures})
+        if parts[0].fingerprint == catalogue.fingerprint:
+            seen |= products["product_id"].isin({product for part in parts for product in part.products})
+        return np.asarray(seen)
 
     def split_part(self, run_id: str, part: str) -> SplitPart:
         """Return what the run was trained on, selected on or tested on ("training", "validation" or "test")."""
         return SPLIT_PART.validate_json(self.text(run_id, f"split/{part}.json"))
 
-    def pretraining_rule(self, run_id: str, fingerprint: str) -> str:
-        """Return the rule of what the run's weights may have seen before; "" for another catalogue, or if unknown."""
+    def exposure(self, run_id: str) -> Exposure | None:
+        """Return what the run's weights had seen before; None where they had seen nothing, or nothing is known of it.
+
+        Runs of earlier versions name it in tags alone: its hashes are known if this package holds them.
+        """
+        from vlm_core.catalogue.exposure import Exposure
+
         run_tags = self.tags(run_id)
-        seen_here = run_tags.get(tags.PRETRAINING_CATALOGUE) == fingerprint
-        return run_tags.get(tags.PRETRAINING_RULE, "") if seen_here else ""
+        if tags.PRETRAINING_RULE not in run_tags:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Exposure.read(self.artifact(run_id, tags.EXPOSURE, Path(folder)))
+            except UserError:
+                names = (tags.PRETRAINING_RULE, tags.PRETRAINING_CATALOGUE, tags.PRETRAINING_PRODUCTS)
+                rule, catalogue, products = (run_tags.get(name, "") for name in names)
+                return Exposure(rule, "", catalogue, 0, products).with_hashes()
 
     def _search(self, filter_string: str) -> Iterator[tuple[Run, dict[str, str]]]:
         """Yield each matching run with the names of all experiments: one request per page, none per run."""
@@ -257,7 +275,7 @@ def _settings(run: Run) -> dict[str, str]:
     ours = {
         name.removeprefix(tags.SETTING): text for name, text in run.data.tags.items() if name.startswith(tags.SETTING)
     }
-    return {name: redact(text) for name, text in current_settings({**run.data.params, **ours}).items()}
+    return {name: redact(text) for name, text in stored_settings({**run.data.params, **ours}).items()}
 
 
 def _tags(run: Run) -> dict[str, str]:

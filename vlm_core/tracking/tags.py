@@ -32,6 +32,8 @@ COMMIT: Final = "weights_commit"  # of the hub's checkpoint that the run started
 SETTING: Final = "setting."  # prefix: the value of a param for which MLflow holds another text
 PRETRAINING_RULE: Final = "pretraining_rule"  # which products the weights may have seen
 PRETRAINING_CATALOGUE: Final = "pretraining_catalogue"  # fingerprint of the catalogue they saw
+PRETRAINING_PRODUCTS: Final = "pretraining_products"  # fingerprint of the ids they saw
+EXPOSURE: Final = "exposure"  # folder of a run's artifacts: what its weights had seen
 # Two runs whose values of these agree were tested on the same products.
 COMPARABLE: Final = ("fingerprint", "label", "split")
 
@@ -73,7 +75,7 @@ def exposure_tags(exposure: Exposure) -> dict[str, str]:
     return {
         PRETRAINING_RULE: exposure.rule,
         PRETRAINING_CATALOGUE: exposure.catalogue_fingerprint,
-        "pretraining_products": exposure.products_fingerprint,
+        PRETRAINING_PRODUCTS: exposure.products_fingerprint,
     }
 
 

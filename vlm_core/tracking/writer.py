@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.catalogue.exposure import Exposure
     from vlm_core.catalogue.splitting import Split
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.evaluation.predictions import Predictions
@@ -140,6 +141,12 @@ class RunWriter:
             self._client.log_inputs(self.run_id, datasets=dataset_inputs(catalogue, split))
             write_split(catalogue, split, Path(folder))
             self._client.log_artifacts(self.run_id, folder, "split")
+
+    def exposure(self, exposure: Exposure) -> None:
+        """Log what the weights that the run starts from have seen."""
+        with self._store(), tempfile.TemporaryDirectory() as folder:
+            exposure.write(Path(folder))
+            self._client.log_artifacts(self.run_id, folder, tags.EXPOSURE)
 
     def epoch(self, report: EpochReport[Summary], *, plot: bool = True) -> None:
         """Log one epoch's metrics, its entry in the training log and, with `plot`, its confusion matrix.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vlm_core.catalogue.labels import counted, match_labels
 from vlm_core.config import Config
 from vlm_core.data import load_catalogue
 from vlm_core.errors import UserError
 from vlm_core.inference import evaluate_rows, set_threads
+from vlm_core.workflows.corrections import fetch_corrections
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vlm_core.evaluation.evaluation import Evaluation
 
 logger = logging.getLogger(__name__)
@@ -25,7 +31,6 @@ def run_evaluation(run_id: str, config: Config, root: Path) -> tuple[str, Evalua
     Products that the model was pretrained, trained or selected on are left out. Raises UserError when none remains.
     """
     from vlm_core.catalogue.duplicates import near_duplicate_groups
-    from vlm_core.catalogue.exposure import may_have_seen
     from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.opening import prepare_store
     from vlm_core.tracking.reader import RunReader
@@ -35,24 +40,25 @@ def run_evaluation(run_id: str, config: Config, root: Path) -> tuple[str, Evalua
     prepare_store(config.experiment)
     set_threads(config.threads)
     model = load_categoriser(resolve(run_id))
+    fetch_corrections(config, root)
     catalogue = load_catalogue(config, root)
-    index = {name: number for number, name in enumerate(model.categories)}
-    labels = catalogue.products[config.label].map(index).fillna(-1).to_numpy().astype(np.int64)
+    column = catalogue.products[config.label]
+    labels = _labels(column, model.categories, catalogue.name)
     has_category = labels >= 0
-    seen = RunReader().seen_products(run_id, catalogue.fingerprint)
-    is_new = ~catalogue.products["product_id"].isin(seen).to_numpy()
-    if rule := RunReader().pretraining_rule(run_id, catalogue.fingerprint):
+    reader = RunReader()
+    is_new = ~reader.has_seen(run_id, catalogue)
+    if exposure := reader.exposure(run_id):
         groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
-        is_new &= ~may_have_seen(rule, catalogue.products["product_id"], groups)
+        is_new &= ~exposure.may_have_seen(catalogue, groups)
     rows = np.flatnonzero(has_category & is_new)
     if not len(rows):
         raise UserError(
-            f"Column {config.label} of {catalogue.name} has none of the model's categories "
-            f"({', '.join(model.categories)}) on products that it was not trained on: use another label= or data=."
+            f"The model was trained or selected on all {int(has_category.sum()):,} products of {catalogue.name} that "
+            "have one of its categories: evaluate it on others with data=."
         )
     logger.info(
-        f"Evaluating on {len(rows):,} products; left out: {int((~has_category).sum()):,} of other categories, "
-        f"{int((~is_new).sum()):,} that the model was trained or selected on."
+        f"Evaluating on {len(rows):,} products; left out: {int((~has_category).sum()):,} of other categories or none, "
+        f"{int((has_category & ~is_new).sum()):,} that the model was trained or selected on."
     )
     counts = np.bincount(labels[has_category], minlength=len(model.categories))
     evaluation = evaluate_rows(config, catalogue, model, rows, labels, counts / counts.sum())
@@ -61,3 +67,27 @@ def run_evaluation(run_id: str, config: Config, root: Path) -> tuple[str, Evalua
         run.tags({"catalogue": catalogue.name, "fingerprint": catalogue.fingerprint})
         run.evaluation(evaluation, name="external")
     return run.run_id, evaluation
+
+
+def _labels(column: pd.Series[str], categories: Sequence[str], catalogue: str) -> NDArray[np.int64]:
+    """Return the index of each product's category (n,), -1 for another or none; a match of other spelling is logged.
+
+    Raises UserError, with what the column holds, when it has none of the categories.
+    """
+    counts = {str(name): int(count) for name, count in column[column != ""].value_counts().items()}
+    matches = match_labels(counts, categories)
+    others = {name: count for name, count in counts.items() if name not in matches}
+    if not matches:
+        raise UserError(
+            f"The column {column.name} of {catalogue} has none of the model's categories ({', '.join(categories)}). It "
+            f"has {counted(counts) or 'no category'}: rename these, or use another label= or data=."
+        )
+    if renamed := [f"{name} to {match}" for name, match in matches.items() if name != match]:
+        logger.info(f"Categories of {catalogue} were matched to the model's: {', '.join(renamed)}.")
+    if absent := [name for name in categories if name not in matches.values()]:
+        logger.info(f"No product of {catalogue} has the model's categories {', '.join(absent)}.")
+    if others:
+        logger.warning(f"The model does not know these categories, which are left out: {counted(others)}.")
+    index = {name: number for number, name in enumerate(categories)}
+    found = {name: index[match] for name, match in matches.items()}
+    return column.map(found).fillna(-1).to_numpy().astype(np.int64)

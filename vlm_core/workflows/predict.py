@@ -1,4 +1,4 @@
-"""Predict the categories of unlabelled images (a folder, zip or table) and stream them to CSV or Parquet."""
+"""Predict the categories of unlabelled images, wherever they are, and stream them to CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.atomic import building
 from vlm_core.catalogue.reading import Columns, Refusal, read_header, read_rows
-from vlm_core.catalogue.sources import FolderSource
-from vlm_core.catalogue.zips import open_zip, read_entry
+from vlm_core.catalogue.sources import FolderSource, open_regular
+from vlm_core.catalogue.zips import MOST_PICTURE_BYTES, open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.inference import REQUEST_BATCH, predict_records
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
 
 logger = logging.getLogger(__name__)
-EXTENSIONS: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+MOST_NAMED: Final = 5  # files that are passed over
+EXTENSIONS: Final = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif"),
+)
+TABLES: Final = (".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True)
@@ -38,37 +43,110 @@ class UnlabelledPicture:
     read: Callable[[], bytes]
 
 
-def find_pictures(place: Path, id_column: str, picture_column: str) -> list[UnlabelledPicture]:
-    """Return the images of a folder or zip (the id is the path without its extension), or those that a CSV file names.
+@dataclass(frozen=True)
+class Written:
+    """How many rows were written, how many of them have an error, and the first of these."""
 
-    Raises UserError when there are none.
+    rows: int
+    failed: int
+    errors: tuple[str, ...]
+
+
+def find_pictures(places: Sequence[str], id_column: str, picture_column: str) -> list[UnlabelledPicture]:
+    """Return the images of folders and zips, single ones, those of patterns such as *.jpg, and one per row of tables.
+
+    Outside of tables an image's id is its path without extension, from the folder that all of them share. A row that
+    cannot be used gives an image that cannot be read. What is passed over is logged. Raises UserError for no images.
     """
-    if place.is_dir():
-        pictures = _in_folder(place)
-    elif place.suffix.lower() in (".csv", ".tsv") and place.is_file():
-        pictures = _in_table(place, id_column, picture_column)
-    elif place.is_file() and zipfile.is_zipfile(place):
-        pictures = _in_zip(place)
-    else:
-        raise UserError(f"pictures={place} is not a folder, zip or CSV file.")
+    files: list[tuple[str, Callable[[], bytes]]] = []
+    in_tables: list[UnlabelledPicture] = []
+    passed_over: list[str] = []
+    paths = list(dict.fromkeys(path.absolute() for place in places for path in _expand(place)))
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+    if len(paths) == 1 and (paths[0].is_dir() or zipfile.is_zipfile(paths[0])):
+        top = paths[0]
+    for path in paths:
+        if path.suffix.lower() in TABLES and path.is_file():
+            in_tables += _in_table(path, id_column, picture_column)
+            continue
+        found, others = _in_place(path)
+        start = "" if path == top else path.relative_to(top).as_posix()
+        files += [(posixpath.join(start, name) if name else start, read) for name, read in found]
+        passed_over += [posixpath.join(start, name) for name in others]
+    if passed_over:
+        more = f" and {len(passed_over) - MOST_NAMED:,} more" if len(passed_over) > MOST_NAMED else ""
+        logger.info(
+            f"Passed over {len(passed_over):,} files that are no images: {', '.join(passed_over[:MOST_NAMED])}{more}."
+        )
+    pictures = [*_with_ids([name for name, _ in files], [read for _, read in files]), *in_tables]
     if not pictures:
-        raise UserError(f"pictures={place} contains no images ({', '.join(EXTENSIONS)}).")
+        raise UserError(f"pictures={' '.join(places)} contains no images ({', '.join(EXTENSIONS)}).")
     return pictures
 
 
-def _in_folder(folder: Path) -> list[UnlabelledPicture]:
+def _expand(place: str) -> list[Path]:
+    """Return the path, or those that a pattern such as photos/**/*.jpg stands for. Raises UserError for none."""
+    path = Path(place).expanduser()
+    try:
+        if path.exists():
+            return [path]
+        is_pattern = any(sign in place for sign in "*?[")
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if is_pattern else []
+    except (OSError, ValueError):  # a name that is too long or not allowed
+        found = []
+    if not found:
+        raise UserError(
+            f"pictures={place} does not exist: give images, folders, zips, patterns in quotes such as 'photos/*.jpg', "
+            f"or tables ({', '.join(TABLES)})."
+        )
+    return found
+
+
+Found = tuple[list[tuple[str, Callable[[], bytes]]], list[str]]  # images, as names and readers; names of other files
+
+
+def _in_place(path: Path) -> Found:
+    """Return the images of a folder or zip, by their path in it, or one image without a name."""
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file() and zipfile.is_zipfile(path):
+        return _in_zip(path)
+    if path.suffix.lower() == ".zip":
+        raise UserError(f"pictures={path} is a damaged zip: copy or download it again.")
+    return [("", partial(_read_file, path))], []
+
+
+def _read_file(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(MOST_PICTURE_BYTES)
+
+
+def _in_folder(folder: Path) -> Found:
     source = FolderSource(folder.name, folder, "")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.is_dir())
-    names = [str(path.relative_to(folder)) for path in paths]
-    return _with_ids(names, [partial(source.read_picture, name) for name in names])
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir()]
+    images, others = _images(names)
+    return [(name, partial(source.read_picture, name)) for name in images], others
 
 
-def _in_zip(path: Path) -> list[UnlabelledPicture]:
+def _in_zip(path: Path) -> Found:
     archive = open_zip(path)
-    entries = [entry for entry in archive.infolist() if entry.filename.lower().endswith(EXTENSIONS)]
-    entries.sort(key=lambda entry: entry.filename)
-    names = [str(PurePosixPath(entry.filename)) for entry in entries]
-    return _with_ids(names, [partial(read_entry, archive, entry) for entry in entries])
+    entries = sorted((entry for entry in archive.infolist() if not entry.is_dir()), key=lambda entry: entry.filename)
+    images, others = _images([entry.filename for entry in entries])
+    wanted = set(images)
+    return [
+        (entry.filename, partial(read_entry, archive, entry)) for entry in entries if entry.filename in wanted
+    ], others
+
+
+def _images(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide names of files into those of images and others; what a Mac adds to folders and zips is no image."""
+    is_image = {name: name.lower().endswith(EXTENSIONS) and not _is_of_a_mac(name) for name in names}
+    return [name for name in names if is_image[name]], [name for name in names if not is_image[name]]
+
+
+def _is_of_a_mac(name: str) -> bool:
+    *folders, last = name.split("/")
+    return last.startswith("._") or "__MACOSX" in folders
 
 
 def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> list[UnlabelledPicture]:
@@ -126,8 +204,8 @@ def predict_batches(model: Categoriser, pictures: Sequence[UnlabelledPicture]) -
         yield [{"id": picture.id, **row} for picture, row in zip(batch, rows, strict=True)]
 
 
-def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list[dict[str, Any]]]) -> int:
-    """Write rows to a .csv or .parquet file, which appears when it is complete, and return their number.
+def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list[dict[str, Any]]]) -> Written:
+    """Write rows to a .csv or .parquet file, which appears when it is complete, and return what was written.
 
     In CSV an apostrophe leads texts that a spreadsheet would evaluate. Raises UserError for another extension.
     """
@@ -139,14 +217,17 @@ def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list
     writers = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
     if path.suffix.lower() not in writers:
         raise UserError(f"output={path} must end in .csv or .parquet.")
-    written = 0
+    written, failed, first = 0, 0, list[str]()
     safe = spreadsheet_text if path.suffix.lower() == ".csv" else lambda value: value
-    with building(path) as partial, writers[path.suffix.lower()](partial, schema) as writer:
+    with building(path) as unfinished, writers[path.suffix.lower()](unfinished, schema) as writer:
         for rows in batches:
             cells = [{name: safe(_valid(value)) for name, value in row.items()} for row in rows]
             writer.write_table(pa.Table.from_pylist(cells, schema))
             written += len(rows)
-    return written
+            errors = [f"{row['id']}: {row['error']}" for row in rows if row.get("error")]
+            failed += len(errors)
+            first += errors[: MOST_NAMED - len(first)]
+    return Written(written, failed, tuple(first))
 
 
 def _valid(value: Any) -> Any:

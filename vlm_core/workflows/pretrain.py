@@ -19,6 +19,7 @@ from vlm_core.inference import choose_device, set_threads
 from vlm_core.models.checksums import CHECKSUMS, digest_of, write_checksums
 from vlm_core.tracking import tags
 from vlm_core.tracking.reader import RunReader
+from vlm_core.workflows.corrections import fetch_corrections
 from vlm_core.workflows.train import logged_commit, resumed_config
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
     if config.output and Path(config.output).exists() and not _has_written(config.resume, Path(config.output)):
         raise UserError(f"output={config.output} exists already: name a new folder.")
     set_threads(config.threads)
+    fetch_corrections(config, root)
     data = _load_data(config, root)
     adapter, exposure, commit = _load_adapter(config, data)
     task = _make_task(config, data, adapter)
@@ -135,7 +137,9 @@ def _load_data(config: PretrainingConfig, root: Path) -> _PretrainingData:
 
 def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Adapter, Exposure, str]:
     """Return the initial model, a record of the products that its weights will have seen, and its commit on the hub."""
+    from vlm_core.catalogue.duplicates import hash_pictures
     from vlm_core.catalogue.exposure import record_exposure
+    from vlm_core.catalogue.recognition import SeenProducts
     from vlm_core.models.categoriser import ADAPTERS
     from vlm_core.models.loading import load_weights
     from vlm_core.models.towers import load_vision_tower
@@ -161,7 +165,8 @@ def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Ad
     adapter.hf.to(choose_device(config.device))
     catalogue = data.catalogue
     ids = catalogue.products["product_id"].iloc[data.training]
-    return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before), weights.commit
+    seen = SeenProducts.of(ids, hash_pictures(catalogue.pictures, data.training))
+    return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before, seen), weights.commit
 
 
 def _make_task(config: PretrainingConfig, data: _PretrainingData, adapter: Adapter) -> Pretraining:

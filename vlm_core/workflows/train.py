@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from vlm_core.catalogue.corrections import digest_of_corrections
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import HEAD, SUITING, Config, WeightsSettings
-from vlm_core.data import Data, load_data, split_list, write_dataset_info
+from vlm_core.data import Data, corrections_file, load_data, split_list, write_dataset_info
 from vlm_core.errors import UserError
 from vlm_core.inference import choose_device, evaluate_rows, seconds_per_image, set_threads
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 from vlm_core.training.fit import GIB, Trainer
+from vlm_core.workflows.corrections import CORRECTIONS, fetch_corrections
 
 if TYPE_CHECKING:
+    from vlm_core.catalogue.exposure import Exposure
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.evaluation.summary import Summary
     from vlm_core.models.categoriser import Categoriser, HeadKind, VisionLanguageCategoriser
@@ -81,6 +84,7 @@ def run_training(
     if config.resume:
         config = resumed_config(config.resume, Config)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}, mode={config.mode}.")
+    fetch_corrections(config, root)
     data = data or load_data(config, root)
     train = _train_baseline if config.model == "baseline" else _train_model
     return train(config, data, root, parent, register_model)
@@ -100,7 +104,7 @@ def run_trial(
     trial when it returns False.
     """
     with quiet():
-        config, data, model, tags = _prepare(config, data)
+        config, data, model, tags, _ = _prepare(config, data)
     with _open_run(config, data, root, parent) as run:
         on_start(run.run_id)
         run.tags({**tags, "kind": "trial"})
@@ -152,9 +156,11 @@ def logged_commit(run_id: str) -> str:
 
 
 def _train_model(config: Config, data: Data, root: Path, parent: str, register_model: bool) -> TrainingOutcome:
-    config, data, model, tags = _prepare(config, data)
+    config, data, model, tags, exposure = _prepare(config, data)
     with _open_run(config, data, root, parent) as run:
         run.tags(tags)
+        if exposure:
+            run.exposure(exposure)
 
         def on_epoch(report: EpochReport[Summary]) -> None:
             run.epoch(report, plot=register_model)
@@ -168,8 +174,10 @@ def _train_model(config: Config, data: Data, root: Path, parent: str, register_m
     return outcome
 
 
-def _prepare(config: Config, data: Data) -> tuple[Config, Data, VisionLanguageCategoriser, dict[str, str]]:
-    """Load the weights; return settings and data that fit them, the model, and tags for the run."""
+def _prepare(
+    config: Config, data: Data
+) -> tuple[Config, Data, VisionLanguageCategoriser, dict[str, str], Exposure | None]:
+    """Load the weights; return settings and data that fit them, the model, tags for the run, and what they saw."""
     from vlm_core.models.loading import load_weights
     from vlm_core.tracking.tags import COMMIT, exposure_tags
 
@@ -194,7 +202,7 @@ def _prepare(config: Config, data: Data) -> tuple[Config, Data, VisionLanguageCa
         **(exposure_tags(weights.exposure) if weights.exposure else {}),
         "weights_total": str(sum(weight.numel() for weight in model.hf.parameters())),
     }
-    return config, data, model, tags
+    return config, data, model, tags, weights.exposure
 
 
 def _adapt_settings(config: Config, weights_source: str) -> Config:
@@ -262,6 +270,9 @@ def _open_run(config: Config, data: Data, root: Path, parent: str = "") -> Itera
         run.dataset(data.catalogue, data.split)
         with tempfile.TemporaryDirectory() as folder:
             run.artifact(write_dataset_info(data, Path(folder)))
+            if corrections := corrections_file(config, root):
+                run.artifact(shutil.copyfile(corrections, Path(folder) / CORRECTIONS))
+                run.tags({"corrections": digest_of_corrections(corrections)})
         yield run
 
 

@@ -24,7 +24,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from vlm_core.aliases import current_settings
+from vlm_core.aliases import stored_settings
 from vlm_core.config import HEAD_SEARCH, Config, SearchConfig, searchable
 from vlm_core.data import Data, load_data, split_list
 from vlm_core.errors import Diverged, UserError, redact
@@ -35,6 +35,7 @@ from vlm_core.tracking.patience import Patient, expect
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.signals import end_with, ending_workers
 from vlm_core.tracking.writer import RunWriter
+from vlm_core.workflows.corrections import fetch_corrections
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def run_search(config: SearchConfig, root: Path) -> SearchOutcome:
     logger.info(f"Search {worker.name} in {worker.storage_name}: {', '.join(worker.space)}.")
     prepare_store(config.experiment)
     search = worker.open_search()
+    fetch_corrections(config, root)
     data = load_data(config, root)
     leader = str(search.user_attrs.get(tags.PROCESS, ""))
     is_led = leader not in ("", tags.process_tag()) and not tags.process_is_dead(leader)
@@ -187,12 +189,12 @@ class _Worker:
         except Exception as error:
             raise UserError(f"The search cannot be stored in {self.storage_name}: {error}.") from error
         settings = {name: text for name, text in self.config.to_params().items() if name not in _MAY_DIFFER}
-        stored = current_settings(search.user_attrs.get(SETTINGS, {}))
+        stored = stored_settings(search.user_attrs.get(SETTINGS, {}))
         if not stored:
             search.set_user_attr(SETTINGS, settings)
-        elif different := [name for name in settings if stored.get(name) != settings[name]]:
+        elif different := [name for name in settings if stored.get(name, settings[name]) != settings[name]]:
             raise UserError(
-                f"The search {self.name} was started with {different[0]}={stored.get(different[0])}, not "
+                f"The search {self.name} was started with {different[0]}={stored[different[0]]}, not "
                 f"{settings[different[0]]}: repeat its settings to resume it, or start another with search_name=."
             )
         # Sampling continues where it is resumed: from the same seed it would begin with the same trials again.

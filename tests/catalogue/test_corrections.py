@@ -1,0 +1,75 @@
+"""Corrections change what they name, and are never silently stale."""
+
+import pandas as pd
+import pytest
+
+from vlm_core.catalogue.corrections import Correction, apply_corrections, read_corrections
+from vlm_core.errors import UserError
+
+PRODUCTS = pd.DataFrame(
+    {
+        "id": ["1", "2", "3"], "category": ["Shoes", "Bags", "Bags"], "name": ["a", "b", "c"],
+        "product_id": ["1", "2", "3"], "title": ["a", "b", "c"], "picture_digest": ["x", "y", "z"],
+    }
+)  # fmt: skip
+
+
+def _apply(*corrections):
+    made = [Correction(line, *each) for line, each in enumerate(corrections, start=2)]
+    return apply_corrections(PRODUCTS, made, ["id"], "name")
+
+
+def test_cells_are_corrected_and_the_rest_is_left():
+    done = _apply(("2", "category", "Bags", "Shoes"), ("3", "category", "Bags", "-"), ("1", "name", "a", "boot"))
+    assert (done.applied, done.stale) == (3, ())
+    assert done.products["category"].tolist() == ["Shoes", "Shoes", ""]
+    assert done.products["title"].tolist() == ["boot", "b", "c"]
+    assert PRODUCTS["category"].tolist() == ["Shoes", "Bags", "Bags"]
+
+
+def test_what_does_not_fit_is_named_and_changes_nothing():
+    done = _apply(
+        ("2", "category", "Hats", "Shoes"), ("9", "category", "Bags", "Shoes"), ("2", "colour", "red", "blue"),
+        ("2", "id", "2", "7"), ("2", "picture_digest", "y", "x"),
+    )  # fmt: skip
+    assert done.applied == 0 and done.products.equals(PRODUCTS)
+    assert done.stale == (
+        "line 2: category of 2 is Bags, not Hats", "line 3: there is no product 9",
+        "line 4: colour is no column that can be corrected", "line 5: id is no column that can be corrected",
+        "line 6: picture_digest is no column that can be corrected",
+    )  # fmt: skip
+
+
+def test_what_is_done_already_or_not_decided_is_counted():
+    done = _apply(("1", "category", "Bags", "Shoes"), ("2", "category", "Bags", ""))
+    assert (done.applied, done.already, done.undecided, done.stale) == (0, 1, 1, ())
+
+
+def test_a_later_correction_sees_the_earlier_one():
+    done = _apply(("1", "category", "Shoes", "Bags"), ("1", "category", "Bags", "Hats"))
+    assert done.products["category"].tolist() == ["Hats", "Bags", "Bags"] and done.applied == 2
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_is_read_as_spreadsheets_write_it(tmp_path, delimiter, mark):
+    rows = [["finding", "id", "column", "old", "new", "by"], ["label", "007", "category", "nan", " Shoes ", "me"],
+            ["label", "8", "title", "'=A1", "'+B", ""], ["label", "9", "title", "x"]]  # fmt: skip
+    path = tmp_path / "corrections.csv"
+    path.write_text(mark + "\n".join(delimiter.join(row) for row in rows), encoding="utf-8")
+    assert read_corrections(path) == [
+        Correction(2, "007", "category", "nan", "Shoes"), Correction(3, "8", "title", "=A1", "+B"),
+        Correction(4, "9", "title", "x", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "cannot be read"), (b"", "cannot be read"), (b"id,column,old\n1,a,b\n", "no column new"),
+     (b"id,column,old,new\n\xff,a,b,c\n", "cannot be read")],
+)  # fmt: skip
+def test_a_file_that_is_none_is_one_sentence(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "c.csv").write_bytes(content)
+    with pytest.raises(UserError, match=f"c.csv [^\n]*{said}"):
+        read_corrections(tmp_path / "c.csv")

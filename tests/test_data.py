@@ -1,0 +1,134 @@
+"""From the settings to a catalogue and its split: what is said of labels and pictures, merged and corrected."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.messages import collected_messages
+from tests.shops import write_shop
+from vlm_core.catalogue.catalogue import find_prepared
+from vlm_core.config import Config
+from vlm_core.data import SAMPLE_NAME, corrections_file, load_catalogue, load_data, run_artifact, split_list
+from vlm_core.errors import UserError
+
+COLUMNS = {"label": "category", "picture_column": "photo", "title_column": "", "attributes": ""}
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A table whose categories are written in several ways."""
+    return write_shop(tmp_path, {"Shoes": 6, "shoes": 5, "Bags": 7, "BAGS": 5, "nan": 6, "": 2})
+
+
+def _load(place, root, **settings):
+    with collected_messages() as messages:
+        return load_data(Config.build({"data": str(place), **COLUMNS, **settings}), root), "\n".join(messages)
+
+
+def test_spellings_are_warned_of_and_merged_on_request(shop, tmp_path):
+    data, said = _load(shop, tmp_path)
+    assert data.split.categories == ("BAGS", "Bags", "Shoes", "nan", "shoes")
+    assert "Bags (7), BAGS (5) differ only by case" in said and "Shoes (6), shoes (5) differ only by case" in said
+    assert "nan (6) may say that there is no category" in said and "normalise_labels=true" in said
+    assert "2 products have no category" in said
+    merged, said = _load(shop, tmp_path, normalise_labels="true")
+    assert merged.split.categories == ("Bags", "Shoes")
+    assert "BAGS to Bags" in said and "nan to no category" in said and "8 products have no category" in said
+    assert merged.catalogue.fingerprint != data.catalogue.fingerprint
+    place = find_prepared(tmp_path, merged.catalogue.fingerprint)
+    assert place is not None and (place / "pictures.npy").samefile(data.catalogue.pictures.path)
+
+
+def test_labels_that_are_all_in_order_stay_one_catalogue(tmp_path):
+    shop = write_shop(tmp_path, {"Shoes": 6, "Bags": 6})
+    data, said = _load(shop, tmp_path)
+    merged, _ = _load(shop, tmp_path, normalise_labels="true")
+    assert merged.catalogue.fingerprint == data.catalogue.fingerprint and "differ only" not in said
+
+
+def test_a_picture_under_many_products_is_said(shop, tmp_path):
+    for number in (1, 2, 8, 9, 14):
+        shutil.copy(tmp_path / "photos" / "20.png", tmp_path / "photos" / f"{number}.png")
+    assert "one under 6 products of 4 categories (such as p1, p2, p8)" in _load(shop, tmp_path)[1]
+
+
+def test_corrections_are_part_of_the_catalogue_and_the_stale_ones_are_named(shop, tmp_path):
+    file = tmp_path / "corrections.csv"
+    file.write_text("id,column,old,new\np7,category,shoes,Shoes\np8,category,Bags,Shoes\np1,category,Shoes,\n")
+    plain, _ = _load(shop, tmp_path)
+    data, said = _load(shop, tmp_path, corrections=str(file))
+    assert data.catalogue.products["category"].iloc[6] == "Shoes"
+    assert "Corrections: 1 applied, 0 in the table already, 1 not decided" in said
+    assert "1 corrections do not fit the table and were not applied: line 3: category of p8 is shoes, not Bags" in said
+    assert data.catalogue.fingerprint != plain.catalogue.fingerprint
+    assert (data.catalogue.picture_sizes() == [80, 60]).all()
+    with pytest.raises(UserError, match="none.csv cannot be read"):
+        _load(shop, tmp_path, corrections=str(tmp_path / "none.csv"))
+
+
+def test_corrections_of_a_run_are_read_from_where_they_are_copied_to(tmp_path):
+    config = Config.build({"corrections": "runs:/abc123/corrections.csv"})
+    assert run_artifact(config.corrections) == ("abc123", "corrections.csv")
+    assert corrections_file(config, tmp_path) == tmp_path / "data" / "corrections" / "abc123" / "corrections.csv"
+    assert run_artifact("runs:/abc/../../x.csv") is None and run_artifact("fixed.csv") is None
+
+
+def test_a_catalogue_that_no_weights_have_seen_is_split_freely_and_says_so(tmp_path):
+    shop = write_shop(tmp_path, {"Shoes": 30, "Bags": 30})
+    data, said = _load(shop, tmp_path)
+    assert not data.split.reserved and "Any product may be tested on" in said
+    assert np.bincount(data.split.labels[data.split.test]).tolist() == [6, 6]
+    bound, said = _load(shop, tmp_path, test_ids="reserved")
+    assert bound.split.reserved and "Any product" not in said
+
+
+def test_the_sample_keeps_the_rule(tmp_path):
+    shop = write_shop(tmp_path, {"Shoes": 30, "Bags": 30})
+    config = Config.build({"data": str(shop), **COLUMNS})
+    sample = replace(load_catalogue(config, tmp_path), name=SAMPLE_NAME)
+    assert load_data(config, tmp_path, sample).split.reserved
+
+
+def test_a_run_of_earlier_code_keeps_the_rule():
+    from vlm_core.aliases import stored_settings
+
+    assert Config.from_params(stored_settings({"label": "category", "data": "shop.csv"})).test_ids == "reserved"
+    assert Config.from_params(stored_settings({"label": "category", "test_ids": "auto"})).test_ids == "auto"
+
+
+def test_categories_that_are_too_small_are_listed_together(tmp_path):
+    shop = write_shop(tmp_path, {"Shoes": 9, "Bags": 8, "Hats": 3, "Caps": 2, "Home, Kitchen": 6})
+    data, said = _load(shop, tmp_path)
+    assert data.split.categories == ("Bags", "Home, Kitchen", "Shoes")
+    assert "Left out 2 categories (fewer than 5 products with different images): Hats (3), Caps (2)." in said
+    named, _ = _load(shop, tmp_path, categories='"Home, Kitchen",Shoes')
+    assert named.split.categories == ("Home, Kitchen", "Shoes")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ()),
+        ("a, b ,,c", ("a", "b", "c")),
+        ('"Home, Kitchen", Shoes', ("Home, Kitchen", "Shoes")),
+        ('5" pipes,"open', ('5" pipes', '"open')),
+        ('"19"" racks",x', ('19" racks', "x")),
+        ("a\nb,c", ("a\nb", "c")),
+    ],
+)
+def test_a_list_may_hold_names_with_commas(text, parts):
+    assert split_list(text) == parts
+
+
+def test_the_catalogue_of_corrected_cells_is_made_once(shop, tmp_path):
+    file = tmp_path / "corrections.csv"
+    file.write_text("id,column,old,new\np7,category,shoes,Shoes\n")
+    config = Config.build({"data": str(shop), **COLUMNS, "corrections": str(file)})
+    first, second = load_catalogue(config, tmp_path), load_catalogue(config, tmp_path)
+    assert first.fingerprint == second.fingerprint and first.pictures.path == second.pictures.path
+    folders = [path for path in (tmp_path / "data" / "processed").iterdir() if path.is_dir()]
+    assert len(folders) == 2
+    assert json.loads((first.pictures.path.parent / "reading.json").read_text())["fingerprint"] == first.fingerprint

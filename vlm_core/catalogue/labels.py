@@ -1,0 +1,65 @@
+"""Names of categories as people write them: variants of one name, texts that mean none, and matches between tables."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import pandas as pd
+
+# What spreadsheets and exports write where there is nothing.
+MISSING: Final = frozenset(
+    ("nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nat", "nil", "undefined", "-", "--", "?", "")
+)
+
+
+def label_key(name: str) -> str:
+    """Return what the variants of one name have in common: neither case, nor kinds and numbers of blanks, count."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def label_variants(column: pd.Series[str]) -> list[tuple[str, ...]]:
+    """Return the sets of names that differ only by case or blanks, each with its most frequent name first."""
+    variants = defaultdict(list)
+    for name in _by_frequency(column):
+        variants[label_key(name)].append(name)
+    return [tuple(names) for key, names in variants.items() if len(names) > 1 and key not in MISSING]
+
+
+def missing_texts(column: pd.Series[str]) -> tuple[str, ...]:
+    """Return the names that say that there is none, such as nan or N/A, the most frequent first."""
+    return tuple(name for name in _by_frequency(column) if name and label_key(name) in MISSING)
+
+
+def normalised(column: pd.Series[str]) -> pd.Series[str]:
+    """Return the column with each variant under its most frequent name, and "" for what says that there is none."""
+    renamed = {name: names[0] for names in label_variants(column) for name in names[1:]}
+    renamed |= dict.fromkeys(missing_texts(column), "")
+    return column.map(lambda name: renamed.get(name, name))
+
+
+def match_labels(found: Iterable[str], wanted: Sequence[str]) -> dict[str, str]:
+    """Return which wanted name each found one is: its equal, or the only one that differs by case or blanks alone."""
+    keys = defaultdict(list)
+    for name in wanted:
+        keys[label_key(name)].append(name)
+    matches = {name: keys[label_key(name)] for name in found}
+    return {
+        name: name if name in candidates else candidates[0]
+        for name, candidates in matches.items()
+        if name in candidates or len(candidates) == 1
+    }
+
+
+def counted(counts: Mapping[str, int], most: int = 20) -> str:
+    """Return names with their numbers of products, the largest first; beyond `most` how many more there are."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{name} ({count:,})" for name, count in ordered[:most]]
+    return ", ".join([*shown, *([f"and {len(ordered) - most:,} more"] if len(ordered) > most else [])])
+
+
+def _by_frequency(column: pd.Series[str]) -> list[str]:
+    counts = column.value_counts()
+    return sorted((str(name) for name in counts.index), key=lambda name: (-int(counts[name]), name))

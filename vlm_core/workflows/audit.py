@@ -1,0 +1,271 @@
+"""What looks wrong in a catalogue: labels, duplicates, placeholders and pictures, as one table and one page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vlm_core.atomic import write_atomically
+from vlm_core.catalogue.corrections import COLUMNS
+from vlm_core.config import AuditConfig
+from vlm_core.data import load_catalogue, split_list
+from vlm_core.errors import UserError, require_extra
+from vlm_core.evaluation.spreadsheets import spreadsheet_text
+from vlm_core.inference import choose_device, set_threads
+from vlm_core.workflows.corrections import fetch_corrections
+
+if TYPE_CHECKING:
+    from vlm_core.catalogue.catalogue import Catalogue
+
+logger = logging.getLogger(__name__)
+TEMPLATE: Final = Path(__file__).with_name("audit.html")
+FAMILY: Final = "clip"  # of the frozen features that labels are audited on
+SMALLEST_SIDE: Final = 32  # pixels: a shorter side is tiny
+FAINTEST: Final = 2.0  # standard deviation of all pixels, of 255 levels: below, a picture is blank
+ROWS_PER_BATCH: Final = 1024
+MOST_SHOWN: Final = 100  # findings of a kind on the page; the table has all
+
+KINDS: Final = {
+    "label": "The picture looks like another category. The first ones are the surest.",
+    "spelling": "The category is written in another way than most, or says that there is none.",
+    "conflict": "Byte for byte the same picture stands in another category, too.",
+    "placeholder": "One picture stands under many products, as if it were none.",
+    "duplicate": "The picture is nearly that of the other products of its group.",
+    "tiny picture": f"One side of the picture has fewer than {SMALLEST_SIDE} pixels.",
+    "blank picture": "The picture has hardly any content.",
+    "unreadable picture": "The picture cannot be decoded, so the product is not used.",
+    "refused row": "The row cannot be used.",
+}
+
+
+class Finding(NamedTuple):
+    """One thing that looks wrong; of a product, or of a row that gave none."""
+
+    kind: str
+    id: str = ""
+    column: str = ""
+    old: str = ""
+    suggested: str = ""
+    score: float | None = None  # probability of the old category: the lower, the surer
+    group: str = ""  # findings of one kind and group are about one picture
+    line: int | None = None  # of the table, where there is no product
+    details: str = ""
+    row: int | None = None  # of the catalogue
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All findings of a catalogue."""
+
+    catalogue: Catalogue
+    label: str
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]  # what was not audited, and how far the audit can be trusted
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of findings of each kind."""
+        return {kind: sum(finding.kind == kind for finding in self.findings) for kind in KINDS}
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per finding; with its column `new` filled in it is a file of corrections."""
+        rows = [
+            {
+                "finding": finding.kind,
+                **dict.fromkeys(COLUMNS, ""),
+                **{name: value for name, value in finding._asdict().items() if name not in ("kind", "row")},
+            }
+            for finding in self.findings
+        ]
+        order = ["finding", *COLUMNS[:4], "suggested", "score", "group", "line", "details", *COLUMNS[4:]]
+        return pd.DataFrame(rows, columns=order).astype({"line": "Int64"})
+
+    def write(self, folder: Path) -> None:
+        """Write `audit.csv` and `audit.html` into the folder, each atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.table().map(spreadsheet_text).to_csv(index=False)
+        write_atomically(folder / "audit.csv", lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+        page = self._page()
+        write_atomically(folder / "audit.html", lambda file: file.write(page.encode("utf-8", "backslashreplace")))
+
+    def _page(self) -> str:
+        from jinja2 import Environment, StrictUndefined
+
+        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        of_kind = {kind: [finding for finding in self.findings if finding.kind == kind] for kind in KINDS}
+        return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            catalogue=self.catalogue.name,
+            products=len(self.catalogue.products),
+            label=self.label,
+            kinds=[(kind, KINDS[kind], len(found), found[:MOST_SHOWN]) for kind, found in of_kind.items()],
+            notes=self.notes,
+            picture=self._picture,
+            title=lambda row: self.catalogue.products["title"].iloc[row],
+        )
+
+    def _picture(self, row: int) -> str:
+        """Return the picture of a catalogue's row as a data URI."""
+        from PIL import Image
+
+        file = io.BytesIO()
+        (picture,) = self.catalogue.pictures.take(np.array([row]))
+        Image.fromarray(picture).save(file, "JPEG", quality=85)
+        return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def run_audit(config: AuditConfig, root: Path) -> Audit:
+    """Audit the catalogue of the settings and write what was found into their output folder. Raises UserError."""
+    require_extra("study")
+    fetch_corrections(config, root)
+    set_threads(config.threads)
+    catalogue = load_catalogue(config, root)
+    suspects, notes = _label_findings(config, catalogue)
+    findings = [*suspects, *_spellings(config, catalogue), *_picture_findings(config, catalogue), *_refusals(catalogue)]
+    order = list(KINDS)
+    findings.sort(key=lambda finding: order.index(finding.kind))  # stable: the surest stay first
+    audit = Audit(catalogue, config.label, tuple(findings), tuple(notes))
+    audit.write(Path(config.output))
+    if config.corrected:
+        write_corrected(catalogue, config.title_column, Path(config.corrected))
+    return audit
+
+
+def write_corrected(catalogue: Catalogue, title_column: str, path: Path) -> None:
+    """Write the table of the usable products, with its corrections, as CSV. Raises UserError for another ending."""
+    if path.suffix.lower() != ".csv":
+        raise UserError(f"corrected={path} must end in .csv.")
+    products = catalogue.products
+    ours = {"product_id", "picture_digest"}  # and a title that is no column of the table
+    if title_column in products.columns.drop("title") or not products["title"].any():
+        ours.add("title")
+    text = products.drop(columns=sorted(ours)).map(spreadsheet_text).to_csv(index=False)
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def _label_findings(config: AuditConfig, catalogue: Catalogue) -> tuple[list[Finding], list[str]]:
+    """Return the suspicious labels, and notes on what was audited. Variants of a category count as one."""
+    from vlm_core.catalogue.duplicates import near_duplicate_groups
+    from vlm_core.catalogue.labels import normalised
+    from vlm_core.catalogue.splitting import choose_categories
+    from vlm_core.evaluation.label_audit import audit_labels
+
+    groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
+    column = normalised(catalogue.products[config.label])
+    notes = list[str]()
+    try:
+        names, removed = choose_categories(column, groups, split_list(config.categories), config.min_products)
+        labels = column.map({name: number for number, name in enumerate(names)}).fillna(-1).to_numpy().astype(np.int64)
+        rows = np.flatnonzero(labels >= 0)
+        if removed:
+            notes.append(f"The labels of {len(removed):,} categories were not audited, because they are too small.")
+        if len(rows) > config.audited:
+            rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.audited])
+            notes.append(f"The labels of {len(rows):,} products, drawn at random, were audited (audited=).")
+        features = _features(config, catalogue, names, rows)
+        audit = audit_labels(features, labels[rows], groups[rows], names, seed=config.seed)
+    except UserError as error:
+        return [], [*notes, f"Labels were not audited. {error}"]
+    notes.append(
+        f"{audit.audited:,} labels were audited by models with a macro-F1 of {audit.macro_f1:.2f} on products that "
+        "they were not fitted on: the lower that is, the less a suspicion means."
+    )
+    ids = catalogue.products["product_id"]
+    found = zip(rows[list(audit.rows)].tolist(), audit.suggested, audit.scores, strict=True)
+    return [
+        Finding("label", ids.iloc[row], config.label, _cell(catalogue, config, row), name, round(score, 4), row=row)
+        for row, name, score in found
+    ], notes
+
+
+def _cell(catalogue: Catalogue, config: AuditConfig, row: int) -> str:
+    return str(catalogue.products[config.label].iloc[row])
+
+
+def _features(
+    config: AuditConfig, catalogue: Catalogue, categories: Sequence[str], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return fused features (n, D) of the encoder before any fine-tuning."""
+    from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+    from vlm_core.models.loading import load_weights
+    from vlm_core.models.simple_baselines import frozen_features
+
+    weights = load_weights(
+        FAMILY,
+        checkpoint=config.checkpoint,
+        weights=config.weights,
+        image_size=config.image_size,
+        texts=(),
+        seed=config.seed,
+    )
+    description = Description(FAMILY, tuple(categories), catalogue.pictures.canvas, "linear", "fused", {})
+    model = VisionLanguageCategoriser(weights.hf, weights.tokenizer, description).to(choose_device(config.device))
+    return frozen_features(model, catalogue.pictures, rows)
+
+
+def _spellings(config: AuditConfig, catalogue: Catalogue) -> Iterator[Finding]:
+    from vlm_core.catalogue.corrections import NOTHING
+    from vlm_core.catalogue.labels import label_variants, missing_texts
+
+    column = catalogue.products[config.label]
+    suggested = {name: names[0] for names in label_variants(column) for name in names[1:]}
+    suggested |= dict.fromkeys(missing_texts(column), NOTHING)
+    for row in np.flatnonzero(column.isin(suggested).to_numpy()).tolist():
+        name = column.iloc[row]
+        yield Finding(
+            "spelling", catalogue.products["product_id"].iloc[row], config.label, name, suggested[name], row=row
+        )
+
+
+def _picture_findings(config: AuditConfig, catalogue: Catalogue) -> Iterator[Finding]:
+    from vlm_core.catalogue.duplicates import find_placeholders, label_conflicts, near_duplicate_groups
+
+    products = catalogue.products
+    groups = near_duplicate_groups(products, catalogue.pictures)
+    place = {identity: row for row, identity in enumerate(products["product_id"])}
+
+    def finding(kind: str, row: int, group: int, details: str) -> Finding:
+        identity, label = products["product_id"].iloc[row], products[config.label].iloc[row]
+        return Finding(kind, identity, config.label, label, group=str(group), row=row, details=details)
+
+    for conflict in label_conflicts(products, groups, config.label):
+        for identity in conflict.product_ids:
+            yield finding("conflict", place[identity], conflict.group, ", ".join(conflict.categories))
+    placeholders = find_placeholders(products, config.label)
+    for placeholder in placeholders:
+        rows = [place[identity] for identity in placeholder.product_ids]
+        for row in rows:
+            yield finding("placeholder", row, int(groups[row]), f"one picture of {len(rows):,} products")
+    of_placeholders = {each.digest for each in placeholders}
+    sizes = pd.Series(groups).groupby(groups).transform("size").to_numpy()
+    is_placeholder = products["picture_digest"].isin(of_placeholders).to_numpy()
+    for row in sorted(np.flatnonzero((sizes > 1) & ~is_placeholder).tolist(), key=lambda row: (groups[row], row)):
+        yield finding("duplicate", row, int(groups[row]), f"{sizes[row]:,} products with nearly this picture")
+    height_and_width = catalogue.picture_sizes()
+    for row in np.flatnonzero(height_and_width.min(axis=1) < SMALLEST_SIDE).tolist():
+        height, width = height_and_width[row]
+        yield finding("tiny picture", row, int(groups[row]), f"{width} x {height} pixels")
+    for row in _blank(catalogue):
+        yield finding("blank picture", row, int(groups[row]), "")
+
+
+def _blank(catalogue: Catalogue) -> Iterator[int]:
+    for start in range(0, len(catalogue.products), ROWS_PER_BATCH):
+        rows = np.arange(start, min(start + ROWS_PER_BATCH, len(catalogue.products)))
+        deviations = catalogue.pictures.take(rows).reshape(len(rows), -1).std(axis=1)
+        yield from rows[deviations < FAINTEST].tolist()
+
+
+def _refusals(catalogue: Catalogue) -> Iterator[Finding]:
+    reading = catalogue.reading
+    for refusal in reading.pictures_unreadable:
+        yield Finding("unreadable picture", line=refusal.line, details=refusal.reason)
+    for refusal in reading.refused:
+        yield Finding("refused row", line=refusal.line, details=refusal.reason)
