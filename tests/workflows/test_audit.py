@@ -8,6 +8,7 @@ from experiments.audit import main
 from tests.shops import write_shop
 from vlm_core.config import AuditConfig
 from vlm_core.data import load_catalogue
+from vlm_core.errors import UserError
 from vlm_core.workflows import audit as module
 from vlm_core.workflows.audit import run_audit
 
@@ -76,6 +77,19 @@ def test_a_catalogue_without_two_categories_is_audited_all_the_same(tmp_path, mo
     found = _audit(write_shop(tmp_path, {"Round": 8, "Square": 2}), tmp_path)
     assert any("Labels were not audited" in note for note in found.notes)
     assert (tmp_path / "audit" / "audit.csv").read_text().startswith("finding,id,column,old,new,suggested")
+
+
+def test_decisions_are_never_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shop = write_shop(tmp_path, {"Round": 8, "round": 2})
+    _audit(shop, tmp_path)
+    _audit(shop, tmp_path)  # nothing was decided yet
+    file = tmp_path / "audit" / "audit.csv"
+    decided = file.read_text().replace("category,round,,", "category,round,Round,", 1)
+    file.write_text(decided)
+    with pytest.raises(UserError, match="corrections of yours"):
+        _audit(shop, tmp_path)
+    assert file.read_text() == decided
 
 
 def test_no_text_of_a_table_is_markup_or_a_formula(tmp_path, monkeypatch):

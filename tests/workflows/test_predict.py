@@ -103,14 +103,12 @@ def test_no_cell_of_a_csv_is_a_formula(tmp_path):
         assert table["error"][0] == error
 
 
-def test_rows_of_a_table_that_are_left_out_are_named(photos):
-    (photos / "table.csv").write_text("id,photo\n1,a.jpg\n1,b.png\n2\n")
-    with collected_messages() as messages:
-        pictures = find_pictures([str(photos / "table.csv")], "id", "photo")
-    assert [picture.id for picture in pictures] == ["1"]
-    assert messages == [
-        "WARNING: 2 rows of table.csv are left out, the first in line 3: the id 1 is already used in an earlier line."
-    ]
+def test_every_row_of_a_table_gives_one_row(photos, tmp_path):
+    (photos / "table.csv").write_text("id,photo\n1,a.jpg\n1,b.png\n2\n,b.png\n5,none.jpg\n6,deep/c.webp\n")
+    table = _predict(photos / "table.csv", tmp_path / "out.csv", picture_column="photo")
+    assert table["id"].astype(str).tolist() == ["1", "line 3", "line 4", "line 5", "5", "6"]
+    assert table["error"].notna().tolist() == [False, True, True, True, True, False]
+    assert "already used" in table["error"][1] and "1 fields where the header has 2" in table["error"][2]
 
 
 def test_a_table_names_its_pictures(photos, tmp_path):

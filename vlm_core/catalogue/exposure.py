@@ -8,6 +8,7 @@ from those they may have seen. Catalogues that no weights have seen are not boun
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -144,7 +145,7 @@ def split_for_pretraining(ids: pd.Series[str], groups: Rows) -> tuple[Rows, Rows
 
 
 def _seen_file(folder: Path, products_fingerprint: str) -> Path:
-    return folder / f"seen-{products_fingerprint}.npz"
+    return folder / f"seen-{re.sub('[^0-9a-z]', '_', products_fingerprint)}.npz"
 
 
 def _first_bytes(ids: pd.Series[str], salt: str) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ where the ids were changed as well, the pictures alone decide. Ids alone say not
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,7 @@ SAMPLED: Final = 128  # products whose pictures are compared before all are
 MOST_BITS: Final = 4  # of 64, between two pictures of one photograph whose ids say nothing
 SAME: Final = 0.5  # share of products seen, with their ids, from which on it is the same catalogue
 SHARED: Final = 0.1  # share of pictures seen, from which on products are known by their pictures
+MOST_BYTES: Final = 200_000_000  # of a file, unpacked: 12 bytes a product
 _ROWS_PER_BLOCK: Final = 256
 
 
@@ -50,12 +52,15 @@ class SeenProducts:
     @classmethod
     def read(cls, path: Path) -> SeenProducts | None:
         """Return those in a file, None without one. Raises ValueError when it holds something else."""
+        if not path.is_file():
+            return None
         try:
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+                    raise ValueError("it is too large")
             with np.load(path, allow_pickle=False) as file:
                 ids, pictures = file["ids"], file["pictures"]
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # numpy raises many types on broken files
+        except Exception as error:  # numpy and zipfile raise many types on broken files
             raise ValueError(f"{path} does not hold hashes of products") from error
         if ids.dtype != np.uint32 or pictures.dtype != np.uint64 or ids.ndim != 1 or ids.shape != pictures.shape:
             raise ValueError(f"{path} does not hold hashes of products")

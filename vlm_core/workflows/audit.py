@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
-from vlm_core.catalogue.corrections import COLUMNS
+from vlm_core.catalogue.corrections import COLUMNS, read_corrections
 from vlm_core.config import AuditConfig
 from vlm_core.data import load_catalogue, split_list
 from vlm_core.errors import UserError, require_extra
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 TEMPLATE: Final = Path(__file__).with_name("audit.html")
+TABLE: Final = "audit.csv"
 FAMILY: Final = "clip"  # of the frozen features that labels are audited on
 SMALLEST_SIDE: Final = 32  # pixels: a shorter side is tiny
 FAINTEST: Final = 2.0  # standard deviation of all pixels, of 255 levels: below, a picture is blank
@@ -92,7 +93,7 @@ class Audit:
         """Write `audit.csv` and `audit.html` into the folder, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         text = self.table().map(spreadsheet_text).to_csv(index=False)
-        write_atomically(folder / "audit.csv", lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+        write_atomically(folder / TABLE, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
         page = self._page()
         write_atomically(folder / "audit.html", lambda file: file.write(page.encode("utf-8", "backslashreplace")))
 
@@ -124,6 +125,7 @@ class Audit:
 def run_audit(config: AuditConfig, root: Path) -> Audit:
     """Audit the catalogue of the settings and write what was found into their output folder. Raises UserError."""
     require_extra("study")
+    _check_output(Path(config.output))
     fetch_corrections(config, root)
     set_threads(config.threads)
     catalogue = load_catalogue(config, root)
@@ -136,6 +138,13 @@ def run_audit(config: AuditConfig, root: Path) -> Audit:
     if config.corrected:
         write_corrected(catalogue, config.title_column, Path(config.corrected))
     return audit
+
+
+def _check_output(folder: Path) -> None:
+    """Raise UserError for a folder whose table somebody has decided on: it would be lost."""
+    table = folder / TABLE
+    if table.exists() and any(correction.new for correction in read_corrections(table)):
+        raise UserError(f"{table} holds corrections of yours (its column new): name another folder with output=.")
 
 
 def write_corrected(catalogue: Catalogue, title_column: str, path: Path) -> None:
@@ -165,7 +174,7 @@ def _label_findings(config: AuditConfig, catalogue: Catalogue) -> tuple[list[Fin
         labels = column.map({name: number for number, name in enumerate(names)}).fillna(-1).to_numpy().astype(np.int64)
         rows = np.flatnonzero(labels >= 0)
         if removed:
-            notes.append(f"The labels of {len(removed):,} categories were not audited, because they are too small.")
+            notes.append(f"The labels of {len(removed):,} categories, too small or not chosen, were not audited.")
         if len(rows) > config.audited:
             rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.audited])
             notes.append(f"The labels of {len(rows):,} products, drawn at random, were audited (audited=).")
@@ -178,15 +187,13 @@ def _label_findings(config: AuditConfig, catalogue: Catalogue) -> tuple[list[Fin
         "they were not fitted on: the lower that is, the less a suspicion means."
     )
     ids = catalogue.products["product_id"]
-    found = zip(rows[list(audit.rows)].tolist(), audit.suggested, audit.scores, strict=True)
+    cells = catalogue.products[config.label]
+    found = zip(rows[list(audit.rows)].tolist(), audit.given, audit.suggested, audit.scores, strict=True)
     return [
-        Finding("label", ids.iloc[row], config.label, _cell(catalogue, config, row), name, round(score, 4), row=row)
-        for row, name, score in found
+        Finding("label", ids.iloc[row], config.label, cells.iloc[row], suggested, round(score, 4), row=row)
+        for row, given, suggested, score in found
+        if suggested != given
     ], notes
-
-
-def _cell(catalogue: Catalogue, config: AuditConfig, row: int) -> str:
-    return str(catalogue.products[config.label].iloc[row])
 
 
 def _features(

@@ -169,6 +169,7 @@ def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> l
 
 
 def _in_table(path: Path, id_column: str, picture_column: str) -> list[UnlabelledPicture]:
+    """Return one image for each row, in its order; that of a row that cannot be used cannot be read."""
     source = FolderSource(path.name, path.parent, path.name)
     with source.open_table() as table:
         header, delimiter = read_header(table, path.name)
@@ -177,22 +178,19 @@ def _in_table(path: Path, id_column: str, picture_column: str) -> list[Unlabelle
                 raise UserError(f"{name}={column} is not a column of {path.name}, which has: {', '.join(header)}.")
         columns = Columns(id_column, picture_column, "", "", ())
         read = list(read_rows(table, header, delimiter, columns))
-    rows = [row for row in read if not isinstance(row, Refusal)]
-    if refused := [row for row in read if isinstance(row, Refusal)]:
-        logger.warning(
-            f"{len(refused):,} rows of {path.name} are left out, the first in line {refused[0].line}: "
-            f"{refused[0].reason}."
-        )
-    return [
-        UnlabelledPicture(
-            row.values.get(id_column) or row.values[picture_column],
-            partial(
-                source.read_picture,
-                row.values[picture_column] if picture_column else f"images/{row.values[id_column]}.jpg",
-            ),
-        )
-        for row in rows
-    ]
+    pictures = []
+    for row in read:
+        if isinstance(row, Refusal):
+            pictures.append(UnlabelledPicture(f"line {row.line}", partial(_refuse, row.reason)))
+            continue
+        cell = row.values[picture_column] if picture_column else f"images/{row.values[id_column]}.jpg"
+        identity = row.values.get(id_column) or row.values[picture_column]
+        pictures.append(UnlabelledPicture(identity, partial(source.read_picture, cell)))
+    return pictures
+
+
+def _refuse(reason: str) -> bytes:
+    raise OSError(reason)
 
 
 def predict_batches(model: Categoriser, pictures: Sequence[UnlabelledPicture]) -> Iterator[list[dict[str, Any]]]:
