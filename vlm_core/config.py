@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Literal, Self, cast, get_args, get_orig
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_core.aliases import current_settings, former_settings, renaming_notes
+from vlm_core.aliases import BEFORE, current_settings, former_settings, renaming_notes
 from vlm_core.errors import UserError, redact
 
 # Named sets of settings. Precedence: a default < its preset < what the user gives.
@@ -124,6 +124,14 @@ class Settings(BaseModel):
         """Return the settings that were logged as MLflow params; params of other names are ignored."""
         current = current_settings(params)
         return cls._build({name: text for name, text in current.items() if name in cls.model_fields})
+
+    def resuming(self, stored: Mapping[str, str]) -> Self:
+        """Return the settings with which a stored search or study goes on, given its own.
+
+        What a setting that came later stood for then is kept, unless the user gives it.
+        """
+        later = BEFORE.keys() & stored.keys() & type(self).model_fields.keys() - self.model_fields_set
+        return self.model_copy(update={name: stored[name] for name in later})
 
     @classmethod
     def from_flags(cls, arguments: Sequence[str] | None, parser: argparse.ArgumentParser) -> Self:

@@ -60,7 +60,9 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
     plan = plan_study(config, tuple(MECHANISMS))
     name = config.study or config.preset
     prepare_store(config.experiment)
-    resume = _unfinished(name, config)
+    if resume := _unfinished(name, config):
+        config = config.resuming(RunReader().params(resume))
+        plan = plan_study(config, tuple(MECHANISMS))
     fetch_corrections(config, root)
     data = load_data(plan.settings(plan.cells[0]), root)
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
@@ -101,7 +103,7 @@ def _unfinished(name: str, config: StudyConfig) -> str:
         return ""
     run_id = str(unfinished["run_id"].iloc[0])
     before = reader.params(run_id)
-    wanted = {key: text for key, text in config.to_params().items() if key not in _FREE}
+    wanted = {key: text for key, text in config.resuming(before).to_params().items() if key not in _FREE}
     if different := [key for key, text in wanted.items() if before.get(key, text) != text]:
         key = different[0]
         raise UserError(

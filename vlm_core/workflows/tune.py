@@ -83,6 +83,8 @@ def run_search(config: SearchConfig, root: Path) -> SearchOutcome:
     logger.info(f"Search {worker.name} in {worker.storage_name}: {', '.join(worker.space)}.")
     prepare_store(config.experiment)
     search = worker.open_search()
+    config = config.resuming(stored_settings(search.user_attrs[SETTINGS]))
+    worker = _Worker(config, root)
     fetch_corrections(config, root)
     data = load_data(config, root)
     leader = str(search.user_attrs.get(tags.PROCESS, ""))
@@ -188,8 +190,9 @@ class _Worker:
             )
         except Exception as error:
             raise UserError(f"The search cannot be stored in {self.storage_name}: {error}.") from error
-        settings = {name: text for name, text in self.config.to_params().items() if name not in _MAY_DIFFER}
         stored = stored_settings(search.user_attrs.get(SETTINGS, {}))
+        wanted = self.config.resuming(stored).to_params()
+        settings = {name: text for name, text in wanted.items() if name not in _MAY_DIFFER}
         if not stored:
             search.set_user_attr(SETTINGS, settings)
         elif different := [name for name in settings if stored.get(name, settings[name]) != settings[name]]:
