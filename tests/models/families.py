@@ -11,6 +11,7 @@ import torch
 
 from vlm_core.models import tiny
 from vlm_core.models.categoriser import ADAPTERS, Description, VisionLanguageCategoriser
+from vlm_core.pixels.views import DEFAULT, Preprocessing
 
 FAMILIES = ("clip", "blip", "git")
 CAPTIONERS = ("blip", "git")
@@ -40,10 +41,15 @@ def make_adapter(family: str, width: int = 32) -> Any:
 
 
 def make_categoriser(
-    family: str, head: str = "linear", readout: str = "fused", width: int = 32
+    family: str,
+    head: str = "linear",
+    readout: str = "fused",
+    width: int = 32,
+    preprocessing: Preprocessing = DEFAULT,
 ) -> VisionLanguageCategoriser:
     """A categoriser of three categories over a fresh tiny model."""
-    description = Description(family, CATEGORIES, (80, 60), head, readout, {"shirt": "Apparel"})  # type: ignore[arg-type]
+    terms = {"shirt": "Apparel"}
+    description = Description(family, CATEGORIES, (80, 60), head, readout, terms, preprocessing)  # type: ignore[arg-type]
     hf, tokenizer = make_tiny(family, width)
     torch.manual_seed(1)  # after the first call has made the weights, so that every head starts alike
     return VisionLanguageCategoriser(hf, tokenizer, description)

@@ -105,7 +105,6 @@ def test_folder_with_a_configuration_and_weights_is_found(tmp_path: Path, weight
         ({"model.safetensors": b""}, "config.json"),
         ({"model.safetensors": b"", "config.json": b"{"}, "config.json"),
         ({"model.safetensors": b"", "config.json": b"[]"}, "config.json"),
-        ({**CONFIG, "tf_model.h5": b""}, "weights"),
         ({**CONFIG, **INDEX}, "weights"),
         ({**CONFIG, "model.safetensors.index.json": b"[1]"}, "weights"),
     ],
@@ -322,8 +321,12 @@ def test_weights_to_spare_are_logged_and_old_buffers_are_not(tmp_path: Path, cap
 def test_checkpoint_of_another_family_is_refused(tmp_path: Path) -> None:
     save_tiny("git", tmp_path / "git")
     model_class = save_tiny("blip", tmp_path / "blip")
-    with pytest.raises(UserError, match="is of the family git, and the model needs one of blip"):
+    with pytest.raises(UserError, match="is of the family git, not blip: use model=git"):
         load_pretrained(find(tmp_path / "git"), model_class)
+    for name, reason in {"blip_vision_model": "a part of a blip alone", "siglip": "family siglip.*one of blip"}.items():
+        (tmp_path / "git" / "config.json").write_text(json.dumps({"model_type": name}))
+        with pytest.raises(UserError, match=reason):
+            load_pretrained(find(tmp_path / "git"), model_class)
     (tmp_path / "git" / "config.json").write_text('{"architectures": []}')
     with pytest.raises(UserError, match="unknown family"):
         load_pretrained(find(tmp_path / "git"), model_class)

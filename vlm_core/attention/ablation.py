@@ -24,6 +24,7 @@ from vlm_core.models.clip import Clip
 from vlm_core.models.heads import Head
 from vlm_core.models.loading import LoadedWeights
 from vlm_core.models.stages import Adapter, Captioner
+from vlm_core.pixels.views import DEFAULT, Preprocessing
 from vlm_core.training.batches import PLAIN_BATCH, chunks
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.fit import Trainer
@@ -51,10 +52,17 @@ class MechanismCategoriser(VisionLanguageCategoriser):
     """A family's frozen, shared vision tower with a mechanism as its head. It is compared, never served."""
 
     def __init__(
-        self, mechanism: str, hf: Any, tokenizer: Any, family: str, categories: tuple[str, ...], canvas: tuple[int, int]
+        self,
+        mechanism: str,
+        hf: Any,
+        tokenizer: Any,
+        family: str,
+        categories: tuple[str, ...],
+        canvas: tuple[int, int],
+        preprocessing: Preprocessing = DEFAULT,
     ) -> None:
         self.mechanism = mechanism
-        super().__init__(hf, tokenizer, Description(family, categories, canvas, "linear", "tokens", {}))
+        super().__init__(hf, tokenizer, Description(family, categories, canvas, "linear", "tokens", {}, preprocessing))
 
     def make_head(self) -> Head:
         """Return the mechanism as a head."""
@@ -119,6 +127,7 @@ class Ablation:
             config.family,
             self.data.split.categories,
             self.data.catalogue.pictures.canvas,
+            self.tower.preprocessing,
         )
         return Trainer(config, self.data, model.to(choose_device(config.device)), folder, self.cache)
 

@@ -16,7 +16,6 @@ from vlm_core.models.blocks import ATTENTION_KERNEL
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.heads import SentenceHead
 from vlm_core.models.stages import Captioner, State
-from vlm_core.pixels.views import plain_view
 
 # Image tokens to image tokens; text to text (BLIP); text to image tokens (BLIP); image and text jointly (GIT).
 LayerKind = Literal["vision", "text", "cross", "joint"]
@@ -65,7 +64,7 @@ def batches(
     model.hf.eval()
     for start in range(0, len(pictures), _BATCH):
         rows = slice(start, start + _BATCH)
-        yield plain_view(pictures[rows], model.image_size).to(model.device), targets[rows]
+        yield model.pixels(pictures[rows]).to(model.device), targets[rows]
 
 
 def resolve_targets(

@@ -23,9 +23,10 @@ from vlm_core.models.clip import Clip
 from vlm_core.models.git import Git
 from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, generate_texts
 from vlm_core.models.lora import ADAPTER, add_adapters
+from vlm_core.models.preprocessing import write_preprocessing
 from vlm_core.models.stages import Captioner, Readout, State, run_stages
 from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
-from vlm_core.pixels.views import plain_view
+from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view
 
 ADAPTERS: dict[str, type[Clip] | type[Blip] | type[Git]] = {"clip": Clip, "blip": Blip, "git": Git}
 HeadKind = Literal["linear", "prompts", "sentences"]
@@ -75,6 +76,7 @@ class Description:
     ]
     readout: Readout
     terms: Mapping[str, str]  # words of the training products that point to one category
+    preprocessing: Preprocessing = DEFAULT  # not in files of earlier versions
 
 
 _DESCRIPTION = TypeAdapter(Description)
@@ -197,15 +199,19 @@ class VisionLanguageCategoriser:
         """Return the state after `stages[start:end]`, on the model's device."""
         return run_stages(self.stages[start:end], tuple(part.to(self.device) for part in state))
 
-    def _pixels(self, pictures: Pictures) -> Iterator[Tensor]:
+    def pixels(self, pictures: Pictures) -> Tensor:
+        """Return the input (B, 3, S, S) for images (B, H, W, 3)."""
+        return plain_view(pictures, self.image_size, self.description.preprocessing)
+
+    def _batches(self, pictures: Pictures) -> Iterator[Tensor]:
         for start in range(0, len(pictures), IMAGES_PER_BATCH):
-            yield plain_view(pictures[start : start + IMAGES_PER_BATCH], self.image_size)
+            yield self.pixels(pictures[start : start + IMAGES_PER_BATCH])
 
     @torch.inference_mode()
     def log_probabilities(self, pictures: Pictures) -> Float32Array:
         """Return log-probabilities (B, C) of images (B, H, W, 3)."""
         self.hf.eval()
-        batches = [self.head.log_probabilities(self.run((pixels,))) for pixels in self._pixels(pictures)]
+        batches = [self.head.log_probabilities(self.run((pixels,))) for pixels in self._batches(pictures)]
         return torch.cat(batches).cpu().numpy() if batches else np.empty((0, len(self.categories)), np.float32)
 
     @torch.inference_mode()
@@ -215,19 +221,20 @@ class VisionLanguageCategoriser:
             return None
         self.hf.eval()
         texts = [
-            text for pixels in self._pixels(pictures) for text in generate_texts(self.adapter, *self.run((pixels,)))
+            text for pixels in self._batches(pictures) for text in generate_texts(self.adapter, *self.run((pixels,)))
         ]
         closest = [closest_category(text, self.categories, self.description.terms) for text in texts]
         return texts, np.array(closest, dtype=np.int64)
 
     def save(self, folder: Path) -> None:
-        """Write the Hugging Face model and tokenizer to `model/`, `head.safetensors`, then `categoriser.json`."""
+        """Write a Hugging Face model with all that belongs to it to `model/`, the head, then `categoriser.json`."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         with quiet_transformers():
             self.hf.save_pretrained(folder / "model")
         self.adapter.tokenizer.save_pretrained(folder / "model")
+        write_preprocessing(self.description.preprocessing, self.image_size, folder / "model")
         if isinstance(self.head, LinearHead):
             save_file(
                 {name: weight.contiguous() for name, weight in self.head.state_dict().items()},

@@ -20,7 +20,6 @@ from vlm_core.models.heads import SentenceHead, generate_texts
 from vlm_core.models.stages import Captioner
 from vlm_core.pixels.arrays import Labels, Pictures
 from vlm_core.pixels.picture_store import fit_pictures
-from vlm_core.pixels.views import plain_view
 from vlm_core.progress import track
 
 FREE_TEXT: Final = "free text"
@@ -60,7 +59,7 @@ def decode_categories(model: VisionLanguageCategoriser, pictures: Pictures) -> D
     starts = range(0, len(pictures), IMAGES_PER_BATCH)
     for start in track(starts, "decoding", len(starts)):
         batch = fit_pictures(pictures[start : start + IMAGES_PER_BATCH], model.canvas)
-        (tokens,) = model.run((plain_view(batch, model.image_size),))
+        (tokens,) = model.run((model.pixels(batch),))
         generated = generate_texts(model.head.captioner, tokens)
         closest = [closest_category(text, model.categories, model.description.terms) for text in generated]
         texts += generated

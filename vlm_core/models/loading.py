@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,10 +12,12 @@ import torch
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
 from vlm_core.models.categoriser import ADAPTERS
-from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import AvailableCheckpoint, fetch_checkpoint, find_checkpoint, load_pretrained
 from vlm_core.models.positions import resize_input
+from vlm_core.models.preprocessing import read_preprocessing
 from vlm_core.models.shipped import read_exposure, shipped_weights
 from vlm_core.models.tiny import build_tiny
+from vlm_core.pixels.views import DEFAULT, Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class LoadedWeights:
     pretrained: bool
     exposure: Exposure | None  # products seen in pretraining, if known
     commit: str = ""  # on the hub, if they come from there
+    preprocessing: Preprocessing = DEFAULT  # the checkpoint's own, if it states one
 
 
 def load_weights(
@@ -79,16 +82,32 @@ def load_weights(
     available = published or shipped_weights(family)
     import transformers
 
+    folder = fetch_checkpoint(available)
+    available = replace(
+        available, source="cache" if available.source == "hub" else available.source, reference=str(folder)
+    )
     hf, tokenizer = load_pretrained(available, getattr(transformers, ADAPTERS[family].hf_class))
+    preprocessing, stated = _preprocessing(available)
     own = int(hf.config.vision_config.image_size)
-    size = image_size or (own if keep_size else PUBLISHED_MODELS[model].image_size)
+    if stated % int(hf.config.vision_config.patch_size):
+        logger.warning(f"{available.name} asks for {stated} pixels per side, which its patches do not divide: {own}.")
+        stated = 0
+    size = image_size or ((stated or own) if keep_size else PUBLISHED_MODELS[model].image_size)
     resize_input(hf, size)
     if size != own:
         logger.info(
             f"{available.name} runs at {size} pixels per side instead of its {own}: "
             "its position embeddings are interpolated."
         )
-    return LoadedWeights(hf, tokenizer, source, True, read_exposure(available), available.revision or "")
+    exposure = read_exposure(available)
+    return LoadedWeights(hf, tokenizer, source, True, exposure, available.revision or "", preprocessing)
+
+
+def _preprocessing(checkpoint: AvailableCheckpoint) -> tuple[Preprocessing, int]:
+    """Return a local checkpoint's preprocessing, or its base's, and the side of its input (0: not stated)."""
+    places = [checkpoint, *([checkpoint.base] if checkpoint.base else [])]
+    read = (read_preprocessing(fetch_checkpoint(place)) for place in places)
+    return next((found for found in read if found), (DEFAULT, 0))
 
 
 def _find(name: str, commit: str, weights: str) -> AvailableCheckpoint | None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from torch import nn
 
 ADAPTER = ".lora_"  # in the names of the adapters' weights
 ALPHA_PER_RANK = 2  # the usual scale of the adapters' output, whatever their rank
+HIGHEST_RANK: Final = 4096  # of an adapter that is read
+# What says how a saved adapter is applied. Others are about its training, or name code that peft would import.
+_APPLIED: Final = (
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "bias"),
+    *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
+)
 
 
 def add_adapters(hf: Any, modules: Iterable[nn.Module], rank: int) -> Callable[[], None]:
@@ -36,3 +44,25 @@ def add_adapters(hf: Any, modules: Iterable[nn.Module], rank: int) -> Callable[[
         tuner.merge_and_unload()
 
     return merge
+
+
+def merge_saved_adapter(hf: Any, folder: Path) -> None:
+    """Merge the LoRA adapter that peft has saved in `folder` into the model's own weights, in place.
+
+    Raise ValueError if the adapter does not fit the model, and what its libraries raise if it cannot be read.
+    """
+    from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = {name: saved[name] for name in _APPLIED if saved.get(name) is not None}
+    ranks = [settings.get("r", 8), *dict(settings.get("rank_pattern", {})).values()]
+    if not all(isinstance(rank, int) and 0 < rank <= HIGHEST_RANK for rank in ranks):
+        raise ValueError(f"its rank is not between 1 and {HIGHEST_RANK}")
+    model = PeftModel(hf, LoraConfig(**settings))
+    report: Any = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+    absent = [name for name in report.missing_keys if ADAPTER in name]
+    if different := [*report.unexpected_keys, *absent]:
+        raise ValueError(f"the adapter is of another model, which {different[0]} shows")
+    model.merge_and_unload()
+    hf.requires_grad_(True)

@@ -15,7 +15,7 @@ from pydantic import AliasChoices, Field, TypeAdapter
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
-from vlm_core.pixels.views import plain_view
+from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view
 
 Precision = Literal["fp32", "int8"]
 ENGINE: Final = "onnx"  # `load_categoriser` tells an exported model by this field of categoriser.json
@@ -39,6 +39,7 @@ class OnnxDescription:
     image_size: int  # S
     head: Annotated[str, Field(validation_alias=AliasChoices("head", "answer"))]  # `answer` in earlier files
     readout: str
+    preprocessing: Preprocessing = DEFAULT  # not in files of earlier versions
     engine: Literal["onnx"] = ENGINE
     schema: Literal[1] = SCHEMA
 
@@ -79,7 +80,8 @@ class OnnxCategoriser:
     def _pixels(self, pictures: Pictures) -> Iterator[Float32Array]:
         count = IMAGES_PER_CALL[self.description.precision]
         for start in range(0, len(pictures), count):
-            yield plain_view(pictures[start : start + count], self.description.image_size).numpy()
+            batch = pictures[start : start + count]
+            yield plain_view(batch, self.description.image_size, self.description.preprocessing).numpy()
 
     def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
         """Return None: the graph generates no text."""

@@ -37,7 +37,14 @@ def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
         raise UserError("only CLIP, BLIP and GIT can be exported to ONNX: choose a run of one of these families.")
     source = model.description
     description = OnnxDescription(
-        source.family, "fp32", source.categories, source.canvas, model.image_size, source.head, source.readout
+        family=source.family,
+        precision="fp32",
+        categories=source.categories,
+        canvas=source.canvas,
+        image_size=model.image_size,
+        head=source.head,
+        readout=source.readout,
+        preprocessing=source.preprocessing,
     )
     with building(folder) as partial:
         partial.mkdir()

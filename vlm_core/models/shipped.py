@@ -9,17 +9,20 @@ from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
 from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint, quiet_transformers
 from vlm_core.models.checksums import changed_file
+from vlm_core.models.preprocessing import write_preprocessing
+from vlm_core.pixels.views import Preprocessing
 
 FOLDER: Final = Path(__file__).parent / "weights"
 
 
-def write_weights(hf: Any, tokenizer: Any, exposure: Exposure, folder: Path) -> None:
-    """Write a model, its tokenizer and its exposure in Hugging Face's format; round the model's weights to fp16."""
+def write_weights(hf: Any, tokenizer: Any, exposure: Exposure, preprocessing: Preprocessing, folder: Path) -> None:
+    """Write a model with all that belongs to it in Hugging Face's format; round the model's weights to fp16."""
     folder.mkdir(parents=True, exist_ok=True)
     with quiet_transformers():
         hf.half().save_pretrained(folder)
     hf.float()
     tokenizer.save_pretrained(folder)
+    write_preprocessing(preprocessing, int(hf.config.vision_config.image_size), folder)
     exposure.write(folder)
 
 

@@ -120,7 +120,6 @@ def frozen_features(model: VisionLanguageCategoriser, pictures: PictureSource, r
     from vlm_core.models.categoriser import IMAGES_PER_BATCH
     from vlm_core.models.stages import run_stages
     from vlm_core.pixels.picture_store import fit_pictures
-    from vlm_core.pixels.views import plain_view
 
     stages = model.adapter.stages("fused")
     features = np.empty((len(rows), model.adapter.width("fused")), np.float32)
@@ -129,7 +128,7 @@ def frozen_features(model: VisionLanguageCategoriser, pictures: PictureSource, r
     with torch.inference_mode():
         for start in track(starts, "computing frozen features", len(starts)):
             batch = fit_pictures(pictures.take(rows[start : start + IMAGES_PER_BATCH]), model.canvas)
-            pixels = plain_view(batch, model.image_size).to(model.device)
+            pixels = model.pixels(batch).to(model.device)
             features[start : start + len(batch)] = run_stages(stages, (pixels,))[0].cpu().numpy()
     return features
 

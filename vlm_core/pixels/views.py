@@ -6,6 +6,9 @@ quarter of it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final, Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,13 +22,30 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's and torchvision's grey
 
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
-def plain_view(pictures: Pictures, image_size: int) -> Tensor:
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become a model's input: resized by an interpolation, then normalised channel by channel."""
+
+    mean: tuple[float, float, float] = MEAN  # of values between 0 and 1
+    std: tuple[float, float, float] = STD
+    interpolation: Interpolation = "bilinear"
+
+
+DEFAULT: Final = Preprocessing()  # of the shipped weights, and of checkpoints that do not state their own
+
+
+def plain_view(pictures: Pictures, image_size: int, preprocessing: Preprocessing = DEFAULT) -> Tensor:
     """Return pixels (B, 3, S, S) of images (B, H, W, 3), resized with antialiasing and normalised."""
-    return _normalise(_resize(_to_tensor(pictures), (image_size, image_size)))
+    pixels = _resize(_to_tensor(pictures), (image_size, image_size), preprocessing.interpolation)
+    return _normalise(pixels, preprocessing)
 
 
-def augmented_view(pictures: Pictures, image_size: int, params: AugmentationParams) -> Tensor:
+def augmented_view(
+    pictures: Pictures, image_size: int, params: AugmentationParams, preprocessing: Preprocessing = DEFAULT
+) -> Tensor:
     """Return pixels (B, 3, S, S) of images (B, H, W, 3): colour jitter, then all geometry in one resampling.
 
     Colour changes are applied at the source's size, where there are the fewest pixels; pointwise and nearly linear,
@@ -35,29 +55,40 @@ def augmented_view(pictures: Pictures, image_size: int, params: AugmentationPara
     height, width = pixels.shape[2:]
     if max(height, width) > 2 * image_size:  # one bilinear tap would alias
         scale = 2 * image_size / max(height, width)
-        pixels = _resize(pixels, (round(height * scale), round(width * scale)))
+        pixels = _resize(pixels, (round(height * scale), round(width * scale)), preprocessing.interpolation)
     pixels = _jitter(pixels, params)
     grid = _grid(params.homographies(height, width), image_size)
-    return _normalise(grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False))
+    mode = preprocessing.interpolation
+    pixels = grid_sample(pixels, grid, mode=mode, padding_mode="border", align_corners=False)
+    return _normalise(_within_range(pixels, mode), preprocessing)
 
 
-def mirrored_view(pictures: Pictures, image_size: int, params: AugmentationParams) -> Tensor:
+def mirrored_view(
+    pictures: Pictures, image_size: int, params: AugmentationParams, preprocessing: Preprocessing = DEFAULT
+) -> Tensor:
     """Return pixels (B, 3, S, S) of the plain view, mirrored where `params.flip` is set."""
     flip = params.flip[:, None, None, None]
-    return plain_view(np.where(flip, pictures[:, :, ::-1], pictures), image_size)
+    return plain_view(np.where(flip, pictures[:, :, ::-1], pictures), image_size, preprocessing)
 
 
 def _to_tensor(pictures: Pictures) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(255)
 
 
-def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    return interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
+def _resize(pixels: Tensor, size: tuple[int, int], mode: Interpolation) -> Tensor:
+    if mode == "nearest":
+        return interpolate(pixels, size=size, mode="nearest-exact")
+    return _within_range(interpolate(pixels, size=size, mode=mode, antialias=True, align_corners=False), mode)
 
 
-def _normalise(pixels: Tensor) -> Tensor:
-    mean = torch.tensor(MEAN).view(1, 3, 1, 1)
-    return pixels.sub_(mean).div_(torch.tensor(STD).view(1, 3, 1, 1))
+def _within_range(pixels: Tensor, mode: Interpolation) -> Tensor:
+    """Return pixels without what bicubic interpolation adds below black and above white."""
+    return pixels.clamp_(0, 1) if mode == "bicubic" else pixels
+
+
+def _normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    return pixels.sub_(mean).div_(std)
 
 
 def _grid(homographies: Float32Array, image_size: int) -> Tensor:

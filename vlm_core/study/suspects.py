@@ -52,6 +52,7 @@ def _features(rows: NDArray[np.int64], data: Data, config: StudyConfig) -> NDArr
 
     tower = load_encoder(config)
     pictures = data.catalogue.pictures
-    description = Description(ENCODER, data.split.categories, pictures.canvas, "linear", "fused", {})
+    categories, canvas = data.split.categories, pictures.canvas
+    description = Description(ENCODER, categories, canvas, "linear", "fused", {}, tower.preprocessing)
     model = VisionLanguageCategoriser(tower.hf, tower.tokenizer, description)
     return frozen_features(model, pictures, rows)

@@ -16,7 +16,7 @@ from vlm_core.models.stages import State
 from vlm_core.pixels.arrays import Labels, Rows
 from vlm_core.pixels.augmentation_params import sample_params
 from vlm_core.pixels.picture_store import PictureStore
-from vlm_core.pixels.views import augmented_view, mirrored_view, plain_view
+from vlm_core.pixels.views import DEFAULT, Preprocessing, augmented_view, mirrored_view, plain_view
 
 Augmentation = Literal["standard", "mirror"]
 PLAIN_PIXEL_BATCH = 32
@@ -83,6 +83,7 @@ class PixelBatches:
     batch_size: int
     seed: int
     augmentation: Augmentation = "standard"
+    preprocessing: Preprocessing = DEFAULT
     start: int = 0
 
     @property
@@ -105,16 +106,13 @@ class PixelBatches:
     def plain(self, rows: Rows) -> Iterator[Batch]:
         """Yield plain views."""
         for chunk in chunks(rows, PLAIN_PIXEL_BATCH):
-            yield self._batch(chunk, plain_view(self.pictures.take(chunk), self.image_size))
+            yield self._batch(chunk, self._plain(chunk))
 
     def view(self, view: int, rows: Rows) -> Iterator[Batch]:
         """Yield the rows in their order, plain (0) or as the first copy is augmented in epoch `view`."""
         for chunk in chunks(rows, PREFIX_BATCH):
-            if view:
-                pixels = self._augmented(view, chunk, np.zeros(len(chunk), dtype=np.int64))
-            else:
-                pixels = plain_view(self.pictures.take(chunk), self.image_size)
-            yield self._batch(chunk, pixels)
+            first = np.zeros(len(chunk), dtype=np.int64)
+            yield self._batch(chunk, self._augmented(view, chunk, first) if view else self._plain(chunk))
 
     @property
     def view_batch(self) -> int:
@@ -130,9 +128,13 @@ class PixelBatches:
         """Return the batches themselves."""
         return self
 
+    def _plain(self, rows: Rows) -> Tensor:
+        return plain_view(self.pictures.take(rows), self.image_size, self.preprocessing)
+
     def _augmented(self, epoch: int, rows: Rows, copies: Rows) -> Tensor:
         view = mirrored_view if self.augmentation == "mirror" else augmented_view
-        return view(self.pictures.take(rows), self.image_size, sample_params(self.seed, epoch, rows, copies))
+        params = sample_params(self.seed, epoch, rows, copies)
+        return view(self.pictures.take(rows), self.image_size, params, self.preprocessing)
 
     def _batch(self, rows: Rows, pixels: Tensor) -> Batch:
         return Batch((pixels,), torch.from_numpy(self.labels[rows]), rows)

@@ -13,6 +13,7 @@ import numpy as np
 
 from vlm_core.config import HEAD, Config
 from vlm_core.data import Data
+from vlm_core.pixels.views import DEFAULT
 from vlm_core.progress import track
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Trainer:
             config.batch_size,
             config.seed,
             config.augmentation,
+            self.model.description.preprocessing,
         )
 
     def _train(
@@ -169,6 +171,9 @@ class Trainer:
             "view": f"{config.augmentation} {config.seed} {view}" if view else "plain",
             "rest": "" if rest is None else ",".join(map(str, rest)),
         }
+        preprocessing = self.model.description.preprocessing
+        if preprocessing != DEFAULT:  # otherwise as in the entries of earlier versions
+            key["preprocessing"] = str(preprocessing)
         return self.cache.entry(key, len(catalogue.products))
 
     def _entries(self, features: FrozenFeatures, fingerprint: str) -> list[tuple[Rows, CacheEntry]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.captions import Captions
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.exposure import Exposure
+    from vlm_core.models.loading import LoadedWeights
     from vlm_core.models.stages import Adapter
+    from vlm_core.pixels.views import Preprocessing
     from vlm_core.tracking.writer import RunWriter
+    from vlm_core.training.batches import PixelBatches
     from vlm_core.training.pretraining_task import Pretraining
 
     Rows = NDArray[np.int64]
-    Score = Callable[[], dict[str, float]]
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +81,8 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
     set_threads(config.threads)
     fetch_corrections(config, root)
     data = _load_data(config, root)
-    adapter, exposure, commit = _load_adapter(config, data)
-    task = _make_task(config, data, adapter)
+    adapter, exposure, weights = _load_adapter(config, data)
+    task = _make_task(config, data, adapter, weights.preprocessing)
     config = config.model_copy(update={"precision": task.precision})
     from vlm_core.tracking.writer import RunWriter
 
@@ -96,13 +98,13 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
                 "products_seen": str(exposure.products),
                 "products_seen_fingerprint": exposure.products_fingerprint,
                 "weights_total": str(sum(weight.numel() for weight in adapter.hf.parameters())),
-                **({tags.COMMIT: commit} if commit else {}),
+                **({tags.COMMIT: weights.commit} if weights.commit else {}),
             }
         )
         checkpoint = root / "checkpoints" / run.run_id
         _train(config, task, run, checkpoint)
         folder = Path(config.output) if config.output else root / "pretrained" / run.run_id
-        metrics = _write(config, exposure, adapter, task.score, run, folder)
+        metrics = _write(config, exposure, adapter, task, run, folder)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return PretrainingOutcome(run.run_id, folder, metrics)
 
@@ -135,13 +137,14 @@ def _load_data(config: PretrainingConfig, root: Path) -> _PretrainingData:
     return _PretrainingData(catalogue, captions, training, validation)
 
 
-def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Adapter, Exposure, str]:
-    """Return the initial model, a record of the products that its weights will have seen, and its commit on the hub."""
+def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Adapter, Exposure, LoadedWeights]:
+    """Return the initial model, a record of the products that its weights will have seen, and what was loaded."""
     from vlm_core.catalogue.duplicates import hash_pictures
     from vlm_core.catalogue.exposure import record_exposure
     from vlm_core.catalogue.recognition import SeenProducts
     from vlm_core.models.categoriser import ADAPTERS
     from vlm_core.models.loading import load_weights
+    from vlm_core.models.preprocessing import read_preprocessing
     from vlm_core.models.towers import load_vision_tower
     from vlm_core.pixels.views import plain_view
 
@@ -158,18 +161,23 @@ def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Ad
     before = [weights.exposure]
     if config.tower:
         size = int(weights.hf.config.vision_config.image_size)
+        if stated := read_preprocessing(Path(config.tower).expanduser()):
+            weights = replace(weights, preprocessing=stated[0])
         examples = data.catalogue.pictures.take(data.training[:TOWER_EXAMPLES])
-        before.append(load_vision_tower(weights.hf, Path(config.tower), plain_view(examples, size)))
+        pixels = plain_view(examples, size, weights.preprocessing)
+        before.append(load_vision_tower(weights.hf, Path(config.tower), pixels))
         logger.info(f"Vision tower initialised from {config.tower}.")
     adapter: Adapter = ADAPTERS[config.family](weights.hf, weights.tokenizer)
     adapter.hf.to(choose_device(config.device))
     catalogue = data.catalogue
     ids = catalogue.products["product_id"].iloc[data.training]
     seen = SeenProducts.of(ids, hash_pictures(catalogue.pictures, data.training))
-    return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before, seen), weights.commit
+    return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before, seen), weights
 
 
-def _make_task(config: PretrainingConfig, data: _PretrainingData, adapter: Adapter) -> Pretraining:
+def _make_task(
+    config: PretrainingConfig, data: _PretrainingData, adapter: Adapter, preprocessing: Preprocessing
+) -> Pretraining:
     import torch
 
     from vlm_core.models.arithmetic import choose_precision
@@ -187,6 +195,7 @@ def _make_task(config: PretrainingConfig, data: _PretrainingData, adapter: Adapt
         config.batch_size,
         config.seed,
         config.augmentation,
+        preprocessing,
     )
     size, device = batches.image_size, adapter.hf.device
     pixels = torch.zeros(min(config.batch_size, TRIAL_IMAGES), 3, size, size, device=device)
@@ -200,16 +209,15 @@ def _make_task(config: PretrainingConfig, data: _PretrainingData, adapter: Adapt
         batches,
         data.captions,
         config.patches_kept,
-        _make_scorer(data, adapter, config.label, size),
+        _make_scorer(data, adapter, config.label, batches),
         precision,
     )
 
 
 def _make_scorer(
-    data: _PretrainingData, adapter: Adapter, label: str, image_size: int
+    data: _PretrainingData, adapter: Adapter, label: str, training: PixelBatches
 ) -> Callable[[], dict[str, float]]:
     """Return a function that measures the model as it is, by a linear probe and by zero-shot prediction."""
-    from vlm_core.training.batches import PixelBatches
     from vlm_core.training.pretraining_metrics import evaluate_adapter
 
     catalogue, captions = data.catalogue, data.captions
@@ -217,8 +225,7 @@ def _make_scorer(
     names, counts = np.unique(captions.product_types(), return_counts=True)
     classes = [str(name) for name, count in zip(names, counts, strict=True) if name and count >= smallest]
     labels = catalogue.products[label].to_numpy(dtype=str)[data.validation]
-    unlabelled = np.zeros(len(catalogue.products), dtype=np.int64)
-    batches = PixelBatches(catalogue.pictures, unlabelled, data.validation, image_size, batch_size=1, seed=0)
+    batches = replace(training, rows=data.validation)
     return lambda: evaluate_adapter(adapter, batches, captions, labels, classes)
 
 
@@ -249,7 +256,7 @@ def _train(config: PretrainingConfig, task: Pretraining, run: RunWriter, folder:
 
 
 def _write(
-    config: PretrainingConfig, exposure: Exposure, adapter: Adapter, score: Score, run: RunWriter, folder: Path
+    config: PretrainingConfig, exposure: Exposure, adapter: Adapter, task: Pretraining, run: RunWriter, folder: Path
 ) -> dict[str, float]:
     """Write the weights with a model card; return the metrics of the rounded weights that are stored.
 
@@ -263,8 +270,8 @@ def _write(
         run.artifact(folder, "weights")
         return {name.removeprefix("stored_"): value for name, value in stored.items() if name.startswith("stored_")}
     with building(folder) as partial:
-        write_weights(adapter.hf, adapter.tokenizer, exposure, partial)
-        metrics = score()
+        write_weights(adapter.hf, adapter.tokenizer, exposure, task.batches.preprocessing, partial)
+        metrics = task.score()
         run.metrics({f"stored_{name}": value for name, value in metrics.items()})
         write_pretraining_card(partial, run.run_id, config, exposure, metrics)
         write_checksums(partial)

@@ -300,6 +300,7 @@ def _build_model(config: Config, data: Data, weights: LoadedWeights) -> VisionLa
         head=head,
         readout=config.readout,
         terms=category_terms(training, config.label),
+        preprocessing=weights.preprocessing,
     )
     torch.manual_seed(config.seed)
     model = VisionLanguageCategoriser(weights.hf, weights.tokenizer, description)
