@@ -17,7 +17,7 @@ from dashboard.predictions import SAMPLES, receive, sample_picture
 
 def dropzone(page: str) -> Component:
     """Return the place to drop pictures, with samples below; what arrives goes to the store `<page>-pictures`."""
-    limits = "JPEG, PNG, WebP or GIF; up to eight images, each up to 10 MB and 40 megapixels"
+    limits = "JPEG, PNG, WebP or GIF; up to eight images, each up to 10 MB"
     words = [
         dmc.Text("Drop images here, paste one, or choose files", fw=550, ta="center"),
         dmc.Text(limits, size="xs", c="dimmed", ta="center"),

@@ -10,6 +10,7 @@ import threading
 import zlib
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,8 @@ def test_any_bytes_come_through_base64_and_data_urls(data: bytes, header: str) -
     assert picture_bytes(header + text) == data
     assert picture_bytes(header + "\n".join(text[start : start + 7] for start in range(0, len(text), 7))) == data
     assert picture_bytes(header + text.rstrip("=")) == data
+    assert picture_bytes(header + base64.urlsafe_b64encode(data).decode()) == data
+    assert picture_bytes(header + quote(text, safe="")) == data
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,12 @@ def test_any_bytes_come_through_base64_and_data_urls(data: bytes, header: str) -
         ("data:image/png,abcd", "does not hold base64"),
         ("data:image/png;base64", "does not hold base64"),
         ("A" * 14_000_000, "larger than 10 MB"),
+        ("A" * 13_333_336, "larger than 10 MB"),
+        ("https://cdn.shop.example/1.jpg", "is an address: send the picture itself, as base64"),
+        (" s3://bucket/1.jpg", "is an address: send the picture itself, as base64"),
+        ("file:///home/me/1.jpg", "is an address: send the picture itself, as base64"),
+        ("images/1.jpg", "send the picture itself, as base64"),
+        ("b'" + _text(b"bytes") + "'", "Python's notation of bytes"),
     ],
 )
 def test_what_is_no_base64_is_said(picture: object, said: str) -> None:
@@ -71,8 +80,8 @@ def test_what_is_no_base64_is_said(picture: object, said: str) -> None:
 
 
 def _huge_picture() -> bytes:
-    """A PNG of a few hundred bytes that claims 49 megapixels."""
-    header = b"\x00\x00\x1b\x58\x00\x00\x1b\x58\x08\x02\x00\x00\x00"  # 7000 x 7000, RGB
+    """A PNG of a few hundred bytes that claims 900 megapixels."""
+    header = b"\x00\x00\x75\x30\x00\x00\x75\x30\x08\x02\x00\x00\x00"  # 30,000 x 30,000, RGB
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
@@ -254,7 +263,8 @@ def test_saved_models_answer_in_processes_that_know_nothing_of_us(tmp_path: Path
         assert Path(place).is_relative_to(model / "code")
         assert sorted(answer) == schema
         assert sum(answer[f"p_{name}"] for name in CATEGORIES) == pytest.approx(1)
-        assert (answer["error"], refused["error"], refused["category"]) == (None, "The picture is not base64.", None)
+        assert (answer["error"], refused["category"]) == (None, None)
+        assert refused["error"].startswith("The picture is not base64")
         files = {path.name for path in model.rglob("*") if path.is_file()}
         assert not {name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".pyc"))}
         assert (model / "README.md").read_text() == "a card"

@@ -66,7 +66,7 @@ def test_a_file_that_is_no_picture_has_an_error_and_costs_no_other(photos, tmp_p
     wrong = ["broken", "device", "fifo", "loop", "outside", "sparse"]
     assert sorted(table.index[table["error"].notna()]) == wrong
     assert sorted(table.index[table["error"].isna()]) == ["\\xff", "a", "b", "deep/c"]
-    assert "10 MB" in table["error"]["sparse"]
+    assert "50 MB" in table["error"]["sparse"]
 
 
 def test_ids_are_unique_whatever_the_files_are_called(tmp_path):

@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,25 +17,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.pixels.arrays import Picture, Pictures, Rows
+from vlm_core.pixels.metadata import JPEG_START, without_metadata
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_BYTES: Final = 10_000_000
-MAX_PIXELS: Final = 40_000_000
+MAX_BYTES: Final = 50_000_000  # of a file
+MAX_SENT_BYTES: Final = 10_000_000  # of a picture in a request
+MAX_PIXELS: Final = 200_000_000
 MAX_SIDE: Final = 65_535  # pixels
-LARGE_PIXELS: Final = 16_000_000  # of images above, every second pixel in each direction has to do
+LARGE_PIXELS: Final = 16_000_000  # images above are halved, and halved again, until they have no more
 MOST_REQUEST_PIXELS: Final = 320_000_000
-MAX_DECODER_BYTES: Final = 400_000_000
+MAX_DECODER_BYTES: Final = 400_000_000  # unless the setting picture_memory allows more
 LARGE_DECODER_BYTES: Final = 128_000_000  # of images above, one is decoded at a time
 MOST_SCANS: Final = 100  # of a JPEG: each passes over all of its pixels, however few bytes it has
+MOST_SCANNED_PIXELS: Final = 4_000_000_000  # in all scans together
 STRIP_PIXELS: Final = 1 << 18
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 # Markers of a JPEG but for those without a length, of which all but the end of the image stand inside a scan
 _JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _END_OF_IMAGE: Final = 0xD9
 _START_OF_SCAN: Final = 0xDA
+_LEADING: Final = b" \t\r\n\xef\xbb\xbf"  # what scripts write before a picture; no format begins with one of these
+# Two ends for a JPEG without one. Where pixels are missing, they would be made of different bytes.
+_JPEG_ENDS: Final = (
+    b"\xff\xd9",
+    b"".join(b"\xaa" * 32 + bytes((0xFF, restart)) for restart in range(0xD0, 0xD8)) + b"\xff\xd9",
+)
+_BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16}  # their decoders hold several copies
+_LEAST_WHITE: Final = 16.0  # of pixels that are not whole numbers: up to here, 1 is white, and more is glare
 _one_large_picture = threading.Lock()
 
 
@@ -81,11 +93,12 @@ class PixelBudget:
         self.left -= pixels
 
 
-def decode_picture(data: bytes, budget: PixelBudget | None = None) -> Image.Image:
+def decode_picture(data: bytes, budget: PixelBudget | None = None, most_bytes: int = MAX_DECODER_BYTES) -> Image.Image:
     """Return the image as RGB, upright, with transparency on white; the first frame of an animation.
 
-    All that decoding may cost is checked before it. An image of more than `LARGE_PIXELS` is reduced to half its width
-    and height, and only one such image is decoded at a time, whatever the number of threads. Raise UnreadablePicture.
+    All that decoding may cost is checked before it: memory up to `most_bytes`. The sides of an image of more than
+    `LARGE_PIXELS` are halved until it has no more, and only one such image is decoded at a time, whatever the number
+    of threads. Metadata that is broken, or too large, is left out. Raise UnreadablePicture.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -93,29 +106,55 @@ def decode_picture(data: bytes, budget: PixelBudget | None = None) -> Image.Imag
         raise UnreadablePicture("the file is empty")
     if len(data) > MAX_BYTES:
         raise UnreadablePicture(f"the file is larger than {MAX_BYTES // 1_000_000} MB")
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own is lower, and is no error but a message on the console
+    data = data.lstrip(_LEADING)
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_cost(picture, data)
-        if budget:
-            budget.spend(picture.width * picture.height)
-        if _decoder_bytes(picture) <= LARGE_DECODER_BYTES:
-            return _decode(picture)
-        with _one_large_picture:
-            decoded = _decode(picture)
-            picture.close()
-            _return_memory()
-            return decoded
+        return _decode_whole(data, budget, most_bytes)
     except UnreadablePicture:
         raise
-    except Image.DecompressionBombError as error:  # Pillow's own, higher limit
+    except Image.DecompressionBombError as error:
         raise UnreadablePicture(f"its pixels exceed {MAX_PIXELS // 1_000_000} megapixels") from error
     except Exception as error:  # Pillow's decoders raise many types on broken files
+        with suppress(Exception):
+            return _decode_bare(without_metadata(data), budget, most_bytes)
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its format is not supported" if unknown else "it is truncated or broken"
         raise UnreadablePicture(reason) from error
 
 
-def _check_cost(picture: Image.Image, data: bytes) -> None:
+def _decode_bare(data: bytes, budget: PixelBudget | None, most_bytes: int) -> Image.Image:
+    """Return a picture that was stripped of its metadata, a JPEG also where all of its pixels but no end are there."""
+    try:
+        return _decode_whole(data, budget, most_bytes)
+    except Exception:
+        if not data.startswith(JPEG_START):
+            raise
+    ended = (_decode_whole(data.rstrip(b"\xff") + end, budget, most_bytes) for end in _JPEG_ENDS)
+    first, second = ended
+    if first.tobytes() != second.tobytes():
+        raise UnreadablePicture("some of its pixels are missing")
+    return first
+
+
+def _decode_whole(data: bytes, budget: PixelBudget | None, most_bytes: int) -> Image.Image:
+    """Return a picture after its cost was checked. Raise UnreadablePicture, and whatever Pillow raises."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    scans = _count_scans(data) if picture.format in ("JPEG", "MPO") else 1
+    _check_cost(picture, scans, most_bytes)
+    if budget:
+        budget.spend(picture.width * picture.height)
+    if _decoder_bytes(picture, scans) <= LARGE_DECODER_BYTES and _reduction(picture.size) == 1:
+        return _decode(picture)
+    with _one_large_picture:
+        decoded = _decode(picture)
+        picture.close()
+        _return_memory()
+        return decoded
+
+
+def _check_cost(picture: Image.Image, scans: int, most_bytes: int) -> None:
     """Raise UnreadablePicture for an image, opened but not decoded, that would take too much memory or time."""
     from PIL import TiffImagePlugin
 
@@ -125,14 +164,17 @@ def _check_cost(picture: Image.Image, data: bytes) -> None:
         raise UnreadablePicture(f"{width} x {height} pixels exceed {most} megapixels")
     if max(width, height) > MAX_SIDE:
         raise UnreadablePicture(f"its longer side exceeds {MAX_SIDE:,} pixels")
-    if _decoder_bytes(picture) > MAX_DECODER_BYTES:
-        raise UnreadablePicture(f"a {picture.format} of {width} x {height} pixels takes too much memory to decode")
-    if picture.format in ("JPEG", "MPO") and _count_scans(data) > MOST_SCANS:
-        raise UnreadablePicture(f"it has more than {MOST_SCANS} scans")
+    if (needed := _decoder_bytes(picture, scans)) > most_bytes:
+        raise UnreadablePicture(
+            f"a {picture.format} of {width} x {height} pixels takes {-(-needed // 1_000_000)} MB to decode, more than "
+            f"picture_memory={most_bytes // 1_000_000}"
+        )
+    if scans > (allowed := min(MOST_SCANS, MOST_SCANNED_PIXELS // max(1, width * height))):
+        raise UnreadablePicture(f"it has more than {allowed} scans")
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         tile = [picture.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
-        if tile[0] * tile[1] > MAX_PIXELS:
-            raise UnreadablePicture(f"its tiles exceed {most} megapixels")
+        if tile[0] * tile[1] * 8 > most_bytes:
+            raise UnreadablePicture(f"its tiles exceed {most_bytes // 8_000_000} megapixels")
 
 
 def _count_scans(data: bytes) -> int:
@@ -144,23 +186,51 @@ def _count_scans(data: bytes) -> int:
     return scans
 
 
-def _decoder_bytes(picture: Image.Image) -> int:
-    """Return about how much memory decoding takes beside the result: WebP's decoder holds four copies in RGBA."""
-    return picture.width * picture.height * (16 if picture.format == "WEBP" else 8)
+def _decoder_bytes(picture: Image.Image, scans: int) -> int:
+    """Return about how much memory decoding takes beside the result.
+
+    A JPEG is reduced while it is decoded; one of several scans is first held as coefficients of two bytes each.
+    """
+    pixels = picture.width * picture.height
+    if picture.format not in ("JPEG", "MPO"):
+        return pixels * _BYTES_PER_PIXEL.get(str(picture.format), 8)
+    sampling = [(across, down) for _, across, down, _ in getattr(picture, "layer", ())] or [(1, 1)] * 4
+    largest = max(across for across, _ in sampling) * max(down for _, down in sampling)
+    samples = sum(across * down for across, down in sampling) / max(1, largest)
+    held = round(2 * samples * pixels) if scans > 1 else 0
+    return held + 8 * pixels // _reduction(picture.size) ** 2
+
+
+def _reduction(size: tuple[int, int]) -> int:
+    """Return what an image's sides are divided by, a power of two."""
+    factor = 1
+    while size[0] * size[1] > LARGE_PIXELS * factor**2:
+        factor *= 2
+    return factor
 
 
 def _decode(picture: Image.Image) -> Image.Image:
     """Return an opened image as RGB and upright, reduced if it is large."""
     from PIL import ExifTags, ImageOps
 
-    if picture.width * picture.height > LARGE_PIXELS:  # a JPEG is reduced while it is decoded, at little cost
-        picture.draft(None, (max(1, picture.width // 2), max(1, picture.height // 2)))
+    if (factor := _reduction(picture.size)) > 1:  # a JPEG is reduced while it is decoded, at little cost
+        picture.draft(None, (max(1, picture.width // factor), max(1, picture.height // factor)))
     picture.load()
-    rgb = _to_rgb(picture, 2 if picture.width * picture.height > LARGE_PIXELS else 1)
-    if orientation := picture.getexif().get(ExifTags.Base.Orientation):
+    rgb = _to_rgb(picture, _reduction(picture.size))
+    if (orientation := _orientation(picture)) in range(2, 9):
         rgb.getexif()[ExifTags.Base.Orientation] = orientation
         ImageOps.exif_transpose(rgb, in_place=True)
     return rgb
+
+
+def _orientation(picture: Image.Image) -> object:
+    """Return how the camera was held, in EXIF's numbers, as far as the image says so."""
+    from PIL import ExifTags
+
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a broken EXIF block raises as many types as a broken picture
+        return None
 
 
 def _return_memory() -> None:
@@ -187,11 +257,13 @@ def _to_rgb(picture: Image.Image, factor: int) -> Image.Image:
 
 
 def _white(picture: Image.Image) -> float:
-    """Return the value of white in an image of more than 8 bits a sample."""
+    """Return the value of white in an image of more than 8 bits a sample: the next of those that programs write."""
     if picture.mode.startswith("I;16"):
         return 65535.0
     highest = cast(float, picture.getextrema()[1]) if picture.mode in ("I", "F") else 0.0
-    return 65535.0 if highest > 255 else 255.0
+    if picture.mode == "F" and highest <= _LEAST_WHITE:
+        return 1.0
+    return next((white for white in (255.0, 65535.0) if highest <= white), highest)
 
 
 def _strip_to_rgb(strip: Image.Image, white: float) -> Image.Image:

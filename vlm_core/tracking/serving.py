@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import threading
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import pandas as pd
 
 from vlm_core.inference import REQUEST_BATCH, predict_records, record_columns
-from vlm_core.pixels.picture_store import MAX_BYTES, PixelBudget
+from vlm_core.pixels.picture_store import MAX_SENT_BYTES, PixelBudget
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
+
+_ADDRESS: Final = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_URL_SAFE: Final = str.maketrans("-_", "+/")  # RFC 4648, section 5
+_SEND: Final = "send the picture itself, as base64 or as a data URL"
+_TOO_LARGE: Final = f"The picture is larger than {MAX_SENT_BYTES // 1_000_000} MB."
 
 
 def _load_pyfunc(data_path: str) -> ServedCategoriser:
@@ -60,16 +67,26 @@ class ServedCategoriser:
 
 
 def picture_bytes(picture: object) -> bytes:
-    """Return the bytes of a base64 text or a data URL. Raises ValueError, before decoding if it is too long."""
+    """Return the bytes of a base64 text, URL-safe or not, or a data URL.
+
+    Raises ValueError, before decoding if it is too long.
+    """
     if not isinstance(picture, str) or not picture.strip():
-        raise ValueError("The picture is not a text: send it as base64 or as a data URL.")
+        raise ValueError(f"The picture is not a text: {_SEND}.")
+    if _ADDRESS.match(picture):
+        raise ValueError(f"The picture is an address: {_SEND}.")
+    if picture.lstrip().startswith(("b'", 'b"')):
+        raise ValueError("The picture is Python's notation of bytes: decode() the base64 into a text and send that.")
     header, comma, text = picture.partition(",") if picture.lstrip()[:5].lower() == "data:" else ("", "", picture)
     if header and not (comma and header.rstrip().lower().endswith(";base64")):
         raise ValueError("The data URL does not hold base64: it should begin like data:image/jpeg;base64,")
-    if len(text) > MAX_BYTES * 4 // 3 + 1000:
-        raise ValueError(f"The picture is larger than {MAX_BYTES // 1_000_000} MB.")
-    text = "".join(text.split())
+    if len(text) > MAX_SENT_BYTES * 4 // 3 + 1000:
+        raise ValueError(_TOO_LARGE)
+    text = "".join(unquote(text).split()).translate(_URL_SAFE)
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("The picture is not base64.") from None
+        raise ValueError(f"The picture is not base64: {_SEND}.") from None
+    if len(data) > MAX_SENT_BYTES:
+        raise ValueError(_TOO_LARGE)
+    return data
