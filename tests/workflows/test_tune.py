@@ -115,6 +115,36 @@ def test_a_finished_search_is_refused_and_continues_with_more_trials(quick):
     assert len(set(tried)) == 4  # not the first ones again
 
 
+@pytest.mark.parametrize("cut", [1, 9, 25, 120])
+def test_a_journal_whose_last_line_was_cut_is_mended_and_goes_on(quick, stocked, cut):
+    quick(trials=2)
+    journal = stocked / JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    outcome, lines = quick(trials=4)
+    assert len([line for line in lines if "The last line of" in line and "goes on without it" in line]) == 1
+    assert not any("resume=" in line for line in lines)
+    assert len(outcome.search.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))) == 4
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+    with pytest.raises(UserError, match="has all of its 4 trials"):
+        quick(trials=4)
+
+
+def test_what_was_written_behind_a_cut_line_is_dropped_with_it(quick, stocked):
+    quick(trials=1)
+    journal = stocked / JOURNAL
+    journal.write_bytes(journal.read_bytes() + b'{"op_code":4,"worker_id"{"op_code":5}\n' + bytes(40))
+    assert count_states(quick(trials=2)[0].search) == {"complete": 2}
+
+
+def test_a_line_broken_further_up_is_one_sentence(quick, stocked):
+    quick(trials=1)
+    journal = stocked / JOURNAL
+    first, *others = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([first, b"broken\n", *others]))
+    with pytest.raises(UserError, match="holds a broken line.*move the file away"):
+        quick(trials=2)
+
+
 def test_other_settings_need_another_search(quick):
     quick(trials=1)
     with pytest.raises(UserError, match="started with train_per_category=12, not 13"):

@@ -100,13 +100,14 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
     """Run all trials in a new run, or in that of a search that was stopped, and retrain with the best settings."""
     config = worker.config
     previous_run = str(search.user_attrs.get(RUN, ""))
-    previous_winner = "" if _was_interrupted(previous_run) else search.user_attrs.get(WINNER)
+    interrupted = _was_interrupted(previous_run)
+    previous_winner = "" if interrupted else search.user_attrs.get(WINNER)
     if previous_winner and len(search.get_trials(states=FINISHED)) >= config.trials:
         raise UserError(
             f"The search {worker.name} has all of its {config.trials} trials, and run {previous_winner} was retrained: "
             "raise trials= to continue it, or start another with search_name=."
         )
-    resume = "" if previous_winner else previous_run
+    resume = previous_run if interrupted else ""
     with RunWriter(config.experiment, worker.name, resume=resume, folder=worker.root) as run:
         for name, text in {RUN: run.run_id, tags.PROCESS: tags.process_tag(), WINNER: ""}.items():
             search.set_user_attr(name, text)
@@ -188,6 +189,11 @@ class _Worker:
                 directions=["maximize", "minimize"] if several else ["maximize"],
                 load_if_exists=True,
             )
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{self.storage_name} holds a broken line ({error}), so that no search in it can be read: bring back a "
+                "backup, or move the file away to start again."
+            ) from error
         except Exception as error:
             raise UserError(f"The search cannot be stored in {self.storage_name}: {error}.") from error
         stored = stored_settings(search.user_attrs.get(SETTINGS, {}))
@@ -213,6 +219,7 @@ class _Worker:
             storage = optuna.storages.get_storage(address)
             expect(address)  # it has just answered
             return cast("optuna.storages.BaseStorage", Patient(storage, address))
+        _mend_journal(self.root / JOURNAL)
         return optuna.storages.JournalStorage(JournalFileBackend(str(self.root / JOURNAL)))
 
     def run_workers(self, data: Data, parent: str) -> None:
@@ -276,6 +283,39 @@ class _Worker:
         score = "pruned" if result.pruned else f"validation macro-F1 {result.macro_f1:.4f}"
         seconds = time.monotonic() - started
         logger.info(f"Trial {trial.number}: {_format_settings(trial.params)}: {score} ({seconds:.0f} s).")
+
+
+def _mend_journal(path: Path) -> None:
+    """Drop what a killed process has left of the journal's last line, behind which Optuna would write the next one."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    if not path.exists() or _whole_bytes(path) == path.stat().st_size:
+        return
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()  # a living process may have been writing that line
+    try:
+        whole = _whole_bytes(path)
+        if whole < path.stat().st_size:
+            os.truncate(path, whole)
+            logger.warning(
+                f"The last line of {path} was cut when its process was killed: the search goes on without it."
+            )
+    finally:
+        lock.release()
+
+
+def _whole_bytes(path: Path) -> int:
+    """Return the size of the journal up to the end of its last whole line."""
+    content = path.read_bytes()
+    while content:
+        start = content.rstrip(b"\n").rfind(b"\n") + 1
+        try:
+            if content.endswith(b"\n") and isinstance(json.loads(content[start:]), dict):
+                break
+        except ValueError:
+            pass
+        content = content[:start]
+    return len(content)
 
 
 def _run_worker(config: SearchConfig, root: Path, parent: str, number: int, leader: int, verbose: bool) -> None:
