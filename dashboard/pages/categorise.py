@@ -46,7 +46,7 @@ MOST_MODELS: Final = 4
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page; no model is loaded before there is a picture."""
     view = runs.view()
-    models = parse_list(query.get("models")) or [name for name in [best_run(view.leaderboard)] if name]
+    models = parse_list(query.get("models")) or _suggested_model(runs)
     return html.Div(
         [
             page_header("Categorise", "Drop in product images and compare the models' predictions."),
@@ -78,8 +78,10 @@ def register(app: Dash, runs: Runs) -> None:
         Output("categorise-state", "children"),
         Output("categorise-content", "hidden"),
         Output("categorise-models", "data"),
+        Output("categorise-models", "value"),
         Input("shell-version", "data"),
         State("categorise-models", "value"),
+        State("categorise-models", "data"),
     )(partial(update_state, runs))
     register_dropzone(app, "categorise", uploads)
     app.callback(
@@ -109,10 +111,22 @@ def register(app: Dash, runs: Runs) -> None:
     keep_in_url(app, "categorise", ("models", "threshold"))
 
 
-def update_state(runs: Runs, version: int | None, chosen: Sequence[str] | None) -> tuple[Any, bool, Any]:
-    """Return what takes the page's place without a run, and the models to choose from."""
+def update_state(
+    runs: Runs, version: int | None, chosen: Sequence[str] | None, known: Sequence[Any] | None
+) -> tuple[Any, bool, Any, Any]:
+    """Return what takes the page's place without a run, the models to choose from, and one for who has none yet.
+
+    A model is suggested once, when the first runs are read; who has removed all models is left without one.
+    """
     state = store_state(runs.view())
-    return state, state is not None, run_choices(runs.table(), chosen)
+    suggested = [] if chosen or known else _suggested_model(runs)
+    return state, state is not None, run_choices(runs.table(), chosen), suggested or no_update
+
+
+def _suggested_model(runs: Runs) -> list[str]:
+    """Return the best honest run, or else the newest tested one; none without any."""
+    tested = [choice["value"] for choice in run_choices(runs.table())]
+    return [best_run(runs.view().leaderboard) or tested[0]] if tested else []
 
 
 def update_results(models: ModelCache, uploads: Uploads, pictures: Any, chosen: Sequence[str] | None) -> Any:

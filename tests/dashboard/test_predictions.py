@@ -9,12 +9,14 @@ from functools import partial
 
 import numpy as np
 import pytest
+from dash import no_update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from dashboard.figures.categorise import coverage_at, coverage_curves
 from dashboard.figures.compare import run_styles
+from dashboard.leaderboard import run_choices
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import categorise as page
 from dashboard.predictions import as_csv, categorise, predicted_category, receive, sample_picture
@@ -240,3 +242,20 @@ def test_a_new_threshold_needs_no_new_predictions(runs, names, models):
     sure, unsure = (str(page.update_cards(runs, results, threshold)) for threshold in (0.0, 1.0))
     assert "Unknown Category" in unsure and "Unknown Category" not in sure
     assert page.download(runs, 1, results, 0.0)["filename"] == "categories.csv"
+
+
+def test_a_model_is_suggested_on_the_first_visit_and_never_again(filled_store):
+    late = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    state, hidden, choices, chosen = page.update_state(late, 0, [], [])
+    assert state is not None and hidden and (choices, chosen) == ([], no_update)
+    late.refresh()
+    state, hidden, choices, chosen = page.update_state(late, 1, [], [])
+    assert (state, hidden, len(chosen)) == (None, False, 1) and chosen[0] in {each["value"] for each in choices}
+    assert page.update_state(late, 2, [], choices)[3] is no_update  # who has removed all models wants none
+    assert page.update_state(late, 1, ["mine"], [])[3] is no_update
+
+
+def test_without_an_honest_run_the_newest_is_suggested(runs, monkeypatch):
+    monkeypatch.setattr(page, "best_run", lambda leaderboard: "")
+    newest = run_choices(runs.table())[0]["value"]
+    assert page.update_state(runs, 1, [], [])[3] == [newest]
