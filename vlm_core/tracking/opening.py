@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.patience import waiting_at_most
+from vlm_core.tracking.relocation import require_place
 from vlm_core.tracking.store import connect, short_timeouts, store_errors, store_uri
 from vlm_core.tracking.system import SystemMetrics
 
@@ -44,6 +45,7 @@ def open_run(client: MlflowClient, uri: str, *, experiment: str, name: str, resu
     launched = "" if parent else os.environ.pop("MLFLOW_RUN_ID", "")
     if launched:
         launcher = _launched_run(client, launched)
+        require_place(uri, launcher.info.artifact_uri)
         if not resume and not _is_out_of_reach(launcher.info.artifact_uri, uri):
             if name and _GENERATED_NAME.fullmatch(launcher.info.run_name or ""):
                 client.update_run(launched, name=name)
@@ -53,6 +55,7 @@ def open_run(client: MlflowClient, uri: str, *, experiment: str, name: str, resu
         client.set_tag(launched, tags.ROLE, tags.LAUNCHER)
     if resume:
         check_resumable(client, resume)
+        require_place(uri, client.get_run(resume).info.artifact_uri)
         client.set_tag(resume, tags.PROCESS, tags.process_tag())  # first: no other command may take it for a dead one
         client.update_run(resume, status="RUNNING")
         run_id = resume
@@ -110,7 +113,7 @@ def prepare_store(experiment: str = "") -> None:
         for run in dead_runs(client):
             end_dead_run(client, run)
         if experiment:
-            _check_artifacts(client, experiment)
+            _check_artifacts(client, uri, experiment)
 
 
 def dead_runs(client: MlflowClient) -> list[Run]:
@@ -140,11 +143,15 @@ def end_dead_run(client: MlflowClient, run: Run) -> None:
         )
 
 
-def _check_artifacts(client: MlflowClient, name: str) -> None:
-    """List the experiment's artifacts where they are not on this disk: credentials, bucket and library are right."""
+def _check_artifacts(client: MlflowClient, uri: str, name: str) -> None:
+    """Check where the experiment's artifacts are: on this disk in no folder that was moved away, else by listing them.
+
+    What can be listed has the right credentials, bucket and library.
+    """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     experiment = client.get_experiment_by_name(name) or client.get_experiment("0")
+    require_place(uri, experiment.artifact_location)
     scheme, separator, _ = experiment.artifact_location.partition("://")
     if separator and scheme != "file":
         get_artifact_repository(experiment.artifact_location).list_artifacts()
@@ -234,6 +241,7 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
             f"experiment={name} was deleted: `mlflow experiments restore --experiment-id {experiment.experiment_id}` "
             "restores it; or choose another name."
         )
+    require_place(uri, experiment.artifact_location)
     if _is_out_of_reach(experiment.artifact_location, uri):
         raise UserError(
             f"experiment={name} was created by a running `mlflow ui` and keeps its files there: choose another name, "

@@ -22,6 +22,7 @@ from vlm_core.tracking.opening import check_resumable
 from vlm_core.tracking.patience import patiently
 from vlm_core.tracking.problems import is_away, is_locked
 from vlm_core.tracking.registry import SCORE
+from vlm_core.tracking.relocation import explain_missing
 from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_uri
 
 if TYPE_CHECKING:
@@ -160,10 +161,14 @@ class RunReader:
             except (MlflowException, OSError) as error:
                 if is_locked(error) or is_away(error):
                     raise
-                raise UserError(f"run {run_id} holds no {path}: it ended before it was written.") from error
-        if not path_here.exists():
-            raise UserError(f"run {run_id} holds no {path}: it ended before it was written.")
+                raise UserError(self._missing(run_id, path)) from error
+            if not path_here.exists():
+                raise UserError(self._missing(run_id, path))
         return path_here
+
+    def _missing(self, run_id: str, path: str) -> str:
+        move = explain_missing(self._client, self._uri)
+        return move or f"run {run_id} holds no {path}: it ended before it was written."
 
     def evaluation(self, run_id: str, name: str = "test") -> Evaluation:
         """Return the evaluation that the run logged under that name, with its predictions."""

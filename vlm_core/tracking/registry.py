@@ -11,6 +11,7 @@ from vlm_core.tracking import tags
 from vlm_core.tracking.opening import find_run
 from vlm_core.tracking.patience import patiently
 from vlm_core.tracking.problems import is_away, is_locked
+from vlm_core.tracking.relocation import explain_missing
 from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_uri
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def resolve(reference: str, uri: str = "") -> Path:
             # MLflow would copy runs:/<id>/<path> into a folder that nobody removes, though it lies on this disk
             run = find_run(client, export["run"])
             if run is not None:
-                return _fetch(reference, uri, artifact_uri=f"{run.info.artifact_uri}/{export['path']}")
+                return _fetch(client, reference, uri, artifact_uri=f"{run.info.artifact_uri}/{export['path']}")
             raise UserError(_NO_MODEL.format(reference))
         if not reference.startswith("models:/"):
             # MLflow would copy runs:/<id>/model, though it lies on this disk as the run's models:/ address
@@ -75,11 +76,11 @@ def resolve(reference: str, uri: str = "") -> Path:
                     f"models:/categoriser-clip@{CHAMPION}."
                 )
             # its own place, not its models:/ address, which MLflow looks up in the default store alone
-            return _fetch(reference, uri, artifact_uri=client.get_logged_model(model_id).artifact_location)
-        return _fetch(reference, uri, artifact_uri=reference)
+            return _fetch(client, reference, uri, artifact_uri=client.get_logged_model(model_id).artifact_location)
+        return _fetch(client, reference, uri, artifact_uri=reference)
 
 
-def _fetch(address: str, uri: str, **place: str) -> Path:
+def _fetch(client: MlflowClient, address: str, uri: str, **place: str) -> Path:
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
@@ -89,7 +90,7 @@ def _fetch(address: str, uri: str, **place: str) -> Path:
     except (MlflowException, OSError, KeyError) as error:
         if is_locked(error) or is_away(error):
             raise
-        raise UserError(_NO_MODEL.format(address)) from error
+        raise UserError(explain_missing(client, uri) or _NO_MODEL.format(address)) from error
     categoriser = folder / str(loader.get("data", ""))
     if not (categoriser / "categoriser.json").exists():
         raise UserError(f"{address} is a model of another program: give one that this program has trained.")
