@@ -112,7 +112,8 @@ def test_a_model_of_a_moved_store_is_found_again(
     filled_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = tmp_path / "moved"
-    shutil.copytree(filled_store, moved, ignore=shutil.ignore_patterns("data", "cache"))
+    shutil.copytree(filled_store / "mlruns", moved / "mlruns")
+    shutil.copy(filled_store / "mlflow.db", moved)
     monkeypatch.chdir(moved)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     relocate(filled_store, tmp_path / "gone")  # as if the folder that it came from had been there
