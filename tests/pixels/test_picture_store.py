@@ -147,7 +147,7 @@ def _jpeg_of_scans(count):
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "format is not supported"),
         (_encoded(_plain(size=(60, 80)), "JPEG")[:300], "truncated"),
         (_encoded(_plain(size=(60, 80)), "PNG")[:60], "truncated"),
-        (_png_of_size(12_000, 9_000), "takes 864 MB to decode, more than picture_memory=400"),
+        (_png_of_size(12_000, 9_000), "takes 864 MB to decode, and PICTURE_MEMORY_MB allows 400"),
         (_png_of_size(60_000, 60_000), "200 megapixels"),
         (_png_of_size(70_000, 2), "longer side exceeds 65,535 pixels"),
         (_tiled_tiff(32_768), "tiles exceed 50 megapixels"),
@@ -209,12 +209,14 @@ def test_sides_are_halved_until_no_more_pixels_are_left(monkeypatch, kind, size,
 
 
 def test_a_jpeg_is_bounded_by_what_it_takes_while_it_is_reduced(monkeypatch):
-    picture, most = _plain(size=(320, 200)), 100_000
-    monkeypatch.setattr(picture_store, "LARGE_PIXELS", 1000)
-    assert decode_picture(_encoded(picture, "JPEG"), most_bytes=most).size == (40, 25)
-    with pytest.raises(UnreadablePicture, match="a JPEG of 320 x 200 pixels takes"):  # all coefficients at once
-        decode_picture(_encoded(picture, "JPEG", progressive=True), most_bytes=most)
-    decode_picture(_encoded(picture, "JPEG", progressive=True), most_bytes=3 * most)
+    picture = _plain(size=(1000, 800))
+    monkeypatch.setattr(picture_store, "LARGE_PIXELS", 100_000)
+    monkeypatch.setenv("PICTURE_MEMORY_MB", "1")
+    assert decode_picture(_encoded(picture, "JPEG")).size == (250, 200)
+    with pytest.raises(UnreadablePicture, match="a JPEG of 1000 x 800 pixels takes 3 MB"):  # all coefficients at once
+        decode_picture(_encoded(picture, "JPEG", progressive=True))
+    monkeypatch.setenv("PICTURE_MEMORY_MB", "3")
+    assert decode_picture(_encoded(picture, "JPEG", progressive=True)).size == (250, 200)
 
 
 def test_scans_are_bounded_by_the_pixels_that_they_pass_over(monkeypatch):
@@ -258,11 +260,18 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
     assert most == [True] * 4
 
 
-def test_what_a_decoder_would_take_is_bounded():
-    most = 6 * 8 * 10
-    assert decode_picture(_encoded(_plain(), "PNG"), most_bytes=most).size == (6, 8)
-    with pytest.raises(UnreadablePicture, match="a WEBP of 6 x 8 pixels takes 1 MB to decode, more than"):
-        decode_picture(_encoded(_plain(), "WEBP"), most_bytes=most)
+def test_what_a_decoder_would_take_is_bounded_by_a_setting(monkeypatch):
+    picture = _plain(size=(500, 250))
+    monkeypatch.setenv("PICTURE_MEMORY_MB", "1")
+    assert decode_picture(_encoded(picture, "PNG")).size == (500, 250)
+    with pytest.raises(UnreadablePicture, match="a WEBP of 500 x 250 pixels takes 2 MB to decode, and .* allows 1"):
+        decode_picture(_encoded(picture, "WEBP"))
+    monkeypatch.setenv("PICTURE_MEMORY_MB", "2")
+    assert decode_picture(_encoded(picture, "WEBP")).size == (500, 250)
+    for text in ("much", "-1", "1.5"):
+        monkeypatch.setenv("PICTURE_MEMORY_MB", text)
+        with pytest.raises(UnreadablePicture, match=f"PICTURE_MEMORY_MB={text} is not a number of MB"):
+            decode_picture(_encoded(picture, "PNG"))
 
 
 def test_a_request_has_a_budget_of_pixels():

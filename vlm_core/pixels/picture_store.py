@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import os
 import re
 import sys
 import threading
@@ -28,7 +29,8 @@ MAX_PIXELS: Final = 200_000_000
 MAX_SIDE: Final = 65_535  # pixels
 LARGE_PIXELS: Final = 16_000_000  # images above are halved, and halved again, until they have no more
 MOST_REQUEST_PIXELS: Final = 320_000_000
-MAX_DECODER_BYTES: Final = 400_000_000  # unless the setting picture_memory allows more
+MEMORY_SETTING: Final = "PICTURE_MEMORY_MB"  # in the environment: what decoding one image may take
+DEFAULT_MEMORY_MB: Final = 400
 LARGE_DECODER_BYTES: Final = 128_000_000  # of images above, one is decoded at a time
 MOST_SCANS: Final = 100  # of a JPEG: each passes over all of its pixels, however few bytes it has
 MOST_SCANNED_PIXELS: Final = 4_000_000_000  # in all scans together
@@ -93,12 +95,12 @@ class PixelBudget:
         self.left -= pixels
 
 
-def decode_picture(data: bytes, budget: PixelBudget | None = None, most_bytes: int = MAX_DECODER_BYTES) -> Image.Image:
+def decode_picture(data: bytes, budget: PixelBudget | None = None) -> Image.Image:
     """Return the image as RGB, upright, with transparency on white; the first frame of an animation.
 
-    All that decoding may cost is checked before it: memory up to `most_bytes`. The sides of an image of more than
-    `LARGE_PIXELS` are halved until it has no more, and only one such image is decoded at a time, whatever the number
-    of threads. Metadata that is broken, or too large, is left out. Raise UnreadablePicture.
+    All that decoding may cost is checked before it. The sides of an image of more than `LARGE_PIXELS` are halved until
+    it has no more, and only one such image is decoded at a time, whatever the number of threads. Metadata that is
+    broken, or too large, is left out. Raise UnreadablePicture.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -109,40 +111,40 @@ def decode_picture(data: bytes, budget: PixelBudget | None = None, most_bytes: i
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own is lower, and is no error but a message on the console
     data = data.lstrip(_LEADING)
     try:
-        return _decode_whole(data, budget, most_bytes)
+        return _decode_whole(data, budget)
     except UnreadablePicture:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadablePicture(f"its pixels exceed {MAX_PIXELS // 1_000_000} megapixels") from error
     except Exception as error:  # Pillow's decoders raise many types on broken files
         with suppress(Exception):
-            return _decode_bare(without_metadata(data), budget, most_bytes)
+            return _decode_bare(without_metadata(data), budget)
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "its format is not supported" if unknown else "it is truncated or broken"
         raise UnreadablePicture(reason) from error
 
 
-def _decode_bare(data: bytes, budget: PixelBudget | None, most_bytes: int) -> Image.Image:
+def _decode_bare(data: bytes, budget: PixelBudget | None) -> Image.Image:
     """Return a picture that was stripped of its metadata, a JPEG also where all of its pixels but no end are there."""
     try:
-        return _decode_whole(data, budget, most_bytes)
+        return _decode_whole(data, budget)
     except Exception:
         if not data.startswith(JPEG_START):
             raise
-    ended = (_decode_whole(data.rstrip(b"\xff") + end, budget, most_bytes) for end in _JPEG_ENDS)
+    ended = (_decode_whole(data.rstrip(b"\xff") + end, budget) for end in _JPEG_ENDS)
     first, second = ended
     if first.tobytes() != second.tobytes():
         raise UnreadablePicture("some of its pixels are missing")
     return first
 
 
-def _decode_whole(data: bytes, budget: PixelBudget | None, most_bytes: int) -> Image.Image:
+def _decode_whole(data: bytes, budget: PixelBudget | None) -> Image.Image:
     """Return a picture after its cost was checked. Raise UnreadablePicture, and whatever Pillow raises."""
     from PIL import Image
 
     picture = Image.open(io.BytesIO(data), formats=FORMATS)
     scans = _count_scans(data) if picture.format in ("JPEG", "MPO") else 1
-    _check_cost(picture, scans, most_bytes)
+    _check_cost(picture, scans)
     if budget:
         budget.spend(picture.width * picture.height)
     if _decoder_bytes(picture, scans) <= LARGE_DECODER_BYTES and _reduction(picture.size) == 1:
@@ -154,7 +156,15 @@ def _decode_whole(data: bytes, budget: PixelBudget | None, most_bytes: int) -> I
         return decoded
 
 
-def _check_cost(picture: Image.Image, scans: int, most_bytes: int) -> None:
+def memory_limit() -> int:
+    """Return how many MB decoding one image may take. Raise UnreadablePicture if the setting is no whole number."""
+    text = os.environ.get(MEMORY_SETTING) or str(DEFAULT_MEMORY_MB)
+    if not (text.isdecimal() and text.isascii()):
+        raise UnreadablePicture(f"{MEMORY_SETTING}={text} is not a number of MB: correct or unset that variable")
+    return int(text)
+
+
+def _check_cost(picture: Image.Image, scans: int) -> None:
     """Raise UnreadablePicture for an image, opened but not decoded, that would take too much memory or time."""
     from PIL import TiffImagePlugin
 
@@ -164,17 +174,18 @@ def _check_cost(picture: Image.Image, scans: int, most_bytes: int) -> None:
         raise UnreadablePicture(f"{width} x {height} pixels exceed {most} megapixels")
     if max(width, height) > MAX_SIDE:
         raise UnreadablePicture(f"its longer side exceeds {MAX_SIDE:,} pixels")
-    if (needed := _decoder_bytes(picture, scans)) > most_bytes:
+    allowed_mb = memory_limit()
+    if (needed := _decoder_bytes(picture, scans)) > allowed_mb * 1_000_000:
         raise UnreadablePicture(
-            f"a {picture.format} of {width} x {height} pixels takes {-(-needed // 1_000_000)} MB to decode, more than "
-            f"picture_memory={most_bytes // 1_000_000}"
+            f"a {picture.format} of {width} x {height} pixels takes {-(-needed // 1_000_000)} MB to decode, and "
+            f"{MEMORY_SETTING} allows {allowed_mb}"
         )
     if scans > (allowed := min(MOST_SCANS, MOST_SCANNED_PIXELS // max(1, width * height))):
         raise UnreadablePicture(f"it has more than {allowed} scans")
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         tile = [picture.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
-        if tile[0] * tile[1] * 8 > most_bytes:
-            raise UnreadablePicture(f"its tiles exceed {most_bytes // 8_000_000} megapixels")
+        if tile[0] * tile[1] * 8 > allowed_mb * 1_000_000:
+            raise UnreadablePicture(f"its tiles exceed {allowed_mb // 8} megapixels")
 
 
 def _count_scans(data: bytes) -> int:
