@@ -208,12 +208,14 @@ def test_an_adapter_without_its_model_is_refused(tmp_path: Path) -> None:
     said = _refusal(folder)
     assert "is an adapter (LORA) of openai/clip-vit-base-patch32, which is not available" in said
     assert "merge_and_unload" in said
+    _adapter(tmp_path / "other", "clip", folder)
     path = folder / "adapter_config.json"
     settings = json.loads(path.read_text())
     for change, reason in [
         ({"base_model_name_or_path": str(tmp_path / "gone")}, "which cannot be used: .*is not a folder"),
         ({"base_model_name_or_path": str(folder)}, "write the model's name"),
         ({"base_model_name_or_path": None}, "an unnamed model: write"),
+        ({"base_model_name_or_path": str(tmp_path / "other")}, "other is an adapter itself"),
         ({"peft_type": "IA3"}, "only LORA is merged"),
     ]:
         path.write_text(json.dumps({**settings, **change}))
@@ -230,6 +232,8 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     assert "layers.99" in _refusal(folder)
     safetensors.torch.save_file({key: weight for key, weight in weights.items() if key != name}, path)
     assert "the adapter is of another model" in _refusal(folder)
+    safetensors.torch.save_file({**weights, name: weights[name] * torch.nan}, path)
+    assert "NaN or infinity in" in _refusal(folder)
     settings = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**settings, "r": 10**9}))
     assert "its rank is not between" in _refusal(folder)

@@ -97,17 +97,17 @@ class UnavailableCheckpoint:
 
 
 def find_checkpoint(
-    name: str, *, commit: str = "", seconds: float = 4.0
+    name: str, *, commit: str = "", seconds: float = 4.0, adapter: bool = True
 ) -> AvailableCheckpoint | UnavailableCheckpoint:
     """Return where to load a checkpoint from: a folder of that name, else the hub's cache, else the hub.
 
     `name` is a hub name such as `openai/clip-vit-base-patch32`, or a folder in Hugging Face format. `commit` asks for
     that commit on the hub instead of the newest; a folder has none. The hub has `seconds` to respond. HF_ENDPOINT,
     HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are respected. Raise UserError for a folder that is missing or incomplete,
-    and for an invalid name.
+    or holds an adapter if it may not, and for an invalid name.
     """
     if Path(name).expanduser().is_dir():
-        return _in_folder(name)
+        return _in_folder(name, adapter)
     if (path := Path(name).expanduser()).is_file():
         if (path.parent / CONFIG).is_file():
             raise UserError(f"checkpoint={name} is a file: name its folder, checkpoint={Path(name).parent}.")
@@ -127,7 +127,7 @@ def find_checkpoint(
     return _in_cache(name, commit) or _on_hub(name, commit, seconds)
 
 
-def _in_folder(name: str) -> AvailableCheckpoint:
+def _in_folder(name: str, adapter: bool) -> AvailableCheckpoint:
     folder = Path(name).expanduser()
     if pointer := find_pointer(folder):
         raise UserError(
@@ -136,6 +136,8 @@ def _in_folder(name: str) -> AvailableCheckpoint:
         )
     names = _files_in(folder)
     if ADAPTER_CONFIG in names and ADAPTER_WEIGHTS in names:
+        if not adapter:
+            raise UserError(f"{name} is an adapter itself: name the whole model.")
         return _adapter(name, folder, names)
     config, files = read_json(folder / CONFIG), _needed_files(names)
     if config and _has_complete_weights(folder, files) and "open_clip" not in json.dumps(config):
@@ -146,7 +148,7 @@ def _in_folder(name: str) -> AvailableCheckpoint:
             name, "folder", str(folder), None, (*_needed_files(names), weights), open_clip=weights
         )
     if not config and (checkpoints := trainers_checkpoints(folder)):
-        return _of_trainer(name, checkpoints)
+        return _of_trainer(name, checkpoints, adapter)
     if form := foreign_form(names, config):
         raise UserError(f"checkpoint={name} holds no model in Hugging Face's format but {form}.")
     if not config:
@@ -159,7 +161,7 @@ def _in_folder(name: str) -> AvailableCheckpoint:
     )
 
 
-def _of_trainer(name: str, checkpoints: list[Path]) -> AvailableCheckpoint:
+def _of_trainer(name: str, checkpoints: list[Path], adapter: bool) -> AvailableCheckpoint:
     """Return the only checkpoint in a Trainer's output folder. Raise UserError if there are several to choose from."""
     newest = checkpoints[-1].name
     if len(checkpoints) > 1:
@@ -169,7 +171,7 @@ def _of_trainer(name: str, checkpoints: list[Path]) -> AvailableCheckpoint:
             f"{'best' if best else 'newest'}, checkpoint={Path(name) / (best or newest)}."
         )
     logger.info(f"checkpoint={name} holds one checkpoint of a Trainer, {newest}, which is used.")
-    return _in_folder(str(Path(name) / newest))
+    return _in_folder(str(Path(name) / newest), adapter)
 
 
 def _adapter(name: str, folder: Path, names: Collection[str]) -> AvailableCheckpoint:
@@ -183,15 +185,13 @@ def _adapter(name: str, folder: Path, names: Collection[str]) -> AvailableCheckp
     if not model or Path(model).expanduser().resolve() == folder.resolve():
         raise UserError(f"{what}: write the model's name or folder into base_model_name_or_path of {ADAPTER_CONFIG}.")
     try:
-        base = find_checkpoint(model)
+        base = find_checkpoint(model, adapter=False)
     except UserError as error:
         raise UserError(f"{what}, which cannot be used: {error}") from None
     if isinstance(base, UnavailableCheckpoint):
         raise UserError(
             f"{what}, which is not available ({base.reason}): download it with `hf download {model}`, or {merged}."
         )
-    if base.base:
-        raise UserError(f"{what}, which is an adapter itself: {merged}.")
     return AvailableCheckpoint(name, "folder", str(folder), None, _needed_files(names), base=base)
 
 
@@ -320,8 +320,7 @@ def load_pretrained(checkpoint: AvailableCheckpoint, model_class: type[Model], *
         model, report = read(checkpoint, folder, model_class, settings)
         tokenizer = _load_tokenizer(checkpoint, folder, model.config)
     _require_fit(checkpoint, report, config, model_class)
-    if broken := next((name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())), ""):
-        raise UserError(f"The checkpoint {checkpoint.name} holds NaN or infinity in {broken}: {_remedy(checkpoint)}.")
+    _require_numbers(checkpoint, model)
     model.config._name_or_path = checkpoint.name  # saved with the model, where a local path would be of no use
     return model, tokenizer
 
@@ -335,6 +334,7 @@ def _load_adapter(checkpoint: AvailableCheckpoint, model_class: type[Model], **s
         merge_saved_adapter(model, folder)
         if any(file in VOCABULARIES for file in checkpoint.files):
             tokenizer = _load_tokenizer(checkpoint, folder, model.config)
+    _require_numbers(checkpoint, model)
     logger.info(f"The adapter in {checkpoint.name} is merged into {checkpoint.base.name}.")
     return model, tokenizer
 
@@ -450,6 +450,12 @@ def _require_fit(
             len(unexpected),
             unexpected[0],
         )
+
+
+def _require_numbers(checkpoint: AvailableCheckpoint, model: PreTrainedModel) -> None:
+    """Raise UserError for a model with weights that are not finite."""
+    if broken := next((name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())), ""):
+        raise UserError(f"The checkpoint {checkpoint.name} holds NaN or infinity in {broken}: {_remedy(checkpoint)}.")
 
 
 def _load_tokenizer(checkpoint: AvailableCheckpoint, folder: Path, config: Any) -> Any:
