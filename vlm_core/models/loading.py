@@ -99,7 +99,7 @@ def load_weights(
             f"{available.name} runs at {size} pixels per side instead of its {own}: "
             "its position embeddings are interpolated."
         )
-    exposure = read_exposure(available)
+    exposure = read_exposure(available) or (read_exposure(available.base) if available.base else None)
     return LoadedWeights(hf, tokenizer, source, True, exposure, available.revision or "", preprocessing)
 
 
