@@ -16,7 +16,8 @@ from tests.messages import collected_messages
 from tests.models.families import FAMILIES, make_tiny
 from vlm_core.errors import UserError
 from vlm_core.models.checkpoint_forms import best_checkpoint, common_prefix
-from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint
+from vlm_core.models.pretrained import load_pretrained
 
 WEIGHTS = "model.safetensors"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 605247071\n"

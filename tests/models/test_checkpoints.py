@@ -26,8 +26,8 @@ from vlm_core.models.checkpoints import (
     UnavailableCheckpoint,
     fetch_checkpoint,
     find_checkpoint,
-    load_pretrained,
 )
+from vlm_core.models.pretrained import load_pretrained
 from vlm_core.models.tiny import build_tiny
 
 NAME = "openai/clip-vit-base-patch32"

@@ -10,8 +10,9 @@ import torch
 
 from tests.models.families import make_tiny
 from vlm_core.errors import UserError
-from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint
 from vlm_core.models.preprocessing import read_preprocessing
+from vlm_core.models.pretrained import load_pretrained
 
 NAMES = {
     "embeddings.class_embedding": "class_embedding",

@@ -18,12 +18,12 @@ from vlm_core.atomic import write_atomically
 from vlm_core.evaluation.texts import closest_category
 from vlm_core.models.arithmetic import Precision, mixed_precision
 from vlm_core.models.blip import Blip
-from vlm_core.models.checkpoints import quiet_transformers
 from vlm_core.models.clip import Clip
 from vlm_core.models.git import Git
 from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, generate_texts
 from vlm_core.models.lora import ADAPTER, add_adapters
 from vlm_core.models.preprocessing import write_preprocessing
+from vlm_core.models.pretrained import quiet_transformers
 from vlm_core.models.stages import Captioner, Readout, State, run_stages
 from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
 from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view

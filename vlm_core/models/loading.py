@@ -12,9 +12,10 @@ import torch
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
 from vlm_core.models.categoriser import ADAPTERS
-from vlm_core.models.checkpoints import AvailableCheckpoint, fetch_checkpoint, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import AvailableCheckpoint, fetch_checkpoint, find_checkpoint
 from vlm_core.models.positions import resize_input
 from vlm_core.models.preprocessing import read_preprocessing
+from vlm_core.models.pretrained import load_pretrained
 from vlm_core.models.shipped import read_exposure, shipped_weights
 from vlm_core.models.tiny import build_tiny
 from vlm_core.pixels.views import DEFAULT, Preprocessing

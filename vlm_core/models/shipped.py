@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
-from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint, quiet_transformers
+from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint
 from vlm_core.models.checksums import changed_file
 from vlm_core.models.preprocessing import write_preprocessing
+from vlm_core.models.pretrained import quiet_transformers
 from vlm_core.pixels.views import Preprocessing
 
 FOLDER: Final = Path(__file__).parent / "weights"

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
-from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint, load_pretrained
+from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint
+from vlm_core.models.pretrained import load_pretrained
 from vlm_core.models.shipped import read_exposure
 
 Tower = dict[str, Tensor]
