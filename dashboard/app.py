@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -11,35 +12,42 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from dashboard.components import aria, icon
+from dashboard.compact import send_compactly
+from dashboard.components import aria, counted, empty_state, icon, notice, page_header
 from dashboard.dropzone import sample
 from dashboard.limits import LARGEST_REQUEST, one_large_request_at_a_time
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import attention, catalogue, categorise, compare, leaderboard, run, search, study
 from dashboard.pictures import serve_pictures
-from dashboard.runs import Runs
+from dashboard.runs import Runs, StoreSnapshot
 from dashboard.security import protect
+from dashboard.sessions import name_visitors
 from dashboard.theme import MANTINE
 from vlm_core.errors import redact
 
 # in the navigation's order
 PAGES: Final = (leaderboard, run, compare, study, catalogue, categorise, attention, search)
 MILLISECONDS_PER_TICK: Final = 2000
+TITLE: Final = "VLM product categorisation"
+_log = logging.getLogger(__name__)
 
 
 def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: tuple[str, str] | None = None) -> Dash:
     """Return the Dash application over a tracking store; `login` is the user and password that it asks for."""
     app = Dash(
         __name__,
-        title="VLM product categorisation",
+        title=TITLE,
         use_pages=True,
         pages_folder="",
         update_title="",
         serve_locally=True,
         suppress_callback_exceptions=True,
+        on_error=keep_what_is_shown,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
-    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">').replace(
+        "{%favicon%}", '<link rel="icon" type="image/svg+xml" href="/assets/favicon.svg">'
+    )
     app.server.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
     app.server.config["MLFLOW_UI"] = redact(mlflow_ui)  # may be the store's own address
     app.server.config |= {"MODELS": ModelCache(partial(_resolve, runs)), "UPLOADS": Uploads()}  # of all pages together
@@ -49,17 +57,21 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
             page.__name__,
             path=page.PATH,
             name=page.NAME,
-            title=f"{page.NAME} · VLM product categorisation",
+            title=f"{page.NAME} · {TITLE}",
             order=order,
             layout=partial(_page, page, runs),
         )
         page.register(app, runs)
+    dash.register_page("not_found_404", title=f"Page not found · {TITLE}", layout=_not_found)
     app.layout = _shell()
     app.callback(
         Output("shell-version", "data"),
+        Output("shell-state", "data"),
         Output("shell-store", "children"),
+        Output("shell-notice", "children"),
         Input("shell-tick", "n_intervals"),
         State("shell-version", "data"),
+        State("shell-state", "data"),
     )(partial(tick, runs))
     app.callback(
         Output("shell", "navbar"), Input("shell-burger", "opened"), State("shell", "navbar"), prevent_initial_call=True
@@ -70,7 +82,10 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
     )
     serve_pictures(app.server, runs.root)
     app.server.add_url_rule("/sample/<int:place>.jpg", "sample", sample)
+    app.server.add_url_rule("/alive", "alive", lambda: ("", 204))  # asked by assets/server.js
+    name_visitors(app.server)
     protect(app, login)
+    send_compactly(app.server)
     app.server.wsgi_app = one_large_request_at_a_time(app.server.wsgi_app)
     return app
 
@@ -81,19 +96,45 @@ def _resolve(runs: Runs, run_id: str) -> Path:
     return resolve(run_id, runs.uri)
 
 
+def keep_what_is_shown(error: Exception) -> Any:
+    """Change nothing on a page whose store cannot be read now, as its notice says; raise any other error."""
+    from vlm_core.tracking.store import StoreProblem
+
+    if not isinstance(error, StoreProblem):
+        raise error
+    _log.info("a page could not be updated: %s", error)
+    return no_update
+
+
 def _page(page: Any, runs: Runs, /, **query: str) -> Component:
     """Return a page, with the values in the address as `query`."""
     return html.Div(page.layout(runs, query), className="page")
 
 
-def tick(runs: Runs, count: int | None, version: int | None) -> tuple[Any, Any]:
-    """Return the store's version if it changed, and the store's state in words."""
+def _not_found(**query: str) -> Component:
+    missing = empty_state("There is no such page", "The address may be cut off. Choose a page on the left.")
+    return html.Div([page_header("Page not found", ""), missing], className="page")
+
+
+def tick(runs: Runs, count: int | None, version: int | None, state: str | None = None) -> tuple[Any, Any, Any, Any]:
+    """Return the store's version and state, as far as they changed, the state in words, and what it means."""
     view = runs.view()
     if view.version == version:
-        return no_update, no_update
-    words = {"loading": "loading runs", "away": "store unavailable", "ready": f"{len(view.table):,} runs"}
+        return no_update, no_update, no_update, no_update
+    words = {"loading": "loading runs", "away": "store unreachable", "ready": counted(len(view.table), "run")}
     dot = html.Span(className=f"store-dot {view.state}", **aria(hidden="true"))
-    return view.version, dmc.Group([dot, dmc.Text(words[view.state], size="xs")], gap=6, wrap="nowrap")
+    said = dmc.Text(words[view.state], size="xs", className="store-words")
+    stopped = dmc.Text("dashboard not responding", size="xs", className="server-words")
+    group = dmc.Group([dot, said, stopped], gap=6, wrap="nowrap")
+    return view.version, no_update if view.state == state else view.state, group, _store_notice(view)
+
+
+def _store_notice(view: StoreSnapshot) -> Component | None:
+    """Return what a page's reader must know while the store is away."""
+    if view.state != "away" or view.table.empty:
+        return None
+    text = f"{view.problem} What you see is as of {view.read} UTC; what was not read before is not known now. "
+    return notice("The tracking store is unreachable", f"{text}This page tries again by itself.", "warning")
 
 
 def toggle_navigation(opened: bool, navbar: dict[str, Any]) -> dict[str, Any]:
@@ -161,15 +202,32 @@ def _shell() -> Component:
             html.A("Skip to content", href="#content", className="skip-link"),
             dcc.Interval(id="shell-tick", interval=MILLISECONDS_PER_TICK),
             dcc.Store(id="shell-version"),
+            dcc.Store(id="shell-state"),
+            *(dcc.Store(id=name) for page in PAGES for name in getattr(page, "KEPT_STORES", ())),
             dmc.AppShell(
                 [
                     header,
                     dmc.AppShellNavbar(html.Nav(id="shell-links", **aria(label="Pages")), p="sm"),
-                    dmc.AppShellMain(html.Div(dash.page_container, id="content", tabIndex=-1)),
+                    dmc.AppShellMain(
+                        [
+                            html.Div(
+                                notice(
+                                    "The dashboard is not responding",
+                                    "What you see is from before, and links do not work. It may be busy, or was "
+                                    "stopped: start it again with make dashboard. This page tries again by itself.",
+                                    "error",
+                                ),
+                                className="page server-notice",
+                                role="alert",
+                            ),
+                            html.Div(id="shell-notice", className="page", role="status"),
+                            html.Div(dash.page_container, id="content", tabIndex=-1),
+                        ]
+                    ),
                 ],
                 id="shell",
                 header={"height": 56},
-                navbar={"width": 200, "breakpoint": "sm", "collapsed": {"mobile": True}},
+                navbar={"width": 216, "breakpoint": "sm", "collapsed": {"mobile": True}},
                 padding="lg",
             ),
         ],

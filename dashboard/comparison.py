@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboard.figures.compare import RunStyle, run_styles
-from dashboard.leaderboard import COMPARABLE
+from dashboard.leaderboard import COMPARABLE, distinct_names
 from dashboard.runs import Runs
+from dashboard.settings import effective_settings
 from vlm_core.config import Config
 from vlm_core.evaluation.evaluation import Evaluation
-from vlm_core.evaluation.paired import PairedTest, match_rows, paired_tests
+from vlm_core.evaluation.paired import PairedTest, better_first, match_rows, paired_tests
 
 # Which disagreements: all of them, those where no run is correct, or those where one run alone is (by its index).
 ALL: Final = "all"
@@ -38,7 +39,7 @@ class RunComparison:
 
     runs: tuple[ComparedRun, ...]
     groups: tuple[tuple[int, ...], ...]  # indices of runs that were tested on the same products
-    tests: dict[tuple[int, int], PairedTest]  # of indices within one group
+    tests: dict[tuple[int, int], PairedTest]  # of indices (a, b) within one group, the better one first
 
     @property
     def names(self) -> list[str]:
@@ -55,7 +56,8 @@ def compare_runs(runs: Runs, run_ids: Sequence[str]) -> RunComparison:
     """Compare the runs of those ids; those without an evaluation are left out."""
     stored = [(run_id, runs.row(run_id), runs.evaluation(run_id)) for run_id in dict.fromkeys(run_ids)]
     evaluated = [(run_id, row, evaluation) for run_id, row, evaluation in stored if row and evaluation]
-    names = _unique([str(row.get("name", run_id)) for run_id, row, _ in evaluated])
+    run_names = [str(row.get("name", run_id)) for run_id, row, _ in evaluated]
+    names = distinct_names(run_names, [run_id for run_id, _, _ in evaluated])
     styles = run_styles(names, [str(row.get("params.model", "")) for _, row, _ in evaluated])
     compared = tuple(
         ComparedRun(run_id, row, style, evaluation, runs.epochs(run_id))
@@ -66,16 +68,15 @@ def compare_runs(runs: Runs, run_ids: Sequence[str]) -> RunComparison:
     tests: dict[tuple[int, int], PairedTest] = {}
     for group in groups:
         of_group = paired_tests([compared[place].evaluation.predictions for place in group])
-        tests |= {(group[i], group[j]): test for (i, j), test in of_group.items()}
+        ordered = (better_first(group[i], group[j], test) for (i, j), test in of_group.items())
+        tests |= {(a, b): test for a, b, test in ordered}
     return RunComparison(compared, groups, tests)
 
 
 def describe_paired_test(a: str, b: str, test: PairedTest) -> str:
     """Say in one sentence which run is better, by how much, and how sure that is after Holm's correction."""
-    points = abs(test.difference.value) * 100
-    low, high = sorted((test.difference.low * 100, test.difference.high * 100))
-    if test.difference.value < 0:
-        a, b, low, high = b, a, -high, -low
+    a, b, test = better_first(a, b, test)
+    points, low, high = (100 * part for part in (test.difference.value, test.difference.low, test.difference.high))
     p = f"p = {test.p_holm:.3f}" if test.p_holm >= 0.001 else "p < 0.001"
     evidence = f"(95\u00a0% interval {low:.1f} to {high:.1f}, {p})"
     if test.p_holm < 0.05:
@@ -109,8 +110,9 @@ def disagreements(labels: NDArray[np.int64], predicted: NDArray[np.int64], corre
 def differing_settings(comparison: RunComparison) -> list[tuple[str, ...]]:
     """Return name and each run's value of the settings in which the runs differ."""
     lines = []
+    settings = [effective_settings(run.row) for run in comparison.runs]
     for name in Config.model_fields:
-        values = [str(run.row.get(f"params.{name}", "")) for run in comparison.runs]
+        values = [each.get(name, "") for each in settings]
         if name not in ("run_name", "resume", "experiment") and len(set(values)) > 1:
             lines.append((name, *(value or "–" for value in values)))
     return lines
@@ -131,11 +133,3 @@ def scores_over_seeds(comparison: RunComparison) -> list[tuple[str, int, float, 
             name = f"{members[0].row.get('params.model', '')} {members[0].row.get('params.mode', '')}"
             lines.append((name, len(members), float(np.mean(scores)), float(np.std(scores, ddof=1))))
     return lines
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Return the names, numbered where several are the same."""
-    return [
-        name if names.count(name) == 1 else f"{name} ({names[:place].count(name) + 1})"
-        for place, name in enumerate(names)
-    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
+from uuid import uuid4
 
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
@@ -24,7 +25,12 @@ GRID_OPTIONS: Final[dict[str, Any]] = {
     },
     "animateRows": True,
     "ensureDomOrder": True,
+    # the tab key enters a grid and leaves it; arrows move within
+    "tabToNextCell": {"function": "leaveGrid(params)"},
+    "tabToNextHeader": {"function": "leaveGrid(params)"},
+    "tooltipShowDelay": 400,
 }
+KEYBOARD: Final[Any] = {"cellKeyDown": ["followLink(params)"]}  # a grid's event listeners: Enter follows a row's link
 _CELL_PIXELS: Final = 36  # a row of a table
 _LETTER_PIXELS: Final = 7.5
 _HEADER_LETTER_PIXELS: Final = 8  # bold
@@ -66,13 +72,15 @@ def card(title: str, *children: Any, note: str = "", actions: Sequence[Component
 
 
 def graph(identity: str | dict[str, str], figure: Any, label: str, height: int = 340) -> Component:
-    """Return a Plotly figure with a text for those who cannot see it."""
-    return html.Div(
+    """Return a Plotly figure, a text for those who cannot see it, and a button that saves it (assets/figures.js)."""
+    plot = html.Div(
         dcc.Graph(id=identity, figure=figure, config=GRAPH_CONFIG, style={"height": f"{height}px"}),
         role="img",
         style={"minHeight": height},  # nothing below moves when Plotly has loaded
         **aria(label=label),
     )
+    save = html.Button("Save as SVG", className="save-figure", title=f"Save as SVG: {label}")
+    return html.Div([plot, save], className="figure")
 
 
 def wide(content: Component, label: str) -> Component:
@@ -80,7 +88,7 @@ def wide(content: Component, label: str) -> Component:
     return html.Div(content, className="scroll-x wide", tabIndex=0, role="region", **aria(label=label))
 
 
-def number_tile(label: str, value: str, note: str = "") -> Component:
+def number_tile(label: str, value: Any, note: str = "") -> Component:
     """Return a large number, with its name above and its interval or unit below."""
     return dmc.Paper(
         [
@@ -109,8 +117,10 @@ def leak_badge() -> Component:
     return dmc.Badge("leaking", className="badge-leaking", variant="filled", size="sm")
 
 
-def status_badge(status: str) -> Component:
-    """Return a run's status, in words as well as in colour."""
+def status_badge(status: str, *, lost: bool = False) -> Component:
+    """Return a run's status, in words as well as in colour; one that is `lost` shows no sign of life."""
+    if lost:
+        return dmc.Badge("no sign of life", color="orange", variant="outline", size="sm", className="status")
     colours = {"FINISHED": "teal", "RUNNING": "blue", "FAILED": "red", "KILLED": "orange"}
     return dmc.Badge(
         status.lower(), color=colours.get(status, "gray"), variant="outline", size="sm", className="status"
@@ -157,10 +167,12 @@ def table(head: Sequence[str], body: Sequence[Sequence[Any]], label: str, most_p
     ]
     height = _CELL_PIXELS * (len(body) + 1) + 20  # with the bar below
     grid = dag.AgGrid(
+        id=f"table-{uuid4().hex}",  # by which assets/print.js finds it
         rowData=[{str(place): cell for place, cell in enumerate(row)} for row in body],
         columnDefs=columns,
         defaultColDef={"sortable": False, "resizable": True, "cellDataType": False, "suppressMovable": True},
         dashGridOptions={**GRID_OPTIONS, "rowHeight": _CELL_PIXELS, "headerHeight": _CELL_PIXELS},
+        eventListeners=KEYBOARD,
         style={"height": min(height, most_pixels or height)},
     )
     return html.Div(grid, role="region", **aria(label=label))
@@ -191,7 +203,7 @@ def store_state(view: StoreSnapshot) -> Component | None:
         return dmc.Stack([skeleton(80), skeleton(420)], **aria(label="Loading runs"))
     if view.state == "away":
         return empty_state(
-            "The tracking store is unavailable", f"{view.problem} This page retries by itself.", picture="away"
+            "The tracking store is unreachable", f"{view.problem} This page tries again by itself.", picture="away"
         )
     return empty_state("No runs yet", "Train your first model: it appears here while it trains.", "make train")
 
@@ -212,6 +224,11 @@ def take_first(app: Dash, identity: str) -> None:
 def first_choice(choices: Sequence[dict[str, str]], chosen: str | None) -> Any:
     """Return the first of the choices where none is chosen."""
     return no_update if chosen or not choices else choices[0]["value"]
+
+
+def counted(count: int, noun: str) -> str:
+    """Return the number with its noun: "1 run", "2 runs"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def parse_list(text: str | None) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pandas as pd
 
+from dashboard.leaks import as_share
+from dashboard.live import LIVE, LOST
 from dashboard.theme import family_colour, family_of
 
 SCORE: Final = "metrics.test_macro_f1"
@@ -18,11 +21,12 @@ FAILED: Final = ("FAILED", "KILLED")
 GROUPINGS: Final = {"preset": "params.preset", "protocol": "tags.protocol", "weights": "tags.weights_source"}
 # What a run costs: its column, its name and unit, and the factor from the stored number to that unit.
 COSTS: Final = {
-    "train": ("metrics.train_seconds", "training time, s", 1.0),
+    "train": ("metrics.train_seconds_full", "training time, s", 1.0),
     "latency": ("metrics.seconds_per_image", "latency, ms per image", 1000.0),
-    "weights": ("tags.weights_trained", "trained weights", 1.0),
+    "trained_weights": ("tags.weights_trained", "trained weights", 1.0),
 }
-_TEXTS: Final = {
+TRAIN_SECONDS: Final = "metrics.train_seconds"  # with what was read from the feature cache for nothing
+_FIELDS: Final = {
     "run_id": "run_id",
     "name": "name",
     "status": "status",
@@ -36,8 +40,9 @@ _TEXTS: Final = {
     "catalogue": "tags.catalogue",
     "label": "tags.label",
     "leaking": "tags.leaking",
-}
-_NUMBERS: Final = {
+    "live": LIVE,
+    "lost": LOST,
+    # numbers
     "score": SCORE,
     "low": f"{SCORE}_low",
     "high": f"{SCORE}_high",
@@ -45,6 +50,7 @@ _NUMBERS: Final = {
     "validation": "metrics.validation_macro_f1",
     **{name: column for name, (column, _, _) in COSTS.items()},
 }
+_NUMBERS: Final = frozenset({"score", "low", "high", "accuracy", "validation", *COSTS})
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,16 @@ class TestSet:
 
     key: str
     name: str  # for the reader
-    leaking: bool
+    leaking: bool  # for some of its runs
+    in_training: float  # largest share of its products that also appear in a run's training
+    in_pretraining: float  # largest share that a run's weights may have seen
     runs: int
     categories: tuple[str, ...]  # slugs of the categories that some run has an F1 for
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rows of the leaderboard, those of the newest test set first, best first; and the test sets, newest first."""
+    """Rows, honest ones first, of the newest test set first, best first; and the test sets in that order."""
 
     rows: list[dict[str, Any]]
     sets: tuple[TestSet, ...]
@@ -74,14 +82,18 @@ def make_leaderboard(table: pd.DataFrame) -> Leaderboard:
     if table.empty:
         return Leaderboard([], ())
     rows = _fields(table)
-    order = rows.groupby("set")["started"].max().sort_values(ascending=False).index.tolist()
+    order = _set_order(rows)
     rows["place"] = rows["set"].map({key: place for place, key in enumerate(order)})
-    rows["rank"] = rows[rows["leaking"] != "true"].groupby("set")["score"].rank(method="min", ascending=False)
-    rows = rows.sort_values(["place", "score", "started"], ascending=[True, False, False], na_position="first")
+    honest = rows["leaking"] != "true"
+    rows["rank"] = rows[honest].groupby("set")["score"].rank(method="min", ascending=False)
+    rows = rows.assign(leaks=~honest).sort_values(
+        ["leaks", "place", "score", "started"], ascending=[True, True, False, False], na_position="first"
+    )
     sets = tuple(_test_set(key, rows[rows["set"] == key]) for key in order)
     named = {each.key: each.name for each in sets}
     rows["test_set"] = rows["set"].map(named)
     rows["started"] = rows["started"].dt.strftime("%Y-%m-%d %H:%M")
+    rows = rows.drop(columns=["leaks", "in_training", "in_pretraining"])
     plain = rows.astype(object).where(rows.notna(), None)
     return Leaderboard([_compact(row) for row in plain.to_dict("records")], sets)
 
@@ -101,28 +113,68 @@ def largest_test_set(leaderboard: Leaderboard) -> str:
 
 
 def with_headings(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet], grouping: str) -> list[dict[str, Any]]:
-    """Return the rows with a heading row before each test set, and before each value of the grouping within it."""
+    """Return the rows with a heading row before each test set, and before each value of the grouping within it.
+
+    Leaking runs of a test set have a heading of their own, after all honest ones.
+    """
     known = {each.key: each for each in sets}
-    bands: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    bands: dict[tuple[bool, int, str], list[dict[str, Any]]] = {}
     for row in rows:
-        bands.setdefault((row["place"], str(row.get(grouping) or "") if grouping else ""), []).append(row)
+        value = str(row.get(grouping) or "") if grouping else ""
+        bands.setdefault((row["leaking"] == "true", row["place"], value), []).append(row)
     banded_rows: list[dict[str, Any]] = []
-    for number, ((_, value), members) in enumerate(sorted(bands.items(), key=lambda item: item[0])):
+    for number, ((leaks, _, value), members) in enumerate(sorted(bands.items(), key=lambda item: item[0])):
         test_set = known[members[0]["set"]]
         title = f"{test_set.name} · {grouping} {value or 'unknown'}" if grouping else test_set.name
         heading = {"run_id": f"band-{number}", "band": number, "heading": title, "count": len(members)}
-        banded_rows.append({**heading, "leaks": test_set.leaking})
+        banded_rows.append({**heading, "leaks": leaks})
         banded_rows += [{**row, "band": number} for row in members]
     return banded_rows
+
+
+def shown_categories(sets: Sequence[TestSet], most: int) -> list[str]:
+    """Return the slugs of the categories with a column each: those of one test set in view, or of all where they fit.
+
+    Of several test sets, one with many categories must not crowd out the others: it shows its own when it is chosen.
+    """
+    if len(sets) == 1:
+        return list(sets[0].categories)
+    shown: list[str] = []
+    for each in sets:
+        together = list(dict.fromkeys((*shown, *each.categories)))
+        shown = together if len(together) <= most else shown
+    return sorted(shown)
 
 
 def run_choices(table: pd.DataFrame, chosen: Sequence[str] | None = ()) -> list[dict[str, str]]:
     """Return tested runs as value and label, newest first, with chosen ones that are not known yet."""
     named = table.reindex(columns=["run_id", "name", SCORE, "params.model", *_PLACE])
     tested = named[named[SCORE].notna()].fillna("").to_dict("records")
-    known = [{"value": str(row["run_id"]), "label": " · ".join(filter(None, _described(row)))} for row in tested]
-    missing = [run_id for run_id in chosen or () if run_id not in {each["value"] for each in known}]
-    return [*known, *({"value": run_id, "label": f"run {run_id[:8]}"} for run_id in missing)]
+    ids = [str(row["run_id"]) for row in tested]
+    labels = distinct_names([" · ".join(filter(None, _described(row))) for row in tested], ids)
+    known = [{"value": run_id, "label": label} for run_id, label in zip(ids, labels, strict=True)]
+    missing = [run_id for run_id in chosen or () if run_id not in set(ids)]
+    return [*known, *({"value": run_id, "label": f"run {short_id(run_id)}"} for run_id in missing)]
+
+
+def distinct_names(names: Sequence[str], run_ids: Sequence[str]) -> list[str]:
+    """Return the runs' names, each with the beginning of its run's id where several runs have that name."""
+    counts = Counter(names)
+    return [
+        name if counts[name] == 1 else f"{name} ({short_id(run_id)})"
+        for name, run_id in zip(names, run_ids, strict=True)
+    ]
+
+
+def names_by_run(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the name of each run, by the run's id, told apart where several have the same."""
+    names = [str(row.get("name") or f"run {short_id(run_id)}") for run_id, row in rows.items()]
+    return dict(zip(rows, distinct_names(names, list(rows)), strict=True))
+
+
+def short_id(run_id: str) -> str:
+    """Return the beginning of a run's id, by which people tell runs of one name apart."""
+    return run_id[:6]
 
 
 def best_run(leaderboard: Leaderboard, *, excluding: str = "") -> str:
@@ -138,10 +190,16 @@ def _described(row: Mapping[Any, Any]) -> list[str]:
 
 
 def _fields(table: pd.DataFrame) -> pd.DataFrame:
-    fields = pd.DataFrame({name: _column(table, column) for name, column in _TEXTS.items()}).fillna("")
-    for name, column in _NUMBERS.items():
+    fields = pd.DataFrame({name: _column(table, column) for name, column in _FIELDS.items()})
+    for name in _NUMBERS:
         scale = COSTS[name][2] if name in COSTS else 1.0
-        fields[name] = pd.to_numeric(_column(table, column), errors="coerce") * scale
+        fields[name] = pd.to_numeric(fields[name], errors="coerce") * scale
+    texts = [name for name in _FIELDS if name not in _NUMBERS]
+    fields[texts] = fields[texts].astype(object).where(fields[texts].notna(), "")
+    seconds = pd.to_numeric(_column(table, TRAIN_SECONDS), errors="coerce")
+    fields["train_partial"] = (fields["train"].isna() & seconds.notna()).map({True: True, False: None})
+    fields["train"] = fields["train"].fillna(seconds)
+    fields["lost"] = fields["lost"].eq(True).map({True: True, False: None})
     fields["started"] = table["started"]
     fields["set"] = (
         pd.DataFrame({column: _column(table, column) for column in COMPARABLE}).fillna("").agg("|".join, axis=1)
@@ -149,10 +207,24 @@ def _fields(table: pd.DataFrame) -> pd.DataFrame:
     fields["family"] = fields["model"].map(family_of)
     fields["colour"] = fields["model"].map(family_colour)
     fields["leaking"] = fields["leaking"].where(fields["leaking"] == "false", "true")
+    fields["in_training"] = _column(table, "tags.leakage").map(as_share)
+    fields["in_pretraining"] = _column(table, "tags.leakage_pretraining").map(as_share)
+    fields["twin"] = [
+        short_id(run_id) if twin else None
+        for run_id, twin in zip(fields["run_id"], fields.duplicated(["name", "set"], keep=False), strict=True)
+    ]
     for column in table.columns:
         if column.startswith(F1):
             fields[f"f1_{column.removeprefix(F1)}"] = pd.to_numeric(table[column], errors="coerce")
     return fields
+
+
+def _set_order(rows: pd.DataFrame) -> list[str]:
+    """Return the keys of the test sets, the newest first, those of which every run leaks last."""
+    newest = rows.groupby("set")["started"].max()
+    honest = rows[rows["leaking"] != "true"]["set"].unique()
+    order = pd.DataFrame({"newest": newest, "leaks": ~newest.index.isin(honest)})
+    return order.sort_values(["leaks", "newest"], ascending=[True, False]).index.tolist()
 
 
 def _test_set(key: str, rows: pd.DataFrame) -> TestSet:
@@ -161,10 +233,13 @@ def _test_set(key: str, rows: pd.DataFrame) -> TestSet:
     seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
     short = key.rsplit("|", 1)[-1][:6]
     scores = [name for name in rows.columns if name.startswith("f1_") and rows[name].notna().any()]
+    leaking = rows[rows["leaking"] == "true"]
     return TestSet(
         key=key,
         name=" · ".join(filter(None, (first["catalogue"], first["label"], first["protocol"], seed, short))),
-        leaking=bool((rows["leaking"] == "true").any()),
+        leaking=len(leaking) > 0,
+        in_training=float(leaking["in_training"].max()),
+        in_pretraining=float(leaking["in_pretraining"].max()),
         runs=len(rows),
         categories=tuple(sorted(name.removeprefix("f1_") for name in scores)),
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cachetools import FIFOCache, LRUCache
+
+from dashboard.sessions import visitor
 
 if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_MODELS: Final = 4
 MOST_UPLOADED_BYTES: Final = 96_000_000  # of all visitors together
+MOST_MADE: Final = 128  # thumbnails, fitted pictures and predictions of uploads, some 100 KB each
 
 
 class ModelCache:
@@ -46,20 +49,36 @@ class ModelCache:
 
 
 class Uploads:
-    """Bytes of uploads in memory, under names that nobody can guess; the oldest are dropped first."""
+    """Bytes of uploads in memory, and what was made of them; the oldest are dropped first.
+
+    They have names that nobody can guess, and only the browser that sent them is given them.
+    """
 
     def __init__(self, most_bytes: int = MOST_UPLOADED_BYTES) -> None:
-        self._uploads: FIFOCache[str, bytes] = FIFOCache(most_bytes, getsizeof=len)
+        self._uploads: FIFOCache[tuple[str, str], bytes] = FIFOCache(most_bytes, getsizeof=len)
+        self._made: LRUCache[tuple[str, str, Hashable], Any] = LRUCache(MOST_MADE)
         self._lock = threading.Lock()
 
     def put(self, data: bytes) -> str:
         """Store the bytes and return their name."""
         name = secrets.token_urlsafe(16)
         with self._lock:
-            self._uploads[name] = data
+            self._uploads[visitor(), name] = data
         return name
 
     def get(self, name: str) -> bytes | None:
-        """Return the bytes of that name; None if they have been dropped."""
+        """Return the bytes of that name; None if they have been dropped, or another browser sent them."""
         with self._lock:
-            return self._uploads.get(name)
+            return self._uploads.get((visitor(), name))
+
+    def made(self, name: str, what: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` made of an upload, which is remembered: a large picture is decoded once, not per model."""
+        key = (visitor(), name, what)
+        with self._lock:
+            if key in self._made:
+                remembered: T = self._made[key]
+                return remembered
+        value = make()
+        with self._lock:
+            self._made[key] = value
+        return value

@@ -7,7 +7,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
 
 MOST_CATEGORIES: Final = 5  # listed for each prediction
+MOST_ENTRIES: Final = 4 * MOST_PICTURES  # refused files of a drop included
 SAMPLES: Final = 8
 THUMBNAIL_PIXELS: Final = 320
 _CSV_COLUMNS: Final = [
@@ -59,35 +60,43 @@ def categorise(
     A prediction has `top` (category and probability, at most five), `confidence`, `ms`, `seen` (the picture as the
     model sees it), `map` (where it looks; None without attention) and, where the model writes, `text` and
     `text_category`; or only an `error`. `source` names the picture for `dashboard.attention`. Each picture is decoded
-    once for all models.
+    once for all models, and not again for what is already known of it.
     """
-    return [_categorise_picture(models, uploads, picture, run_ids) for picture in pictures[:MOST_PICTURES]]
+    return [_categorise_picture(models, uploads, picture, run_ids) for picture in pictures[:MOST_ENTRIES]]
 
 
 def _categorise_picture(
     models: ModelCache, uploads: Uploads, entry: Mapping[str, str], run_ids: Sequence[str]
 ) -> dict[str, Any]:
-    name = entry["name"]
-    data = uploads.get(entry.get("token", ""))
+    name, token = entry["name"], entry.get("token", "")
+    data = uploads.get(token)
     if data is None:
         return {"name": name, "error": entry.get("error", "This image is no longer in memory: upload it again.")}
+    picture = lru_cache(maxsize=1)(lambda: decode_picture(data))  # for this call, and only if something needs it
     try:
-        picture = decode_picture(data)
+        thumbnail = uploads.made(token, "thumbnail", lambda: _thumbnail(picture()))
+        predictions = {run_id: _predict(models, uploads, token, run_id, picture) for run_id in run_ids}
     except UnreadablePicture as error:
         return {"name": name, "error": f"This file cannot be read as an image: {error}."}
-    return {
-        "name": name,
-        "source": f"sample:{entry['sample']}" if "sample" in entry else f"upload:{entry['token']}",
-        "thumbnail": _thumbnail(picture),
-        "predictions": {run_id: _predict(models, run_id, picture) for run_id in run_ids},
-    }
+    source = f"sample:{entry['sample']}" if "sample" in entry else f"upload:{token}"
+    return {"name": name, "source": source, "thumbnail": thumbnail, "predictions": predictions}
 
 
-def _predict(models: ModelCache, run_id: str, picture: Image) -> dict[str, Any]:
+def _predict(
+    models: ModelCache, uploads: Uploads, token: str, run_id: str, picture: Callable[[], Image]
+) -> dict[str, Any]:
+    def predict(model: Categoriser) -> dict[str, Any]:
+        return _prediction(model, fitted(uploads, token, model.canvas, picture))
+
     try:
-        return models.use(run_id, lambda model: _prediction(model, fit_picture(picture, model.canvas)))
+        return uploads.made(token, ("prediction", run_id), lambda: models.use(run_id, predict))
     except UserError as error:
         return {"error": str(error)}
+
+
+def fitted(uploads: Uploads, token: str, canvas: tuple[int, int], picture: Callable[[], Image]) -> NDArray[np.uint8]:
+    """Return an upload (H, W, 3) fitted to the canvas (H, W). Raises UnreadablePicture as `picture` does."""
+    return uploads.made(token, ("fitted", canvas), lambda: fit_picture(picture(), canvas))
 
 
 def _prediction(model: Categoriser, picture: NDArray[np.uint8]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pandas as pd
 from cachetools import LRUCache
 
 from dashboard.leaderboard import Leaderboard, make_leaderboard
+from dashboard.live import add_live
 from vlm_core.errors import UserError
 from vlm_core.tracking.filters import quoted
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 SECONDS_BETWEEN: Final = 3.0  # readings of what changes
 SECONDS_UNTIL_WHOLE: Final = 120.0  # after which everything is read again, for deleted runs and changed tags
 SECONDS_OF_INTEREST: Final = 60.0  # without a visitor, after which the store is left alone
+SECONDS_SILENT: Final = 6.0  # that one answer may take before the store counts as away
 MOST_FILES: Final = 64  # of runs, in memory: evaluations, predictions, logs and texts
 _log = logging.getLogger(__name__)
 
@@ -37,11 +39,12 @@ _log = logging.getLogger(__name__)
 class StoreSnapshot:
     """The store as last seen. `state` is "loading" (nothing read yet), "ready" or "away" (`problem` says why)."""
 
-    table: pd.DataFrame  # as RunReader.runs gives it
+    table: pd.DataFrame  # as RunReader.runs gives it, with the columns of `dashboard.live`
     state: str
     problem: str
     version: int  # grows whenever the table or the state changes
     whole: bool  # False until the first reading is complete
+    read: str = ""  # when it was away: the time (UTC) of the last reading; "" if there was none
 
     @cached_property
     def leaderboard(self) -> Leaderboard:
@@ -56,9 +59,14 @@ class Runs:
         self.uri = uri
         self.root = root or Path.cwd()
         self._reader: RunReader | None = None
-        self._view = StoreSnapshot(pd.DataFrame(), "loading", "", 0, whole=False)
+        # no two processes count versions alike: a page that outlives a restart must notice
+        self._view = StoreSnapshot(pd.DataFrame(), "loading", "", int(time.time()), whole=False)
         self._files: LRUCache[tuple[str, ...], Any] = LRUCache(MOST_FILES)
         self._lock = threading.Lock()
+        self._publishing = threading.Lock()
+        self._file: tuple[int, int] | None = None  # device and inode of an SQLite store
+        self._asked: float | None = None  # when the question was asked that the store has not answered yet
+        self._read_at = ""
         self._last_visit = time.monotonic()
         self._read_whole = float("-inf")
         self._thread: threading.Thread | None = None
@@ -70,8 +78,12 @@ class Runs:
             self._thread.start()
 
     def view(self) -> StoreSnapshot:
-        """Return the store as last seen, without waiting."""
+        """Return the store as last seen, without waiting; one that does not answer for long counts as away."""
         self._last_visit = time.monotonic()
+        asked = self._asked
+        if asked is not None and self._view.state == "ready" and time.monotonic() - asked > SECONDS_SILENT:
+            problem = f"The tracking store has not answered for {SECONDS_SILENT:.0f} seconds."
+            self._publish(self._view.table, "away", problem, whole=False)
         return self._view
 
     def table(self) -> pd.DataFrame:
@@ -88,11 +100,11 @@ class Runs:
         return {str(name): value for name, value in row.items() if not _is_missing(value)}
 
     def evaluation(self, run_id: str, name: str = "test") -> Evaluation | None:
-        """Return the run's stored evaluation; None if it has none."""
+        """Return the run's stored evaluation; None if it has none. Raises StoreProblem where that is not known."""
         return self._cached(("evaluation", run_id, name), lambda: self.reader().evaluation(run_id, name))
 
     def predictions(self, run_id: str, name: str) -> Predictions | None:
-        """Return the run's stored predictions on a split; None if it has none."""
+        """Return the run's stored predictions on a split; None if it has none. Raises StoreProblem likewise."""
         return self._cached(("predictions", run_id, name), lambda: self.reader().predictions(run_id, name))
 
     def epochs(self, run_id: str) -> list[dict[str, Any]]:
@@ -108,7 +120,7 @@ class Runs:
         return self._cached(("epochs", run_id, self._stamp(run_id)), read) or []
 
     def text(self, run_id: str, path: str) -> str:
-        """Return the text of a file of the run; "" if it has none."""
+        """Return the text of a file of the run; "" if it has none. Raises StoreProblem likewise."""
         return self._cached(("text", run_id, path, self._stamp(run_id)), lambda: self.reader().text(run_id, path)) or ""
 
     def _stamp(self, run_id: str) -> str:
@@ -126,10 +138,13 @@ class Runs:
 
     def refresh(self, *, whole: bool = False) -> None:
         """Read what has changed, or everything; a store that is away sets the snapshot's state."""
+        from vlm_core.tracking.patience import waiting_at_most
         from vlm_core.tracking.store import short_timeouts
 
+        self._asked = time.monotonic()
         try:
-            with short_timeouts():
+            with short_timeouts(), waiting_at_most(SECONDS_SILENT):
+                self._check_file()
                 if whole or not self._view.whole or time.monotonic() - self._read_whole > SECONDS_UNTIL_WHOLE:
                     self._read_all()
                 else:
@@ -137,6 +152,40 @@ class Runs:
         except UserError as error:
             self._reader = None
             self._publish(self._view.table, "away", str(error), whole=False)
+        finally:
+            self._asked = None
+
+    def _check_file(self) -> None:
+        """Open an SQLite store anew whose file was replaced. Raises UserError where one that was read is gone.
+
+        The open file would still answer, with what it held before; and whoever opens a missing one makes it.
+        """
+        from vlm_core.tracking.database_file import sqlite_path
+        from vlm_core.tracking.store import forget_connections, store_uri
+
+        uri = self.uri or store_uri()
+        path = sqlite_path(uri)
+        if path is None:
+            return
+        status = path.stat() if path.exists() else None
+        if self._file is not None and (status is None or not status.st_size):  # SQLite makes an empty file of none
+            forget_connections(uri)
+            raise UserError(f"The tracking store {path} was removed: put it back, or start again with --store.")
+        if status is None:
+            return
+        file = (status.st_dev, status.st_ino)
+        if self._file not in (None, file) or self._view.state == "away":
+            forget_connections(uri)
+            self._reader = None
+        if self._file not in (None, file):
+            self._forget()
+        self._file = file
+
+    def _forget(self) -> None:
+        """Forget what was read of a store that is another one now."""
+        with self._lock:
+            self._files.clear()
+        self._publish(self._view.table, self._view.state, self._view.problem, whole=False)
 
     def _watch(self) -> None:
         while True:
@@ -145,6 +194,7 @@ class Runs:
                     self.refresh()
                 except Exception:  # the thread must outlive whatever one reading meets
                     _log.exception("the tracking store could not be read")
+                    self._reader = None
                     self._publish(self._view.table, "away", "The tracking store could not be read.", whole=False)
             time.sleep(SECONDS_BETWEEN)
 
@@ -154,54 +204,73 @@ class Runs:
         parts: list[pd.DataFrame] = []
         first = not self._view.whole and self._view.table.empty
         for part in self.reader().pages():
+            self._asked = time.monotonic()
             parts.append(part)
             if first:
-                self._publish(_concatenate(parts), "ready", "", whole=False)
-        self._publish(_concatenate(parts), "ready", "", whole=True)
+                self._publish(_live(_concatenate(parts)), "ready", "", whole=False)
+        self._publish(_live(_concatenate(parts)), "ready", "", whole=True)
         self._read_whole = started
 
     def _read_changes(self) -> None:
-        """Read runs that are new, running, or were running when last seen."""
+        """Read runs that are new, running, or were running when last seen; all, if the newest known one is gone."""
         table = self._view.table
         reader = self.reader()
         if table.empty:
-            self._publish(reader.runs(), "ready", "", whole=True)
+            self._publish(_live(reader.runs()), "ready", "", whole=True)
             return
         newest = int(table["started"].max().timestamp() * 1000)
         parts = [reader.runs(f"attributes.start_time >= {newest}"), reader.runs("attributes.status = 'RUNNING'")]
+        if table["run_id"].iloc[0] not in set(parts[0]["run_id"]):  # deleted, or the store is another one
+            self._forget()
+            self._read_all()
+            return
         ran = table.loc[table["status"] == "RUNNING", "run_id"]
         ended = sorted(set(ran) - set(pd.concat(parts)["run_id"]))
         if ended:
             parts.append(reader.runs("attributes.run_id IN (" + ", ".join(map(quoted, ended)) + ")"))
         fresh = _concatenate([part for part in parts if not part.empty]).drop_duplicates("run_id")
-        if fresh.empty:
-            return
         unchanged = table[~table["run_id"].isin([*fresh["run_id"], *ended])]
-        merged = _concatenate([fresh, unchanged]).sort_values(
+        merged = _concatenate([_live(fresh), unchanged]).sort_values(
             "started", ascending=False, kind="stable", ignore_index=True
         )
-        if not merged.equals(table):
-            self._publish(merged, "ready", "", whole=True)
+        self._publish(table if merged.equals(table) else merged, "ready", "", whole=True)
 
     def _publish(self, table: pd.DataFrame, state: str, problem: str, *, whole: bool) -> None:
-        old = self._view
-        if (state, problem, whole) == (old.state, old.problem, old.whole) and table.equals(old.table):
-            return
-        self._view = StoreSnapshot(table, state, problem, old.version + 1, whole)
+        with self._publishing:
+            if state == "ready":
+                self._read_at = f"{pd.Timestamp.now('UTC'):%Y-%m-%d %H:%M:%S}"
+            old = self._view
+            if (state, problem, whole) == (old.state, old.problem, old.whole) and table.equals(old.table):
+                return
+            self._view = StoreSnapshot(table, state, problem, old.version + 1, whole, self._read_at)
 
     def _cached(self, key: tuple[str, ...], read: Callable[[], T]) -> T | None:
-        """Return what `read` returns, cached; None, which is not cached, where the run has no such file."""
+        """Return what `read` returns, cached; None, which is not cached, where the run has no such file.
+
+        Raises StoreProblem while the store is away: whether the run has the file is not known then.
+        """
+        from vlm_core.tracking.store import StoreProblem, short_timeouts
+
         with self._lock:
             if key in self._files:
                 cached: T = self._files[key]
                 return cached
+        if self._view.state == "away":
+            raise StoreProblem(self._view.problem)
         try:
-            content = read()
+            with short_timeouts():
+                content = read()
+        except StoreProblem:
+            raise
         except (UserError, OSError, ValueError, KeyError):
             return None
         with self._lock:
             self._files[key] = content
         return content
+
+
+def _live(table: pd.DataFrame) -> pd.DataFrame:
+    return add_live(table, pd.Timestamp.now("UTC"))
 
 
 def _concatenate(parts: list[pd.DataFrame]) -> pd.DataFrame:

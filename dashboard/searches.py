@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from dashboard.leaderboard import SCORE
+
 BEST = "metrics.best_validation_macro_f1"
 STATES = ("complete", "pruned", "running", "failed")
 
@@ -24,6 +26,18 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Winner:
+    """The run that was trained with the best trial's settings."""
+
+    run_id: str
+    name: str
+    status: str
+    score: float | None  # test macro-F1, with its interval
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Search:
     """A search and its trials."""
 
@@ -33,6 +47,7 @@ class Search:
     searched: tuple[str, ...]
     two_objectives: bool  # whether seconds per image are an objective too
     trials: tuple[Trial, ...]
+    winner: Winner | None = None  # the model retrained with the best settings, which alone reads the test split
 
     @property
     def best(self) -> Trial | None:
@@ -65,6 +80,7 @@ def read_search(table: pd.DataFrame, run_id: str) -> Search | None:
     searched = tuple(name.strip() for name in str(row.get("params.search", "")).split(",") if name.strip())
     below = table.get("tags.mlflow.parentRunId", pd.Series("", index=table.index)) == run_id
     rows = table[below & (table["tags.kind"] == "trial")].sort_values("started")
+    retrained = table[below & (table["tags.kind"] != "trial")].sort_values("started").to_dict("records")
     trials = tuple(_trial(number, each, searched) for number, each in enumerate(rows.to_dict("records")))
     two_objectives = str(row.get("params.search_objectives", "")) == "score,seconds"
     return Search(
@@ -74,7 +90,13 @@ def read_search(table: pd.DataFrame, run_id: str) -> Search | None:
         searched,
         two_objectives,
         trials,
+        _winner(retrained[-1]) if retrained else None,
     )
+
+
+def _winner(row: dict[Any, Any]) -> Winner:
+    score, low, high = (_number(row.get(f"{SCORE}{end}")) for end in ("", "_low", "_high"))
+    return Winner(str(row["run_id"]), str(row["name"]), str(row["status"]), score, low, high)
 
 
 def _trial(number: int, row: dict[Any, Any], searched: tuple[str, ...]) -> Trial:

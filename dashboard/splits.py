@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dashboard.components import counted
 from dashboard.pictures import find_catalogue
 from dashboard.runs import Runs
 from vlm_core.aliases import current_value
@@ -72,8 +73,7 @@ def split_choices(runs: Runs) -> list[dict[str, str]]:
     for row in sorted(leaderboard.rows, key=lambda row: row["started"], reverse=True):
         newest.setdefault(row["set"], row["run_id"])
     return [
-        {"value": newest[each.key], "label": f"{each.name} · {each.runs} run{'s' if each.runs > 1 else ''}"}
-        for each in leaderboard.sets
+        {"value": newest[each.key], "label": f"{each.name} · {counted(each.runs, 'run')}"} for each in leaderboard.sets
     ]
 
 

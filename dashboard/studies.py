@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from dashboard.leaderboard import SCORE
+from dashboard.live import LIVE, LOST
 from dashboard.runs import Runs
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class CellRun:
     run_id: str
     status: str
     score: float | None  # test macro-F1
+    lost: bool = False  # it is running by its status, but shows no sign of life
+    live: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,14 @@ class StoredStudy:
     seeds: tuple[str, ...]
     runs: dict[str, dict[str, CellRun]]  # configuration -> seed -> run
     results: Results | None  # None before the first seed has finished
+    lost: bool = False  # of the study's own run, as of its cells'
+    live: str = ""
 
     def count(self, *statuses: str) -> int:
-        """Return the number of cells whose run has one of these statuses."""
-        return sum(run.status in statuses for seeds in self.runs.values() for run in seeds.values())
+        """Return the number of cells whose run has one of these statuses; a lost run has the status LOST."""
+        return sum(
+            ("LOST" if run.lost else run.status) in statuses for seeds in self.runs.values() for run in seeds.values()
+        )
 
 
 def study_choices(table: pd.DataFrame) -> list[dict[str, str]]:
@@ -74,6 +81,8 @@ def read_study(runs: Runs, run_id: str) -> StoredStudy | None:
         run_id=run_id,
         name=str(row.get("tags.study", row["name"])),
         status=str(row["status"]),
+        lost=bool(row.get(LOST)),
+        live=str(row.get(LIVE, "")),
         cells=int(planned) if planned.isdecimal() else 0,
         seeds=tuple(seeds),
         runs=cells,
@@ -93,7 +102,13 @@ def _cell_runs(children: pd.DataFrame) -> dict[str, dict[str, CellRun]]:
         configuration, _, seed = str(row["name"]).rpartition("/")
         if configuration.count("/") == 3:
             score = row.get(SCORE)
-            run = CellRun(str(row["run_id"]), str(row["status"]), None if pd.isna(score) else float(score))
+            run = CellRun(
+                str(row["run_id"]),
+                str(row["status"]),
+                None if pd.isna(score) else float(score),
+                bool(row.get(LOST)),
+                str(row.get(LIVE) or ""),
+            )
             cells.setdefault(configuration, {})[seed] = run
     return dict(sorted(cells.items()))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 # Okabe and Ito's palette, told apart by colour-blind readers too: https://jfly.uni-koeln.de/color/
 FAMILY_COLOURS: Final = {"clip": "#0072B2", "blip": "#D55E00", "git": "#009E73", "baseline": "#8A8F98"}
@@ -52,6 +55,17 @@ def layout(**settings: Any) -> dict[str, Any]:
         "yaxis": {"zeroline": False, "automargin": True, "title": {"font": {"size": 13}}},
     }
     return _merged(base, settings)
+
+
+def no_data(text: str) -> go.Figure:
+    """Return the figure of what there is no data for yet: a sentence in place of empty axes."""
+    import plotly.graph_objects as go
+
+    hidden = {"visible": False, "range": [0, 1]}
+    figure = go.Figure(layout=layout(xaxis=hidden, yaxis=hidden))
+    where = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False}
+    figure.add_annotation(text=plain_text(text), font={"size": 14}, opacity=0.75, **where)
+    return figure
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

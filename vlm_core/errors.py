@@ -16,7 +16,7 @@ EXTRAS: Final = {
     "search": ("optuna", "plotly"),
     "study": ("captum", "cleanlab", "fairlearn", "jinja2", "statsmodels", "torchvision"),
     "dashboard": (
-        *("captum", "dash", "dash_ag_grid", "dash_mantine_components", "flask"),
+        *("captum", "dash", "dash_ag_grid", "dash_mantine_components", "flask", "flask_compress"),
         *("optuna", "plotly", "secure", "statsmodels", "waitress"),
     ),
     "postgres": ("psycopg", "psycopg_binary"),

@@ -24,14 +24,19 @@ dagcomponentfuncs.BandHeading = function (props) {
     make("span", { className: "count" }, count === 1 ? "1 run" : count + " runs"));
 };
 
+// Links are followed with Enter on their cell (followLink): the tab key would stop at each of thousands.
+const link = (href, title, ...content) => make("a", { className: "cell-link", href, title, onClick: follow, tabIndex: -1 }, ...content);
+
 dagcomponentfuncs.RunLink = function (props) {
-  return make("a", { className: "cell-link", href: "/run?run=" + encodeURIComponent(props.data.run_id), onClick: follow }, props.value || "unnamed");
+  const name = props.value || "unnamed", twin = props.data.twin;
+  const mark = twin ? make("span", { className: "twin" }, " " + twin) : null;
+  return link("/run?run=" + encodeURIComponent(props.data.run_id), twin ? `${name} (${twin})` : name, name, mark);
 };
 
 dagcomponentfuncs.Cell = function (props) {
   const cell = props.value;
   if (cell == null || typeof cell !== "object") return cell;
-  return make("a", { className: "cell-link", href: cell.href, title: cell.title, onClick: follow }, cell.text);
+  return link(cell.href, cell.title, cell.text);
 };
 
 dagcomponentfuncs.Rank = function (props) {
@@ -63,14 +68,9 @@ dagcomponentfuncs.Heat = function (props) {
   return make("div", { className: "cell-heat", style: { background: heatColour(props.value) } }, props.value.toFixed(3));
 };
 
-dagcomponentfuncs.HeatStrip = function (props) {
-  const cells = props.slugs.filter((slug) => props.data["f1_" + slug] != null).map((slug) => {
-    const value = props.data["f1_" + slug];
-    return make("i", { key: slug, title: slug.replaceAll("_", " ") + " " + value.toFixed(3), style: { background: heatColour(value) } });
-  });
-  return make("div", { className: "cell-strip" }, cells);
-};
-
 dagcomponentfuncs.Status = function (props) {
-  return make("span", { className: "cell-status " + props.value }, String(props.value || "").toLowerCase());
+  const { live, lost } = props.data;
+  if (lost) return make("span", { className: "cell-status LOST" }, live);
+  const status = String(props.value || "").toLowerCase();
+  return make("span", { className: "cell-status " + props.value }, live ? live.split(",")[0] : status);
 };

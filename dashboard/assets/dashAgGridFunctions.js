@@ -12,3 +12,15 @@ dagfuncs.keepBands = function (params) {
     .forEach((entry, place) => { params.nodes[place] = entry.node; });
   return params.nodes;
 };
+
+// The tab key leaves a grid instead of walking through its cells.
+dagfuncs.leaveGrid = () => false;
+
+// Enter follows the link of the focused cell or, without one, that of its row.
+dagfuncs.followLink = function (params) {
+  if (!params.event || params.event.key !== "Enter") return;
+  const cell = params.event.target.closest(".ag-cell"), grid = params.event.target.closest(".ag-root-wrapper");
+  const row = cell && grid.querySelectorAll(`[row-index="${cell.closest("[row-index]").getAttribute("row-index")}"] a.cell-link`);
+  const link = cell && (cell.querySelector("a.cell-link") || row[0]);
+  if (link) link.click();
+};

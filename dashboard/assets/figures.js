@@ -12,3 +12,12 @@
     });
   if (!window.Plotly) window.Plotly = { then: (done, failed) => (coming = coming || load()).then(done, failed) };
 })();
+
+// Saves the figure above a button, whatever the theme, on white.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest && event.target.closest(".save-figure");
+  const plot = button && button.parentElement.querySelector(".js-plotly-plot");
+  if (!plot) return;
+  const name = button.title.replace(/^Save as SVG: /, "").toLowerCase().replace(/[^a-z0-9]+/g, "-");
+  window.Plotly.downloadImage(plot, { format: "svg", filename: name, width: plot.clientWidth, height: plot.clientHeight, setBackground: "white" });
+});

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dashboard.theme import SERIES, layout, plain_text
 
 PIXELS_PER_BAR: Final = 13
+_WIDE: Final = 20  # the largest count over the smallest, from which the axis is logarithmic
 
 
 def balance(categories: Sequence[str], counts: Mapping[str, NDArray[np.int64]]) -> go.Figure:
@@ -29,9 +30,19 @@ def balance(categories: Sequence[str], counts: Mapping[str, NDArray[np.int64]]) 
             hovertemplate="%{y}: %{x:,}<extra>" + part + "</extra>",
         )
     figure.update_layout(
-        **layout(xaxis={"title": {"text": "products"}}, legend={"traceorder": "reversed"}), barmode="group", bargap=0.3
+        **layout(xaxis={"title": {"text": "products"}, **_axis(counts)}, legend={"traceorder": "reversed"}),
+        barmode="group",
+        bargap=0.3,
     )
     return figure
+
+
+def _axis(counts: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+    """Return a logarithmic axis where a linear one would hide the small categories."""
+    known = np.concatenate(list(counts.values()))
+    known = known[known > 0]
+    wide = len(known) > 0 and known.max() > _WIDE * known.min()
+    return {"type": "log", "dtick": 1, "title": {"text": "products (logarithmic)"}} if wide else {}
 
 
 def height_of(categories: Sequence[str], counts: Mapping[str, NDArray[np.int64]]) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboard.figures.compare import RunStyle
-from dashboard.theme import layout, plain_text
+from dashboard.theme import layout, no_data, plain_text
 from vlm_core.evaluation.predictions import Predictions
 
 _STEPS: Final = np.linspace(0, 1, 101)
@@ -28,11 +28,13 @@ def coverage_at(predictions: Predictions, threshold: float) -> tuple[float, floa
 
 def coverage_curves(styles: Sequence[RunStyle], predictions: Sequence[Predictions], threshold: float) -> go.Figure:
     """Return coverage (solid) and accuracy on what is covered (dotted) over the threshold, for each model."""
+    if not styles:
+        return no_data("No chosen model stored validation predictions")
     figure = go.Figure()
     figure.add_vline(x=threshold, line={"color": "#8A8F98", "width": 1.5, "dash": "dash"})
     for style, each in zip(styles, predictions, strict=True):
         points = np.array([coverage_at(each, step) for step in _STEPS])
-        for column, (name, dash) in enumerate((("coverage", "solid"), ("accuracy", "dot"))):
+        for column, (name, dash) in enumerate((("coverage", "solid"), ("accuracy when answered", "dot"))):
             figure.add_scatter(
                 x=_STEPS,
                 y=points[:, column],

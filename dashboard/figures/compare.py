@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, family_of, layout, plain_text
+from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, family_of, layout, no_data, plain_text
 from vlm_core.evaluation.evaluation import Evaluation
 
 MOST_BARS: Final = 20  # categories in the bars; of more, those in which the runs differ most
@@ -44,6 +44,8 @@ def run_styles(names: Sequence[str], models: Sequence[str]) -> list[RunStyle]:
 
 def curves(styles: Sequence[RunStyle], epochs: Sequence[Sequence[dict[str, Any]]]) -> go.Figure:
     """Return validation loss and macro-F1 of each run over its epochs."""
+    if not any(epochs):
+        return no_data("None of these runs was trained in epochs")
     figure = make_subplots(cols=2, horizontal_spacing=0.2)
     for style, entries in zip(styles, epochs, strict=True):
         for column, name in enumerate(("overall_loss", "macro_f1"), start=1):

@@ -11,16 +11,19 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from dashboard.searches import Search, Trial
-from dashboard.theme import layout, plain_text
+from dashboard.theme import layout, no_data, plain_text
 
 _SYMBOLS: Final = {"complete": "circle", "pruned": "x", "running": "circle-open", "failed": "triangle-down"}
 _GREY: Final = "#8A8F98"
+_NO_SCORE: Final = "No trial has a score yet"
 _SCORES: Final = ["#C9D8E6", "#0B559F"]
 _WIDE: Final = 20.0  # highest over lowest, from which an axis is logarithmic
 
 
 def history(search: Search, colour: str) -> go.Figure:
     """Return each trial's score in the order they began, and the best so far of the complete ones."""
+    if all(trial.score is None for trial in search.trials):
+        return no_data(_NO_SCORE)
     figure = go.Figure()
     complete = [trial for trial in search.trials if trial.state == "complete" and trial.score is not None]
     if complete:
@@ -62,6 +65,8 @@ def parallel(search: Search) -> go.Figure:
     trials = [
         trial for trial in search.trials if trial.score is not None and len(trial.settings) == len(search.searched)
     ]
+    if not trials:
+        return no_data(_NO_SCORE)
     names = [*map(plain_text, search.searched), "macro-F1"]
     columns = [[trial.settings[name] for trial in trials] for name in search.searched]
     columns.append([trial.score or 0.0 for trial in trials])
@@ -79,7 +84,7 @@ def parallel(search: Search) -> go.Figure:
             hovertemplate=f"trial {trial.number} ({trial.state})<br>%{{x}} %{{customdata}}<extra></extra>",
             showlegend=False,
         )
-    for name, column in zip(names, columns, strict=True) if trials else ():  # an empty axis has no place for a text
+    for name, column in zip(names, columns, strict=True):
         for end, shift in ((0, -16), (-1, 16)):
             text = _text(sorted(column, key=_order)[end])
             figure.add_annotation(x=name, y=float(end == -1), text=text, yshift=shift, showarrow=False)
@@ -89,6 +94,8 @@ def parallel(search: Search) -> go.Figure:
 
 def slices(search: Search, ranges: Mapping[str, Mapping[str, Any]], colour: str) -> go.Figure:
     """Return the score over each searched setting, on a log axis where the setting is searched on a log scale."""
+    if all(trial.score is None for trial in search.trials):
+        return no_data(_NO_SCORE)
     names = list(search.searched) or [""]
     figure = make_subplots(cols=len(names), shared_yaxes=True, horizontal_spacing=0.03)
     for column, name in enumerate(names, start=1):
@@ -125,6 +132,8 @@ def pareto(search: Search, colour: str) -> go.Figure:
     trials = [
         trial for trial in search.trials if trial.state == "complete" and None not in (trial.score, trial.seconds)
     ]
+    if not trials:
+        return no_data("No trial is complete yet")
     front: list[Trial] = []
     for trial in sorted(trials, key=lambda trial: (trial.seconds or 0, -(trial.score or 0))):
         if not front or (trial.score or 0) > (front[-1].score or 0):
@@ -144,7 +153,7 @@ def pareto(search: Search, colour: str) -> go.Figure:
         hovertemplate="trial %{customdata}<br>%{x:.4f} s per image<br>macro-F1 %{y:.4f}<extra></extra>",
     )
     figure.update_layout(
-        **layout(xaxis={"title": {"text": "seconds per image"}}, yaxis={"title": {"text": "validation macro-F1"}})
+        **layout(xaxis={"title": {"text": "latency, s per image"}}, yaxis={"title": {"text": "validation macro-F1"}})
     )
     return figure
 

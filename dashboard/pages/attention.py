@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dash_mantine_components as dmc
 import numpy as np
@@ -33,9 +33,12 @@ from dashboard.dropzone import dropzone, register_dropzone
 from dashboard.figures.attention import faithfulness_curves, picture_curves
 from dashboard.figures.compare import run_styles
 from dashboard.heatmaps import describe_map, overlay, picture_url
-from dashboard.leaderboard import best_run, run_choices
+from dashboard.leaderboard import best_run, names_by_run, run_choices
 from dashboard.runs import Runs
 from vlm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from vlm_core.attention.faithfulness import PictureCurves
 
 NAME: Final = "Attention"
 PATH: Final = "/attention"
@@ -61,6 +64,8 @@ class AttentionPanel:
     layers: int = 0
     heads: int = 0
     error: str = ""
+    of_layer: bool = False  # the map is of one layer's attention, whatever the method
+    of_category: bool = True  # the map depends on the category
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
@@ -82,6 +87,11 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                     dcc.Loading(
                         html.Div(id="attention-maps", style={"minHeight": 320}, role="status"),
                         custom_spinner=skeleton(420),
+                        delay_show=200,
+                    ),
+                    dcc.Loading(
+                        html.Div(id="attention-measured", style={"minHeight": 120}),
+                        custom_spinner=skeleton(240),
                         delay_show=200,
                     ),
                     html.Div(id="attention-curves"),
@@ -115,17 +125,27 @@ def register(app: Dash, runs: Runs) -> None:
         prevent_initial_call=True,
     )(choose_picture)
     choices = [Input(f"attention-{name}", "value") for name in ("models", "method", "category", "layer", "head")]
+    explainer = AttentionExplainer(runs.root, models, uploads)
     app.callback(
         Output("attention-maps", "children"),
         Output("attention-category", "data"),
         Output("attention-layer", "max"),
         Output("attention-head", "max"),
+        Output("attention-method", "disabled"),
+        Output("attention-category", "disabled"),
+        Output("attention-method-note", "children"),
         Input("attention-picture", "data"),
         *choices,
-    )(partial(update_maps, runs, AttentionExplainer(runs.root, models, uploads)))
-    app.callback(Output("attention-curves", "children"), Input("attention-models", "value"))(
-        partial(update_curves, runs)
-    )
+    )(partial(update_maps, runs, explainer))
+    app.callback(
+        Output("attention-measured", "children"),
+        Input("attention-maps", "children"),  # after the maps, which one model at a time makes, too
+        State("attention-picture", "data"),
+        *(State(choice.component_id, "value") for choice in choices[:4]),
+    )(partial(update_picture_curves, runs, explainer))
+    app.callback(
+        Output("attention-curves", "children"), Input("attention-models", "value"), Input("shell-state", "data")
+    )(partial(update_curves, runs))
     keep_in_url(app, "attention", ("models", "method", "category", "layer", "head"))
     keep_in_url(app, "attention", ("picture",), "data")
 
@@ -178,10 +198,14 @@ def update_maps(
     category: str | None,
     layer: int,
     head: int,
-) -> tuple[Any, Any, int, int]:
-    """Return the models' maps as cards, the categories to explain, and how many layers and heads there are."""
+) -> tuple[Any, Any, int, int, bool, bool, str]:
+    """Return the models' maps as cards, the categories to explain, and how many layers and heads there are.
+
+    Further, whether method and category have no effect on what is shown, and why.
+    """
     if not chosen or not source:
-        return empty_state("Choose a model", "Its map appears here.", picture="attention"), no_update, 1, 1
+        missing = empty_state("Choose a model", "Its map appears here.", picture="attention")
+        return missing, no_update, 1, 1, False, False, ""
     method = method if method in METHODS else "gradient"
     panels = [
         attention_panel(explainer, run_id, source, method, category or "", layer, head)
@@ -190,15 +214,41 @@ def update_maps(
     names = list(dict.fromkeys(name for panel in panels if panel.view for name in panel.view.categories))
     choices = [{"value": "", "label": _PREDICTED}, *({"value": name, "label": name} for name in names)]
     layers, heads = max(panel.layers for panel in panels), max(panel.heads for panel in panels)
-    return _panel_cards(runs, panels), choices, max(1, layers), max(1, heads)
+    of_category = any(panel.of_category for panel in panels if panel.view) or not layer
+    note = "The map of a layer is its attention: the method has no effect on it." if layer else ""
+    cards = _panel_cards(runs, panels)
+    return cards, choices, max(1, layers), max(1, heads), bool(layer), not of_category, note
 
 
-def update_curves(runs: Runs, chosen: Sequence[str] | None) -> Any:
+def update_picture_curves(
+    runs: Runs,
+    explainer: AttentionExplainer,
+    maps: Any,
+    source: str | None,
+    chosen: Sequence[str] | None,
+    method: str,
+    category: str | None,
+    layer: int,
+) -> Component | None:
+    """Return deletion and insertion of this picture's maps, of every model however slow; None for a layer's map."""
+    if not chosen or not source or layer:
+        return None
+    method = method if method in METHODS else "gradient"
+    curves = []
+    for run_id in chosen[:MOST_MODELS]:
+        try:
+            curves.append((run_id, explainer.curves(run_id, source, method, category or "")))  # type: ignore[arg-type]
+        except UserError:  # its card says why
+            continue
+    return _picture_curves_card(runs, curves) if curves else None
+
+
+def update_curves(runs: Runs, chosen: Sequence[str] | None, state: str | None = None) -> Any:
     """Return how faithful the maps of the chosen runs are over many pictures, where a study has measured it."""
     from vlm_core.attention.faithfulness import Faithfulness
     from vlm_core.study.results_json import read_json
 
-    names = {run_id: str((runs.row(run_id) or {}).get("name", run_id)) for run_id in list(chosen or ())[:MOST_MODELS]}
+    names = _names(runs, list(chosen or ())[:MOST_MODELS])
     texts = {name: runs.text(run_id, FAITHFULNESS) for run_id, name in names.items()}
     measurements = {name: read_json(Faithfulness, text) for name, text in texts.items() if text}
     if not measurements:
@@ -206,7 +256,7 @@ def update_curves(runs: Runs, chosen: Sequence[str] | None) -> Any:
     height = 80 + 270 * len(measurements)
     figure = graph("attention-figure", faithfulness_curves(measurements), "Deletion and insertion curves", height)
     return card(
-        "How faithful these maps are",
+        "Faithfulness of attention maps",
         wide(figure, "Deletion and insertion curves"),
         note="Measured by a study on its test products. Good maps have low deletion and high insertion curves; "
         "grey lines are controls that ignore the image.",
@@ -226,35 +276,42 @@ def attention_panel(
     heads = max(each.maps.shape[1] for each in layers)
     if not layer:
         return AttentionPanel(run_id, view, view.map, f"method: {METHODS[method].lower()}", len(layers), heads)
-    chosen = layers[min(layer, len(layers)) - 1]
-    maps = chosen.maps[0]
-    number = min(head, len(maps))
-    part = f"head {number} of {len(maps)}" if number else f"mean of {len(maps)} heads"
-    caption = f"{chosen.name}, {part}: {_KINDS.get(chosen.kind, chosen.kind)}"
-    heat = maps[number - 1] if number else maps.mean(axis=0)
-    return AttentionPanel(run_id, view, heat, caption, len(layers), heads)
+    if layer > len(layers):
+        return AttentionPanel(run_id, layers=len(layers), heads=heads, error=f"This model has {len(layers)} layers.")
+    shown = layers[layer - 1]
+    maps = shown.maps[0]
+    if head > len(maps):
+        return AttentionPanel(run_id, layers=len(layers), heads=heads, error=f"This layer has {len(maps)} heads.")
+    part = f"head {head} of {len(maps)}" if head else f"mean of {len(maps)} heads"
+    caption = f"layer {layer} of {len(layers)} ({shown.name}), {part}: {_KINDS.get(shown.kind, shown.kind)}"
+    heat = maps[head - 1] if head else maps.mean(axis=0)
+    of_category = shown.kind != "vision"
+    return AttentionPanel(run_id, view, heat, caption, len(layers), heads, of_layer=True, of_category=of_category)
 
 
 def _panel_cards(runs: Runs, panels: Sequence[AttentionPanel]) -> Component:
     """Return one card per model, and the colour scale."""
-    ramp = [html.Span("less important"), html.Span(className="ramp"), html.Span("more important")]
+    ramp = [html.Span("low relevance"), html.Span(className="ramp"), html.Span("high relevance")]
     scale = html.Div(ramp, className="scale")
     columns = {"base": 1, "xs": 2, "lg": min(4, max(2, len(panels)))}
-    cards = dmc.SimpleGrid([_panel_card(runs, panel) for panel in panels], cols=columns, spacing="md")
+    names = _names(runs, [panel.run_id for panel in panels])
+    cards = [_panel_card(runs, panel, names[panel.run_id]) for panel in panels]
+    grid = dmc.SimpleGrid(cards, cols=columns, spacing="md")
     heading = dmc.Group([dmc.Title("Maps", order=2, size="h4"), scale], justify="space-between", mt="xl", mb="md")
-    return html.Div([heading, cards, _picture_curves_card(runs, panels)])
+    return html.Div([heading, grid])
 
 
-def _picture_curves_card(runs: Runs, panels: Sequence[AttentionPanel]) -> Component | None:
-    """Return the deletion and insertion curves of this picture's maps; None where none were measured."""
-    curves = [(panel.run_id, panel.view.curves) for panel in panels if panel.view and panel.view.curves]
-    if not curves:
-        return None
-    rows = [runs.row(run_id) or {} for run_id, _ in curves]
-    styles = run_styles([str(row.get("name", "")) for row in rows], [str(row.get("params.model", "")) for row in rows])
+def _names(runs: Runs, run_ids: Sequence[str]) -> dict[str, str]:
+    return names_by_run({run_id: runs.row(run_id) or {} for run_id in run_ids})
+
+
+def _picture_curves_card(runs: Runs, curves: Sequence[tuple[str, PictureCurves]]) -> Component:
+    """Return the deletion and insertion curves of this picture's maps, by run."""
+    models = [str((runs.row(run_id) or {}).get("params.model", "")) for run_id, _ in curves]
+    styles = run_styles(list(_names(runs, [run_id for run_id, _ in curves]).values()), models)
     figure = picture_curves(styles, [each for _, each in curves])
     return card(
-        "Is the map faithful for this image?",
+        "Is the map faithful here?",
         wide(graph("attention-picture-curves", figure, "Deletion and insertion curves", 320), "Deletion and insertion"),
         note="Parts of the image are removed or restored, most important first. With a good map, the probability falls "
         "quickly under deletion and rises quickly under insertion.",
@@ -262,9 +319,9 @@ def _picture_curves_card(runs: Runs, panels: Sequence[AttentionPanel]) -> Compon
     )
 
 
-def _panel_card(runs: Runs, panel: AttentionPanel) -> Component:
+def _panel_card(runs: Runs, panel: AttentionPanel, run_name: str) -> Component:
     row = runs.row(panel.run_id) or {}
-    name = dcc.Link(str(row.get("name", panel.run_id[:8])), href=f"/run?run={panel.run_id}", className="cell-link")
+    name = dcc.Link(run_name, href=f"/run?run={panel.run_id}", className="cell-link")
     title = dmc.Group([family_dot(str(row.get("params.model", ""))), dmc.Text(name, size="sm", fw=600)], gap=6)
     view = panel.view
     if view is None or panel.heat is None:
@@ -272,9 +329,11 @@ def _panel_card(runs: Runs, panel: AttentionPanel) -> Component:
     description = describe_map(panel.heat)
     predicted = int(view.probabilities.argmax())
     lines = [_probability("predicts", view, predicted)]
-    if view.target != predicted:
+    if not panel.of_category:
+        lines.append(dmc.Text("The map below does not depend on a category.", size="xs", c="dimmed"))
+    elif view.target != predicted:
         lines.append(_probability("map explains", view, view.target))
-    alt = f"Map of {view.categories[view.target]}: {description}"
+    alt = f"Map of {panel.caption if panel.of_layer else view.categories[view.target]}: {description}"
     return dmc.Paper(
         [
             title,
@@ -282,7 +341,7 @@ def _panel_card(runs: Runs, panel: AttentionPanel) -> Component:
             html.Img(src=overlay(view.picture, panel.heat), alt=alt, className="map"),
             dmc.Text(panel.caption, size="xs", fw=550, mt="xs"),
             dmc.Text(f"{description[0].upper()}{description[1:]}.", size="xs", c="dimmed"),
-            _words(view),
+            None if panel.of_layer else _words(view),
             html.Details(
                 [html.Summary("Image without map"), html.Img(src=picture_url(view.picture), alt="", className="map")]
             ),
@@ -326,7 +385,7 @@ def _picture_card() -> Component:
         dropzone("attention"),
         product,
         html.Div(id="attention-notice", role="status"),
-        note="Uses the first image if you drop several. Uploads stay in memory and are not part of the page's address.",
+        note="Uses the first image if you drop several. Uploads stay in memory, and only this browser can open them.",
     )
 
 
@@ -362,6 +421,7 @@ def _choice_card(runs: Runs, chosen: Sequence[str], query: Mapping[str, str]) ->
                 **aria(label="Method"),
             ),
         ),
+        dmc.Text(id="attention-method-note", size="xs", c="dimmed"),
         _slider("layer", "Layer (0: all layers, combined by the method)", parse_number(query.get("layer"), least=0)),
         _slider("head", "Head of that layer (0: mean of all heads)", parse_number(query.get("head"), least=0)),
     )

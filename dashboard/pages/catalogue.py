@@ -14,6 +14,7 @@ from dash.development.base_component import Component
 from dashboard.components import (
     aria,
     card,
+    counted,
     empty_state,
     graph,
     keep_in_url,
@@ -26,6 +27,7 @@ from dashboard.components import (
     take_first,
 )
 from dashboard.figures.catalogue import balance, height_of
+from dashboard.leaks import leak_of_split, percent
 from dashboard.pictures import picture_address
 from dashboard.runs import Runs
 from dashboard.splits import PARTS, SplitView, duplicate_report, page_rows, read_split, split_choices
@@ -84,7 +86,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
 
 def register(app: Dash, runs: Runs) -> None:
     """Bind the page's callbacks."""
-    split = Input("catalogue-split", "value")
+    split, state = Input("catalogue-split", "value"), Input("shell-state", "data")
     app.callback(
         Output("catalogue-state", "children"),
         Output("catalogue-content", "hidden"),
@@ -97,9 +99,10 @@ def register(app: Dash, runs: Runs) -> None:
         Output("catalogue-category", "data"),
         Output("catalogue-category", "value"),
         split,
+        state,
         State("catalogue-category", "value"),
     )(partial(update_report, runs))
-    app.callback(Output("catalogue-duplicates", "children"), split)(partial(update_duplicates, runs))
+    app.callback(Output("catalogue-duplicates", "children"), split, state)(partial(update_duplicates, runs))
     app.callback(
         Output("catalogue-pictures", "children"),
         Output("catalogue-page", "total"),
@@ -107,6 +110,7 @@ def register(app: Dash, runs: Runs) -> None:
         Input("catalogue-category", "value"),
         Input("catalogue-part", "value"),
         Input("catalogue-page", "value"),
+        state,
     )(partial(update_pictures, runs))
     app.callback(
         Output("catalogue-page", "value"),
@@ -129,17 +133,18 @@ def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[A
     return state, state is not None, choices
 
 
-def update_report(runs: Runs, run_id: str | None, category: str | None) -> tuple[Any, Any, Any]:
+def update_report(runs: Runs, run_id: str | None, state: str | None, category: str | None) -> tuple[Any, Any, Any]:
     """Return the split's report, and its categories to choose from."""
     split = read_split(runs, run_id or "")
     if split is None:
-        return dmc.Text("This run logged no split.", c="dimmed"), [], ""
+        missing = "This run logged no split." if runs.row(run_id or "") else "This run is not in the store."
+        return dmc.Text(missing, c="dimmed"), [], ""
     choices = [{"value": "", "label": "All categories"}, *({"value": name, "label": name} for name in split.categories)]
     return _report(split), choices, no_update if category in ("", *split.categories) else ""
 
 
 def update_pictures(
-    runs: Runs, run_id: str | None, category: str | None, part: str, page: int | None
+    runs: Runs, run_id: str | None, category: str | None, part: str, page: int | None, state: str | None = None
 ) -> tuple[Any, int]:
     """Return one page of a part's products as pictures."""
     split = read_split(runs, run_id or "")
@@ -150,11 +155,11 @@ def update_pictures(
     rows = split.products(part, category or "")
     pages = max(1, -(-len(rows) // PAGE_SIZE))
     figures = [_product(split, row) for row in page_rows(rows, min(page or 1, pages), PAGE_SIZE)]
-    count = dmc.Text(f"{len(rows):,} products", size="sm", c="dimmed", mb="sm")
+    count = dmc.Text(counted(len(rows), "product"), size="sm", c="dimmed", mb="sm")
     return html.Div([count, html.Div(figures, className="gallery")]), pages
 
 
-def update_duplicates(runs: Runs, run_id: str | None) -> Any:
+def update_duplicates(runs: Runs, run_id: str | None, state: str | None = None) -> Any:
     """Return near-duplicates and label conflicts of the whole catalogue."""
     split = read_split(runs, run_id or "")
     if split is None:
@@ -186,7 +191,8 @@ def _report(split: SplitView) -> Component:
         number_tile("Training rows", f"{info['training_samples']:,}", f"{len(split.ids('training')):,} products"),
         number_tile("Validation", f"{info['validation_samples']:,}"),
         number_tile("Test", f"{info['test_samples']:,}"),
-        number_tile("Leakage, near-duplicates", f"{info['leakage']['near']:.1%}", "of evaluated products"),
+        number_tile("Also in training", percent(info["leakage"]["near"]), "of evaluated products, near-duplicates too"),
+        number_tile("Seen in pretraining", percent(info["leakage"]["pretraining"]), "of evaluated products, at most"),
     ]
     figure = graph(
         "catalogue-balance",
@@ -196,7 +202,7 @@ def _report(split: SplitView) -> Component:
     )
     return dmc.Stack(
         [
-            dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 6}, spacing="md"),
+            dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 7}, spacing="md"),
             dmc.SimpleGrid(
                 [
                     card(
@@ -216,29 +222,13 @@ def _report(split: SplitView) -> Component:
 
 def _leakage_card(info: Mapping[str, Any]) -> Component:
     leakage = info["leakage"]
-    body = [[name, f"{share:.1%}"] for name, share in leakage["near_by_category"].items()]
-    body += [
-        ["exact duplicates, all categories", f"{leakage['exact']:.1%}"],
-        ["seen in pretraining", f"{leakage['pretraining']:.1%}"],
-    ]
-    table = dmc.Table(data={"head": ["Category", "Evaluated products also in training"], "body": body})
+    body = [[name, percent(share)] for name, share in leakage["near_by_category"].items()]
+    body.append(["exact duplicates, all categories", percent(leakage["exact"])])
+    table = dmc.Table(data={"head": ["Category", "Evaluated products that also appear in training"], "body": body})
     scroll = html.Div(table, className="scroll-x", style={"maxHeight": 320, "overflowY": "auto"}, tabIndex=0)
     badge = [leak_badge()] if info["leaking"] else []
-    return card("Leakage", dmc.Text(_leakage_summary(info), size="sm"), scroll, actions=badge)
-
-
-def _leakage_summary(info: Mapping[str, Any]) -> str:
-    leakage, protocol = info["leakage"], info["protocol"]
-    causes = []
-    if leakage["near"]:
-        causes.append(f"{leakage['near']:.1%} of the evaluated products or their near-duplicates are also in training")
-    if leakage["pretraining"]:
-        causes.append(f"{leakage['pretraining']:.1%} may have been seen in pretraining")
-    if causes:
-        return f"Under protocol {protocol}, {' and '.join(causes)}, so scores on this split reward memorisation."
-    if info["leaking"]:
-        return f"Protocol {protocol} can leak, but no evaluated product or near-duplicate of one is in training here."
-    return "No evaluated product or near-duplicate of one is in training."
+    summary = html.Div("\n".join(leak_of_split(info).sentences()), className="lines section-text")
+    return card("Leakage", summary, scroll, actions=badge)
 
 
 def _reading_card(split: SplitView) -> Component:
@@ -248,7 +238,7 @@ def _reading_card(split: SplitView) -> Component:
     )
     left_out = [dmc.Text("Categories left out", size="sm", fw=600, mt="sm"), reasons]
     summary = split.catalogue.reading.summary() if split.catalogue is not None else NOT_HERE
-    return card("How the catalogue was read", dmc.Text(summary, size="sm"), *(left_out if lines else []))
+    return card("Import report", dmc.Text(summary, size="sm"), *(left_out if lines else []))
 
 
 def _products_card(category: str | None, part: str, page: int) -> Component:

@@ -26,7 +26,7 @@ from dashboard.components import (
 from dashboard.dropzone import dropzone, register_dropzone
 from dashboard.figures.categorise import coverage_at, coverage_curves
 from dashboard.figures.compare import run_styles
-from dashboard.leaderboard import best_run, run_choices
+from dashboard.leaderboard import best_run, names_by_run, run_choices
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.predictions import as_csv, categorise, predicted_category
 from dashboard.runs import Runs
@@ -41,6 +41,7 @@ PATH: Final = "/categorise"
 ICON: Final = "camera"
 IN_NAVIGATION: Final = True
 MOST_MODELS: Final = 4
+KEPT_STORES: Final = ("categorise-pictures", "categorise-results")  # in the shell: Back brings both again
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
@@ -50,7 +51,6 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     return html.Div(
         [
             page_header("Categorise", "Drop in product images and compare the models' predictions."),
-            dcc.Store(id="categorise-results"),
             dcc.Download(id="categorise-download"),
             html.Div(store_state(view), id="categorise-state"),
             html.Div(
@@ -145,21 +145,23 @@ def update_cards(runs: Runs, results: Any, threshold: float) -> Component | None
     heading = dmc.Group(
         [dmc.Title("Results", order=2, size="h4"), csv_button], justify="space-between", mt="xl", mb="md"
     )
-    return html.Div([heading, dmc.Stack([_result_card(rows, result, threshold) for result in results])])
+    named = {run_id: {**rows[run_id], "name": name} for run_id, name in names_by_run(rows).items()}
+    return html.Div([heading, dmc.Stack([_result_card(named, result, threshold) for result in results])])
 
 
 def update_coverage(
     runs: Runs, chosen: Sequence[str] | None, threshold: float, version: int | None = None
 ) -> tuple[Any, Any]:
     """Return what the threshold costs on the validation split of each model that stored its predictions there."""
-    run_ids = [run_id for run_id in list(chosen or ())[:MOST_MODELS] if runs.row(run_id)]
-    stored = [(runs.row(run_id) or {}, runs.predictions(run_id, "validation")) for run_id in run_ids]
-    known = [(row, predictions) for row, predictions in stored if predictions is not None]
+    rows = {run_id: row for run_id in list(chosen or ())[:MOST_MODELS] if (row := runs.row(run_id))}
+    names = names_by_run(rows)
+    stored = {run_id: runs.predictions(run_id, "validation") for run_id in rows}
+    known = {run_id: predictions for run_id, predictions in stored.items() if predictions is not None}
     styles = run_styles(
-        [str(row.get("name")) for row, _ in known], [str(row.get("params.model", "")) for row, _ in known]
+        [names[run_id] for run_id in known], [str(rows[run_id].get("params.model", "")) for run_id in known]
     )
-    lines = [_coverage_sentence(str(row.get("name")), predictions, threshold) for row, predictions in stored]
-    figure = coverage_curves(styles, [predictions for _, predictions in known], threshold)
+    lines = [_coverage_sentence(names[run_id], predictions, threshold) for run_id, predictions in stored.items()]
+    figure = coverage_curves(styles, list(known.values()), threshold)
     return figure, [html.Div(line) for line in lines]
 
 
@@ -168,7 +170,7 @@ def download(runs: Runs, clicks: int | None, results: Any, threshold: float) -> 
     if not clicks or not results:
         return no_update
     run_ids = {run_id for result in results for run_id in result.get("predictions", {})}
-    names = {run_id: str((runs.row(run_id) or {}).get("name", run_id)) for run_id in run_ids}
+    names = names_by_run({run_id: runs.row(run_id) or {} for run_id in sorted(run_ids)})
     return {"content": as_csv(results, names, threshold), "filename": "categories.csv", "type": "text/csv"}
 
 
@@ -181,7 +183,8 @@ def _coverage_sentence(name: str, predictions: Predictions | None, threshold: fl
 
 
 def _picture_card() -> Component:
-    return card("Images", dropzone("categorise"), note="Uploads are kept in memory alone, and for a while.")
+    note = "Uploads stay in memory, for a while, and only this browser can open them."
+    return card("Images", dropzone("categorise", in_shell=True), note=note)
 
 
 def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Component:
@@ -276,7 +279,7 @@ def _model_views(prediction: Mapping[str, Any], run_id: str, source: str) -> Com
     """Return the picture as the model sees it and, where it has attention, what its prediction depends on."""
     views = [_captioned(prediction["seen"], "The image as the model sees it", "what the model sees")]
     if prediction["map"]:
-        heatmap = _captioned(prediction["map"], "Where the model looks for its prediction", "where it looks")
+        heatmap = _captioned(prediction["map"], "What the prediction is based on", "what it is based on")
         views.append(dcc.Link(heatmap, href=f"/attention?models={quote(run_id)}&picture={quote(source)}"))
     milliseconds = dmc.Text(f"{prediction['ms']:.0f} ms", size="xs", c="dimmed", className="numbers", mt="xs")
     return html.Div([html.Div(views, className="model-views"), milliseconds])

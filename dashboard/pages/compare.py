@@ -48,9 +48,12 @@ from dashboard.figures.compare import (
     curves,
 )
 from dashboard.leaderboard import SCORE, run_choices
+from dashboard.leaks import leak_of_run
+from dashboard.live import duration
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.theme import family_colour
+from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.study.formatting import p_value
 
 NAME: Final = "Compare"
@@ -193,15 +196,16 @@ def update_gallery(runs: Runs, correct: str | None, chosen: Sequence[str] | None
 
 
 def pair_choices(comparison: RunComparison, group: Sequence[int]) -> list[dict[str, str]]:
-    """Return every two runs of the group, as "i-j" and in words."""
+    """Return every two runs of the group, as "i-j" and in words, the better one first as in the tests."""
     names = comparison.names
-    return [{"value": f"{i}-{j}", "label": f"{names[i]} − {names[j]}"} for i, j in combinations(group, 2)]
+    pairs = [(i, j) for i, j in comparison.tests if i in group]
+    return [{"value": f"{i}-{j}", "label": f"{names[i]} − {names[j]}"} for i, j in pairs]
 
 
 def correct_choices(names: Sequence[str]) -> list[dict[str, str]]:
     """Return the kinds of disagreement: all of them, or by which run is correct."""
     alone = [{"value": str(place), "label": f"only {name} is correct"} for place, name in enumerate(names)]
-    return [{"value": ALL, "label": "all disagreements"}, *alone, {"value": NOBODY, "label": "none is correct"}]
+    return [{"value": ALL, "label": "all disagreements"}, *alone, {"value": NOBODY, "label": "all wrong"}]
 
 
 @lru_cache(maxsize=16)
@@ -233,7 +237,7 @@ def _cards(comparison: RunComparison, choices: Mapping[str, str | None]) -> Comp
         _tests_card(comparison),
         _seeds_card(comparison),
         dmc.SimpleGrid(
-            [card("Learning curves", learning), card("Per category", bars)],
+            [card("Learning curves", learning), card("Per class", bars)],
             cols={"base": 1, "lg": 2},
         ),
         card(
@@ -258,7 +262,7 @@ def _run_card(run: ComparedRun) -> Component:
     scores = [
         dmc.Text(f"{score.value:.3f}", size="xl", fw=650, className="numbers"),
         dmc.Text(f"macro-F1, {score.low:.3f} to {score.high:.3f}", **small),
-        dmc.Text(f"{seconds:,.0f} s training" if seconds else "", **small),
+        dmc.Text(f"{duration(seconds)} training" if seconds else "", **small),
     ]
     return dmc.Paper(
         [
@@ -279,25 +283,26 @@ def _tests_card(comparison: RunComparison) -> Component:
         sets = "; ".join(", ".join(names[place] for place in group) for group in comparison.groups)
         text = f"These groups were evaluated on different products, so they are not tested against each other: {sets}."
         parts.append(notice("Some of these runs cannot be compared", text, "warning"))
-    leaking = [run.style.name for run in comparison.runs if run.row.get("tags.leaking") != "false"]
-    if leaking:
-        text = f"Test products leak into the training data of {', '.join(leaking)}, so high scores reward memorisation."
-        parts.append(notice("Leaking protocol", text, "error"))
+    leaks = {run.style.name: leak_of_run(run.row) for run in comparison.runs}
+    lines = [f"{name}: {' '.join(leak.sentences())}" for name, leak in leaks.items() if leak.leaking]
+    if lines:
+        parts.append(notice("Some scores may be memorised", html.Div("\n".join(lines), className="lines"), "error"))
     if comparison.tests:
         body = [
             [
                 describe_paired_test(names[a], names[b], test),
-                f"{test.only_a_correct} : {test.only_b_correct}",
+                f"{test.only_a_correct:,} : {test.only_b_correct:,}",
                 f"{p_value(test.p_mcnemar)} ({p_value(test.p_mcnemar_mid)})",
                 f"{test.agreement:.1%}",
                 f"{test.kappa:.2f}",
             ]
             for (a, b), test in comparison.tests.items()
         ]
-        head = ["Difference in macro-F1", "Only one correct", "McNemar p (mid-p)", "Agreement", "Kappa"]
+        columns = ("Only A correct : only B correct", "McNemar p (mid-p)", "Agreement", "Kappa")
+        head = ["Difference in macro-F1, A before B", *columns]
         table = dmc.Table(data={"head": head, "body": body}, verticalSpacing="sm", className="sentences")
         parts.append(html.Div(table, className="scroll-x", tabIndex=0))
-    note = "Paired bootstrap of macro-F1 with Holm correction; exact McNemar test."
+    note = "Paired bootstrap of macro-F1 with Holm correction; exact McNemar test. A is the run that scores higher."
     return card("Significance tests", dmc.Stack(parts, gap="md"), note=note)
 
 
@@ -307,10 +312,11 @@ def _seeds_card(comparison: RunComparison) -> Component | None:
         return None
     body = [[name, str(count), f"{mean:.3f}", f"{deviation:.3f}"] for name, count, mean, deviation in lines]
     head = ["Configuration", "Seeds", "Mean macro-F1", "Standard deviation"]
+    note = "Runs that differ only in their seed. The seed also changes the split, so their test products differ."
     return card(
         "Across seeds",
         html.Div(dmc.Table(data={"head": head, "body": body}), className="scroll-x", tabIndex=0),
-        note="Runs that differ only in their seed. The seed also changes the split, so their test products differ.",
+        note=f"{note} {few_seeds(min(count for _, count, _, _ in lines))}",
     )
 
 
@@ -334,7 +340,7 @@ def _largest_group_cards(comparison: RunComparison, choices: Mapping[str, str | 
                 card(
                     "Difference between two runs",
                     difference,
-                    note="Row shares of the first run minus those of the second.",
+                    note="Row shares of A minus those of B.",
                     actions=[pair],
                 ),
                 card("Agreement", shares, note="Share of test products with the same prediction."),
@@ -349,12 +355,15 @@ def _agreement(comparison: RunComparison, group: Sequence[int]) -> NDArray[np.fl
     """Return how often each two of the group's runs predict the same category (R, R)."""
     shares = np.eye(len(group))
     for (i, a), (j, b) in combinations(enumerate(group), 2):
-        shares[i, j] = shares[j, i] = comparison.tests[(min(a, b), max(a, b))].agreement
+        test = comparison.tests.get((a, b)) or comparison.tests[b, a]
+        shares[i, j] = shares[j, i] = test.agreement
     return shares
 
 
 def _select(identity: str, choices: list[dict[str, str]], chosen: str | None, label: str) -> Component:
     known = [choice["value"] for choice in choices]
+    turned = "-".join(reversed(chosen.split("-"))) if chosen else None  # an address may name a pair the other way round
+    chosen = turned if turned in known else chosen
     return dmc.Select(
         id=identity,
         data=choices,

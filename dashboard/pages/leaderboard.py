@@ -16,9 +16,11 @@ from dash.exceptions import PreventUpdate
 
 from dashboard.components import (
     GRID_OPTIONS,
+    KEYBOARD,
     aria,
     button_link,
     card,
+    counted,
     graph,
     keep_in_url,
     notice,
@@ -28,7 +30,17 @@ from dashboard.components import (
     store_state,
 )
 from dashboard.figures.leaderboard import score_against_cost
-from dashboard.leaderboard import COSTS, GROUPINGS, Leaderboard, TestSet, largest_test_set, select_rows, with_headings
+from dashboard.leaderboard import (
+    COSTS,
+    GROUPINGS,
+    Leaderboard,
+    TestSet,
+    largest_test_set,
+    select_rows,
+    shown_categories,
+    with_headings,
+)
+from dashboard.leaks import MEMORISED, percent
 from dashboard.runs import Runs
 
 NAME: Final = "Leaderboard"
@@ -38,9 +50,13 @@ IN_NAVIGATION: Final = True
 MOST_COMPARED: Final = 6
 SCATTER_PIXELS: Final = 340
 FIRST_ROWS: Final = 20  # a screen of them comes with the page; the others and the scatter follow
-MOST_COLUMNS: Final = 12  # categories with a column each; more share one strip
+MOST_COLUMNS: Final = 12  # categories with a column each while several test sets are in view
 ROW_PIXELS: Final = 40
-COST_LABELS: Final = {"train": "Training time", "latency": "Latency", "weights": "Trained weights"}
+COST_LABELS: Final = {"train": "Training time", "latency": "Latency", "trained_weights": "Trained weights"}
+_NUMBER_FILTER: Final[dict[str, Any]] = {
+    "filter": "agNumberColumnFilter",
+    "filterParams": {"defaultOption": "greaterThanOrEqual"},
+}
 OPTIONS: Final[dict[str, Any]] = {
     **GRID_OPTIONS,
     "rowHeight": ROW_PIXELS,
@@ -49,7 +65,6 @@ OPTIONS: Final[dict[str, Any]] = {
     "isFullWidthRow": {"function": "params.rowNode.data.heading != null"},
     "fullWidthCellRenderer": "BandHeading",
     "postSortRows": {"function": "keepBands(params)"},
-    "suppressCellFocus": False,
 }
 
 
@@ -57,17 +72,17 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page, with the leaderboard as it is now."""
     view = runs.view()
     leaderboard = view.leaderboard
-    chosen, sort = query.get("set", ""), query.get("sort", "")
+    chosen, sort, selected = query.get("set", ""), query.get("sort", ""), parse_list(query.get("selected"))
     rows = select_rows(leaderboard, chosen, hide_failed=query.get("all") != "true")
     first = with_headings(rows, leaderboard.sets, query.get("group", ""))
-    if not sort and not query.get("filter"):
+    if not sort and not query.get("filter") and not selected:
         first = first[:FIRST_ROWS]
     return html.Div(
         [
             page_header(
                 "Leaderboard",
                 "Test macro-F1 with its 95 % interval. Runs are ranked only against runs tested on the same products.",
-                html.Div(update_compare(None), id="leaderboard-compare"),
+                html.Div(update_compare({"ids": selected}), id="leaderboard-compare", role="status"),
             ),
             dcc.Store(id="leaderboard-sort", data=sort),
             dcc.Store(id="leaderboard-rendered", data=False),
@@ -76,8 +91,10 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                 [
                     _controls(leaderboard, query),
                     html.Div(_leak_notice(leaderboard.sets, chosen), id="leaderboard-leak"),
-                    _grid(_sorted_columns(rows, _sets(leaderboard, chosen), sort), first, query.get("filter")),
-                    _scatter_card(query.get("cost", "train")),
+                    _grid(
+                        _sorted_columns(rows, _sets(leaderboard, chosen), sort), first, query.get("filter"), selected
+                    ),
+                    _scatter_card(_cost(query.get("cost"))),
                 ],
                 id="leaderboard-content",
                 hidden=not leaderboard.rows,
@@ -117,7 +134,10 @@ def register(app: Dash, runs: Runs) -> None:
     keep_in_url(app, "leaderboard", ("set", "group", "cost", "find"))
     keep_in_url(app, "leaderboard", ("all",), "checked")
     grid_state = [Input("leaderboard-grid", name) for name in ("columnState", "filterModel")]
-    app.clientside_callback(ClientsideFunction("address", "keepGrid"), grid_state)
+    app.clientside_callback(
+        ClientsideFunction("address", "keepGrid"),
+        [*grid_state, Input("leaderboard-grid", "selectedRows"), Input("leaderboard-find", "value")],
+    )
     app.clientside_callback(
         ClientsideFunction("later", "whenRendered"),
         Output("leaderboard-rendered", "data"),
@@ -163,7 +183,7 @@ def update_scatter(runs: Runs, rendered: bool, version: int | None, chosen: str 
         raise PreventUpdate
     leaderboard = runs.view().leaderboard
     rows = select_rows(leaderboard, chosen or largest_test_set(leaderboard), hide_failed=True)
-    figure = score_against_cost(rows, cost if cost in COSTS else "train")
+    figure = score_against_cost(rows, _cost(cost))
     label = "Macro-F1 of each run against its cost, with the Pareto front"
     return graph("leaderboard-figure", figure, label, SCATTER_PIXELS)
 
@@ -171,18 +191,20 @@ def update_scatter(runs: Runs, rendered: bool, version: int | None, chosen: str 
 def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
     """Return what takes the leaderboard's place without runs, and the test sets to choose from."""
     view = runs.view()
-    leaderboard = view.leaderboard
-    state = store_state(view)
-    if state is None and view.state == "away":
-        state = notice("The tracking store is unavailable", f"These runs are from before. {view.problem}", "warning")
-    return state, not leaderboard.rows, _choices(leaderboard, chosen)
+    return store_state(view), not view.leaderboard.rows, _choices(view.leaderboard, chosen)
 
 
-def update_compare(selected: list[dict[str, Any]] | None) -> Any:
-    """Return the link to the comparison of the selected runs; below two, a disabled button that says what to do."""
-    names = [row["run_id"] for row in selected or () if "heading" not in row][:MOST_COMPARED]
+def update_compare(selected: Any) -> Any:
+    """Return the link to the comparison of the selected runs or, where their number does not fit, what to do.
+
+    `selected` are rows of the grid, or {"ids": [...]} as an address gives them.
+    """
+    rows = [{"run_id": name} for name in selected["ids"]] if isinstance(selected, dict) else selected or ()
+    names = [row["run_id"] for row in rows if "heading" not in row]
     if len(names) < 2:
-        return dmc.Button("Select runs to compare", disabled=True)
+        return dmc.Button("Select two to six runs to compare", disabled=True)
+    if len(names) > MOST_COMPARED:
+        return dmc.Button(f"{len(names)} runs selected: compare six at most", disabled=True)
     return button_link(f"Compare {len(names)} runs", "/compare?runs=" + ",".join(map(quote, names)), primary=True)
 
 
@@ -197,12 +219,12 @@ def _sets(leaderboard: Leaderboard, chosen: str) -> list[TestSet]:
 
 def _choices(leaderboard: Leaderboard, chosen: str | None) -> list[dict[str, str]]:
     named = [
-        {"value": each.key, "label": f"{each.name} ({each.runs} runs{', leaking' if each.leaking else ''})"}
+        {"value": each.key, "label": f"{each.name} ({counted(each.runs, 'run')}{', leaking' if each.leaking else ''})"}
         for each in leaderboard.sets
     ]
     known = {each.key for each in leaderboard.sets}
     missing = [{"value": chosen, "label": chosen}] if chosen and chosen not in known else []
-    return [{"value": "", "label": f"All test sets ({len(leaderboard.rows):,} runs)"}, *named, *missing]
+    return [{"value": "", "label": f"All test sets ({counted(len(leaderboard.rows), 'run')})"}, *named, *missing]
 
 
 def _controls(leaderboard: Leaderboard, query: Mapping[str, str]) -> Component:
@@ -235,7 +257,7 @@ def _controls(leaderboard: Leaderboard, query: Mapping[str, str]) -> Component:
                 w={"base": "100%", "sm": 220},
             ),
             dmc.Switch(
-                id="leaderboard-all", label="Include failed runs", checked=query.get("all") == "true", mb=8, size="sm"
+                id="leaderboard-all", label="Show failed runs", checked=query.get("all") == "true", mb=8, size="sm"
             ),
         ],
         align="flex-end",
@@ -244,30 +266,47 @@ def _controls(leaderboard: Leaderboard, query: Mapping[str, str]) -> Component:
 
 
 def _leak_notice(sets: Sequence[TestSet], chosen: str) -> Component | None:
-    leaking = [each for each in sets if each.leaking and chosen in ("", each.key)]
+    """Return what leaks in the test sets in view, a sentence for each kind of leak."""
+    shown = [each for each in sets if chosen in ("", each.key)]
+    leaking = [each for each in shown if each.leaking]
     if not leaking:
         return None
-    text = (
-        "Some test products, or near-duplicates of them, are also in the training data, so scores reward memorisation. "
-        "These runs are marked in red and not ranked."
-    )
-    title = "This test set leaks" if chosen else f"{len(leaking)} of {len(sets)} test sets leak"
-    return dmc.Box(notice(title, text, "error"), mb="md")
+    kinds = {
+        "evaluated products, or near-duplicates of them, also appear in training": [x.in_training for x in leaking],
+        "the weights of some runs may have seen evaluated products in pretraining": [x.in_pretraining for x in leaking],
+    }
+    lines = []
+    for kind, shares in kinds.items():
+        found = [share for share in shares if share > 0]
+        if found:
+            where = "Here" if chosen else f"In {len(found)} of {counted(len(shown), 'test set')}"
+            lines.append(f"{where}, {kind} (up to {percent(max(found))}).")
+    lines = lines or ["How much of it leaks was not logged, or nothing does although the protocol allows it."]
+    lines.append(f"{MEMORISED} These runs are marked in red, stand last and are not ranked.")
+    title = "This test set leaks" if chosen else f"{len(leaking)} of {counted(len(shown), 'test set')} may leak"
+    return dmc.Box(notice(title, html.Div("\n".join(lines), className="lines"), "error"), mb="md")
+
+
+def _cost(name: str | None) -> str:
+    """Return a known cost; older addresses call the trained weights "weights"."""
+    name = "trained_weights" if name == "weights" else name
+    return name if name in COSTS else "train"
 
 
 def _scatter_card(cost: str) -> Component:
     choice = dmc.SegmentedControl(
         id="leaderboard-cost",
         data=[{"value": name, "label": label} for name, label in COST_LABELS.items()],
-        value=cost if cost in COSTS else "train",
+        value=cost,
         size="xs",
         **aria(label="Cost"),
     )
     return card(
         "Score against cost",
         html.Div(skeleton(SCATTER_PIXELS), id="leaderboard-scatter"),
-        note="The chosen test set, or the one with the most runs. Dotted: Pareto front. "
-        "Diamonds are probes, squares lp-ft, stars LoRA.",
+        note="The chosen test set, or the one with the most runs. Dotted: Pareto front. Diamonds are probes, squares "
+        "lp-ft, stars LoRA. Training time counts frozen layers as if nothing had come from the feature cache; hollow "
+        "points did not log what did, and are left out of the front.",
         actions=[choice],
         mt="lg",
     )
@@ -278,15 +317,19 @@ def _height(rows: int) -> dict[str, str]:
     return {"height": f"min({ROW_PIXELS * (rows + 1) + 24}px, 74vh)", "minHeight": "220px"}
 
 
-def _grid(columns: list[dict[str, Any]], rows: list[dict[str, Any]], filters: str | None) -> Component:
+def _grid(
+    columns: list[dict[str, Any]], rows: list[dict[str, Any]], filters: str | None, selected: Sequence[str]
+) -> Component:
     """Return the grid with its first rows; `filters` is AG Grid's filter model as JSON, from the address."""
     table = dag.AgGrid(
         id="leaderboard-grid",
         rowData=rows,
         columnDefs=columns,
         filterModel=_filter_model(filters),
+        selectedRows={"ids": list(selected)},
         getRowId="params.data.run_id",
         dashGridOptions=OPTIONS,
+        eventListeners=KEYBOARD,
         defaultColDef={"sortable": True, "resizable": True, "filter": True, "suppressHeaderMenuButton": False},
         style=_height(12),
     )
@@ -320,54 +363,47 @@ def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[di
     scores = [row for row in rows if row.get("score") is not None]
     low = min((row.get("low", row["score"]) for row in scores), default=0.0)
     high = max((row.get("high", row["score"]) for row in scores), default=1.0)
-    slugs = sorted({slug for each in sets for slug in each.categories})
     heat: list[dict[str, Any]] = [
         {
             "field": f"f1_{slug}",
             "headerName": slug.replace("_", " ").title(),
             "cellRenderer": "Heat",
             "width": 104,
+            "headerTooltip": f"F1 of {slug.replace('_', ' ')}",
             "filter": False,
         }
-        for slug in slugs
+        for slug in shown_categories(sets, MOST_COLUMNS)
     ]
-    if len(slugs) > MOST_COLUMNS:
-        strip = {"slugs": slugs}
-        heat = [
-            {"headerName": "F1 per category", "cellRenderer": "HeatStrip", "cellRendererParams": strip, "width": 280}
-        ]
     return [
         {
             **{"field": "rank", "headerName": "#", "width": 86, "pinned": "left", "cellRenderer": "Rank"},
             **{"filter": False, "cellStyle": {"padding": "0 8px"}, "resizable": False},
         },
-        {"field": "name", "headerName": "Run", "minWidth": 176, "flex": 1, "cellRenderer": "RunLink"},
+        {"field": "name", "headerName": "Run", "width": 190, "pinned": "left", "cellRenderer": "RunLink"},
         {
             **{"field": "score", "headerName": "Macro-F1", "width": 250, "cellRenderer": "Interval"},
             "cellRendererParams": {"low": low, "high": high},
             "equals": {"function": "false"},  # render always: the cell also shows scores that are not in this field yet
-            "filter": "agNumberColumnFilter",
+            **_NUMBER_FILTER,
         },
+        # stands in for the headings where a search or a filter leaves none (assets/address.js shows it then)
+        {"field": "test_set", "headerName": "Test set", "width": 300, "initialHide": True, "tooltipField": "test_set"},
         {"field": "family", "headerName": "Model", "width": 120, "cellRenderer": "Family"},
         {"field": "mode", "headerName": "Mode", "width": 110},
-        *heat,
-        _number("train", "Training, s", "d3.format(',.3~s')(params.value)"),
-        _number("latency", "Latency, ms", "d3.format('.3~r')(params.value)"),
-        _number("weights", "Trained weights", "d3.format('.3~s')(params.value)"),
-        {
-            "field": "weights_source",
-            "headerName": "Weights",
-            "width": 140,
-            "valueGetter": {"function": "params.data.weights"},
-        },
+        *heat[:MOST_COLUMNS],
+        _number("train", "Training, s", "d3.format(',.3~r')(params.value)"),
+        _number("latency", "Latency, ms", "d3.format(',.3~r')(params.value)"),
+        _number("trained_weights", "Trained weights", "d3.format('.3~s')(params.value)"),
+        {"field": "weights", "headerName": "Weights", "width": 140, "tooltipField": "weights"},
         {"field": "seed", "headerName": "Seed", "width": 90},
-        {"field": "status", "headerName": "Status", "width": 120, "cellRenderer": "Status"},
+        {"field": "status", "headerName": "Status", "width": 150, "cellRenderer": "Status", "tooltipField": "live"},
         {"field": "started", "headerName": "Started (UTC)", "width": 150},
+        *heat[MOST_COLUMNS:],  # of many categories the others come last
     ]
 
 
 def _number(name: str, title: str, form: str) -> dict[str, Any]:
     return {
-        **{"field": name, "headerName": title, "width": 130, "type": "rightAligned", "filter": "agNumberColumnFilter"},
+        **{"field": name, "headerName": title, "width": 130, "type": "rightAligned", **_NUMBER_FILTER},
         "valueFormatter": {"function": f"params.value == null ? '–' : {form}"},
     }

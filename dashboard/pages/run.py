@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dash_mantine_components as dmc
 import numpy as np
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 from flask import current_app
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from dashboard.components import (
     aria,
     button_link,
     card,
+    counted,
     empty_state,
     family_label,
     graph,
@@ -33,11 +34,13 @@ from dashboard.components import (
     store_state,
 )
 from dashboard.figures.run import confusion, learning_curves, reliability, subgroups
+from dashboard.leaderboard import SCORE
+from dashboard.leaks import leak_of_run
+from dashboard.live import LIVE, LOST, duration
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
-from dashboard.theme import family_colour, family_of
-from vlm_core.config import Config
-from vlm_core.errors import UserError
+from dashboard.settings import differing_params, effective_settings
+from dashboard.theme import family_colour, family_of, no_data
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.bootstrap import Estimate
@@ -49,7 +52,6 @@ ICON: Final = "run"
 IN_NAVIGATION: Final = False
 KINDS: Final = {"counts": "Counts", "share": "Row share", "difference": "Change from previous epoch"}
 MOST_MISTAKES: Final = 24
-_OF_THE_RUN: Final = ("preset", "run_name", "resume", "experiment")  # these do not change how it learns
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
 def register(app: Dash, runs: Runs) -> None:
     """Bind the page's callbacks."""
     run_id, version = Input("run-id", "data"), Input("shell-version", "data")
+    app.clientside_callback(ClientsideFunction("address", "title"), Input("run-title", "data"))
     app.callback(Output("run-head", "children"), Output("run-body", "hidden"), version, run_id)(
         partial(update_head, runs)
     )
@@ -108,7 +111,11 @@ def register(app: Dash, runs: Runs) -> None:
         run_id,
     )(partial(update_confusion, runs))
     app.callback(
-        Output("run-scores", "children"), Output("run-details", "children"), run_id, Input("run-ended", "data")
+        Output("run-scores", "children"),
+        Output("run-details", "children"),
+        run_id,
+        Input("run-ended", "data"),
+        Input("shell-state", "data"),
     )(partial(update_details, runs))
     keep_in_url(app, "run", ("matrix",))
     epoch = [Input("run-epoch", name) for name in ("value", "max")]
@@ -121,34 +128,42 @@ def update_head(runs: Runs, version: int | None, run_id: str) -> tuple[Any, bool
 
 
 def update_curves(runs: Runs, version: int | None, run_id: str, epoch: int | None, last: int | None) -> tuple[Any, ...]:
-    """Return the curves, and the slider's end, value and marks; a slider at its end, the test split, stays there."""
+    """Return the curves, and the slider's end, value and marks; a slider at its end stays there.
+
+    Its end is the test split, once that was evaluated, and the last epoch before.
+    """
     epochs = runs.epochs(run_id)
     row = runs.row(run_id) or {}
-    end = len(epochs) + 1
+    tested = _is_tested(runs, run_id)
+    end = len(epochs) + tested or 1
     value = end if epoch is None or epoch == last or epoch > end else epoch
     step = max(1, -(-len(epochs) // 8))  # as many labels as a phone has room for
     marks = [{"value": number, "label": str(number)} for number in range(step, end + 1 - step, step)]
-    marks.append({"value": end, "label": "test"})
-    return learning_curves(epochs, family_colour(row.get("params.model", ""))), end, value, marks
+    marks.append({"value": end, "label": "test" if tested else str(end)})
+    if epochs:
+        figure = learning_curves(epochs, family_colour(row.get("params.model", "")))
+    else:
+        running = row.get("status") == "RUNNING" and not tested
+        figure = no_data("The first epoch has not finished yet" if running else "This run was not trained in epochs")
+    return figure, end, value, marks
 
 
 def update_confusion(runs: Runs, epoch: int, kind: str, version: int | None, run_id: str) -> tuple[Any, str]:
     """Return the matrix of an epoch's validation or, after the last epoch, of the test split."""
     at_epoch = epoch_matrix(runs, run_id, epoch)
     if at_epoch is None:
-        return no_update, "No matrix yet: the first epoch has not finished."
+        return no_data("No epoch has finished, and the test split was not evaluated"), ""
     return confusion(at_epoch.matrix, at_epoch.categories, kind, at_epoch.before), at_epoch.title
 
 
-def update_details(runs: Runs, run_id: str, ended: str | None) -> tuple[Any, Any]:
+def update_details(runs: Runs, run_id: str, ended: str | None, state: str | None = None) -> tuple[Any, Any]:
     """Return the test scores as tiles, and all cards below the curves."""
     row = runs.row(run_id)
     if row is None:
         return None, None
     evaluation = runs.evaluation(run_id)
     if evaluation is None:
-        waiting = notice("Not evaluated yet", "Test scores appear when the run has finished.")
-        return waiting, dmc.Stack([_settings_card(row)])
+        return _untested(row), dmc.Stack([_settings_card(row)])
     colour = family_colour(row.get("params.model", ""))
     attributes = list(dict.fromkeys(group.attribute for group in evaluation.subgroups))
     groups = [
@@ -171,7 +186,7 @@ def update_details(runs: Runs, run_id: str, ended: str | None) -> tuple[Any, Any
     parts = [
         dmc.SimpleGrid(
             [
-                card("Per category", _category_table(evaluation), note="Test split; F1 with its 95 % interval."),
+                card("Per class", _category_table(evaluation), note="Test split; F1 with its 95 % interval."),
                 card(
                     "Calibration",
                     graph(
@@ -192,6 +207,20 @@ def update_details(runs: Runs, run_id: str, ended: str | None) -> tuple[Any, Any
         _model_card(runs, run_id),
     ]
     return _score_tiles(evaluation, row), dmc.Stack(parts, gap="lg")
+
+
+def _is_tested(runs: Runs, run_id: str) -> bool:
+    """Return whether the test split was evaluated; without asking for the evaluation, which a running run lacks."""
+    return SCORE in (runs.row(run_id) or {})
+
+
+def _untested(row: Mapping[str, Any]) -> Component:
+    """Return why the run has no test scores."""
+    if row.get(LOST):
+        return notice("Not tested", f"{row[LIVE].capitalize()}: resume it with resume={row['run_id']}.", "warning")
+    if row["status"] == "RUNNING":
+        return notice("Not tested yet", "Test scores appear when the run has finished.")
+    return notice("Not tested", "This run ended before its test split was evaluated.", "warning")
 
 
 def _head(runs: Runs, run_id: str) -> Component:
@@ -217,7 +246,19 @@ def _head(runs: Runs, run_id: str) -> Component:
     header = page_header(
         str(row.get("name", "Run")), f"{run_id} · started {row['started']:%Y-%m-%d %H:%M} UTC", compare, mlflow
     )
-    return html.Div([dcc.Store(id="run-ended", data=str(row.get("ended", ""))), header, dmc.Box(_badges(row), mb="lg")])
+    stores = [
+        dcc.Store(id="run-ended", data=str(row.get("ended", ""))),
+        dcc.Store(id="run-title", data=f"{row.get('name', 'Run')} · Run"),
+    ]
+    return html.Div([*stores, header, dmc.Box(_badges(row), mb="lg"), _leak_notice(row)])
+
+
+def _leak_notice(row: Mapping[str, Any]) -> Component | None:
+    leak = leak_of_run(row)
+    if not leak.leaking or "tags.split" not in row:
+        return None
+    lines = html.Div("\n".join(leak.sentences()), className="lines")
+    return dmc.Box(notice("This score may be memorised", lines, "error"), mb="lg")
 
 
 def _matrix_and_curves(kind: str, epoch: int) -> Component:
@@ -262,20 +303,23 @@ def _matrix_and_curves(kind: str, epoch: int) -> Component:
 
 
 def _settings_card(row: Mapping[str, Any]) -> Component:
-    differing = differing_params(row)
-    preset = row.get("params.preset", "?")
-    if not differing:
-        return card("Settings", dmc.Text(f"All settings are those of preset={preset}.", size="sm"))
-    table = dmc.Table(
-        data={"head": ["Setting", "This run", f"preset={preset}"], "body": [list(line) for line in differing]},
-        striped="odd",
-        withTableBorder=False,
+    """Return the settings that differ from the preset for this model, and behind them all of them."""
+    differing, preset = differing_params(row), f"preset={row.get('params.preset', '?')}"
+    preset = f"{preset} for {row.get('params.model', '?')}"
+    if differing:
+        data = {"head": ["Setting", "This run", preset], "body": [list(line) for line in differing]}
+        first: Component = html.Div(dmc.Table(data=data, striped="odd"), className="scroll-x", tabIndex=0)
+    else:
+        first = dmc.Text(f"All settings are those of {preset}.", size="sm")
+    every = [[name, value or "(empty)"] for name, value in effective_settings(row).items()]
+    table = dmc.Table(data={"head": ["Setting", "Value"], "body": every}, striped="odd")
+    whole = html.Details(
+        [
+            html.Summary(f"All {len(every)} settings that this run used"),
+            html.Div(table, className="scroll-x", tabIndex=0),
+        ]
     )
-    return card(
-        "Settings",
-        html.Div(table, className="scroll-x", tabIndex=0),
-        note=f"Only settings that differ from preset={preset}.",
-    )
+    return card("Settings", first, whole, note=f"Settings that differ from {preset} come first." if differing else "")
 
 
 def _model_card(runs: Runs, run_id: str) -> Component:
@@ -301,7 +345,7 @@ def epoch_matrix(runs: Runs, run_id: str, epoch: int) -> EpochMatrix | None:
     if epoch > len(epochs):
         evaluation = runs.evaluation(run_id)
         if evaluation is not None:
-            title = f"Test split, {evaluation.n:,} products"
+            title = f"Test split, {counted(evaluation.n, 'product')}"
             return EpochMatrix(title, evaluation.categories, evaluation.confusion, None)
     if not epochs:
         return None
@@ -328,8 +372,10 @@ def _badges(row: Mapping[str, Any]) -> Component:
     ]
     badges = [dmc.Badge(str(fact), variant="default", size="md", tt="none", fw=500) for fact in facts if fact]
     leaks = [leak_badge()] if row.get("tags.leaking") == "true" else []
+    live = dmc.Text(row[LIVE], size="sm") if row.get(LIVE) else None
     failure = dmc.Text(str(row["tags.failure"]), size="sm", c="dimmed") if row.get("tags.failure") else None
-    return dmc.Group([family_label(model), status_badge(row["status"]), *leaks, *badges, failure], gap="xs")
+    status = status_badge(row["status"], lost=bool(row.get(LOST)))
+    return dmc.Group([family_label(model), status, live, *leaks, *badges, failure], gap="xs")
 
 
 def _score_tiles(evaluation: Evaluation, row: Mapping[str, Any]) -> Component:
@@ -338,14 +384,14 @@ def _score_tiles(evaluation: Evaluation, row: Mapping[str, Any]) -> Component:
     tiles = [
         number_tile("Macro-F1", f"{evaluation.macro_f1.value:.3f}", _interval(evaluation.macro_f1)),
         number_tile("Accuracy", f"{evaluation.accuracy.value:.3f}", _interval(evaluation.accuracy)),
-        number_tile(f"Worst recall: {worst.category}", f"{worst.recall:.3f}", f"of {tested:,} products"),
+        number_tile(f"Worst recall: {worst.category}", f"{worst.recall:.3f}", f"of {counted(tested, 'product')}"),
         number_tile(
             "Macro-F1, natural prior",
             f"{evaluation.natural.macro_f1.value:.3f}",
             _interval(evaluation.natural.macro_f1),
         ),
         number_tile("Test products", f"{evaluation.n:,}", f"{len(evaluation.categories)} categories"),
-        number_tile("Training", _seconds(row.get("metrics.train_seconds")), _weights(row.get("tags.weights_trained"))),
+        number_tile("Training", _training_time(row), _training_note(row)),
     ]
     return dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 6}, spacing="md")
 
@@ -373,18 +419,6 @@ def _category_table(evaluation: Evaluation) -> Component:
         stickyHeader=True,
     )
     return html.Div(table, className="scroll-x", style={"maxHeight": "420px", "overflowY": "auto"}, tabIndex=0)
-
-
-def differing_params(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return name, the run's value and the preset's, of settings that differ from its preset; [] without a preset."""
-    try:
-        preset = Config.build({"preset": row.get("params.preset", "")}).to_params()
-    except UserError:
-        return []
-    ours = {name: str(row[f"params.{name}"]) for name in preset if f"params.{name}" in row and name not in _OF_THE_RUN}
-    return [
-        (name, value or "(empty)", preset[name] or "(empty)") for name, value in ours.items() if value != preset[name]
-    ]
 
 
 def _mistakes_gallery(runs: Runs, row: Mapping[str, Any], evaluation: Evaluation) -> Component:
@@ -423,9 +457,17 @@ def _mistakes_gallery(runs: Runs, row: Mapping[str, Any], evaluation: Evaluation
     return dmc.Stack([None if here else dmc.Text(missing, size="sm", c="dimmed"), html.Div(cards, className="gallery")])
 
 
-def _seconds(value: Any) -> str:
-    return "–" if value is None else f"{float(value):,.0f} s" if float(value) >= 10 else f"{float(value):.1f} s"
+def _training_time(row: Mapping[str, Any]) -> str:
+    """Return the run's training time as the leaderboard counts it."""
+    seconds = row.get("metrics.train_seconds_full", row.get("metrics.train_seconds"))
+    return "–" if seconds is None else duration(float(seconds))
 
 
-def _weights(value: Any) -> str:
-    return "" if value is None else f"{int(value):,} weights trained"
+def _training_note(row: Mapping[str, Any]) -> str:
+    """Return what of the time came from the feature cache, and how many weights were trained."""
+    full, spent = row.get("metrics.train_seconds_full"), row.get("metrics.train_seconds")
+    saved = 0.0 if full is None or spent is None else float(full) - float(spent)
+    cached = f"{duration(saved)} of it from the feature cache" if saved >= 0.1 else ""
+    weights = row.get("tags.weights_trained")
+    trained = "" if weights is None else f"{int(weights):,} weights trained"
+    return ", ".join(filter(None, (trained, cached)))

@@ -13,6 +13,7 @@ from dash.development.base_component import Component
 
 from dashboard.components import (
     GRID_OPTIONS,
+    KEYBOARD,
     aria,
     card,
     empty_state,
@@ -30,10 +31,12 @@ from dashboard.searches import Search, read_search, search_choices
 from dashboard.theme import family_colour
 from vlm_core.config import searchable
 
-NAME: Final = "Search"
+NAME: Final = "Hyperparameter search"
 PATH: Final = "/search"
 ICON: Final = "search"
 IN_NAVIGATION: Final = True
+# numbers stay numbers, so that they sort as such; a setting of words is shown as it is
+_FOUR_DIGITS: Final = {"function": "typeof params.value === 'number' ? d3.format('.4~g')(params.value) : params.value"}
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
@@ -44,8 +47,8 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     return html.Div(
         [
             page_header(
-                "Search",
-                "Hyperparameter searches by Optuna. Every trial is a run; only the winner reads the test split.",
+                "Hyperparameter search",
+                "Searches by Optuna. Every trial is a run; only the winner reads the test split.",
             ),
             html.Div(id="search-state"),
             html.Div(
@@ -130,8 +133,21 @@ def _tiles(search: Search) -> Component:
         number_tile("Complete", str(counts["complete"]), f"{counts['running']} running"),
         number_tile("Pruned", str(counts["pruned"]), f"{counts['failed']} failed"),
         number_tile("Settings searched", str(len(search.searched)), settings),
+        _winner_tile(search),
     ]
-    return dmc.SimpleGrid(tiles, cols={"base": 1, "xs": 2, "lg": 4})
+    return dmc.SimpleGrid(tiles, cols={"base": 1, "xs": 2, "lg": 5})
+
+
+def _winner_tile(search: Search) -> Component:
+    """Return the test score of the model retrained with the best settings, with a link to its run."""
+    winner = search.winner
+    if winner is None:
+        return number_tile("Test macro-F1 of the winner", "–", "retrained when all trials have finished")
+    value = dcc.Link(
+        "–" if winner.score is None else f"{winner.score:.4f}", href=f"/run?run={winner.run_id}", className="cell-link"
+    )
+    interval = "" if winner.low is None or winner.high is None else f"{winner.low:.4f} to {winner.high:.4f}"
+    return number_tile("Test macro-F1 of the winner", value, interval or winner.status.lower())
 
 
 def _figure_cards(search: Search) -> list[Component]:
@@ -189,16 +205,19 @@ def _trials_card(search: Search) -> Component:
             "state": trial.state,
             "score": None if trial.score is None else round(trial.score, 4),
             "ms": None if trial.seconds is None else round(trial.seconds * 1000, 2),
-            **{f"setting_{name}": _format(value) for name, value in trial.settings.items()},
+            **{f"setting_{name}": value for name, value in trial.settings.items()},
         }
         for trial in search.trials
     ]
     columns: list[dict[str, Any]] = [
         {"field": "trial", "headerName": "Trial", "cellRenderer": "RunLink", "minWidth": 110},
         {"field": "state", "headerName": "State", "minWidth": 110},
-        {"field": "score", "headerName": "Validation macro-F1", "sort": "desc", "minWidth": 170},
-        {"field": "ms", "headerName": "Latency, ms", "minWidth": 120},
-        *({"field": f"setting_{name}", "headerName": name, "minWidth": 130} for name in search.searched),
+        {"field": "score", "headerName": "Validation macro-F1", "initialSort": "desc", "minWidth": 170},
+        {"field": "ms", "headerName": "Latency, ms per image", "minWidth": 170},
+        *(
+            {"field": f"setting_{name}", "headerName": name, "minWidth": 130, "valueFormatter": _FOUR_DIGITS}
+            for name in search.searched
+        ),
     ]
     grid = dag.AgGrid(
         id="search-trials",
@@ -206,6 +225,7 @@ def _trials_card(search: Search) -> Component:
         columnDefs=columns,
         getRowId="params.data.run_id",
         dashGridOptions=GRID_OPTIONS,
+        eventListeners=KEYBOARD,
         defaultColDef={"flex": 1, "sortable": True, "filter": True},
         style={"height": f"{min(520, 60 + 42 * (len(rows) + 1))}px"},
     )

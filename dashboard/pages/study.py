@@ -118,7 +118,7 @@ def update_body(runs: Runs, known: Any, run_id: str | None) -> tuple[Any, Any]:
     if study is None:
         return None, known
     if study.results is None:
-        text = "They appear when all cells of the first seed have finished, and grow with each seed."
+        text = "They appear when all runs of the first seed have finished, and grow with each seed."
         return empty_state("No results yet", text), known
     return first_cards(runs, study, study.results), known
 

@@ -38,25 +38,30 @@ _MARKS: Final = {"FINISHED": "✓", "RUNNING": "…"}
 def progress_card(study: StoredStudy) -> Component:
     """Return how far the study is, and the run of each cell."""
     done, running = study.count("FINISHED"), study.count("RUNNING")
-    failed = study.count("FAILED", "KILLED")
-    total = max(study.cells, done + running + failed, 1)
-    bar = dmc.Progress(value=100 * done / total, size="lg", **aria(label=f"{done} of {total} cells are done"))
-    counts = f"{done} of {total} cells done, {running} running, {failed} failed"
-    head = dmc.Group([status_badge(study.status), dmc.Text(counts, size="sm", className="numbers")], gap="sm")
+    failed, lost = study.count("FAILED", "KILLED"), study.count("LOST")
+    total = max(study.cells, done + running + failed + lost, 1)
+    bar = dmc.Progress(value=100 * done / total, size="lg", **aria(label=f"{done} of {total} runs are done"))
+    counts = f"{done} of {total} runs done, {running} running, {failed} failed"
+    counts += f", {lost} without a sign of life" if lost else ""
+    counts += f"; the study shows {study.live}" if study.lost else ""
+    head = dmc.Group(
+        [status_badge(study.status, lost=study.lost), dmc.Text(counts, size="sm", className="numbers")], gap="sm"
+    )
     body = [
         [configuration, *(_cell(seeds.get(seed)) for seed in study.seeds)]
         for configuration, seeds in study.runs.items()
     ]
-    cells = table(["Cell", *(f"seed {seed}" for seed in study.seeds)], body, "Cells", most_pixels=360)
-    note = "Test macro-F1 of each cell, with a link to its run."
-    return card("Cells", head, bar, cells, note=note, mb="lg")
+    title = "Runs by configuration and seed"
+    cells = table(["Configuration", *(f"seed {seed}" for seed in study.seeds)], body, title, most_pixels=360)
+    return card(title, head, bar, cells, note="Test macro-F1, with a link to the run.", mb="lg")
 
 
 def _cell(run: CellRun | None) -> Any:
     if run is None:
         return "–"
-    text = _MARKS.get(run.status, "failed") if run.score is None else f"{run.score:.3f}"
-    return cell_link(text, f"/run?run={run.run_id}", run.status.lower())
+    mark = "no sign of life" if run.lost else _MARKS.get(run.status, "failed")
+    text = mark if run.score is None else f"{run.score:.3f}"
+    return cell_link(text, f"/run?run={run.run_id}", run.live or run.status.lower())
 
 
 def first_cards(runs: Runs, study: StoredStudy, results: Results) -> Component:
@@ -84,14 +89,14 @@ def _section_card(runs: Runs, study: StoredStudy, section: Section) -> Component
         parts.append(dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 5}, spacing="md"))
     if section.failures:
         failures = html.Div("\n".join(section.failures), className="lines")
-        parts.append(notice("Some cells failed and are left out", failures, "warning"))
+        parts.append(notice("Some runs failed and are left out", failures, "warning"))
     if section.conclusions:
         conclusions = "\n".join(f"• {conclusion}" for conclusion in section.conclusions)
         parts.append(html.Div(conclusions, className="conclusions scrolled", tabIndex=0))
     parts += _graphs(section)
     parts += [_table(each) for each in section.tables]
     if section.key == "faithfulness":
-        parts.append(html.P(dcc.Link("See the maps over pictures", href="/attention", className="cell-link")))
+        parts.append(html.P(dcc.Link("See the maps over images", href="/attention", className="cell-link")))
     if section.suspects:
         parts += _gallery(runs, study, section.suspects)
     return card(section.title, *parts, actions=[leak_badge()] if section.key == "leak" else [])
@@ -121,7 +126,7 @@ def _gallery(runs: Runs, study: StoredStudy, suspects: Sequence[Suspect]) -> lis
     """Return the suspects as pictures, or as text where the catalogue is not on this machine."""
     fingerprint = _fingerprint(runs, study)
     is_here = has_pictures(runs.root, fingerprint)
-    missing = "The catalogue's pictures are not on this machine: prepare it here to see them."
+    missing = "The catalogue's images are not on this machine: prepare it here to see them."
     figures = html.Div([_suspect(suspect, fingerprint if is_here else "") for suspect in suspects], className="gallery")
     return [figures] if is_here else [dmc.Text(missing, size="sm", c="dimmed"), figures]
 

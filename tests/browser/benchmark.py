@@ -258,10 +258,16 @@ def _browser(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
                 executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
             )
 
+            sent: list[tuple[float, float]] = []
+
             def paint() -> None:
-                page = chromium.new_context().new_page()
+                page = chromium.new_context().new_page()  # with an empty cache
+                count = _count_scripts(page)
                 page.goto(address)
                 page.locator(".ag-row").first.wait_for(timeout=120_000)
+                before = count()
+                page.wait_for_load_state("networkidle")
+                sent.append((before, count()))
                 page.close()
 
             started = time.perf_counter()
@@ -269,10 +275,25 @@ def _browser(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
             first = time.perf_counter() - started
             time.sleep(15)  # until the whole store has been read
             warm = _times(paint)
+            rows, page_bytes = sent[-1]
+            print(
+                f"scripts sent, cold cache: {rows / 1e6:.2f} MB until the first rows, {page_bytes / 1e6:.2f} MB in all"
+            )
             chromium.close()
         finally:
             process.terminate()
     return [("browser: first rows, of a server just started", [first]), ("browser: first rows, of a warm server", warm)]
+
+
+def _count_scripts(page: Any) -> Callable[[], float]:
+    """Return what counts the bytes of scripts that the page was sent so far, as they were on the line."""
+    scripts: set[str] = set()
+    sizes: dict[str, float] = {}
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.on("Network.responseReceived", lambda each: each["type"] == "Script" and scripts.add(each["requestId"]))
+    session.on("Network.loadingFinished", lambda each: sizes.update({each["requestId"]: each["encodedDataLength"]}))
+    return lambda: sum(size for request, size in sizes.items() if request in scripts)
 
 
 if __name__ == "__main__":

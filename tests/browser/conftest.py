@@ -14,7 +14,7 @@ import pytest
 
 from tests.stores import ROOT
 
-_FLAGS = [
+FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
@@ -35,7 +35,7 @@ def browser():
             pytest.fail(message)
         pytest.skip(message)
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=_FLAGS)
+        opened = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield opened
         opened.close()
 

@@ -7,6 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Site, serve
+from tests.dashboard.made_study import write_study
 from vlm_core.tracking.writer import RunWriter
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,20 @@ def _run_link(page):
     return page.locator("a.cell-link", has_text="clip-lp-ft-0").first
 
 
+def _write_search(folder):
+    """A search of three trials, and its winner."""
+    with RunWriter("shop", "search", folder=folder) as leader:
+        leader.tags({"kind": "search", "search_name": "mine"})
+        leader.params({"model": "clip", "search": "learning_rate"})
+        for number in range(3):
+            with RunWriter("shop", f"trial {number}", folder=folder, parent=leader.run_id) as trial:
+                trial.tags({"kind": "trial"})
+                trial.params({"learning_rate": str(10.0 ** -(number + 1))})
+                trial.metrics({"best_validation_macro_f1": 0.5 + number / 10, "seconds_per_image": 0.01})
+        with RunWriter("shop", "mine-winner", folder=folder, parent=leader.run_id) as winner:
+            winner.metrics({"test_macro_f1": 0.6})
+
+
 def _show(page, width, scheme):
     """The page as it is at this width and in this scheme, once nothing moves or changes its colour any more."""
     page.set_viewport_size({"width": width, "height": 900})
@@ -70,9 +85,13 @@ def test_from_the_leaderboard_to_a_comparison_and_to_a_run(site):
     boxes.nth(2).check()
     page.get_by_role("link", name="Compare 2 runs").click()
     page.wait_for_url(re.compile(r"/compare\?runs=\w+,\w+"))
+    expect(page.get_by_text("Only A correct : only B correct")).to_be_visible()
     page.go_back()
+    expect(page.get_by_role("link", name="Compare 2 runs")).to_be_visible()  # the address holds the selection
+    expect(boxes.nth(1)).to_be_checked()
     _run_link(page).click()
     page.wait_for_url(re.compile(r"/run\?run=\w+"))
+    expect(page).to_have_title(re.compile("clip-lp-ft-0 · Run"))
     expect(page.get_by_role("heading", level=1)).to_have_text("clip-lp-ft-0")
 
 
@@ -89,7 +108,9 @@ def test_bands_stay_together_however_the_grid_is_sorted(site):
 def test_the_address_holds_the_state_and_restores_it(site):
     page = _settled(site.open("/"))
     page.get_by_text("Latency", exact=True).first.click()
+    expect(page.locator(".ag-header-cell[col-id=test_set]")).to_have_count(0)
     page.get_by_label("Find").fill("clip")
+    expect(page.locator(".ag-header-cell[col-id=test_set]")).to_be_attached()  # as no heading is left
     page.wait_for_url(re.compile(r"cost=latency.*find=clip|find=clip.*cost=latency"))
     page.reload()
     expect(page.get_by_label("Find")).to_have_value("clip")
@@ -112,7 +133,7 @@ def test_a_sample_has_a_prediction_that_links_to_its_attention(site):
     run_id = _run_link(_settled(site.open("/"))).get_attribute("href").split("=")[1]
     page = _settled(site.open(f"/categorise?models={run_id}"))
     page.get_by_label("Sample image 4").click()
-    page.get_by_alt_text("Where the model looks for its prediction").first.click(timeout=60_000)
+    page.get_by_alt_text("What the prediction is based on").first.click(timeout=60_000)
     page.wait_for_url(re.compile(r"/attention\?models=\w+&picture=sample"))
     expect(page.get_by_alt_text(re.compile("^Map of "))).to_be_visible(timeout=60_000)
     page.get_by_role("slider", name="Layer (0: all layers").focus()
@@ -120,6 +141,68 @@ def test_a_sample_has_a_prediction_that_links_to_its_attention(site):
     expect(page.get_by_text("attention of the class token")).to_be_visible(timeout=60_000)
     expect(page).to_have_url(re.compile(r"layer=1"))
     assert _serious(page) == []
+
+
+def _tab_to(page, selector, key="Tab"):
+    """Press the key until what has the focus is, or is in, what the selector finds."""
+    for _ in range(60):
+        page.keyboard.press(key)
+        if page.evaluate("selector => Boolean(document.activeElement.closest(selector))", selector):
+            return
+    raise AssertionError(f"{selector} was not reached by {key}")
+
+
+def test_by_keyboard_alone_runs_are_opened_and_compared_a_figure_saved_and_a_picture_categorised(site):
+    page = _settled(site.open("/"))
+    _tab_to(page, ".ag-root-wrapper")
+    page.keyboard.press("ArrowDown")  # from the header to the heading of the test set
+    page.keyboard.press("ArrowDown")
+    for _ in range(3):
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("link", name="Compare 3 runs")).to_be_visible()
+    page.keyboard.press("Tab")
+    assert not page.evaluate("Boolean(document.activeElement.closest('.ag-body-viewport'))")  # out of it at once
+    _tab_to(page, "a.primary", "Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"/compare\?runs=\w+,\w+,\w+"))
+    page = _settled(site.open("/"))
+    _tab_to(page, ".ag-root-wrapper")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"/run\?run=\w+"))
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    _tab_to(page, ".save-figure")
+    with page.expect_download() as saved:
+        page.keyboard.press("Enter")
+    assert saved.value.suggested_filename.endswith(".svg") and saved.value.path().read_bytes().startswith(b"<svg")
+    page = _settled(site.open("/categorise"))
+    _tab_to(page, ".sample")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Results")).to_be_visible(timeout=60_000)
+
+
+def test_one_file_that_is_too_large_costs_the_others_nothing_and_back_keeps_what_was_found(site, tmp_path):
+    from dashboard.predictions import sample_picture
+
+    files = [tmp_path / name for name in ("b.jpg", "large.jpg", "a.jpg")]
+    for place, file in enumerate(files):
+        file.write_bytes(sample_picture(place) if place != 1 else b"x" * 10_000_001)
+    run_id = _run_link(_settled(site.open("/"))).get_attribute("href").split("=")[1]
+    page = _settled(site.open(f"/categorise?models={run_id}"))
+    page.locator("#categorise-upload input").set_input_files(files)
+    names = page.locator(".file-name")
+    expect(names).to_have_text(["b.jpg", "large.jpg", "a.jpg"], timeout=60_000)
+    expect(page.get_by_text("The image is larger than 10 MB.")).to_be_visible()
+    maps = page.get_by_alt_text("What the prediction is based on")
+    expect(maps).to_have_count(2)
+    maps.first.click()
+    expect(page.get_by_alt_text(re.compile("^Map of "))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Is the map faithful here?")).to_be_visible(timeout=60_000)
+    page.go_back()
+    expect(names).to_have_text(["b.jpg", "large.jpg", "a.jpg"])
+    expect(maps).to_have_count(2)
 
 
 def test_an_empty_store_has_a_designed_page_on_which_a_run_in_progress_appears(store, browser):
@@ -140,6 +223,16 @@ def test_an_empty_store_has_a_designed_page_on_which_a_run_in_progress_appears(s
             expect(page.get_by_text("validation 0.456")).to_be_visible()
             run.metrics({"test_macro_f1": 0.789})
         expect(page.get_by_text("0.789")).to_be_visible()
+        write_study(store)
+        _write_search(store)
+        for path in ("/study", "/search"):  # in the dark by now
+            page = _settled(site.open(path))
+            expect(page.locator(".ag-row").first).to_be_visible()
+            page.wait_for_function("[...document.querySelectorAll('.ag-header-row')].every(row => row.children.length)")
+            for width in (1440, 390):
+                page.set_viewport_size({"width": width, "height": 900})
+                page.evaluate(AT_REST)
+                assert _serious(page) == [], f"{path} at {width} px"
         assert site.complaints == []
     finally:
         site.context.close()

@@ -1,15 +1,20 @@
 """The shell and the pages through Flask's test client, over real runs."""
 
+import gzip
 import json
+import re
 import socket
 import subprocess
 import sys
 
 import pytest
+from dash import no_update
+from dash._callback import NoUpdate
 
-from dashboard.app import PAGES, create_app, navigation, tick, toggle_navigation
+from dashboard.app import PAGES, create_app, keep_what_is_shown, navigation, tick, toggle_navigation
 from dashboard.runs import Runs
 from tests.stores import ROOT
+from vlm_core.tracking.store import StoreProblem
 
 
 @pytest.fixture
@@ -49,7 +54,9 @@ def test_every_page_is_served_under_its_address(client, page):
 
 def test_an_unknown_page_is_not_found(client):
     inputs = [("_pages_location", "pathname", "/nowhere"), ("_pages_location", "search", "")]
-    assert "404" in _callback(client, ".._pages_content.children..._pages_store.data..", inputs).get_data(as_text=True)
+    assert "no such page" in _callback(client, ".._pages_content.children..._pages_store.data..", inputs).get_data(
+        as_text=True
+    )
 
 
 def test_two_apps_live_in_one_process(runs):
@@ -58,9 +65,40 @@ def test_two_apps_live_in_one_process(runs):
 
 
 def test_the_store_is_sent_once_per_change(runs):
-    version, words = tick(runs, 0, None)
+    version, state, words, said = tick(runs, 0, None)
     assert "5 runs" in json.dumps(words.to_plotly_json(), default=lambda part: part.to_plotly_json())
-    assert tick(runs, 1, version)[0] is not version
+    assert state == "ready" and said is None
+    assert tick(runs, 1, version)[0] is no_update
+
+
+def test_scripts_are_compressed_once_and_kept_for_good_and_pages_are_compressed_anew(client):
+    page = client.get("/", headers={"Accept-Encoding": "br"})
+    assert page.headers["Content-Encoding"] == "br" and "max-age" not in page.headers.get("Cache-Control", "")
+    address = re.search(r'src="(/_dash-component-suites/dash_ag_grid/[^"]+)"', client.get("/").get_data(as_text=True))[
+        1
+    ]
+    plain = client.get(address)
+    for _ in range(2):
+        packed = client.get(address, headers={"Accept-Encoding": "gzip"})
+        assert packed.headers["Content-Encoding"] == "gzip" and gzip.decompress(packed.data) == plain.data
+    assert len(packed.data) < 0.35 * len(plain.data) and "max-age=31536000" in packed.headers["Cache-Control"]
+    own = re.search(r'src="(/assets/address.js[^"]+)"', client.get("/").get_data(as_text=True))[1]
+    assert "max-age=31536000" in client.get(own).headers["Cache-Control"]
+    assert "max-age=31536000" not in client.get("/assets/address.js").headers.get("Cache-Control", "")
+
+
+def test_a_browser_has_a_name_that_no_script_can_read(client):
+    cookie = client.get("/").headers["Set-Cookie"]
+    assert "dashboard-session=" in cookie and "HttpOnly" in cookie and "SameSite=Lax" in cookie
+    assert "Set-Cookie" not in client.get("/").headers  # it keeps its name
+    client.set_cookie("dashboard-session", "<script>")
+    assert "dashboard-session=" in client.get("/").headers["Set-Cookie"]
+
+
+def test_what_a_store_that_is_away_cannot_say_changes_nothing_and_errors_stay_errors():
+    assert isinstance(keep_what_is_shown(StoreProblem("away")), NoUpdate)
+    with pytest.raises(KeyError):
+        keep_what_is_shown(KeyError("x"))
 
 
 def test_the_open_page_is_marked_and_small_screens_open_the_navigation():

@@ -75,6 +75,7 @@ def test_only_runs_of_the_same_products_are_tested_against_each_other(runs, name
     comparison = compare_runs(runs, [*names, "unknown"])
     assert len(comparison.runs) == 4
     assert sorted(map(len, comparison.groups)) == [1, 3] and len(comparison.tests) == 3
+    assert all(test.difference.value >= 0 for test in comparison.tests.values())
     (a, b), test = next(iter(comparison.tests.items()))
     alone = paired_test(comparison.runs[a].evaluation.predictions, comparison.runs[b].evaluation.predictions)
     assert test.difference == alone.difference and test.p_holm >= alone.p_bootstrap
@@ -112,7 +113,8 @@ def test_the_page_from_nothing_to_a_comparison(runs, names):
     for part in (
         "Significance tests",
         "were evaluated on different products",
-        "Leaking protocol",
+        "Some scores may be memorised",
+        "also appear in training",
         "Disagreements",
         "Settings",
     ):
@@ -134,7 +136,7 @@ def test_any_two_runs_of_one_test_set_are_subtracted_and_the_address_says_which(
     group = max(comparison.groups, key=len)
     pairs = page.pair_choices(comparison, group)
     assert len(pairs) == 3 and pairs[1]["label"].count("−") == 1
-    i, j = group[0], group[2]
+    i, j = map(int, pairs[1]["value"].split("-"))
     shown = page.update_difference(runs, f"{i}-{j}", names).data[0].z
     shares = [
         comparison.runs[k].evaluation.confusion / comparison.runs[k].evaluation.confusion.sum(axis=1, keepdims=True)
@@ -144,6 +146,28 @@ def test_any_two_runs_of_one_test_set_are_subtracted_and_the_address_says_which(
     assert page.update_difference(runs, "0-9", names) is no_update
     body = _text(page.update_body(runs, names, None, {"pair": f"{i}-{j}", "correct": "nobody"}))
     assert f'"value": "{i}-{j}", "w"' in body or f'"value": "{i}-{j}"' in body.split('"compare-pair"')[1][:400]
+    turned = _text(page.update_body(runs, names, None, {"pair": f"{j}-{i}"}))
+    assert f'"value": "{i}-{j}"' in turned.split('"compare-pair"')[1][:400]
+
+
+def test_each_pair_has_one_direction_in_its_sentence_its_counts_and_its_matrix(runs, names):
+    comparison = compare_runs(runs, names)
+    for choice, ((a, b), test) in zip(
+        page.pair_choices(comparison, comparison.largest_group), comparison.tests.items(), strict=True
+    ):
+        first, second = (comparison.runs[place].evaluation.predictions for place in (a, b))
+        again = paired_test(first, second)
+        assert (test.only_a_correct, test.only_b_correct) == (again.only_a_correct, again.only_b_correct)
+        one, other = comparison.names[a], comparison.names[b]
+        assert choice["label"] == f"{one} \u2212 {other}"
+        sentence = describe_paired_test(one, other, test)
+        assert sentence.index(one) < sentence.index(other) or one in other
+
+
+def test_settings_that_a_model_does_not_read_do_not_differ(runs, names):
+    lines = {line[0]: line[1:] for line in differing_settings(compare_runs(runs, names))}
+    place = [run.row["params.model"] for run in compare_runs(runs, names).runs].index("baseline")
+    assert lines["learning_rate"][place] == lines["epochs"][place] == "–"
 
 
 @pytest.mark.parametrize("name", ["correct", "right"])  # today's address, and that of older links

@@ -3,7 +3,15 @@
 import pandas as pd
 import pytest
 
-from dashboard.leaderboard import best_run, largest_test_set, make_leaderboard, select_rows, with_headings
+from dashboard.leaderboard import (
+    best_run,
+    largest_test_set,
+    make_leaderboard,
+    run_choices,
+    select_rows,
+    shown_categories,
+    with_headings,
+)
 
 
 def _table(*rows):
@@ -72,11 +80,70 @@ def test_trials_and_runs_without_data_stay_out_and_unfinished_ones_come_without_
 
 
 def test_costs_are_in_the_units_that_the_page_says():
-    row = make_leaderboard(
-        _table(_score(0.5, **{"metrics.seconds_per_image": 0.0125, "tags.weights_trained": "1200"}))
-    ).rows[0]
-    assert row["latency"] == 12.5 and row["weights"] == "shipped" if "weights" not in row else True
-    assert row["latency"] == 12.5
+    fields = {
+        "metrics.seconds_per_image": 0.0125,
+        "tags.weights_trained": "1200",
+        "tags.weights_source": "shipped:clip",
+    }
+    row = make_leaderboard(_table(_score(0.5, **fields))).rows[0]
+    assert (row["latency"], row["trained_weights"], row["weights"]) == (12.5, 1200.0, "shipped:clip")
+
+
+def test_runs_are_grouped_by_where_their_weights_came_from_not_by_how_many_were_trained():
+    sources = [
+        {"tags.weights_source": source, "tags.weights_trained": "645"} for source in ("shipped:clip", "shipped:blip")
+    ]
+    leaderboard = make_leaderboard(_table(*(_score(0.5, **each) for each in sources)))
+    headings = [
+        row["heading"] for row in with_headings(leaderboard.rows, leaderboard.sets, "weights") if "heading" in row
+    ]
+    assert [heading.rsplit(" ", 1)[1] for heading in headings] == ["shipped:blip", "shipped:clip"]
+
+
+def test_the_training_time_counts_the_cache_where_it_is_known_and_says_where_it_is_not():
+    full = {"metrics.train_seconds": 12.6, "metrics.train_seconds_full": 455.0}
+    rows = make_leaderboard(_table(_score(0.5, **full), _score(0.4, **{"metrics.train_seconds": 12.6}))).rows
+    assert [(row["train"], row.get("train_partial", False)) for row in rows] == [(455.0, False), (12.6, True)]
+
+
+def test_leaking_runs_never_stand_above_honest_ones():
+    leaks = {"tags.leaking": "true"}
+    table = _table(
+        _score(0.9, split="old", **leaks), _score(0.4), _score(0.99, **leaks), _score(0.95, split="new", **leaks)
+    )
+    leaderboard = make_leaderboard(table)
+    assert [row["run_id"] for row in leaderboard.rows] == ["run1", "run2", "run3", "run0"]
+    assert [each.key.rsplit("|")[-1] for each in leaderboard.sets] == ["one", "new", "old"]
+    rows = with_headings(leaderboard.rows, leaderboard.sets, "")
+    assert [row["leaks"] for row in rows if "heading" in row] == [False, True, True, True]
+
+
+def test_each_kind_of_leak_is_known_of_a_test_set():
+    shares = {"tags.leaking": "true", "tags.leakage": "0.0000", "tags.leakage_pretraining": "0.0084"}
+    (each,) = make_leaderboard(_table(_score(0.5, **shares), _score(0.4))).sets
+    assert (each.leaking, each.in_training, each.in_pretraining) == (True, 0.0, 0.0084)
+
+
+def test_a_test_set_of_many_categories_takes_no_column_from_the_others():
+    few = {f"metrics.test_f1_c{number}": 0.5 for number in range(5)}
+    many = {f"metrics.test_f1_t{number}": 0.5 for number in range(69)}
+    sets = make_leaderboard(_table(_score(0.5, **few), _score(0.5, split="two", **many))).sets
+    assert shown_categories(sets, 12) == [f"c{number}" for number in range(5)]
+    chosen = [each for each in sets if len(each.categories) == 69]
+    assert shown_categories(chosen, 12) == sorted(f"t{number}" for number in range(69))
+
+
+def test_runs_of_one_name_are_told_apart():
+    table = _table(*(_score(0.5, name="clip-probe-0", run_id=f"{letter}12345678") for letter in "abc"), _score(0.5))
+    rows = {row["run_id"]: row.get("twin") for row in make_leaderboard(table).rows}
+    assert rows == {"a12345678": "a12345", "b12345678": "b12345", "c12345678": "c12345", "run3": None}
+    labels = [choice["label"] for choice in run_choices(table)]
+    assert len(set(labels)) == 4 and labels[0].endswith("(a12345)") and "(" not in labels[3]
+
+
+def test_a_run_without_a_sign_of_life_says_so():
+    row = make_leaderboard(_table({"status": "RUNNING", "live": "no sign since 11:50", "lost": True})).rows[0]
+    assert row["lost"] is True and row["live"] == "no sign since 11:50"
 
 
 def test_failed_runs_are_hidden_and_one_test_set_is_chosen():

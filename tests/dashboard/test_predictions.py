@@ -116,6 +116,8 @@ def test_an_upload_is_decoded_once_for_all_models_with_the_same_predictions(mode
     run_ids = [names[model] for model in ("clip", "blip", "baseline")]
     (result,) = categorise(models, uploads, receive(uploads, [_url(GOOD["rotated"])], ["x"]), run_ids)
     assert decoded == [GOOD["rotated"]]
+    (again,) = categorise(models, uploads, [{"name": "x", "token": result["source"].removeprefix("upload:")}], run_ids)
+    assert again == result and decoded == [GOOD["rotated"]]  # nor for another choice of models
     for run_id in run_ids:
         (row,) = models.use(run_id, lambda model: predict_records(model, [lambda: GOOD["rotated"]]))
         prediction = result["predictions"][run_id]
@@ -227,6 +229,7 @@ def test_samples_are_pictures_that_differ():
 def test_the_validation_predictions_that_thresholds_need_are_stored_with_each_run(runs, names):
     figure, note = page.update_coverage(runs, [names["clip"], names["baseline"]], 0.5)
     assert len(figure.data) == 4 and "validation products" in note[0].children
+    assert "No chosen model" in page.update_coverage(runs, [], 0.5)[0].layout.annotations[0].text
     predictions = runs.predictions(names["clip"], "validation")
     last = max(runs.epochs(names["clip"]), key=lambda entry: entry["validation_summary"]["macro_f1"])
     assert (predictions.predicted == predictions.labels).mean() == pytest.approx(

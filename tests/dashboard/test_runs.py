@@ -1,10 +1,16 @@
 """The table that a thread reads beside the pages, over real stores that fill, change and go away."""
 
+import os
+import platform
 import shutil
+import sqlite3
+import time
 
 import pytest
 
 from dashboard.runs import Runs
+from vlm_core.tracking.store import StoreProblem, connect
+from vlm_core.tracking.tags import process_tag
 from vlm_core.tracking.writer import RunWriter
 
 
@@ -89,3 +95,88 @@ def test_what_a_run_holds_is_read_once(filled_store, monkeypatch):
     for number in range(80):
         runs._cached(("text", str(number)), lambda: "x")
     assert len(runs._files) == 64
+
+
+def test_a_store_that_was_removed_is_said_and_not_made_anew_and_comes_back(runs, store):
+    _run("first", 0.5)
+    runs.refresh()
+    (store / "mlflow.db").rename(store / "aside.db")
+    runs.refresh()
+    assert runs.view().state == "away" and "was removed" in runs.view().problem and len(runs.table()) == 1
+    assert not (store / "mlflow.db").exists()
+    (store / "aside.db").rename(store / "mlflow.db")
+    runs.refresh()
+    assert runs.view().state == "ready" and runs.table()["name"].tolist() == ["first"]
+
+
+def test_a_store_that_was_replaced_shows_what_the_new_one_holds(runs, store):
+    shutil.copy(store / "mlflow.db", store / "empty.db")
+    _run("other", 0.9)
+    shutil.copy(store / "mlflow.db", store / "other.db")
+    runs.refresh()
+    os.replace(store / "empty.db", store / "mlflow.db")
+    runs.refresh()
+    assert runs.view().state == "ready" and runs.table().empty
+    os.replace(store / "other.db", store / "mlflow.db")
+    runs.refresh()
+    assert runs.table()["name"].tolist() == ["other"]
+
+
+def test_a_newest_run_that_is_gone_means_reading_everything(runs):
+    _run("first", 0.5)
+    gone = _run("second", 0.6)
+    runs.refresh()
+    connect(to_write=True).delete_run(gone)
+    runs.refresh()
+    assert runs.table()["name"].tolist() == ["first"]
+
+
+def test_a_locked_store_is_away_within_seconds(runs, store):
+    _run("first", 0.5)
+    runs.refresh()
+    holder = sqlite3.connect(store / "mlflow.db")
+    holder.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    runs.refresh()
+    holder.close()
+    assert runs.view().state == "away" and "locked" in runs.view().problem and time.monotonic() - began < 14
+    runs.refresh()
+    assert runs.view().state == "ready"
+
+
+def test_a_store_that_does_not_answer_counts_as_away_and_is_ready_again_when_it_has(runs):
+    _run("first", 0.5)
+    runs.refresh()
+    runs._asked = time.monotonic() - 60
+    view = runs.view()
+    assert view.state == "away" and "has not answered" in view.problem and view.read.startswith("20")
+    runs.refresh()
+    assert runs.view().state == "ready"
+
+
+def test_what_a_store_that_is_away_holds_is_not_known_and_not_taken_for_missing(runs, store):
+    run_id = _run("first", 0.5)
+    runs.refresh()
+    assert runs.evaluation(run_id) is None  # known: it has none
+    (store / "mlflow.db").rename(store / "aside.db")
+    runs.refresh()
+    for ask in (
+        runs.evaluation,
+        lambda name: runs.text(name, "dataset_info.json"),
+        lambda name: runs.predictions(name, "x"),
+    ):
+        with pytest.raises(StoreProblem):
+            ask(run_id)
+
+
+def test_a_run_whose_process_was_killed_shows_no_sign_of_life(runs):
+    with RunWriter("shop", "killed") as run:
+        run.metrics({"validation_macro_f1": 0.1}, step=2)
+        run.params({"epochs": "10"})
+        run.tags({"process": f"{platform.node()}:1:1.00"})  # of a process that ended
+        runs.refresh()
+        row = runs.row(run.run_id)
+        assert row["lost"] and row["live"].startswith("no sign since") and row["live"].endswith("epoch 2 of 10")
+        run.tags({"process": process_tag()})
+        runs.refresh()
+        assert not runs.row(run.run_id)["lost"] and runs.row(run.run_id)["live"] == "epoch 2 of 10"

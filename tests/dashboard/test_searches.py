@@ -97,9 +97,10 @@ def test_parallel_lines_run_from_lowest_to_highest(table):
     assert best.y[-1] == 1.0 and list(best.x) == ["learning_rate", "mode", "macro-F1"]
 
 
-def test_a_search_without_scores_yet_has_no_annotations(table):
+def test_a_search_without_scores_yet_says_so_in_place_of_empty_axes(table):
     figure = parallel(read_search(table[table["run_id"].isin(["s", "t9"])], "s"))
-    assert len(figure.data) == 0 and len(figure.layout.annotations) == 0
+    assert len(figure.data) == 0 and figure.layout.annotations[0].text == "No trial has a score yet"
+    assert figure.layout.xaxis.visible is False
 
 
 def test_the_front_of_two_objectives_is_plotted(table):
@@ -142,6 +143,23 @@ def test_the_search_page_shows_all_of_a_search(table, runs, monkeypatch):
         assert part in body
 
 
+def test_the_winner_is_linked_with_its_test_score(table):
+    assert read_search(table, "s").winner is None
+    assert "retrained when" in _text(search_page._winner_tile(read_search(table, "s")))
+    scores = {"metrics.test_macro_f1": 0.64, "metrics.test_macro_f1_low": 0.6, "metrics.test_macro_f1_high": 0.7}
+    winner = {**_row(10, **scores), "run_id": "w", "tags.kind": None}
+    search = read_search(pd.concat([table, pd.DataFrame([winner])], ignore_index=True), "s")
+    assert (search.winner.run_id, search.winner.score) == ("w", 0.64) and len(search.trials) == 8
+    tile = _text(search_page._winner_tile(search))
+    assert "/run?run=w" in tile and "0.6400" in tile and "0.6000 to 0.7000" in tile
+
+
+def test_numbers_sort_as_numbers(table):
+    card = search_page._trials_card(read_search(table, "s"))
+    rows = card.children[1].children[0].children.rowData
+    assert {row["setting_learning_rate"] for row in rows if "setting_learning_rate" in row} >= {1e-4, 1e-3}
+
+
 @pytest.mark.parametrize("name", ["search", "study"])  # today's address, and that of older links
 def test_the_address_names_a_search(table, runs, monkeypatch, name):
     monkeypatch.setattr(runs, "table", lambda: table)
@@ -163,8 +181,12 @@ def test_splits_are_offered_once_and_read_with_their_products(runs):
 def test_the_catalogue_page_reports_leaks_duplicates_and_products(runs):
     choices = split_choices(runs)
     leaking = next(each["value"] for each in choices if "original" in each["label"])
-    report, categories, _ = catalogue_page.update_report(runs, leaking, "")
-    assert "scores on this split reward memorisation" in _text(report) and categories[0]["label"] == "All categories"
+    report, categories, _ = catalogue_page.update_report(runs, leaking, "ready", "")
+    assert (
+        "also appear in training" in _text(report)
+        and "reward memorisation" in _text(report)
+        and categories[0]["label"] == "All categories"
+    )
     pictures, pages = catalogue_page.update_pictures(runs, leaking, "", "training", 1)
     assert _text(pictures).count("/picture/") == 24 and pages > 1
     behind, _ = catalogue_page.update_pictures(runs, leaking, "", "training", 10_000)
@@ -178,4 +200,4 @@ def test_without_the_catalogue_the_page_says_how_to_get_it(filled_store, tmp_pat
     run_id = next(each["value"] for each in split_choices(away) if "holdout" in each["label"])
     pictures, _ = catalogue_page.update_pictures(away, run_id, "", "test", 1)
     assert "make prepare" in _text(pictures) and "make prepare" in _text(catalogue_page.update_duplicates(away, run_id))
-    assert catalogue_page.update_report(away, "none", "")[1] == []
+    assert catalogue_page.update_report(away, "none", "ready", "")[1] == []

@@ -101,10 +101,13 @@ def test_nothing_is_parsed_before_the_login(guarded, monkeypatch):
 
 
 TICK = {
-    "output": "..shell-version.data...shell-store.children..",
-    "outputs": [{"id": "shell-version", "property": "data"}, {"id": "shell-store", "property": "children"}],
+    "output": "..shell-version.data...shell-state.data...shell-store.children...shell-notice.children..",
+    "outputs": [
+        {"id": f"shell-{name}", "property": what}
+        for name, what in (("version", "data"), ("state", "data"), ("store", "children"), ("notice", "children"))
+    ],
     "inputs": [{"id": "shell-tick", "property": "n_intervals", "value": 1}],
-    "state": [{"id": "shell-version", "property": "data", "value": None}],
+    "state": [{"id": f"shell-{name}", "property": "data", "value": None} for name in ("version", "state")],
     "changedPropIds": ["shell-tick.n_intervals"],
 }
 CARDS = {

@@ -56,7 +56,7 @@ def test_cells_are_followed_while_they_run_and_lead_to_their_runs(runs, store):
         assert study.runs["blip/probe/classify/holdout"]["0"].score == pytest.approx(0.789)  # the finished one speaks
         assert (study.count("FINISHED"), study.count("RUNNING")) == (3, 0)
     text = _text(progress_card(study))
-    assert "3 of 8 cells done" in text and text.count("/run?run=") == 3 and again.run_id not in text
+    assert "3 of 8 runs done" in text and text.count("/run?run=") == 3 and again.run_id not in text
     assert "No results yet" in _text(page.update_body(runs, None, run_id))
 
 
@@ -72,7 +72,7 @@ def test_a_cell_that_runs_or_failed_is_said(runs, store):
             runs.refresh()
             study = read_study(runs, parent.run_id)
             text = _text(progress_card(study))
-    assert "0 of 2 cells done, 1 running, 1 failed" in text and '"failed"' in text and '"…"' in text
+    assert "0 of 2 runs done, 1 running, 1 failed" in text and '"failed"' in text and '"…"' in text
 
 
 def test_every_section_of_the_report_has_its_card_and_names_are_text(runs, store):
@@ -81,7 +81,7 @@ def test_every_section_of_the_report_has_its_card_and_names_are_text(runs, store
     body = _text([page.update_body(runs, None, run_id), page.update_rest(runs, None, run_id)])
     sections = make_sections(read_study(runs, run_id).results)
     assert [section.title for section in sections if section.title not in body] == []
-    assert len(sections) == 13 and "Some cells failed" in body
+    assert len(sections) == 13 and "Some runs failed" in body
     assert "clip probe beats blip probe by 4.0 points of macro-F1." in body
     assert "/compare?runs=" in body and "&lt;i&gt;Items" in body  # what Plotly would read as HTML is escaped
     assert "NaN" not in body and "None" not in body
@@ -99,7 +99,7 @@ def test_results_that_lack_a_part_leave_its_card_out(results, missing, runs):
     study = StoredStudy("s", "made", "RUNNING", 8, (), {}, None)
     lacking = read_results(json.dumps({"study": "s"}))
     content = replace(results, **{missing: getattr(lacking, missing)})
-    assert "Cells in these results" in _text([first_cards(runs, study, content), further_cards(runs, study, content)])
+    assert "Runs in these results" in _text([first_cards(runs, study, content), further_cards(runs, study, content)])
 
 
 def test_results_that_are_half_written_are_none_yet(runs, store):

@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.paired import exact_mcnemar, mid_mcnemar, paired_test, paired_tests
+from vlm_core.evaluation.paired import better_first, exact_mcnemar, mid_mcnemar, paired_test, paired_tests
 from vlm_core.evaluation.predictions import Predictions
 
 
@@ -106,3 +106,16 @@ def test_runs_of_other_products_categories_or_labels_are_refused():
         paired_test(one, _predictions(labels, b, ids=[f"q{number}" for number in range(200)]))
     with pytest.raises(UserError, match="other true categories"):
         paired_test(one, _predictions((labels + 1) % 3, b))
+
+
+def test_a_swapped_test_is_the_test_of_the_swapped_runs_and_the_better_run_comes_first():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 60)
+    good, bad = (np.where(generator.random(60) < share, labels, (labels + 1) % 3) for share in (0.9, 0.6))
+    runs = [_predictions(labels, each) for each in (bad, good)]
+    test, turned = paired_test(*runs), paired_test(*reversed(runs))
+    assert test.difference.value < 0 and test.swapped().difference.value == pytest.approx(turned.difference.value)
+    assert test.swapped().only_a_correct == turned.only_a_correct == test.only_b_correct
+    a, b, ordered = better_first("bad", "good", test)
+    assert (a, b) == ("good", "bad") and ordered.only_a_correct > ordered.only_b_correct
+    assert better_first("good", "bad", turned)[2] is turned

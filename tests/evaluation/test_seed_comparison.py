@@ -15,7 +15,7 @@ from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.paired import exact_mcnemar, paired_test
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seed_comparison import compare_all, compare_seeds, describe_comparison, detectable_accuracy
-from vlm_core.evaluation.seeds import over_seeds, pool_products
+from vlm_core.evaluation.seeds import DIFFERENCE, over_seeds, pool_products
 
 NAMES = ("a", "b", "c")
 
@@ -43,7 +43,7 @@ def test_figures_are_those_of_scipy_and_scikit_learn():
     ]
     assert found.differences == pytest.approx(by_hand)
     assert found.difference.value == pytest.approx(np.mean(by_hand))
-    assert found.over_seeds == over_seeds(found.differences)
+    assert found.over_seeds == over_seeds(found.differences, DIFFERENCE)
     assert (found.seeds, found.rows) == (3, 270)
     seen = {}
     for one, two in zip(a, b, strict=True):

@@ -13,7 +13,7 @@ from vlm_core.evaluation.bootstrap import corrected_estimate, estimate, resample
 from vlm_core.evaluation.gaps import _gap, permutation_p
 from vlm_core.evaluation.paired import bootstrap_p, exact_mcnemar, mid_mcnemar
 from vlm_core.evaluation.paired_bootstrap import PairedPredictions, resample_differences
-from vlm_core.evaluation.seeds import over_seeds
+from vlm_core.evaluation.seeds import SHARE, over_seeds
 from vlm_core.evaluation.selective import auroc_unknown
 from vlm_core.evaluation.subgroups import wilson_interval
 
@@ -131,6 +131,17 @@ def test_students_interval_holds_the_mean_of_all_seeds(seeds):
     values = np.random.default_rng(5).normal(0.8, 0.02, (1000, seeds))
     held = [figure.low <= 0.8 <= figure.high for figure in map(over_seeds, values)]
     assert 0.92 <= np.mean(held) <= 0.98
+
+
+@pytest.mark.parametrize(("centre", "spread"), [(0.5, 0.1), (0.9, 0.05), (0.97, 0.01), (0.2, 0.15)])
+def test_the_interval_of_a_bounded_metric_holds_its_mean_over_all_seeds(centre, spread):
+    concentration = centre * (1 - centre) / spread**2 - 1
+    generator, held = np.random.default_rng(7), {}
+    for seeds in (2, 3, 5, 10):
+        values = generator.beta(centre * concentration, (1 - centre) * concentration, (500, seeds))
+        ends = [over_seeds(each, SHARE) for each in values]
+        held[seeds] = np.mean([each.low <= centre <= each.high for each in ends])
+    assert all(0.9 <= share <= 0.99 for share in held.values()), held
 
 
 @pytest.mark.parametrize(("n", "chance"), [(600, 0.9), (150, 0.85), (25, 0.8), (20, 0.9)])

@@ -36,7 +36,7 @@ def test_what_was_not_measured_has_no_section(make, field, empty):
 
 def test_robustness_has_a_column_per_corruption():
     section = sections.robustness(RESULTS)
-    assert section.tables[0].columns == ("", "Mean drop", "blur", "noise")
+    assert section.tables[0].columns == ("Configuration", "Mean drop", "blur", "noise")
     assert texts(section)[0] == ("clip probe", "5.0% (3.0% to 7.0%)", "10.0%", "-1.0%")
     assert section.tables[0].rows[0][0] == RunLink("clip probe", ("r1", "r2"))
     assert section.plots[0].rows == RESULTS.robustness

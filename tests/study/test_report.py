@@ -57,9 +57,9 @@ def test_what_comes_from_outside_is_text(html):
 
 @pytest.mark.slow
 def test_tiles_conclusions_failures_and_suspects_are_in_the_html(html):
-    assert re.search(r"<dt>Best family</dt><dd>clip probe <small>0.780 \(0.760 to 0.800\)</small>", html)
+    assert re.search(r"<dt>Best macro-F1</dt><dd>clip probe <small>0.780 \(0.760 to 0.800\)</small>", html)
     assert "<li>clip probe beats blip probe by 4.0 points of macro-F1.</li>" in html
-    assert "Some cells failed and are left out" in html
+    assert "Some runs failed and are left out" in html
     assert re.search(r'<img src="data:image/jpeg;base64,[^"]+" alt="">7: Apparel, perhaps Accessories', html)
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.dashboard.made_study import make_results
+from tests.dashboard.made_study import about, make_results
 from vlm_core.study.report_contents import RunLink, cell_texts
 from vlm_core.study.results_json import read_results
 from vlm_core.study.sections import make_sections
@@ -32,14 +32,14 @@ def test_a_study_without_results_has_its_overview_alone():
     assert [tile.value for tile in overview.tiles] == ["0 of 0", "–", "0", "–", "–"]
 
 
-def test_the_overview_counts_and_names_the_best_family_and_what_failed():
+def test_the_overview_counts_and_names_the_best_score_and_what_failed():
     overview = section("overview")
     assert [(tile.label, tile.value) for tile in overview.tiles] == [
-        ("Cells in these results", "6 of 8"),
+        ("Runs in these results", "6 of 8"),
         ("Seeds", "2"),
         ("Categories", "3"),
-        ("Best family", "clip probe"),
-        ("Pairs that differ", "2 of 2"),
+        ("Best macro-F1", "clip probe"),
+        ("Significant differences", "2 of 2"),
     ]
     assert overview.tiles[3].note == "0.780 (0.760 to 0.800)"
     assert overview.failures == ("git/probe/classify/holdout/0: RuntimeError: <script>alert(1)</script>",)
@@ -55,12 +55,12 @@ def test_a_pair_differs_below_five_percent(p, significant):
 def test_scores_are_best_first_and_each_row_leads_to_its_runs():
     scores, categories = section("scores").tables
     assert texts(scores)[0] == (
-        *("clip probe", "0.780 (0.760 to 0.800)", "0.800 (0.780 to 0.820)", "0.200", "0.700 (0.680 to 0.720)"),
+        *("clip probe", "2", "0.780 (0.760 to 0.800)", "0.800 (0.780 to 0.820)", "0.200", "0.700 (0.680 to 0.720)"),
         *("645", "12"),
     )
     assert [row[0] for row in texts(scores)] == ["clip probe", "blip probe", "HOG + colour"]
     assert scores.rows[0][0] == RunLink("clip probe", ("r1", "r2"))
-    assert categories.columns == ("", "Accessories", "Apparel", "Free <i>Items</i>")
+    assert categories.columns == ("Configuration", "Accessories", "Apparel", "Free <i>Items</i>")
     (plot,) = section("scores").plots
     assert [(label, estimate.value) for label, estimate in plot.rows][:2] == [
         ("clip probe", 0.78),
@@ -99,7 +99,7 @@ def test_the_ablation_has_the_mechanisms_and_their_own_pairs():
     ablation = section("ablation")
     assert [table.title for table in ablation.tables] == [
         "Mean over seeds with its 95 % interval",
-        "F1 per category",
+        "F1 per class",
         "Pairs",
     ]
     assert [row[0] for row in texts(ablation.tables[0])] == ["attention-pool", "mean-pool"]
@@ -113,3 +113,43 @@ def test_every_configuration_names_its_runs():
     (table,) = section("runs").tables
     assert texts(table)[0] == ("clip probe", "holdout", "0: r1, 1: r2") and len(table.rows) == 5
     assert {row[1] for row in texts(table)} <= {"holdout", "original (leaks)"}
+
+
+def test_the_best_score_is_that_of_a_baseline_where_one_is_best():
+    rows = (*RESULTS.scores, replace(RESULTS.scores[2], label="5-NN, clip features", macro_f1=about(0.823)))
+    tile = section("overview", scores=rows).tiles[3]
+    assert (tile.label, tile.value) == ("Best macro-F1", "5-NN, clip features")
+
+
+def test_a_baseline_on_the_features_of_a_probe_does_not_link_to_the_probes_runs():
+    row = replace(RESULTS.scores[0], configuration="majority/clip/probe/classify/holdout", label="majority")
+    scores, categories = section("scores", scores=(row, *RESULTS.scores)).tables
+    runs = section("runs", scores=(row,)).tables[0]
+    for table in (scores, categories, runs):
+        named = {cell_texts(line)[0]: line[0] for line in table.rows}
+        assert named["majority"].run_ids == ()
+
+
+@pytest.mark.parametrize("difference", [0.04, -0.04])
+def test_a_pair_has_one_direction_in_its_table_its_plot_and_its_sentence(difference):
+    pair = RESULTS.pairs[0]
+    test = replace(
+        pair.test, difference=about(difference), over_seeds=about(difference), only_a_correct=5, only_b_correct=33
+    )
+    pairs = section("pairs", pairs=(replace(pair, test=test),))
+    better, worse = (pair.a, pair.b) if difference > 0 else (pair.b, pair.a)
+    (cells,) = texts(pairs.tables[0])
+    assert cells[:3] == (f"{better} \u2212 {worse}", "+0.040 (+0.020 to +0.060)", "+0.040 (+0.020 to +0.060)")
+    assert cells[5] == ("5 : 33" if difference > 0 else "33 : 5")
+    (label, estimate), *_ = pairs.plots[0].rows
+    assert label == cells[0] and estimate.value == pytest.approx(0.04)
+
+
+def test_few_seeds_are_said_to_be_too_few():
+    assert "2 seeds are too few" in " ".join(section("scores").paragraphs)
+    assert section("overview").tiles[1].note == "too few for intervals"
+    enough = tuple(replace(row, seeds=(0, 1, 2, 3, 4), run_ids=tuple("abcde")) for row in RESULTS.scores)
+    assert "too few" not in " ".join(section("scores", scores=enough).paragraphs)
+    assert (
+        section("overview", settings={**RESULTS.settings, "seeds": "5"}).tiles[1].note == "each with a split of its own"
+    )

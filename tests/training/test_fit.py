@@ -204,6 +204,31 @@ def test_a_second_run_and_a_probe_of_another_seed_find_what_is_kept(data, tmp_pa
     assert not len(entry.missing(np.arange(24)))
 
 
+def test_a_warm_cache_costs_what_filling_it_did(data, tmp_path):
+    costs = []
+    for seed in (0, 9):
+        model = make_categoriser("git")
+        trainer = _fit(data, model, tmp_path, mode="probe", views=0, seed=seed)
+        trainer.feature_batches(trainer.pixel_batches(), len(model.stages), 0)
+        costs.append(trainer.cost)
+    cold, warm = costs
+    assert cold.computed_rows == warm.cached_rows == 24 and cold.cached_rows == warm.computed_rows == 0
+    assert warm.metrics(1.0)["prefix_seconds"] == pytest.approx(cold.metrics(1.0)["prefix_seconds"])
+    assert warm.metrics(1.0)["train_seconds_full"] == pytest.approx(1.0 + cold.computed_seconds)
+    assert cold.metrics(9.0)["train_seconds_full"] == 9.0  # what was computed is in the training's own time
+    assert warm.tags() == {"prefix_rows_computed": "0", "prefix_rows_cached": "24"}
+
+
+def test_what_an_earlier_version_cached_without_its_time_has_no_known_cost(data, tmp_path):
+    for seed in (0, 9):
+        model = make_categoriser("git")
+        trainer = _fit(data, model, tmp_path, mode="probe", views=0, seed=seed)
+        trainer.feature_batches(trainer.pixel_batches(), len(model.stages), 0)
+        for record in (tmp_path / "cache").rglob("cost.json"):
+            record.unlink()
+    assert set(trainer.cost.metrics(1.0)) == {"prefix_seconds_computed"}
+
+
 def test_other_weights_are_not_served_stale_states(data, tmp_path):
     model = make_categoriser("clip")
     before = model.fingerprint(3)

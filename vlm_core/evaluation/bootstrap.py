@@ -22,6 +22,10 @@ class Estimate:
     low: float
     high: float
 
+    def __neg__(self) -> Estimate:
+        """Return the estimate of the same difference the other way round."""
+        return Estimate(-self.value, -self.high, -self.low)
+
 
 @dataclass(frozen=True)
 class ResampledMetrics:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vlm_core.evaluation.bootstrap import LEVEL, Estimate
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.evaluation.seeds import over_seeds
+from vlm_core.evaluation.seeds import DIFFERENCE, SHARE, over_seeds, within
 from vlm_core.evaluation.summary import macro_f1
 
 ALL: Final = "all"  # in place of a category
@@ -31,7 +31,7 @@ class CategoryLeak:
 
 @dataclass(frozen=True)
 class ProtocolScore:
-    """F1 of a category under both protocols, means over seeds with Student's t interval; nan of one seed."""
+    """F1 of a category under both protocols, means over seeds with their interval; nan of one seed."""
 
     category: str  # "all" for macro-F1
     holdout: Estimate
@@ -80,8 +80,8 @@ def leak_comparison(holdout: Sequence[Predictions], original: Sequence[Predictio
     return tuple(
         ProtocolScore(
             category=name,
-            holdout=over_seeds(honest[:, index].tolist()),
-            original=over_seeds(leaking[:, index].tolist()),
+            holdout=over_seeds(honest[:, index].tolist(), SHARE),
+            original=over_seeds(leaking[:, index].tolist(), SHARE),
             difference=_difference(leaking[:, index], honest[:, index]),
         )
         for index, name in enumerate([*categories, ALL])
@@ -100,7 +100,10 @@ def _scores(predictions: Predictions) -> NDArray[np.float64]:
 
 
 def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Estimate:
-    """Return mean(a) - mean(b) with the interval of Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28."""
+    """Return mean(a) - mean(b) with the interval of Welch 1947, within -1 to 1.
+
+    https://doi.org/10.1093/biomet/34.1-2.28
+    """
     from scipy.stats import ttest_ind
 
     value = float(a.mean() - b.mean())
@@ -109,4 +112,4 @@ def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Estimate:
     if a.std() == b.std() == 0:
         return Estimate(value, value, value)
     interval = ttest_ind(a, b, equal_var=False).confidence_interval(LEVEL)
-    return Estimate(value, float(interval.low), float(interval.high))
+    return within(Estimate(value, float(interval.low), float(interval.high)), DIFFERENCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,21 @@ from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate, estimate
 from vlm_core.evaluation.paired_bootstrap import PairedPredictions, macro_f1_differences, resample_differences
 from vlm_core.evaluation.predictions import Predictions
+
+
+class Comparison(Protocol):
+    """What is known of a against b; `difference` is above zero where a is better."""
+
+    @property
+    def difference(self) -> Estimate:
+        """Return the score of a minus that of b."""
+
+    def swapped(self) -> Self:
+        """Return the same of b against a."""
+
+
+K = TypeVar("K")
+C = TypeVar("C", bound=Comparison)
 
 
 @dataclass(frozen=True)
@@ -29,6 +45,16 @@ class PairedTest:
     p_holm: float  # p_bootstrap, corrected over all pairs tested together
     agreement: float  # share of products with the same prediction
     kappa: float  # Cohen's, of the predictions; NaN where chance agreement is complete
+
+    def swapped(self) -> PairedTest:
+        """Return the same test of b against a."""
+        only_a, only_b = self.only_b_correct, self.only_a_correct
+        return replace(self, only_a_correct=only_a, only_b_correct=only_b, difference=-self.difference)
+
+
+def better_first(a: K, b: K, test: C) -> tuple[K, K, C]:
+    """Return the pair, better one first, and the test in that order: what is said of them has one direction."""
+    return (b, a, test.swapped()) if test.difference.value < 0 else (a, b, test)
 
 
 def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: int = 0) -> PairedTest:

@@ -12,10 +12,11 @@ import numpy as np
 
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import LEVEL, Estimate, estimate
-from vlm_core.evaluation.paired import bootstrap_p, exact_mcnemar, holm, match_rows, mid_mcnemar
+from vlm_core.evaluation.paired import better_first, bootstrap_p, exact_mcnemar, holm, match_rows, mid_mcnemar
 from vlm_core.evaluation.paired_bootstrap import PairedPredictions, macro_f1_differences, resample_differences
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.evaluation.seeds import over_seeds, pool_products
+from vlm_core.evaluation.seeds import DIFFERENCE, over_seeds, pool_products
+from vlm_core.progress import track
 
 POWER: Final = 0.8  # with which a detectable difference is detected
 
@@ -40,10 +41,21 @@ class SeedComparison:
     difference: Estimate  # mean over seeds of macro-F1 of a minus that of b, with its bootstrap interval of 95 %
     p_bootstrap: float  # two-sided, of a zero difference
     p_bootstrap_holm: float
-    over_seeds: Estimate  # the same mean with Student's t interval; nan for one seed
+    over_seeds: Estimate  # the same mean with its interval over seeds; nan for one seed
     differences: tuple[float, ...]  # (S,) of each seed
     detectable_macro_f1: float  # smallest difference that a two-sided test at 5 % detects with 80 % power
     detectable_accuracy: float
+
+    def swapped(self) -> SeedComparison:
+        """Return the same comparison of b against a."""
+        return replace(
+            self,
+            only_a_correct=self.only_b_correct,
+            only_b_correct=self.only_a_correct,
+            difference=-self.difference,
+            over_seeds=-self.over_seeds,
+            differences=tuple(-each for each in self.differences),
+        )
 
 
 def compare_seeds(
@@ -78,7 +90,7 @@ def compare_seeds(
         difference=estimate(differences.mean(), resampled),
         p_bootstrap=p_bootstrap,
         p_bootstrap_holm=p_bootstrap,
-        over_seeds=over_seeds(differences.tolist()),
+        over_seeds=over_seeds(differences.tolist(), DIFFERENCE),
         differences=tuple(differences.tolist()),
         detectable_macro_f1=float(resampled.std(ddof=1) * (norm.ppf((1 + LEVEL) / 2) + norm.ppf(POWER))),
         detectable_accuracy=detectable_accuracy(len(pooled_a), only_a + only_b),
@@ -92,8 +104,10 @@ def compare_all(
 
     Raises UserError as `compare_seeds` does.
     """
+    pairs = list(combinations(cells, 2))
     comparisons = {
-        (a, b): compare_seeds(cells[a], cells[b], resamples=resamples, seed=seed) for a, b in combinations(cells, 2)
+        (a, b): compare_seeds(cells[a], cells[b], resamples=resamples, seed=seed)
+        for a, b in track(pairs, "testing pairs", len(pairs))
     }
     exact, mid, bootstrap = (
         holm([getattr(each, name) for each in comparisons.values()])
@@ -128,9 +142,8 @@ def detectable_accuracy(products: int, discordant: int) -> float:
 
 def describe_comparison(a: str, b: str, comparison: SeedComparison) -> str:
     """Describe which configuration beats which, by how much, how certainly, and what was detectable."""
+    a, b, comparison = better_first(a, b, comparison)
     value, low, high = (100 * part for part in (comparison.difference.value, *_ends(comparison.difference)))
-    if value < 0:
-        a, b, value, low, high = b, a, -value, -high, -low
     p = comparison.p_bootstrap_holm
     p_text = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
     certainty = f"95 % interval {low:.1f} to {high:.1f}; {p_text}, Holm-corrected"

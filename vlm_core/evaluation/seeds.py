@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf, isnan
+from typing import Final
 
 import numpy as np
 
@@ -11,12 +13,21 @@ from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import LEVEL, Estimate
 from vlm_core.evaluation.predictions import Predictions
 
+Bounds = tuple[float, float]
+ANY: Final[Bounds] = (-inf, inf)
+SHARE: Final[Bounds] = (0.0, 1.0)  # F1, recall, accuracy, ECE, AURC, AUROC
+POSITIVE: Final[Bounds] = (0.0, inf)  # temperature, negative log-likelihood
+DIFFERENCE: Final[Bounds] = (-1.0, 1.0)  # of two shares
+DROP: Final[Bounds] = (-inf, 1.0)  # relative to a score
+FEWEST_SEEDS: Final = 4  # below which an interval over seeds says next to nothing
 
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """Return the mean over seeds (S,) with Student's 95 % t interval, which is nan for one seed.
 
-    The interval is of the mean over all possible seeds, whose values it assumes to be normal and independent
-    (Student 1908, https://doi.org/10.1093/biomet/6.1.1). Raises ValueError when there is no seed.
+def over_seeds(values: Sequence[float], bounds: Bounds = ANY) -> Estimate:
+    """Return the mean over seeds (S,) with its 95 % interval within the bounds, which is nan for one seed.
+
+    The interval is of the mean over all possible seeds: Student's t (Student 1908,
+    https://doi.org/10.1093/biomet/6.1.1), for a bounded metric on the scale of `within`.
+    Raises ValueError when there is no seed.
     """
     from scipy.stats import sem, t
 
@@ -26,7 +37,48 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     if len(values) == 1:
         return Estimate(mean, float("nan"), float("nan"))
     reach = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * sem(values))
-    return Estimate(mean, mean - reach, mean + reach)
+    return within(Estimate(mean, mean - reach, mean + reach), bounds)
+
+
+def within(estimate: Estimate, bounds: Bounds) -> Estimate:
+    """Return a symmetric interval carried over to the logit scale between two bounds, the log scale beside one.
+
+    By the delta method its half-width is divided by the slope at the value (Korn & Graubard 1998, Survey Methodology
+    24(2), 193-201), so no end lies beyond a bound. With 2 to 10 seeds of skewed values it held the truth in 90 to 99 %
+    of simulations (`tests/evaluation/test_simulations.py`), as Student's own interval does.
+    """
+    (low, high), value = bounds, estimate.value
+    reach = (estimate.high - estimate.low) / 2
+    if bounds == ANY or isnan(reach) or reach == 0:
+        return estimate
+    above, below = value - low, high - value  # inf without that bound
+    if min(above, below) <= 0:
+        return Estimate(value, max(low, estimate.low), min(high, estimate.high))
+    reach *= 1 / above + 1 / below  # the slope of log(above) - log(below)
+    return Estimate(value, _moved(value, bounds, -reach), _moved(value, bounds, reach))
+
+
+def _moved(value: float, bounds: Bounds, step: float) -> float:
+    """Return the value moved by a step of log(value - low) - log(high - value)."""
+    low, high = bounds
+    factor = float(np.exp(np.clip(step, -500, 500)))
+    if high == inf:
+        return low + (value - low) * factor
+    if low == -inf:
+        return high - (high - value) / factor
+    odds = (value - low) / (high - value) * factor
+    return low + (high - low) * odds / (1 + odds)
+
+
+def few_seeds(seeds: int) -> str:
+    """Return a sentence where there are too few seeds for an interval over them; "" where there are enough."""
+    if seeds >= FEWEST_SEEDS:
+        return ""
+    if seeds == 1:
+        return "One seed gives no interval over seeds: the scores may be luck."
+    return (
+        f"{seeds} seeds are too few for an interval over seeds to mean much: read it as a range, and run five or more."
+    )
 
 
 def pool_products(seeds: Sequence[Predictions]) -> Predictions:

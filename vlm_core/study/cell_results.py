@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_core.errors import UserError
 from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.evaluation.predictions import Predictions
+from vlm_core.progress import track
 from vlm_core.study.measurements import FOLDER, FORMER_NAMES
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
 from vlm_core.study.results_json import read_json
@@ -79,7 +80,7 @@ def read_cell_results(parent: str, plan: StudyPlan, folder: Path) -> CellResults
     reader = RunReader()
     children = reader.children(parent)
     results = []
-    for cell in plan.cells:
+    for cell in track(plan.cells, "reading the study's runs", len(plan.cells)):
         runs = children[(children["name"] == cell.key) & (children["status"] == "FINISHED")]
         if len(runs):
             row = runs.iloc[0]

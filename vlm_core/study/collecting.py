@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,12 +23,17 @@ from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.evaluation import Evaluation, evaluate
 from vlm_core.evaluation.leak import CategoryLeak
 from vlm_core.evaluation.predictions import Predictions
-from vlm_core.evaluation.seeds import over_seeds
+from vlm_core.evaluation.seeds import DROP, POSITIVE, SHARE, over_seeds
+from vlm_core.progress import track
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results
 from vlm_core.study.plan import BASELINE, MECHANISM, StudyPlan
 from vlm_core.study.robustness import Robustness
 
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+# Parts that take more than moments, and what stands for them in interim results.
+_SLOW: Final[Mapping[str, Any]] = {"pairs": (), "gaps": (), "cost": (), "label_audit": None}
 MAJORITY: Final = "majority"  # the simple baseline that needs no features
 Configurations = Mapping[str, Sequence[CellResult]]  # label -> cells, one per seed
 
@@ -48,8 +55,22 @@ def collect(
     with tempfile.TemporaryDirectory() as temporary:
         cells = read_cell_results(parent, plan, Path(temporary))
         main = cells.main("holdout")
-        audited = "labels" in plan.parts and not interim
         first = {label: seeds[0] for label, seeds in main.items()}
+        parts: dict[str, Callable[[], Any]] = {
+            "scores": lambda: (*score_rows(cells), *simple_baseline_rows(cells)),
+            "pairs": lambda: (*pair_rows("families", main), *pair_rows("mechanisms", cells.mechanisms())),
+            "leak": lambda: leak_rows(main, cells.main("original")),
+            "robustness": lambda: robustness_rows(main),
+            "calibration": lambda: calibration_rows(main),
+            "gaps": lambda: gap_rows(main, data, split_list(config.attributes)),
+            "decoding": lambda: decoding_rows(cells),
+            "cost": lambda: _cost_rows(main, data, config) if "cost" in plan.parts else (),
+            "label_audit": lambda: find_suspects(_predictions(first), data, config) if "labels" in plan.parts else None,
+            "faithfulness": lambda: _measured(first, "faithfulness", Faithfulness),
+            "layers": lambda: _measured(first, "layers", tuple[LayerStatistics, ...]),
+        }
+        left_out: dict[str, Any] = dict(_SLOW) if interim else {}
+        collected = {name: _timed(name, make) for name, make in parts.items() if name not in left_out}
         return results.Results(
             study=name,
             run_id=parent,
@@ -60,18 +81,19 @@ def collect(
             cells_planned=len(plan.cells),
             cells_finished=len(cells.cells),
             failed=dict(failed),
-            scores=(*score_rows(cells), *simple_baseline_rows(cells)),
-            pairs=() if interim else (*pair_rows("families", main), *pair_rows("mechanisms", cells.mechanisms())),
-            leak=leak_rows(main, cells.main("original")),
-            robustness=robustness_rows(main),
-            calibration=calibration_rows(main),
-            gaps=() if interim else gap_rows(main, data, split_list(config.attributes)),
-            decoding=decoding_rows(cells),
-            cost=_cost_rows(main, data, config) if "cost" in plan.parts and not interim else (),
-            label_audit=find_suspects(_predictions(first), data, config) if audited else None,
-            faithfulness=_measured(first, "faithfulness", Faithfulness),
-            layers=_measured(first, "layers", tuple[LayerStatistics, ...]),
+            **collected,
+            **left_out,
         )
+
+
+def _timed(name: str, make: Callable[[], T]) -> T:
+    """Return what `make` returns, and log what took more than a moment: on a busy machine some parts take minutes."""
+    began = time.monotonic()
+    made = make()
+    seconds = time.monotonic() - began
+    if seconds >= 1:
+        logger.info(f"Collected: {name.replace('_', ' ')} ({seconds:.0f} s).")
+    return made
 
 
 def _predictions(cells: Mapping[str, CellResult]) -> dict[str, Predictions]:
@@ -122,7 +144,7 @@ def _score_row(
     """Return a configuration's means, or those of the simple baseline of that name on its features."""
 
     def mean(read: Callable[[Evaluation], float]) -> Estimate:
-        return over_seeds([float(read(each)) for each in evaluations])
+        return over_seeds([float(read(each)) for each in evaluations], SHARE)
 
     cell = seeds[0].cell
     features = "" if simple_baseline == MAJORITY else f", {cell.model} features"
@@ -141,7 +163,7 @@ def _score_row(
         worst_recall=mean(lambda each: each.worst_recall.recall),
         natural_macro_f1=mean(lambda each: each.natural.macro_f1.value),
         per_category={
-            score.category: over_seeds([each.per_category[place].f1.value for each in evaluations])
+            score.category: over_seeds([each.per_category[place].f1.value for each in evaluations], SHARE)
             for place, score in enumerate(evaluations[0].per_category)
         },
         weights=0 if simple_baseline else _count(seeds[0].row.get("tags.weights_total")),
@@ -155,8 +177,12 @@ def _count(text: Any) -> int:
 
 
 def _mean_seconds(seeds: Sequence[CellResult]) -> float:
-    seconds = [cell.row.get("metrics.train_seconds", 0.0) for cell in seeds]
-    return float(np.nan_to_num(seconds).mean())
+    """Return the mean training time, what came from the feature cache counted as if computed, where that is known."""
+    full, spent = (
+        np.array([cell.row.get(f"metrics.{name}", np.nan) for cell in seeds], dtype=np.float64)
+        for name in ("train_seconds_full", "train_seconds")
+    )
+    return float(np.nan_to_num(np.where(np.isnan(full), spent, full)).mean())
 
 
 def pair_rows(group: str, configurations: Configurations) -> list[results.PairRow]:
@@ -230,8 +256,8 @@ def robustness_rows(configurations: Configurations) -> tuple[results.RobustnessR
                 results.RobustnessRow(
                     label=label,
                     run_ids=_run_ids(seeds),
-                    mean_drop=over_seeds([each.mean_drop for each in measured]),
-                    drops={name: over_seeds([each.drops[name] for each in measured]) for name in names},
+                    mean_drop=over_seeds([each.mean_drop for each in measured], DROP),
+                    drops={name: over_seeds([each.drops[name] for each in measured], DROP) for name in names},
                     by_severity={name: _mean_by_severity(measured, name) for name in names},
                 )
             )
@@ -263,16 +289,16 @@ def _calibration_row(label: str, seeds: Sequence[CellResult]) -> results.Calibra
     return results.CalibrationRow(
         label=label,
         run_ids=_run_ids(seeds),
-        temperature=over_seeds([each.temperature for each in scalings]),
-        ece=over_seeds([each.before.ece for each in scalings]),
-        ece_scaled=over_seeds([each.after.ece for each in scalings]),
-        nll=over_seeds([each.before.nll for each in scalings]),
-        nll_scaled=over_seeds([each.after.nll for each in scalings]),
-        aurc=over_seeds([each.aurc for each in curves]),
+        temperature=over_seeds([each.temperature for each in scalings], POSITIVE),
+        ece=over_seeds([each.before.ece for each in scalings], SHARE),
+        ece_scaled=over_seeds([each.after.ece for each in scalings], SHARE),
+        nll=over_seeds([each.before.nll for each in scalings], POSITIVE),
+        nll_scaled=over_seeds([each.after.nll for each in scalings], POSITIVE),
+        aurc=over_seeds([each.aurc for each in curves], SHARE),
         coverage=curves[0].coverage,
         risk=curves[0].risk,
         unknown=detections[0].unknown if detections else 0,
-        auroc_unknown=over_seeds([each.auroc.value for each in detections]) if detections else None,
+        auroc_unknown=over_seeds([each.auroc.value for each in detections], SHARE) if detections else None,
         auroc_products=detections[0].auroc if detections else None,
     )
 
@@ -285,7 +311,7 @@ def gap_rows(configurations: Configurations, data: Data, attributes: Sequence[st
     table = products[[name for name in attributes if name in products.columns]]
     return tuple(
         results.GapRow(label, _run_ids(seeds), measure_gaps([cell.evaluation.predictions for cell in seeds], table))
-        for label, seeds in configurations.items()
+        for label, seeds in track(configurations.items(), "measuring subgroup gaps", len(configurations))
     )
 
 
@@ -322,7 +348,7 @@ def _cost_rows(configurations: Configurations, data: Data, config: StudyConfig) 
     pictures = data.catalogue.pictures.take(data.split.validation[:32])
     costs = {
         label: measure_cost(load_categoriser(resolve(seeds[0].run_id)), pictures, threads=threads)
-        for label, seeds in configurations.items()
+        for label, seeds in track(configurations.items(), "measuring the cost of a prediction", len(configurations))
     }
     scores = {
         label: float(np.mean([cell.evaluation.macro_f1.value for cell in seeds]))

@@ -23,7 +23,7 @@ MOST_SUSPECTS: Final = 36  # to show as pictures
 
 
 def robustness(results: Results) -> Section | None:
-    """Return the section on scores of corrupted pictures."""
+    """Return the section on scores of corrupted images."""
     if not results.robustness:
         return None
     corruptions = tuple(results.robustness[0].drops)
@@ -37,15 +37,15 @@ def robustness(results: Results) -> Section | None:
         for row in results.robustness
     )
     paragraph = (
-        "Relative drop of test macro-F1 on corrupted pictures, mean over three severities and the seeds. No model was "
-        "trained on these corruptions. Below zero: better than on clean pictures."
+        "Relative drop of test macro-F1 on corrupted images, mean over three severities and the seeds. No model was "
+        "trained on these corruptions. Below zero: better than on clean images."
     )
     return Section(
         "robustness",
         "Robustness",
         (paragraph,),
         plots=(RobustnessPlot("Relative drop by corruption and severity", results.robustness),),
-        tables=(Table("Relative drop", ("", "Mean drop", *corruptions), body),),
+        tables=(Table("Relative drop", ("Configuration", "Mean drop", *corruptions), body),),
     )
 
 
@@ -54,8 +54,8 @@ def calibration(results: Results) -> Section | None:
     if not results.calibration:
         return None
     columns = (
-        *("", "Temperature", "ECE", "ECE, scaled", "NLL", "NLL, scaled", "AURC"),
-        *("AUROC, over seeds", "AUROC, over products", "Unknown products"),
+        *("Configuration", "Temperature", "ECE", "ECE, scaled", "NLL", "NLL, scaled", "AURC"),
+        *("AUROC, over seeds", "AUROC, over products", "Out-of-distribution products"),
     )
     body = tuple(
         linked_row(
@@ -76,7 +76,7 @@ def calibration(results: Results) -> Section | None:
     )
     return Section(
         "calibration",
-        "Calibration and unknown categories",
+        "Calibration and out-of-distribution detection",
         (paragraph,),
         plots=(RiskPlot("Risk over coverage, first seed", results.calibration),),
         tables=(Table("Means over seeds", columns, body),),
@@ -91,13 +91,13 @@ def faithfulness(results: Results) -> Section | None:
     paragraph = (
         f"Maps of {next(iter(measured.values())).n} test products of the first seed: each family's own attention (raw) "
         "and attention weighted by gradients (Chefer et al. 2021). Grid cells are replaced by the mean colour, the "
-        "most important first (deletion: a small area is good), or restored (insertion: a large area is good). The "
-        "controls, in grey, are a random order, the distance from the centre, and the map of another picture."
+        "most relevant first (deletion: a small area is good), or restored (insertion: a large area is good). The "
+        "controls, in grey, are a random order, the distance from the centre, and the map of another image."
     )
     tables = (_area_table(results), _randomisation_table(results), _layer_table(results))
     return Section(
         "faithfulness",
-        "What attention maps are worth",
+        "Faithfulness of attention maps",
         (paragraph,),
         conclusions=tuple(each.verdict for model in measured.values() for each in model.comparisons),
         plots=(FaithfulnessPlot("Deletion and insertion", measured),),
@@ -111,7 +111,7 @@ def _area_table(results: Results) -> Table:
         for label, model in results.faithfulness.items()
         for curves in model.curves
     )
-    return Table("Area under the curves, mean over pictures", ("", "Map", "Deletion", "Insertion"), body)
+    return Table("Area under the curves, mean over images", ("Configuration", "Map", "Deletion", "Insertion"), body)
 
 
 def _randomisation_table(results: Results) -> Table:
@@ -121,12 +121,20 @@ def _randomisation_table(results: Results) -> Table:
         for check in model.randomised
     )
     title = "Similarity to the map of randomised weights (Adebayo et al. 2018)"
-    return Table(title, ("", "Map", "Spearman's correlation"), body)
+    return Table(title, ("Configuration", "Map", "Spearman's correlation"), body)
 
 
 def _layer_table(results: Results) -> Table:
     columns = (
-        *("", "Layer", "Queries", "Entropy, nats", "Entropy (1: uniform)", "Distance, patches", "Distance / side"),
+        *(
+            "Configuration",
+            "Layer",
+            "Queries",
+            "Entropy, nats",
+            "Share of maximum entropy",
+            "Distance, patches",
+            "Distance / side",
+        ),
         *("On class token", "On product", "Product's area", "Head diversity"),
     )
     body = tuple(
@@ -164,8 +172,8 @@ def gaps(results: Results) -> Section | None:
         "some harder than others: the last p-value tests the gap that is left within categories."
     )
     rows = [(row, gap) for row in results.gaps for gap in row.gaps]
-    gap_columns = ("", "Attribute", "Best and worst", "Gap of accuracy", "p, Holm", "p within categories")
-    value_columns = ("", "Attribute", "Value", "Products", "Accuracy", "Macro-F1")
+    gap_columns = ("Configuration", "Attribute", "Best and worst", "Gap of accuracy", "p, Holm", "p within categories")
+    value_columns = ("Configuration", "Attribute", "Value", "Products", "Accuracy", "Macro-F1")
     tables = (
         Table("Gaps", gap_columns, tuple(linked_row(row.label, row.run_ids, *_gap_cells(gap)) for row, gap in rows)),
         Table(
@@ -215,7 +223,7 @@ def decoding(results: Results) -> Section | None:
         for row in results.decoding
         for rule, score in row.scores.items()
     )
-    columns = ("", "Decoding", "Macro-F1", "Accuracy", "Unknown", "Coverage", "Accuracy of the covered")
+    columns = ("Configuration", "Decoding", "Macro-F1", "Accuracy", "Unknown", "Coverage", "Accuracy when answered")
     paragraph = (
         "Models trained to write the category's name, decoded in several ways. An Unknown Category counts as incorrect."
     )
@@ -229,7 +237,16 @@ def cost(results: Results) -> Section | None:
         return None
     scores = {row.label: row for row in results.scores if row.protocol == "holdout"}
     columns = (
-        *("", "Macro-F1", "Weights", "Trained", "GFLOP per image", "p50, ms", "p95, ms", "Images per second, batch 32"),
+        *(
+            "Configuration",
+            "Macro-F1",
+            "Weights",
+            "Trained",
+            "GFLOP per image",
+            "p50, ms",
+            "p95, ms",
+            "Images per second, batch 32",
+        ),
         *("Peak MiB above the model", "Training, s", "On the Pareto front"),
     )
     paragraph = (
@@ -286,7 +303,7 @@ def label_audit(results: Results) -> Section | None:
     tables = (
         Table(
             "Test macro-F1 of the first seed",
-            ("", "Left out", "All products", "Without the suspects"),
+            ("Configuration", "Left out", "All products", "Without the suspects"),
             without,
         ),
         Table(

@@ -83,7 +83,7 @@ def render_markdown(results: Results, sections: Sequence[Section]) -> str:
             tiles = [escape((tile.label, tile.value, tile.note)) for tile in section.tiles]
             parts.append(markdown_table(("", "", ""), tiles))
         if section.failures:
-            parts.append("Some cells failed and are left out:")
+            parts.append("Some runs failed and are left out:")
         parts += [_list(escape(lines)) for lines in (section.failures, section.conclusions) if lines]
         for table in section.tables:
             rows = [escape(cell_texts(row)) for row in table.rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from vlm_core.attention.faithfulness import Faithfulness
@@ -13,6 +13,7 @@ from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.gaps import Gap
 from vlm_core.evaluation.label_audit import WithoutSuspects
 from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
+from vlm_core.evaluation.paired import better_first
 from vlm_core.evaluation.seed_comparison import SeedComparison
 
 FILE: Final = "results.json"  # in the folder `study` of the study's artifacts
@@ -20,7 +21,7 @@ FILE: Final = "results.json"  # in the folder `study` of the study's artifacts
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One configuration over its seeds: means with Student's interval of 95 % over seeds."""
+    """One configuration over its seeds: means with their 95 % interval over seeds."""
 
     configuration: str  # model/mode/objective/protocol
     label: str
@@ -40,6 +41,11 @@ class ScoreRow:
     train_seconds: float  # mean over seeds
 
 
+def is_simple_baseline(row: ScoreRow) -> bool:
+    """Return whether the row is of a baseline on frozen features: the runs that hold its predictions are a probe's."""
+    return row.configuration.count("/") > 3  # its name comes before the probe's configuration
+
+
 @dataclass(frozen=True)
 class PairRow:
     """Two configurations compared over the same seeds and products."""
@@ -49,6 +55,11 @@ class PairRow:
     b: str
     test: SeedComparison
     conclusion: str  # in words
+
+    def better_first(self) -> PairRow:
+        """Return the pair with the better configuration as a, as its conclusion names them."""
+        a, b, test = better_first(self.a, self.b, self.test)
+        return replace(self, a=a, b=b, test=test)
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class LeakRow:
 
 @dataclass(frozen=True)
 class RobustnessRow:
-    """Relative drop of macro-F1 by corruption, means over seeds and severities, with Student's interval."""
+    """Relative drop of macro-F1 by corruption, means over seeds and severities, with their interval."""
 
     label: str
     run_ids: tuple[str, ...]

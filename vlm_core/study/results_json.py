@@ -13,7 +13,9 @@ from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from vlm_core.aliases import current_configuration, current_key, current_settings, current_value
-from vlm_core.study.results import Results
+from vlm_core.evaluation.bootstrap import Estimate
+from vlm_core.evaluation.seeds import SHARE, within
+from vlm_core.study.results import Results, ScoreRow
 
 SCHEMA: Final = 2
 # What schema 1 called a field.
@@ -65,8 +67,20 @@ def read_results(text: str) -> Results:
         results,
         settings=current_settings(results.settings),
         failed={current_key(key): error for key, error in results.failed.items()},
-        scores=tuple(scores),
+        scores=tuple(map(_within_bounds, scores)),
     )
+
+
+def _within_bounds(row: ScoreRow) -> ScoreRow:
+    """Return the scores with possible intervals: earlier versions stored Student's, which may end outside 0 to 1."""
+
+    def mend(estimate: Estimate) -> Estimate:
+        return within(estimate, SHARE) if estimate.low < 0 or estimate.high > 1 else estimate
+
+    names = ("macro_f1", "accuracy", "worst_recall", "natural_macro_f1")
+    per_category = {name: mend(score) for name, score in row.per_category.items()}
+    means: dict[str, Any] = {name: mend(getattr(row, name)) for name in names}
+    return replace(row, per_category=per_category, **means)
 
 
 def read_json(kind: Any, text: str) -> Any:

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.study import measurement_sections
 from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
 from vlm_core.study.report_contents import IntervalPlot, LeakPlot, Section, Table, Tile, linked_row
-from vlm_core.study.results import PairRow, Results, ScoreRow
+from vlm_core.study.results import PairRow, Results, ScoreRow, is_simple_baseline
 
 SIGNIFICANT: Final = 0.05
 
@@ -41,8 +42,9 @@ def _overview(results: Results) -> Section:
         f"Catalogue {results.catalogue}, label {settings['label']}, {len(results.categories)} categories: "
         f"{', '.join(results.categories)}.",
         f"{seeds} seed{'s' * (seeds != '1')}. A seed sets the split, the initialisation, the order and the "
-        "augmentation. Means over seeds have Student's 95 % interval. Near-duplicates never lie on both sides of a "
-        "split, only training is balanced, models are selected on validation, and each run reads its test split once.",
+        "augmentation. Means over seeds have a 95 % interval: Student's t, on the logit scale for scores between 0 "
+        "and 1. Near-duplicates never lie on both sides of a split, only training is balanced, models are selected on "
+        "validation, and each run reads its test split once.",
         f"No family was tuned: all use the settings of the preset {settings['preset']}, so a family that these "
         "settings happen to suit has an advantage. The mechanisms of the ablation choose among the same learning rates "
         "on validation.",
@@ -54,16 +56,16 @@ def _overview(results: Results) -> Section:
 
 
 def _tiles(results: Results) -> tuple[Tile, ...]:
-    families = _best_first(results, "family")
     significant = sum(pair.test.p_bootstrap_holm < SIGNIFICANT for pair in results.pairs)
-    best = Tile("Best family", families[0].label, format_estimate(families[0].macro_f1)) if families else None
+    best = _best_first(results, "family", "baseline")
     pairs = f"{significant} of {len(results.pairs)}" if results.pairs else UNKNOWN
+    seeds, own_split = results.settings.get("seeds", UNKNOWN), "each with a split of its own"
     return (
-        Tile("Cells in these results", f"{results.cells_finished} of {results.cells_planned}"),
-        Tile("Seeds", results.settings.get("seeds", UNKNOWN), "each with a split of its own"),
+        Tile("Runs in these results", f"{results.cells_finished} of {results.cells_planned}"),
+        Tile("Seeds", seeds, "too few for intervals" if seeds.isdecimal() and few_seeds(int(seeds)) else own_split),
         Tile("Categories", str(len(results.categories)), results.catalogue),
-        best or Tile("Best family", UNKNOWN),
-        Tile("Pairs that differ", pairs, "bootstrap, after Holm"),
+        Tile("Best macro-F1", best[0].label, format_estimate(best[0].macro_f1)) if best else Tile("Best", UNKNOWN),
+        Tile("Significant differences", pairs, "pairs, bootstrap with Holm correction"),
     )
 
 
@@ -78,12 +80,14 @@ def _scores(results: Results) -> Section | None:
     if not rows:
         return None
     paragraph = (
-        f"Scores on about {rows[0].test_products:,} test products per seed; means over seeds with Student's 95 % "
-        "interval. The natural prior weights each category by its share of the catalogue. Worst recall is that of the "
-        "category with the lowest recall."
+        f"Scores on about {rows[0].test_products:,} test products per seed; means over seeds with their 95 % interval. "
+        "The natural prior weights each category by its share of the catalogue. Worst recall is that of the category "
+        "with the lowest recall. Predictions of nearest neighbours and the majority are stored in the runs of the "
+        "probe whose features they use."
     )
+    paragraphs = tuple(filter(None, (paragraph, few_seeds(min(len(row.seeds) for row in rows)))))
     tables = (_score_table(rows), _category_table(rows))
-    return Section("scores", "Scores", (paragraph,), plots=(_score_plot(rows),), tables=tables)
+    return Section("scores", "Scores", paragraphs, plots=(_score_plot(rows),), tables=tables)
 
 
 def _score_plot(rows: Sequence[ScoreRow]) -> IntervalPlot:
@@ -92,11 +96,15 @@ def _score_plot(rows: Sequence[ScoreRow]) -> IntervalPlot:
 
 
 def _score_table(rows: Sequence[ScoreRow]) -> Table:
-    columns = ("", "Macro-F1", "Accuracy", "Worst recall", "Macro-F1, natural prior", "Weights trained", "Training, s")
+    columns = (
+        *("Configuration", "Seeds", "Macro-F1", "Accuracy", "Worst recall", "Macro-F1, natural prior"),
+        *("Trained weights", "Training, s"),
+    )
     body = tuple(
         linked_row(
             row.label,
-            row.run_ids,
+            _own_runs(row),
+            str(len(row.seeds)),
             *(format_estimate(each) for each in (row.macro_f1, row.accuracy, row.worst_recall, row.natural_macro_f1)),
             format_count(row.weights_trained),
             format_number(row.train_seconds or None, ".0f"),
@@ -109,30 +117,36 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
 def _category_table(rows: Sequence[ScoreRow]) -> Table:
     categories = tuple(rows[0].per_category)
     body = tuple(
-        linked_row(row.label, row.run_ids, *(format_estimate(row.per_category.get(name)) for name in categories))
+        linked_row(row.label, _own_runs(row), *(format_estimate(row.per_category.get(name)) for name in categories))
         for row in rows
     )
-    return Table("F1 per category", ("", *categories), body)
+    return Table("F1 per class", ("Configuration", *categories), body)
+
+
+def _own_runs(row: ScoreRow) -> tuple[str, ...]:
+    """Return the runs of the configuration; () for a baseline on the features of another one's runs."""
+    return () if is_simple_baseline(row) else row.run_ids
 
 
 def _pairs(results: Results) -> Section | None:
-    pairs = [pair for pair in results.pairs if pair.group == "families"]
+    pairs = [pair.better_first() for pair in results.pairs if pair.group == "families"]
     return _pair_section("pairs", "Do the families differ?", pairs) if pairs else None
 
 
 def _pair_section(key: str, title: str, pairs: Sequence[PairRow]) -> Section:
     columns = (
-        "Pair",
+        "A − B",
         "Difference of macro-F1",
         "Difference over seeds",
         "p, bootstrap",
         "p, exact McNemar (mid-p)",
-        "Only one correct",
+        "Only A correct : only B correct",
         "Detectable, points",
     )
     paragraph = (
-        "Both models of a pair predicted the same products in every seed. The interval resamples products within their "
-        "category, with all their predictions in all seeds; p-values are corrected by Holm's method over the "
+        "Both models of a pair predicted the same products in every seed; A is the one that scores higher. The "
+        "interval resamples products within their category, with all their predictions in all seeds; p-values are "
+        "corrected by Holm's method over the "
         f"{len(pairs)} pair{'s' * (len(pairs) != 1)} of this table. McNemar's test counts each product once. The last "
         "column is the smallest difference that would be found in four of five cases with this many products; smaller "
         "ones may go unnoticed."
@@ -170,7 +184,7 @@ def _leak(results: Results) -> Section | None:
     if not results.leak:
         return None
     columns = (
-        *("", "Category", "F1, holdout", "F1, original (leaks)", "Change", "Products with a copy"),
+        *("Configuration", "Category", "F1, holdout", "F1, original (leaks)", "Change", "Products with a copy"),
         *("Accuracy with a copy", "Accuracy without", "Correct predictions with a copy"),
     )
     body = tuple(
@@ -197,7 +211,7 @@ def _leak(results: Results) -> Section | None:
     )
     plot = LeakPlot("F1 under both protocols", results.leak)
     table = Table("Both protocols, means over seeds", columns, body)
-    return Section("leak", "What the leak is worth", (paragraph,), plots=(plot,), tables=(table,))
+    return Section("leak", "Effect of the leak", (paragraph,), plots=(plot,), tables=(table,))
 
 
 def _ablation(results: Results) -> Section | None:
@@ -210,7 +224,7 @@ def _ablation(results: Results) -> Section | None:
         "within 10 %, the same data, order, optimiser, steps and candidate learning rates. Only this ablation can say "
         "what the mechanism contributes; the families differ in much else."
     )
-    pairs = [pair for pair in results.pairs if pair.group == "mechanisms"]
+    pairs = [pair.better_first() for pair in results.pairs if pair.group == "mechanisms"]
     compared = _pair_section("ablation", title, pairs) if pairs else Section("ablation", title, ())
     return Section(
         "ablation",
@@ -228,11 +242,13 @@ def _runs(results: Results) -> Section | None:
     body = tuple(
         linked_row(
             row.label,
-            row.run_ids,
+            _own_runs(row),
             row.protocol if row.protocol == "holdout" else f"{row.protocol} (leaks)",
             ", ".join(f"{seed}: {run_id}" for seed, run_id in zip(row.seeds, row.run_ids, strict=True)),
         )
         for row in results.scores
     )
     paragraph = f"All numbers above are computed from these runs, which are children of run {results.run_id}."
-    return Section("runs", "Runs", (paragraph,), tables=(Table("Runs", ("", "Protocol", "Seed: run"), body),))
+    return Section(
+        "runs", "Runs", (paragraph,), tables=(Table("Runs", ("Configuration", "Protocol", "Seed: run"), body),)
+    )

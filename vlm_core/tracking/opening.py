@@ -78,7 +78,8 @@ def end_run(
         with store_errors(uri), short_timeouts(), _patience_after(error):
             if system is not None:
                 system.stop()
-            client.set_tag(run.run_id, tags.ENDED, status)
+            for name, text in {**tags.load_tag("end"), tags.ENDED: status}.items():
+                client.set_tag(run.run_id, name, text)
             client.set_tag(run.run_id, tags.FAILURE, "" if status == "FINISHED" else _reason(error))
             client.set_terminated(run.run_id, status)
             if run.launcher:

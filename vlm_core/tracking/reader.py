@@ -39,6 +39,8 @@ T = TypeVar("T")
 ROWS_PER_PAGE: Final = 1000
 ROWS_ON_FIRST_PAGE: Final = 100
 _INFO: Final = ("run_id", "name", "experiment", "experiment_id", "status", "started", "ended")
+_PROGRESS: Final = ("seen", "epoch")
+_EPOCHS: Final = "validation_macro_f1"  # logged once an epoch, by its number
 _OWN_RUNS: Final = f"tags.`{tags.ROLE}` = '{tags.RUN}'"
 
 
@@ -53,8 +55,9 @@ class RunReader:
         """Return all runs of this program, newest first, without those that only launched another.
 
         `filter_string` is in MLflow's language, such as "params.model = 'clip' and metrics.test_macro_f1 > 0.8".
-        Columns: run_id, name, experiment, experiment_id, status, started, ended (UTC), and `params.*`, `metrics.*`
-        (last values), `tags.*`. Raises UserError when the filter is not understood.
+        Columns: run_id, name, experiment, experiment_id, status, started, ended, seen (when it last logged a metric;
+        all UTC), epoch (the last one that it logged, 0 before the first), and `params.*`, `metrics.*` (last values),
+        `tags.*`. Raises UserError when the filter is not understood.
         """
         from mlflow.exceptions import MlflowException
 
@@ -76,7 +79,7 @@ class RunReader:
                 yield pd.DataFrame(rows)
                 rows, size, pages = [], ROWS_PER_PAGE, pages + 1
         if rows or not pages:
-            yield pd.DataFrame(rows, columns=None if rows else list(_INFO))
+            yield pd.DataFrame(rows, columns=None if rows else [*_INFO, *_PROGRESS])
 
     def leaderboard(self) -> pd.DataFrame:
         """Return finished runs with a test score, best first within each group tested on the same products.
@@ -241,6 +244,9 @@ class RunReader:
 
     def _row(self, run: Run, names: dict[str, str]) -> dict[str, Any]:
         info = run.info
+        metrics = run.data._metric_objs  # the public ones lack time and step
+        steps = current_metrics({metric.key: metric.step for metric in metrics})
+        seen = max([info.start_time, *(metric.timestamp for metric in metrics)])
         return {
             "run_id": info.run_id,
             "name": current_key(info.run_name),
@@ -249,6 +255,8 @@ class RunReader:
             "status": run.data.tags.get(tags.ENDED, info.status) if info.status == "FAILED" else info.status,
             "started": pd.to_datetime(info.start_time, unit="ms", utc=True),
             "ended": pd.to_datetime(info.end_time, unit="ms", utc=True),
+            "seen": pd.to_datetime(seen, unit="ms", utc=True),
+            "epoch": int(steps.get(_EPOCHS, 0)),
             **{f"params.{name}": text for name, text in _settings(run).items()},
             **{f"metrics.{name}": value for name, value in current_metrics(run.data.metrics).items()},
             **{f"tags.{name}": text for name, text in _tags(run).items()},

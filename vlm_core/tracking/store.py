@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SECONDS_TO_ANSWER: Final = 10
+
+
+class StoreProblem(UserError):
+    """The store itself cannot be read or written now: whether it holds what was asked for is not known."""
+
+
 _DATABASE_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _QUIET: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -86,7 +92,7 @@ def connect(uri: str = "", *, to_write: bool = False) -> MlflowClient:
     """Return a client of the store at `uri` (empty: `store_uri()`), after checking that the store responds.
 
     From then on a store that is opened `to_write` is waited for when it is locked or away (see `patience`).
-    Raises UserError if the store is away, locked, damaged, made by another MLflow version or, when it is opened
+    Raises StoreProblem if the store is away, locked, damaged, made by another MLflow version or, when it is opened
     `to_write`, read-only or on a full disk.
     """
     open_mlflow()
@@ -154,7 +160,7 @@ def _probe_file(uri: str, to_write: bool) -> None:
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Turn what MLflow, SQLAlchemy and the system raise about the store at `uri` into a UserError.
+    """Turn what MLflow, SQLAlchemy and the system raise about the store at `uri` into a StoreProblem.
 
     What no user could fix passes unchanged: it is a bug of ours.
     """
@@ -166,4 +172,13 @@ def store_errors(uri: str) -> Iterator[None]:
         sentence = problem_sentence(error, uri)
         if sentence is None:
             raise
-        raise UserError(sentence) from error
+        raise StoreProblem(sentence) from error
+
+
+def forget_connections(uri: str) -> None:
+    """Close this process's open connections to a database: they would go on reading a file that was replaced."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = SqlAlchemyStore._engine_map.get(uri)
+    if engine is not None:
+        engine.dispose()

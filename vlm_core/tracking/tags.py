@@ -56,6 +56,11 @@ def machine_tags() -> dict[str, str]:
     return tags
 
 
+def load_tag(when: str) -> dict[str, str]:
+    """Return the machine's load now, the mean over a minute, as `load_start` or `load_end`: load makes times long."""
+    return {f"load_{when}": f"{os.getloadavg()[0]:.2f}"} if hasattr(os, "getloadavg") else {}
+
+
 def data_tags(catalogue: Catalogue, split: Split) -> dict[str, str]:
     """Return what a run was trained and tested on, and whether test products leak into training."""
     return {

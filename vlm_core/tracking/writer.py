@@ -69,7 +69,7 @@ class RunWriter:
             self._signals.release()
             raise
         try:
-            self.tags({**tags.machine_tags(), tags.PROCESS: tags.process_tag()})
+            self.tags({**tags.machine_tags(), tags.PROCESS: tags.process_tag(), **tags.load_tag("start")})
             with self._store():
                 self._system = SystemMetrics(self._run.run_id, self._uri, resumed=self._run.resumed)
                 if self._run.resumed:

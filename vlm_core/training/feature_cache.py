@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
@@ -31,6 +32,7 @@ from vlm_core.models.stages import State
 from vlm_core.pixels.arrays import Rows
 
 Precision = Literal["fp16", "fp32"]
+_COST: Final = "cost.json"  # rows computed for an entry, and the seconds that took
 SCHEMA: Final = "2"  # of the entries; another number invalidates older ones
 SECONDS_BETWEEN_COMMITS: Final = 10.0
 _ROWS_VERIFIED_AT_ONCE: Final = 256
@@ -143,6 +145,25 @@ class CacheEntry:
                         f"{error.strerror}. Free disk space there, or lower views or cache_gib."
                     ) from None
         self._touch()
+
+    def add_cost(self, rows: int, seconds: float) -> None:
+        """Record what computing so many rows of the entry took; a record that is lost is only not known."""
+        known_rows, known_seconds = self._cost()
+        cost = {"rows": known_rows + rows, "seconds": known_seconds + seconds}
+        with suppress(OSError):
+            self._write_file(_COST, lambda file: file.write(json.dumps(cost).encode()))
+
+    def seconds_per_row(self) -> float:
+        """Return what computing a row of the entry took on average; nan where that was not recorded."""
+        rows, seconds = self._cost()
+        return seconds / rows if rows else nan
+
+    def _cost(self) -> tuple[int, float]:
+        try:
+            cost = json.loads((self.folder / _COST).read_text(encoding="utf-8"))
+            return int(cost["rows"]), float(cost["seconds"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0, 0.0
 
     def _write(self, batches: Iterator[tuple[Rows, State]]) -> None:
         checksums, committed = self._open()[1], time.monotonic()

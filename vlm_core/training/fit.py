@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from vlm_core.config import HEAD, Config
 from vlm_core.data import Data
 from vlm_core.pixels.views import DEFAULT
 from vlm_core.progress import track
+from vlm_core.training.prefix_cost import PrefixCost
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.summary import Summary
@@ -45,6 +47,7 @@ class Trainer:
     folder: Path
     cache: FeatureCache
     log: Callable[[Mapping[str, float]], None] = lambda metrics: None
+    cost: PrefixCost = field(default_factory=PrefixCost)  # of the frozen layers so far
 
     def fit(self, on_start: Callable[[int], None], on_epoch: EpochCallback) -> TrainingState:
         """Train as the mode says, load the best epoch's weights into the model and return the final state.
@@ -218,10 +221,28 @@ class Trainer:
         logger.info("The feature cache does not keep what is put into it: frozen layers run in every epoch.")
         return features
 
-    @staticmethod
-    def _fill(rows: Rows, entry: CacheEntry, compute: Callable[[Rows], Iterator[tuple[Rows, State]]]) -> CachedFeatures:
-        entry.fill(rows, compute)
-        return entry.read(rows)
+    def _fill(
+        self, rows: Rows, entry: CacheEntry, compute: Callable[[Rows], Iterator[tuple[Rows, State]]]
+    ) -> CachedFeatures:
+        """Return the entry's features of the rows, which are computed where they are missing; count what that cost."""
+        computed, began = 0, time.perf_counter()
+
+        def counted(missing: Rows) -> Iterator[tuple[Rows, State]]:
+            nonlocal computed, began
+            computed, began = len(missing), time.perf_counter()  # not the wait for a process that fills the entry
+            yield from compute(missing)
+
+        entry.fill(rows, counted)
+        if computed:
+            seconds = time.perf_counter() - began
+            entry.add_cost(computed, seconds)
+            self.cost.computed_rows += computed
+            self.cost.computed_seconds += seconds
+        features = entry.read(rows)
+        if cached := len(rows) - computed:
+            self.cost.cached_rows += cached
+            self.cost.cached_seconds += cached * entry.seconds_per_row()
+        return features
 
     def _log_prefix_error(self, source: Batches, cut: int, features: Features, rows: Rows) -> None:
         """Log the error of int8 features of the plain view against PyTorch in fp32, rounding included.

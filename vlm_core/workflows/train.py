@@ -255,7 +255,8 @@ def _train_baseline(config: Config, data: Data, root: Path, parent: str, registe
             data.catalogue.pictures.canvas,
             config.seed,
         )
-        run.metrics({"train_seconds": time.perf_counter() - started})
+        seconds = time.perf_counter() - started
+        run.metrics({"train_seconds": seconds, "train_seconds_full": seconds})
         return _finish(config, data, model, run, "none", register_model)
 
 
@@ -323,7 +324,9 @@ def _fit(
     folder = root / "checkpoints" / run.run_id
     trainer = Trainer(config, data, model, folder, cache, run.metrics)
     best = trainer.fit(lambda weights: run.tags({"weights_trained": str(weights)}), on_epoch)
-    run.metrics({"train_seconds": time.perf_counter() - started})  # of this process, including the frozen layers
+    seconds = time.perf_counter() - started  # of this process, including the frozen layers that it computed
+    run.metrics({"train_seconds": seconds, **trainer.cost.metrics(seconds)})
+    run.tags(trainer.cost.tags())
     return best
 
 

@@ -42,7 +42,13 @@ def test_names_from_the_store_are_escaped():
     evaluation, styles = _evaluation((0, 0, 1, 0), name="<b>{}"), run_styles(["<i>a"], ["clip"])
     bar, matrix = category_bars(styles, [evaluation]).data[0], confusions(styles, [evaluation]).data[0]
     assert list(bar.x) == list(matrix.x) == list(matrix.y) == ["&lt;b&gt;0", "&lt;b&gt;1"]
-    assert bar.name == curves(styles, [[]]).data[0].name == "&lt;i&gt;a"
+    epoch = {"epoch": 1, "validation_summary": {"overall_loss": 1.0, "macro_f1": 0.5}}
+    assert bar.name == curves(styles, [[epoch]]).data[0].name == "&lt;i&gt;a"
+
+
+def test_runs_without_epochs_have_a_sentence_in_place_of_empty_axes():
+    figure = curves(run_styles(["a"], ["clip"]), [[]])
+    assert "None of these runs" in figure.layout.annotations[0].text and not figure.layout.yaxis.visible
 
 
 def test_of_many_categories_those_that_differ_most_are_shown():

@@ -33,3 +33,16 @@ def test_each_family_has_its_colour_and_its_interval():
     (trace,) = figure.data
     assert trace.name == "GIT" and trace.marker.color == "#009E73" and trace.marker.symbol == ("diamond",)
     assert round(trace.error_y.array[0], 6) == 0.2 and round(trace.error_y.arrayminus[0], 6) == 0.1
+    assert "training time, s: %{x" in trace.hovertemplate
+
+
+def test_a_run_whose_time_is_known_in_part_is_hollow_and_not_on_the_front():
+    row = {"run_id": "r", "name": "n", "mode": "probe", "family": "clip", "score": 0.5, "train": 3.0}
+    rows = [row, {**row, "train": 1.0, "train_partial": True}, {**row, "train": 9.0, "score": 0.6}]
+    assert [each["train"] for each in pareto_front(rows, "train")] == [3.0, 9.0]
+    assert score_against_cost(rows, "train").data[1].marker.symbol == ("diamond", "diamond-open", "diamond")
+
+
+def test_without_a_cost_there_is_a_sentence_and_no_axes():
+    figure = score_against_cost([], "latency")
+    assert figure.layout.annotations[0].text == "No tested run has this cost yet" and not figure.layout.xaxis.visible

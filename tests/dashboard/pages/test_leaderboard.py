@@ -24,11 +24,12 @@ def _text(component):
 def test_rows_stand_in_bands_and_the_leaking_protocol_carries_its_mark(runs):
     rows, columns, style, warning = leaderboard.update_grid(runs, True, 1, "", "", False, None)
     headings = [row for row in rows if "heading" in row]
-    assert [heading["leaks"] for heading in headings] == [True, False]  # the newest test set first
+    assert [heading["leaks"] for heading in headings] == [False, True]  # leaking runs never top the page
     assert len(rows) - len(headings) == 4
     honest = [row for row in rows if row.get("leaking") == "false"]
     assert sorted(row["rank"] for row in honest) == [1, 2, 3]
-    assert "1 of 3 test sets leak" in _text(warning)
+    assert "1 of 3 test sets may leak" in _text(warning) and "also appear in training (up to" in _text(warning)
+    assert "in pretraining (up to" in _text(warning)  # a sentence for each kind
     assert "px" in style["height"]
     fields = [column.get("field") for column in columns]
     assert "f1_apparel" in fields and "score" in fields
@@ -47,9 +48,9 @@ def test_one_honest_test_set_has_no_warning(runs):
 
 
 def test_the_scatter_waits_for_the_grid_and_takes_one_test_set_and_a_known_cost(runs):
-    figure = leaderboard.update_scatter(runs, True, 1, "", "no such cost").children.figure
+    figure = leaderboard.update_scatter(runs, True, 1, "", "no such cost").children[0].children.figure
     assert {"CLIP", "BLIP"} <= {trace.name for trace in figure.data}
-    weights = leaderboard.update_scatter(runs, True, 1, None, "weights").children.figure
+    weights = leaderboard.update_scatter(runs, True, 1, None, "weights").children[0].children.figure  # older addresses
     assert weights.layout.xaxis.title.text == "trained weights"
     with pytest.raises(PreventUpdate):
         leaderboard.update_scatter(runs, False, 1, "", "train")
@@ -62,11 +63,22 @@ def test_a_comparison_needs_two_runs(selected):
     assert leaderboard.update_compare(selected).disabled is True
 
 
-@pytest.mark.parametrize(("selected", "compared"), [(2, 2), (9, 6)])
-def test_two_to_six_runs_are_compared(selected, compared):
-    link = leaderboard.update_compare([{"run_id": f"r{number}"} for number in range(selected)])
-    assert link.href == "/compare?runs=" + ",".join(f"r{number}" for number in range(compared))
-    assert link.children == f"Compare {compared} runs"
+@pytest.mark.parametrize("selected", [2, 6])
+def test_two_to_six_runs_are_compared(selected):
+    names = [f"r{number}" for number in range(selected)]
+    for rows in ([{"run_id": name} for name in names], {"ids": names}):  # of the grid, and of an address
+        link = leaderboard.update_compare(rows)
+        assert link.href == "/compare?runs=" + ",".join(names) and link.children == f"Compare {selected} runs"
+
+
+def test_more_runs_than_fit_are_not_cut_down_without_a_word():
+    button = leaderboard.update_compare([{"run_id": f"r{number}"} for number in range(21)])
+    assert button.disabled and button.children == "21 runs selected: compare six at most"
+
+
+def test_the_address_says_which_runs_are_selected(runs):
+    page = leaderboard.layout(runs, {"selected": "r1,r2"})
+    assert '"selectedRows": {"ids": ["r1", "r2"]}' in _text(page) and "/compare?runs=r1,r2" in _text(page)
 
 
 def test_the_page_opens_with_what_its_address_says(runs):

@@ -95,7 +95,49 @@ def test_a_failed_run_shows_why_as_text(runs):
     head, _ = page.update_head(runs, 1, failed)
     assert "RuntimeError: <script>alert(1)</script>" in _text(head)
     waiting, _ = page.update_details(runs, failed, "")
-    assert "Not evaluated yet" in _text(waiting)
+    assert "ended before its test split was evaluated" in _text(waiting)
+
+
+def test_while_a_run_trains_the_sliders_end_is_its_last_epoch_and_not_the_test_split(runs, clip, monkeypatch):
+    row = {name: value for name, value in runs.row(clip).items() if name != "metrics.test_macro_f1"}
+    monkeypatch.setattr(runs, "row", lambda run_id: {**row, "status": "RUNNING"})
+    _, last, place, marks = page.update_curves(runs, 1, clip, None, None)
+    assert (last, place) == (3, 3) and [mark["label"] for mark in marks] == ["1", "2", "3"]
+    assert page.update_confusion(runs, 3, "counts", 1, clip)[1] == "Validation after epoch 3"
+
+
+def test_before_the_first_epoch_there_is_a_sentence_and_no_axes(runs, clip, monkeypatch):
+    row = {name: value for name, value in runs.row(clip).items() if name != "metrics.test_macro_f1"}
+    monkeypatch.setattr(runs, "row", lambda run_id: {**row, "status": "RUNNING"})
+    monkeypatch.setattr(runs, "epochs", lambda run_id: [])
+    monkeypatch.setattr(runs, "evaluation", lambda run_id: None)
+    for figure in (
+        page.update_curves(runs, 1, clip, None, None)[0],
+        page.update_confusion(runs, 1, "counts", 1, clip)[0],
+    ):
+        assert (
+            "has not finished yet" in figure.layout.annotations[0].text
+            or "No epoch" in figure.layout.annotations[0].text
+        )
+        assert figure.layout.xaxis.visible is False
+
+
+def test_a_run_without_a_sign_of_life_says_since_when(runs, clip, monkeypatch):
+    row = {**runs.row(clip), "status": "RUNNING", "lost": True, "live": "no sign since 2026-01-01 11:50 UTC"}
+    monkeypatch.setattr(runs, "row", lambda run_id: row)
+    assert "no sign since 2026-01-01 11:50 UTC" in _text(page.update_head(runs, 1, clip)[0])
+
+
+def test_a_score_that_may_be_memorised_says_by_what(runs):
+    table = runs.table()
+    leaking = table[table["tags.protocol"] == "original"]["run_id"].iloc[0]
+    head = _text(page.update_head(runs, 1, leaking)[0])
+    assert "This score may be memorised" in head and "also appear in training" in head
+
+
+def test_all_settings_that_had_an_effect_are_listed(runs, clip):
+    card = _text(page._settings_card(runs.row(clip)))
+    assert "settings that this run used" in card and "weight_decay" in card and "lora_rank" not in card
 
 
 def test_settings_that_differ_from_the_preset_are_found(runs, clip):

@@ -1,0 +1,40 @@
+"""A run's settings beside those of its preset, for its own model."""
+
+import pytest
+
+from dashboard.settings import differing_params, effective_settings, preset_settings
+from vlm_core.config import HEAD, SUITING, Config
+
+
+def _row(values, source="", **changes):
+    settings = Config.build(values)
+    suiting = HEAD if settings.mode == "probe" and settings.model != "baseline" else {}  # as a training adapts them
+    settings = settings.model_copy(update={**suiting, **changes})
+    return {**{f"params.{name}": text for name, text in settings.to_params().items()}, "tags.weights_source": source}
+
+
+@pytest.mark.parametrize("model", ["clip", "blip", "git", "baseline"])
+@pytest.mark.parametrize("preset", ["cpu", "demo", "original"])
+def test_a_run_of_its_presets_settings_differs_in_nothing(model, preset):
+    assert differing_params(_row({"preset": preset, "model": model})) == []
+
+
+def test_what_suits_the_weights_and_a_probe_is_no_choice_of_the_user():
+    suited = {**SUITING["shipped"], **HEAD, "mode": "probe"}
+    assert differing_params(_row({"preset": "demo", "model": "clip"}, "shipped:clip", **suited)) == []
+    assert differing_params(_row({"preset": "demo", "model": "clip"}, "shipped:clip", **{**suited, "views": 5})) == [
+        ("views", "5", "0")
+    ]
+
+
+def test_only_settings_that_had_an_effect_are_shown():
+    baseline = effective_settings(_row({"model": "baseline"}))
+    assert not {"learning_rate", "epochs", "weights", "blocks", "mode"} & set(baseline) and "seed" in baseline
+    assert "epochs" not in effective_settings(_row({"model": "clip", "mode": "zero-shot"}))
+    probe = effective_settings(_row({"model": "clip", "mode": "probe"}))
+    assert "learning_rate" in probe and not {"blocks", "lora_rank"} & set(probe)
+    assert "lora_rank" in effective_settings(_row({"model": "clip", "mode": "lora"}))
+
+
+def test_an_unknown_preset_has_no_settings():
+    assert preset_settings({"params.preset": "gone"}) == {} and differing_params({"params.preset": "gone"}) == []
