@@ -225,7 +225,7 @@ class ModelSettings(WeightsSettings):
 class CatalogueSettings(Settings):
     """Catalogue."""
 
-    data: str = Field("auto", description="auto, sample, kaggle, hf, or the path of a folder, zip or CSV of products")
+    data: str = Field("auto", description="auto, sample, kaggle, hf, or the path of a folder, zip or table of products")
     label: str = Field("masterCategory", description="column with the category")
     normalise_labels: bool = Field(
         False, description="true: merge categories that differ only by case or blanks, and take nan or N/A as none"

@@ -62,7 +62,12 @@ def load_catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
     from vlm_core.catalogue.catalogue import prepare_catalogue
 
     catalogue = prepare_catalogue(config.data, columns_of(config), root)
-    logger.info(f"Catalogue {catalogue.name}: {catalogue.reading.summary()}")
+    reading = catalogue.reading
+    logger.info(f"Catalogue {catalogue.name}: {reading.summary()}")
+    if reading.notes:
+        logger.info(f"Assumed: {'; '.join(reading.notes)}.")
+    if reasons := reading.first_reasons():
+        logger.info(f"Left out: {reasons} All are listed in {catalogue.left_out}.")
     catalogue = _normalise(config, _correct(config, catalogue, root))
     _warn_of_pictures(config, catalogue)
     return catalogue

@@ -12,6 +12,7 @@ from typing import Final
 # the first.
 EXTRAS: Final = {
     "data": ("datasets", "kagglehub", "kagglesdk", "requests"),
+    "excel": ("openpyxl",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "search": ("optuna", "plotly"),
     "study": ("captum", "cleanlab", "fairlearn", "jinja2", "statsmodels", "torchvision"),

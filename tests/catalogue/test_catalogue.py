@@ -1,5 +1,6 @@
 """A catalogue from its table and pictures to a prepared folder: what is kept, counted, reused and left behind."""
 
+import csv
 import errno
 import io
 import json
@@ -15,8 +16,9 @@ from PIL import Image
 
 from vlm_core.catalogue import catalogue as module
 from vlm_core.catalogue.catalogue import prepare_catalogue
+from vlm_core.catalogue.containers.folder import FolderFiles
+from vlm_core.catalogue.containers.zip_files import ZipFiles
 from vlm_core.catalogue.reading import Columns
-from vlm_core.catalogue.sources import FolderSource, ZipSource
 from vlm_core.errors import UserError
 
 KAGGLE = Columns("id", "", "productDisplayName", "masterCategory", ("gender", "season"))
@@ -95,10 +97,10 @@ def test_a_prepared_catalogue_is_taken_as_it_is(tmp_path, monkeypatch):
 @pytest.mark.parametrize("make", [_folder, _zip])
 def test_the_table_is_opened_once(tmp_path, monkeypatch, make):
     opened = []
-    for kind in (FolderSource, ZipSource):
-        monkeypatch.setattr(kind, "open_table", lambda self, open_=kind.open_table: opened.append(self) or open_(self))
+    for kind in (FolderFiles, ZipFiles):
+        monkeypatch.setattr(kind, "open", lambda self, path, open_=kind.open: opened.append(path) or open_(self, path))
     _prepare(make(tmp_path / "shop"), tmp_path)
-    assert len(opened) == 1
+    assert opened.count("styles.csv") == 1
 
 
 def test_a_table_in_the_working_directory_is_prepared_once(tmp_path, monkeypatch):
@@ -151,10 +153,44 @@ def test_a_missing_column_is_named_with_those_there_are_before_any_slow_work(tmp
 @pytest.mark.parametrize(
     "table", [TABLE.splitlines()[0], TABLE.splitlines()[0] + "\n4,Men,Apparel,No picture\n5,M,A,Cut\n"]
 )
-def test_nothing_usable_is_one_sentence_and_leaves_nothing(tmp_path, table):
-    with pytest.raises(UserError, match=r"^[^\n]*no usable product[^\n]*$"):
+def test_nothing_usable_is_one_sentence_and_leaves_the_reasons_alone(tmp_path, table):
+    with pytest.raises(UserError, match=r"^[^\n]*no usable product[^\n]*$") as error:
         _prepare(_zip(tmp_path / "shop.zip", {**FILES, "styles.csv": table.encode()}), tmp_path)
-    assert list((tmp_path / "data" / "processed").iterdir()) == []
+    left = list((tmp_path / "data" / "processed").iterdir())
+    assert [path.name for path in left] == (["shop-left_out.csv"] if "\n" in table else [])
+    if left:
+        assert str(left[0]) in str(error.value) and "line 2: there is no images/4.jpg in shop.zip" in str(error.value)
+        assert list(csv.DictReader(left[0].open()))[1]["reason"].startswith("the picture images/5.jpg: ")
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_all_that_is_left_out_is_listed_with_line_and_reason(tmp_path, make):
+    table = TABLE + "7,Men,,No category\n1,Men,Apparel,Once more\n"
+    catalogue = _prepare(
+        make(tmp_path / "shop", {**FILES, "styles.csv": table.encode(), "images/7.jpg": PICTURES["1"]}), tmp_path
+    )
+    rows = [(row["table"], int(row["line"]), row["reason"]) for row in csv.DictReader(catalogue.left_out.open())]
+    assert [line for _, line, _ in rows] == [4, 5, 6, 8, 9]
+    assert {table for table, _, _ in rows} == {"shop"}
+    assert rows[1][2].startswith("there is no images/4.jpg in ") and rows[1][2].endswith("which has images/1.jpg")
+    assert rows[3][2] == "no category: the column masterCategory is empty"
+    assert catalogue.reading.first_reasons().endswith("; and 2 more.")
+    assert "1 products without a category" in catalogue.reading.summary()
+
+
+def test_where_all_is_of_use_there_is_no_list(tmp_path):
+    catalogue = _prepare(
+        _zip(tmp_path / "shop.zip", {**FILES, "styles.csv": "".join(TABLE.splitlines(True)[:3]).encode()}), tmp_path
+    )
+    assert not catalogue.left_out.exists() and catalogue.reading.first_reasons() == ""
+
+
+def test_further_pictures_of_a_product_are_counted(tmp_path):
+    table = "id,photo,kind\n1,1.png|2.png,Bag\n2,2.png,Bag\n2,6.png,Bag\n2,2.png,Bag\n"
+    _folder(tmp_path, {"mine.csv": table.encode(), **{f"{name}.png": data for name, data in PICTURES.items()}})
+    reading = _prepare(tmp_path / "mine.csv", tmp_path, Columns("id", "photo", "", "kind", ())).reading
+    assert (reading.products, reading.further_pictures, len(reading.refused)) == (2, 2, 2)
+    assert "2 further pictures of a product not used" in reading.summary()
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):

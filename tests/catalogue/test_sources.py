@@ -1,17 +1,27 @@
 """Where a catalogue may lie, what is no catalogue, and which changes make it another one."""
 
+import bz2
+import gzip
 import io
+import json
 import os
 import tracemalloc
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vlm_core.catalogue import sources
-from vlm_core.catalogue.sources import MOST_PICTURE_BYTES, HashedTable, open_source
+from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
+from vlm_core.catalogue.pictures import PictureMissing
+from vlm_core.catalogue.reading import Columns, Refusal, read_products
+from vlm_core.catalogue.sources import open_source
 from vlm_core.errors import UserError
 
+KAGGLE = Columns("id", "", "title", "masterCategory", ())
 TABLE = b"id,title\n1,Shirt\n2,Tie\n"
+ROWS = {"1": "Shirt", "2": "Tie"}
 FILES = {"styles.csv": TABLE, "images/1.jpg": b"one", "images/2.jpg": b"two"}
 
 
@@ -40,51 +50,197 @@ def source(request, tmp_path):
     return _open(make(tmp_path / "shop.zip", files))
 
 
-def _table(source):
-    with source.open_table() as table:
-        return table.read()
+def _rows(source, columns=KAGGLE):
+    with source.open_table(columns) as table:
+        return {row.values["id"]: row.values["title"] for row in read_products(table.table, table.columns)}
+
+
+def _pictures(source, columns=KAGGLE):
+    """The picture of each row."""
+    with source.open_table(columns) as table:
+        rows = [row for row in read_products(table.table, table.columns) if not isinstance(row, Refusal)]
+        return {row.values["id"]: table.pictures.read(table.find(row).path) for row in rows}
 
 
 def test_a_table_and_its_pictures(source):
     assert source.name == "shop.zip"
-    assert _table(source) == TABLE
-    assert source.has_picture("images/1.jpg") and source.read_picture("images/2.jpg") == b"two"
-    assert not source.has_picture("images/3.jpg") and not source.has_picture("images") and not source.has_picture("")
-    with pytest.raises(OSError, match=r"."):
-        source.read_picture("images/3.jpg")
+    assert _rows(source) == ROWS
+    assert _pictures(source) == {"1": b"one", "2": b"two"}
+    for cell in ("images/3.jpg", "images", ""):
+        with pytest.raises(PictureMissing):
+            source.pictures.find(cell)
 
 
 @pytest.mark.parametrize("path", ["../secret.jpg", "images/../../secret.jpg", "/etc/hostname", "x" * 5000, "a\0b"])
 def test_no_path_leads_out_of_a_catalogue(tmp_path, path):
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     for source in (_open(_folder(tmp_path / "shop")), _open(_zip(tmp_path / "shop.zip"))):
-        assert not source.has_picture(path)
-        with pytest.raises(OSError, match=r"."):
-            source.read_picture(path)
+        with pytest.raises(PictureMissing):
+            source.pictures.find(path)
 
 
 @pytest.mark.parametrize("make", [_folder, _zip])
 def test_the_least_nested_table_counts(tmp_path, make):
     nested = {"again/styles.csv": b"id\n9\n", "again/images/9.jpg": b"nine"}
     source = _open(make(tmp_path / "shop", {**nested, **FILES}))
-    assert _table(source) == TABLE
-    assert source.has_picture("images/1.jpg") and not source.has_picture("images/9.jpg")
+    assert _rows(source) == ROWS
+    assert source.pictures.find("images/1.jpg").path == "images/1.jpg"
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_the_table_beside_the_pictures_counts(tmp_path, make):
+    files = {f"inner/{name}": data for name, data in FILES.items()}
+    assert _pictures(_open(make(tmp_path / "shop", {"styles.csv": TABLE, **files}))) == {"1": b"one", "2": b"two"}
 
 
 def test_a_table_of_the_users_own(tmp_path):
-    _folder(tmp_path / "mine", {"shoes.tsv": b"picture\tkind\na/1.png\tBoot\n", "a/1.png": b"boot"})
+    _folder(tmp_path / "mine", {"shoes.tsv": b"id\tpicture\tkind\n7\ta/1.png\tBoot\n", "a/1.png": b"boot"})
     source = _open(tmp_path / "mine" / "shoes.tsv")
-    assert source.name == "shoes.tsv" and _table(source).startswith(b"picture")
-    assert source.read_picture("a/1.png") == b"boot"
+    assert source.name == "shoes.tsv"
+    assert _pictures(source, Columns("id", "picture", "", "kind", ())) == {"7": b"boot"}
+
+
+OBJECTS = [{"id": 1, "title": "Shirt", "more": {"a": [1]}}, {"id": 2.0, "title": "Tie", "other": None}]
+
+
+def _parquet(rows, **columns):
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, **columns), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("shop.csv.gz", gzip.compress(TABLE)),
+        ("shop.csv.bz2", bz2.compress(TABLE)),
+        ("shop.TXT", TABLE),
+        ("shop.jsonl", "\n".join(json.dumps(row) for row in OBJECTS).encode()),
+        ("shop.ndjson", b"\xef\xbb\xbf" + b"\n\n".join(json.dumps(row).encode() for row in OBJECTS)),
+        ("shop.json", json.dumps(OBJECTS, indent=1).encode()),
+        ("shop.parquet", _parquet([{"id": 1, "title": "Shirt"}, {"id": 2, "title": "Tie"}])),
+        ("shop.parquet", _parquet([{"id": 1.0, "title": "Shirt"}, {"id": 2.0, "title": "Tie"}])),
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "folder", "zip"])
+def test_tables_of_every_kind(tmp_path, name, content, place):
+    files = {name: content, "images/1.jpg": b"one", "images/2.jpg": b"two", "README.md": b"hello", ".DS_Store": b"x"}
+    if place == "zip":
+        source = _open(_zip(tmp_path / "shop.zip", {f"shop/{name}": data for name, data in files.items()}))
+    else:
+        folder = _folder(tmp_path / "shop", files)
+        source = _open(folder / name if place == "file" else folder)
+    assert _rows(source) == ROWS
+    assert _pictures(source) == {"1": b"one", "2": b"two"}
+
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+SCHEMA = pa.schema([("id", pa.int64()), ("image", IMAGE), ("label", pa.int64()), ("title", pa.string())]).with_metadata(
+    {"huggingface": json.dumps({"info": {"features": {"label": {"names": ["Bag", "Shoe"], "_type": "ClassLabel"}}}})}
+)
+EMBEDDED = [
+    {"id": 1, "image": {"bytes": b"one", "path": "1.jpg"}, "label": 0, "title": "Shirt"},
+    {"id": 2, "image": {"bytes": b"two", "path": "1.jpg"}, "label": 1, "title": "Tie"},
+]
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "zip"])
+def test_parquet_that_holds_the_pictures(tmp_path, place):
+    files = {
+        "data/train-00000-of-00002.parquet": _parquet(EMBEDDED[:1], schema=SCHEMA),
+        "data/train-00001-of-00002.parquet": _parquet(EMBEDDED[1:], schema=SCHEMA),
+    }
+    expected = {"1": b"one", "2": b"two"}
+    if place == "file":
+        (tmp_path / "shop.parquet").write_bytes(_parquet(EMBEDDED, schema=SCHEMA))
+        source = _open(tmp_path / "shop.parquet")
+    else:
+        source = _open((_zip if place == "zip" else _folder)(tmp_path / "shop", files))
+    assert _pictures(source) == expected
+    with source.open_table(KAGGLE) as table:
+        assert [row.values["masterCategory"] for row in read_products(table.table, table.columns)] == ["Bag", "Shoe"]
+        assert "column label is the category" in table.table.notes
+
+
+def test_pictures_as_plain_bytes_and_rows_without_one(tmp_path):
+    rows = [{"id": 1, "photo": b"one"}, {"id": 2, "photo": None}]
+    (tmp_path / "shop.parquet").write_bytes(_parquet(rows))
+    with _open(tmp_path / "shop.parquet").open_table(KAGGLE) as table:
+        first, second = read_products(table.table, table.columns)
+        assert table.pictures.read(table.find(first).path) == b"one"
+        with pytest.raises(PictureMissing, match="row 2 has no picture"):
+            table.pictures.read(table.find(second).path)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_what_datasets_saves_to_disk(tmp_path, split):
+    for folder, rows in (("shop/train", EMBEDDED[:1]), ("shop/test", EMBEDDED[1:])) if split else (("shop", EMBEDDED),):
+        _folder(tmp_path / folder, {"state.json": json.dumps({"_data_files": [{"filename": "data-0.arrow"}]}).encode()})
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        with pa.ipc.new_stream(tmp_path / folder / "data-0.arrow", table.schema) as stream:
+            stream.write_table(table)
+    assert _pictures(_open(tmp_path / "shop")) == {"1": b"one", "2": b"two"}
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("split", [True, False])
+def test_hugging_faces_imagefolder(tmp_path, make, form, split):
+    def metadata(*rows):
+        if form == "csv":
+            lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+            return "\n".join(lines).encode()
+        return _parquet(list(rows)) if form == "parquet" else "\n".join(map(json.dumps, rows)).encode()
+
+    one = {"file_name": "a.png", "id": 1, "label": "Bag", "title": "x"}
+    two = {"file_name": "sub/b.png", "id": 2, "label": "Shoe", "title": "y"}
+    if split:
+        files = {f"train/metadata.{form}": metadata(one), f"test/metadata.{form}": metadata(two)}
+        files |= {"train/a.png": b"one", "test/sub/b.png": b"two"}
+    else:
+        files = {f"metadata.{form}": metadata(one, two), "a.png": b"one", "sub/b.png": b"two"}
+    assert _pictures(_open(make(tmp_path / "shop", files))) == {"1": b"one", "2": b"two"}
+
+
+FOLDERS = {"Bags/9.jpg": b"nine", "Bags/10.JPG": b"ten", "Shoes/boots/11.png": b"eleven", "Shoes/.DS_Store": b"x"}
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+@pytest.mark.parametrize("top", ["", "my shop/", "a/b/"])
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_folder_a_category(tmp_path, make, top, split):
+    files = {f"{top}{split}{name}": data for name, data in FOLDERS.items()}
+    files |= {f"{top}val/Bags/12.jpg": b"twelve", f"{top}val/Shoes/9.jpg": b"other"} if split else {}
+    with _open(make(tmp_path / "shop", files)).open_table(KAGGLE) as table:
+        rows = list(read_products(table.table, table.columns))
+        found = {
+            row.values["id"]: (row.values["masterCategory"], table.pictures.read(table.find(row).path)) for row in rows
+        }
+    expected = {"10": ("Bags", b"ten"), "11": ("Shoes", b"eleven")}
+    if split:
+        expected |= {
+            "train/Bags/9.jpg": ("Bags", b"nine"),
+            "val/Shoes/9.jpg": ("Shoes", b"other"),
+            "12": ("Bags", b"twelve"),
+        }
+    else:
+        expected |= {"9": ("Bags", b"nine")}
+        assert list(found) == ["9", "10", "11"]
+    assert found == expected
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("gone.zip", None, "does not exist"),
-        ("text.zip", b"no zip at all", "neither a folder, a zip nor a CSV"),
-        ("empty.zip", {}, r"holds no styles\.csv"),
-        ("other.zip", {"a.txt": b"1"}, r"holds no styles\.csv"),
+        ("gone.zip", None, r"does not exist: .*Looked for /.*gone\.zip"),
+        ("text.zip", b"no zip at all", "neither a folder, a zip nor a table"),
+        ("old.xls", b"x", "save it as CSV UTF-8"),
+        ("shop.tar.gz", b"x", "unpack it"),
+        ("empty.zip", {}, r"holds no styles\.csv, because it is empty"),
+        ("other.zip", {"a.md": b"1", "b.md": b"2"}, r"holds no styles\.csv and no other table, but 2 files with \.md"),
+        ("inner.zip", {"shop.zip": b"1"}, r"but another zip, shop\.zip: unpack inner\.zip, and give data=shop\.zip"),
+        ("pictures.zip", {"all/1.jpg": b"1"}, "but 1 pictures that are not in folders by category"),
+        ("two.zip", {"a.csv": b"1", "b.csv": b"2"}, r"several tables \(a\.csv, b\.csv\)"),
         ("empty", {}, r"holds no styles\.csv"),
     ],
 )
@@ -108,7 +264,23 @@ def test_a_zip_that_is_cut_short_or_damaged(tmp_path):
         _open(tmp_path / "cut.zip")
     (tmp_path / "damaged.zip").write_bytes(whole[:1000] + b"????" + whole[1004:])
     with pytest.raises(UserError, match=r"styles\.csv of damaged\.zip cannot be read"):
-        _table(_open(tmp_path / "damaged.zip"))
+        _rows(_open(tmp_path / "damaged.zip"))
+
+
+@pytest.mark.parametrize(
+    "name", ["shop.csv.gz", "shop.csv.bz2", "shop.parquet", "shop.jsonl", "shop.json", "data.arrow"]
+)
+def test_a_table_that_is_cut_short_or_something_else(tmp_path, name):
+    whole = {
+        ".gz": gzip.compress(os.urandom(5000)),
+        ".bz2": bz2.compress(os.urandom(5000)),
+        ".parquet": _parquet(EMBEDDED, schema=SCHEMA),
+    }.get(os.path.splitext(name)[1], b'["a",')  # noqa: PTH122
+    for content in (whole[: len(whole) // 2], b"", b"no such thing"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name) as error:
+            _rows(_open(tmp_path / name))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
@@ -122,12 +294,11 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path, kind):
             path.symlink_to("/dev/zero")
         else:
             path.mkdir()
-    source = _open(folder)
-    with pytest.raises(UserError, match=r"^styles\.csv cannot be read .*regular file"):
-        source.open_table()
-    assert not source.has_picture("images/1.jpg")
-    with pytest.raises(OSError, match="not a"):
-        source.read_picture("images/1.jpg")
+    with pytest.raises(UserError, match=r"holds no styles\.csv"):
+        _open(folder)
+    _folder(tmp_path / "shop", {"other.csv": TABLE})
+    with pytest.raises(PictureMissing):
+        _open(folder).pictures.find("images/1.jpg")
     with pytest.raises(UserError, match=r"neither a folder nor a regular file|holds no styles"):
         _open(tmp_path / "table.csv")
 
@@ -138,17 +309,7 @@ def test_a_fifo_that_takes_a_files_place_is_not_waited_for(tmp_path, monkeypatch
     os.mkfifo(tmp_path / "shop" / "images" / "1.jpg")
     monkeypatch.setattr(type(tmp_path), "is_file", lambda path: True)
     with pytest.raises(OSError, match="not a regular file"):
-        source.read_picture("images/1.jpg")
-
-
-def test_links_stay_inside_and_end(tmp_path):
-    folder = _folder(tmp_path / "shop")
-    (tmp_path / "secret.jpg").write_bytes(b"secret")
-    (folder / "images" / "3.jpg").symlink_to(tmp_path / "secret.jpg")
-    (folder / "images" / "4.jpg").symlink_to("4.jpg")
-    (folder / "images" / "5.jpg").symlink_to("1.jpg")
-    source = _open(folder)
-    assert [source.has_picture(f"images/{name}.jpg") for name in "12345"] == [True, True, False, False, True]
+        source.pictures.read("images/1.jpg")
 
 
 @pytest.mark.parametrize("make", [_folder, _zip])
@@ -156,21 +317,20 @@ def test_a_table_is_bounded_as_it_is_unpacked(tmp_path, monkeypatch, make):
     monkeypatch.setattr(sources, "MOST_TABLE_BYTES", 1_000_000)
     source = _open(make(tmp_path / "shop", {**FILES, "styles.csv": TABLE + b"\n" * 3_000_000}))
     tracemalloc.start()
-    with source.open_table() as table, pytest.raises(UserError, match=r"styles\.csv.* is larger than 1 MB"):
-        while table.read(1000):
-            pass
+    with pytest.raises(UserError, match=r"styles\.csv.* is larger than 1 MB"):
+        _rows(source)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 500_000
+    assert peak < 6_000_000
 
 
 def test_a_name_in_a_zip_that_is_no_utf8_costs_no_other(tmp_path):
     made = _zip(tmp_path / "a.zip", {**FILES, "images/é.jpg": b"three", "images/ü.jpg": b"four" * 99})
     made.write_bytes(made.read_bytes().replace("é".encode(), b"\xff\xfe"))
     source = _open(made)
-    assert _table(source) == TABLE
+    assert _rows(source) == ROWS
     for name, data in (("1", b"one"), ("2", b"two"), ("ü", b"four" * 99), (b"\xff\xfe".decode("cp437"), b"three")):
-        assert source.read_picture(f"images/{name}.jpg") == data
+        assert source.pictures.read(source.pictures.find(f"images/{name}.jpg").path) == data
 
 
 def test_a_damaged_picture_is_an_error_of_its_own(tmp_path):
@@ -180,14 +340,14 @@ def test_a_damaged_picture_is_an_error_of_its_own(tmp_path):
     (tmp_path / "a.zip").write_bytes(data)
     source = _open(tmp_path / "a.zip")
     with pytest.raises(OSError, match="broken"):
-        source.read_picture("images/1.jpg")
-    assert source.read_picture("images/2.jpg") == b"two"
+        source.pictures.read("images/1.jpg")
+    assert source.pictures.read("images/2.jpg") == b"two"
 
 
 @pytest.mark.slow
 def test_an_entry_that_unpacks_without_end_is_cut(tmp_path):
     source = _open(_zip(tmp_path / "bomb.zip", {**FILES, "images/1.jpg": bytes(MOST_PICTURE_BYTES + 10)}))
-    assert len(source.read_picture("images/1.jpg")) <= MOST_PICTURE_BYTES
+    assert len(source.pictures.read("images/1.jpg")) <= MOST_PICTURE_BYTES
 
 
 def test_auto_takes_the_real_catalogue_and_else_the_sample(tmp_path, monkeypatch):
@@ -208,7 +368,7 @@ def test_public_catalogues_are_fetched_first(tmp_path, monkeypatch, name):
         return _folder(tmp_path / f"fetched-{name}")
 
     monkeypatch.setattr(f"vlm_core.catalogue.fetching.fetch_{name}", fetch)
-    assert _table(open_source(name, tmp_path)) == TABLE
+    assert _rows(open_source(name, tmp_path)) == ROWS
     assert asked == [tmp_path]
 
 
@@ -216,9 +376,8 @@ PATHS = ("images/1.jpg", "images/2.jpg")
 
 
 def _key(place):
-    source = _open(place)
-    with source.open_table() as table:
-        return HashedTable(table).key(source.picture_states(PATHS))
+    with _open(place).open_table(KAGGLE) as table:
+        return table.key(PATHS)
 
 
 @pytest.mark.parametrize("make", [_folder, _zip])
@@ -250,4 +409,4 @@ def test_a_zip_that_lies_about_its_sizes_is_bounded(tmp_path):
     data = file.getvalue().replace((100_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     (tmp_path / "lies.zip").write_bytes(data)
     with pytest.raises(OSError, match="broken"):
-        _open(tmp_path / "lies.zip").read_picture("images/1.jpg")
+        _open(tmp_path / "lies.zip").pictures.read("images/1.jpg")

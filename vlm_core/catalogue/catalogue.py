@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,18 +22,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from vlm_core.atomic import building
-from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, TableRow, read_header, read_rows
-from vlm_core.catalogue.sources import HashedTable, Source, open_source
+from vlm_core.atomic import building, write_atomically
+from vlm_core.catalogue.pictures import PictureMissing, Pictures, tidy
+from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, read_products
+from vlm_core.catalogue.sources import OpenTable, Source, open_source
 from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import PictureStore, UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import track
 
-SCHEMA: Final = 4  # of the prepared folder: part of its name, so that an older one is never read
+SCHEMA: Final = 5  # of the prepared folder: part of its name, so that an older one is never read
 SIZES: Final = "sizes.npy"  # beside the pictures
 LONGEST_SIDE: Final = 256  # pixels of a stored picture
 PICTURES_MEASURED: Final = 200  # to choose the canvas
 PICTURES_PER_BATCH: Final = 256
+LEFT_OUT: Final = "left_out.csv"  # which rows and pictures are of no use, and why
 MOST_DECODERS: Final = 8  # threads: each may need some hundred megabytes
 
 
@@ -46,6 +48,11 @@ class Catalogue:
     pictures: PictureStore
     reading: ReadingReport
     fingerprint: str  # 16 hex digits of the contents, independent of their location and order
+
+    @property
+    def left_out(self) -> Path:
+        """Return the CSV file with all rows and pictures that are of no use; there is none if all are."""
+        return self.pictures.path.with_name(LEFT_OUT)
 
     @property
     def pictures_fingerprint(self) -> str:
@@ -65,12 +72,13 @@ def prepare_catalogue(data: str, columns: Columns, root: Path) -> Catalogue:
     Raises UserError when there is nothing to read, a column is missing, or no product is usable.
     """
     source = open_source(data, root)
-    rows, report, contents = _read(source, columns)
-    key = hashlib.blake2b(f"{SCHEMA}|{contents}|{columns}".encode(), digest_size=8).hexdigest()
+    with source.open_table(columns) as table:
+        reading = _read(source, table)
+    key = hashlib.blake2b(f"{SCHEMA}|{reading.key}|{columns}".encode(), digest_size=8).hexdigest()
     name = re.sub(r"[^\w.-]", "_", Path(source.name).stem) or "catalogue"
     folder = root / "data" / "processed" / f"{name}-{key}"
     if not (folder / "reading.json").exists():
-        _prepare(source, columns, rows, report, folder)
+        _prepare(source, reading, folder, folder.with_name(f"{name}-{LEFT_OUT}"))
     return _load(source.name, folder)
 
 
@@ -95,7 +103,7 @@ def with_products(catalogue: Catalogue, products: pd.DataFrame) -> Catalogue:
 
     The rows stay as they are, and the pictures' file is shared. `find_prepared` finds it like any other.
     """
-    fingerprint = _fingerprint(products)
+    fingerprint = _fingerprint(products, catalogue.reading.picture_column)
     if fingerprint == catalogue.fingerprint:
         return catalogue
     source = catalogue.pictures.path.parent
@@ -104,7 +112,7 @@ def with_products(catalogue: Catalogue, products: pd.DataFrame) -> Catalogue:
         with _preparing(folder) as partial:
             for array in source.glob("*.npy"):
                 _share(array, partial / array.name)
-            _finish(products, catalogue.reading, partial)
+            _finish(products, catalogue.reading, catalogue.name, partial)
     return _load(catalogue.name, folder)
 
 
@@ -116,22 +124,34 @@ def _share(file: Path, place: Path) -> None:
         shutil.copyfile(file, place)
 
 
-def _check_columns(name: str, header: Sequence[str], columns: Columns) -> None:
-    """Raise UserError unless the header of the table `name` has every column that is needed."""
-    needed = {"label": columns.label}
-    if columns.picture:
-        needed["picture_column"] = columns.picture
+@dataclass(frozen=True)
+class _Reading:
+    """A table that was read: rows with the paths of their pictures, and the report before any decoding."""
+
+    rows: list[tuple[TableRow, str]]
+    report: ReadingReport
+    columns: Columns
+    pictures: Pictures
+    key: str  # of the contents
+
+
+def _check_columns(name: str, table: OpenTable) -> None:
+    """Raise UserError unless the table has every column that is needed."""
+    needed = {"label": table.columns.label}
+    if table.columns.picture:
+        needed["picture_column"] = table.columns.picture
     else:
-        needed["id_column"] = columns.id
+        needed["id_column"] = table.columns.id
     for setting, column in needed.items():
-        if column not in header:
-            raise UserError(f"{setting}={column} is not a column of {name}, which has: {', '.join(header)}.")
+        if column not in table.table.names:
+            known = ", ".join(name for name in table.table.names if name)
+            raise UserError(f"{setting}={column} is not a column of {name}, which has: {known}.")
 
 
-def _prepare(source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path) -> None:
+def _prepare(source: Source, reading: _Reading, folder: Path, left_out: Path) -> None:
     """Read and decode everything into a temporary folder, which is renamed when it is complete."""
     with _preparing(folder) as partial:
-        _write(source, columns, rows, report, partial)
+        _write(source, reading, partial, left_out)
 
 
 @contextmanager
@@ -148,74 +168,107 @@ def _preparing(folder: Path) -> Iterator[Path]:
             raise
 
 
-def _write(source: Source, columns: Columns, rows: list[TableRow], report: ReadingReport, folder: Path) -> None:
-    canvas = _canvas(source, rows, columns)
+def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> None:
+    canvas = _canvas(reading)
     unreadable: list[Refusal] = []
     usable: list[dict[str, str]] = []
     sizes: list[tuple[int, int]] = []
     with (folder / "pictures.npy").open("wb") as file:  # written, not mapped: a full disk is an error, not a SIGBUS
-        _write_header(file, (len(rows), *canvas, 3))
-        for row, decoded in track(_decode(source, rows, columns, canvas), "reading pictures", len(rows)):
+        _write_header(file, (len(reading.rows), *canvas, 3))
+        for row, path, decoded in track(_decode(reading, canvas), "reading pictures", len(reading.rows)):
             if isinstance(decoded, str):
-                unreadable.append(Refusal(row.line, f"{_picture_path(row, columns)}: {decoded}"))
+                unreadable.append(Refusal(row.line, f"the picture {path}: {decoded}"))
                 continue
             file.write(decoded.picture.tobytes())
-            usable.append(_product(row, decoded, columns))
+            usable.append(_product(row, decoded, reading.columns))
             sizes.append(decoded.size)
         file.seek(0)
         _write_header(file, (len(usable), *canvas, 3))
+    report = replace(reading.report, pictures_unreadable=tuple(unreadable), products=len(usable))
     if not usable:
-        raise UserError(
-            f"{source.name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
-            f"{report.pictures_missing:,} without a picture, {len(unreadable):,} with an unreadable one."
-        )
+        raise _nothing_usable(source.name, report, left_out)
     np.save(folder / SIZES, np.array(sizes, dtype=np.uint32))
-    _finish(pd.DataFrame(usable), replace(report, pictures_unreadable=tuple(unreadable), products=len(usable)), folder)
+    _finish(pd.DataFrame(usable), report, source.name, folder)
 
 
-def _finish(products: pd.DataFrame, report: ReadingReport, folder: Path) -> None:
+def _finish(products: pd.DataFrame, report: ReadingReport, name: str, folder: Path) -> None:
     """Write what makes a folder of pictures a prepared catalogue."""
     products.to_parquet(folder / "products.parquet", index=False)
-    content = {"fingerprint": _fingerprint(products), "report": _report_adapter().dump_python(report, mode="json")}
+    _write_left_out(report, name, folder / LEFT_OUT)
+    content = {
+        "fingerprint": _fingerprint(products, report.picture_column),
+        "report": _report_adapter().dump_python(report, mode="json"),
+    }
     (folder / "reading.json").write_text(json.dumps(content))
 
 
-def _read(source: Source, columns: Columns) -> tuple[list[TableRow], ReadingReport, str]:
-    """Return the rows that have a picture, the report before any decoding, and a key of the contents.
+def _nothing_usable(name: str, report: ReadingReport, left_out: Path) -> UserError:
+    """Return the error of a table without a usable product, after writing why each row is none."""
+    reasons = report.left_out()
+    if not reasons:
+        return UserError(f"{name} has no usable product: it has no rows.")
+    _write_left_out(report, name, left_out)
+    return UserError(
+        f"{name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
+        f"{report.pictures_missing:,} without a picture, {len(report.pictures_unreadable):,} with an unreadable one. "
+        f"{report.first_reasons()} {left_out} lists all."
+    )
 
-    The table is opened and read once. Raises UserError when a column is missing.
-    """
-    rows: list[TableRow] = []
+
+def _write_left_out(report: ReadingReport, table: str, path: Path) -> None:
+    """Write a CSV file with the line and the reason of everything that is left out, if there is any."""
+    if reasons := report.left_out():
+        rows = [(table, found.line, found.reason) for found in reasons]
+        text = pd.DataFrame(rows, columns=["table", "line", "reason"]).to_csv(index=False)
+        write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def _read(source: Source, table: OpenTable) -> _Reading:
+    """Return the rows that have a picture. Raises UserError when a column is missing."""
+    _check_columns(source.name, table)
+    rows: list[tuple[TableRow, str]] = []
     refused: list[Refusal] = []
-    missing = count = repaired = 0
-    with source.open_table() as file:
-        table = HashedTable(file)
-        names, delimiter = read_header(table, source.name)
-        _check_columns(source.name, names, columns)
-        for row in read_rows(table, names, delimiter, columns):
-            count += 1
-            if isinstance(row, Refusal):
-                refused.append(row)
-                continue
-            repaired += row.repaired
-            if source.has_picture(_picture_path(row, columns)):
-                rows.append(row)
-            else:
-                missing += 1
-        key = table.key(source.picture_states(_picture_path(row, columns) for row in rows))
-    return rows, ReadingReport(count, repaired, tuple(refused), missing, (), 0), key
+    missing: list[Refusal] = []
+    unlabelled: list[Refusal] = []
+    count = repaired = further = 0
+    for row in read_products(table.table, table.columns):
+        count += 1
+        if isinstance(row, Refusal):
+            refused.append(row)
+            continue
+        repaired += row.repaired
+        try:
+            found = table.find(row)
+        except PictureMissing as error:
+            missing.append(Refusal(row.line, str(error)))
+            continue
+        rows.append((row, found.path))
+        further += found.further
+        if not row.values[table.columns.label]:
+            unlabelled.append(Refusal(row.line, f"no category: the column {table.columns.label} is empty"))
+    report = ReadingReport(
+        rows_read=count,
+        rows_repaired=repaired,
+        refused=tuple(refused),
+        pictures_missing=len(missing),
+        pictures_unreadable=(),
+        products=0,
+        missing=tuple(missing),
+        unlabelled=tuple(unlabelled),
+        further_pictures=further + sum(found.reason.endswith(FURTHER) for found in refused),
+        notes=tuple(table.table.notes),
+        picture_column=table.columns.picture,
+    )
+    return _Reading(rows, report, table.columns, table.pictures, table.key(path for _, path in rows))
 
 
-def _picture_path(row: TableRow, columns: Columns) -> str:
-    return row.values[columns.picture] if columns.picture else f"images/{row.values[columns.id]}.jpg"
-
-
-def _canvas(source: Source, rows: list[TableRow], columns: Columns) -> tuple[int, int]:
+def _canvas(reading: _Reading) -> tuple[int, int]:
     """Return height and width for all pictures: the median of a sample, with a bounded longer side."""
     sizes = []
-    for row in rows[:: max(1, len(rows) // PICTURES_MEASURED)][:PICTURES_MEASURED]:
+    rows = reading.rows
+    for _, path in rows[:: max(1, len(rows) // PICTURES_MEASURED)][:PICTURES_MEASURED]:
         try:
-            sizes.append(decode_picture(source.read_picture(_picture_path(row, columns))).size)
+            sizes.append(decode_picture(reading.pictures.read(path)).size)
         except (OSError, UnreadablePicture):
             continue
     if not sizes:
@@ -232,30 +285,28 @@ class _Decoded:
     size: tuple[int, int]  # height and width before it was fitted
 
 
-def _decode(
-    source: Source, rows: Iterable[TableRow], columns: Columns, canvas: tuple[int, int]
-) -> Iterator[tuple[TableRow, _Decoded | str]]:
-    """Yield each row with its picture, or with the reason why there is none; Pillow decodes without the GIL."""
+def _decode(reading: _Reading, canvas: tuple[int, int]) -> Iterator[tuple[TableRow, str, _Decoded | str]]:
+    """Yield each row and path with its picture, or the reason why there is none; Pillow decodes without the GIL."""
 
-    def decode(row: TableRow) -> tuple[TableRow, _Decoded | str]:
+    def decode(placed: tuple[TableRow, str]) -> tuple[TableRow, str, _Decoded | str]:
+        row, path = placed
         try:
-            data = source.read_picture(_picture_path(row, columns))
+            data = reading.pictures.read(path)
             original = decode_picture(data)
             picture = fit_picture(original, canvas)
         except (OSError, ValueError, UnreadablePicture) as error:
-            return row, str(error)
-        return row, _Decoded(
-            picture, hashlib.blake2b(data, digest_size=16).hexdigest(), (original.height, original.width)
-        )
+            return row, path, str(error)
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        return row, path, _Decoded(picture, digest, (original.height, original.width))
 
-    waiting = iter(rows)
+    waiting = iter(reading.rows)
     with ThreadPoolExecutor(max_workers=min(MOST_DECODERS, os.cpu_count() or 1)) as pool:
         while batch := list(islice(waiting, PICTURES_PER_BATCH)):
             yield from pool.map(decode, batch)
 
 
 def _product(row: TableRow, decoded: _Decoded, columns: Columns) -> dict[str, str]:
-    identity = row.values.get(columns.id) or row.values[columns.picture]
+    identity = row.values.get(columns.id) or tidy(row.values[columns.picture])
     return {
         **row.values,
         "product_id": identity,
@@ -270,9 +321,10 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, layout)
 
 
-def _fingerprint(products: pd.DataFrame) -> str:
-    """Return 16 hex digits of all rows, whatever their order."""
-    lines = sorted("\x1f".join(values) for values in products.itertuples(index=False))
+def _fingerprint(products: pd.DataFrame, picture_column: str) -> str:
+    """Return 16 hex digits of all rows, whatever their order, and however the paths of their pictures are written."""
+    told = products.drop(columns=picture_column) if picture_column else products
+    lines = sorted("\x1f".join(values) for values in told.itertuples(index=False))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import deque
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from vlm_core.errors import UserError
 
-DELIMITERS: Final = ",;\t"
-LONGEST_LINE: Final = 1_000_000
-MOST_LINES_PER_ROW: Final = 50  # a quote still open after so many lines is a stray one
 MOST_ROWS: Final = 2_000_000
 MOST_CELLS: Final = 20_000_000  # of all rows; each takes about 100 bytes of memory
-FEWEST_COLUMNS: Final = 4  # of a row; a line of prose may have as many commas as fewer columns need
-
-
-class Table(Protocol):
-    """A binary file that is read line by line."""
-
-    def readline(self, limit: int = -1, /) -> bytes:
-        """Return the next line, or its first `limit` bytes."""
+FURTHER: Final = ", and this is a further picture of it"
+REASONS_SHOWN: Final = 3
+_WHOLE_NUMBER: Final = re.compile(r"(\d+)\.0+")
 
 
 @dataclass(frozen=True)
@@ -48,7 +37,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class ReadingReport:
-    """How many rows were used, repaired and refused."""
+    """How many rows were used, repaired and left out, and why."""
 
     rows_read: int
     rows_repaired: int
@@ -56,14 +45,60 @@ class ReadingReport:
     pictures_missing: int
     pictures_unreadable: tuple[Refusal, ...]
     products: int
+    missing: tuple[Refusal, ...] = ()  # the rows without a picture
+    unlabelled: tuple[Refusal, ...] = ()  # products without a category, which are in the catalogue all the same
+    further_pictures: int = 0  # that products have beside the one that is used
+    notes: tuple[str, ...] = ()  # what was assumed
+    picture_column: str = ""  # the column with the paths of pictures, which the fingerprint leaves out
+
+    def left_out(self) -> list[Refusal]:
+        """Return every row or picture that is of no use, in the order of the table."""
+        return sorted(
+            [*self.refused, *self.missing, *self.pictures_unreadable, *self.unlabelled], key=lambda found: found.line
+        )
+
+    def first_reasons(self) -> str:
+        """Return why the first few are of no use, in one sentence; empty if all are of use."""
+        reasons = self.left_out()
+        if not reasons:
+            return ""
+        more = f"; and {len(reasons) - REASONS_SHOWN:,} more" if len(reasons) > REASONS_SHOWN else ""
+        return "; ".join(f"line {found.line:,}: {found.reason}" for found in reasons[:REASONS_SHOWN]) + f"{more}."
 
     def summary(self) -> str:
         """Return one sentence for users."""
+        also = f", {len(self.unlabelled):,} products without a category" if self.unlabelled else ""
+        if self.further_pictures:
+            also += f", {self.further_pictures:,} further pictures of a product not used"
         return (
             f"{self.products:,} products from {self.rows_read:,} rows: {self.rows_repaired:,} rows repaired, "
             f"{len(self.refused):,} refused, {self.pictures_missing:,} without a picture, "
-            f"{len(self.pictures_unreadable):,} with an unreadable one."
+            f"{len(self.pictures_unreadable):,} with an unreadable one{also}."
         )
+
+
+class Record(NamedTuple):
+    """The cells of a row, one for each column."""
+
+    line: int
+    cells: list[str]
+    repaired: bool = False
+
+
+class Table(Protocol):
+    """The rows of a table, whatever it lies in; they are read once."""
+
+    name: str
+    names: list[str]  # of the columns; "" where one has no name
+    picture: str  # the column that holds pictures by the container's own rules; "" where it has no such rule
+    label: str  # the same for the category
+    notes: list[str]  # what was assumed, complete when all rows were read
+
+    def records(self, columns: Columns) -> Iterator[Record | Refusal]:
+        """Yield each row, or why it cannot be used."""
+
+    def close(self) -> None:
+        """Close the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,101 +110,42 @@ class TableRow:
     repaired: bool
 
 
-def read_header(table: Table, name: str) -> tuple[list[str], str]:
-    """Return column names and the delimiter of a table that is open at its start.
+def id_index(names: Sequence[str], columns: Columns) -> int:
+    """Return the place of the column that identifies a product: the id, or the picture where there is none."""
+    return next((names.index(name) for name in (columns.id, columns.picture) if name in names), 0)
 
-    Raises UserError when there are no column names.
+
+def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal]:
+    """Yield each product of a table, or why a row is none; no content of a row raises.
+
+    An id written as 1001.0 is 1001. Of several rows with one id the first is the product. Raises UserError for more
+    rows than fit in memory.
     """
-    line = table.readline(LONGEST_LINE).decode("utf-8-sig", "replace").replace("\0", "")
-    delimiter = max(DELIMITERS, key=line.count)
-    header = [cell.strip() for cell in _cells(line, delimiter) or line.split(delimiter)]
-    if not any(header):
-        raise UserError(f"{name} is empty: its first line must name the columns.")
-    return header, delimiter
-
-
-def read_rows(table: Table, header: Sequence[str], delimiter: str, columns: Columns) -> Iterator[TableRow | Refusal]:
-    """Yield each row after the header as a usable row or a refusal; no content of a row raises.
-
-    Unquoted delimiters are repaired where the title is the last column: surplus fields belong to it. Raises UserError
-    for more rows than fit in memory.
-    """
-    most = min(MOST_ROWS, MOST_CELLS // len(header))
-    seen: set[str] = set()
-    id_column = columns.id if columns.id in header else columns.picture
-    repairable = bool(columns.title) and header[-1] == columns.title
-    for count, (line, cells) in enumerate(_records(table, delimiter, len(header))):
+    most = min(MOST_ROWS, MOST_CELLS // len(table.names))
+    place = id_index(table.names, columns)
+    picture_place = table.names.index(columns.picture) if columns.picture in table.names else place
+    named = [(index, name) for index, name in enumerate(table.names) if name]
+    first_rows: dict[str, tuple[int, str]] = {}
+    for count, record in enumerate(table.records(columns)):
         if count >= most:
-            raise UserError(f"The table has more than {most:,} rows of {len(header):,} columns: give a smaller one.")
-        if not any(cell.strip() for cell in cells):
-            continue
-        repaired = len(cells) > len(header) and repairable
-        if repaired:
-            cells = [*cells[: len(header) - 1], delimiter.join(cells[len(header) - 1 :])]
-        if len(cells) != len(header):
-            yield Refusal(line, f"{len(cells)} fields where the header has {len(header)}")
-            continue
-        values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-        product = values[id_column]
-        if not product or product in seen:
-            yield Refusal(
-                line, f"the id {product} is already used in an earlier line" if product else "the id is empty"
+            raise UserError(
+                f"The table has more than {most:,} rows of {len(table.names):,} columns: give a smaller one."
             )
+        if isinstance(record, Refusal):
+            yield record
             continue
-        seen.add(product)
-        yield TableRow(line, values, repaired)
-
-
-def _records(table: Table, delimiter: str, width: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first line number and the cells of each record; a stray quote affects its own line only.
-
-    A quoted cell may span lines as in RFC 4180, unless one of these lines is a whole row by itself.
-    """
-    waiting: deque[tuple[int, str]] = deque()
-    lines = _lines(table)
-    while waiting or (waiting := deque(islice(lines, 1))):
-        number, text = waiting.popleft()
-        if '"' not in text:
-            yield number, text.rstrip("\r\n").split(delimiter)
+        cells = [cell.strip() for cell in record.cells]
+        if not any(cells):
             continue
-        cells, used = _quoted(text, waiting, lines, delimiter, width)
-        for _ in range(used):
-            waiting.popleft()
-        yield number, cells or text.rstrip("\r\n").split(delimiter)
-
-
-def _quoted(
-    text: str, waiting: deque[tuple[int, str]], lines: Iterator[tuple[int, str]], delimiter: str, width: int
-) -> tuple[list[str] | None, int]:
-    """Return the cells of a record that begins with `text`, and how many of the waiting lines belong to it.
-
-    The cells are None when its quotes do not form a record. Lines that were read ahead stay in `waiting`.
-    """
-    for used in range(MOST_LINES_PER_ROW):
-        if text.count('"') % 2 == 0:
-            cells = _cells(text, delimiter)
-            return cells, used if cells else 0
-        if used == len(waiting):
-            waiting.extend(islice(lines, 1))
-        if used == len(waiting):
-            break
-        line = waiting[used][1]
-        if width >= FEWEST_COLUMNS and line.rstrip("\r\n").count(delimiter) >= width - 1:
-            break
-        text += line
-    return None, 0
-
-
-def _cells(text: str, delimiter: str) -> list[str] | None:
-    """Return the cells of one record; None where it has stray quotes."""
-    try:
-        records = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except csv.Error:
-        return None
-    return records[0] if len(records) == 1 else None
-
-
-def _lines(table: Table) -> Iterator[tuple[int, str]]:
-    """Yield line numbers from 2 on (after the header), and each line's text."""
-    for number, data in enumerate(iter(lambda: table.readline(LONGEST_LINE), b""), start=2):
-        yield number, data.decode("utf-8", "replace").replace("\0", "")
+        if match := _WHOLE_NUMBER.fullmatch(cells[place]):
+            cells[place] = match[1]
+        product = cells[place]
+        if not product:
+            yield Refusal(record.line, "the id is empty")
+        elif product in first_rows:
+            line, picture = first_rows[product]
+            further = "" if cells[picture_place] == picture else FURTHER
+            yield Refusal(record.line, f"the id {product} is already used in line {line:,}{further}")
+        else:
+            first_rows[product] = record.line, cells[picture_place]
+            yield TableRow(record.line, {name: cells[index] for index, name in named}, record.repaired)

@@ -1,43 +1,111 @@
-"""Sources of a catalogue's table and pictures: a folder or zip in Kaggle's layout, or any CSV file."""
+"""What `data=` may name, a folder, a zip or a table of any kind: it becomes a table and the pictures of its rows."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
-import os
+import json
 import posixpath
-import stat
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, Protocol
+from typing import IO, Any, BinaryIO, Final, cast
 
-from vlm_core.catalogue.zips import BROKEN_ENTRY, MOST_PICTURE_BYTES, open_zip, read_entry
+from vlm_core.catalogue.containers.arrow_table import ArrowTable, open_arrow, open_parquet
+from vlm_core.catalogue.containers.files import Files, is_picture
+from vlm_core.catalogue.containers.folder import FolderFiles
+from vlm_core.catalogue.containers.image_folder import ImageFolder, is_image_folder, split_order
+from vlm_core.catalogue.containers.joined_table import JoinedTable
+from vlm_core.catalogue.containers.json_lines import JsonLines
+from vlm_core.catalogue.containers.text_table import TextTable
+from vlm_core.catalogue.containers.workbook import Workbook
+from vlm_core.catalogue.containers.zip_files import ZipFiles
+from vlm_core.catalogue.pictures import IMAGES, FilePictures, Found, Pictures
+from vlm_core.catalogue.reading import Columns, Table, TableRow
+from vlm_core.catalogue.zips import BROKEN_ENTRY
 from vlm_core.errors import UserError
 
 TABLE: Final = "styles.csv"
 REAL: Final = Path("data/raw/myntra_fashion_products")
 SAMPLE: Final = Path("data/raw/sample")
+USUAL_LABEL: Final = "masterCategory"  # the setting's default: where a table lacks it, its own label may stand in
 MOST_TABLE_BYTES: Final = 500_000_000
+TEXT: Final = (".csv", ".tsv", ".tab", ".txt")
+JSON: Final = (".jsonl", ".ndjson", ".json")
+WORKBOOK: Final = (".xlsx", ".xlsm")
+PARQUET: Final = (".parquet", ".pq")
+ARROW: Final = ".arrow"
+PACKED: Final[dict[str, Callable[[BinaryIO], IO[bytes]]]] = {
+    ".gz": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
+    ".bz2": bz2.BZ2File,
+}
+TABLES: Final = (*TEXT, *JSON, *WORKBOOK, *PARQUET)
+UNSURE: Final = (".txt", ".json")  # as those of a README or of settings
+READABLE: Final = "a folder, a zip, or a table (CSV, TSV, JSON lines, Parquet or Excel workbook)"
+_FOREIGN: Final = {
+    ".xls .xlsb .ods .numbers": "a workbook in a format that is not read: save it as CSV UTF-8",
+    ".tar .tgz .7z .rar .xz .zst": "an archive that is not read in place: unpack it, and give the folder",
+    ".pkl .pickle .npz .npy .h5 .feather .db .sqlite": "not read: save the table as CSV or Parquet",
+}
 
 
-class Source(Protocol):
-    """A table of products and the pictures that it names."""
+@dataclass(frozen=True)
+class OpenTable:
+    """A table that is open at its first row, and the pictures of its rows."""
+
+    table: Table
+    columns: Columns  # as the user gave them, and where they gave none as the container has them
+    pictures: Pictures
+    digest: Callable[[], str]
+
+    def __enter__(self) -> OpenTable:
+        """Return the table itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the table."""
+        self.table.close()
+
+    def picture_cell(self, row: TableRow) -> str:
+        """Return what a row says of its picture."""
+        columns = self.columns
+        return row.values[columns.picture] if columns.picture else f"{IMAGES}/{row.values[columns.id]}.jpg"
+
+    def find(self, row: TableRow) -> Found:
+        """Return a row's picture. Raises PictureMissing."""
+        return self.pictures.find(self.picture_cell(row))
+
+    def key(self, paths: Iterable[str]) -> str:
+        """Return sixteen hex digits that change with the table, which is read to its end, or with a picture's state."""
+        digest = hashlib.blake2b(self.digest().encode(), digest_size=8)
+        for state in sorted(f"{path}|{self.pictures.state(path)}" for path in paths):
+            digest.update(state.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table of products and their pictures, whatever they lie in."""
 
     name: str
+    pictures: Pictures
+    _open: Callable[[Columns], tuple[Table, Callable[[], str]]]
 
-    def open_table(self) -> BinaryIO:
-        """Open the table's bytes at the start. Raises UserError, then and later, where they cannot be read."""
-
-    def has_picture(self, path: str) -> bool:
-        """Return whether there is a picture at that path, which cannot lead outside the source."""
-
-    def read_picture(self, path: str) -> bytes:
-        """Return a picture's bytes, truncated for a file that is far too large. Raises OSError."""
-
-    def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield one line per picture that changes with the picture, without reading any."""
+    def open_table(self, columns: Columns) -> OpenTable:
+        """Open the table at its first row. Raises UserError, then and later, where it cannot be read."""
+        with naming_table(self.name):
+            table, digest = self._open(columns)
+        own = table.pictures if isinstance(table, ArrowTable) else None
+        filled = _fill_in(columns, table)
+        is_own = own is not None and filled.picture == table.picture
+        return OpenTable(table, filled, cast(Pictures, own) if is_own else self.pictures, digest)
 
 
 def open_source(data: str, root: Path) -> Source:
@@ -50,170 +118,262 @@ def open_source(data: str, root: Path) -> Source:
     if data == "sample":
         from vlm_core.catalogue.sample import draw_sample
 
-        return FolderSource("sample", draw_sample(root / SAMPLE), TABLE)
+        return _in_files(FolderFiles(draw_sample(root / SAMPLE)), "sample")
     if data in ("kaggle", "hf"):
         from vlm_core.catalogue.fetching import fetch_hf, fetch_kaggle
 
-        return _open_folder((fetch_kaggle if data == "kaggle" else fetch_hf)(root))
+        return open_place((fetch_kaggle if data == "kaggle" else fetch_hf)(root))
     path = Path(data).expanduser()
-    if path.is_dir():
-        return _open_folder(path)
     if not path.exists():
-        raise UserError(f"data={data} does not exist: give a folder, a zip or a CSV file, or sample, kaggle or hf.")
+        raise UserError(
+            f"data={data} does not exist: give {READABLE}, or sample, kaggle or hf. Looked for {path.absolute()}."
+        )
+    return open_place(path)
+
+
+def open_place(path: Path) -> Source:
+    """Return the source at a path that exists. Raises UserError if it is none."""
+    if path.is_dir():
+        return _in_files(FolderFiles(path), path.name, path)
     if not path.is_file():
-        raise UserError(f"data={data} is neither a folder nor a regular file: give a folder, a zip or a CSV file.")
-    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
-        return FolderSource(path.name, path.parent, path.name)
+        raise UserError(f"{path} is neither a folder nor a regular file: give {READABLE}.")
+    ending = _endings(path.name)[0]
+    if ending in PARQUET:
+        return _of_arrow(open_parquet([path], path.name), FilePictures(FolderFiles(path.parent), outside=True))
+    if ending == ARROW:
+        return _of_arrow(open_arrow([path], path.name), FilePictures(FolderFiles(path.parent), outside=True))
+    if ending in TABLES:
+        return _of_file(FolderFiles(path.parent), path.name, outside=True)
     if zipfile.is_zipfile(path):
-        return ZipSource(path)
-    raise UserError(f"data={data} is neither a folder, a zip nor a CSV file: give one of these.")
+        return _in_files(ZipFiles(path), path.name)
+    for endings, problem in _FOREIGN.items():
+        if ending in endings.split():
+            raise UserError(f"{path} is {problem}.")
+    raise UserError(f"{path} is neither a folder, a zip nor a table: give {READABLE}.")
 
 
-class _BoundedTable(io.RawIOBase):
-    """The bytes of a table in another file; more than a limit are an error, whatever they are unpacked from."""
+def _in_files(files: Files, name: str, folder: Path | None = None) -> Source:
+    """Return the catalogue in a folder or zip; `folder` is where it lies if it is a folder."""
+    paths = list(files.walk())
+    if kaggle := [path for path in paths if posixpath.basename(path) == TABLE]:
+        return _of_file(files, min(kaggle, key=lambda path: _nesting(files, path)), name=name)
+    if folder and (saved := _saved_datasets(folder, paths)):
+        return _of_arrow(open_arrow(saved, name), FilePictures(files))
+    if metadata := [
+        path for path in paths if posixpath.basename(path).lower().startswith("metadata.") and is_table(path)
+    ]:
+        return _of_metadata(files, sorted(metadata, key=split_order), name)
+    if tables := _tables(paths, [ending for ending in TABLES if ending not in UNSURE]):
+        return _of_tables(files, tables, name, folder)
+    pictures = [path for path in paths if is_picture(path)]
+    if (top := _top_of_image_folder(pictures)) is not None:
+        return _of_image_folder(files, [path.removeprefix(top) for path in pictures], top, name)
+    if texts := _tables(paths, UNSURE):
+        return _of_tables(files, texts, name, folder)
+    raise UserError(_describe(files.name, paths, len(pictures)))
+
+
+def _of_file(files: Files, path: str, *, outside: bool = False, name: str = "") -> Source:
+    """Return the source of a table that is a file of others; `outside` as in FilePictures."""
+
+    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
+        return open_table_file(files, path)
+
+    return Source(
+        name or posixpath.basename(path), FilePictures(files, posixpath.dirname(path), outside=outside), open_table
+    )
+
+
+def open_table_file(files: Files, path: str) -> tuple[Table, Callable[[], str]]:
+    """Open a table that is read from its first byte to its last, and a function that returns a hash of all of them."""
+    name = f"{path} of {files.name}" if isinstance(files, ZipFiles) else posixpath.basename(path)
+    ending, packing = _endings(path)
+    with naming_table(name):
+        file: Any = files.open(path)
+        raw = TableBytes(PACKED[packing](file) if packing else file, name)
+    stream = io.BufferedReader(raw, 1 << 16)
+    if ending in WORKBOOK:
+        copy = tempfile.TemporaryFile()  # noqa: SIM115  # the workbook closes it
+        shutil.copyfileobj(stream, copy)
+        copy.seek(0)
+        digest = raw.digest()
+        return Workbook(cast(BinaryIO, copy), name), lambda: digest
+    return (JsonLines if ending in JSON else TextTable)(stream, name), raw.digest
+
+
+def _of_arrow(table: ArrowTable, pictures: Pictures) -> Source:
+    return Source(table.name, pictures, lambda columns: (table.again(), lambda: table.state))
+
+
+def _of_metadata(files: Files, paths: Sequence[str], name: str) -> Source:
+    """Return the source of Hugging Face's metadata files, each of which names pictures from its own folder on."""
+
+    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
+        opened = [_open_any(files, path) for path in paths]
+        tables = [(posixpath.dirname(path), table) for path, (table, _) in zip(paths, opened, strict=True)]
+        return JoinedTable(name, tables), lambda: "|".join(digest() for _, digest in opened)
+
+    return Source(name, FilePictures(files), open_table)
+
+
+def _open_any(files: Files, path: str) -> tuple[Table, Callable[[], str]]:
+    if _endings(path)[0] not in PARQUET:
+        return open_table_file(files, path)
+    return _unpack_parquet(files, [path], posixpath.basename(path)), lambda: files.state(path)
+
+
+def _unpack_parquet(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
+    """Return the table in Parquet files, copied to where they can be read from any place on."""
+    place = Path(tempfile.mkdtemp())
+    copies = [place / f"{number}.parquet" for number in range(len(paths))]
+    for path, copy in zip(paths, copies, strict=True):
+        with naming_table(path), files.open(path) as file, copy.open("wb") as target:
+            shutil.copyfileobj(file, target)
+    return open_parquet(copies, name, lambda: shutil.rmtree(place, ignore_errors=True))
+
+
+def _of_tables(files: Files, tables: Sequence[str], name: str, folder: Path | None) -> Source:
+    """Return the source of the only table, or of all Parquet files, which are parts of one."""
+    if all(_endings(path)[0] in PARQUET for path in tables):
+        table = (
+            open_parquet([folder / path for path in tables], name) if folder else _unpack_parquet(files, tables, name)
+        )
+        return _of_arrow(table, FilePictures(files, posixpath.dirname(tables[0])))
+    if len(tables) == 1:
+        return _of_file(files, tables[0], name=name)
+    raise UserError(
+        f"data={name} holds several tables ({', '.join(tables[:5])}): give the path of one, or call it {TABLE}."
+        if folder
+        else f"data={name} holds several tables ({', '.join(tables[:5])}): unpack it, and give the path of one."
+    )
+
+
+def _of_image_folder(files: Files, paths: Sequence[str], top: str, name: str) -> Source:
+    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
+        return ImageFolder(name, paths, columns), lambda: ""
+
+    return Source(name, FilePictures(files, top.rstrip("/")), open_table)
+
+
+def _nesting(files: Files, path: str) -> tuple[bool, int, str]:
+    """Return a key by which the table beside the pictures comes first, then the least nested one."""
+    beside = posixpath.join(posixpath.dirname(path), IMAGES)
+    return not files.folder(beside)[1], path.count("/"), path
+
+
+def _saved_datasets(folder: Path, paths: Sequence[str]) -> list[Path]:
+    """Return the Arrow files of what `datasets` saved: of all splits, in the order that each split's state names."""
+    files = []
+    for path in sorted((path for path in paths if posixpath.basename(path) == "state.json"), key=split_order):
+        try:
+            state = json.loads((folder / path).read_text())
+            names = [str(part["filename"]) for part in state["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        files += [folder / posixpath.dirname(path) / Path(name).name for name in names]
+    return files
+
+
+def _tables(paths: Sequence[str], endings: Sequence[str]) -> list[str]:
+    """Return the least nested tables with one of the endings; of parts for training and test the former first."""
+    found = [path for path in paths if _endings(path)[0] in endings]
+    least = min((path.count("/") for path in found), default=0)
+    return sorted((path for path in found if path.count("/") == least), key=split_order)
+
+
+def is_table(path: str) -> bool:
+    """Return whether a path has the ending of a table."""
+    return _endings(path)[0] in TABLES
+
+
+def _top_of_image_folder(pictures: Sequence[str]) -> str | None:
+    """Return the folder, with a slash at its end, below which each folder is a category; None where there is none.
+
+    A folder that is alone in its own, as most zips have one, is no category.
+    """
+    top = ""
+    while pictures:
+        if is_image_folder([path.removeprefix(top) for path in pictures]):
+            return top
+        first, slash, _ = pictures[0].removeprefix(top).partition("/")
+        top = f"{top}{first}/"
+        if not slash or not all(path.startswith(top) for path in pictures):
+            return None
+    return None
+
+
+def _describe(name: str, paths: Sequence[str], pictures: int) -> str:
+    """Return one sentence: what was found where a catalogue was expected, and the way out."""
+    way = f"give {READABLE}; a folder or zip has {TABLE} and {IMAGES}/, one table of its own, or a folder a category"
+    nothing = f"{name} holds no {TABLE}"
+    if zips := [path for path in paths if path.lower().endswith(".zip")]:
+        return f"{nothing} but another zip, {zips[0]}: unpack {name}, and give data={posixpath.basename(zips[0])}."
+    if pictures:
+        found = f"{pictures:,} pictures that are not in folders by category"
+    elif paths:
+        kinds = Counter(posixpath.splitext(path)[1] or "no ending" for path in paths).most_common(3)
+        found = ", ".join(f"{count:,} files with {kind}" for kind, count in kinds)
+    else:
+        return f"{nothing}, because it is empty: {way}."
+    return f"{nothing} and no other table, but {found}: {way}."
+
+
+def _endings(path: str) -> tuple[str, str]:
+    """Return the ending of a path in lower case, and before that the ending of what packed it, if anything did."""
+    stem, ending = posixpath.splitext(posixpath.basename(path).lower())
+    return (posixpath.splitext(stem)[1], ending) if ending in PACKED else (ending, "")
+
+
+def _fill_in(columns: Columns, table: Table) -> Columns:
+    """Return the columns, with those that the container itself names where the user gave none.
+
+    A label of the container's own takes the name of the usual one.
+    """
+    if columns.label == USUAL_LABEL and USUAL_LABEL not in table.names and table.label in table.names and table.label:
+        table.notes.append(f"column {table.label} is the category")
+        table.names[table.names.index(table.label)] = USUAL_LABEL
+    return replace(columns, picture=columns.picture or table.picture)
+
+
+class TableBytes(io.RawIOBase):
+    """The bytes of a table in another file, hashed as they are read; more than a limit are an error."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file, self._name = file, name
         self._left = MOST_TABLE_BYTES
+        self._digest = hashlib.blake2b(digest_size=16)
 
     def readable(self) -> bool:
+        """Return that it can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with _naming_table(self._name):
+        """Read into a buffer. Raises UserError."""
+        with naming_table(self._name):
             part = self._file.read(len(buffer))
         self._left -= len(part)
         if self._left < 0:
             raise UserError(f"{self._name} is larger than {MOST_TABLE_BYTES // 1_000_000} MB: give a smaller table.")
+        self._digest.update(part)
         buffer[: len(part)] = part
         return len(part)
 
+    def digest(self) -> str:
+        """Return a hash of all bytes, after reading those that are left."""
+        while self.read(1 << 20):
+            pass
+        return self._digest.hexdigest()
+
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
         super().close()
 
 
 @contextmanager
-def _naming_table(name: str) -> Iterator[None]:
+def naming_table(name: str) -> Iterator[None]:
     """Turn what goes wrong with a table into a UserError that names it."""
     try:
         yield
     except (OSError, *BROKEN_ENTRY) as error:
         raise UserError(f"{name} cannot be read ({error}): give a whole and regular file.") from None
-
-
-def _bounded(open_file: Callable[[], IO[bytes]], name: str) -> BinaryIO:
-    """Return the table of that name, opened and bounded. Raises UserError, then and while it is read."""
-    with _naming_table(name):
-        return io.BufferedReader(_BoundedTable(open_file(), name), 1 << 16)
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading without waiting for anybody. Raises OSError for what is no regular file, as a FIFO."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(f"{path.name} is not a regular file")
-    return file
-
-
-class FolderSource:
-    """A table in a folder that has the pictures as well."""
-
-    def __init__(self, name: str, folder: Path, table: str) -> None:
-        self.name = name
-        self._folder = folder.resolve()
-        self._table = table
-
-    def open_table(self) -> BinaryIO:
-        """Open the table's bytes. Raises UserError when it cannot be read."""
-        return _bounded(lambda: open_regular(self._folder / self._table), self._table)
-
-    def _path(self, path: str) -> Path | None:
-        try:
-            file = (self._folder / path).resolve()
-            return file if file.is_relative_to(self._folder) and file.is_file() else None
-        except (OSError, ValueError, RuntimeError):  # a name that is too long or not allowed, a link to itself
-            return None
-
-    def has_picture(self, path: str) -> bool:
-        """Return whether the file exists inside the folder."""
-        return self._path(path) is not None
-
-    def read_picture(self, path: str) -> bytes:
-        """Return the file's bytes, up to a limit."""
-        file = self._path(path)
-        if file is None:
-            raise OSError(f"{path} is not a file of the folder")
-        with open_regular(file) as stream:
-            return stream.read(MOST_PICTURE_BYTES)
-
-    def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield each picture's path, size and modification time."""
-        for path in paths:
-            state = (self._folder / path).stat()
-            yield f"{path}|{state.st_size}|{state.st_mtime_ns}"
-
-
-class ZipSource:
-    """A zip in Kaggle's layout, read in place; the least nested of several tables is used."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self._zip = open_zip(path)
-        self._entries = {entry.filename: entry for entry in self._zip.infolist() if not entry.is_dir()}
-        tables = [name for name in self._entries if posixpath.basename(name) == TABLE]
-        if not tables:
-            raise UserError(f"data={path} holds no {TABLE}: give a zip in Kaggle's layout ({TABLE} and images/).")
-        self._table = min(tables, key=lambda name: (name.count("/"), name))
-        self._top = self._table.removesuffix(TABLE)
-
-    def open_table(self) -> BinaryIO:
-        """Open the table's bytes, which are unpacked as they are read. Raises UserError when the zip is damaged."""
-        return _bounded(lambda: self._zip.open(self._table), f"{self._table} of {self.name}")
-
-    def has_picture(self, path: str) -> bool:
-        """Return whether the zip has such an entry."""
-        return self._top + path in self._entries
-
-    def read_picture(self, path: str) -> bytes:
-        """Return the entry's bytes, up to a limit, whatever size the zip states."""
-        return read_entry(self._zip, self._top + path)
-
-    def picture_states(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield each picture's path, size and checksum."""
-        for path in paths:
-            entry = self._entries[self._top + path]
-            yield f"{path}|{entry.file_size}|{entry.CRC}"
-
-
-def _open_folder(path: Path) -> FolderSource:
-    tables = sorted(path.rglob(TABLE), key=lambda table: (len(table.parts), str(table)))
-    if not tables:
-        raise UserError(
-            f"data={path} holds no {TABLE}: give a folder in Kaggle's layout, or the path of your CSV file."
-        )
-    return FolderSource(path.name, tables[0].parent, TABLE)
-
-
-class HashedTable:
-    """A table that is read line by line, once, and hashed on the way."""
-
-    def __init__(self, table: BinaryIO) -> None:
-        self._table = table
-        self._digest = hashlib.blake2b(digest_size=8)
-
-    def readline(self, limit: int = -1, /) -> bytes:
-        """Return the next line, or its first `limit` bytes."""
-        line = self._table.readline(limit)
-        self._digest.update(line)
-        return line
-
-    def key(self, picture_states: Iterable[str]) -> str:
-        """Return sixteen hex digits that change with the table, which is read to its end, or with a picture's state."""
-        while part := self._table.read(1 << 20):
-            self._digest.update(part)
-        digest = self._digest.copy()
-        for state in sorted(picture_states):
-            digest.update(state.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.errors import UserError
-from vlm_core.pixels.picture_store import MAX_BYTES
 
-MOST_PICTURE_BYTES: Final = MAX_BYTES + 1  # enough for the decoder to see that the file is too large
 # What zipfile raises, beside OSError, for an entry that is damaged, encrypted, wrongly named or of an unknown method
 BROKEN_ENTRY: Final = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError),

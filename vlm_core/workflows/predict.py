@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.atomic import building
-from vlm_core.catalogue.reading import Columns, Refusal, read_header, read_rows
-from vlm_core.catalogue.sources import FolderSource, open_regular
-from vlm_core.catalogue.zips import MOST_PICTURE_BYTES, open_zip, read_entry
+from vlm_core.catalogue.containers.files import ENDINGS, MOST_PICTURE_BYTES
+from vlm_core.catalogue.containers.folder import FolderFiles, open_regular
+from vlm_core.catalogue.pictures import Pictures
+from vlm_core.catalogue.reading import Columns, Refusal, read_products
+from vlm_core.catalogue.sources import TABLES, is_table, open_place
+from vlm_core.catalogue.zips import open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.inference import REQUEST_BATCH, predict_records
@@ -28,11 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MOST_NAMED: Final = 5  # files that are passed over
-EXTENSIONS: Final = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif"),
-)
-TABLES: Final = (".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def find_pictures(places: Sequence[str], id_column: str, picture_column: str) ->
     if len(paths) == 1 and (paths[0].is_dir() or zipfile.is_zipfile(paths[0])):
         top = paths[0]
     for path in paths:
-        if path.suffix.lower() in TABLES and path.is_file():
+        if is_table(path.name) and path.is_file():
             in_tables += _in_table(path, id_column, picture_column)
             continue
         found, others = _in_place(path)
@@ -80,7 +78,7 @@ def find_pictures(places: Sequence[str], id_column: str, picture_column: str) ->
         )
     pictures = [*_with_ids([name for name, _ in files], [read for _, read in files]), *in_tables]
     if not pictures:
-        raise UserError(f"pictures={' '.join(places)} contains no images ({', '.join(EXTENSIONS)}).")
+        raise UserError(f"pictures={' '.join(places)} contains no images ({', '.join(ENDINGS)}).")
     return pictures
 
 
@@ -122,10 +120,10 @@ def _read_file(path: Path) -> bytes:
 
 
 def _in_folder(folder: Path) -> Found:
-    source = FolderSource(folder.name, folder, "")
+    files = FolderFiles(folder)
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir()]
     images, others = _images(names)
-    return [(name, partial(source.read_picture, name)) for name in images], others
+    return [(name, partial(files.read_picture, name)) for name in images], others
 
 
 def _in_zip(path: Path) -> Found:
@@ -140,7 +138,7 @@ def _in_zip(path: Path) -> Found:
 
 def _images(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Divide names of files into those of images and others; what a Mac adds to folders and zips is no image."""
-    is_image = {name: name.lower().endswith(EXTENSIONS) and not _is_of_a_mac(name) for name in names}
+    is_image = {name: name.lower().endswith(ENDINGS) and not _is_of_a_mac(name) for name in names}
     return [name for name in names if is_image[name]], [name for name in names if not is_image[name]]
 
 
@@ -170,23 +168,26 @@ def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> l
 
 def _in_table(path: Path, id_column: str, picture_column: str) -> list[UnlabelledPicture]:
     """Return one image for each row, in its order; that of a row that cannot be used cannot be read."""
-    source = FolderSource(path.name, path.parent, path.name)
-    with source.open_table() as table:
-        header, delimiter = read_header(table, path.name)
-        for name, column in (("picture_column", picture_column), ("id_column", "" if picture_column else id_column)):
-            if column and column not in header:
-                raise UserError(f"{name}={column} is not a column of {path.name}, which has: {', '.join(header)}.")
-        columns = Columns(id_column, picture_column, "", "", ())
-        read = list(read_rows(table, header, delimiter, columns))
     pictures = []
-    for row in read:
-        if isinstance(row, Refusal):
-            pictures.append(UnlabelledPicture(f"line {row.line}", partial(_refuse, row.reason)))
-            continue
-        cell = row.values[picture_column] if picture_column else f"images/{row.values[id_column]}.jpg"
-        identity = row.values.get(id_column) or row.values[picture_column]
-        pictures.append(UnlabelledPicture(identity, partial(source.read_picture, cell)))
+    with open_place(path).open_table(Columns(id_column, picture_column, "", "", ())) as table:
+        names, columns = table.table.names, table.columns
+        for name, column in (
+            ("picture_column", columns.picture),
+            ("id_column", "" if columns.picture else id_column),
+        ):
+            if column and column not in names:
+                raise UserError(f"{name}={column} is not a column of {path.name}, which has: {', '.join(names)}.")
+        for row in read_products(table.table, columns):
+            if isinstance(row, Refusal):
+                pictures.append(UnlabelledPicture(f"line {row.line}", partial(_refuse, row.reason)))
+                continue
+            identity = row.values.get(id_column) or row.values[columns.picture]
+            pictures.append(UnlabelledPicture(identity, partial(_read_cell, table.pictures, table.picture_cell(row))))
     return pictures
+
+
+def _read_cell(pictures: Pictures, cell: str) -> bytes:
+    return pictures.read(pictures.find(cell).path)
 
 
 def _refuse(reason: str) -> bytes:

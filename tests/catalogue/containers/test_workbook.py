@@ -1,0 +1,82 @@
+"""Excel workbooks: the first sheet with cells, as Excel shows them."""
+
+import datetime
+import io
+import sys
+import zipfile
+
+import openpyxl
+import pytest
+
+from vlm_core.catalogue.containers import workbook as module
+from vlm_core.catalogue.containers.workbook import Workbook
+from vlm_core.catalogue.reading import Columns, read_products
+from vlm_core.errors import UserError
+
+COLUMNS = Columns("id", "", "title", "category", ())
+
+
+def _book(*sheets):
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for rows in sheets:
+        sheet = book.create_sheet()
+        for row in rows:
+            sheet.append(row)
+    file = io.BytesIO()
+    book.save(file)
+    return io.BytesIO(file.getvalue())
+
+
+def _values(*sheets):
+    return [row.values for row in read_products(Workbook(_book(*sheets), "shop.xlsx"), COLUMNS)]
+
+
+def test_values_are_texts_as_in_other_tables():
+    rows = [
+        (None, None),
+        ("id", "category", "title", "day", None),
+        (1001, "Möbel", " Sofa ", datetime.datetime(2024, 5, 1)),
+        (1002.0, "Möbel", 2.5, datetime.datetime(2024, 5, 1, 12)),
+        (None, None),
+        ("00012", "Bag"),
+    ]
+    assert _values(rows) == [
+        {"id": "1001", "category": "Möbel", "title": "Sofa", "day": "2024-05-01"},
+        {"id": "1002", "category": "Möbel", "title": "2.5", "day": "2024-05-01 12:00:00"},
+        {"id": "00012", "category": "Bag", "title": "", "day": ""},
+    ]
+
+
+def test_the_first_sheet_with_cells_is_read_and_said():
+    book = Workbook(_book([], [("id", "category"), (1, "Bag")]), "shop.xlsx")
+    assert book.names == ["id", "category"] and book.notes == ["sheet Sheet1, of 2"]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (_book([]), "is empty"),
+        (_book([("id", "kind", "kind"), (1, 2, 3)]), "more than one column called kind"),
+        (io.BytesIO(b"no zip"), "cannot be read as a workbook .*save it as CSV"),
+        (io.BytesIO(_book([("id",)]).getvalue()[:500]), "cannot be read as a workbook"),
+    ],
+)
+def test_what_is_no_table_is_said_so(file, message):
+    with pytest.raises(UserError, match=message):
+        Workbook(file, "shop.xlsx")
+
+
+def test_a_workbook_is_bounded_before_it_is_unpacked(monkeypatch):
+    monkeypatch.setattr(module, "MOST_UNPACKED_BYTES", 1_000_000)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", bytes(1_100_000))
+    with pytest.raises(UserError, match="unpacks to more than 1 MB"):
+        Workbook(file, "shop.xlsx")
+
+
+def test_without_openpyxl_there_are_two_ways_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UserError, match=r"save it as CSV UTF-8 in Excel\. Or: .*\[excel\]"):
+        Workbook(io.BytesIO(), "shop.xlsx")

@@ -1,0 +1,186 @@
+"""The same products as shops, colleagues and hubs hand them over: in every container, dialect and form of path."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import unicodedata
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+Row = dict[str, str]
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text table is written."""
+
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    newline: str = "\n"
+    quoting: int = csv.QUOTE_MINIMAL
+    above: str = ""  # lines above the column names
+    behind: str = ""  # at the end of each line
+
+
+def _picture(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 9, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+PRODUCTS: Final[list[Row]] = [
+    {"id": str(1001 + n), "masterCategory": "Möbel" if n % 2 else "Schuhe", "title": f'Modell {n}: rot, groß; "neu"'}
+    for n in range(28)
+]
+PICTURES: Final = {row["id"]: _picture(int(row["id"])) for row in PRODUCTS}
+# What the table says of a picture, and where it lies
+FORMS: Final[dict[str, tuple[Callable[[str], str], Callable[[str], str]]]] = {
+    "path": (lambda name: f"pics/{name}.png", lambda name: f"pics/{name}.png"),
+    "backslashes": (lambda name: f"pics\\{name}.png", lambda name: f"pics/{name}.png"),
+    "dot": (lambda name: f"./pics/{name}.png", lambda name: f"pics/{name}.png"),
+    "drive": (lambda name: f"D:\\shop\\pics\\{name}.png", lambda name: f"pics/{name}.png"),
+    "elsewhere": (lambda name: f"/srv/shop/pics/{name}.png", lambda name: f"pics/{name}.png"),
+    "case": (lambda name: f"Pics/{name}.PNG", lambda name: f"pics/{name}.png"),
+    "other ending": (lambda name: f"pics/{name}.jpg", lambda name: f"pics/{name}.PNG"),
+    "no ending": (lambda name: f"pics/{name}", lambda name: f"pics/{name}.png"),
+    "no folder": (lambda name: f"{name}.png", lambda name: f"images/{name}.png"),
+    "name alone": (lambda name: name, lambda name: f"images/more/{name}.png"),
+    "fraction": (lambda name: f"{name}.0", lambda name: f"images/{name}.png"),
+    "zeros": (lambda name: name, lambda name: f"images/0000{name}.png"),
+    "several": (lambda name: f"pics/{name}.png|pics/again.png", lambda name: f"pics/{name}.png"),
+    "decomposed": (
+        lambda name: unicodedata.normalize("NFC", f"Möbel/{name}.png"),
+        lambda name: unicodedata.normalize("NFD", f"Möbel/{name}.png"),
+    ),
+}
+
+
+def table_text(rows: Sequence[Row], dialect: Dialect) -> bytes:
+    """Return a text table."""
+    text = io.StringIO(newline="")
+    end = dialect.behind + dialect.newline
+    options: dict[str, Any] = {"delimiter": dialect.delimiter, "lineterminator": end, "quoting": dialect.quoting}
+    writer = csv.DictWriter(text, list(rows[0]), **options)
+    writer.writeheader()
+    writer.writerows(rows)
+    return (dialect.above + text.getvalue()).encode(dialect.encoding)
+
+
+def put_folder(place: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files into a folder."""
+    for name, data in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(data)
+    return place
+
+
+def put_zip(place: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files into a zip."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return place
+
+
+def _file(name: str, pack: Callable[[bytes], bytes]) -> Callable[..., Path]:
+    def put(place: Path, rows: Sequence[Row], pictures: Files, dialect: Dialect) -> Path:
+        return put_folder(place, {name: pack(table_text(rows, dialect)), **pictures}) / name
+
+    return put
+
+
+def _folder(place: Path, rows: Sequence[Row], pictures: Files, dialect: Dialect) -> Path:
+    return put_folder(place, {"styles.csv": table_text(rows, dialect), **pictures, ".DS_Store": b"x"})
+
+
+def _zip(place: Path, rows: Sequence[Row], pictures: Files, dialect: Dialect) -> Path:
+    return put_zip(
+        place.with_suffix(".zip"), {"shop/styles.csv": table_text(rows, dialect), **_below("shop/", pictures)}
+    )
+
+
+def _windows_zip(place: Path, rows: Sequence[Row], pictures: Files, dialect: Dialect) -> Path:
+    files = {"shop/products.csv": table_text(rows, dialect), **_below("shop/", pictures)}
+    return put_zip(place.with_suffix(".zip"), {name.replace("/", "\\"): data for name, data in files.items()})
+
+
+def _mac_zip(place: Path, rows: Sequence[Row], pictures: Files, dialect: Dialect) -> Path:
+    leftovers = {f"__MACOSX/._{name}": b"\0\5\x16\7" for name in pictures}
+    return put_zip(place.with_suffix(".zip"), {"products.csv": table_text(rows, dialect), **pictures, **leftovers})
+
+
+def _below(top: str, files: Files) -> Files:
+    return {top + name: data for name, data in files.items()}
+
+
+def _json_lines(place: Path, rows: Sequence[Row], pictures: Files, dialect: Dialect) -> Path:
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return put_folder(place, {"shop.jsonl": lines.encode(), **pictures}) / "shop.jsonl"
+
+
+def _parquet(place: Path, rows: Sequence[Row], pictures: Files, dialect: Dialect) -> Path:
+    put_folder(place, pictures)
+    pq.write_table(pa.Table.from_pylist(list(rows)), place / "shop.parquet")
+    return place / "shop.parquet"
+
+
+def _workbook(place: Path, rows: Sequence[Row], pictures: Files, dialect: Dialect) -> Path:
+    put_folder(place, pictures)
+    book = openpyxl.Workbook()
+    book.active.append(list(rows[0]))
+    for row in rows:
+        book.active.append([int(cell) if name == "id" and cell else cell for name, cell in row.items()])
+    book.save(place / "shop.xlsx")
+    return place / "shop.xlsx"
+
+
+CONTAINERS: Final[dict[str, Callable[[Path, Sequence[Row], Files, Dialect], Path]]] = {
+    "csv": _file("shop.csv", bytes),
+    "txt": _file("shop.txt", bytes),
+    "csv.gz": _file("shop.csv.gz", gzip.compress),
+    "folder": _folder,
+    "zip": _zip,
+    "zip of Windows": _windows_zip,
+    "zip of a Mac": _mac_zip,
+    "json lines": _json_lines,
+    "parquet": _parquet,
+    "workbook": _workbook,
+}
+
+
+def pictures_inside(place: Path, rows: Sequence[Row]) -> Path:
+    """Write a Parquet file that holds the pictures as Hugging Face stores them."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    values: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+    image = pa.array([{"bytes": PICTURES[row["id"]], "path": f"{row['id']}.png"} for row in rows], kind)
+    place.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({**values, "image": image}), place / "train.parquet", row_group_size=5)
+    return place / "train.parquet"
+
+
+def imagefolder(place: Path, rows: Sequence[Row]) -> Path:
+    """Write Hugging Face's layout: pictures of two splits with a metadata file each."""
+    for split, part in (("train", rows[:20]), ("test", rows[20:])):
+        listed = [{"file_name": f"{row['id']}.png", **row} for row in part]
+        pictures = {f"{row['id']}.png": PICTURES[row["id"]] for row in part}
+        put_folder(place / split, {"metadata.csv": table_text(listed, Dialect()), **pictures})
+    return place
+
+
+def folders_by_category(place: Path, rows: Sequence[Row]) -> Path:
+    """Write a folder of each category."""
+    return put_folder(place, {f"{row['masterCategory']}/{row['id']}.png": PICTURES[row["id"]] for row in rows})

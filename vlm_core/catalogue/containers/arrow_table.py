@@ -1,0 +1,231 @@
+"""A table of Arrow batches: Parquet files, and what the library `datasets` saves to disk.
+
+Pictures stand in it as bytes, or as paths. Their bytes are copied to a temporary file when the first is asked for, so
+that memory holds a batch at most.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
+from vlm_core.catalogue.containers.json_lines import cell_text
+from vlm_core.catalogue.pictures import Found, PictureMissing
+from vlm_core.catalogue.reading import Columns, Record, Refusal
+from vlm_core.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_PER_BATCH: Final = 64
+_ROW: Final = "row "  # how the cell of a picture in the table itself is written
+Batches = Callable[[Sequence[str] | None], Iterator["pa.RecordBatch"]]
+
+
+class ArrowTable:
+    """A table that may hold the pictures themselves; opened once for each pass over it."""
+
+    def __init__(self, name: str, schema: pa.Schema, batches: Batches, state: str) -> None:
+        """Take a table's schema, and a function that reads the columns of those names."""
+        self.name, self.state = name, state
+        self.notes: list[str] = []
+        self.names = list(schema.names)
+        self._own_names = tuple(schema.names)
+        self._schema = schema
+        self.picture = _picture_column(schema)
+        self.label = "label" if "label" in self.names else ""
+        self._batches = batches
+        self._classes = _class_names(schema)
+        self.pictures = (
+            EmbeddedPictures(name, self.picture, batches, state) if _holds_bytes(schema, self.picture) else None
+        )
+
+    def records(self, columns: Columns) -> Iterator[Record | Refusal]:
+        """Yield each row; the cell of a picture that stands in the table is the row's number."""
+        wanted = [name for name in self._own_names if not (self.pictures and name == self.picture)]
+        line = 0
+        for batch in self._batches(wanted):
+            values = {name: self._texts(name, batch.column(name)) for name in wanted}
+            for place in range(batch.num_rows):
+                line += 1
+                yield Record(
+                    line, [values[name][place] if name in values else f"{_ROW}{line}" for name in self._own_names]
+                )
+
+    def close(self) -> None:
+        """Do nothing: files are open only while they are read."""
+
+    def again(self) -> ArrowTable:
+        """Return the same table, to be read once more."""
+        return ArrowTable(self.name, self._schema, self._batches, self.state)
+
+    def _texts(self, name: str, column: pa.Array) -> list[str]:
+        try:
+            values = column.to_pylist()
+        except (ValueError, OverflowError):  # bytes that are no UTF-8, dates that no calendar has
+            raise UserError(
+                f"{self.name} holds values in the column {name} that cannot be read: write it anew."
+            ) from None
+        if name in self._classes:
+            classes = self._classes[name]
+            values = [
+                classes[value] if isinstance(value, int) and 0 <= value < len(classes) else None for value in values
+            ]
+        return [_cell(value) for value in values]
+
+
+class EmbeddedPictures:
+    """Pictures that stand in a table as bytes, by their rows."""
+
+    def __init__(self, name: str, column: str, batches: Batches, state: str) -> None:
+        self._name, self._column, self._batches, self._state = name, column, batches, state
+        self._lock = Lock()
+        self._copy: IO[bytes] | None = None
+        self._places: list[tuple[int, int]] = []  # start and length in the copy
+
+    def find(self, cell: str) -> Found:
+        """Return the row that a cell names."""
+        if not cell.startswith(_ROW):
+            raise PictureMissing(f"{cell[:100]} is no row of {self._name}")
+        return Found(cell)
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a row's picture, up to a limit."""
+        with self._lock:
+            if self._copy is None:
+                self._copy = self._copy_pictures()
+        start, length = self._places[int(path.removeprefix(_ROW)) - 1]
+        if length == 0:
+            raise PictureMissing(f"{path} has no picture")
+        return os.pread(self._copy.fileno(), min(length, MOST_PICTURE_BYTES), start)
+
+    def state(self, path: str) -> str:
+        """Return a text that changes with the files."""
+        return self._state
+
+    def _copy_pictures(self) -> IO[bytes]:
+        copy: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # kept for later reads
+        start = 0
+        for batch in self._batches([self._column]):
+            for value in batch.column(self._column):
+                found = value["bytes"] if hasattr(value, "items") else value
+                data = found.as_buffer() if found.is_valid else b""
+                copy.write(data)
+                self._places.append((start, len(data)))
+                start += len(data)
+        copy.flush()
+        return copy
+
+
+def open_parquet(paths: Sequence[Path], name: str, cleanup: Callable[[], object] | None = None) -> ArrowTable:
+    """Return the table in Parquet files of one schema; `cleanup` is called when nobody can read them any more.
+
+    Raises UserError when they cannot be read.
+    """
+    from pyarrow import parquet
+
+    def batches(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        for path in paths:
+            with naming(path), parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+                yield from file.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False)
+
+    if cleanup:
+        weakref.finalize(batches, cleanup)
+    with naming(paths[0]):
+        schema = parquet.read_schema(paths[0])
+    return ArrowTable(name, schema, batches, _state(paths))
+
+
+def open_arrow(paths: Sequence[Path], name: str) -> ArrowTable:
+    """Return the table in Arrow stream files, as `datasets` saves them. Raises UserError when they cannot be read."""
+    import pyarrow as pa
+
+    def batches(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        for path in paths:
+            with naming(path), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+                for batch in reader:
+                    for start in range(0, batch.num_rows, ROWS_PER_BATCH):
+                        part = batch.slice(start, ROWS_PER_BATCH)
+                        yield part if columns is None else part.select(list(columns))
+
+    with naming(paths[0]), pa.memory_map(str(paths[0])) as file, pa.ipc.open_stream(file) as reader:
+        schema = reader.schema
+    return ArrowTable(name, schema, batches, _state(paths))
+
+
+class naming:  # noqa: N801  # read as a statement
+    """Turn what Arrow raises for a file into a UserError that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        import pyarrow as pa
+
+        if isinstance(error, OSError | pa.ArrowException):
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self._path} cannot be read ({reason}): give a whole file.") from None
+
+
+def _state(paths: Sequence[Path]) -> str:
+    return "|".join(f"{path.stat().st_size}|{path.stat().st_mtime_ns}" for path in paths)
+
+
+def _holds_bytes(schema: pa.Schema, column: str) -> bool:
+    import pyarrow as pa
+
+    if not column:
+        return False
+    kind = schema.field(column).type
+    return _is_binary(kind) or (pa.types.is_struct(kind) and _has_bytes(kind))
+
+
+def _picture_column(schema: pa.Schema) -> str:
+    """Return the first column of pictures: bytes, or bytes and path as Hugging Face stores them."""
+    import pyarrow as pa
+
+    for field in schema:
+        if _is_binary(field.type) or (pa.types.is_struct(field.type) and _has_bytes(field.type)):
+            return str(field.name)
+    return ""
+
+
+def _has_bytes(kind: Any) -> bool:
+    return any(field.name == "bytes" and _is_binary(field.type) for field in kind.fields)
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return the names of the classes that columns hold as numbers, which Hugging Face keeps in the schema."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            name: [str(label) for label in feature["names"]]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, dict) and isinstance(value.get("path"), str) and not value.get("bytes"):
+        return str(value["path"])
+    return cell_text(value)

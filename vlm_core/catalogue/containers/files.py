@@ -1,0 +1,53 @@
+"""Files below a place, whatever holds them: what each container of files can do, and which files are of no use."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from typing import BinaryIO, Final, Protocol
+
+from vlm_core.pixels.picture_store import MAX_BYTES
+
+MOST_PICTURE_BYTES: Final = MAX_BYTES + 1  # enough for the decoder to see that the file is too large
+MOST_FILES: Final = 2_000_000
+# Of picture files, in the order in which one is taken where a name exists with several
+ENDINGS: Final = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif"),
+)
+_LEFTOVER_FOLDERS: Final = ("__MACOSX", "$RECYCLE.BIN")
+_LEFTOVER_FILES: Final = ("thumbs.db", "desktop.ini")
+
+
+class Files(Protocol):
+    """The files of a folder or of a zip, by their paths with slashes."""
+
+    name: str
+
+    def contains(self, path: str) -> bool:
+        """Return whether there is a file at that path."""
+
+    def folder(self, path: str) -> tuple[list[str], list[str]]:
+        """Return the names of the folders and of the files in a folder; none where there is no such folder."""
+
+    def walk(self, path: str = "") -> Iterator[str]:
+        """Yield the paths of all files below a folder in a fixed order, without leftovers and hidden files."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file. Raises OSError, and what BROKEN_ENTRY names, then and while it is read."""
+
+    def read_picture(self, path: str) -> bytes:
+        """Return a file's bytes, cut for a file that is far too large. Raises OSError."""
+
+    def state(self, path: str) -> str:
+        """Return a text that changes with the file, without reading it. Raises OSError."""
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a file or folder of that name is hidden, or was left by a Mac or by Windows."""
+    return name.startswith(".") or name in _LEFTOVER_FOLDERS or name.lower() in _LEFTOVER_FILES
+
+
+def is_picture(path: str) -> bool:
+    """Return whether a path has the ending of a picture."""
+    return posixpath.splitext(path)[1].lower() in ENDINGS

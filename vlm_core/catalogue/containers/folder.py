@@ -1,0 +1,84 @@
+"""Files of a folder on this machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from vlm_core.catalogue.containers.files import MOST_FILES, MOST_PICTURE_BYTES, is_leftover
+
+
+class FolderFiles:
+    """The files of a folder; links are followed, because whoever owns the folder made them."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = str(root)
+        self._root = root
+
+    def contains(self, path: str) -> bool:
+        """Return whether there is a regular file at that path."""
+        try:
+            return Path(self._root, path).is_file()
+        except (OSError, ValueError):  # a name that is too long or not allowed, a link to itself
+            return False
+
+    def folder(self, path: str) -> tuple[list[str], list[str]]:
+        """Return the names of the folders and of the files in a folder; none where it cannot be listed."""
+        folders: list[str] = []
+        files: list[str] = []
+        with suppress(OSError, ValueError), os.scandir(Path(self._root, path)) as entries:
+            for entry in entries:
+                with suppress(OSError):  # a link to itself
+                    if not is_leftover(entry.name):
+                        kind = folders if entry.is_dir() else files if entry.is_file() else []
+                        kind.append(entry.name)
+        return sorted(folders), sorted(files)
+
+    def walk(self, path: str = "") -> Iterator[str]:
+        """Yield the paths of all files below a folder, of the first two million; a folder linked twice counts once."""
+        seen: set[tuple[int, int]] = set()
+        left = MOST_FILES
+        waiting = [path]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                found = Path(self._root, folder).stat()
+            except (OSError, ValueError):
+                continue
+            if (found.st_dev, found.st_ino) in seen:
+                continue
+            seen.add((found.st_dev, found.st_ino))
+            folders, files = self.folder(folder)
+            for name in files:
+                left -= 1
+                if left < 0:
+                    return
+                yield f"{folder}/{name}" if folder else name
+            waiting.extend(f"{folder}/{name}" if folder else name for name in reversed(folders))
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file without waiting for anybody. Raises OSError for what is no regular file, as a FIFO."""
+        return open_regular(Path(self._root, path))
+
+    def read_picture(self, path: str) -> bytes:
+        """Return a file's bytes, up to a limit."""
+        with self.open(path) as file:
+            return file.read(MOST_PICTURE_BYTES)
+
+    def state(self, path: str) -> str:
+        """Return size and modification time."""
+        found = Path(self._root, path).stat()
+        return f"{found.st_size}|{found.st_mtime_ns}"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading without waiting for anybody. Raises OSError for what is no regular file, as a FIFO."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(f"{path.name} is not a regular file")
+    return file

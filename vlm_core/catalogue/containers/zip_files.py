@@ -1,0 +1,87 @@
+"""Files of a zip, read in place, however it was packed: on Windows, on a Mac, or by a program that knows no UTF-8."""
+
+from __future__ import annotations
+
+import posixpath
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+from vlm_core.catalogue.containers.files import is_leftover
+from vlm_core.catalogue.zips import open_zip, read_entry
+
+_UTF8: Final = 0x800  # of an entry's flags: its name is said to be UTF-8
+
+
+class ZipFiles:
+    """The files of a zip; no path leads out of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._zip = open_zip(path)
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        for entry in self._zip.infolist():
+            name = _readable_name(entry)
+            if not name.endswith("/"):
+                self._entries[name] = entry
+        self._folders: dict[str, tuple[list[str], list[str]]] | None = None
+
+    def contains(self, path: str) -> bool:
+        """Return whether the zip has such an entry."""
+        return path in self._entries
+
+    def folder(self, path: str) -> tuple[list[str], list[str]]:
+        """Return the names of the folders and of the files in a folder."""
+        if self._folders is None:
+            self._folders = _folders(self._entries)
+        return self._folders.get(path, ([], []))
+
+    def walk(self, path: str = "") -> Iterator[str]:
+        """Yield the paths of all entries below a folder, without leftovers."""
+        below = f"{path}/" if path else ""
+        for name in sorted(self._entries):
+            if name.startswith(below) and not any(is_leftover(part) for part in name[len(below) :].split("/")):
+                yield name
+
+    def open(self, path: str) -> BinaryIO:
+        """Open an entry, which is unpacked as it is read."""
+        return cast(BinaryIO, self._zip.open(self._entries[path]))
+
+    def read_picture(self, path: str) -> bytes:
+        """Return an entry's bytes, up to a limit, whatever size the zip states."""
+        entry = self._entries.get(path)
+        if entry is None:
+            raise OSError(f"{path} is not in {self.name}")
+        return read_entry(self._zip, entry)
+
+    def state(self, path: str) -> str:
+        """Return size and checksum."""
+        entry = self._entries[path]
+        return f"{entry.file_size}|{entry.CRC}"
+
+
+def _readable_name(entry: zipfile.ZipInfo) -> str:
+    """Return an entry's name with slashes; what is UTF-8 is read so, also where the zip does not say it."""
+    name = entry.filename
+    if not name.isascii() and not entry.flag_bits & _UTF8:
+        try:
+            name = name.encode("cp437").decode()
+        except UnicodeError:
+            name = entry.filename
+    return name.replace("\\", "/")
+
+
+def _folders(names: dict[str, zipfile.ZipInfo]) -> dict[str, tuple[list[str], list[str]]]:
+    """Return the folders and files in each folder."""
+    folders: dict[str, tuple[list[str], list[str]]] = {"": ([], [])}
+    for path in names:
+        above, name = posixpath.split(path)
+        is_new = above not in folders
+        if not is_leftover(name):
+            folders.setdefault(above, ([], []))[1].append(name)
+        while is_new and above not in ("", "/"):
+            above, name = posixpath.split(above)
+            is_new = above not in folders
+            folders.setdefault(above, ([], []))[0].append(name)
+    return {path: (sorted(set(inner)), sorted(files)) for path, (inner, files) in folders.items()}

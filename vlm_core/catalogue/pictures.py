@@ -1,0 +1,259 @@
+"""From a table's cell to a picture, whatever the catalogue lies in and however the cell is written.
+
+One file is meant by `pics\\1001.JPG`, `./pics/1001.jpg`, `pics/1001`, `1001` and `1001.0`. A spelling that could mean
+several files means none.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+from itertools import islice
+from typing import Final, NamedTuple, Protocol
+from urllib.parse import unquote
+
+from vlm_core.catalogue.containers.files import ENDINGS, Files, is_picture
+
+IMAGES: Final = "images"
+MOST_SHOWN: Final = 200  # characters of a cell in a message
+MOST_BELOW: Final = 500_000  # files that are looked at for a name without its folder
+MOST_FOLDERS: Final = 100  # in a path
+_ADDRESS: Final = re.compile(r"(?!file:)(?:(?:[a-z][a-z0-9+.-]{1,9}:)?//[^/\s]|www\.)", re.IGNORECASE)
+_ADDRESS_END: Final = re.compile(r"[\s|\"'<>]|[,;]\s*(?=[a-z]+://)", re.IGNORECASE)
+_INLINE: Final = re.compile(r"data:image/", re.IGNORECASE)
+_FILE_ADDRESS: Final = re.compile(r"file:///?", re.IGNORECASE)
+_DRIVE: Final = re.compile(r"[a-z]:(?=/)", re.IGNORECASE)
+_SEPARATORS: Final = ("|", "\n", ";", ",", " ")  # between the pictures of one cell
+_WHOLE_NUMBER: Final = re.compile(r"(\d+)\.0+")
+
+
+class PictureMissing(OSError):
+    """Raised for a cell that names no picture of the catalogue; the message says why."""
+
+
+class Found(NamedTuple):
+    """A picture's path in its container, and how many further ones its cell names."""
+
+    path: str
+    further: int = 0
+
+
+class Pictures(Protocol):
+    """The pictures of a catalogue."""
+
+    def find(self, cell: str) -> Found:
+        """Return where the picture is that a cell names. Raises PictureMissing."""
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a picture that was found, cut for one that is far too large. Raises OSError."""
+
+    def state(self, path: str) -> str:
+        """Return a text that changes with a picture that was found, without reading it. Raises OSError."""
+
+
+class FilePictures:
+    """Pictures that are files of a folder or zip, looked for from the folder `top` of the table.
+
+    Only with `outside` may a cell lead out of the files, as in a table of the user's own.
+    """
+
+    def __init__(self, files: Files, top: str = "", *, outside: bool = False) -> None:
+        self._files = files
+        self._top = top
+        self._outside = outside
+        self._real_folders: dict[str, str | None] = {}
+        self._names: dict[str, _Names] = {}
+        self._below: dict[str, _Names] = {}
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes, up to a limit."""
+        return self._files.read_picture(path)
+
+    def state(self, path: str) -> str:
+        """Return a text that changes with the file."""
+        return self._files.state(path)
+
+    def find(self, cell: str) -> Found:
+        """Return the file that a cell names: as it is written if there is one, else in any other spelling."""
+        literal = posixpath.join(self._top, cell)
+        if cell and self._is_inside(literal) and self._files.contains(literal):
+            return Found(literal)
+        if not cell.strip():
+            raise PictureMissing("the cell with the picture is empty")
+        if address_of(cell):
+            raise PictureMissing(f"a web address, {_shown(cell.strip())}, and pictures are read from files")
+        if _INLINE.match(cell.strip()):
+            raise PictureMissing("the cell holds a picture itself, as text, and pictures are read from files")
+        parts = split_cell(cell)
+        return Found(self._find_one(parts[0]), len(parts) - 1)
+
+    def _find_one(self, name: str) -> str:
+        path = tidy(name)
+        if path.count("/") > MOST_FOLDERS:
+            raise PictureMissing(f"no path of a file: {_shown(path)}")
+        spellings = [path, unquote(path)] if "%" in path else [path]
+        for spelling in spellings:
+            if (found := self._match_anywhere(spelling)) is not None:
+                return found
+        raise PictureMissing(self._explain(path))
+
+    def _match_anywhere(self, path: str) -> str | None:
+        """Return the file of that path; else, without those of its first folders that are not here either."""
+        if self._outside and (found := self._match(posixpath.join(self._top, path))) is not None:
+            return found
+        path = path.lstrip("/")
+        while not path.startswith("../"):
+            if (found := self._match(posixpath.join(self._top, path))) is not None:
+                return found
+            first, slash, rest = path.partition("/")
+            if not slash:
+                return self._match_name(path)
+            if self._folder(posixpath.join(self._top, first)) is not None:
+                return self._match_name(rest) if first.lower() == IMAGES and "/" not in rest else None
+            path = rest
+        return self._match(posixpath.join(self._top, path))
+
+    def _match(self, path: str) -> str | None:
+        """Return the file at a path from the root, whatever the case, the ending and the form of its letters."""
+        path = posixpath.normpath(path)
+        if not self._is_inside(path):
+            return None
+        if self._files.contains(path):
+            return path
+        folder, name = posixpath.split(path)
+        real = self._folder(folder)
+        if real is None:
+            return None
+        if real not in self._names:
+            files = self._files.folder(real)[1]
+            self._names[real] = _Names((file, posixpath.join(real, file)) for file in files)
+        return self._names[real].pick(name)
+
+    def _match_name(self, name: str) -> str | None:
+        """Return the one picture of that name in images/ or, where there is no such folder, below the table's."""
+        images = self._folder(posixpath.join(self._top, IMAGES))
+        base = self._top if images is None else images
+        if base not in self._below:
+            pictures = (path for path in islice(self._files.walk(base), MOST_BELOW) if is_picture(path))
+            self._below[base] = _Names((posixpath.basename(path), path) for path in pictures)
+        return self._below[base].pick(name)
+
+    def _folder(self, path: str) -> str | None:
+        """Return the folder as it is really written; None where there is none, or more than one could be meant."""
+        if path in ("", "/", ".", "..") or path.endswith("/.."):
+            return path
+        if path not in self._real_folders:
+            above, name = posixpath.split(path)
+            real = self._folder(above)
+            inner = [] if real is None else self._files.folder(real)[0]
+            same = [name] if name in inner else [other for other in inner if _fold(other) == _fold(name)]
+            self._real_folders[path] = posixpath.join(real or "", same[0]) if len(same) == 1 else None
+        return self._real_folders[path]
+
+    def _is_inside(self, path: str) -> bool:
+        if self._outside:
+            return True
+        path = posixpath.normpath(path)
+        return not path.startswith("/") and path != ".." and not path.startswith("../")
+
+    def _explain(self, path: str) -> str:
+        tried = posixpath.normpath(posixpath.join(self._top, path))
+        if not self._is_inside(tried):
+            return f"the path {_shown(path)} leads out of {self._files.name}, of which only the files inside are read"
+        example = f", which has {_shown(self._example)}" if self._example else ", which has no picture files"
+        return f"there is no {_shown(tried)} in {self._files.name}{example}"
+
+    @cached_property
+    def _example(self) -> str:
+        """A picture that does exist, from the table's folder on; empty if there is none."""
+        images = self._folder(posixpath.join(self._top, IMAGES))
+        return next(
+            (path for path in islice(self._files.walk(images or self._top), MOST_BELOW) if is_picture(path)), ""
+        )
+
+
+class _Names:
+    """Files by their names, in the spellings that people and programs give them."""
+
+    def __init__(self, files: Iterable[tuple[str, str]]) -> None:
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        self._by_number: dict[str, list[str]] = defaultdict(list)
+        for name, path in files:
+            self._by_name[_fold(name)].append(path)
+            if is_picture(name):
+                stem = _fold(posixpath.splitext(name)[0])
+                self._by_stem[stem].append(path)
+                if stem.isdecimal():
+                    self._by_number[stem.lstrip("0")].append(path)
+
+    def pick(self, name: str) -> str | None:
+        """Return the path of the file that a name means; None for none. Raises PictureMissing for several."""
+        stem = _fold(posixpath.splitext(name)[0] if is_picture(name) else name)
+        number = match[1] if (match := _WHOLE_NUMBER.fullmatch(stem)) else stem
+        found = (
+            self._by_name.get(_fold(name))
+            or self._by_stem.get(stem)
+            or self._by_stem.get(number)
+            or (self._by_number.get(number.lstrip("0")) if number.isdecimal() else None)
+        )
+        return _single(found, name) if found else None
+
+
+def _single(paths: list[str], name: str) -> str:
+    """Return the only path, or the first by ending of those that differ in nothing else. Raises PictureMissing."""
+    if len(paths) == 1:
+        return paths[0]
+    same = [path for path in paths if posixpath.basename(path) == name]
+    if len(same) == 1:
+        return same[0]
+    if len({posixpath.splitext(path)[0] for path in paths}) == 1:
+        return min(paths, key=lambda path: (_rank(posixpath.splitext(path)[1].lower()), path.swapcase()))
+    raise PictureMissing(f"several files could be {_shown(name)}: {_shown(paths[0])}, {_shown(paths[1])}")
+
+
+def _rank(ending: str) -> int:
+    return ENDINGS.index(ending) if ending in ENDINGS else len(ENDINGS)
+
+
+def tidy(path: str) -> str:
+    """Return a path with slashes, without quotes, a drive and steps that lead nowhere, in composed letters."""
+    path = _FILE_ADDRESS.sub("/", path.strip().strip("\"'")).replace("\\", "/")
+    return unicodedata.normalize("NFC", posixpath.normpath(_DRIVE.sub("", path, count=1)))
+
+
+def split_cell(cell: str) -> list[str]:
+    """Return the pictures that a cell names: one, or those of a list."""
+    text = cell.strip()
+    if text.startswith("["):
+        try:
+            listed = json.loads(text.replace("'", '"'))
+        except (ValueError, RecursionError):
+            listed = None
+        if isinstance(listed, list) and listed and all(isinstance(part, str) and part.strip() for part in listed):
+            return [str(part) for part in listed]
+    for separator in _SEPARATORS:
+        parts = [part.strip() for part in text.split(separator) if part.strip()]
+        if len(parts) > 1 and all(is_picture(part) for part in parts):
+            return parts
+    return [cell]
+
+
+def address_of(cell: str) -> str:
+    """Return the first web address that a cell holds; "" if it holds none."""
+    text = cell.strip(" \n\"'[]")
+    return _ADDRESS_END.split(text, maxsplit=1)[0] if _ADDRESS.match(text) else ""
+
+
+def _fold(name: str) -> str:
+    """Return a name without the difference between cases and between composed and decomposed letters."""
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
