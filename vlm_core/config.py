@@ -235,6 +235,7 @@ class CatalogueSettings(Settings):
     )
     id_column: str = Field("id", description="column with the product's id")
     picture_column: str = Field("", description="column with the image's path (empty: images/<id>.jpg)")
+    download: bool = Field(False, description="download pictures at web addresses, those that are not there yet")
     title_column: str = Field("productDisplayName", description="column with the product's title, if there is one")
     attributes: str = Field("gender,usage,season", description="comma-separated columns to report subgroups by")
     caption_columns: str = Field(

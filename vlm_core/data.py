@@ -61,7 +61,7 @@ def load_catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
     """Load the catalogue that the settings name, prepared if need be. Raises UserError for unusable data."""
     from vlm_core.catalogue.catalogue import prepare_catalogue
 
-    catalogue = prepare_catalogue(config.data, columns_of(config), root)
+    catalogue = prepare_catalogue(config.data, columns_of(config), root, download=config.download)
     reading = catalogue.reading
     logger.info(f"Catalogue {catalogue.name}: {reading.summary()}")
     if reading.notes:

@@ -66,12 +66,15 @@ class Catalogue:
         return sizes
 
 
-def prepare_catalogue(data: str, columns: Columns, root: Path) -> Catalogue:
+def prepare_catalogue(data: str, columns: Columns, root: Path, *, download: bool = False) -> Catalogue:
     """Return the catalogue that `data` names, decoded once and cached under `root/data/processed`.
 
+    With `download` pictures at web addresses are downloaded first, those that are not there yet.
     Raises UserError when there is nothing to read, a column is missing, or no product is usable.
     """
     source = open_source(data, root)
+    if download:
+        source.download(columns)
     with source.open_table(columns) as table:
         reading = _read(source, table)
     key = hashlib.blake2b(f"{SCHEMA}|{reading.key}|{columns}".encode(), digest_size=8).hexdigest()

@@ -17,12 +17,11 @@ from itertools import islice
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import unquote
 
-from vlm_core.catalogue.containers.files import ENDINGS, Files, is_picture
+from vlm_core.catalogue.containers.files import ENDINGS, MOST_FOLDERS, Files, is_picture
 
 IMAGES: Final = "images"
 MOST_SHOWN: Final = 200  # characters of a cell in a message
 MOST_BELOW: Final = 500_000  # files that are looked at for a name without its folder
-MOST_FOLDERS: Final = 100  # in a path
 _ADDRESS: Final = re.compile(r"(?!file:)(?:(?:[a-z][a-z0-9+.-]{1,9}:)?//[^/\s]|www\.)", re.IGNORECASE)
 _ADDRESS_END: Final = re.compile(r"[\s|\"'<>]|[,;]\s*(?=[a-z]+://)", re.IGNORECASE)
 _INLINE: Final = re.compile(r"data:image/", re.IGNORECASE)

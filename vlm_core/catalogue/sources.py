@@ -27,8 +27,9 @@ from vlm_core.catalogue.containers.json_lines import JsonLines
 from vlm_core.catalogue.containers.text_table import TextTable
 from vlm_core.catalogue.containers.workbook import Workbook
 from vlm_core.catalogue.containers.zip_files import ZipFiles
+from vlm_core.catalogue.downloading import DOWNLOADS, DownloadedPictures
 from vlm_core.catalogue.pictures import IMAGES, FilePictures, Found, Pictures
-from vlm_core.catalogue.reading import Columns, Table, TableRow
+from vlm_core.catalogue.reading import Columns, Table, TableRow, read_products
 from vlm_core.catalogue.zips import BROKEN_ENTRY
 from vlm_core.errors import UserError
 
@@ -98,6 +99,13 @@ class Source:
     pictures: Pictures
     _open: Callable[[Columns], tuple[Table, Callable[[], str]]]
 
+    def download(self, columns: Columns) -> None:
+        """Download the pictures of which the table has a web address, those that are not there yet."""
+        if isinstance(self.pictures, DownloadedPictures):
+            with self.open_table(columns) as table:
+                rows = read_products(table.table, table.columns)
+                self.pictures.download(table.picture_cell(row) for row in rows if isinstance(row, TableRow))
+
     def open_table(self, columns: Columns) -> OpenTable:
         """Open the table at its first row. Raises UserError, then and later, where it cannot be read."""
         with naming_table(self.name):
@@ -128,7 +136,8 @@ def open_source(data: str, root: Path) -> Source:
         raise UserError(
             f"data={data} does not exist: give {READABLE}, or sample, kaggle or hf. Looked for {path.absolute()}."
         )
-    return open_place(path)
+    source = open_place(path)
+    return replace(source, pictures=DownloadedPictures(source.pictures, root / DOWNLOADS))
 
 
 def open_place(path: Path) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
 from typing import BinaryIO, Final, Protocol
 
@@ -10,13 +11,15 @@ from vlm_core.pixels.picture_store import MAX_BYTES
 
 MOST_PICTURE_BYTES: Final = MAX_BYTES + 1  # enough for the decoder to see that the file is too large
 MOST_FILES: Final = 2_000_000
+MOST_FOLDERS: Final = 100  # around a file
 # Of picture files, in the order in which one is taken where a name exists with several
 ENDINGS: Final = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif"),
 )
-_LEFTOVER_FOLDERS: Final = ("__MACOSX", "$RECYCLE.BIN")
-_LEFTOVER_FILES: Final = ("thumbs.db", "desktop.ini")
+_LEFTOVER: Final = re.compile(
+    r"(?:^|/)(?:\.(?!\.?/)|__MACOSX(?:/|$)|\$RECYCLE\.BIN(?:/|$)|(?:thumbs\.db|desktop\.ini)$)", re.IGNORECASE
+)
 
 
 class Files(Protocol):
@@ -43,9 +46,9 @@ class Files(Protocol):
         """Return a text that changes with the file, without reading it. Raises OSError."""
 
 
-def is_leftover(name: str) -> bool:
-    """Return whether a file or folder of that name is hidden, or was left by a Mac or by Windows."""
-    return name.startswith(".") or name in _LEFTOVER_FOLDERS or name.lower() in _LEFTOVER_FILES
+def is_leftover(path: str) -> bool:
+    """Return whether a file or folder, or one around it, is hidden, or was left by a Mac or by Windows."""
+    return _LEFTOVER.search(path) is not None
 
 
 def is_picture(path: str) -> bool:

@@ -271,7 +271,7 @@ def guess_legacy_encoding(data: bytes) -> str:
     """
     from charset_normalizer import from_bytes
 
-    telling = b"".join(line for line in data.splitlines(keepends=True) if not line.isascii())[:TELLING_BYTES]
+    telling = b"".join(line for line in data.splitlines(keepends=True) if not _is_utf8(line))[:TELLING_BYTES]
     found = from_bytes(telling, cp_isolation=list(_LEGACY), threshold=0.4)
     best = found.best()
     if best and best.encoding not in _LATIN:

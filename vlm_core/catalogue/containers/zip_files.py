@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from vlm_core.catalogue.containers.files import is_leftover
+from vlm_core.catalogue.containers.files import MOST_FOLDERS, is_leftover
 from vlm_core.catalogue.zips import open_zip, read_entry
 
 _UTF8: Final = 0x800  # of an entry's flags: its name is said to be UTF-8
@@ -23,7 +23,7 @@ class ZipFiles:
         self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in self._zip.infolist():
             name = _readable_name(entry)
-            if not name.endswith("/"):
+            if not name.endswith("/") and name.count("/") <= MOST_FOLDERS:
                 self._entries[name] = entry
         self._folders: dict[str, tuple[list[str], list[str]]] | None = None
 
@@ -41,7 +41,7 @@ class ZipFiles:
         """Yield the paths of all entries below a folder, without leftovers."""
         below = f"{path}/" if path else ""
         for name in sorted(self._entries):
-            if name.startswith(below) and not any(is_leftover(part) for part in name[len(below) :].split("/")):
+            if name.startswith(below) and not is_leftover(name[len(below) :]):
                 yield name
 
     def open(self, path: str) -> BinaryIO:
