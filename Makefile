@@ -104,7 +104,7 @@ lock: $(TOOLS)/.ready  ## update requirements.lock after a change of pyproject.t
 	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-strip-extras \
 	  --generate-hashes --custom-compile-command "make lock" --output-file requirements-hashed.lock $(FLAGS) pyproject.toml
 	@# PyTorch's CUDA build names its own CUDA packages, nearly all exactly. Without them here, a CPU build brings none.
-	@# Hashes in a file of constraints would oblige all that pip installs beside it to have one.
+	@# Hashes in a file of constraints would oblige all that is installed beside it to have one.
 	sed -E '/^ +--hash=/d; s/ +\\$$//; /^(cuda-|nvidia-[^m]|triton)/d' requirements-hashed.lock > requirements.lock
 
 verify: $(VENV)/.ready  ## compare every installed file with its package's, and that with its hash in the lock file
@@ -141,7 +141,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(INSTALL) -r requirements.lock
 	@touch $@
 
-$(VENV)/.ready-all: $(patsubst %,$(VENV)/.ready-%,data export search study dashboard postgres s3)
+$(VENV)/.ready-all: $(patsubst %,$(VENV)/.ready-%,data export search study dashboard excel postgres s3)
 	@touch $@
 
 $(VENV)/.ready-%: $(VENV)/.ready
