@@ -178,6 +178,12 @@ def test_all_that_is_left_out_is_listed_with_line_and_reason(tmp_path, make):
     assert "1 products without a category" in catalogue.reading.summary()
 
 
+def test_a_column_that_seems_to_name_the_pictures_is_proposed(tmp_path):
+    files = {"mine.csv": b"id,kind,file\nx,Bag,a.png\ny,Bag,b.png\n", "pics/a.png": PICTURES["1"]}
+    with pytest.raises(UserError, match=r"The column file seems to name the pictures: give picture_column=file\.$"):
+        _prepare(_folder(tmp_path / "shop", files) / "mine.csv", tmp_path, Columns("id", "", "", "kind", ()))
+
+
 def test_where_all_is_of_use_there_is_no_list(tmp_path):
     catalogue = _prepare(
         _zip(tmp_path / "shop.zip", {**FILES, "styles.csv": "".join(TABLE.splitlines(True)[:3]).encode()}), tmp_path

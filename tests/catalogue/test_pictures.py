@@ -165,6 +165,16 @@ def test_a_path_that_leads_out_of_the_tables_folder_may_stay_in_the_zip(tmp_path
         pictures.find("../../pics/1.jpg")
 
 
+@MAKERS
+def test_a_table_in_a_folder_of_its_own_names_pictures_from_the_first_folder(tmp_path, make):
+    files = make(tmp_path, "meta/shop.csv", "images/1.JPG", "meta/images/2.jpg", "images/2.jpg")._files
+    pictures = FilePictures(files, "meta")
+    assert pictures.find("images/1.jpg").path == "images/1.JPG"
+    assert pictures.find("images/2.jpg").path == "meta/images/2.jpg"
+    with pytest.raises(PictureMissing, match=r"there is no meta/images/3\.jpg"):
+        pictures.find("images/3.jpg")
+
+
 def test_links_are_followed_and_end(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "1.jpg").write_bytes(b"one")

@@ -216,6 +216,7 @@ def test_a_folder_a_category(tmp_path, make, top, split):
         found = {
             row.values["id"]: (row.values["masterCategory"], table.pictures.read(table.find(row).path)) for row in rows
         }
+        assert any("train, val are parts of one catalogue" in note for note in table.table.notes) == bool(split)
     expected = {"10": ("Bags", b"ten"), "11": ("Shoes", b"eleven")}
     if split:
         expected |= {

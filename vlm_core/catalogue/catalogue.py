@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -136,6 +136,7 @@ class _Reading:
     columns: Columns
     pictures: Pictures
     key: str  # of the contents
+    hint: str  # a column that seems to hold the pictures, if the one that was given does not
 
 
 def _check_columns(name: str, table: OpenTable) -> None:
@@ -189,7 +190,7 @@ def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> N
         _write_header(file, (len(usable), *canvas, 3))
     report = replace(reading.report, pictures_unreadable=tuple(unreadable), products=len(usable))
     if not usable:
-        raise _nothing_usable(source.name, report, left_out)
+        raise _nothing_usable(source.name, report, left_out, reading.hint)
     np.save(folder / SIZES, np.array(sizes, dtype=np.uint32))
     _finish(pd.DataFrame(usable), report, source.name, folder)
 
@@ -205,7 +206,7 @@ def _finish(products: pd.DataFrame, report: ReadingReport, name: str, folder: Pa
     (folder / "reading.json").write_text(json.dumps(content))
 
 
-def _nothing_usable(name: str, report: ReadingReport, left_out: Path) -> UserError:
+def _nothing_usable(name: str, report: ReadingReport, left_out: Path, hint: str) -> UserError:
     """Return the error of a table without a usable product, after writing why each row is none."""
     reasons = report.left_out()
     if not reasons:
@@ -214,7 +215,8 @@ def _nothing_usable(name: str, report: ReadingReport, left_out: Path) -> UserErr
     return UserError(
         f"{name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
         f"{report.pictures_missing:,} without a picture, {len(report.pictures_unreadable):,} with an unreadable one. "
-        f"{report.first_reasons()} {left_out} lists all."
+        f"First {report.first_reasons()} {left_out} lists all."
+        + (f" The column {hint} seems to name the pictures: give picture_column={hint}." if hint else "")
     )
 
 
@@ -232,6 +234,7 @@ def _read(source: Source, table: OpenTable) -> _Reading:
     rows: list[tuple[TableRow, str]] = []
     refused: list[Refusal] = []
     missing: list[Refusal] = []
+    hint = ""
     unlabelled: list[Refusal] = []
     count = repaired = further = 0
     for row in read_products(table.table, table.columns):
@@ -243,6 +246,7 @@ def _read(source: Source, table: OpenTable) -> _Reading:
         try:
             found = table.find(row)
         except PictureMissing as error:
+            hint = hint or ("" if rows or missing else _column_with_pictures(table, row))
             missing.append(Refusal(row.line, str(error)))
             continue
         rows.append((row, found.path))
@@ -262,7 +266,17 @@ def _read(source: Source, table: OpenTable) -> _Reading:
         notes=tuple(table.table.notes),
         picture_column=table.columns.picture,
     )
-    return _Reading(rows, report, table.columns, table.pictures, table.key(path for _, path in rows))
+    return _Reading(rows, report, table.columns, table.pictures, table.key(path for _, path in rows), hint)
+
+
+def _column_with_pictures(table: OpenTable, row: TableRow) -> str:
+    """Return the column that holds a row's picture, where the user named none or another; empty where none does."""
+    for name, cell in row.values.items():
+        if name not in (table.columns.picture, table.columns.id, table.columns.label):
+            with suppress(PictureMissing):
+                table.pictures.find(cell)
+                return name
+    return ""
 
 
 def _canvas(reading: _Reading) -> tuple[int, int]:

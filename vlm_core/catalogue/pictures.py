@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
@@ -28,6 +29,7 @@ _INLINE: Final = re.compile(r"data:image/", re.IGNORECASE)
 _FILE_ADDRESS: Final = re.compile(r"file:///?", re.IGNORECASE)
 _DRIVE: Final = re.compile(r"[a-z]:(?=/)", re.IGNORECASE)
 _SEPARATORS: Final = ("|", "\n", ";", ",", " ")  # between the pictures of one cell
+_PICTURES: Final = frozenset(ENDINGS)
 _WHOLE_NUMBER: Final = re.compile(r"(\d+)\.0+")
 
 
@@ -56,7 +58,7 @@ class Pictures(Protocol):
 
 
 class FilePictures:
-    """Pictures that are files of a folder or zip, looked for from the folder `top` of the table.
+    """Pictures that are files of a folder or zip, looked for from the folder `top` of the table, then from the first.
 
     Only with `outside` may a cell lead out of the files, as in a table of the user's own.
     """
@@ -64,7 +66,9 @@ class FilePictures:
     def __init__(self, files: Files, top: str = "", *, outside: bool = False) -> None:
         self._files = files
         self._top = top
+        self._start = f"{top}/" if top else ""
         self._outside = outside
+        self._from_root = FilePictures(files) if top else None  # for a table that lies beside the pictures' folder
         self._real_folders: dict[str, str | None] = {}
         self._names: dict[str, _Names] = {}
         self._below: dict[str, _Names] = {}
@@ -79,8 +83,9 @@ class FilePictures:
 
     def find(self, cell: str) -> Found:
         """Return the file that a cell names: as it is written if there is one, else in any other spelling."""
-        literal = posixpath.join(self._top, cell)
-        if cell and self._is_inside(literal) and self._files.contains(literal):
+        literal = cell if cell.startswith("/") else self._start + cell
+        may_be = self._outside or not (cell.startswith("/") or ".." in cell)
+        if cell and may_be and self._files.contains(literal):
             return Found(literal)
         if not cell.strip():
             raise PictureMissing("the cell with the picture is empty")
@@ -99,6 +104,9 @@ class FilePictures:
         for spelling in spellings:
             if (found := self._match_anywhere(spelling)) is not None:
                 return found
+        if self._from_root:
+            with suppress(PictureMissing):
+                return self._from_root.find(path).path
         raise PictureMissing(self._explain(path))
 
     def _match_anywhere(self, path: str) -> str | None:
@@ -129,17 +137,20 @@ class FilePictures:
         if real is None:
             return None
         if real not in self._names:
-            files = self._files.folder(real)[1]
-            self._names[real] = _Names((file, posixpath.join(real, file)) for file in files)
+            start = f"{real}/" if real and real != "/" else real
+            self._names[real] = _Names((file, start + file) for file in self._files.folder(real)[1])
         return self._names[real].pick(name)
 
     def _match_name(self, name: str) -> str | None:
-        """Return the one picture of that name in images/ or, where there is no such folder, below the table's."""
+        """Return the picture of that name in images/, or the only one below it; without images/, below the table's."""
         images = self._folder(posixpath.join(self._top, IMAGES))
         base = self._top if images is None else images
+        if (found := self._match(posixpath.join(base, name))) is not None:
+            return found
         if base not in self._below:
-            pictures = (path for path in islice(self._files.walk(base), MOST_BELOW) if is_picture(path))
-            self._below[base] = _Names((posixpath.basename(path), path) for path in pictures)
+            start = len(base) + 1 if base else 0
+            paths = islice(self._files.walk(base), MOST_BELOW)
+            self._below[base] = _Names((posixpath.basename(path), path) for path in paths if "/" in path[start:])
         return self._below[base].pick(name)
 
     def _folder(self, path: str) -> str | None:
@@ -184,11 +195,12 @@ class _Names:
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         self._by_number: dict[str, list[str]] = defaultdict(list)
         for name, path in files:
-            self._by_name[_fold(name)].append(path)
-            if is_picture(name):
-                stem = _fold(posixpath.splitext(name)[0])
+            folded = _fold(name)
+            self._by_name[folded].append(path)
+            stem, dot, ending = folded.rpartition(".")
+            if dot + ending in _PICTURES:
                 self._by_stem[stem].append(path)
-                if stem.isdecimal():
+                if stem.startswith("0") and stem.isdecimal():
                     self._by_number[stem.lstrip("0")].append(path)
 
     def pick(self, name: str) -> str | None:
@@ -199,9 +211,14 @@ class _Names:
             self._by_name.get(_fold(name))
             or self._by_stem.get(stem)
             or self._by_stem.get(number)
-            or (self._by_number.get(number.lstrip("0")) if number.isdecimal() else None)
+            or (self._with_number(number) if number.isdecimal() else None)
         )
         return _single(found, name) if found else None
+
+    def _with_number(self, number: str) -> list[str]:
+        """Return the files whose names are that number with any zeros before it."""
+        plain = number.lstrip("0")
+        return [*self._by_stem.get(plain, ()), *self._by_number.get(plain, ())]
 
 
 def _single(paths: list[str], name: str) -> str:
@@ -245,6 +262,8 @@ def split_cell(cell: str) -> list[str]:
 
 def address_of(cell: str) -> str:
     """Return the first web address that a cell holds; "" if it holds none."""
+    if "//" not in cell and "www." not in cell.lower():
+        return ""
     text = cell.strip(" \n\"'[]")
     return _ADDRESS_END.split(text, maxsplit=1)[0] if _ADDRESS.match(text) else ""
 

@@ -137,7 +137,7 @@ def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal
         cells = [cell.strip() for cell in record.cells]
         if not any(cells):
             continue
-        if match := _WHOLE_NUMBER.fullmatch(cells[place]):
+        if "." in cells[place] and (match := _WHOLE_NUMBER.fullmatch(cells[place])):
             cells[place] = match[1]
         product = cells[place]
         if not product:

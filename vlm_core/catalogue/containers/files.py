@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Iterator
 from typing import BinaryIO, Final, Protocol
@@ -53,4 +52,5 @@ def is_leftover(path: str) -> bool:
 
 def is_picture(path: str) -> bool:
     """Return whether a path has the ending of a picture."""
-    return posixpath.splitext(path)[1].lower() in ENDINGS
+    _, dot, ending = path.rpartition(".")
+    return (dot + ending).lower() in ENDINGS

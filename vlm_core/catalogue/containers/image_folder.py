@@ -32,6 +32,9 @@ class ImageFolder:
         self.name = name
         self.names = [columns.id, columns.label, FILE]
         self.notes = [f"each folder is a category: {', '.join(sorted({category_of(path) for path in paths})[:10])}"]
+        parts = sorted({path.partition("/")[0] for path in paths if path.partition("/")[0].lower() in SPLITS})
+        if parts:
+            self.notes.append(f"{', '.join(parts)} are parts of one catalogue, which is split anew")
         self._paths = paths
 
     def records(self, columns: Columns) -> Iterator[Record | Refusal]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import posixpath
 import zipfile
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -40,9 +40,13 @@ class ZipFiles:
     def walk(self, path: str = "") -> Iterator[str]:
         """Yield the paths of all entries below a folder, without leftovers."""
         below = f"{path}/" if path else ""
-        for name in sorted(self._entries):
-            if name.startswith(below) and not is_leftover(name[len(below) :]):
+        for name in self._sorted_names:
+            if name.startswith(below):
                 yield name
+
+    @cached_property
+    def _sorted_names(self) -> list[str]:
+        return sorted(name for name in self._entries if not is_leftover(name))
 
     def open(self, path: str) -> BinaryIO:
         """Open an entry, which is unpacked as it is read."""
@@ -76,12 +80,12 @@ def _folders(names: dict[str, zipfile.ZipInfo]) -> dict[str, tuple[list[str], li
     """Return the folders and files in each folder."""
     folders: dict[str, tuple[list[str], list[str]]] = {"": ([], [])}
     for path in names:
-        above, name = posixpath.split(path)
+        above, _, name = path.rpartition("/")
         is_new = above not in folders
         if not is_leftover(name):
             folders.setdefault(above, ([], []))[1].append(name)
-        while is_new and above not in ("", "/"):
-            above, name = posixpath.split(above)
+        while is_new and above:
+            above, _, name = above.rpartition("/")
             is_new = above not in folders
             folders.setdefault(above, ([], []))[0].append(name)
     return {path: (sorted(set(inner)), sorted(files)) for path, (inner, files) in folders.items()}
