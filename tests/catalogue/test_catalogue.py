@@ -178,9 +178,20 @@ def test_all_that_is_left_out_is_listed_with_line_and_reason(tmp_path, make):
     assert "1 products without a category" in catalogue.reading.summary()
 
 
-def test_a_column_that_seems_to_name_the_pictures_is_proposed(tmp_path):
-    files = {"mine.csv": b"id,kind,file\nx,Bag,a.png\ny,Bag,b.png\n", "pics/a.png": PICTURES["1"]}
-    with pytest.raises(UserError, match=r"The column file seems to name the pictures: give picture_column=file\.$"):
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("a.png", r"The column file seems to name the pictures: give picture_column=file\.$"),
+        (
+            "http://a.example/1.png",
+            r"The column file holds web addresses: give picture_column=file and download=true\.$",
+        ),
+        ("no such", r"lists all\.$"),
+    ],
+)
+def test_a_column_that_seems_to_name_the_pictures_is_proposed(tmp_path, cell, message):
+    files = {"mine.csv": f"id,kind,file\nx,Bag,{cell}\ny,Bag,b.png\n".encode(), "pics/a.png": PICTURES["1"]}
+    with pytest.raises(UserError, match=message):
         _prepare(_folder(tmp_path / "shop", files) / "mine.csv", tmp_path, Columns("id", "", "", "kind", ()))
 
 

@@ -172,6 +172,16 @@ def test_pictures_as_plain_bytes_and_rows_without_one(tmp_path):
             table.pictures.read(table.find(second).path)
 
 
+def test_paths_in_place_of_bytes_and_texts_stored_as_bytes(tmp_path):
+    rows = [{"id": b"1", "title": b"Shirt", "image": {"bytes": None, "path": "images/1.JPG"}}]
+    schema = pa.schema([("id", pa.binary()), ("title", pa.binary()), ("image", IMAGE)])
+    _folder(tmp_path, {"shop.parquet": _parquet(rows, schema=schema), "images/1.jpg": b"one"})
+    assert _pictures(_open(tmp_path / "shop.parquet")) == {"1": b"one"}
+    (tmp_path / "shop.parquet").write_bytes(_parquet([{"id": b"1", "title": b"Shirt"}]))
+    source = _open(tmp_path / "shop.parquet")
+    assert _rows(source) == {"1": "Shirt"} and _pictures(source) == {"1": b"one"}
+
+
 @pytest.mark.parametrize("split", [True, False])
 def test_what_datasets_saves_to_disk(tmp_path, split):
     for folder, rows in (("shop/train", EMBEDDED[:1]), ("shop/test", EMBEDDED[1:])) if split else (("shop", EMBEDDED),):

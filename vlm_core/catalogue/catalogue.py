@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from vlm_core.atomic import building, write_atomically
-from vlm_core.catalogue.pictures import PictureMissing, Pictures, tidy
+from vlm_core.catalogue.pictures import PictureMissing, Pictures, address_of, tidy
 from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, read_products
 from vlm_core.catalogue.sources import OpenTable, Source, open_source
 from vlm_core.errors import UserError
@@ -136,7 +136,7 @@ class _Reading:
     columns: Columns
     pictures: Pictures
     key: str  # of the contents
-    hint: str  # a column that seems to hold the pictures, if the one that was given does not
+    hint: str  # a sentence with the column that seems to hold the pictures, if the one that was given does not
 
 
 def _check_columns(name: str, table: OpenTable) -> None:
@@ -215,8 +215,7 @@ def _nothing_usable(name: str, report: ReadingReport, left_out: Path, hint: str)
     return UserError(
         f"{name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
         f"{report.pictures_missing:,} without a picture, {len(report.pictures_unreadable):,} with an unreadable one. "
-        f"First {report.first_reasons()} {left_out} lists all."
-        + (f" The column {hint} seems to name the pictures: give picture_column={hint}." if hint else "")
+        f"First {report.first_reasons()} {left_out} lists all.{hint}"
     )
 
 
@@ -246,7 +245,7 @@ def _read(source: Source, table: OpenTable) -> _Reading:
         try:
             found = table.find(row)
         except PictureMissing as error:
-            hint = hint or ("" if rows or missing else _column_with_pictures(table, row))
+            hint = hint or ("" if rows or missing else _propose_column(table, row))
             missing.append(Refusal(row.line, str(error)))
             continue
         rows.append((row, found.path))
@@ -269,13 +268,16 @@ def _read(source: Source, table: OpenTable) -> _Reading:
     return _Reading(rows, report, table.columns, table.pictures, table.key(path for _, path in rows), hint)
 
 
-def _column_with_pictures(table: OpenTable, row: TableRow) -> str:
-    """Return the column that holds a row's picture, where the user named none or another; empty where none does."""
+def _propose_column(table: OpenTable, row: TableRow) -> str:
+    """Return a sentence with the column that holds a row's picture, where the user named none or another."""
     for name, cell in row.values.items():
-        if name not in (table.columns.picture, table.columns.id, table.columns.label):
-            with suppress(PictureMissing):
-                table.pictures.find(cell)
-                return name
+        if name in (table.columns.picture, table.columns.id, table.columns.label):
+            continue
+        if address_of(cell):
+            return f" The column {name} holds web addresses: give picture_column={name} and download=true."
+        with suppress(PictureMissing):
+            table.pictures.find(cell)
+            return f" The column {name} seems to name the pictures: give picture_column={name}."
     return ""
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_PER_BATCH: Final = 64
+_CALLED: Final = ("image", "img", "pic", "photo", "jpg", "jpeg", "png", "bytes")  # columns of pictures
 _ROW: Final = "row "  # how the cell of a picture in the table itself is written
 Batches = Callable[[Sequence[str] | None], Iterator["pa.RecordBatch"]]
 
@@ -43,9 +44,13 @@ class ArrowTable:
         self.label = "label" if "label" in self.names else ""
         self._batches = batches
         self._classes = _class_names(schema)
-        self.pictures = (
-            EmbeddedPictures(name, self.picture, batches, state) if _holds_bytes(schema, self.picture) else None
-        )
+        holds = _holds_bytes(schema, self.picture) and self._first_has_bytes()
+        self.pictures = EmbeddedPictures(name, self.picture, batches, state) if holds else None
+
+    def _first_has_bytes(self) -> bool:
+        """Return whether a picture of the first batch stands in the table, and not only its path."""
+        first = next(self._batches([self.picture]), None)
+        return first is None or any(_bytes_of(value) for value in first.column(self.picture))
 
     def records(self, columns: Columns) -> Iterator[Record | Refusal]:
         """Yield each row; the cell of a picture that stands in the table is the row's number."""
@@ -115,8 +120,7 @@ class EmbeddedPictures:
         start = 0
         for batch in self._batches([self._column]):
             for value in batch.column(self._column):
-                found = value["bytes"] if hasattr(value, "items") else value
-                data = found.as_buffer() if found.is_valid else b""
+                data = _bytes_of(value)
                 copy.write(data)
                 self._places.append((start, len(data)))
                 start += len(data)
@@ -191,13 +195,21 @@ def _holds_bytes(schema: pa.Schema, column: str) -> bool:
 
 
 def _picture_column(schema: pa.Schema) -> str:
-    """Return the first column of pictures: bytes, or bytes and path as Hugging Face stores them."""
+    """Return the column of pictures: bytes with a path as Hugging Face stores them, or bytes called so or alone."""
     import pyarrow as pa
 
-    for field in schema:
-        if _is_binary(field.type) or (pa.types.is_struct(field.type) and _has_bytes(field.type)):
-            return str(field.name)
-    return ""
+    pairs = [str(field.name) for field in schema if pa.types.is_struct(field.type) and _has_bytes(field.type)]
+    binary = [str(field.name) for field in schema if _is_binary(field.type)]
+    called = [name for name in binary if any(word in name.lower() for word in _CALLED)]
+    return next(iter(pairs or called or (binary if len(binary) == 1 else [])), "")
+
+
+def _bytes_of(value: Any) -> Any:
+    """Return the buffer of a picture; an empty one where there is none."""
+    if not value.is_valid:
+        return b""
+    found = value["bytes"] if hasattr(value, "items") else value
+    return found.as_buffer() if found.is_valid else b""
 
 
 def _has_bytes(kind: Any) -> bool:
