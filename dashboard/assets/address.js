@@ -45,6 +45,7 @@
       title: (text) => {
         titled = text && { text, path: window.location.pathname };
         entitle();
+        return window.dash_clientside.no_update;
       },
     },
   });

@@ -50,9 +50,10 @@ dagcomponentfuncs.Family = function (props) {
 };
 
 dagcomponentfuncs.Interval = function (props) {
-  const { score, low, high, validation, colour } = props.data;
+  const { score, low, high, validation, colour, live } = props.data;
   if (score == null) {
-    return make("span", { className: "cell-interval" }, make("span", { className: "validation" }, validation == null ? "–" : "validation " + validation.toFixed(3)));
+    const known = [validation == null ? null : "validation " + validation.toFixed(3), live].filter(Boolean).join(", ");
+    return make("span", { className: "cell-interval", title: known }, make("span", { className: "validation truncate" }, known || "–"));
   }
   const from = props.low, width = Math.max(1e-6, props.high - props.low);
   const place = (value) => (100 * (value - from)) / width + "%";

@@ -13,6 +13,6 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
 
 // On a phone, name and score stand side by side on the screen, and names scroll with the rest.
 const fitPhone = () => {
-  const state = [{ colId: "rank", width: 52 }, { colId: "name", width: 132 }, { colId: "score", width: 112 }];
+  const state = [{ colId: "rank", width: 70 }, { colId: "name", width: 118 }, { colId: "score", width: 108 }];
   window.dash_ag_grid.getApiAsync("leaderboard-grid").then((api) => api.applyColumnState({ state }));
 };

@@ -88,7 +88,10 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
 def register(app: Dash, runs: Runs) -> None:
     """Bind the page's callbacks."""
     run_id, version = Input("run-id", "data"), Input("shell-version", "data")
-    app.clientside_callback(ClientsideFunction("address", "title"), Input("run-title", "data"))
+    # without an output it would not run for what comes with the page
+    app.clientside_callback(
+        ClientsideFunction("address", "title"), Output("run-titled", "data"), Input("run-title", "data")
+    )
     app.callback(Output("run-head", "children"), Output("run-body", "hidden"), version, run_id)(
         partial(update_head, runs)
     )
@@ -217,7 +220,7 @@ def _is_tested(runs: Runs, run_id: str) -> bool:
 def _untested(row: Mapping[str, Any]) -> Component:
     """Return why the run has no test scores."""
     if row.get(LOST):
-        return notice("Not tested", f"{row[LIVE].capitalize()}: resume it with resume={row['run_id']}.", "warning")
+        return notice("Not tested", f"The run shows {row[LIVE]}: resume it with resume={row['run_id']}.", "warning")
     if row["status"] == "RUNNING":
         return notice("Not tested yet", "Test scores appear when the run has finished.")
     return notice("Not tested", "This run ended before its test split was evaluated.", "warning")
@@ -249,6 +252,7 @@ def _head(runs: Runs, run_id: str) -> Component:
     stores = [
         dcc.Store(id="run-ended", data=str(row.get("ended", ""))),
         dcc.Store(id="run-title", data=f"{row.get('name', 'Run')} · Run"),
+        dcc.Store(id="run-titled"),
     ]
     return html.Div([*stores, header, dmc.Box(_badges(row), mb="lg"), _leak_notice(row)])
 

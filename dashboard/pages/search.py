@@ -35,8 +35,8 @@ NAME: Final = "Hyperparameter search"
 PATH: Final = "/search"
 ICON: Final = "search"
 IN_NAVIGATION: Final = True
-# numbers stay numbers, so that they sort as such; a setting of words is shown as it is
-_FOUR_DIGITS: Final = {"function": "typeof params.value === 'number' ? d3.format('.4~g')(params.value) : params.value"}
+# numbers stay numbers, so that they sort as such
+_FOUR_DIGITS: Final = {"valueFormatter": {"function": "params.value == null ? '–' : d3.format('.4~g')(params.value)"}}
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
@@ -215,8 +215,8 @@ def _trials_card(search: Search) -> Component:
         {"field": "score", "headerName": "Validation macro-F1", "initialSort": "desc", "minWidth": 170},
         {"field": "ms", "headerName": "Latency, ms per image", "minWidth": 170},
         *(
-            {"field": f"setting_{name}", "headerName": name, "minWidth": 130, "valueFormatter": _FOUR_DIGITS}
-            for name in search.searched
+            {"field": f"setting_{name}", "headerName": name, "minWidth": 130, **(_FOUR_DIGITS if is_number else {})}
+            for name, is_number in _numeric(search).items()
         ),
     ]
     grid = dag.AgGrid(
@@ -232,6 +232,13 @@ def _trials_card(search: Search) -> Component:
     return card(
         "Trials", html.Div(grid, role="region", **aria(label="Trials")), note="Each trial's name links to its run."
     )
+
+
+def _numeric(search: Search) -> dict[str, bool]:
+    """Return for each searched setting whether all of its values are numbers."""
+    return {
+        name: not any(isinstance(trial.settings.get(name), str) for trial in search.trials) for name in search.searched
+    }
 
 
 def _format(value: float | str) -> str:

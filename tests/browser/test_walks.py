@@ -17,6 +17,10 @@ AT_REST = """
     new Promise(shown => requestAnimationFrame(() => requestAnimationFrame(shown))).then(() => Promise.allSettled(
         document.getAnimations().filter(each => each.effect.getTiming().iterations < 9).map(each => each.finished)))
 """
+GRIDS_ARE_DRAWN = """
+    !document.querySelector('.ag-delay-render') &&
+        [...document.querySelectorAll('.ag-header-row, .ag-center-cols-container')].every(part => part.children.length)
+"""
 # Both widths and both schemes are looked at in full; of their other combinations the colours alone can differ.
 COLOURS_ALONE = {"runOnly": ["color-contrast"]}
 VIEWS = ((1440, "light", {}), (1440, "dark", COLOURS_ALONE), (390, "dark", {}), (390, "light", COLOURS_ALONE))
@@ -228,7 +232,7 @@ def test_an_empty_store_has_a_designed_page_on_which_a_run_in_progress_appears(s
         for path in ("/study", "/search"):  # in the dark by now
             page = _settled(site.open(path))
             expect(page.locator(".ag-row").first).to_be_visible()
-            page.wait_for_function("[...document.querySelectorAll('.ag-header-row')].every(row => row.children.length)")
+            page.wait_for_function(GRIDS_ARE_DRAWN)
             for width in (1440, 390):
                 page.set_viewport_size({"width": width, "height": 900})
                 page.evaluate(AT_REST)
