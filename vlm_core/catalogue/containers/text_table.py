@@ -51,6 +51,7 @@ _NO_TEXT: Final = {
     b"\xff\xd8\xff": "a picture",
     b"%PDF": "a PDF",
     b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
     b"<html": "a web page",
 }
 _ESCAPED: Final = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python escapes them
@@ -166,7 +167,7 @@ class TextTable:
 
     def _read_names(self) -> list[str]:
         _, cells = next(self._records(0, 0), (0, [""]))
-        names = [cell.strip() for cell in cells]
+        names = [cell.strip().lstrip("\ufeff") for cell in cells]
         while names and not names[-1]:
             names.pop()
         if not names:
