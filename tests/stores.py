@@ -163,6 +163,14 @@ def stocked(store: Path, prepared: Path) -> Path:
     return store
 
 
+@pytest.fixture(scope="session")
+def root(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the small shop is prepared already, for what needs no store and may share a cache."""
+    folder = tmp_path_factory.mktemp("root")
+    shutil.copytree(prepared / "data", folder / "data", copy_function=os.link)
+    return folder
+
+
 FILLING = (
     {"model": "clip", "mode": "lp-ft", "epochs": 3},
     {"model": "blip", "mode": "probe", "epochs": 2},

@@ -73,7 +73,7 @@ def learnt(family: str, answer: str = "linear") -> VisionLanguageCategoriser:
 
 
 def _train(model: VisionLanguageCategoriser) -> None:
-    steps, batch = 200, 32
+    steps, batch = 120, 32
     pictures, labels, _ = draw_pictures(steps * batch, seed=1)
     weights = list(model.freeze_before(0).values())
     optimiser = torch.optim.AdamW(weights, lr=1e-3)

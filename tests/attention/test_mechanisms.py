@@ -209,7 +209,7 @@ def test_attention_finds_the_one_token_that_decides(name):
     ],
 )
 def test_what_has_no_use_of_attention_does_not_find_it(name):
-    assert _accuracy(name, _planted, 100) < 0.45
+    assert _accuracy(name, _planted, 60) < 0.45  # which shows attention all of it
 
 
 @pytest.mark.slow

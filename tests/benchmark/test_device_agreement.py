@@ -54,9 +54,7 @@ def test_a_check_that_fails_says_why():
     ("family", "name"),
     [("blip", "attention: sentences"), ("git", "pretrain"), ("clip", "train: last-blocks"), ("clip", "resume")],
 )
-def test_the_cpu_agrees_with_itself(family, name, shop, tmp_path):
-    data = load_data(
-        Config.build({**SETTINGS, "data": str(shop), "per_category": 8, "train_per_category": 8}), tmp_path
-    )
+def test_the_cpu_agrees_with_itself(family, name, shop, root, tmp_path):
+    data = load_data(Config.build({**SETTINGS, "data": str(shop), "per_category": 8, "train_per_category": 8}), root)
     result = run_check(family, name, *checks(family)[name], "cpu", data, tmp_path)
     assert not result.error and set(result.differences.values()) == {0.0}

@@ -7,11 +7,11 @@ from vlm_core.benchmark import inference_speed
 
 
 @pytest.mark.slow
-def test_each_format_is_timed_and_held_against_pytorch(shop, tmp_path, monkeypatch):
+def test_each_format_is_timed_and_held_against_pytorch(shop, root, monkeypatch):
     shallow = make_shallow("clip")  # its graph is quicker to trace
     monkeypatch.setattr(inference_speed, "full_size", lambda *given: (shallow.hf, shallow.adapter.tokenizer))
     monkeypatch.setattr("vlm_core.workflows.export._PASSES", 1)
-    result = inference_speed.measure_inference("clip", 64, str(shop), str(tmp_path), threads=1)
+    result = inference_speed.measure_inference("clip", 64, str(shop), str(root), threads=1)
     torch, fp32, int8 = result["formats"]
     assert (torch["format"], fp32["format"], int8["format"]) == ("PyTorch", "ONNX fp32", "ONNX int8")
     assert torch["max_difference"] == 0 <= fp32["max_difference"] < 1e-4 < int8["max_difference"] < 0.5

@@ -8,12 +8,6 @@ from vlm_core.benchmark import growth, steps
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """The folder that the catalogue is prepared in."""
-    return tmp_path_factory.mktemp("root")
-
-
 @pytest.fixture
 def small(monkeypatch):
     """Tiny models in place of the published sizes."""

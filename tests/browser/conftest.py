@@ -40,14 +40,20 @@ def browser():
         opened.close()
 
 
+@pytest.fixture(scope="session")
+def context(browser):
+    """The browser with what it has fetched and compiled, for every test: pages of a new one start from nothing."""
+    opened = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    opened.set_default_timeout(60_000)  # for a busy machine
+    return opened
+
+
 class Site:
     """A running dashboard and one page in the browser; what the page complained of is in `complaints`."""
 
-    def __init__(self, address, browser, **settings):
+    def __init__(self, address, context):
         self.address = address
-        self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **settings})
-        self.context.set_default_timeout(60_000)  # for a busy machine
-        self.page = self.context.new_page()
+        self.page = context.new_page()
         self.complaints = []
         self.page.on("console", lambda line: line.type == "error" and self.complaints.append(line.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -55,6 +61,11 @@ class Site:
     def open(self, path):
         self.page.goto(self.address + path)
         return self.page
+
+    def close(self):
+        """Close the page; what it has stored goes."""
+        self.page.evaluate("localStorage.clear(), sessionStorage.clear()")
+        self.page.close()
 
 
 def serve(folder: Path, *arguments: str) -> tuple[subprocess.Popen, str]:
@@ -86,9 +97,9 @@ def address(filled_store: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def site(address, browser):
+def site(address, context):
     """A fresh page; it must have had nothing to complain of."""
-    opened = Site(address, browser)
+    opened = Site(address, context)
     yield opened
-    opened.context.close()
+    opened.close()
     assert opened.complaints == []

@@ -4,6 +4,7 @@ import json
 from dataclasses import fields, replace
 
 import pytest
+from cachetools import cached
 from dash import no_update
 
 from dashboard.figures.attention import faithfulness_curves
@@ -94,6 +95,15 @@ def test_the_body_is_rendered_again_only_when_the_results_change(runs, store):
     assert known == [run_id, 6, "FINISHED"] and page.update_progress(runs, 2, run_id, known)[1] is no_update
 
 
+@pytest.fixture(scope="module")
+def drawn_once():
+    """Equal plots are drawn once, in all results that hold them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dashboard.pages.study_parts.make_figure", cached({}, key=repr)(make_figure))
+        yield
+
+
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("missing", [field.name for field in fields(Results)])
 def test_results_that_lack_a_part_leave_its_card_out(results, missing, runs):
     study = StoredStudy("s", "made", "RUNNING", 8, (), {}, None)

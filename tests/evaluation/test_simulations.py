@@ -47,7 +47,7 @@ def test_paired_tests_of_one_seed_reject_what_is_the_same_in_five_percent(recall
     labels = np.repeat(np.arange(5), support)
     once = np.ones((len(labels), 1), dtype=np.int64)
     rejected = np.zeros(3)
-    for draw in range(1000):
+    for draw in range(600):
         difficulty = generator.normal(size=len(labels))
         a, b = (_answers(labels, recalls, difficulty, generator) for _ in range(2))
         drawn = resample_differences(
@@ -55,7 +55,7 @@ def test_paired_tests_of_one_seed_reject_what_is_the_same_in_five_percent(recall
         )
         alone = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
         rejected += [bootstrap_p(drawn) < 0.05, mid_mcnemar(*alone) < 0.05, exact_mcnemar(*alone) < 0.05]
-    assert (rejected[:2] / 1000 >= 0.03).all() and (rejected / 1000 <= 0.07).all()
+    assert (rejected[:2] / 600 >= 0.03).all() and (rejected / 600 <= 0.07).all()
 
 
 @pytest.mark.parametrize("discordant", [10, 15, 25, 40, 60, 75, 100, 200, 400])
@@ -78,7 +78,7 @@ def test_the_bootstrap_of_several_seeds_rejects_what_is_the_same_in_five_percent
     labels = np.repeat(np.arange(5), pools)
     starts = np.concatenate([[0], np.cumsum(pools)[:-1]])
     rejected = held = 0
-    for draw in range(1000):
+    for draw in range(600):
         difficulty = generator.normal(size=len(labels))
         times, a, b = (np.zeros((len(labels), 3), dtype=np.int64) for _ in range(3))
         for seed in range(3):
@@ -94,8 +94,8 @@ def test_the_bootstrap_of_several_seeds_rejects_what_is_the_same_in_five_percent
         rejected += bootstrap_p(drawn) < 0.05
         interval = estimate(0, drawn)
         held += interval.low < 0 < interval.high
-    assert 0.03 <= rejected / 1000 <= 0.07
-    assert 0.92 <= held / 1000 <= 0.98
+    assert 0.03 <= rejected / 600 <= 0.07
+    assert 0.92 <= held / 600 <= 0.98
 
 
 @pytest.mark.parametrize(("recalls", "support"), [EVEN, SMALL, (np.full(5, 0.98), np.full(5, 30))])

@@ -24,8 +24,7 @@ pytestmark = pytest.mark.slow  # a graph is traced for seconds
 KINDS = [
     ("clip", "linear", "fused"),
     ("blip", "linear", "fused"),
-    ("git", "linear", "fused"),
-    ("clip", "linear", "vision"),
+    ("git", "linear", "vision"),
     ("clip", "prompts", "fused"),
     ("blip", "sentences", "fused"),
     ("git", "sentences", "fused"),

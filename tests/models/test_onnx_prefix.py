@@ -24,7 +24,7 @@ def _make(family, mode, blocks):
 
 @pytest.mark.parametrize(
     ("family", "mode", "blocks"),
-    [("clip", "last-blocks", 1), ("blip", "fusion", 0), ("git", "probe", 0)],
+    [("clip", "last-blocks", 1), ("git", "probe", 0)],  # BLIP's is run where a cache is filled with it
 )
 def test_states_are_near_those_of_pytorch_and_shaped_alike(family, mode, blocks):
     prefix, expected = _make(family, mode, blocks)

@@ -8,8 +8,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.messages import collected_messages
+from tests.stores import make_once
 from tests.stub_training import Killed, kill_on_entry
 from vlm_core.catalogue.exposure import RULE, Exposure
+from vlm_core.catalogue.sample import draw_sample
 from vlm_core.config import Config, PretrainingConfig
 from vlm_core.errors import UserError
 from vlm_core.tracking import writer
@@ -19,23 +21,31 @@ from vlm_core.training.pretraining_task import Pretraining
 from vlm_core.workflows.pretrain import run_pretraining
 from vlm_core.workflows.train import run_training
 
-SMALL = {"preset": "pretrain", "epochs": 1, "batch_size": 64, "patches_kept": 0.5, "threads": 1}
+SMALL = {"preset": "pretrain", "epochs": 1, "batch_size": 32, "patches_kept": 0.5, "threads": 1}
+
+
+@pytest.fixture(scope="session")
+def little_shop():
+    """The sample catalogue with so few products that an epoch takes moments."""
+    return make_once("little-catalogue", lambda folder: draw_sample(folder / "shop", products=120)) / "shop"
 
 
 @pytest.fixture
-def pretrain(shop, stocked):
+def pretrain(little_shop, stocked):
     """Run a small pretraining in a store of its own: the outcome, and the messages that were logged."""
 
     def start(**settings):
         with collected_messages() as lines:
-            return run_pretraining(PretrainingConfig.build({**SMALL, "data": str(shop), **settings}), stocked), lines
+            return run_pretraining(
+                PretrainingConfig.build({**SMALL, "data": str(little_shop), **settings}), stocked
+            ), lines
 
     return start
 
 
 @pytest.mark.slow
 def test_weights_are_stored_with_what_they_saw_and_fine_tuned_without_a_leak(pretrain, shop, store):
-    outcome, lines = pretrain(model="clip")
+    outcome, lines = pretrain(model="clip", data=str(shop))
     files = {path.name for path in outcome.folder.iterdir()}
     assert {
         "model.safetensors",
