@@ -10,6 +10,7 @@ from vlm_core.benchmark.markdown_tables import busy_table
 def test_both_kinds_are_measured_beside_each_number_of_competitors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(busy_machine, "COMPETITORS", (0, 1))
     monkeypatch.setattr(busy_machine, "ROUNDS", 1)
+    monkeypatch.setattr(busy_machine, "SECONDS", 0.1)
     found = busy_machine.measure_busy("clip", busy_machine.TINY_SIZE, 1)
     assert found["waiting"].keys() == {"spinning", "sleeping"}
     for of_kind in found["waiting"].values():

@@ -27,6 +27,7 @@ SMALL = {
     "preset": "demo",
     "families": "clip",
     "modes": "probe",
+    "epochs": 2,
     "objectives": "classify",
     "seeds": 1,
     "protocols": "holdout",

@@ -59,7 +59,7 @@ def measure_busy(family: str, image_size: int, threads: int) -> dict[str, Any]:
 def _worker(family: str, image_size: int, threads: int, waiting: str) -> Iterator[Callable[[], list[float]]]:
     """Start a process with a model; yield the function that has it take steps and returns their seconds per image."""
     environment = {name: value for name, value in os.environ.items() if name not in WAITING["sleeping"]}
-    command = [sys.executable, "-m", __name__, family, str(image_size), str(threads)]
+    command = [sys.executable, "-m", __name__, family, str(image_size), str(threads), str(SECONDS)]
     with subprocess.Popen(
         command, env={**environment, **WAITING[waiting]}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -97,14 +97,14 @@ def _serve_steps(arguments: Sequence[str]) -> None:
 
     from vlm_core.benchmark.device_steps import Bench, architecture_of
 
-    family, image_size, threads = arguments[0], int(arguments[1]), int(arguments[2])
+    family, image_size, threads, at_least = arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3])
     torch.set_num_threads(threads)
     images = BATCH[image_size == TINY_SIZE]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench.build(architecture_of(family, image_size), images, Path(folder))
         for _ in sys.stdin:
             seconds: list[float] = []
-            while sum(seconds) < SECONDS or len(seconds) < 2:
+            while sum(seconds) < at_least or len(seconds) < 2:
                 started = time.perf_counter()
                 bench.loss_and_gradients(0, "fp32", images)
                 seconds.append(time.perf_counter() - started)
