@@ -25,7 +25,7 @@ def test_each_kind_gives_seconds_and_memory(shop, root, small, kind, monkeypatch
     if kind == "one block int8":  # the graph of one frozen block is quicker to trace than that of three
         shallow = make_shallow("clip")
         monkeypatch.setattr(steps, "full_size", lambda *given: (shallow.hf, shallow.adapter.tokenizer))
-    result = steps.measure(kind, "clip", 64, str(shop), str(root), threads=1, steps=2)
+    result = steps.measure(kind, "clip", 64, str(shop), str(root), threads=1, steps=3)  # of two, quartiles lie outside
     assert 0 < result["step"]["lower"] <= result["step"]["median"] <= result["step"]["upper"]
     assert result["peak_mib"] > 100
     assert bool(result.get("prefix")) == (kind not in ("naive", "full", "LoRA uncached"))

@@ -64,7 +64,8 @@ def cheap_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def nothing_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells are trained in moments and leave no model, of which nothing is measured."""
+    """Cells are trained in moments and leave no model, of which nothing is measured; reports have empty plots."""
+    monkeypatch.setattr("vlm_core.study.report.plot_svg", lambda plot: "<svg></svg>")
     monkeypatch.setattr("vlm_core.workflows.train.run_training", train_nothing())
     monkeypatch.setattr("vlm_core.tracking.registry.resolve", lambda run_id: Path())
     monkeypatch.setattr("vlm_core.models.saved.load_categoriser", lambda folder: None)

@@ -120,7 +120,7 @@ def test_a_cached_step_of_writing_is_the_uncached_one(data, tmp_path, family):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "settings"),
-    zip(("clip", "blip", "git", "clip", "blip"), MODES[:-1], strict=True),
+    [*zip(("clip", "blip", "git", "clip", "blip"), MODES[:-1], strict=True)],
     ids=lambda part: "-".join(map(str, part.values())) if isinstance(part, dict) else part,
 )
 def test_eight_cached_steps_end_in_the_uncached_weights(data, tmp_path, family, settings):
