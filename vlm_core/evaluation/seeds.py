@@ -29,14 +29,15 @@ def over_seeds(values: Sequence[float], bounds: Bounds = ANY) -> Estimate:
     https://doi.org/10.1093/biomet/6.1.1), for a bounded metric on the scale of `within`.
     Raises ValueError when there is no seed.
     """
-    from scipy.stats import sem, t
+    from scipy.special import stdtrit
 
     if not len(values):
         raise ValueError("a mean needs at least one seed")
     mean = float(np.mean(values))
     if len(values) == 1:
         return Estimate(mean, float("nan"), float("nan"))
-    reach = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * sem(values))
+    standard_error = np.std(values, ddof=1) / np.sqrt(len(values))
+    reach = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2) * standard_error)
     return within(Estimate(mean, mean - reach, mean + reach), bounds)
 
 
