@@ -104,11 +104,15 @@ def test_no_cell_of_a_csv_is_a_formula(tmp_path):
 
 
 def test_every_row_of_a_table_gives_one_row(photos, tmp_path):
-    (photos / "table.csv").write_text("id,photo\n1,a.jpg\n1,b.png\n2\n,b.png\n5,none.jpg\n6,deep/c.webp\n")
-    table = _predict(photos / "table.csv", tmp_path / "out.csv", picture_column="photo")
-    assert table["id"].astype(str).tolist() == ["1", "line 3", "line 4", "line 5", "5", "6"]
-    assert table["error"].notna().tolist() == [False, True, True, True, True, False]
-    assert "already used" in table["error"][1] and "1 fields where the header has 2" in table["error"][2]
+    (photos / "table.csv").write_text(
+        "id,photo,note\n1,a.jpg,x\n1,b.png,x\n\n2\n,b.png,x\n5,none.jpg,x\n6,deep/c.webp,x,y,z\n7,a.jpg\n"
+    )
+    with collected_messages() as messages:
+        table = _predict(photos / "table.csv", tmp_path / "out.csv", picture_column="photo")
+    assert table["id"].astype(str).tolist() == ["1", "1", "line 5", "line 6", "5", "line 8", "7"]
+    assert table["error"].notna().tolist() == [False, False, True, False, True, True, False]
+    assert "1 fields where the header has 3" in table["error"][2] and "no none.jpg" in table["error"][4]
+    assert "1 ids of table.csv stand in several rows: what is written is in the table's order." in messages
 
 
 def test_a_table_names_its_pictures(photos, tmp_path):

@@ -139,9 +139,9 @@ class _Reading:
     hint: str  # a sentence with the column that seems to hold the pictures, if the one that was given does not
 
 
-def _check_columns(name: str, table: OpenTable) -> None:
-    """Raise UserError unless the table has every column that is needed."""
-    needed = {"label": table.columns.label}
+def check_columns(name: str, table: OpenTable) -> None:
+    """Raise UserError unless the table has every column that is needed; a label only if one is asked for."""
+    needed = {"label": table.columns.label} if table.columns.label else {}
     if table.columns.picture:
         needed["picture_column"] = table.columns.picture
     else:
@@ -229,7 +229,7 @@ def _write_left_out(report: ReadingReport, table: str, path: Path) -> None:
 
 def _read(source: Source, table: OpenTable) -> _Reading:
     """Return the rows that have a picture. Raises UserError when a column is missing."""
-    _check_columns(source.name, table)
+    check_columns(source.name, table)
     rows: list[tuple[TableRow, str]] = []
     refused: list[Refusal] = []
     missing: list[Refusal] = []

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.atomic import building
+from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.files import ENDINGS, MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles, open_regular
 from vlm_core.catalogue.pictures import Pictures
-from vlm_core.catalogue.reading import Columns, Refusal, read_products
-from vlm_core.catalogue.sources import TABLES, is_table, open_place
+from vlm_core.catalogue.reading import MOST_ROWS, Columns, Record, Refusal, TableRow, id_index
+from vlm_core.catalogue.sources import TABLES, OpenTable, is_table, open_place
 from vlm_core.catalogue.zips import open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
@@ -167,23 +168,34 @@ def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> l
 
 
 def _in_table(path: Path, id_column: str, picture_column: str) -> list[UnlabelledPicture]:
-    """Return one image for each row, in its order; that of a row that cannot be used cannot be read."""
-    pictures = []
+    """Return one image for each row, in its order; that of a row that cannot be used cannot be read.
+
+    Raises UserError when a column is missing.
+    """
     with open_place(path).open_table(Columns(id_column, picture_column, "", "", ())) as table:
-        names, columns = table.table.names, table.columns
-        for name, column in (
-            ("picture_column", columns.picture),
-            ("id_column", "" if columns.picture else id_column),
-        ):
-            if column and column not in names:
-                raise UserError(f"{name}={column} is not a column of {path.name}, which has: {', '.join(names)}.")
-        for row in read_products(table.table, columns):
-            if isinstance(row, Refusal):
-                pictures.append(UnlabelledPicture(f"line {row.line}", partial(_refuse, row.reason)))
-                continue
-            identity = row.values.get(id_column) or row.values[columns.picture]
-            pictures.append(UnlabelledPicture(identity, partial(_read_cell, table.pictures, table.picture_cell(row))))
+        check_columns(path.name, table)
+        records = enumerate(table.table.records(table.columns))
+        found = [_of_record(record, table, number) for number, record in records]
+    pictures = [picture for picture in found if picture]
+    repeated = sum(number > 1 for number in Counter(picture.id for picture in pictures).values())
+    if repeated:
+        logger.info(f"{repeated:,} ids of {path.name} stand in several rows: what is written is in the table's order.")
     return pictures
+
+
+def _of_record(record: Record | Refusal, table: OpenTable, number: int) -> UnlabelledPicture | None:
+    """Return the image of one row; None for a row without anything in it. Raises UserError for too many rows."""
+    if number >= MOST_ROWS:
+        raise UserError(f"{table.table.name} has more than {MOST_ROWS:,} rows: give a smaller one.")
+    if isinstance(record, Refusal):
+        return UnlabelledPicture(f"line {record.line}", partial(_refuse, record.reason))
+    cells = [cell.strip() for cell in record.cells]
+    if not any(cells):
+        return None
+    names = table.table.names
+    row = TableRow(record.line, dict(zip(names, cells, strict=True)), record.repaired)
+    identity = cells[id_index(names, table.columns)] or f"line {record.line}"
+    return UnlabelledPicture(identity, partial(_read_cell, table.pictures, table.picture_cell(row)))
 
 
 def _read_cell(pictures: Pictures, cell: str) -> bytes:
