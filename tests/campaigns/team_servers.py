@@ -58,7 +58,7 @@ _STUDY: Final = (
     *("--protocols", "holdout", "--epochs", "2", "--views", "1", "--seeds", "2", "--parts", "families"),
 )
 _EXPORT: Final = ("--pictures", "8", "--threads", "1")
-_PREDICT: Final = ("--model", "models:/categoriser-clip@champion", "--pictures", "shop/images", "--threads", "1")
+_PREDICT: Final = ("--model", "models:/categoriser-clip/1", "--pictures", "shop/images", "--threads", "1")
 _EVALUATE: Final = (*_DATA, *_NAMED, "--resamples", "100")
 _OF_TIME: Final = re.compile(r"seconds|per_second|^system/|_ms$|memory|megabytes|cost")
 READ: Final = """
@@ -327,7 +327,7 @@ class Campaign:
 
     def _first(self, arrangement: str) -> str:
         """Return the id of the run of the first training."""
-        return str(next(run["run_id"] for run in self._runs(arrangement) if run["name"] == "clip-probe-0"))
+        return str(next(run["run_id"] for run in reversed(self._runs(arrangement)) if run["name"] == "clip-probe-0"))
 
     def _expect(self, words: tuple[str, ...]) -> dict[str, float]:
         """Return the metrics of the same training over SQLite."""
