@@ -29,8 +29,7 @@ from vlm_core.progress import track
 LOCK: Final = Path(__file__).resolve().parent.parent / "requirements-hashed.lock"
 _PIN: Final = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;]+)")
 _WRITTEN_BY_PIP: Final = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
-# Files are read and packages downloaded in portions, so that neither memory nor the disk is filled with all of them.
-_AT_ONCE: Final = 10
+_AT_ONCE: Final = 10  # packages that lie on the disk together
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("packages", nargs="*", help="packages to verify (none: all)")
     chosen = {normalise(name) for name in parser.parse_args(arguments).packages}
+    if not LOCK.exists():
+        raise UserError(f"{LOCK.name} is not beside the code: run this in a clone of the project.")
     installed = {normalise(each.name): each.version for each in distributions()}
     if unknown := chosen - installed.keys():
         raise UserError(f"{min(unknown)} is not installed.")

@@ -105,6 +105,12 @@ def test_the_command_verifies_what_is_installed_and_names_what_is_not_locked(
         verify.main(["no_such_shop"])
 
 
+def test_without_a_lock_file_nothing_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "LOCK", tmp_path / "requirements-hashed.lock")
+    with pytest.raises(UserError, match="is not beside the code: run this in a clone"):
+        verify.main([])
+
+
 def test_every_locked_package_has_hashes_and_both_lock_files_agree() -> None:
     locked = verify.read_lock(LOCK)
     assert len(locked) > 150
