@@ -215,7 +215,7 @@ def _nothing_usable(name: str, report: ReadingReport, left_out: Path, hint: str)
     return UserError(
         f"{name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
         f"{report.pictures_missing:,} without a picture, {len(report.pictures_unreadable):,} with an unreadable one. "
-        f"First {report.first_reasons()} {left_out} lists all.{hint}"
+        f"The first: {report.first_reasons()} {left_out} lists all.{hint}"
     )
 
 

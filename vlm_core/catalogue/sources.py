@@ -164,7 +164,7 @@ def open_place(path: Path) -> Source:
 def _in_files(files: Files, name: str, folder: Path | None = None) -> Source:
     """Return the catalogue in a folder or zip; `folder` is where it lies if it is a folder."""
     paths = list(files.walk())
-    if kaggle := [path for path in paths if posixpath.basename(path) == TABLE]:
+    if kaggle := [path for path in paths if path == TABLE or path.endswith(f"/{TABLE}")]:
         return _of_file(files, min(kaggle, key=lambda path: _nesting(files, path)), name=name)
     if folder and (saved := _saved_datasets(folder, paths)):
         return _of_arrow(open_arrow(saved, name), FilePictures(files))
