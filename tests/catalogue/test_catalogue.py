@@ -94,6 +94,13 @@ def test_a_prepared_catalogue_is_taken_as_it_is(tmp_path, monkeypatch):
     assert len(list((tmp_path / "data" / "processed").iterdir())) == 1
 
 
+def test_pictures_are_read_again_where_more_memory_is_allowed(tmp_path, monkeypatch):
+    place = _folder(tmp_path / "shop", {**FILES, "images/6.jpg": _picture("lime", (600, 400))})
+    for memory, products in (("1", 2), ("2", 3), ("1", 2)):
+        monkeypatch.setenv("PICTURE_MEMORY_MB", memory)
+        assert _prepare(place, tmp_path).reading.products == products
+
+
 @pytest.mark.parametrize("make", [_folder, _zip])
 def test_the_table_is_opened_once(tmp_path, monkeypatch, make):
     opened = []

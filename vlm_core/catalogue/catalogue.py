@@ -27,7 +27,7 @@ from vlm_core.catalogue.pictures import PictureMissing, Pictures, address_of, ti
 from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, read_products
 from vlm_core.catalogue.sources import OpenTable, Source, open_source
 from vlm_core.errors import UserError
-from vlm_core.pixels.picture_store import PictureStore, UnreadablePicture, decode_picture, fit_picture
+from vlm_core.pixels.picture_store import MEMORY_SETTING, PictureStore, UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import track
 
 SCHEMA: Final = 5  # of the prepared folder: part of its name, so that an older one is never read
@@ -77,7 +77,9 @@ def prepare_catalogue(data: str, columns: Columns, root: Path, *, download: bool
         source.download(columns)
     with source.open_table(columns) as table:
         reading = _read(source, table)
-    key = hashlib.blake2b(f"{SCHEMA}|{reading.key}|{columns}".encode(), digest_size=8).hexdigest()
+    memory = os.environ.get(MEMORY_SETTING, "")  # which pictures are read depends on it
+    contents = f"{SCHEMA}|{reading.key}|{columns}{f'|{memory}' if memory else ''}"
+    key = hashlib.blake2b(contents.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     name = re.sub(r"[^\w.-]", "_", Path(source.name).stem) or "catalogue"
     folder = root / "data" / "processed" / f"{name}-{key}"
     if not (folder / "reading.json").exists():
