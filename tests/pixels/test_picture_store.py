@@ -145,6 +145,7 @@ def _jpeg_of_scans(count):
         (b"", "empty"),
         (b"a text that is named .jpg", "format is not supported"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "format is not supported"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC picture.*save it as JPEG"),
         (_encoded(_plain(size=(60, 80)), "JPEG")[:300], "truncated"),
         (_encoded(_plain(size=(60, 80)), "PNG")[:60], "truncated"),
         (_png_of_size(12_000, 9_000), "takes 864 MB to decode, and PICTURE_MEMORY_MB allows 400"),
@@ -154,7 +155,20 @@ def _jpeg_of_scans(count):
         (_jpeg_of_scans(MOST_SCANS + 1), "more than 100 scans"),
         (_encoded(_plain(), "PNG") + bytes(MAX_BYTES), "50 MB"),
     ],
-    ids=["no-bytes", "text", "svg", "cut-jpeg", "cut-png", "bomb", "huge-bomb", "wide", "tiles", "scans", "heavy"],
+    ids=[
+        "no-bytes",
+        "text",
+        "svg",
+        "heic",
+        "cut-jpeg",
+        "cut-png",
+        "bomb",
+        "huge-bomb",
+        "wide",
+        "tiles",
+        "scans",
+        "heavy",
+    ],
 )
 def test_what_is_no_picture_is_said_so(data, reason):
     with pytest.raises(UnreadablePicture, match=reason):

@@ -47,6 +47,7 @@ _JPEG_ENDS: Final = (
     b"\xff\xd9",
     b"".join(b"\xaa" * 32 + bytes((0xFF, restart)) for restart in range(0xD0, 0xD8)) + b"\xff\xd9",
 )
+_HEIC: Final = re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cx])", re.DOTALL)
 _BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16}  # their decoders hold several copies
 _LEAST_WHITE: Final = 16.0  # of pixels that are not whole numbers: up to here, 1 is white, and more is glare
 _one_large_picture = threading.Lock()
@@ -119,8 +120,11 @@ def decode_picture(data: bytes, budget: PixelBudget | None = None) -> Image.Imag
     except Exception as error:  # Pillow's decoders raise many types on broken files
         with suppress(Exception):
             return _decode_bare(without_metadata(data), budget)
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "its format is not supported" if unknown else "it is truncated or broken"
+        reason = (
+            "its format is not supported" if isinstance(error, UnidentifiedImageError) else "it is truncated or broken"
+        )
+        if _HEIC.match(data):
+            reason = "it is a HEIC picture, whose format is not supported: save it as JPEG"
         raise UnreadablePicture(reason) from error
 
 
