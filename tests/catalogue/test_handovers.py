@@ -70,7 +70,7 @@ def test_every_dialect(tmp_path, dialect):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("container", ["csv", "zip"])
+@pytest.mark.parametrize("container", ["csv", pytest.param("zip", marks=pytest.mark.slow)])
 def test_every_form_of_a_path(tmp_path, form, container):
     place = CONTAINERS[container](tmp_path / "shop", _rows(form), _pictures(form), Dialect())
     assert _prints(place, tmp_path) == _plain()

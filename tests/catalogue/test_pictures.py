@@ -105,6 +105,13 @@ def test_what_could_mean_several_files_means_none(tmp_path, make, cell, files):
 
 
 @MAKERS
+@pytest.mark.parametrize("cell", ["31/front.jpg", "/srv/shop/31/front.jpg", "1/back.jpg"])
+def test_a_picture_of_another_product_is_not_taken(tmp_path, make, cell):
+    with pytest.raises(PictureMissing, match="which has 1/front.jpg|leads out"):
+        make(tmp_path, "1/front.jpg").find(cell)
+
+
+@MAKERS
 def test_what_is_written_out_wins_over_what_is_alike(tmp_path, make):
     pictures = make(tmp_path, "images/1001.jpg", "images/01001.jpg", "images/1001.png", "images/1001.JPG", "1001.jpg")
     for path in ("images/1001.jpg", "images/01001.jpg", "images/1001.png", "images/1001.JPG", "1001.jpg"):
@@ -173,6 +180,17 @@ def test_a_table_in_a_folder_of_its_own_names_pictures_from_the_first_folder(tmp
     assert pictures.find("images/2.jpg").path == "meta/images/2.jpg"
     with pytest.raises(PictureMissing, match=r"there is no meta/images/3\.jpg"):
         pictures.find("images/3.jpg")
+
+
+def test_each_folder_is_listed_once_however_many_cells_miss(tmp_path, monkeypatch):
+    pictures = _folder(tmp_path, *(f"{number}/front.jpg" for number in range(30)))
+    listed = []
+    folder = FolderFiles.folder
+    monkeypatch.setattr(FolderFiles, "folder", lambda self, path: listed.append(path) or folder(self, path))
+    for number in range(60):
+        with pytest.raises(PictureMissing):
+            pictures.find(f"{number}/back.jpg")
+    assert listed.count("") <= 4 and len(listed) < 120
 
 
 def test_links_are_followed_and_end(tmp_path):

@@ -70,6 +70,7 @@ class FilePictures:
         self._outside = outside
         self._from_root = FilePictures(files) if top else None  # for a table that lies beside the pictures' folder
         self._real_folders: dict[str, str | None] = {}
+        self._inner_folders: dict[str, dict[str, list[str]]] = {}
         self._names: dict[str, _Names] = {}
         self._below: dict[str, _Names] = {}
 
@@ -113,13 +114,14 @@ class FilePictures:
         """Return the file of that path; else, without those of its first folders that are not here either."""
         if self._outside and (found := self._match(posixpath.join(self._top, path))) is not None:
             return found
-        path = path.lstrip("/")
+        whole = path = path.lstrip("/")
         while not path.startswith("../"):
             if (found := self._match(posixpath.join(self._top, path))) is not None:
                 return found
             first, slash, rest = path.partition("/")
-            if not slash:
-                return self._match_name(path)
+            if not slash:  # 1/front.jpg is not the front of another product, whose folder is here
+                deep = path == whole or whole.lower() == f"{IMAGES}/{path}".lower()
+                return self._match_name(path) if deep else self._match(posixpath.join(self._top, IMAGES, path))
             if self._folder(posixpath.join(self._top, first)) is not None:
                 return self._match_name(rest) if first.lower() == IMAGES and "/" not in rest else None
             path = rest
@@ -160,10 +162,18 @@ class FilePictures:
         if path not in self._real_folders:
             above, name = posixpath.split(path)
             real = self._folder(above)
-            inner = [] if real is None else self._files.folder(real)[0]
-            same = [name] if name in inner else [other for other in inner if _fold(other) == _fold(name)]
-            self._real_folders[path] = posixpath.join(real or "", same[0]) if len(same) == 1 else None
+            same = [] if real is None else self._folders_in(real).get(_fold(name), [])
+            chosen = name if name in same else same[0] if len(same) == 1 else None
+            self._real_folders[path] = None if chosen is None else posixpath.join(real or "", chosen)
         return self._real_folders[path]
+
+    def _folders_in(self, real: str) -> dict[str, list[str]]:
+        """Return the folders in a folder by their names without case."""
+        if real not in self._inner_folders:
+            inner = self._inner_folders[real] = defaultdict(list)
+            for name in self._files.folder(real)[0]:
+                inner[_fold(name)].append(name)
+        return self._inner_folders[real]
 
     def _is_inside(self, path: str) -> bool:
         if self._outside:
