@@ -184,7 +184,10 @@ class FilePictures:
     def _explain(self, path: str) -> str:
         tried = posixpath.normpath(posixpath.join(self._top, path))
         if not self._is_inside(tried):
-            return f"the path {_shown(path)} leads out of {self._files.name}, of which only the files inside are read"
+            return (
+                f"the path {_shown(path)} leads out of {self._files.name}, of which only the files inside are read: "
+                "only a table that is named itself may lead out of its folder"
+            )
         example = f", which has {_shown(self._example)}" if self._example else ", which has no picture files"
         return f"there is no {_shown(tried)} in {self._files.name}{example}"
 
