@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -468,6 +469,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from vlm_core.catalogue.sample import draw_sample
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its servers end with it
     folder = Path(tempfile.mkdtemp(prefix="team-"))
     folder.chmod(0o755)  # the user postgres reads the path
     try:
