@@ -1,6 +1,7 @@
 """Walks through the dashboard in a real browser, as its users take them."""
 
 import re
+import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -31,6 +32,14 @@ def _settled(page):
     page.wait_for_load_state("networkidle")
     expect(page.locator("[data-dash-is-loading=true]")).to_have_count(0)
     return page
+
+
+def _wait_until(page, condition, seconds=20):
+    """Wait for an expression; Playwright's own way would have the page evaluate a string, which it forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(50)
 
 
 def _serious(page, **options):
@@ -74,7 +83,7 @@ def test_no_page_complains_overflows_or_shuts_anybody_out(site):
         for width, scheme, options in VIEWS[:: (-1) ** number]:  # each page opens at the last one's width
             _show(page, width, scheme)
             # A plot that is being drawn may be a pixel too wide for a frame.
-            page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
+            _wait_until(page, f"document.documentElement.scrollWidth <= {width}")
             assert _serious(page, **options) == [], f"{path} at {width} px, {scheme}"
 
 
@@ -229,7 +238,7 @@ def test_an_empty_store_has_a_designed_page_on_which_a_run_in_progress_appears(s
         for path in ("/study", "/search"):  # in the dark by now
             page = _settled(site.open(path))
             expect(page.locator(".ag-row").first).to_be_visible()
-            page.wait_for_function(GRIDS_ARE_DRAWN)
+            _wait_until(page, GRIDS_ARE_DRAWN)
             for width in (1440, 390):
                 page.set_viewport_size({"width": width, "height": 900})
                 page.evaluate(AT_REST)

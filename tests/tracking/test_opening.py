@@ -206,12 +206,6 @@ def test_a_store_that_cannot_be_used_is_named_before_data_and_weights_are_loaded
         command(tmp_path)
 
 
-def test_a_library_that_the_artifacts_need_is_named_before_anything_is_done(store: Path) -> None:
-    connect().create_experiment("on S3", artifact_location="s3://bucket/runs")
-    with pytest.raises(UserError, match=r"need boto3, which is not installed: run pip install boto3\."):
-        prepare_store("on S3")
-
-
 def test_a_log_that_is_lost_with_its_machine_comes_from_the_store(store: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     with pytest.raises(ValueError, match="boom"), RunWriter("made") as run:

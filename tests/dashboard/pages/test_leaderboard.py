@@ -1,11 +1,13 @@
 """The leaderboard's callbacks, called directly over real runs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from dash import no_update
 from dash.exceptions import PreventUpdate
 
+from dashboard.leaderboard import TestSet
 from dashboard.pages import leaderboard
 from dashboard.runs import Runs
 
@@ -29,10 +31,21 @@ def test_rows_stand_in_bands_and_the_leaking_protocol_carries_its_mark(runs):
     honest = [row for row in rows if row.get("leaking") == "false"]
     assert sorted(row["rank"] for row in honest) == [1, 2, 3]
     assert "1 of 3 test sets may leak" in _text(warning) and "also appear in training (up to" in _text(warning)
-    assert "in pretraining (up to" in _text(warning)  # a sentence for each kind
+    assert "in pretraining" not in _text(warning)  # no weights have seen this shop
     assert "px" in style["height"]
     fields = [column.get("field") for column in columns]
     assert "f1_apparel" in fields and "score" in fields
+
+
+def test_each_kind_of_leak_has_its_sentence_and_its_share():
+    both = TestSet("a", "of the shop", True, 0.1, 0.02, runs=2, categories=())
+    before = replace(both, key="b", in_training=0.0, in_pretraining=0.0084)
+    text = _text(leaderboard._leak_notice([both, before], ""))
+    assert "In 1 of 2 test sets, evaluated products" in text and "also appear in training (up to 10.0%)" in text
+    assert (
+        "In 2 of 2 test sets, the weights of some runs may have seen" in text and "in pretraining (up to 2.0%)" in text
+    )
+    assert "also appear in training" not in _text(leaderboard._leak_notice([both, before], "b"))
 
 
 def test_failed_runs_come_when_asked_and_columns_are_sent_once(runs):

@@ -2,12 +2,11 @@
 
 import pytest
 
-from tests.browser.conftest import browser  # noqa: F401
 from tests.campaigns.dashboard_chaos import Chaos, fill, kill_server, lock, remove, replace
 
 
 @pytest.mark.slow
-def test_a_page_says_what_goes_and_is_right_again_without_a_reload(tmp_path, browser):  # noqa: F811
+def test_a_page_says_what_goes_and_is_right_again_without_a_reload(tmp_path, browser):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     fill(tmp_path, "first")
