@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = load_categoriser(resolve(options.model))
     output = Path(options.output)
     written = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
-    print(f"Wrote {written.rows:,} rows to {output}.")
+    print(f"Wrote {written.rows:,} {'row' if written.rows == 1 else 'rows'} to {output}.")
     if written.failed:
         print(
             f"{written.failed:,} of them could not be categorised: the column error says why. The first: "
