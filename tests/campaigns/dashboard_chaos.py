@@ -64,7 +64,8 @@ class Chaos:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.start()
-        self.site = Site(f"http://127.0.0.1:{self.port}", browser)
+        self.context = browser.new_context(viewport={"width": 1440, "height": 900})
+        self.site = Site(f"http://127.0.0.1:{self.port}", self.context)
         self.page = self.site.open("/")
         self.wait(lambda: self.dot().endswith("run") or self.dot().endswith("runs"), 90)
         self.page.evaluate("window.untouched = true")  # gone after a reload
@@ -78,7 +79,7 @@ class Chaos:
 
     def end(self) -> None:
         """End the page and the dashboard."""
-        self.site.context.close()
+        self.context.close()
         self.process.kill()
         self.process.wait(20)
 
