@@ -73,17 +73,6 @@ def compare_runs(runs: Runs, run_ids: Sequence[str]) -> RunComparison:
     return RunComparison(compared, groups, tests)
 
 
-def describe_paired_test(a: str, b: str, test: PairedTest) -> str:
-    """Say in one sentence which run is better, by how much, and how sure that is after Holm's correction."""
-    a, b, test = better_first(a, b, test)
-    points, low, high = (100 * part for part in (test.difference.value, test.difference.low, test.difference.high))
-    p = f"p = {test.p_holm:.3f}" if test.p_holm >= 0.001 else "p < 0.001"
-    evidence = f"(95\u00a0% interval {low:.1f} to {high:.1f}, {p})"
-    if test.p_holm < 0.05:
-        return f"{a} beats {b} by {points:.1f} points of macro-F1 {evidence}."
-    return f"No significant difference between {a} and {b}: {points:.1f} points of macro-F1 {evidence}."
-
-
 def predicted_categories(
     comparison: RunComparison, group: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

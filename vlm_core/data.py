@@ -35,6 +35,13 @@ class Data:
     catalogue: Catalogue
     groups: NDArray[np.int64]  # (n_products,) near-duplicate group
     split: Split
+    evaluable: NDArray[np.bool_]  # (n_products,) what holdout may validate and test on: no weights known here saw it
+
+    @property
+    def held_out(self) -> NDArray[np.int64]:
+        """Return the rows of all evaluable products that neither training nor validation has, nor a near-copy."""
+        used = self.groups[np.concatenate([self.split.train, self.split.validation])]
+        return np.flatnonzero((self.split.labels >= 0) & self.evaluable & ~np.isin(self.groups, used))
 
     def exposed(self, exposure: Exposure | None) -> Data:
         """Return the data for weights that were pretrained on some of it; a leak is logged."""
@@ -161,6 +168,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
 
     catalogue = catalogue or load_catalogue(config, root)
     groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
+    evaluable = _evaluable(config, catalogue, groups)
     split = split_catalogue(
         catalogue.products,
         groups,
@@ -171,7 +179,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
         per_category=config.per_category,
         train_per_category=config.train_per_category,
         seed=config.seed,
-        evaluable=_evaluable(config, catalogue, groups),
+        evaluable=evaluable,
     )
     _tell_removed(split.removed)
     logger.info(
@@ -185,7 +193,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
             f"LEAKING: {split.leakage.near:.1%} of the evaluated images are in the training set, too: "
             "scores reward memory."
         )
-    return Data(catalogue, groups, split)
+    return Data(catalogue, groups, split, evaluable)
 
 
 def _evaluable(config: TrainingSettings, catalogue: Catalogue, groups: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -19,7 +19,6 @@ from dashboard.comparison import (
     ComparedRun,
     RunComparison,
     compare_runs,
-    describe_paired_test,
     differing_settings,
     disagreements,
     predicted_categories,
@@ -53,6 +52,7 @@ from dashboard.live import duration
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.theme import family_colour
+from vlm_core.evaluation.paired import describe_tests
 from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.study.formatting import p_value
 
@@ -290,19 +290,22 @@ def _tests_card(comparison: RunComparison) -> Component:
     if comparison.tests:
         body = [
             [
-                describe_paired_test(names[a], names[b], test),
+                describe_tests(names[a], names[b], test),
                 f"{test.only_a_correct:,} : {test.only_b_correct:,}",
-                f"{p_value(test.p_mcnemar)} ({p_value(test.p_mcnemar_mid)})",
+                f"{p_value(test.p_mcnemar_holm)} ({p_value(test.p_mcnemar_mid_holm)})",
                 f"{test.agreement:.1%}",
                 f"{test.kappa:.2f}",
             ]
             for (a, b), test in comparison.tests.items()
         ]
         columns = ("Only A correct : only B correct", "McNemar p (mid-p)", "Agreement", "Kappa")
-        head = ["Difference in macro-F1, A before B", *columns]
+        head = ["Difference, A before B", *columns]
         table = dmc.Table(data={"head": head, "body": body}, verticalSpacing="sm", className="sentences")
         parts.append(html.Div(table, className="scroll-x", tabIndex=0))
-    note = "Paired bootstrap of macro-F1 with Holm correction; exact McNemar test. A is the run that scores higher."
+    note = (
+        "Paired bootstrap of macro-F1 and exact McNemar test of accuracy, corrected together by Holm's method over all "
+        "pairs. A is the run with the higher macro-F1. Each run is one training: another seed may give another result."
+    )
     return card("Significance tests", dmc.Stack(parts, gap="md"), note=note)
 
 

@@ -40,3 +40,17 @@ def random_predictions(n: int, count: int, seed: int, *, texts: bool = False) ->
     mapped = generator.integers(-1, count, n) if texts else None
     names = tuple(f"category {index}" for index in range(count))
     return Predictions(np.arange(n).astype(str), labels, log_softmax(scores), names, written, mapped)
+
+
+def assert_corrected_together(tests):
+    """Check p-values of pairs against Holm's correction by hand, of both tests of all pairs as one family."""
+    for accuracy in ("p_mcnemar", "p_mcnemar_mid"):
+        names = ("p_bootstrap", accuracy)
+        plain = sorted(getattr(test, name) for test in tests for name in names)
+        by_hand = np.maximum.accumulate([min(1.0, p * (len(plain) - place)) for place, p in enumerate(plain)])
+        found = sorted(getattr(test, f"{accuracy}_holm") for test in tests)
+        assert set(np.round(found, 12)) <= set(np.round(by_hand, 12))
+    plain = sorted(p for test in tests for p in (test.p_bootstrap, test.p_mcnemar))
+    corrected = sorted(p for test in tests for p in (test.p_bootstrap_holm, test.p_mcnemar_holm))
+    by_hand = np.maximum.accumulate([min(1.0, p * (len(plain) - place)) for place, p in enumerate(plain)])
+    np.testing.assert_allclose(corrected, by_hand)

@@ -113,6 +113,16 @@ def test_a_text_that_maps_to_no_category_is_wrong() -> None:
     assert _evaluate(predictions_of(GIT)).text_rule is None
 
 
+def test_one_category_for_all_is_the_floor() -> None:
+    predictions = random_predictions(200, 4, seed=0, texts=False)
+    labels = np.where(predictions.labels == 3, -1, predictions.labels)  # one category absent
+    found = _evaluate(dataclasses.replace(predictions, labels=labels))
+    known = labels[labels >= 0]
+    constant = np.full_like(known, np.bincount(known).argmax())
+    assert found.majority_macro_f1 == pytest.approx(f1_score(known, constant, average="macro", labels=np.unique(known)))
+    assert found.metrics("test_")["test_majority_macro_f1"] == found.majority_macro_f1
+
+
 def test_metrics_are_flat_and_safely_named() -> None:
     metrics = _evaluate(random_predictions(200, 4, seed=0, texts=True)).metrics("test_")
     assert all(re.fullmatch(r"test_[a-z0-9_]+", name) for name in metrics)

@@ -5,8 +5,18 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score, f1_score
 
+from tests.evaluation.made_predictions import assert_corrected_together
 from vlm_core.errors import UserError
-from vlm_core.evaluation.paired import better_first, exact_mcnemar, mid_mcnemar, paired_test, paired_tests
+from vlm_core.evaluation.bootstrap import Estimate
+from vlm_core.evaluation.paired import (
+    PairedTest,
+    better_first,
+    describe_tests,
+    exact_mcnemar,
+    mid_mcnemar,
+    paired_test,
+    paired_tests,
+)
 from vlm_core.evaluation.predictions import Predictions
 
 
@@ -86,15 +96,65 @@ def test_equal_answers_differ_in_nothing_that_can_be_shown():
 
 
 @pytest.mark.slow
-def test_holms_correction_by_hand():
+def test_holms_correction_of_both_tests_by_hand():
     labels, predicted = _sample(np.random.default_rng(6), n=300)
     third = np.where(np.random.default_rng(7).random(300) < 0.95, labels, (labels + 1) % 3)
     tests = paired_tests([_predictions(labels, each) for each in (*predicted, third)])
-    plain = sorted(test.p_bootstrap for test in tests.values())
-    corrected = sorted(test.p_holm for test in tests.values())
-    by_hand = np.maximum.accumulate([min(1.0, p * (3 - place)) for place, p in enumerate(plain)])
-    np.testing.assert_allclose(corrected, by_hand)
+    assert_corrected_together(tests.values())
     assert paired_tests([_predictions(labels, third)]) == {}
+
+
+def test_the_tests_of_one_pair_are_two():
+    labels, predicted = _sample(np.random.default_rng(6), n=300)
+    assert_corrected_together([paired_test(*(_predictions(labels, each) for each in predicted))])
+
+
+WON, LOST = Estimate(0.012, 0.001, 0.023), Estimate(-0.012, -0.023, -0.001)
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_macro_f1", "p_accuracy", "sentence"),
+    [
+        (
+            WON,
+            0.03,
+            0.0004,
+            "A beats B by 1.2 points of macro-F1 (95\u00a0% interval 0.1 to 2.3; corrected p = 0.030), and A predicts "
+            "more products correctly (only A correct: 38, only B: 12; corrected p < 0.001).",
+        ),
+        (
+            LOST,
+            0.0004,
+            0.03,
+            "B beats A by 1.2 points of macro-F1 (95\u00a0% interval 0.1 to 2.3; corrected p < 0.001), but A predicts "
+            "more products correctly (only B correct: 12, only A: 38; corrected p = 0.030).",
+        ),
+        (
+            WON,
+            0.03,
+            0.05,
+            "A beats B by 1.2 points of macro-F1 (95\u00a0% interval 0.1 to 2.3; corrected p = 0.030); their "
+            "accuracies do not differ significantly (only A correct: 38, only B: 12; corrected p = 0.050).",
+        ),
+        (
+            LOST,
+            0.3,
+            0.006,
+            "B and A do not differ significantly in macro-F1 (1.2 points, 95\u00a0% interval 0.1 to 2.3; corrected "
+            "p = 0.300), but A predicts more products correctly (only B correct: 12, only A: 38; corrected p = 0.006).",
+        ),
+        (
+            WON,
+            0.3,
+            0.2,
+            "A and B do not differ significantly in macro-F1 (1.2 points, 95\u00a0% interval 0.1 to 2.3; corrected "
+            "p = 0.300), nor in accuracy (only A correct: 38, only B: 12; corrected p = 0.200).",
+        ),
+    ],
+)
+def test_both_outcomes_in_words(difference, p_macro_f1, p_accuracy, sentence):
+    made = PairedTest(100, 38, 12, 0.7, 0.6, difference, 0.01, p_macro_f1, p_accuracy, 0.1, 0.9, 0.8)
+    assert describe_tests("A", "B", made) == sentence
 
 
 def test_runs_of_other_products_categories_or_labels_are_refused():

@@ -38,6 +38,12 @@ def test_the_interval_is_students() -> None:
     assert over_seeds([1, 2, 3]).high == pytest.approx(2 + 4.303 / math.sqrt(3), abs=1e-3)
 
 
+def test_several_intervals_contain_their_truths_together() -> None:
+    values = [0.81, 0.79, 0.84, 0.80, 0.83]
+    found = over_seeds(values, intervals=3)
+    assert (found.low, found.high) == pytest.approx(DescrStatsW(values).tconfint_mean(0.05 / 3))
+
+
 def test_one_seed_has_no_interval_and_equal_seeds_a_point() -> None:
     one = over_seeds([0.5])
     assert one.value == 0.5 and math.isnan(one.low) and math.isnan(one.high)

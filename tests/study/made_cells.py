@@ -16,21 +16,19 @@ from vlm_core.study.plan import Cell, StudyPlan
 from vlm_core.study.results_json import to_json
 
 Confusion = tuple[tuple[int, int], ...]  # rows: true category
-NAMES = ("A", "B")
+NAMES = ("A", "B", "C")
 GOOD = ((10, 0), (0, 10))
 # accuracy 14/20; F1 of A 2·8/(10+12) = 8/11, of B 2·6/(10+8) = 2/3; recalls 0.8 and 0.6
 FAIR = ((8, 2), (4, 6))
 
 
 def make_predictions(confusion: Confusion) -> Predictions:
-    return predictions_of(np.array(confusion), NAMES)
+    return predictions_of(np.array(confusion), NAMES[: len(confusion)])
 
 
 def make_evaluation(confusion: Confusion) -> Evaluation:
-    predictions = make_predictions(confusion)
-    return evaluate(
-        predictions, pd.DataFrame(index=range(len(predictions))), np.array([0.5, 0.5]), resamples=50, seed=0
-    )
+    predictions, prior = make_predictions(confusion), np.full(len(confusion), 1 / len(confusion))
+    return evaluate(predictions, pd.DataFrame(index=range(len(predictions))), prior, resamples=50, seed=0)
 
 
 def make_cell(
@@ -45,7 +43,8 @@ def make_cell(
     measured.mkdir(parents=True)
     for name, value in json.items():
         if isinstance(value, Predictions):
-            value.write(measured / f"{name.replace('_', ' ')}.npz")
+            file_name = name if name == "held_out" else name.replace("_", " ")
+            value.write(measured / f"{file_name}.npz")
         else:
             (measured / f"{name}.json").write_text(to_json(value))
     cell, evaluation = Cell.of(key), make_evaluation(confusion)

@@ -19,17 +19,22 @@ from vlm_core.study.collecting import (
     collect,
     decoding_rows,
     gap_rows,
+    headline_categories,
+    headline_predictions,
+    held_out_rows,
     leak_rows,
     pair_rows,
     robustness_rows,
     score_rows,
     simple_baseline_rows,
+    thin_categories,
 )
 from vlm_core.study.robustness import CorruptedScore, Robustness
 
 CLIP = "clip/full/classify/holdout/"
 BASELINE = "baseline/full/classify/holdout/"
 T_ONE_DEGREE = 12.7062047  # Student's t at 97.5 % with one degree of freedom
+BOTH = frozenset({"A", "B"})
 FAIR_MACRO_F1 = (8 / 11 + 2 / 3) / 2
 
 
@@ -44,7 +49,7 @@ def clip(tmp_path):
 
 
 def test_scores_are_means_over_seeds_with_an_interval_within_their_bounds(clip):
-    (row,) = score_rows(make_cells(*clip))
+    (row,) = score_rows(make_cells(*clip), BOTH)
     assert (row.configuration, row.label, row.kind) == ("clip/full/classify/holdout", "clip full", "family")
     assert (row.seeds, row.run_ids) == ((0, 1), (f"run of {CLIP}0", f"run of {CLIP}1"))
     assert row.test_products == 20
@@ -64,7 +69,7 @@ def test_the_training_time_counts_what_came_from_the_cache_where_that_is_known(t
         make_cell(tmp_path, f"{CLIP}0", FAIR, {**spent, "metrics.train_seconds_full": 9.0}),
         make_cell(tmp_path, f"{CLIP}1", GOOD, spent),
     ]
-    assert score_rows(make_cells(*cells))[0].train_seconds == 6.0
+    assert score_rows(make_cells(*cells), BOTH)[0].train_seconds == 6.0
 
 
 def test_simple_baselines_are_scored_where_every_seed_has_their_predictions(tmp_path):
@@ -78,7 +83,7 @@ def test_simple_baselines_are_scored_where_every_seed_has_their_predictions(tmp_
     other = make_cell(tmp_path, "git/probe/classify/holdout/0", majority=make_predictions(FAIR))
     half = make_cell(tmp_path, "blip/probe/classify/holdout/0", nearest_class_mean=make_predictions(GOOD))
     lacking = make_cell(tmp_path, "blip/probe/classify/holdout/1")
-    rows = simple_baseline_rows(make_cells(*cells, other, half, lacking))
+    rows = simple_baseline_rows(make_cells(*cells, other, half, lacking), BOTH)
     assert [row.label for row in rows] == ["majority", "nearest class mean, clip features"]
     assert {row.kind for row in rows} == {"baseline"}
     assert [row.accuracy.value for row in rows] == pytest.approx([0.7, 1.0])
@@ -88,7 +93,8 @@ def test_simple_baselines_are_scored_where_every_seed_has_their_predictions(tmp_
 
 @pytest.mark.slow
 def test_pairs_are_compared_over_the_seeds_that_all_have(clip, tmp_path):
-    (pair,) = pair_rows("families", {"clip full": clip, "HOG + colour": [make_cell(tmp_path, f"{BASELINE}1", FAIR)]})
+    cells = {"clip full": clip, "HOG + colour": [make_cell(tmp_path, f"{BASELINE}1", FAIR)]}
+    (pair,) = pair_rows("families", headline_predictions(cells, BOTH))
     assert (pair.group, pair.a, pair.b) == ("families", "clip full", "HOG + colour")
     assert (pair.test.seeds, pair.test.products) == (1, 20)
     assert (pair.test.only_a_correct, pair.test.only_b_correct) == (6, 0)  # of seed 1: all against 14 of 20
@@ -97,8 +103,38 @@ def test_pairs_are_compared_over_the_seeds_that_all_have(clip, tmp_path):
 
 
 def test_one_configuration_or_no_common_seed_makes_no_pair(clip, tmp_path):
-    assert pair_rows("families", {}) == pair_rows("families", {"clip full": clip}) == []
-    assert pair_rows("families", {"a": clip, "b": [make_cell(tmp_path, f"{BASELINE}7")]}) == []
+    assert headline_predictions({}, BOTH) == {}
+    assert pair_rows("families", {}) == pair_rows("families", headline_predictions({"clip full": clip}, BOTH)) == []
+    strangers = {"a": clip, "b": [make_cell(tmp_path, f"{BASELINE}7")]}
+    assert pair_rows("families", headline_predictions(strangers, BOTH)) == []
+
+
+def test_thin_categories_do_not_count_for_the_headline(tmp_path):
+    small = ((18, 2, 0), (4, 16, 0), (1, 1, 2))
+    cells = [make_cell(tmp_path, f"{CLIP}{seed}", small) for seed in (0, 1)]
+    headline = headline_categories(cells)
+    assert headline == {"A", "B"}
+    assert thin_categories(make_cells(*cells), headline) == {"C": 4}
+    (row,) = score_rows(make_cells(*cells), headline)
+    # by hand, without the four products of C: F1 of A 2·18/(20+22), of B 2·16/(20+18)
+    assert row.headline_macro_f1.value == pytest.approx((36 / 42 + 32 / 38) / 2)
+    assert row.macro_f1.value == pytest.approx((36 / 43 + 32 / 39 + 4 / 6) / 3)
+    assert len(headline_predictions({"clip": cells}, headline)["clip"][0]) == 40
+
+
+def test_where_all_categories_are_thin_all_count(clip):
+    assert headline_categories(clip) == BOTH
+    assert thin_categories(make_cells(*clip), BOTH) == {}
+
+
+def test_held_out_products_are_scored_where_every_seed_has_their_predictions(clip, tmp_path):
+    assert held_out_rows({"clip full": clip}, BOTH) == ()
+    git, predictions = "git/full/classify/holdout/", make_predictions(FAIR)
+    cells = [make_cell(tmp_path, f"{git}{seed}", held_out=predictions) for seed in (0, 1)]
+    (row,) = held_out_rows({"git full": cells, "clip full": clip}, BOTH)
+    assert (row.label, row.products, row.support) == ("git full", 20, {"A": 10, "B": 10})
+    assert (row.accuracy.value, row.macro_f1.value) == pytest.approx((0.7, FAIR_MACRO_F1))
+    assert row.natural_accuracy.value == pytest.approx(0.7)  # both categories have half of the catalogue
 
 
 def test_the_leak_is_a_mean_over_what_the_seeds_know(clip, tmp_path):

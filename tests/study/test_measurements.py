@@ -1,5 +1,6 @@
 """Measurements of a stub model on a planted catalogue: the brightness of a picture is what the model predicts."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from tests.evaluation.made_predictions import sure
 from tests.models.families import make_categoriser
 from vlm_core.config import Config
+from vlm_core.data import Data
 from vlm_core.evaluation.leak import CategoryLeak
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.study import measurements
@@ -45,7 +47,7 @@ def data():
         test=np.array([1, 3, 4, 5]),
         categories=CATEGORIES,
     )
-    return SimpleNamespace(catalogue=catalogue, groups=GROUPS, split=split)
+    return Data(catalogue, GROUPS, split, evaluable=np.arange(8) != 3)
 
 
 @pytest.fixture
@@ -70,6 +72,20 @@ def test_unknown_products_are_those_of_other_categories(trained):
     predictions = Predictions.read(trained.folder / "unknown.npz")
     assert predictions.product_ids.tolist() == ["6"]
     assert (predictions.labels.tolist(), predictions.predicted.tolist()) == ([-1], [1])
+
+
+def test_unknown_products_may_not_have_been_pretrained_on(trained):
+    seen = replace(trained, data=replace(trained.data, evaluable=np.arange(8) != 6))
+    MEASUREMENTS["unknown"](seen)
+    assert len(Predictions.read(trained.folder / "unknown.npz")) == 0
+
+
+def test_held_out_products_are_all_evaluable_ones_without_a_copy_in_training_or_validation(trained, monkeypatch):
+    monkeypatch.setattr(measurements, "PICTURES_AT_ONCE", 1)
+    MEASUREMENTS["held_out"](trained)
+    predictions = Predictions.read(trained.folder / "held_out.npz")
+    assert predictions.product_ids.tolist() == ["1", "5"]  # 3 may have been seen, and 4 is a copy of 0
+    assert (predictions.labels.tolist(), predictions.predicted.tolist()) == ([0, 1], [0, 0])
 
 
 def test_robustness_is_measured_on_the_test_split(trained):

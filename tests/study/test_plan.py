@@ -66,12 +66,12 @@ def test_the_preset_original_trains_every_weight_as_the_paper_did() -> None:
 def test_only_the_main_configurations_are_measured_in_depth() -> None:
     plan = planned(seeds=2)
     measured = {cell.key: plan.measurements(cell) for cell in plan.cells}
-    assert measured["clip/lp-ft/classify/holdout/0"] == ("unknown", "robustness", "attention")
-    assert measured["clip/lp-ft/classify/holdout/1"] == ("unknown", "robustness")
+    assert measured["clip/lp-ft/classify/holdout/0"] == ("unknown", "held_out", "robustness", "attention")
+    assert measured["clip/lp-ft/classify/holdout/1"] == ("unknown", "held_out", "robustness")
     assert measured["clip/lp-ft/classify/original/0"] == ("leak",)
     assert measured["clip/probe/classify/holdout/0"] == ("simple_baselines",)
     assert measured["blip/fusion/generate/holdout/1"] == ("decoding",)
-    assert measured["baseline/full/classify/holdout/0"] == ("unknown", "robustness")
+    assert measured["baseline/full/classify/holdout/0"] == ("unknown", "held_out", "robustness")
     assert measured["mechanism/mean-pool/classify/holdout/0"] == ()
     assert "robustness" not in planned(seeds=1, parts="families").measurements(Cell.of("clip/lp-ft/classify/holdout/0"))
 

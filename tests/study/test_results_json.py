@@ -1,6 +1,7 @@
 """Results as JSON: read back as they were, from files of the schema before too."""
 
 import json
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def test_results_are_read_as_they_were_written():
 def test_results_of_schema_1_are_read():
     old = json.loads(SCHEMA_1.read_text())
     assert (old["schema"], old["done"], old["rows"][0]["macro_f1"]["value"]) == (1, 6, 0.78)
-    assert repr(read_results(SCHEMA_1.read_text())) == repr(RESULTS)
+    before = replace(RESULTS, held_out=(), pairs=tuple(pair for pair in RESULTS.pairs if pair.group != "held_out"))
+    assert repr(read_results(SCHEMA_1.read_text())) == repr(before)  # whose only headline was of all categories
 
 
 def test_what_a_file_lacks_is_empty_or_not_a_number():

@@ -22,8 +22,8 @@ def texts(table):
 
 def test_the_sections_come_in_the_order_of_the_report():
     assert [each.key for each in make_sections(RESULTS)] == [
-        *("overview", "scores", "pairs", "leak", "ablation", "faithfulness", "robustness", "calibration", "gaps"),
-        *("decoding", "cost", "label_audit", "runs"),
+        *("overview", "scores", "pairs", "held_out", "leak", "ablation", "faithfulness", "robustness"),
+        *("calibration", "gaps", "decoding", "cost", "label_audit", "runs"),
     ]
 
 
@@ -39,7 +39,7 @@ def test_the_overview_counts_and_names_the_best_score_and_what_failed():
         ("Seeds", "2"),
         ("Categories", "3"),
         ("Best macro-F1", "clip probe"),
-        ("Significant differences", "2 of 2"),
+        ("Significant differences", "3 of 3"),
     ]
     assert overview.tiles[3].note == "0.780 (0.760 to 0.800)"
     assert overview.failures == ("git/probe/classify/holdout/0: RuntimeError: <script>alert(1)</script>",)
@@ -86,6 +86,29 @@ def test_pairs_have_their_tests_and_conclusions():
     assert pairs.plots[0].differences and len(pairs.plots[0].rows) == 1
 
 
+def test_thin_categories_are_told_and_stand_apart():
+    scores = section("scores", thin={"Free <i>Items</i>": 8}, scores=(replace(RESULTS.scores[0], macro_f1=about(0.7)),))
+    assert "is of 2 of 3 categories" in scores.paragraphs[1] and "Free <i>Items</i> (8)" in scores.paragraphs[1]
+    assert scores.tables[0].columns[2:4] == ("Macro-F1", "Macro-F1, all categories")
+    assert texts(scores.tables[0])[0][2:4] == ("0.780 (0.760 to 0.800)", "0.700 (0.680 to 0.720)")
+    assert scores.plots[0].rows[0][1] == about(0.78)
+    best = section("overview", thin={"Free <i>Items</i>": 8}).tiles[3]
+    assert best.note == "0.780 (0.760 to 0.800), 2 of 3 categories"
+
+
+def test_all_held_out_products_have_their_scores_and_their_own_pairs():
+    held_out = section("held_out")
+    assert "4,000 products in the first seed (Apparel 3,900, Accessories 100)" in held_out.paragraphs[0]
+    assert texts(held_out.tables[0])[0] == (
+        *("clip probe", "0.700 (0.680 to 0.720)", "0.900 (0.880 to 0.920)"),
+        *("0.600 (0.580 to 0.620)", "0.800 (0.780 to 0.820)"),
+    )
+    assert [table.title for table in held_out.tables] == ["Means over seeds with their 95 % interval", "Pairs"]
+    assert len(held_out.conclusions) == 1
+    alone = section("held_out", pairs=())
+    assert len(alone.tables) == 1 and alone.conclusions == ()
+
+
 def test_the_leak_stands_beside_the_scores_of_both_protocols():
     leak = section("leak")
     assert texts(leak.tables[0])[3] == (
@@ -116,7 +139,7 @@ def test_every_configuration_names_its_runs():
 
 
 def test_the_best_score_is_that_of_a_baseline_where_one_is_best():
-    rows = (*RESULTS.scores, replace(RESULTS.scores[2], label="5-NN, clip features", macro_f1=about(0.823)))
+    rows = (*RESULTS.scores, replace(RESULTS.scores[2], label="5-NN, clip features", headline_macro_f1=about(0.823)))
     tile = section("overview", scores=rows).tiles[3]
     assert (tile.label, tile.value) == ("Best macro-F1", "5-NN, clip features")
 

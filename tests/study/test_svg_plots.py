@@ -19,6 +19,7 @@ PLOTS = {
 LABELS = {
     "scores-0": {"clip probe", "blip probe", "HOG + colour", "macro-F1, mean over seeds"},
     "pairs-0": {"clip probe − blip probe", "difference of macro-F1"},
+    "held_out-0": {"clip probe − blip probe"},
     "leak-0": {"clip probe", "blip probe", "Free <i>Items</i>", "holdout", "original (leaks)"},
     "ablation-0": {"attention-pool", "mean-pool"},
     "ablation-1": {"attention-pool − mean-pool"},

@@ -95,6 +95,13 @@ def test_champions_come_and_go_by_the_rules(store: Path) -> None:
     assert "it is the first champion" in SAID[-1]
 
 
+def test_what_may_be_no_better_than_one_category_for_all_is_no_champion(store: Path) -> None:
+    _train(None, 8)  # macro-F1 0.27, from 0.13: one category for all gives 2/3 · 1/3 / (4/3) = 0.1667
+    assert "version 1; it cannot be champion, because its test macro-F1 may be 0.1" in SAID[-1]
+    assert "always predicting one category gives 0.1667. Load it as models:/categoriser-clip/1" in SAID[-1]
+    assert _champion() is None
+
+
 def test_a_run_without_scores_or_data_is_no_champion(store: Path, clip: Path) -> None:
     with RunWriter("made") as run:
         run.params({"model": "clip"})

@@ -107,12 +107,20 @@ class Evaluation:
         """Return the categories (C,), in the order of every array."""
         return self.predictions.categories
 
+    @property
+    def majority_macro_f1(self) -> float:
+        """Return the macro-F1 of predicting the most frequent category throughout: 2p / (1 + p) over C, p its share."""
+        supports = self.confusion.sum(axis=1)
+        share = float(supports.max() / supports.sum())
+        return 2 * share / (1 + share) / int((supports > 0).sum())
+
     def metrics(self, prefix: str) -> dict[str, float]:
         """Return scalars by name, e.g. `test_macro_f1`, `test_macro_f1_low` and `test_f1_free_items` for `test_`.
 
         Categories without support are left out.
         """
         values: dict[str, float] = {"products": self.n, "worst_recall": self.worst_recall.recall}
+        values["majority_macro_f1"] = self.majority_macro_f1
         for name, metric in (
             ("accuracy", self.accuracy),
             ("macro_f1", self.macro_f1),

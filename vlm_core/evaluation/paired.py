@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,35 @@ from vlm_core.evaluation.bootstrap import Estimate, estimate
 from vlm_core.evaluation.paired_bootstrap import PairedPredictions, macro_f1_differences, resample_differences
 from vlm_core.evaluation.predictions import Predictions
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+SIGNIFICANT: Final = 0.05
+
 
 class Comparison(Protocol):
     """What is known of a against b; `difference` is above zero where a is better."""
 
     @property
     def difference(self) -> Estimate:
-        """Return the score of a minus that of b."""
+        """Return the macro-F1 of a minus that of b."""
+
+    @property
+    def only_a_correct(self) -> int:
+        """Return how many products a alone predicts correctly."""
+
+    @property
+    def only_b_correct(self) -> int:
+        """Return how many products b alone predicts correctly."""
+
+    @property
+    def p_bootstrap_holm(self) -> float:
+        """Return the corrected p-value of equal macro-F1."""
+
+    @property
+    def p_mcnemar_holm(self) -> float:
+        """Return the corrected p-value of equal accuracies."""
 
     def swapped(self) -> Self:
         """Return the same of b against a."""
@@ -29,6 +51,8 @@ class Comparison(Protocol):
 
 K = TypeVar("K")
 C = TypeVar("C", bound=Comparison)
+T = TypeVar("T", bound="DataclassInstance")  # a PairedTest or a SeedComparison
+P_VALUES: Final = ("p_bootstrap", "p_mcnemar", "p_mcnemar_mid")
 
 
 @dataclass(frozen=True)
@@ -42,7 +66,9 @@ class PairedTest:
     p_mcnemar_mid: float  # the same with mid-p
     difference: Estimate  # macro-F1 of a minus that of b, with its percentile interval of 95 %
     p_bootstrap: float  # two-sided, of equal macro-F1
-    p_holm: float  # p_bootstrap, corrected over all pairs tested together
+    p_bootstrap_holm: float  # p_bootstrap, corrected over both tests of all pairs that are tested together
+    p_mcnemar_holm: float
+    p_mcnemar_mid_holm: float
     agreement: float  # share of products with the same prediction
     kappa: float  # Cohen's, of the predictions; NaN where chance agreement is complete
 
@@ -72,27 +98,30 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
     once = np.ones((len(labels), 1), dtype=np.int64)
     paired = PairedPredictions(labels, once, first[:, None], second[:, None], len(a.categories))
     differences = resample_differences(paired, resamples=resamples, seed=seed)
-    p_value = bootstrap_p(differences)
+    p_bootstrap, p_exact, p_mid = bootstrap_p(differences), exact_mcnemar(only_a, only_b), mid_mcnemar(only_a, only_b)
     with np.errstate(invalid="ignore", divide="ignore"):
         kappa = float(cohen_kappa_score(first, second, labels=np.arange(len(a.categories))))
-    return PairedTest(
+    test = PairedTest(
         n=len(labels),
         only_a_correct=only_a,
         only_b_correct=only_b,
-        p_mcnemar=exact_mcnemar(only_a, only_b),
-        p_mcnemar_mid=mid_mcnemar(only_a, only_b),
+        p_mcnemar=p_exact,
+        p_mcnemar_mid=p_mid,
         difference=estimate(macro_f1_differences(paired)[0], differences),
-        p_bootstrap=p_value,
-        p_holm=p_value,
+        p_bootstrap=p_bootstrap,
+        p_bootstrap_holm=p_bootstrap,
+        p_mcnemar_holm=p_exact,
+        p_mcnemar_mid_holm=p_mid,
         agreement=float((first == second).mean()),
         kappa=kappa,
     )
+    return correct_together([test])[0]
 
 
 def paired_tests(
     runs: Sequence[Predictions], *, resamples: int = 2000, seed: int = 0
 ) -> dict[tuple[int, int], PairedTest]:
-    """Test every pair (i, j), i < j, with p-values corrected over all pairs.
+    """Test every pair (i, j), i < j, with p-values corrected over both tests of all pairs.
 
     Raises UserError as `paired_test` does.
     """
@@ -100,8 +129,49 @@ def paired_tests(
         (i, j): paired_test(runs[i], runs[j], resamples=resamples, seed=seed)
         for i, j in combinations(range(len(runs)), 2)
     }
-    corrected = holm([test.p_bootstrap for test in tests.values()])
-    return {pair: replace(test, p_holm=p) for (pair, test), p in zip(tests.items(), corrected, strict=True)}
+    return dict(zip(tests, correct_together(list(tests.values())), strict=True))
+
+
+def correct_together(tests: Sequence[T]) -> list[T]:
+    """Return the tests of several pairs with p-values corrected as one family: of macro-F1 and accuracy, of all pairs.
+
+    Mid-p stands in for McNemar's exact p-value in a family of its own: the two answer one question.
+    """
+    bootstrap, exact, mid = ([getattr(test, name) for test in tests] for name in P_VALUES)
+    with_exact, with_mid = holm([*bootstrap, *exact]), holm([*bootstrap, *mid])
+    count = len(tests)
+    return [
+        replace(
+            test,
+            p_bootstrap_holm=with_exact[place],
+            p_mcnemar_holm=with_exact[count + place],
+            p_mcnemar_mid_holm=with_mid[count + place],
+        )
+        for place, test in enumerate(tests)
+    ]
+
+
+def describe_tests(a: str, b: str, test: Comparison) -> str:
+    """Say which model is better in macro-F1 and which in accuracy, by how much, and how sure that is; one sentence."""
+    a, b, test = better_first(a, b, test)
+    points, low, high = (100 * part for part in (test.difference.value, test.difference.low, test.difference.high))
+    interval = f"95\u00a0% interval {low:.1f} to {high:.1f}; {_p_text(test.p_bootstrap_holm)}"
+    counts = f"only {a} correct: {test.only_a_correct}, only {b}: {test.only_b_correct}; {_p_text(test.p_mcnemar_holm)}"
+    more = a if test.only_a_correct > test.only_b_correct else b
+    better, accurate = test.p_bootstrap_holm < SIGNIFICANT, test.p_mcnemar_holm < SIGNIFICANT
+    if better:
+        start = f"{a} beats {b} by {points:.1f} points of macro-F1 ({interval})"
+        if accurate:
+            return f"{start}, {'and' if more == a else 'but'} {more} predicts more products correctly ({counts})."
+        return f"{start}; their accuracies do not differ significantly ({counts})."
+    start = f"{a} and {b} do not differ significantly in macro-F1 ({points:.1f} points, {interval})"
+    if accurate:
+        return f"{start}, but {more} predicts more products correctly ({counts})."
+    return f"{start}, nor in accuracy ({counts})."
+
+
+def _p_text(p_value: float) -> str:
+    return f"corrected p = {p_value:.3f}" if p_value >= 0.001 else "corrected p < 0.001"
 
 
 def exact_mcnemar(only_a_correct: int, only_b_correct: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,11 @@ class Predictions:
         """Return the index (n,) of the most probable category, the first of several equally probable ones."""
         indices: NDArray[np.int64] = self.log_probabilities.argmax(axis=1)
         return indices
+
+    def of_categories(self, names: Collection[str]) -> Predictions:
+        """Return the rows whose true category is one of these; without generated texts."""
+        rows = np.isin(self.labels, [place for place, name in enumerate(self.categories) if name in names])
+        return Predictions(self.product_ids[rows], self.labels[rows], self.log_probabilities[rows], self.categories)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per product: product_id, true, predicted, confidence, p_<category>..., text, text_category.

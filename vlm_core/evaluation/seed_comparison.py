@@ -12,7 +12,16 @@ import numpy as np
 
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import LEVEL, Estimate, estimate
-from vlm_core.evaluation.paired import better_first, bootstrap_p, exact_mcnemar, holm, match_rows, mid_mcnemar
+from vlm_core.evaluation.paired import (
+    SIGNIFICANT,
+    better_first,
+    bootstrap_p,
+    correct_together,
+    describe_tests,
+    exact_mcnemar,
+    match_rows,
+    mid_mcnemar,
+)
 from vlm_core.evaluation.paired_bootstrap import PairedPredictions, macro_f1_differences, resample_differences
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import DIFFERENCE, over_seeds, pool_products
@@ -36,12 +45,12 @@ class SeedComparison:
     only_b_correct: int
     p_mcnemar: float  # exact, two-sided, of equal accuracies
     p_mcnemar_mid: float  # the same with mid-p
-    p_mcnemar_holm: float  # p_mcnemar, corrected over all pairs tested together
+    p_mcnemar_holm: float  # p_mcnemar, corrected over both tests of all pairs that are tested together
     p_mcnemar_mid_holm: float
     difference: Estimate  # mean over seeds of macro-F1 of a minus that of b, with its bootstrap interval of 95 %
     p_bootstrap: float  # two-sided, of a zero difference
     p_bootstrap_holm: float
-    over_seeds: Estimate  # the same mean with its interval over seeds; nan for one seed
+    over_seeds: Estimate  # the same mean with its interval over seeds, corrected for all pairs; nan for one seed
     differences: tuple[float, ...]  # (S,) of each seed
     detectable_macro_f1: float  # smallest difference that a two-sided test at 5 % detects with 80 % power
     detectable_accuracy: float
@@ -59,9 +68,12 @@ class SeedComparison:
 
 
 def compare_seeds(
-    a: Sequence[Predictions], b: Sequence[Predictions], *, resamples: int = 2000, seed: int = 0
+    a: Sequence[Predictions], b: Sequence[Predictions], *, resamples: int = 2000, seed: int = 0, pairs: int = 1
 ) -> SeedComparison:
     """Compare two configurations; a[s] and b[s] have the same seed and the same test products.
+
+    The interval over seeds is corrected for the number of `pairs` that are compared together, as Bonferroni's: all of
+    them contain their truths at once with 95 % (Dunn 1961, https://doi.org/10.1080/01621459.1961.10482090).
 
     McNemar's test assumes independent products, so a product that several seeds test counts once, as predicted by
     the first of them. The bootstrap uses all rows (see `resample_differences`). The detectable
@@ -90,7 +102,7 @@ def compare_seeds(
         difference=estimate(differences.mean(), resampled),
         p_bootstrap=p_bootstrap,
         p_bootstrap_holm=p_bootstrap,
-        over_seeds=over_seeds(differences.tolist(), DIFFERENCE),
+        over_seeds=over_seeds(differences.tolist(), DIFFERENCE, intervals=pairs),
         differences=tuple(differences.tolist()),
         detectable_macro_f1=float(resampled.std(ddof=1) * (norm.ppf((1 + LEVEL) / 2) + norm.ppf(POWER))),
         detectable_accuracy=detectable_accuracy(len(pooled_a), only_a + only_b),
@@ -100,23 +112,16 @@ def compare_seeds(
 def compare_all(
     cells: Mapping[str, Sequence[Predictions]], *, resamples: int = 2000, seed: int = 0
 ) -> dict[tuple[str, str], SeedComparison]:
-    """Compare every pair of configurations, in order, with p-values corrected over all pairs.
+    """Compare every pair of configurations, in order, corrected for both tests of all pairs.
 
     Raises UserError as `compare_seeds` does.
     """
     pairs = list(combinations(cells, 2))
-    comparisons = {
-        (a, b): compare_seeds(cells[a], cells[b], resamples=resamples, seed=seed)
+    tests = [
+        compare_seeds(cells[a], cells[b], resamples=resamples, seed=seed, pairs=len(pairs))
         for a, b in track(pairs, "testing pairs", len(pairs))
-    }
-    exact, mid, bootstrap = (
-        holm([getattr(each, name) for each in comparisons.values()])
-        for name in ("p_mcnemar", "p_mcnemar_mid", "p_bootstrap")
-    )
-    return {
-        pair: replace(test, p_mcnemar_holm=exact[i], p_mcnemar_mid_holm=mid[i], p_bootstrap_holm=bootstrap[i])
-        for i, (pair, test) in enumerate(comparisons.items())
-    }
+    ]
+    return dict(zip(pairs, correct_together(tests), strict=True))
 
 
 def detectable_accuracy(products: int, discordant: int) -> float:
@@ -143,26 +148,18 @@ def detectable_accuracy(products: int, discordant: int) -> float:
 def describe_comparison(a: str, b: str, comparison: SeedComparison) -> str:
     """Describe which configuration beats which, by how much, how certainly, and what was detectable."""
     a, b, comparison = better_first(a, b, comparison)
-    value, low, high = (100 * part for part in (comparison.difference.value, *_ends(comparison.difference)))
-    p = comparison.p_bootstrap_holm
-    p_text = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
-    certainty = f"95 % interval {low:.1f} to {high:.1f}; {p_text}, Holm-corrected"
-    detectable = f"The smallest detectable difference is {100 * comparison.detectable_macro_f1:.1f} points."
-    if p >= 1 - LEVEL:
-        return f"{a} and {b} are not distinguishable ({value:.1f} points of macro-F1, {certainty}). {detectable}"
-    return f"{a} beats {b} by {value:.1f} points of macro-F1 ({certainty}). {detectable}{_caveat(comparison)}"
+    detectable = f"The smallest detectable difference is {100 * comparison.detectable_macro_f1:.1f} points of macro-F1."
+    differ = min(comparison.p_bootstrap_holm, comparison.p_mcnemar_holm) < SIGNIFICANT
+    return f"{describe_tests(a, b, comparison)} {detectable}{_caveat(comparison) if differ else ''}"
 
 
 def _caveat(comparison: SeedComparison) -> str:
     """Return why the difference may hold for these trained models only; empty if it does not."""
     if comparison.seeds == 1:
         return " This compares one training of each: another seed may give another result."
-    low, high = _ends(comparison.over_seeds)
-    return " It varies more between seeds than that: over other seeds it may be zero." if low <= 0 <= high else ""
-
-
-def _ends(interval: Estimate) -> tuple[float, float]:
-    return interval.low, interval.high
+    over = comparison.over_seeds
+    uncertain = "The difference of macro-F1 varies more between seeds than that: over other seeds it may be zero."
+    return f" {uncertain}" if over.low <= 0 <= over.high else ""
 
 
 def _align(a: Sequence[Predictions], b: Sequence[Predictions]) -> PairedPredictions:

@@ -22,8 +22,10 @@ DROP: Final[Bounds] = (-inf, 1.0)  # relative to a score
 FEWEST_SEEDS: Final = 4  # below which an interval over seeds says next to nothing
 
 
-def over_seeds(values: Sequence[float], bounds: Bounds = ANY) -> Estimate:
+def over_seeds(values: Sequence[float], bounds: Bounds = ANY, intervals: int = 1) -> Estimate:
     """Return the mean over seeds (S,) with its 95 % interval within the bounds, which is nan for one seed.
+
+    Where it is one of several `intervals`, all of them contain their truths at once with 95 % (Bonferroni).
 
     The interval is of the mean over all possible seeds: Student's t (Student 1908,
     https://doi.org/10.1093/biomet/6.1.1), for a bounded metric on the scale of `within`.
@@ -37,7 +39,7 @@ def over_seeds(values: Sequence[float], bounds: Bounds = ANY) -> Estimate:
     if len(values) == 1:
         return Estimate(mean, float("nan"), float("nan"))
     standard_error = np.std(values, ddof=1) / np.sqrt(len(values))
-    reach = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2) * standard_error)
+    reach = float(stdtrit(len(values) - 1, 1 - (1 - LEVEL) / (2 * intervals)) * standard_error)
     return within(Estimate(mean, mean - reach, mean + reach), bounds)
 
 

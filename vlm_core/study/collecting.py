@@ -24,6 +24,8 @@ from vlm_core.evaluation.evaluation import Evaluation, evaluate
 from vlm_core.evaluation.leak import CategoryLeak
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import DROP, POSITIVE, SHARE, over_seeds
+from vlm_core.evaluation.subgroups import THIN
+from vlm_core.evaluation.summary import summarise
 from vlm_core.progress import track
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results
@@ -34,6 +36,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 # Parts that take more than moments, and what stands for them in interim results.
 _SLOW: Final[Mapping[str, Any]] = {"pairs": (), "gaps": (), "cost": (), "label_audit": None}
+HELD_OUT: Final = "held_out"  # the measurement, and the group of its pairs
 MAJORITY: Final = "majority"  # the simple baseline that needs no features
 Configurations = Mapping[str, Sequence[CellResult]]  # label -> cells, one per seed
 
@@ -56,9 +59,16 @@ def collect(
         cells = read_cell_results(parent, plan, Path(temporary))
         main = cells.main("holdout")
         first = {label: seeds[0] for label, seeds in main.items()}
+        headline = headline_categories([cell for cell in cells.cells if cell.cell.protocol == "holdout"])
         parts: dict[str, Callable[[], Any]] = {
-            "scores": lambda: (*score_rows(cells), *simple_baseline_rows(cells)),
-            "pairs": lambda: (*pair_rows("families", main), *pair_rows("mechanisms", cells.mechanisms())),
+            "thin": lambda: thin_categories(cells, headline),
+            "scores": lambda: (*score_rows(cells, headline), *simple_baseline_rows(cells, headline)),
+            "pairs": lambda: (
+                *pair_rows("families", headline_predictions(main, headline)),
+                *pair_rows("mechanisms", headline_predictions(cells.mechanisms(), headline)),
+                *pair_rows(HELD_OUT, _held_out(main, headline)),
+            ),
+            "held_out": lambda: held_out_rows(main, headline),
             "leak": lambda: leak_rows(main, cells.main("original")),
             "robustness": lambda: robustness_rows(main),
             "calibration": lambda: calibration_rows(main),
@@ -109,12 +119,79 @@ def _run_ids(cells: Sequence[CellResult]) -> tuple[str, ...]:
     return tuple(cell.run_id for cell in cells)
 
 
-def score_rows(cells: CellResults) -> list[results.ScoreRow]:
+def headline_categories(cells: Sequence[CellResult]) -> frozenset[str]:
+    """Return the categories with at least 20 test products in every cell; all of them where fewer than two have."""
+    supports = [{each.category: each.support for each in cell.evaluation.per_category} for cell in cells]
+    names = frozenset().union(*supports)
+    enough = frozenset(name for name in names if all(support.get(name, 0) >= THIN for support in supports))
+    return enough if len(enough) > 1 else names
+
+
+def thin_categories(cells: CellResults, headline: frozenset[str]) -> dict[str, int]:
+    """Return the categories that the headline leaves out, with their test products in the cell that has fewest."""
+    supports = [
+        (each.category, each.support)
+        for cell in cells.cells
+        if cell.cell.protocol == "holdout"
+        for each in cell.evaluation.per_category
+        if each.category not in headline
+    ]
+    return {name: min(support for other, support in supports if other == name) for name, _ in sorted(supports)}
+
+
+def score_rows(cells: CellResults, headline: frozenset[str]) -> list[results.ScoreRow]:
     """Return the scores of each configuration."""
-    return [_score_row(seeds, [cell.evaluation for cell in seeds]) for seeds in cells.by_configuration.values()]
+    return [
+        _score_row(seeds, [cell.evaluation for cell in seeds], headline) for seeds in cells.by_configuration.values()
+    ]
 
 
-def simple_baseline_rows(cells: CellResults) -> list[results.ScoreRow]:
+def held_out_rows(configurations: Configurations, headline: frozenset[str]) -> tuple[results.HeldOutRow, ...]:
+    """Return the scores on all held-out products, for those that predicted them in every seed."""
+    rows = []
+    for label, predictions in _held_out(configurations, headline).items():
+        seeds = configurations[label]
+        evaluations = [_evaluate_like(each, cell.evaluation) for each, cell in zip(predictions, seeds, strict=True)]
+
+        def mean(read: Callable[[Evaluation], Estimate], evaluations: Sequence[Evaluation] = evaluations) -> Estimate:
+            return over_seeds([read(each).value for each in evaluations], SHARE)
+
+        rows.append(
+            results.HeldOutRow(
+                label=label,
+                run_ids=_run_ids(seeds),
+                products=evaluations[0].n,
+                support={each.category: each.support for each in evaluations[0].per_category if each.support},
+                macro_f1=mean(lambda each: each.macro_f1),
+                accuracy=mean(lambda each: each.accuracy),
+                natural_macro_f1=mean(lambda each: each.natural.macro_f1),
+                natural_accuracy=mean(lambda each: each.natural.accuracy),
+            )
+        )
+    return tuple(rows)
+
+
+def _held_out(configurations: Configurations, headline: frozenset[str]) -> dict[str, list[Predictions]]:
+    """Return the predictions for held-out products of the headline's categories, where every seed has them."""
+    measured = {
+        label: [each.of_categories(headline) for cell in seeds if (each := cell.predictions(HELD_OUT)) is not None]
+        for label, seeds in configurations.items()
+    }
+    return {label: each for label, each in measured.items() if len(each) == len(configurations[label])}
+
+
+def headline_predictions(configurations: Configurations, headline: frozenset[str]) -> dict[str, list[Predictions]]:
+    """Return the predictions for test products of the headline's categories, over the seeds that all have."""
+    if not configurations:
+        return {}
+    shared = set.intersection(*({cell.cell.seed for cell in seeds} for seeds in configurations.values()))
+    return {
+        label: [cell.evaluation.predictions.of_categories(headline) for cell in seeds if cell.cell.seed in shared]
+        for label, seeds in configurations.items()
+    }
+
+
+def simple_baseline_rows(cells: CellResults, headline: frozenset[str]) -> list[results.ScoreRow]:
     """Return the scores of the simple baselines on frozen features, whose predictions the probes' runs hold."""
     from vlm_core.models.simple_baselines import SIMPLE_BASELINES
 
@@ -126,7 +203,7 @@ def simple_baseline_rows(cells: CellResults) -> list[results.ScoreRow]:
                 evaluations = [
                     _evaluate_like(each, cell.evaluation) for each, cell in zip(predictions, seeds, strict=True)
                 ]
-                rows.append(_score_row(seeds, evaluations, simple_baseline=name))
+                rows.append(_score_row(seeds, evaluations, headline, simple_baseline=name))
                 if name == MAJORITY:  # the same on every family's features
                     break
     return rows
@@ -139,7 +216,10 @@ def _evaluate_like(predictions: Predictions, other: Evaluation) -> Evaluation:
 
 
 def _score_row(
-    seeds: Sequence[CellResult], evaluations: Sequence[Evaluation], simple_baseline: str = ""
+    seeds: Sequence[CellResult],
+    evaluations: Sequence[Evaluation],
+    headline: frozenset[str],
+    simple_baseline: str = "",
 ) -> results.ScoreRow:
     """Return a configuration's means, or those of the simple baseline of that name on its features."""
 
@@ -158,6 +238,7 @@ def _score_row(
         seeds=tuple(each.cell.seed for each in seeds),
         run_ids=_run_ids(seeds),
         test_products=evaluations[0].n,
+        headline_macro_f1=mean(lambda each: _macro_f1(each.predictions.of_categories(headline))),
         macro_f1=mean(lambda each: each.macro_f1.value),
         accuracy=mean(lambda each: each.accuracy.value),
         worst_recall=mean(lambda each: each.worst_recall.recall),
@@ -170,6 +251,10 @@ def _score_row(
         weights_trained=0 if simple_baseline else _count(seeds[0].row.get("tags.weights_trained")),
         train_seconds=0.0 if simple_baseline else _mean_seconds(seeds),
     )
+
+
+def _macro_f1(predictions: Predictions) -> float:
+    return summarise(predictions.labels, predictions.predicted, predictions.categories, loss=0.0).macro_f1
 
 
 def _count(text: Any) -> int:
@@ -185,18 +270,11 @@ def _mean_seconds(seeds: Sequence[CellResult]) -> float:
     return float(np.nan_to_num(np.where(np.isnan(full), spent, full)).mean())
 
 
-def pair_rows(group: str, configurations: Configurations) -> list[results.PairRow]:
-    """Compare every pair of the configurations, over the seeds that all of them have."""
+def pair_rows(group: str, predictions: Mapping[str, Sequence[Predictions]]) -> list[results.PairRow]:
+    """Compare every pair of the configurations (label -> predictions, one per seed), over the same seeds."""
     from vlm_core.evaluation.seed_comparison import compare_all, describe_comparison
 
-    if len(configurations) < 2:
-        return []
-    shared = set.intersection(*({cell.cell.seed for cell in seeds} for seeds in configurations.values()))
-    predictions = {
-        label: [cell.evaluation.predictions for cell in seeds if cell.cell.seed in shared]
-        for label, seeds in configurations.items()
-    }
-    if not shared:
+    if len(predictions) < 2 or not all(predictions.values()) or len(set(map(len, predictions.values()))) > 1:
         return []
     return [
         results.PairRow(group, a, b, test, describe_comparison(a, b, test))

@@ -71,8 +71,9 @@ def calibration(results: Results) -> Section | None:
     paragraph = (
         "The temperature is fitted on validation (Guo et al. 2017). AURC is the area under the risk-coverage curve; "
         "lower is better. AUROC: how well confidence separates products of known categories from products of "
-        "categories that no model was trained on; 0.5 is chance. Its first interval is over seeds, which all see the "
-        "same unknown products; the second is DeLong's over the products of one seed."
+        "others, which no model was fine-tuned on and no weights known here may have been pretrained on; 0.5 is "
+        "chance. Its first interval is over seeds, which all see the same unknown products; "
+        "the second is DeLong's over the products of one seed."
     )
     return Section(
         "calibration",

@@ -20,7 +20,8 @@ from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
 from vlm_core.study.results_json import to_json
 
 FOLDER: Final = "study"  # of a run's artifacts
-MOST_UNKNOWN: Final = 500  # products of categories that no model was trained on
+MOST_UNKNOWN: Final = 500  # products of other categories
+PICTURES_AT_ONCE: Final = 2048  # whose predictions are computed together: memory does not grow with the catalogue
 PICTURES_EXPLAINED: Final = 64
 FORMER_NAMES: Final = {"decoding": "rules", "layers": "mechanism", "simple_baselines": "simple"}  # of files and in tags
 CURRENT_NAMES: Final = {former: name for name, former in FORMER_NAMES.items()}
@@ -53,7 +54,9 @@ class TrainedCell:
 
     def predict(self, rows: NDArray[np.int64]) -> Predictions:
         """Return the model's predictions for catalogue rows (n,)."""
-        return self.predictions(rows, self.model.log_probabilities(self.pictures(rows)))
+        parts = [rows[start : start + PICTURES_AT_ONCE] for start in range(0, max(len(rows), 1), PICTURES_AT_ONCE)]
+        log_probabilities = [self.model.log_probabilities(self.pictures(part)) for part in parts]
+        return self.predictions(rows, np.concatenate(log_probabilities))
 
     def write(self, name: str, measurement: Any) -> None:
         """Write a measurement as `<name>.json`."""
@@ -89,11 +92,17 @@ def _leak(trained: TrainedCell) -> None:
 
 
 def _unknown(trained: TrainedCell) -> None:
-    """Predict products of categories that the model was not trained on."""
-    catalogue, split = trained.data.catalogue, trained.data.split
-    rows = np.flatnonzero((split.labels < 0) & (catalogue.products[trained.config.label] != "").to_numpy())
+    """Predict products of other categories than the model's, of those that no weights known here saw in pretraining."""
+    data = trained.data
+    named = (data.catalogue.products[trained.config.label] != "").to_numpy()
+    rows = np.flatnonzero((data.split.labels < 0) & named & data.evaluable)
     rows = np.random.default_rng(0).permutation(rows)[:MOST_UNKNOWN]
     trained.predict(rows).write(trained.folder / "unknown.npz")
+
+
+def _held_out(trained: TrainedCell) -> None:
+    """Predict every product that may be evaluated and that neither training nor validation has."""
+    trained.predict(trained.data.held_out).write(trained.folder / "held_out.npz")
 
 
 def _robustness(trained: TrainedCell) -> None:
@@ -152,6 +161,7 @@ def _simple_baselines(trained: TrainedCell) -> None:
 MEASUREMENTS: Final[dict[str, Callable[[TrainedCell], None]]] = {
     "leak": _leak,
     "unknown": _unknown,
+    "held_out": _held_out,
     "robustness": _robustness,
     "attention": _attention,
     "decoding": _decoding,

@@ -89,6 +89,7 @@ class StudyPlan:
         wanted = {
             "leak": main and cell.protocol == "original",
             "unknown": main and cell.protocol == "holdout",
+            "held_out": main and cell.protocol == "holdout",
             "robustness": main and cell.protocol == "holdout" and "robustness" in self.parts,
             "attention": main and family and cell.protocol == "holdout" and self._first(cell, "attention"),
             "decoding": cell.objective == "generate",

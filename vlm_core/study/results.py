@@ -31,7 +31,8 @@ class ScoreRow:
     seeds: tuple[int, ...]
     run_ids: tuple[str, ...]  # one a seed
     test_products: int  # of one seed
-    macro_f1: Estimate
+    headline_macro_f1: Estimate  # of the products of the categories that are not thin
+    macro_f1: Estimate  # of all
     accuracy: Estimate
     worst_recall: Estimate
     natural_macro_f1: Estimate
@@ -50,7 +51,7 @@ def is_simple_baseline(row: ScoreRow) -> bool:
 class PairRow:
     """Two configurations compared over the same seeds and products."""
 
-    group: str  # families or mechanisms: Holm's correction is over the pairs of one group
+    group: str  # families, mechanisms or held out: p-values are corrected over the pairs of one group
     a: str  # label
     b: str
     test: SeedComparison
@@ -60,6 +61,20 @@ class PairRow:
         """Return the pair with the better configuration as a, as its conclusion names them."""
         a, b, test = better_first(self.a, self.b, self.test)
         return replace(self, a=a, b=b, test=test)
+
+
+@dataclass(frozen=True)
+class HeldOutRow:
+    """One configuration on all evaluable products that it was neither trained nor selected on; headline categories."""
+
+    label: str
+    run_ids: tuple[str, ...]
+    products: int  # of the first seed
+    support: dict[str, int]  # of these, by category
+    macro_f1: Estimate  # each product counts once
+    accuracy: Estimate
+    natural_macro_f1: Estimate  # each category has its share of the catalogue
+    natural_accuracy: Estimate
 
 
 @dataclass(frozen=True)
@@ -97,7 +112,7 @@ class CalibrationRow:
     aurc: Estimate  # area under the risk-coverage curve
     coverage: tuple[float, ...]  # of the first seed's curve
     risk: tuple[float, ...]
-    unknown: int  # products of categories that no model was trained on
+    unknown: int  # products of other categories, which no weights known here saw in pretraining
     auroc_unknown: Estimate | None  # of detecting them by confidence, over seeds; None where there are none
     auroc_products: Estimate | None  # of the first seed alone, with DeLong's interval over products
 
@@ -166,8 +181,10 @@ class Results:
     cells_planned: int
     cells_finished: int
     failed: dict[str, str]  # key of a cell -> its error
+    thin: dict[str, int]  # category -> its test products a seed, of those with too few for the headline
     scores: tuple[ScoreRow, ...]
     pairs: tuple[PairRow, ...]
+    held_out: tuple[HeldOutRow, ...]
     leak: tuple[LeakRow, ...]
     robustness: tuple[RobustnessRow, ...]
     calibration: tuple[CalibrationRow, ...]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
 from functools import lru_cache
+from math import isnan
 from types import NoneType, UnionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
@@ -77,7 +78,9 @@ def _within_bounds(row: ScoreRow) -> ScoreRow:
     def mend(estimate: Estimate) -> Estimate:
         return within(estimate, SHARE) if estimate.low < 0 or estimate.high > 1 else estimate
 
-    names = ("macro_f1", "accuracy", "worst_recall", "natural_macro_f1")
+    if isnan(row.headline_macro_f1.value):  # earlier versions had no other headline
+        row = replace(row, headline_macro_f1=row.macro_f1)
+    names = ("headline_macro_f1", "macro_f1", "accuracy", "worst_recall", "natural_macro_f1")
     per_category = {name: mend(score) for name, score in row.per_category.items()}
     means: dict[str, Any] = {name: mend(getattr(row, name)) for name in names}
     return replace(row, per_category=per_category, **means)

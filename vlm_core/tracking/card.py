@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vlm_core.atomic import write_atomically
+from vlm_core.evaluation.subgroups import THIN
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -136,7 +137,7 @@ def _subgroups(evaluation: Evaluation) -> str:
     rows = [
         (
             *(markdown_text(group.attribute), markdown_text(group.value) or "(none)", group.n),
-            *(*_with_interval(group.accuracy), f"{group.macro_f1:.4f}"),
+            *(*_with_interval(group.accuracy), f"{group.macro_f1:.4f}{'*' * bool(group.thin_categories)}"),
         )
         for group in evaluation.subgroups
         if group.n >= _FEWEST_IN_A_SUBGROUP
@@ -144,7 +145,9 @@ def _subgroups(evaluation: Evaluation) -> str:
     if not rows:
         return f"No subgroup has {_FEWEST_IN_A_SUBGROUP} test products."
     table = markdown_table(("attribute", "value", "test products", "accuracy", "interval", "macro-F1"), rows)
-    return f"Those with at least {_FEWEST_IN_A_SUBGROUP} test products.\n\n{table}"
+    thin = any(group.thin_categories for group in evaluation.subgroups if group.n >= _FEWEST_IN_A_SUBGROUP)
+    mark = f" * has categories of fewer than {THIN} products, so this macro-F1 is unreliable." * thin
+    return f"Those with at least {_FEWEST_IN_A_SUBGROUP} test products.{mark}\n\n{table}"
 
 
 def _limits(evaluation: Evaluation, split: Split, weights_source: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHAMPION: Final = "champion"
 SCORE: Final = "test_macro_f1"
+FLOOR: Final = "test_majority_macro_f1"  # runs of earlier versions have none
 _VERSION_TAGS: Final = (*tags.COMPARABLE, "protocol", "leaking", "leakage", "catalogue", "weights_source")
 
 _NO_MODEL: Final = (
@@ -33,7 +34,8 @@ def register(run_id: str) -> str:
 
     The run must hold its model, its data's tags and its test scores already; the model is named
     `categoriser-<family>`. A model that is registered already gets no second version. The alias `champion` goes to the
-    first version that does not leak, and moves only to one with a better test macro-F1 on the same test products.
+    first version that does not leak and is better than always predicting one category, by the interval of its test
+    macro-F1; it moves only to one with a better test macro-F1 on the same test products.
     Raises UserError if the run has no model.
     """
     uri = store_uri()
@@ -48,7 +50,14 @@ def register(run_id: str) -> str:
         version_tags: dict[str, str] = {key: run.data.tags[key] for key in _VERSION_TAGS if key in run.data.tags}
         if SCORE in run.data.metrics:
             version_tags[SCORE] = repr(float(run.data.metrics[SCORE]))
+        floor, low = (run.data.metrics.get(name) for name in (FLOOR, f"{SCORE}_low"))
         version = _new_version(client, name, model_id, run_id, version_tags)
+        if floor is not None and low is not None and low <= floor:
+            return (
+                f"Registered {name} version {version.version}; it cannot be {CHAMPION}, because its test macro-F1 may "
+                f"be {low:.4f} (95 % interval), and always predicting one category gives {floor:.4f}. Load it as "
+                f"models:/{name}/{version.version}, or train on more products."
+            )
         return _update_champion(client, name, str(version.version), version_tags)
 
 
