@@ -52,6 +52,8 @@ SUITING: Final[dict[str, dict[str, Any]]] = {
 HEAD: Final[dict[str, Any]] = {"batch_size": 128, "learning_rate": 3e-3, "epochs": 30, "patience": 10, "views": 0}
 # A mechanism of the ablation, on cached tokens: the same budget for each.
 MECHANISM: Final[dict[str, Any]] = {"batch_size": 64, "epochs": 8, "patience": 8, "views": 1, "augmentation": "mirror"}
+# Each mechanism is trained with each of them, and validation chooses. A wide grid: no choice should be at its edge.
+MECHANISM_LEARNING_RATES: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 # Search ranges for the head, instead of those that each setting declares for whole models.
 HEAD_SEARCH: Final[dict[str, dict[str, Any]]] = {
     "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -406,7 +408,10 @@ class StudyConfig(WorkersSettings, FineTuningSettings):
     seeds: int = Field(5, ge=1, le=100, description="number of seeds, from `seed` on, each with its own split")
     parts: str = Field(
         "families,ablation,robustness,attention,labels,cost",
-        description="comma-separated parts to run (ablation: of the mechanism, on one frozen encoder)",
+        description="comma-separated parts to run (ablation: of the mechanism, on frozen towers)",
+    )
+    towers: str = Field(
+        "clip", description="comma-separated frozen towers of the ablation: clip, blip, git, and random (untrained)"
     )
     study: str = Field("", description="name of the study, by which it is resumed (empty: the preset's name)")
 

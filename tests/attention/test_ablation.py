@@ -41,7 +41,7 @@ def _tower(family="clip"):
     return LoadedWeights(*make_tiny(family), source="tiny-random", pretrained=False, exposure=None)
 
 
-def _run(data, folder, mechanism="attention-pool", tower=None, rates=(1e-3,), **settings):
+def _run(data, folder, mechanism="attention-pool-all", tower=None, rates=(1e-3,), **settings):
     given = {"model": "clip", "batch_size": 4, "cache_precision": "fp32", "epochs": 3, "patience": 3, "views": 2}
     config = Config.build({**given, **settings})
     cache = FeatureCache(folder, int(config.cache_gib * 2**30), config.cache_precision)
@@ -71,7 +71,8 @@ def test_nothing_but_the_mechanism_learns(family, mechanism):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mechanism", ["mean-pool", "attention-pool-shuffled", "cross-attention", "joint-self-attention"]
+    "mechanism",
+    ["mean-pool-penultimate", "attention-pool-all-shuffled", "cross-attention", "joint-self-attention-all-own-names"],
 )
 def test_a_mechanism_is_trained_chosen_and_asked(data, tmp_path, mechanism):
     tower = _tower()
@@ -88,7 +89,7 @@ def test_a_mechanism_is_trained_chosen_and_asked(data, tmp_path, mechanism):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mechanism", ["attention-pool", "attention-pool-shuffled"])
+@pytest.mark.parametrize("mechanism", ["attention-pool-all", "attention-pool-all-shuffled"])
 def test_the_same_call_gives_the_same_result(data, tmp_path, mechanism):
     one, other = _run(data, tmp_path / "one", mechanism), _run(data, tmp_path / "other", mechanism)
     torch.manual_seed(99)
@@ -120,12 +121,25 @@ def test_the_test_rows_decide_nothing(data, tmp_path):
 
 
 def test_a_picture_is_answered_alike_in_any_company():
-    model = MechanismCategoriser("attention-pool-shuffled", *make_tiny("clip"), "clip", CATEGORIES, CANVAS)
+    model = MechanismCategoriser("attention-pool-all-shuffled", *make_tiny("clip"), "clip", CATEGORIES, CANVAS)
     pictures = np.random.default_rng(3).integers(0, 256, (5, *CANVAS, 3), dtype=np.uint8)
     order = [4, 2, 0, 1, 3]
     np.testing.assert_allclose(
         model.log_probabilities(pictures[order]), model.log_probabilities(pictures)[order], atol=1e-5
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_penultimate_control_reads_the_tokens_before_the_last_block(family):
+    whole, control = (
+        MechanismCategoriser(name, *make_tiny(family), family, CATEGORIES, CANVAS)
+        for name in ("attention-pool-all", "attention-pool-penultimate")
+    )
+    blocks = [stage.name for stage in whole.stages if stage.name.startswith("vision.block")]
+    left = [stage.name for stage in whole.stages if stage.name != blocks[-1]]
+    assert [stage.name for stage in control.stages] == left and len(left) == len(whole.stages) - 1
+    state = whole.run((torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)),), 0, 1)
+    assert control.run(state, 1)[0].shape == whole.run(state, 1)[0].shape
 
 
 def test_a_mechanism_is_not_saved(tmp_path):

@@ -6,18 +6,21 @@ from torch import nn
 
 from vlm_core.attention.mechanisms import (
     HEADS,
+    MAIN,
     MECHANISMS,
     WIDTH,
     Attention,
     CrossBlock,
     JointBlock,
     Mechanism,
+    control_of,
     shuffle,
 )
 from vlm_core.models.git import _joint_mask
 
 CATEGORIES, PATCHES, TOKEN_WIDTH = 4, 12, 24
-READ_PATCHES = [name for name in MECHANISMS if name != "class-token"]
+READ_PATCHES = [name for name, spec in MECHANISMS.items() if spec.kind != "class-token"]
+PER_CATEGORY = [name for name, spec in MECHANISMS.items() if spec.scoring == "per category"]
 
 
 def _sample(*shape, seed=0):
@@ -63,7 +66,7 @@ def test_a_shuffled_mechanism_has_exactly_the_weights_of_the_learned_one():
 
 
 def test_for_one_seed_all_start_with_the_same_head():
-    heads = [_make(name).head.weight for name in MECHANISMS]
+    heads = [_make(name).head.weight for name in PER_CATEGORY]
     assert all(torch.equal(head, heads[0]) for head in heads)
 
 
@@ -79,6 +82,17 @@ def test_rows_are_log_probabilities_and_follow_their_pictures(name):
     assert torch.equal(same, rows) and not same.requires_grad
 
 
+def test_a_control_is_beside_the_mechanism_that_it_changes_in_one_respect():
+    for name, spec in MECHANISMS.items():
+        beside = MECHANISMS.get(control_of(name))
+        if beside is None:
+            assert name in MAIN
+        else:
+            parts = ("weighting", "source", "scoring")
+            assert spec.kind == beside.kind, name
+            assert sum(vars(spec)[part] != vars(beside)[part] for part in parts) == 1, name
+
+
 @pytest.mark.parametrize("name", [name for name in MECHANISMS if not name.endswith("-shuffled")])
 def test_the_order_of_patches_cannot_be_noticed(name):
     model, tokens = _make(name), _sample(3, 1 + PATCHES, TOKEN_WIDTH)
@@ -91,10 +105,11 @@ def test_each_reads_the_tokens_it_is_named_after(name):
     model, tokens = _make(name), _sample(3, 1 + PATCHES, TOKEN_WIDTH).requires_grad_()
     (gradient,) = torch.autograd.grad(model(tokens).square().sum(), tokens)
     read = gradient.abs().amax(dim=(0, 2)) > 0
-    assert read.tolist() == [name == "class-token"] + [name != "class-token"] * PATCHES
+    spec = MECHANISMS[name]
+    assert read.tolist() == [spec.source != "patches"] + [spec.kind != "class-token"] * PATCHES
 
 
-@pytest.mark.parametrize("name", [name for name in MECHANISMS if name.startswith("cross-attention")])
+@pytest.mark.parametrize("name", [name for name in PER_CATEGORY if name.startswith("cross-attention")])
 def test_a_category_keeps_its_score_when_categories_change_places(name):
     model, tokens = _make(name), _sample(3, 1 + PATCHES, TOKEN_WIDTH)
     with torch.no_grad():
@@ -104,6 +119,27 @@ def test_a_category_keeps_its_score_when_categories_change_places(name):
         model.head.weight.copy_(model.head.weight[order])
         model.head.bias.copy_(model.head.bias[order])
         torch.testing.assert_close(model(tokens), before[:, order], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["cross-attention", "joint-self-attention"])
+def test_with_one_head_row_a_score_is_read_from_the_names_own_state(kind):
+    model, tokens = _make(f"{kind}-all-own-names"), _sample(3, 1 + PATCHES, TOKEN_WIDTH)
+    assert model.head.weight.shape == (1, WIDTH) and not model.has_query
+    before = model(tokens)
+    assert before.shape == (3, CATEGORIES) and len(before[0].unique()) == CATEGORIES
+    model.names = model.names[[0, 0, 0, 0]].clone()
+    if kind == "cross-attention":  # joint self-attention tells equal names apart by the names before them
+        assert len(model(tokens)[0].detach().round(decimals=5).unique()) == 1
+
+
+def test_the_names_of_controls_are_random_or_those_of_other_categories():
+    names = _sample(CATEGORIES, 20, seed=1)
+    given = ("own", "random", "exchanged")
+    own, random, exchanged = (_make(f"cross-attention-all-{each}-names").names for each in given)
+    torch.testing.assert_close(own, nn.functional.layer_norm(names, (20,)))
+    assert torch.equal(exchanged, own.roll(1, dims=0))
+    assert (torch.corrcoef(torch.cat((own, random)))[:CATEGORIES, CATEGORIES:].abs() < 0.9).all()
+    assert torch.equal(random, _make("cross-attention-all-random-names").names)
 
 
 def test_attention_is_pytorchs():
@@ -134,16 +170,17 @@ def test_shuffling_keeps_every_patch_and_draws_an_order_for_each_picture():
     assert (fixed[0, :, 0] == tokens[0, :, 0]).float().mean() < 0.3
 
 
-@pytest.mark.parametrize("last", [False, True])
-def test_the_joint_block_is_one_self_attention_under_gits_mask(last):
+@pytest.mark.parametrize(("last", "every"), [(False, False), (True, False), (True, True)])
+def test_the_joint_block_is_one_self_attention_under_gits_mask(last, every):
     torch.manual_seed(0)
-    block, patches, text = JointBlock(48, last).eval(), _sample(2, PATCHES, WIDTH), _sample(2, 5, WIDTH, seed=1)
+    block, patches, text = JointBlock(48, last, every).eval(), _sample(2, PATCHES, WIDTH), _sample(2, 5, WIDTH, seed=1)
     joint = torch.cat((patches, text), dim=1)
     normed = block.norm(joint)
     attended, _ = _reference(block.attention)(normed, normed, normed, attn_mask=_joint_mask(joint, 5)[0, 0])
     theirs = block.mlp(joint + attended)
     after_patches, after_text = block(patches, text)
-    torch.testing.assert_close(after_text, theirs[:, -1:] if last else theirs[:, PATCHES:], atol=1e-5, rtol=0)
+    read = slice(-1, None) if last and not every else slice(PATCHES, None)
+    torch.testing.assert_close(after_text, theirs[:, read], atol=1e-5, rtol=0)
     torch.testing.assert_close(after_patches, patches if last else theirs[:, :PATCHES], atol=1e-5, rtol=0)
 
 
@@ -205,7 +242,8 @@ def test_attention_finds_the_one_token_that_decides(name):
     "name",
     [
         "mean-pool",
-        *(f"{kind}-{control}" for kind in ("attention-pool", "cross-attention") for control in ("uniform", "shuffled")),
+        *("attention-pool-all-uniform", "attention-pool-all-shuffled"),
+        *("cross-attention-all-uniform", "cross-attention-all-shuffled"),
     ],
 )
 def test_what_has_no_use_of_attention_does_not_find_it(name):
@@ -213,6 +251,6 @@ def test_what_has_no_use_of_attention_does_not_find_it(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", READ_PATCHES)
+@pytest.mark.parametrize("name", [name for name in PER_CATEGORY if name in READ_PATCHES and "penultimate" not in name])
 def test_where_the_mean_decides_all_do_equally_well(name):
     assert _accuracy(name, _diffuse, 40) > 0.9

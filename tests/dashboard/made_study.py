@@ -111,6 +111,7 @@ def _row(label: str, score: float, ids: tuple[str, ...]) -> results.ScoreRow:
         weights=10_000,
         weights_trained=645,
         train_seconds=12.0,
+        learning_rates=(),
     )
 
 

@@ -33,7 +33,7 @@ def test_the_main_configurations_are_the_baseline_and_the_main_mode(cells):
     assert list(cells.main("holdout")) == ["HOG + colour", "clip full"]
     assert [cell.cell.seed for cell in cells.main("holdout")["clip full"]] == [0, 1]
     assert cells.main("original") == {}
-    assert list(cells.mechanisms()) == ["mean-pool"]
+    assert list(cells.mechanisms()) == ["mean-pool, patches only"]
 
 
 def test_a_measurement_is_read_by_its_name_or_its_former_one(tmp_path):

@@ -23,6 +23,7 @@ from vlm_core.study.collecting import (
     headline_predictions,
     held_out_rows,
     leak_rows,
+    mechanism_pair_rows,
     pair_rows,
     robustness_rows,
     score_rows,
@@ -125,6 +126,30 @@ def test_thin_categories_do_not_count_for_the_headline(tmp_path):
 def test_where_all_categories_are_thin_all_count(clip):
     assert headline_categories(clip) == BOTH
     assert thin_categories(make_cells(*clip), BOTH) == {}
+
+
+@pytest.mark.slow
+def test_mechanisms_are_compared_on_their_own_tower_and_controls_with_what_they_are_controls_of(tmp_path):
+    names = ("mean-pool-all", "attention-pool-all", "attention-pool", "cross-attention-all-random-names")
+    cells = [
+        make_cell(tmp_path, f"mechanism/{name}@{tower}/classify/holdout/0", GOOD if "all" in name else FAIR)
+        for tower in ("clip", "git")
+        for name in names
+    ]
+    rows = mechanism_pair_rows(make_cells(*cells).mechanisms(), BOTH)
+    assert [(row.group, row.a, row.b) for row in rows] == [
+        ("mechanisms", "mean-pool", "attention-pool"),
+        ("controls", "attention-pool", "attention-pool, patches only"),
+        ("mechanisms", "mean-pool (git tower)", "attention-pool (git tower)"),
+        ("controls", "attention-pool (git tower)", "attention-pool, patches only (git tower)"),
+    ]
+    assert rows[1].test.difference.value == pytest.approx(1 - FAIR_MACRO_F1)
+
+
+def test_the_learning_rates_that_validation_chose_are_those_of_each_seed(tmp_path):
+    key, tag = "mechanism/mean-pool-all@clip/classify/holdout/", "tags.chosen_learning_rate"
+    cells = [make_cell(tmp_path, f"{key}{seed}", FAIR, {tag: rate}) for seed, rate in enumerate(("0.001", "0.003"))]
+    assert score_rows(make_cells(*cells), BOTH)[0].learning_rates == (0.001, 0.003)
 
 
 def test_held_out_products_are_scored_where_every_seed_has_their_predictions(clip, tmp_path):

@@ -29,8 +29,8 @@ def test_each_seed_has_every_family_mode_objective_and_mechanism_and_the_leak_of
         "clip/lp-ft/classify/original/0",
         "blip/lp-ft/classify/original/0",
         "git/lp-ft/classify/original/0",
-        "mechanism/mean-pool/classify/holdout/0",
-        "mechanism/attention-pool/classify/holdout/0",
+        "mechanism/mean-pool@clip/classify/holdout/0",
+        "mechanism/attention-pool@clip/classify/holdout/0",
     ]
     assert len(plan.cells) == 2 * 15
 
@@ -53,7 +53,7 @@ def test_settings_of_the_user_override_the_preset_in_every_cell() -> None:
 
 def test_the_preset_ablation_exchanges_mechanisms_alone() -> None:
     plan = planned(preset="ablation", seeds=1)
-    assert [cell.mode for cell in plan.cells] == list(MECHANISMS)
+    assert [cell.mechanism for cell in plan.cells] == list(MECHANISMS)
     assert {cell.model for cell in plan.cells} == {"mechanism"}
 
 
@@ -72,8 +72,26 @@ def test_only_the_main_configurations_are_measured_in_depth() -> None:
     assert measured["clip/probe/classify/holdout/0"] == ("simple_baselines",)
     assert measured["blip/fusion/generate/holdout/1"] == ("decoding",)
     assert measured["baseline/full/classify/holdout/0"] == ("unknown", "held_out", "robustness")
-    assert measured["mechanism/mean-pool/classify/holdout/0"] == ()
+    assert measured["mechanism/mean-pool@clip/classify/holdout/0"] == ()
     assert "robustness" not in planned(seeds=1, parts="families").measurements(Cell.of("clip/lp-ft/classify/holdout/0"))
+
+
+def test_the_ablation_runs_on_each_tower() -> None:
+    plan = planned(preset="ablation", seeds=1, towers="git,random", epochs=3)
+    modes = [f"{name}@{tower}" for tower in ("git", "random") for name in MECHANISMS]
+    assert [cell.mode for cell in plan.cells] == modes
+    git, random = (plan.tower_settings(plan.cells[place]) for place in (0, -1))
+    assert (git.model, git.weights, git.mode, git.epochs) == ("git", "tiny", "probe", 3)
+    assert (random.model, random.weights, random.batch_size) == ("clip", "tiny-random", 64)
+
+
+def test_cells_of_the_ablation_say_what_they_read_and_on_which_tower() -> None:
+    def label(mode: str) -> str:
+        return Cell("mechanism", mode, "classify", "holdout", 0).label
+
+    assert label("cross-attention-all@clip") == "cross-attention"
+    assert label("attention-pool-all-uniform@git") == "attention-pool, uniform weights (git tower)"
+    assert label("attention-pool-shuffled") == "attention-pool, patches only, shuffled weights"  # of an earlier version
 
 
 @pytest.mark.parametrize(
@@ -83,6 +101,7 @@ def test_only_the_main_configurations_are_measured_in_depth() -> None:
         ({"modes": "probe,half"}, "modes=half is not known"),
         ({"parts": "robustness"}, "leaves nothing to run: name families or ablation"),
         ({"protocols": " , "}, "protocols is empty"),
+        ({"towers": "vit"}, "towers=vit is not known: choose among clip, blip, git, random"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(settings: dict[str, str], message: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.dashboard.made_study import about, make_results
+from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.study.report_contents import RunLink, cell_texts
 from vlm_core.study.results_json import read_results
 from vlm_core.study.sections import make_sections
@@ -130,6 +131,45 @@ def test_the_ablation_has_the_mechanisms_and_their_own_pairs():
     assert len(ablation.plots) == 2
     alone = section("ablation", pairs=())
     assert len(alone.plots) == 1 and alone.conclusions == () and len(alone.paragraphs) == 1
+    assert "of an earlier version" in alone.paragraphs[0]  # no cell of it names its tower
+
+
+def _mechanism(name, label, rates=()):
+    row = next(row for row in RESULTS.scores if row.kind == "mechanism")
+    configuration = f"mechanism/{name}@clip/classify/holdout"
+    named = {"configuration": configuration, "label": label, "model": "mechanism", "learning_rates": rates}
+    return replace(row, **named)
+
+
+def test_controls_stand_beside_their_mechanisms_and_one_paragraph_says_what_they_change():
+    pair = next(pair for pair in RESULTS.pairs if pair.group == "mechanisms")  # 4 points, p = 0.01, 3 detectable
+    main = replace(pair, a="attention-pool", b="mean-pool")
+    controls = [
+        replace(pair, group="controls", a="attention-pool", b="attention-pool, patches only"),
+        replace(
+            pair,
+            group="controls",
+            a="cross-attention, one head row, own names",
+            b="cross-attention, one head row, random names",
+            test=replace(pair.test, difference=Estimate(-0.01, -0.02, 0.01), p_bootstrap_holm=0.4),
+        ),
+    ]
+    attention, mean = (
+        _mechanism("attention-pool-all", "attention-pool", (1e-3, 1e-2)),
+        _mechanism("mean-pool-all", "mean"),
+    )
+    ablation = section("ablation", scores=(attention, mean), pairs=(main, *controls))
+    _, said, rates, *_ = ablation.paragraphs
+    assert said == (
+        "Of 1 pair of mechanisms that read every token, 1 differs significantly in macro-F1; the largest difference is "
+        "4.0 points, and 3.0 points would be found in four of five cases. A mechanism without the class token scores "
+        "4.0 points less on average (1 compared, of which 1 differs significantly). A mechanism with random vectors "
+        "for names scores 1.0 points more on average (1 compared, of which 0 differ significantly). This is one tower: "
+        "on another it may be otherwise."
+    )
+    assert rates.endswith("from 0.0001 to 0.01, and the smallest or largest in 1 of 2 runs.")
+    assert [table.title for table in ablation.tables][2:] == ["Pairs", "Controls, each beside its mechanism"]
+    assert len(texts(ablation.tables[3])) == 2 and len(ablation.conclusions) == 3
 
 
 def test_every_configuration_names_its_runs():

@@ -7,15 +7,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlm_core.attention.mechanisms import Mechanism
-from vlm_core.config import Config
+from vlm_core.attention.mechanisms import MECHANISMS, Mechanism
+from vlm_core.config import MECHANISM_LEARNING_RATES, Config
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.inference import choose_device
@@ -28,9 +28,6 @@ from vlm_core.pixels.views import DEFAULT, Preprocessing
 from vlm_core.training.batches import PLAIN_BATCH, chunks
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.fit import Trainer
-
-# Every mechanism is trained with each of them, and validation chooses the best.
-LEARNING_RATES: Final = (3e-4, 1e-3, 3e-3)
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,10 @@ class MechanismCategoriser(VisionLanguageCategoriser):
     ) -> None:
         self.mechanism = mechanism
         super().__init__(hf, tokenizer, Description(family, categories, canvas, "linear", "tokens", {}, preprocessing))
+        if MECHANISMS[mechanism].source == "penultimate":
+            # What comes after the last block, a norm, stays: mechanisms read tokens as the tower hands them on.
+            last = max(place for place, stage in enumerate(self.stages) if stage.name.startswith("vision.block"))
+            self.stages = (*self.stages[:last], *self.stages[last + 1 :])
 
     def make_head(self) -> Head:
         """Return the mechanism as a head."""
@@ -87,7 +88,7 @@ class Ablation:
     tower: LoadedWeights
     cache: FeatureCache
 
-    def run(self, mechanism: str, learning_rates: Sequence[float] = LEARNING_RATES) -> MechanismResult:
+    def run(self, mechanism: str, learning_rates: Sequence[float] = MECHANISM_LEARNING_RATES) -> MechanismResult:
         """Train and test one of MECHANISMS, reproducibly.
 
         Validation chooses each learning rate's epoch, and the learning rate (the first of equally good ones). The test

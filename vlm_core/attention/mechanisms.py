@@ -4,8 +4,14 @@ All start from the same tokens (B, 1 + N, D), the class token first, and share t
 and a projection to WIDTH, DEPTH pre-norm residual blocks, a norm and a linear head. The MLPs' width is chosen to give
 every mechanism the same number of weights.
 
+A tower that was pretrained through its class token has put into it what pretraining asked for, so the mechanisms of the
+main comparison read all tokens, as BLIP and GIT do. Controls, each named for what it asks: patches alone (is it the
+class token?), the tokens before the tower's last block (is it the tower's own attention?), uniform and shuffled weights
+(is it where attention looks?), and one head row for all categories beside random and exchanged category names (is it
+what the names say? with a head row for each category they are learned queries).
+
 All of them treat a picture's patches as a set: positions are encoded in the tower's own position embeddings alone, so
-reordering the tokens changes nothing and would be no control. The shuffled controls permute instead which patch's
+reordering the tokens changes nothing and would be no control. The shuffled controls permute instead which token's
 value each attention weight applies to.
 """
 
@@ -27,8 +33,13 @@ DEPTH: Final = 2
 
 MechanismKind = Literal["mean-pool", "class-token", "attention-pool", "cross-attention", "joint-self-attention"]
 # learned: softmax of q k^T; uniform: equal weights on all tokens; shuffled: learned weights that are applied to the
-# values of other patches of the same picture.
+# values of other tokens of the same picture.
 Weighting = Literal["learned", "uniform", "shuffled"]
+# all: the class token and the patches; penultimate: the same, before the tower's last block.
+Source = Literal["all", "patches", "penultimate"]
+# per category: a row of the head for each category; the others have one row for all, so that a category's score can
+# differ from another's by its name alone: its own, a random vector, or the name of another category.
+Scoring = Literal["per category", "own names", "random names", "exchanged names"]
 
 POOLED: Final[tuple[MechanismKind, ...]] = (
     "mean-pool",
@@ -38,23 +49,74 @@ POOLED: Final[tuple[MechanismKind, ...]] = (
 
 @dataclass(frozen=True)
 class MechanismSpec:
-    """A kind of mechanism, and how its attention to patches is weighted."""
+    """A kind of mechanism, what it reads, how its attention is weighted, and what tells categories apart."""
 
     kind: MechanismKind
     weighting: Weighting = "learned"
+    source: Source = "all"
+    scoring: Scoring = "per category"
+
+    @property
+    def label(self) -> str:
+        """The mechanism in words."""
+        parts = {"patches": "patches only", "penultimate": "penultimate layer"}
+        weights = f"{self.weighting} weights" if self.weighting != "learned" else ""
+        scoring = f"one head row, {self.scoring}" if self.scoring != "per category" else ""
+        return ", ".join(filter(None, (self.kind, parts.get(self.source, ""), weights, scoring)))
 
 
-MECHANISMS: Final[dict[str, MechanismSpec]] = {
-    "mean-pool": MechanismSpec("mean-pool"),
+# The main comparison. Earlier versions' mechanisms read patches alone, and are named without "-all".
+MAIN: Final[dict[str, MechanismSpec]] = {
+    "mean-pool-all": MechanismSpec("mean-pool"),
     "class-token": MechanismSpec("class-token"),
-    "attention-pool": MechanismSpec("attention-pool"),
-    "attention-pool-uniform": MechanismSpec("attention-pool", "uniform"),
-    "attention-pool-shuffled": MechanismSpec("attention-pool", "shuffled"),
-    "cross-attention": MechanismSpec("cross-attention"),
-    "cross-attention-uniform": MechanismSpec("cross-attention", "uniform"),
-    "cross-attention-shuffled": MechanismSpec("cross-attention", "shuffled"),
-    "joint-self-attention": MechanismSpec("joint-self-attention"),  # no controls: its MLPs see each patch regardless
+    "attention-pool-all": MechanismSpec("attention-pool"),
+    "cross-attention-all": MechanismSpec("cross-attention"),
+    "joint-self-attention-all": MechanismSpec("joint-self-attention"),
 }
+# Each beside the mechanism that it is the control of. Joint self-attention has no controls of its weights: its MLPs see
+# each patch regardless.
+CONTROLS: Final[dict[str, MechanismSpec]] = {
+    "mean-pool": MechanismSpec("mean-pool", source="patches"),
+    "attention-pool": MechanismSpec("attention-pool", source="patches"),
+    "cross-attention": MechanismSpec("cross-attention", source="patches"),
+    "joint-self-attention": MechanismSpec("joint-self-attention", source="patches"),
+    "mean-pool-penultimate": MechanismSpec("mean-pool", source="penultimate"),
+    "class-token-penultimate": MechanismSpec("class-token", source="penultimate"),
+    "attention-pool-penultimate": MechanismSpec("attention-pool", source="penultimate"),
+    "cross-attention-penultimate": MechanismSpec("cross-attention", source="penultimate"),
+    "joint-self-attention-penultimate": MechanismSpec("joint-self-attention", source="penultimate"),
+    "attention-pool-all-uniform": MechanismSpec("attention-pool", "uniform"),
+    "attention-pool-all-shuffled": MechanismSpec("attention-pool", "shuffled"),
+    "cross-attention-all-uniform": MechanismSpec("cross-attention", "uniform"),
+    "cross-attention-all-shuffled": MechanismSpec("cross-attention", "shuffled"),
+    **{
+        f"{kind}-all-{scoring.replace(' ', '-')}": MechanismSpec(kind, scoring=scoring)
+        for kind in ("cross-attention", "joint-self-attention")
+        for scoring in ("own names", "random names", "exchanged names")
+    },
+}
+# Of studies by earlier versions, which are still read.
+FORMER: Final[dict[str, MechanismSpec]] = {
+    f"{kind}-{weighting}": MechanismSpec(kind, weighting, "patches")
+    for kind in ("attention-pool", "cross-attention")
+    for weighting in ("uniform", "shuffled")
+}
+MECHANISMS: Final[dict[str, MechanismSpec]] = {**MAIN, **CONTROLS}
+
+
+def label_of(name: str) -> str:
+    """Return a mechanism in words, one of an earlier version too."""
+    return {**MECHANISMS, **FORMER}[name].label
+
+
+def control_of(name: str) -> str:
+    """Return the mechanism that this one is a control of, "" for one of the main comparison."""
+    spec = MECHANISMS[name]
+    if name in MAIN:
+        return ""
+    if spec.scoring in ("random names", "exchanged names"):
+        return f"{spec.kind}-all-own-names"
+    return next(main for main, other in MAIN.items() if other.kind == spec.kind)
 
 
 class Attention(nn.Module):
@@ -68,7 +130,7 @@ class Attention(nn.Module):
         self.v_proj, self.out_proj = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
 
     def forward(self, queries: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend from `queries` (B, Q, W) to `context` (B, N, W), which is patches unless the weights are learned."""
+        """Attend from `queries` (B, Q, W) to `context` (B, N, W), image tokens or queries."""
         v = self.v_proj(context)  # (B, N, W)
         if self.weighting == "shuffled":
             v = shuffle(v, resample=self.training)
@@ -143,24 +205,26 @@ class CrossBlock(nn.Module):
 class JointBlock(nn.Module):
     """Self-attention over patches and text, as in GIT: patches see patches, text sees patches and earlier text.
 
-    The last block computes only the last text token, the one that the head reads.
+    The last block computes only what the head reads: the last text token, or with `every` all of them.
     """
 
-    def __init__(self, hidden: int, last: bool) -> None:
+    def __init__(self, hidden: int, last: bool, every: bool = False) -> None:
         super().__init__()
-        self.last = last
+        self.last, self.every = last, every
         self.norm, self.attention = nn.LayerNorm(WIDTH), Attention()
         self.mlp = ResidualMLP(hidden)
 
     def forward(self, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return patches (B, N, W) and text (B, T, W); from the last block unchanged patches and the last token."""
+        """Return patches (B, N, W) and text (B, T, W); from the last block what the head reads of the text."""
         count = patches.shape[1]
         x = self.norm(torch.cat((patches, text), dim=1))  # (B, N + T, W)
-        if self.last:
+        if self.last and not self.every:
             return patches, self.mlp(text[:, -1:] + self.attention(x[:, -1:], x))
         x_patches, x_text = x[:, :count], x[:, count:]
-        patches = patches + self.attention(x_patches, x_patches)
         text = text + self.attention(x_text, x, causal_mask(text.shape[1], count, x))
+        if self.last:
+            return patches, self.mlp(text)
+        patches = patches + self.attention(x_patches, x_patches)
         return self.mlp(patches), self.mlp(text)
 
 
@@ -171,8 +235,8 @@ class Mechanism(nn.Module):
     2022, arXiv 2205.01917). `cross-attention`: one token per category name attends to the others and to the patches,
     and gives the category's score: BLIP's image-text matching (Li et al. 2022, arXiv 2201.12086), for all categories
     at once (Liu et al. 2021, arXiv 2107.10834). `joint-self-attention`: the names and a learned query follow the
-    patches in one sequence (Wang et al. 2022, arXiv 2205.14100). `class-token` uses the class token, pooled by the
-    tower's own attention; the others use the patches alone.
+    tokens in one sequence (Wang et al. 2022, arXiv 2205.14100). `class-token` uses the class token, pooled by the
+    tower's own attention. With one head row for all categories a category's score is read from its own name's state.
     """
 
     readout: Readout = "tokens"
@@ -182,9 +246,10 @@ class Mechanism(nn.Module):
         """Build the mechanism `name` of MECHANISMS; `names` (C, T) are frozen embeddings of the category names."""
         super().__init__()
         self.spec = MECHANISMS[name]
-        self.head = nn.Linear(WIDTH, len(names))  # created first: with one seed all mechanisms start from the same head
+        # created first: with one seed all mechanisms start from the same head
+        self.head = nn.Linear(WIDTH, len(names) if self.spec.scoring == "per category" else 1)
         self.project = nn.Linear(token_width, WIDTH)
-        self.register_buffer("names", _normalise(names), persistent=False)
+        self.register_buffer("names", _normalise(self._given_names(names)), persistent=False)
         if self.has_names:
             self.project_names = nn.Linear(names.shape[1], WIDTH)
         if self.has_query:
@@ -200,27 +265,38 @@ class Mechanism(nn.Module):
     @property
     def has_query(self) -> bool:
         """Return whether there is a learned query."""
+        if self.spec.scoring != "per category":
+            return False
         return self.spec.kind in ("attention-pool", "joint-self-attention")
+
+    def _given_names(self, names: Tensor) -> Tensor:
+        """Return the vectors (C, T) that stand for the categories: their names', or those of a control."""
+        if self.spec.scoring == "random names":
+            # other ones for each seed of the run, without taking from the numbers that its weights start from
+            return torch.randn(names.shape, generator=torch.Generator().manual_seed(torch.initial_seed()))
+        return names.roll(1, dims=0) if self.spec.scoring == "exchanged names" else names
 
     def _block(self, last: bool) -> nn.Module:
         kind = self.spec.kind
         hidden = self._hidden_units()
         if kind == "joint-self-attention":
-            return JointBlock(hidden, last)
+            return JointBlock(hidden, last, every=self.spec.scoring != "per category")
         if kind in POOLED:
             return PooledBlock(hidden)
         return CrossBlock(self.spec.weighting, hidden, self_attention=kind == "cross-attention")
 
     def _hidden_units(self) -> int:
-        """Return the MLP width that gives a mechanism about 12 DEPTH WIDTH^2 + T WIDTH weights in all.
+        """Return the MLP width that gives a mechanism about 12 DEPTH WIDTH^2 + (T + C) WIDTH weights in all.
 
-        The second term is the projection of names. A hidden unit has 2 WIDTH weights, an attention 4 WIDTH^2, or half
-        as many where it has no queries and keys.
+        The second term is the projection of names and the head. A hidden unit has 2 WIDTH weights, an attention
+        4 WIDTH^2, or half as many where it has no queries and keys.
         """
         attentions = {"cross-attention": 2, "attention-pool": 1, "joint-self-attention": 1}.get(self.spec.kind, 0)
         units = 6 * WIDTH - 2 * WIDTH * attentions
         if self.spec.weighting == "uniform":
             units += WIDTH
+        if self.spec.scoring != "per category":
+            units += (len(self.names) - 1) // (2 * DEPTH)
         return units if self.has_names else units + self.names.shape[1] // (2 * DEPTH)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -229,20 +305,22 @@ class Mechanism(nn.Module):
         for block in self.blocks:
             patches, queries = block(patches, queries)
         state = self.norm(queries)  # (B, 1, W), or (B, C, W) with one token per category
+        # one head row is the same for all categories, and one state the same for all rows
         logits: Tensor = (state * self.head.weight).sum(dim=-1) + self.head.bias
         return logits
 
     def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return patches (B, N, W), none of them for pooled mechanisms, and queries (B, Q, W)."""
+        """Return image tokens (B, N, W), none of them for pooled mechanisms, and queries (B, Q, W)."""
+        read = tokens[:, 1:] if self.spec.source == "patches" else tokens
         if self.spec.kind in POOLED:
-            pooled = tokens[:, 0] if self.spec.kind == "class-token" else tokens[:, 1:].mean(dim=1)
+            pooled = tokens[:, 0] if self.spec.kind == "class-token" else read.mean(dim=1)
             return tokens[:, :0], self.project(pooled)[:, None]
         queries = []
         if self.has_names:
             queries.append(self.project_names(self.names)[None])
         if self.has_query:
             queries.append(self.query)
-        return self.project(tokens[:, 1:]), torch.cat(queries, dim=1).expand(len(tokens), -1, -1)
+        return self.project(read), torch.cat(queries, dim=1).expand(len(tokens), -1, -1)
 
     def log_probabilities(self, state: State) -> Tensor:
         """Return the log-softmax (B, C) of the logits."""

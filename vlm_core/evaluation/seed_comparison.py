@@ -110,13 +110,17 @@ def compare_seeds(
 
 
 def compare_all(
-    cells: Mapping[str, Sequence[Predictions]], *, resamples: int = 2000, seed: int = 0
+    cells: Mapping[str, Sequence[Predictions]],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> dict[tuple[str, str], SeedComparison]:
-    """Compare every pair of configurations, in order, corrected for both tests of all pairs.
+    """Compare these pairs of configurations, or all of them, in order, corrected for both tests of all pairs.
 
     Raises UserError as `compare_seeds` does.
     """
-    pairs = list(combinations(cells, 2))
+    pairs = list(combinations(cells, 2)) if pairs is None else pairs
     tests = [
         compare_seeds(cells[a], cells[b], resamples=resamples, seed=seed, pairs=len(pairs))
         for a, b in track(pairs, "testing pairs", len(pairs))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vlm_core.data import Data
     from vlm_core.models.loading import LoadedWeights
 
-ENCODER: Final = "clip"  # family whose frozen vision tower all mechanisms share
+ENCODER: Final = "clip"  # family whose frozen features the label audit uses
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
 
 
 def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
-    """Train one mechanism on the cached tokens of a frozen encoder, and store its predictions and scores."""
+    """Train one mechanism on the cached tokens of a frozen tower, and store its predictions and scores."""
     from vlm_core.attention.ablation import Ablation
     from vlm_core.inference import evaluate_predictions, set_threads
     from vlm_core.tracking import tags
@@ -97,18 +97,20 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
     from vlm_core.training.feature_cache import FeatureCache
     from vlm_core.training.fit import GIB
 
-    config = plan.encoder_settings(cell, ENCODER)
+    config = plan.tower_settings(cell)
     set_threads(config.threads)
     data = _load(config, root)
-    tower = load_encoder(config)
+    tower = load_encoder(config, config.family)
     data = data.exposed(tower.exposure)
     cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     with RunWriter(config.experiment, cell.key, parent=parent, folder=root) as run:
         run.params(config.to_params())
         run.dataset(data.catalogue, data.split)
-        run.tags({tags.KIND: "ablation", "mechanism": cell.mode, "weights_source": tower.source})
+        run.tags(
+            {tags.KIND: "ablation", "mechanism": cell.mechanism, "tower": cell.tower, "weights_source": tower.source}
+        )
         run.tags({tags.COMMIT: tower.commit} if tower.commit else {})
-        result = Ablation(config, data, tower, cache).run(cell.mode)
+        result = Ablation(config, data, tower, cache).run(cell.mechanism)
         run.evaluation(evaluate_predictions(config, data.catalogue, result.test, data.split.test, data.split.prior))
         run.predictions(result.validation, "validation")
         run.tags({"weights_trained": str(result.weights), "chosen_learning_rate": str(result.learning_rate)})
@@ -116,13 +118,13 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
         return run.run_id
 
 
-def load_encoder(config: WeightsSettings) -> LoadedWeights:
-    """Load the weights whose frozen vision tower the mechanisms and the label audit share. Raises UserError."""
+def load_encoder(config: WeightsSettings, family: str = ENCODER) -> LoadedWeights:
+    """Load the weights whose frozen vision tower mechanisms or the label audit share. Raises UserError."""
     from vlm_core.models.loading import load_weights
 
     with quiet():
         return load_weights(
-            ENCODER,
+            family,
             checkpoint=config.checkpoint,
             weights=config.weights,
             image_size=config.image_size,

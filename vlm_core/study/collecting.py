@@ -65,7 +65,7 @@ def collect(
             "scores": lambda: (*score_rows(cells, headline), *simple_baseline_rows(cells, headline)),
             "pairs": lambda: (
                 *pair_rows("families", headline_predictions(main, headline)),
-                *pair_rows("mechanisms", headline_predictions(cells.mechanisms(), headline)),
+                *mechanism_pair_rows(cells.mechanisms(), headline),
                 *pair_rows(HELD_OUT, _held_out(main, headline)),
             ),
             "held_out": lambda: held_out_rows(main, headline),
@@ -250,6 +250,9 @@ def _score_row(
         weights=0 if simple_baseline else _count(seeds[0].row.get("tags.weights_total")),
         weights_trained=0 if simple_baseline else _count(seeds[0].row.get("tags.weights_trained")),
         train_seconds=0.0 if simple_baseline else _mean_seconds(seeds),
+        learning_rates=tuple(
+            float(rate) for each in seeds if isinstance(rate := each.row.get("tags.chosen_learning_rate"), str)
+        ),
     )
 
 
@@ -270,16 +273,37 @@ def _mean_seconds(seeds: Sequence[CellResult]) -> float:
     return float(np.nan_to_num(np.where(np.isnan(full), spent, full)).mean())
 
 
-def pair_rows(group: str, predictions: Mapping[str, Sequence[Predictions]]) -> list[results.PairRow]:
-    """Compare every pair of the configurations (label -> predictions, one per seed), over the same seeds."""
+def pair_rows(
+    group: str,
+    predictions: Mapping[str, Sequence[Predictions]],
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> list[results.PairRow]:
+    """Compare these pairs of configurations (label -> predictions, one per seed), or all of them."""
     from vlm_core.evaluation.seed_comparison import compare_all, describe_comparison
 
     if len(predictions) < 2 or not all(predictions.values()) or len(set(map(len, predictions.values()))) > 1:
         return []
     return [
         results.PairRow(group, a, b, test, describe_comparison(a, b, test))
-        for (a, b), test in compare_all(predictions).items()
+        for (a, b), test in compare_all(predictions, pairs).items()
     ]
+
+
+def mechanism_pair_rows(configurations: Configurations, headline: frozenset[str]) -> list[results.PairRow]:
+    """Compare the mechanisms of the main comparison on each tower, and each control with what it is the control of."""
+    from vlm_core.attention.mechanisms import CONTROLS, MAIN, control_of
+
+    labels = {(seeds[0].cell.tower, seeds[0].cell.mechanism): label for label, seeds in configurations.items()}
+    towers = tuple(dict.fromkeys(tower for tower, _ in labels))
+    predictions = headline_predictions(configurations, headline)
+    rows: list[results.PairRow] = []
+    for tower in towers:
+        main = [labels[tower, name] for name in MAIN if (tower, name) in labels]
+        rows += pair_rows("mechanisms", {label: predictions[label] for label in main})
+        known = [name for name in CONTROLS if {(tower, name), (tower, control_of(name))} <= labels.keys()]
+        pairs = [(labels[tower, control_of(name)], labels[tower, name]) for name in known]
+        rows += pair_rows("controls", {label: predictions[label] for pair in pairs for label in pair}, pairs)
+    return rows
 
 
 def leak_rows(holdout: Configurations, original: Configurations) -> tuple[results.LeakRow, ...]:

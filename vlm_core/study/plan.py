@@ -15,6 +15,7 @@ Part = Literal["families", "ablation", "robustness", "attention", "labels", "cos
 PARTS: Final[tuple[str, ...]] = get_args(Part)
 BASELINE: Final = "baseline"
 MECHANISM: Final = "mechanism"
+TOWERS: Final = ("clip", "blip", "git", "random")  # whose vision tower is frozen; random: CLIP's, untrained
 GENERATIVE: Final = ("blip", "git")
 # Generative cells keep the vision tower frozen, so that its tokens are cached, and train all that writes text.
 GENERATIVE_MODE: Final = "fusion"
@@ -22,7 +23,7 @@ GENERATIVE_MODE: Final = "fusion"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the matrix. For a run of the ablation `model` is "mechanism" and `mode` the mechanism's name."""
+    """One run of the matrix. For a run of the ablation `model` is "mechanism" and `mode` `<mechanism>@<tower>`."""
 
     model: str
     mode: str
@@ -46,8 +47,20 @@ class Cell:
         if self.model == BASELINE:
             return "HOG + colour"
         if self.model == MECHANISM:
-            return self.mode
+            from vlm_core.attention.mechanisms import label_of
+
+            return label_of(self.mechanism) + (f" ({self.tower} tower)" if self.tower != TOWERS[0] else "")
         return f"{self.model} {self.mode}" + (" (generate)" if self.objective == "generate" else "")
+
+    @property
+    def mechanism(self) -> str:
+        """The mechanism of a run of the ablation."""
+        return self.mode.partition("@")[0]
+
+    @property
+    def tower(self) -> str:
+        """The frozen tower under it, one of TOWERS; CLIP's where an earlier version names none."""
+        return self.mode.partition("@")[2] or TOWERS[0]
 
     @classmethod
     def of(cls, key: str) -> Cell:
@@ -71,12 +84,14 @@ class StudyPlan:
         names = {"model": cell.model, "mode": cell.mode, "objective": cell.objective, "protocol": cell.protocol}
         return Config.build({**self.shared_settings, **names, "seed": cell.seed, "run_name": cell.key})
 
-    def encoder_settings(self, cell: Cell, family: str) -> Config:
-        """Return a mechanism's configuration: that of its frozen encoder, with the ablation's default budget."""
+    def tower_settings(self, cell: Cell) -> Config:
+        """Return a mechanism's configuration: that of its frozen tower, with the ablation's default budget."""
+        family = TOWERS[0] if cell.tower == "random" else cell.tower
         config = self.settings(Cell(family, "probe", "classify", cell.protocol, cell.seed))
-        return config.model_copy(
-            update={name: value for name, value in BUDGET.items() if name not in self.shared_settings}
-        )
+        update = {name: value for name, value in BUDGET.items() if name not in self.shared_settings}
+        if cell.tower == "random":
+            update |= {"weights": "tiny-random", "checkpoint": ""}
+        return config.model_copy(update=update)
 
     def is_main(self, cell: Cell) -> bool:
         """Return whether the cell is compared in pairs and measured in depth: the baseline and the main mode."""
@@ -108,12 +123,14 @@ def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
     objectives = _listed("objectives", config.objectives, ("classify", "generate"))
     protocols = _listed("protocols", config.protocols, ("holdout", "original"))
     parts = frozenset(_listed("parts", config.parts, PARTS))
+    towers = _listed("towers", config.towers, TOWERS)
     cells: list[Cell] = []
     for seed in range(config.seed, config.seed + config.seeds):
         if "families" in parts:
             cells += _family_cells(families, modes, objectives, protocols, seed)
         if "ablation" in parts:
-            cells += [Cell(MECHANISM, name, "classify", "holdout", seed) for name in mechanisms]
+            named = [f"{name}@{tower}" for tower in towers for name in mechanisms]
+            cells += [Cell(MECHANISM, mode, "classify", "holdout", seed) for mode in named]
     if not cells:
         raise UserError(f"parts={config.parts} leaves nothing to run: name families or ablation among them.")
     settings = {name: getattr(config, name) for name in config.model_fields_set if name in Config.model_fields}

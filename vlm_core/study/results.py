@@ -40,6 +40,7 @@ class ScoreRow:
     weights: int  # of the whole model, 0 where there are none
     weights_trained: int
     train_seconds: float  # mean over seeds
+    learning_rates: tuple[float, ...]  # that validation chose, one a seed; () where there was no choice
 
 
 def is_simple_baseline(row: ScoreRow) -> bool:
@@ -51,7 +52,8 @@ def is_simple_baseline(row: ScoreRow) -> bool:
 class PairRow:
     """Two configurations compared over the same seeds and products."""
 
-    group: str  # families, mechanisms or held out: p-values are corrected over the pairs of one group
+    # families, mechanisms (of one tower), controls or held_out: p-values are corrected over the pairs of one group
+    group: str
     a: str  # label
     b: str
     test: SeedComparison

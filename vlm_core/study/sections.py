@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
+from vlm_core.config import MECHANISM_LEARNING_RATES
 from vlm_core.evaluation.paired import SIGNIFICANT
 from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.study import measurement_sections
 from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
+from vlm_core.study.plan import MECHANISM
 from vlm_core.study.report_contents import IntervalPlot, LeakPlot, Section, Table, Tile, linked_row
 from vlm_core.study.results import PairRow, Results, ScoreRow, is_simple_baseline
 
@@ -279,20 +282,107 @@ def _ablation(results: Results) -> Section | None:
     if not rows:
         return None
     title = "What the attention mechanism contributes"
-    paragraph = (
-        "One frozen vision tower with cached tokens; only the fusion is replaced, with the same number of weights "
-        "within 10 %, the same data, order, optimiser, steps and candidate learning rates. Only this ablation can say "
-        "what the mechanism contributes; the families differ in much else."
+    main, controls = (
+        [pair.better_first() for pair in results.pairs if pair.group == group] for group in ("mechanisms", "controls")
     )
-    pairs = [pair.better_first() for pair in results.pairs if pair.group == "mechanisms"]
-    compared = _pair_section("ablation", title, pairs) if pairs else Section("ablation", title, ())
+    compared = _pair_section("ablation", title, main) if main else Section("ablation", title, ())
+    beside = _pair_section("ablation", title, controls) if controls else Section("ablation", title, ())
     return Section(
         "ablation",
         title,
-        (paragraph, *compared.paragraphs),
-        conclusions=compared.conclusions,
-        plots=(_score_plot(rows), *compared.plots),
-        tables=(_score_table(results, rows), _category_table(rows), *compared.tables),
+        tuple(filter(None, (*_described(results, rows), *compared.paragraphs))),
+        conclusions=(*compared.conclusions, *beside.conclusions),
+        plots=(_score_plot(rows), *compared.plots, *beside.plots),
+        tables=(
+            _score_table(results, rows),
+            _category_table(rows),
+            *compared.tables,
+            *(replace(table, title="Controls, each beside its mechanism") for table in beside.tables),
+        ),
+    )
+
+
+_ABLATION: Final = (
+    "A frozen vision tower with cached tokens; only the part after it is replaced, with the same number of weights "
+    "within 5 %, the same data, order, optimiser, steps and candidate learning rates. Only this ablation can say what "
+    "the mechanism contributes; the families differ in much else. All mechanisms of the main comparison read every "
+    "token, the class token included. Controls ask what a difference comes from. Patches only: from the class token, "
+    "which pretraining may have filled. Penultimate layer: from the attention of the tower's own last block. Uniform "
+    "and shuffled weights: from where attention looks. One head row: from what the category names say; there a "
+    "category is told from others by its name's vector alone, its own, a random one, or another category's."
+)
+# Earlier versions did not name the tower.
+_FORMER_ABLATION: Final = (
+    "One frozen vision tower with cached tokens; only the part after it is replaced. This study is of an earlier "
+    "version: all mechanisms but class-token read the patches alone, without the token into which pretraining may have "
+    "put everything, so a difference may be that token's and not the mechanism's. Run the study again for the "
+    "comparison in which all of them read it."
+)
+# control, as its label says, and what it asks for
+_QUESTIONS: Final = (
+    ("patches only", "without the class token"),
+    ("penultimate layer", "without the tower's last block"),
+    ("uniform weights", "with uniform attention weights"),
+    ("shuffled weights", "with attention weights on other tokens"),
+    ("random names", "with random vectors for names"),
+    ("exchanged names", "with the names of other categories"),
+)
+
+
+def _described(results: Results, rows: Sequence[ScoreRow]) -> tuple[str, ...]:
+    if not any("@" in row.configuration for row in rows):
+        return (_FORMER_ABLATION,)
+    return _ABLATION, _contribution(results), _chosen_rates(rows)
+
+
+def _contribution(results: Results) -> str:
+    """Say in one paragraph how many mechanisms differ, and what each kind of control changes."""
+    main = [pair for pair in results.pairs if pair.group == "mechanisms"]
+    if not main:
+        return ""
+    largest = max(abs(pair.test.difference.value) for pair in main)
+    detectable = max(pair.test.detectable_macro_f1 for pair in main)
+    parts = [
+        f"Of {_pairs_counted(main)} of mechanisms that read every token, {_differing(main)} in macro-F1; the largest "
+        f"difference is {100 * largest:.1f} points, and {100 * detectable:.1f} points would be found in four of five "
+        "cases."
+    ]
+    for mark, change in _QUESTIONS:
+        asked = [pair for pair in results.pairs if pair.group == "controls" and mark in pair.b]
+        if asked:
+            mean = sum(pair.test.difference.value for pair in asked) / len(asked)
+            parts.append(
+                f"A mechanism {change} scores {abs(100 * mean):.1f} points {'less' if mean >= 0 else 'more'} on "
+                f"average ({len(asked)} compared, of which {_differing(asked)})."
+            )
+    towers = {row.configuration.partition("@")[2].partition("/")[0] for row in results.scores if row.model == MECHANISM}
+    scope = (
+        "This is one tower: on another it may be otherwise."
+        if len(towers) == 1
+        else (f"This is over {len(towers)} towers; the tables have each.")
+    )
+    return " ".join([*parts, scope])
+
+
+def _pairs_counted(pairs: Sequence[PairRow]) -> str:
+    return f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
+
+
+def _differing(pairs: Sequence[PairRow]) -> str:
+    count = sum(pair.test.p_bootstrap_holm < SIGNIFICANT for pair in pairs)
+    return f"{count} differ{'s' * (count == 1)} significantly"
+
+
+def _chosen_rates(rows: Sequence[ScoreRow]) -> str:
+    """Say how often validation chose a learning rate at the edge of those it could choose from."""
+    chosen = [rate for row in rows for rate in row.learning_rates]
+    if not chosen:
+        return ""
+    low, high = min(MECHANISM_LEARNING_RATES), max(MECHANISM_LEARNING_RATES)
+    edge = sum(rate in (low, high) for rate in chosen)
+    return (
+        f"Validation chose among {len(MECHANISM_LEARNING_RATES)} learning rates from {low:g} to {high:g}, and the "
+        f"smallest or largest in {edge} of {len(chosen)} runs."
     )
 
 
