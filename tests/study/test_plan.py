@@ -80,7 +80,7 @@ def test_the_ablation_runs_on_each_tower() -> None:
     plan = planned(preset="ablation", seeds=1, towers="git,random", epochs=3)
     modes = [f"{name}@{tower}" for tower in ("git", "random") for name in MECHANISMS]
     assert [cell.mode for cell in plan.cells] == modes
-    git, random = (plan.tower_settings(plan.cells[place]) for place in (0, -1))
+    git, random = (plan.settings(plan.cells[place]) for place in (0, -1))
     assert (git.model, git.weights, git.mode, git.epochs) == ("git", "tiny", "probe", 3)
     assert (random.model, random.weights, random.batch_size) == ("clip", "tiny-random", 64)
 

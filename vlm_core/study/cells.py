@@ -97,7 +97,7 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
     from vlm_core.training.feature_cache import FeatureCache
     from vlm_core.training.fit import GIB
 
-    config = plan.tower_settings(cell)
+    config = plan.settings(cell)
     set_threads(config.threads)
     data = _load(config, root)
     tower = load_encoder(config, config.family)

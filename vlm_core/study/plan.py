@@ -80,12 +80,13 @@ class StudyPlan:
     shared_settings: dict[str, Any]  # of every cell
 
     def settings(self, cell: Cell) -> Config:
-        """Return the cell's configuration."""
+        """Return the cell's configuration; of a mechanism that of its frozen tower, with the ablation's budget."""
+        if cell.model == MECHANISM:
+            return self._tower_settings(cell)
         names = {"model": cell.model, "mode": cell.mode, "objective": cell.objective, "protocol": cell.protocol}
         return Config.build({**self.shared_settings, **names, "seed": cell.seed, "run_name": cell.key})
 
-    def tower_settings(self, cell: Cell) -> Config:
-        """Return a mechanism's configuration: that of its frozen tower, with the ablation's default budget."""
+    def _tower_settings(self, cell: Cell) -> Config:
         family = TOWERS[0] if cell.tower == "random" else cell.tower
         config = self.settings(Cell(family, "probe", "classify", cell.protocol, cell.seed))
         update = {name: value for name, value in BUDGET.items() if name not in self.shared_settings}

@@ -50,8 +50,8 @@ def _overview(results: Results) -> Section:
         "and 1. Near-duplicates never lie on both sides of a split, only training is balanced, models are selected on "
         "validation, and each run reads its test split once.",
         f"No family was tuned: all use the settings of the preset {settings['preset']}, so a family that these "
-        "settings happen to suit has an advantage. The mechanisms of the ablation choose among the same learning rates "
-        "on validation.",
+        "settings happen to suit has an advantage. The baselines choose a little on validation (HOG + colour its "
+        "regularisation, nearest neighbours their number), and the mechanisms of the ablation their learning rate.",
         f"Machine: {machine['cpu']}, {machine['cores']} cores; PyTorch {machine['torch']}, Transformers "
         f"{machine['transformers']}; code {machine['git_commit'][:12]}.",
     )
