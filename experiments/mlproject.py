@@ -15,6 +15,7 @@ from vlm_core.config import (
     SUITING,
     AuditConfig,
     Config,
+    ExtensionConfig,
     PretrainingConfig,
     SearchConfig,
     Settings,
@@ -32,6 +33,7 @@ _VERBS: Final[dict[str, str]] = {
     "benchmark": "compares every training mode with a naive loop",
     "prepare": "reads, cleans, decodes and splits a catalogue; takes the settings about data",
     "evaluate": "evaluates a stored run's model on another labelled catalogue",
+    "extend": "teaches a finished run more categories, or more products of those it has, as a new version",
     "predict": "categorises images: single ones, or those of folders, zips and tables",
     "audit": "finds suspicious labels, duplicates and poor pictures in a catalogue; takes the settings about data",
     "export": "exports a stored run's model to ONNX in fp32 and int8, and compares it with PyTorch",
@@ -42,6 +44,7 @@ _CONFIGS: Final[dict[str, type[Settings]]] = {
     "pretrain": PretrainingConfig,
     "tune": SearchConfig,
     "study": StudyConfig,
+    "extend": ExtensionConfig,
     "audit": AuditConfig,
 }
 

@@ -382,6 +382,23 @@ class Config(RunSettings, TrainingSettings):
     """Training run."""
 
 
+class ExtensionConfig(RunSettings, EvaluationSettings, SamplingSettings):
+    """Extension."""
+
+    run: str = Field("", description="finished run that learns more: its id, or models:/categoriser-clip@champion")
+    method: Literal["prototypes", "head", "distil", "joint", "naive"] = Field(
+        "prototypes",
+        description="prototypes: nearest class mean, nothing is trained; head: a head trained on the new products and "
+        "exemplars of the old; distil: the same, and on the old head's probabilities; joint: on all products; naive: "
+        "on the new products alone",
+    )
+    memory: int = Field(20, ge=0, le=10_000, description="exemplars of each category that the model keeps, as features")
+    max_forgetting: float = Field(
+        0.01, ge=0, le=1, description="macro-F1 that old categories may lose for the new version to become champion"
+    )
+    old_data: str = Field("", description="catalogue of the run, where it is not prepared on this machine")
+
+
 class SearchConfig(WorkersSettings, TrainingSettings):
     """Search."""
 
@@ -408,7 +425,8 @@ class StudyConfig(WorkersSettings, FineTuningSettings):
     seeds: int = Field(5, ge=1, le=100, description="number of seeds, from `seed` on, each with its own split")
     parts: str = Field(
         "families,ablation,robustness,attention,labels,cost",
-        description="comma-separated parts to run (ablation: of the mechanism, on frozen towers)",
+        description="comma-separated parts to run (ablation: of the mechanism, on frozen towers; continual: article "
+        "types learnt step by step)",
     )
     towers: str = Field(
         "clip", description="comma-separated frozen towers of the ablation: clip, blip, git, and random (untrained)"

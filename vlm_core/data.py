@@ -168,7 +168,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
 
     catalogue = catalogue or load_catalogue(config, root)
     groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
-    evaluable = _evaluable(config, catalogue, groups)
+    evaluable = evaluable_products(config, catalogue, groups)
     split = split_catalogue(
         catalogue.products,
         groups,
@@ -196,7 +196,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
     return Data(catalogue, groups, split, evaluable)
 
 
-def _evaluable(config: TrainingSettings, catalogue: Catalogue, groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+def evaluable_products(config: TrainingSettings, catalogue: Catalogue, groups: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which products (n,) may be validated and tested on, whatever weights are used.
 
     Runs from scratch are tested on the same products as runs from pretrained weights. The sample keeps the rule, so

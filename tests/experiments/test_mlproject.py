@@ -38,7 +38,7 @@ def test_the_project_names_one_environment_that_exists() -> None:
     assert Path(project.env_config_path) == ROOT / "python_env.yaml"
 
 
-@pytest.mark.parametrize("verb", ["main", "prepare", "evaluate", "predict", "export", "clean", "demo"])
+@pytest.mark.parametrize("verb", ["main", "prepare", "evaluate", "extend", "predict", "export", "clean", "demo"])
 def test_an_entry_point_starts_a_door_that_exists(verb: str) -> None:
     module, *_ = _arguments({}, verb)
     assert module == f"experiments.{'train' if verb == 'main' else verb}"

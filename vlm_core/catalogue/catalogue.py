@@ -27,7 +27,15 @@ from vlm_core.catalogue.pictures import PictureMissing, Pictures, address_of, ti
 from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, read_products
 from vlm_core.catalogue.sources import OpenTable, Source, open_source
 from vlm_core.errors import UserError
-from vlm_core.pixels.picture_store import MEMORY_SETTING, PictureStore, UnreadablePicture, decode_picture, fit_picture
+from vlm_core.pixels.arrays import Rows
+from vlm_core.pixels.picture_store import (
+    MEMORY_SETTING,
+    PictureStore,
+    UnreadablePicture,
+    decode_picture,
+    fit_picture,
+    fit_pictures,
+)
 from vlm_core.progress import track
 
 SCHEMA: Final = 5  # of the prepared folder: part of its name, so that an older one is never read
@@ -119,6 +127,44 @@ def with_products(catalogue: Catalogue, products: pd.DataFrame) -> Catalogue:
                 _share(array, partial / array.name)
             _finish(products, catalogue.reading, catalogue.name, partial)
     return _load(catalogue.name, folder)
+
+
+def joined_catalogue(
+    old: Catalogue | None, old_rows: Rows, new: Catalogue, added: pd.DataFrame, canvas: tuple[int, int], root: Path
+) -> Catalogue:
+    """Return a catalogue of some rows of one, then of rows of another, prepared in a folder of its own.
+
+    `added` are the rows of `new`, by their number, as they shall be; an id that `old` has becomes "<id> (<name>)".
+    Columns with paths of pictures are left out. The pictures have the canvas (height, width).
+    """
+    parts = [(old, old_rows), (new, added.index.to_numpy())] if old else [(new, added.index.to_numpy())]
+    tables = [added.assign(product_id=_distinct(added["product_id"], new.name, old))]
+    if old:
+        tables.insert(0, old.products.iloc[old_rows])
+    paths = {part.reading.picture_column for part, _ in parts} - {""}
+    products = pd.concat(tables, ignore_index=True).fillna("").drop(columns=paths, errors="ignore")
+    reading = replace(new.reading, products=len(products), picture_column="")
+    name, fingerprint = " + ".join(part.name for part, _ in parts), _fingerprint(products, "")
+    folder = root / "data" / "processed" / f"extended-{fingerprint}"
+    if not (folder / "reading.json").exists():
+        with _preparing(folder) as partial:
+            with (partial / "pictures.npy").open("wb") as file:
+                _write_header(file, (len(products), *canvas, 3))
+                for part, rows in parts:
+                    for start in range(0, len(rows), PICTURES_PER_BATCH):
+                        pictures = part.pictures.take(rows[start : start + PICTURES_PER_BATCH])
+                        file.write(fit_pictures(pictures, canvas).tobytes())
+            np.save(partial / SIZES, np.concatenate([part.picture_sizes()[rows] for part, rows in parts]))
+            _finish(products, reading, name, partial)
+    return _load(name, folder)
+
+
+def _distinct(ids: pd.Series[str], name: str, old: Catalogue | None) -> list[str]:
+    """Return ids of which none is in `old`."""
+    taken = set(old.products["product_id"]) if old else set[str]()
+    endings = ["", f" ({name})", *(f" ({name}, {number})" for number in range(2, 100))]
+    ending = next(each for each in endings if not any(f"{value}{each}" in taken for value in ids if value in taken))
+    return [f"{value}{ending}" if value in taken else value for value in ids]
 
 
 def _share(file: Path, place: Path) -> None:

@@ -94,8 +94,8 @@ def split_catalogue(
         train, validation, sampled = _split_as_original(labels, len(names), train_per_category, generator)
         test = validation
     else:
-        sampled = _sample_rows(labels, len(names), per_category, evaluable, generator)
-        train, validation, test = _hold_out(sampled, labels, groups, evaluable, generator)
+        sampled = sample_rows(labels, len(names), per_category, evaluable, generator)
+        train, validation, test = hold_out(sampled, labels, groups, evaluable, generator)
         train = balance(train, labels, train_per_category, generator)
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
     return Split(
@@ -111,7 +111,7 @@ def split_catalogue(
         prior=counts / counts.sum(),
         removed=removed,
         leakage=measure_leakage(products["picture_digest"], groups, labels, names, train, validation, test),
-        fingerprint=_fingerprint(products["product_id"], names, protocol, validation, test),
+        fingerprint=split_fingerprint(products["product_id"], names, protocol, validation, test),
         reserved=not bool(evaluable.all()),
     )
 
@@ -124,15 +124,30 @@ def choose_categories(
     Raises UserError when one that is wanted does not exist or is too small, or fewer than two are left.
     """
     counts = {str(name): int(count) for name, count in column[column != ""].value_counts().items()}
-    _check_names(str(column.name), counts, wanted)
+    check_names(str(column.name), counts, wanted)
     original = not wanted and set(ORIGINAL_CATEGORIES) <= set(counts)
     candidates = ORIGINAL_CATEGORIES if original else tuple(wanted) or tuple(counts)
-    different = pd.Series(groups).groupby(column.to_numpy()).nunique().to_dict()
     removed = {
         name: "not in categories=" if wanted else "not one of the original study's categories"
         for name in counts
         if name not in candidates
     }
+    small = small_categories(column, groups, wanted, min_products)
+    removed |= small
+    names = tuple(sorted(name for name in candidates if name not in removed))
+    if len(names) < 2:
+        raise UserError(
+            f"The column {column.name} leaves {len(names)} categories, and training needs at least two, each with "
+            f"{MIN_GROUPS} products with different images and {min_products} products (min_products). It has "
+            f"{counted(counts) or 'no category'}: choose another label, or add products."
+        )
+    return names, {name: f"{reason} ({counts[name]} products)" for name, reason in sorted(removed.items())}
+
+
+def small_categories(column: pd.Series[str], groups: Rows, wanted: Sequence[str], min_products: int) -> dict[str, str]:
+    """Return why categories of a column are too small to be split. Raises UserError when one that is wanted is."""
+    counts = {str(name): int(count) for name, count in column[column != ""].value_counts().items()}
+    different = pd.Series(groups).groupby(column.to_numpy()).nunique().to_dict()
     small = {name: "a single product" for name in counts if counts[name] == 1}
     small |= {
         name: f"fewer than {MIN_GROUPS} products with different images"
@@ -144,23 +159,15 @@ def choose_categories(
         for name in counts
         if name not in small and counts[name] < min_products
     }
-    removed |= small
-    names = tuple(sorted(name for name in candidates if name not in removed))
     if too_small := {name: counts[name] for name in wanted if name in small}:
         raise UserError(
             f"These categories of categories= are too small: {counted(too_small)}. Each needs {MIN_GROUPS} products "
             f"with different images, and {min_products} products (min_products): leave them out of categories=."
         )
-    if len(names) < 2:
-        raise UserError(
-            f"The column {column.name} leaves {len(names)} categories, and training needs at least two, each with "
-            f"{MIN_GROUPS} products with different images and {min_products} products (min_products). It has "
-            f"{counted(counts) or 'no category'}: choose another label, or add products."
-        )
-    return names, {name: f"{reason} ({counts[name]} products)" for name, reason in sorted(removed.items())}
+    return small
 
 
-def _check_names(column: str, counts: Mapping[str, int], wanted: Sequence[str]) -> None:
+def check_names(column: str, counts: Mapping[str, int], wanted: Sequence[str]) -> None:
     """Raise UserError for wanted categories that the column does not have, with the way to name those it has."""
     missing = [name for name in wanted if name not in counts]
     if not missing:
@@ -172,7 +179,7 @@ def _check_names(column: str, counts: Mapping[str, int], wanted: Sequence[str]) 
     )
 
 
-def _sample_rows(
+def sample_rows(
     labels: Rows, count: int, per_category: int, eligible: NDArray[np.bool_], generator: np.random.Generator
 ) -> Rows:
     """Sample up to `per_category` rows of each category (0: all), with enough rows eligible for evaluation."""
@@ -189,7 +196,7 @@ def _prefer_eligible(rows: Rows, count: int, eligible: NDArray[np.bool_]) -> Row
     return np.concatenate([first, rows[~np.isin(rows, first)]])[:count]
 
 
-def _hold_out(
+def hold_out(
     rows: Rows, labels: Rows, groups: Rows, eligible: NDArray[np.bool_], generator: np.random.Generator
 ) -> tuple[Rows, Rows, Rows]:
     """Return training, validation and test rows; a near-duplicate group is never divided.
@@ -227,8 +234,8 @@ def _assign_groups(sizes: pd.Series[int], quotas: dict[str, int]) -> dict[int, s
             room[side] -= int(size)
     for name in quotas:
         if name not in sides.values():
-            smallest = min((group for group in sides if sides[group] == "train"), key=lambda group: sizes[group])
-            sides[smallest] = name
+            trained = [group for group in sides if sides[group] == "train"]
+            sides |= dict.fromkeys(sorted(trained, key=lambda group: sizes[group])[:1], name)
     return sides
 
 
@@ -287,7 +294,10 @@ def measure_leakage(
     )
 
 
-def _fingerprint(ids: pd.Series[str], categories: Sequence[str], protocol: str, validation: Rows, test: Rows) -> str:
+def split_fingerprint(
+    ids: pd.Series[str], categories: Sequence[str], protocol: str, validation: Rows, test: Rows
+) -> str:
+    """Return 16 hex digits that runs share whose test scores are comparable."""
     # hashed under its former name, so that old and new runs on the same test products share a fingerprint
     parts = [
         former_value("protocol", protocol),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -124,6 +124,16 @@ class VisionLanguageCategoriser:
         for module in self.head.trainable_modules():
             module.to(device)
         return self
+
+    def with_head(
+        self, categories: tuple[str, ...], weights: Float32Array, bias: Float32Array
+    ) -> VisionLanguageCategoriser:
+        """Return a categoriser of the same chain with a linear head of weights (C, D) and bias (C,)."""
+        description = replace(self.description, categories=categories)
+        other = VisionLanguageCategoriser(self.hf, self.adapter.tokenizer, description)
+        assert isinstance(other.head, LinearHead)
+        other.head.load_state_dict({"linear.weight": torch.from_numpy(weights), "linear.bias": torch.from_numpy(bias)})
+        return other.to(str(self.device))
 
     def cut(self, mode: str, blocks: int) -> int:
         """Return the index of the first trainable stage, which is also the length of the frozen prefix.

@@ -36,13 +36,18 @@ def write_card(
     catalogue: Catalogue,
     split: Split,
     evaluation: Evaluation,
+    learnt: str = "",
 ) -> Path:
-    """Write the card `README.md` atomically into the folder that a categoriser was saved in, and return its path."""
+    """Write the card `README.md` atomically into the folder that a categoriser was saved in, and return its path.
+
+    `learnt` is the section of a run that learnt more from another one.
+    """
     family = str(json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))["family"])
     sections = [
         _head(family, split, weights_source),
         "## How it was made\n\n" + _settings(run_id, settings, weights_source),
         "## Data\n\n" + _data(catalogue, split),
+        f"## What it learnt and forgot\n\n{learnt}" if learnt else "",
         "## Scores\n\n" + _scores(evaluation, split),
         "## Subgroups\n\n" + _subgroups(evaluation),
         "## Limits\n\n" + _limits(evaluation, split, weights_source),

@@ -6,7 +6,7 @@ What was stored under a former name is given under the current one (`vlm_core.al
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -192,17 +192,21 @@ class RunReader:
         with tempfile.TemporaryDirectory() as folder:
             return self.artifact(run_id, path, Path(folder)).read_text("utf-8")
 
-    def has_seen(self, run_id: str, catalogue: Catalogue) -> NDArray[np.bool_]:
+    def has_seen(
+        self, run_id: str, catalogue: Catalogue, names: Sequence[str] = ("training", "validation")
+    ) -> NDArray[np.bool_]:
         """Return whether the run was trained or selected on each product (n,) of a catalogue, or on its picture.
 
-        Ids count in the run's own catalogue alone. What its weights were pretrained on is not included: see `exposure`.
+        `names` are the parts of its split that count, of those before it too where it learnt more from another run. Ids
+        count in the run's own catalogue alone. What its weights were pretrained on is not included: see `exposure`.
         """
-        parts = [self.split_part(run_id, part) for part in ("training", "validation")]
+        parts = [self.split_part(run_id, part) for part in names]
         products = catalogue.products
         seen = products["picture_digest"].isin({digest for part in parts for digest in part.pictures})
         if parts[0].fingerprint == catalogue.fingerprint:
             seen |= products["product_id"].isin({product for part in parts for product in part.products})
-        return np.asarray(seen)
+        before = self.tags(run_id).get(tags.EXTENDS)
+        return np.asarray(seen | self.has_seen(before, catalogue, names) if before else seen)
 
     def split_part(self, run_id: str, part: str) -> SplitPart:
         """Return what the run was trained on, selected on or tested on ("training", "validation" or "test")."""

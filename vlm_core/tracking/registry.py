@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 CHAMPION: Final = "champion"
 SCORE: Final = "test_macro_f1"
 FLOOR: Final = "test_majority_macro_f1"  # runs of earlier versions have none
-_VERSION_TAGS: Final = (*tags.COMPARABLE, "protocol", "leaking", "leakage", "catalogue", "weights_source")
+FORGETTING: Final = "forgetting"  # macro-F1 that the old categories of a run that learnt more lost
+_VERSION_TAGS: Final = (*tags.COMPARABLE, tags.EXTENDS, "protocol", "leaking", "leakage", "catalogue", "weights_source")
 
 _NO_MODEL: Final = (
     "{} is not a model of this tracking store: give the id of a finished run, or a model such as "
     "models:/categoriser-clip@champion."
 )
+_VERSION: Final = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _EXPORT: Final = re.compile(r"runs:/(?P<run>[^/]+)/(?P<path>onnx/[^/]+)/?")
 
 
@@ -35,7 +38,8 @@ def register(run_id: str) -> str:
     The run must hold its model, its data's tags and its test scores already; the model is named
     `categoriser-<family>`. A model that is registered already gets no second version. The alias `champion` goes to the
     first version that does not leak and is better than always predicting one category, by the interval of its test
-    macro-F1; it moves only to one with a better test macro-F1 on the same test products.
+    macro-F1; it moves only to one with a better test macro-F1 on the same test products, or to one that learnt more
+    from it and forgets no more than its `max_forgetting`.
     Raises UserError if the run has no model.
     """
     uri = store_uri()
@@ -58,7 +62,51 @@ def register(run_id: str) -> str:
                 f"be {low:.4f} (95 % interval), and always predicting one category gives {floor:.4f}. Load it as "
                 f"models:/{name}/{version.version}, or train on more products."
             )
-        return _update_champion(client, name, str(version.version), version_tags)
+        extension = _extension(run) if tags.EXTENDS in run.data.tags else None
+        return _update_champion(client, name, str(version.version), version_tags, extension)
+
+
+@dataclass(frozen=True)
+class _Extension:
+    """The run that a run went on from, and why its version may not take that one's place ("" if it may)."""
+
+    parent: str
+    obstacle: str
+    forgotten: str  # in words
+
+
+def _extension(run: Any) -> _Extension:
+    parent = run.data.tags[tags.EXTENDS]
+    forgotten, most = run.data.metrics.get(FORGETTING), float(run.data.params.get("max_forgetting", 0))
+    if forgotten is None:
+        return _Extension(parent, "what it forgets of its old categories could not be measured", "")
+    told = f"{forgotten:.4f} of its old categories' macro-F1, where max_forgetting={most:g}"
+    return _Extension(parent, f"it forgets {told}" if forgotten > most else "", f"it forgets {told}")
+
+
+def run_of(reference: str) -> str:
+    """Return the id of the run that an address such as `models:/name@alias` or a run id names. Raises UserError."""
+    from mlflow.exceptions import MlflowException
+
+    uri = store_uri()
+    with store_errors(uri):
+        client = connect(uri)
+        if match := _VERSION.fullmatch(reference):
+            try:
+                version = (
+                    client.get_model_version_by_alias(match["name"], match["alias"])
+                    if match["alias"]
+                    else client.get_model_version(match["name"], match["version"])
+                )
+                return str(version.run_id)
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                raise UserError(_NO_MODEL.format(reference)) from error
+        run_id = reference.removeprefix("runs:/").removesuffix("/model")
+        if find_run(client, run_id) is None:
+            raise UserError(_NO_MODEL.format(reference))
+        return run_id
 
 
 def resolve(reference: str, uri: str = "") -> Path:
@@ -143,12 +191,16 @@ def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str, ve
     return first
 
 
-def _update_champion(client: MlflowClient, name: str, version: str, version_tags: dict[str, str]) -> str:
+def _update_champion(
+    client: MlflowClient, name: str, version: str, version_tags: dict[str, str], extension: _Extension | None
+) -> str:
     became = f"Registered {name} version {version}"
     if version_tags.get("leaking") != "false":
         return f"{became}; it cannot be {CHAMPION}, because its test products leak into its training."
     if SCORE not in version_tags:
         return f"{became}; it cannot be {CHAMPION}, because it has no test macro-F1."
+    if extension and extension.obstacle:
+        return f"{became}; it cannot be {CHAMPION}, because {extension.obstacle}."
     score = float(version_tags[SCORE])
     holder = _champion(client, name)
     if holder is None:
@@ -156,6 +208,12 @@ def _update_champion(client: MlflowClient, name: str, version: str, version_tags
         return f"{became}; it is the first {CHAMPION}, with a test macro-F1 of {score:.4f}."
     if holder.version == version:
         return f"{became}; it is {CHAMPION}, with a test macro-F1 of {score:.4f}."
+    if extension and holder.run_id == extension.parent:
+        client.set_registered_model_alias(name, CHAMPION, version)
+        return (
+            f"{became}; it is {CHAMPION} now, in the place of version {holder.version}, from which it learnt more: "
+            f"{extension.forgotten}."
+        )
     different = [key for key in tags.COMPARABLE if holder.tags.get(key) != version_tags.get(key)]
     if different or SCORE not in holder.tags:
         why = " and ".join(different) or SCORE

@@ -29,6 +29,7 @@ SEARCH_NAME: Final = "search_name"  # name of the search that a run leads
 STUDY_PARTS: Final = "study_parts"  # on a study's cell: what was measured after training
 WEIGHTS: Final = "weights_checksums"  # of a pretraining: SHA-256 of the checksums of the weights that it wrote
 COMMIT: Final = "weights_commit"  # of the hub's checkpoint that the run started from
+EXTENDS: Final = "extends"  # on a run that learnt more: the run whose model it went on from
 SETTING: Final = "setting."  # prefix: the value of a param for which MLflow holds another text
 PRETRAINING_RULE: Final = "pretraining_rule"  # which products the weights may have seen
 PRETRAINING_CATALOGUE: Final = "pretraining_catalogue"  # fingerprint of the catalogue they saw

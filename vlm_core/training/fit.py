@@ -147,6 +147,10 @@ class Trainer:
             features.view: self._cached(features, entries) for features, entries in zip(computed, kept, strict=True)
         }
 
+    def head_features(self, rows: Rows) -> Features:
+        """Return what the head reads, of the plain view of sorted, unique rows."""
+        return self.features(self.pixel_batches(), len(self.model.stages), {0: rows})[0]
+
     def frozen_prefix(self, start: int, cut: int) -> Callable[[State], State]:
         """Return the function from the input of the stage `start` to the state at the cut.
 

@@ -133,6 +133,7 @@ def resumed_config(run_id: str, kind: type[C]) -> C:
     Raises UserError for a run that cannot be resumed.
     """
     from vlm_core.tracking.reader import RunReader
+    from vlm_core.tracking.tags import EXTENDS
 
     reader = RunReader()
     reader.check_resumable(run_id)
@@ -141,8 +142,13 @@ def resumed_config(run_id: str, kind: type[C]) -> C:
         raise UserError(
             f"resume={run_id}: that run was stopped before its settings were logged: repeat its command instead."
         )
+    run_tags = reader.tags(run_id)
+    if EXTENDS in run_tags:
+        raise UserError(
+            f"resume={run_id}: that run learns more from another: python -m experiments.extend --resume {run_id}."
+        )
     config = kind.from_params(params)
-    source = reader.tags(run_id).get("weights_source", "")
+    source = run_tags.get("weights_source", "")
     kinds = {"": config.weights, "shipped": "tiny", "tiny-random": "tiny-random"}
     return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
 
