@@ -70,6 +70,7 @@ def make_results(run_id: str, cells: dict[str, str], done: int = 6) -> results.R
         ),
         faithfulness={"clip probe": _faithfulness()},
         layers={"clip probe": (_layer(),)},
+        continual=(_continual("clip", "naive"), _continual("clip", "joint")),
     )
 
 
@@ -153,6 +154,12 @@ def _faithfulness() -> Faithfulness:
         ControlComparison("raw", "random", "deletion", about(0.1), 0.01, 0.02, "clip's raw map is better than <i>"),
     )
     return Faithfulness("clip", 64, "mean", (0.0, 1.0), curves, compared, (RandomisationCheck("raw", about(0.1)),))
+
+
+def _continual(family: str, method: str) -> results.ContinualRow:
+    scores = [about(value) for value in (0.8, 0.7, 0.2, -0.1)]
+    nothing = Estimate(0.0, 0.0, 0.0)
+    return results.ContinualRow(family, method, 4, 3, *scores, nothing, about(1.5), 12_000, ((0.9, 0.0), (0.5, 0.9)))
 
 
 def _layer() -> LayerStatistics:

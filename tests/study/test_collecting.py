@@ -241,7 +241,9 @@ def test_interim_results_leave_out_what_takes_long(clip, tmp_path, monkeypatch):
     config = StudyConfig.build({"preset": "demo", "attributes": "gender"})
 
     def collected(**settings):
-        return collect("parent", "x", cells.plan, config, data, {"git/full/classify/holdout/0": "no"}, **settings)
+        return collect(
+            "parent", "x", cells.plan, config, data, tmp_path, {"git/full/classify/holdout/0": "no"}, **settings
+        )
 
     interim, final = collected(interim=True), collected()
     assert (interim.study, interim.run_id, interim.catalogue) == ("x", "parent", "shop")

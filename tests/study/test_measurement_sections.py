@@ -27,6 +27,7 @@ def texts(section, table=0):
         (sections.decoding, "decoding", ()),
         (sections.cost, "cost", ()),
         (sections.label_audit, "label_audit", None),
+        (sections.continual, "continual", ()),
     ],
 )
 def test_what_was_not_measured_has_no_section(make, field, empty):
@@ -103,3 +104,18 @@ def test_the_label_audit_counts_by_label_and_shows_the_first():
     assert section.suspects == suspects[:36]
     none = sections.label_audit(replace(RESULTS, label_audit=replace(audit, suspects=())))
     assert len(none.tables) == 1 and none.suspects == ()
+
+
+def test_the_continual_benchmark_has_scores_and_the_accuracies_step_by_step():
+    section = sections.continual(RESULTS)
+    assert texts(section)[0] == (
+        *("clip naive", "0.800 (0.780 to 0.820)", "0.700 (0.680 to 0.720)", "0.200 (0.180 to 0.220)"),
+        *("-0.100 (-0.120 to -0.080)", "+0.000 (+0.000 to +0.000)", "1.50 (1.48 to 1.52)", "12"),
+    )
+    assert texts(section, 1)[:2] == [
+        ("clip naive", "after step 1", "0.900", "–"),
+        ("clip naive", "after step 2", "0.500", "0.900"),
+    ]
+    assert (
+        "4 categories are learnt in 2 steps" in section.paragraphs[0] and "3 seeds are too few" in section.paragraphs[2]
+    )

@@ -99,7 +99,7 @@ def test_cells_of_the_ablation_say_what_they_read_and_on_which_tower() -> None:
     [
         ({"families": "clip,flava"}, "families=flava is not known: choose among clip"),
         ({"modes": "probe,half"}, "modes=half is not known"),
-        ({"parts": "robustness"}, "leaves nothing to run: name families or ablation"),
+        ({"parts": "robustness"}, "leaves nothing to run: name families, ablation or continual"),
         ({"protocols": " , "}, "protocols is empty"),
         ({"towers": "vit"}, "towers=vit is not known: choose among clip, blip, git, random"),
     ],
@@ -107,3 +107,8 @@ def test_cells_of_the_ablation_say_what_they_read_and_on_which_tower() -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones(settings: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         planned(**settings)
+
+
+def test_the_continual_part_needs_no_cell() -> None:
+    plan = planned(parts="continual", families="git,clip", seeds=1)
+    assert plan.cells == () and plan.probe_settings().model == "git"

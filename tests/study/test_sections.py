@@ -24,7 +24,7 @@ def texts(table):
 def test_the_sections_come_in_the_order_of_the_report():
     assert [each.key for each in make_sections(RESULTS)] == [
         *("overview", "scores", "pairs", "held_out", "leak", "ablation", "faithfulness", "robustness"),
-        *("calibration", "gaps", "decoding", "cost", "label_audit", "runs"),
+        *("calibration", "gaps", "decoding", "cost", "label_audit", "continual", "runs"),
     ]
 
 

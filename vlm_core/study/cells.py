@@ -119,7 +119,7 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
 
 
 def load_encoder(config: WeightsSettings, family: str = ENCODER) -> LoadedWeights:
-    """Load the weights whose frozen vision tower mechanisms or the label audit share. Raises UserError."""
+    """Load weights whose frozen features mechanisms, the label audit or the continual part use. Raises UserError."""
     from vlm_core.models.loading import load_weights
 
     with quiet():

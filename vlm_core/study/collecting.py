@@ -35,7 +35,7 @@ from vlm_core.study.robustness import Robustness
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 # Parts that take more than moments, and what stands for them in interim results.
-_SLOW: Final[Mapping[str, Any]] = {"pairs": (), "gaps": (), "cost": (), "label_audit": None}
+_SLOW: Final[Mapping[str, Any]] = {"pairs": (), "gaps": (), "cost": (), "label_audit": None, "continual": ()}
 HELD_OUT: Final = "held_out"  # the measurement, and the group of its pairs
 MAJORITY: Final = "majority"  # the simple baseline that needs no features
 Configurations = Mapping[str, Sequence[CellResult]]  # label -> cells, one per seed
@@ -47,11 +47,13 @@ def collect(
     plan: StudyPlan,
     config: StudyConfig,
     data: Data,
+    root: Path,
     failed: Mapping[str, str],
     *,
     interim: bool = False,
 ) -> results.Results:
     """Return the results of the cells that have finished; `interim` ones lack what takes more than moments."""
+    from vlm_core.study.continual import measure_continual
     from vlm_core.study.suspects import find_suspects
     from vlm_core.tracking.tags import machine_tags
 
@@ -78,6 +80,7 @@ def collect(
             "label_audit": lambda: find_suspects(_predictions(first), data, config) if "labels" in plan.parts else None,
             "faithfulness": lambda: _measured(first, "faithfulness", Faithfulness),
             "layers": lambda: _measured(first, "layers", tuple[LayerStatistics, ...]),
+            "continual": lambda: measure_continual(plan, config, data, root) if "continual" in plan.parts else (),
         }
         left_out: dict[str, Any] = dict(_SLOW) if interim else {}
         collected = {name: _timed(name, make) for name, make in parts.items() if name not in left_out}

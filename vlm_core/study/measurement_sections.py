@@ -6,10 +6,12 @@ from collections import Counter
 from typing import Final
 
 from vlm_core.evaluation.gaps import Gap, ServedValue
+from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
 from vlm_core.study.report_contents import (
     CostPlot,
     FaithfulnessPlot,
+    IntervalPlot,
     RiskPlot,
     RobustnessPlot,
     Section,
@@ -319,4 +321,58 @@ def label_audit(results: Results) -> Section | None:
         paragraphs,
         tables=tuple(table for table in tables if table.rows),
         suspects=audit.suspects[:MOST_SUSPECTS],
+    )
+
+
+def continual(results: Results) -> Section | None:
+    """Return the section on categories that are learnt step by step."""
+    rows = results.continual
+    if not rows:
+        return None
+    steps, orders = len(rows[0].accuracies), rows[0].orders
+    paragraphs = (
+        f"{rows[0].categories} categories are learnt in {steps} steps on each family's frozen features, before any "
+        f"fine-tuning, in {orders} order{'s' * (orders != 1)}, each with a split of its own; intervals are over "
+        "orders. After each step the test products of all categories learnt so far are sorted into all of these. "
+        "prototypes: nearest class mean; head: a head that replays exemplars; distil: replay and distillation; joint: "
+        "all products (upper bound); naive: the new products alone (lower bound).",
+        "Average accuracy is the mean over steps of the accuracy on what was learnt so far; forgetting is what earlier "
+        "steps lost from their best; backward transfer is their change since they were learnt. A head has no output "
+        "for a category that it has not learnt, so forward transfer is 0 by construction. Seconds are those of a step "
+        "after the first, without the frozen layers; the memory is of old products, after the last step.",
+        few_seeds(orders),
+    )
+    columns = (
+        *("Configuration", "Average accuracy", "Final accuracy", "Forgetting", "Backward transfer"),
+        *("Forward transfer", "Seconds", "Memory, kB"),
+    )
+    body = tuple(
+        (
+            row.label,
+            *map(format_estimate, (row.average_accuracy, row.final_accuracy, row.forgetting)),
+            *(format_estimate(each, "+.3f") for each in (row.backward_transfer, row.forward_transfer)),
+            *(format_estimate(row.seconds, ".2f"), format_number(row.memory_bytes / 1000, ",.0f")),
+        )
+        for row in rows
+    )
+    matrix = tuple(
+        (row.label, f"after step {step}", *(format_number(each) if place < step else UNKNOWN for place, each in line))
+        for row in rows
+        for step, line in enumerate((tuple(enumerate(line)) for line in row.accuracies), start=1)
+    )
+    steps_columns = ("Configuration", "", *(f"Step {step}" for step in range(1, steps + 1)))
+    plot = IntervalPlot(
+        "Average accuracy with its interval",
+        "average incremental accuracy, mean over orders",
+        tuple((row.label, row.average_accuracy) for row in rows),
+    )
+    return Section(
+        "continual",
+        "Categories that come later",
+        tuple(filter(None, paragraphs)),
+        plots=(plot,),
+        tables=(
+            Table("Means over orders with their 95 % interval", columns, body),
+            Table("Accuracy on the test products of each step, mean over orders", steps_columns, matrix),
+        ),
     )

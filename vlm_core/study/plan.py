@@ -11,7 +11,7 @@ from vlm_core.config import Config, StudyConfig
 from vlm_core.data import split_list
 from vlm_core.errors import UserError
 
-Part = Literal["families", "ablation", "robustness", "attention", "labels", "cost"]
+Part = Literal["families", "ablation", "robustness", "attention", "labels", "cost", "continual"]
 PARTS: Final[tuple[str, ...]] = get_args(Part)
 BASELINE: Final = "baseline"
 MECHANISM: Final = "mechanism"
@@ -78,6 +78,7 @@ class StudyPlan:
     main_mode: str  # the mode whose cells are compared in pairs and measured in depth
     first_seed: int
     shared_settings: dict[str, Any]  # of every cell
+    families: tuple[str, ...] = ()
 
     def settings(self, cell: Cell) -> Config:
         """Return the cell's configuration; of a mechanism that of its frozen tower, with the ablation's budget."""
@@ -85,6 +86,10 @@ class StudyPlan:
             return self._tower_settings(cell)
         names = {"model": cell.model, "mode": cell.mode, "objective": cell.objective, "protocol": cell.protocol}
         return Config.build({**self.shared_settings, **names, "seed": cell.seed, "run_name": cell.key})
+
+    def probe_settings(self) -> Config:
+        """Return the configuration of the first family's probe, whether that is a cell or not."""
+        return self.settings(Cell(self.families[0], "probe", "classify", "holdout", self.first_seed))
 
     def _tower_settings(self, cell: Cell) -> Config:
         family = TOWERS[0] if cell.tower == "random" else cell.tower
@@ -132,10 +137,11 @@ def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
         if "ablation" in parts:
             named = [f"{name}@{tower}" for tower in towers for name in mechanisms]
             cells += [Cell(MECHANISM, mode, "classify", "holdout", seed) for mode in named]
-    if not cells:
-        raise UserError(f"parts={config.parts} leaves nothing to run: name families or ablation among them.")
+    if not cells and "continual" not in parts:
+        raise UserError(f"parts={config.parts} leaves nothing to run: name families, ablation or continual among them.")
     settings = {name: getattr(config, name) for name in config.model_fields_set if name in Config.model_fields}
-    return StudyPlan(tuple(cells), parts, modes[-1], config.seed, {**settings, "preset": config.preset})
+    settings |= {"preset": config.preset}
+    return StudyPlan(tuple(cells), parts, modes[-1], config.seed, settings, families)
 
 
 def _family_cells(

@@ -171,6 +171,29 @@ class LabelAuditResult:
 
 
 @dataclass(frozen=True)
+class ContinualRow:
+    """One family and method of the continual benchmark: means over orders with their 95 % interval."""
+
+    family: str
+    method: str
+    categories: int
+    orders: int
+    average_accuracy: Estimate  # mean over steps of the accuracy on what was learnt so far
+    final_accuracy: Estimate
+    forgetting: Estimate
+    backward_transfer: Estimate
+    forward_transfer: Estimate
+    seconds: Estimate  # to learn a step after the first, without the frozen layers
+    memory_bytes: int  # of old products
+    accuracies: tuple[tuple[float, ...], ...]  # (T, T): in row i those on each step's test products, after step i
+
+    @property
+    def label(self) -> str:
+        """The family and the method."""
+        return f"{self.family} {self.method}"
+
+
+@dataclass(frozen=True)
 class Results:
     """All results of a study."""
 
@@ -196,3 +219,4 @@ class Results:
     label_audit: LabelAuditResult | None
     faithfulness: dict[str, Faithfulness]  # label -> of its first seed's attention maps
     layers: dict[str, tuple[LayerStatistics, ...]]  # label -> of each layer's attention, of its first seed
+    continual: tuple[ContinualRow, ...] = ()

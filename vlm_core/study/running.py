@@ -64,7 +64,7 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
         config = config.resuming(RunReader().params(resume))
         plan = plan_study(config, tuple(MECHANISMS))
     fetch_corrections(config, root)
-    data = load_data(plan.settings(plan.cells[0]), root)
+    data = load_data(plan.settings(plan.cells[0]) if plan.cells else plan.probe_settings(), root)
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})
         run.params(config.to_params())
@@ -80,9 +80,10 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
             left.discard(outcome.key)
             if left and not any(Cell.of(key).seed == Cell.of(outcome.key).seed for key in left):
                 # the dashboard shows them while the other seeds run
-                write_interim_results(run, collect(run.run_id, name, plan, config, data, failed, interim=True))
+                interim = collect(run.run_id, name, plan, config, data, root, failed, interim=True)
+                write_interim_results(run, interim)
         logger.info("Collecting the results ...")
-        results = collect(run.run_id, name, plan, config, data, failed)
+        results = collect(run.run_id, name, plan, config, data, root, failed)
         write_report(run, results, data)
         if failed:
             raise UserError(

@@ -34,6 +34,7 @@ def make_sections(results: Results) -> list[Section]:
         measurement_sections.decoding,
         measurement_sections.cost,
         measurement_sections.label_audit,
+        measurement_sections.continual,
         _runs,
     )
     return [section for make in makers if (section := make(results)) is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -138,7 +139,7 @@ def load_extension(config: ExtensionConfig, old: OldRun, root: Path) -> Extensio
         joined.products,
         groups,
         label=label,
-        counts=new.column[new.rows].value_counts().to_dict(),
+        counts=Counter(str(name) for name in new.column[new.rows]),
         removed=removed,
         per_category=config.per_category,
         train_per_category=config.train_per_category,
