@@ -7,6 +7,8 @@ import http.client
 import json
 import os
 import random
+import re
+import secrets
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from dashboard.sessions import COOKIE
 from tests.campaigns.hostile_pictures import hostile_picture, hostile_text, picture
 from tests.campaigns.hostile_server import (
     POOL,
@@ -115,21 +118,23 @@ def _status_check(wanted: int) -> Callable[[int, bytes], str]:
 
 def categorise(port: int, contents: Sequence[Any], run_id: str) -> Any:
     """Upload pictures and ask for their categories as the browser does; return the results."""
-    status, body = ask(port, "POST", _UPDATE, json.dumps(upload(contents, ["x.png"] * len(contents))).encode())
-    assert status == 200, (status, body[:200])
-    pictures = json.loads(body)["response"]["categorise-pictures"]["data"]
-    status, body = ask(port, "POST", _UPDATE, json.dumps(results(pictures, [run_id])).encode())
-    assert status == 200, (status, body[:200])
-    return json.loads(body)["response"]["categorise-results"]["data"]
+    cookie = f"{COOKIE}={secrets.token_urlsafe(32)}"  # a new visitor each time
+
+    def call(callback: dict[str, Any]) -> Any:
+        status, body = ask(port, "POST", _UPDATE, json.dumps(callback).encode(), cookie=cookie)
+        assert status == 200, (status, body[:200])
+        return json.loads(body)["response"]
+
+    uploaded = call(upload(contents, ["x.png"] * len(contents)))["categorise-pictures"]["data"]
+    return call(results(uploaded, [run_id]))["categorise-results"]["data"]
 
 
-def attack_dashboard(model: Path, work: Path, seed: int, seconds: float, clients: Sequence[int]) -> list[Outcome]:
-    """Attack the categorise page: uploads alone from each number of clients, then uploads with predictions."""
-    run_id, port = make_store(model, work), free_port()
+def known_upload(model: Path, run_id: str, port: int) -> Request:
+    """Return the upload of a picture whose check asks for its categories as well, which are known."""
     (expected,) = expected_rows(model, [picture()])
     url = "data:image/png;base64," + base64.b64encode(picture()).decode()
 
-    def is_right() -> str:
+    def check(_status: int, _body: bytes) -> str:
         try:
             (result,) = categorise(port, [url], run_id)
             prediction = result["predictions"][run_id]
@@ -138,19 +143,37 @@ def attack_dashboard(model: Path, work: Path, seed: int, seconds: float, clients
             return f"{type(error).__name__}: {error}"
         return "" if right else f"another answer: {prediction['top']}"
 
-    known = Request(_UPDATE, json.dumps(upload([url], ["x.png"])).encode(), "", lambda status, body: is_right())
-    known.kind = "application/json"
+    return Request(_UPDATE, json.dumps(upload([url], ["x.png"])).encode(), "application/json", check)
+
+
+def shown_runs(port: int) -> int | None:
+    """Return the number of runs that every page shows, None before the store was read."""
+    outputs = (
+        ("shell-version", "data"),
+        ("shell-state", "data"),
+        ("shell-store", "children"),
+        ("shell-notice", "children"),
+    )
+    inputs = [{"id": "shell-tick", "property": "n_intervals", "value": 1}]
+    state = [{"id": f"shell-{name}", "property": "data", "value": None} for name in ("version", "state")]
+    body = json.dumps(_callback(outputs, inputs, state, "shell-tick.n_intervals")).encode()
+    shown = re.search(r"([\d,]+) runs?\b", ask(port, "POST", _UPDATE, body)[1].decode())
+    return int(shown[1].replace(",", "")) if shown else None
+
+
+def attack_dashboard(model: Path, work: Path, seed: int, seconds: float, clients: Sequence[int]) -> list[Outcome]:
+    """Attack the categorise page: uploads alone from each number of clients, then uploads with predictions."""
+    run_id, port = make_store(model, work), free_port()
+    known = known_upload(model, run_id, port)
     requests, outcomes = dashboard_requests(seed, POOL), []
     with server([sys.executable, "-m", "dashboard", "--port", str(port)], port, work, "/") as process:
         for number in clients:
             outcomes.append(attack_server("dashboard", port, process.pid, requests, number, seconds, known))
-        outcomes.append(_attack_predictions(port, process.pid, run_id, seed, seconds, is_right))
+        outcomes.append(_attack_predictions(port, process.pid, run_id, seed, seconds, known))
     return outcomes
 
 
-def _attack_predictions(
-    port: int, pid: int, run_id: str, seed: int, seconds: float, is_right: Callable[[], str]
-) -> Outcome:
+def _attack_predictions(port: int, pid: int, run_id: str, seed: int, seconds: float, known: Request) -> Outcome:
     """Upload hostile images one by one and ask for their categories: a prediction or an error for each."""
     chance, outcome, answers, durations = (
         random.Random(seed),
@@ -170,7 +193,7 @@ def _attack_predictions(
             outcome.fail(f"{type(error).__name__}: {error}")
         durations.append(time.perf_counter() - began)
     outcome.finish(started, durations, answers)
-    if fault := is_right():
+    if fault := known.check(200, b""):
         outcome.fail(f"the known picture: {fault}")
     outcome.memory_mib = memory.stop()
     return outcome

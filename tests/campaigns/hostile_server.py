@@ -146,11 +146,14 @@ def free_port() -> int:
     return port
 
 
-def ask(port: int, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> tuple[int, bytes]:
+def ask(
+    port: int, method: str, path: str, body: bytes = b"", kind: str = "application/json", cookie: str = ""
+) -> tuple[int, bytes]:
     """Return status and body of the answer to one request. Raises OSError or http.client.HTTPException."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS_TO_ANSWER)
     try:
-        connection.request(method, path, body, {"Content-Type": kind} if kind else {})
+        headers = {"Content-Type": kind, "Cookie": cookie}
+        connection.request(method, path, body, {name: text for name, text in headers.items() if text})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:

@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.campaigns.hostile_dashboard import shown_runs
 from tests.campaigns.hostile_server import ask, free_port, server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -392,10 +393,10 @@ class Campaign:
             server(command, port, self._folder(step.arrangement), "/"),
         ):
             end = time.monotonic() + 60
-            while not (shown := re.search(r"([\d,]+) runs", _callback(port, *_TICK))) and time.monotonic() < end:
+            while (shown := shown_runs(port)) is None and time.monotonic() < end:
                 time.sleep(0.5)
-            if shown is None or int(shown[1].replace(",", "")) != len(runs):
-                step.faults.append(f"shows {shown and shown[0]} of {len(runs)}")
+            if shown != len(runs):
+                step.faults.append(f"shows {shown} of {len(runs)} runs")
             first = self._first(step.arrangement)
             for path in ("/", "/run", "/compare", "/study", "/catalogue", "/categorise", "/attention", "/search"):
                 page = _callback(port, *_page(path, f"?run={first}"))
@@ -416,13 +417,6 @@ class Campaign:
         step.faults += _passwords_in_bucket(self.team.s3)
         self.steps.append(step)
         print(f"{arrangement:9} {step.name}: {'; '.join(step.faults) or 'ok'}", flush=True)
-
-
-_TICK: Final = (
-    (("shell-version", "data"), ("shell-store", "children")),
-    (("shell-tick", "n_intervals", 1),),
-    (("shell-version", "data", None),),
-)
 
 
 def _page(path: str, search: str) -> tuple[Any, Any, Any]:
