@@ -40,6 +40,21 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_what_was_built_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int | str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("renamed"), replace(*paths)))
+    with building(tmp_path / "folder") as partial:
+        (partial / "below").mkdir(parents=True)
+        for name in ("file", "below/file"):
+            (partial / name).write_bytes(b"all of it")
+        built = {each.stat().st_ino for each in (partial, *partial.rglob("*"))}
+        assert steps == []
+    assert len(built) == 4 and set(steps[:4]) == built
+    assert steps[4:] == ["renamed", tmp_path.stat().st_ino]
+
+
 def test_a_folder_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), building(tmp_path / "folder") as partial:
         partial.mkdir()

@@ -47,7 +47,8 @@ def building(target: Path, *, make_folder: bool = True) -> Iterator[Path]:
     Nothing is at that path yet; it lies beside `target`, in a folder that is made if it is missing, unless
     `make_folder` forbids it. After a failure `target` is as it was and nothing is left; what a killed process of this
     machine was building for the same `target` is removed. Raises OSError when `target` cannot be replaced, as a folder
-    that is not empty; errors of the block name `target`, as in `blaming`.
+    that is not empty; errors of the block name `target`, as in `blaming`. A loss of power leaves either what was there
+    or all that was built.
     """
     if make_folder:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,9 +58,33 @@ def building(target: Path, *, make_folder: bool = True) -> Iterator[Path]:
     try:
         with blaming(target, partial):
             yield partial
-            os.replace(partial, target)
+            replace(partial, target)
     finally:
         remove(partial)
+
+
+def replace(path: Path, target: Path) -> None:
+    """Give a file, or a folder with all that it holds, the name `target`, once the disk has it."""
+    for each in (*path.rglob("*"), path):
+        if not each.is_symlink() and (each.is_file() or each.is_dir()):
+            _synchronise(each)
+    os.replace(path, target)
+    _synchronise(target.parent)
+
+
+def _synchronise(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder where the system knows of that."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder of Windows
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, make_folder: bool = True) -> None:

@@ -1,7 +1,8 @@
 """Kill commands at random and at chosen moments, resume or repeat them, and check that nothing was lost or left.
 
 `python -m tests.campaigns.kills --kills 200 --seed 0` writes a line of JSON for each kill at once, so that a campaign
-that is cut can be continued by the same command, and prints what failed. `--only 17` repeats kill 17.
+that is cut can be continued by the same command, and prints what failed. `--only 17` repeats kill 17. With `--power`
+the disk loses what was not synchronised, too.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import Any, Final
 
 from tests.campaigns import findings
 from tests.campaigns.commands import COMMANDS, Command
-from tests.campaigns.processes import Ended, Moment, RunningCommand, choose_moment
+from tests.campaigns.processes import POWER, Ended, Moment, RunningCommand, choose_moment
 
 PRODUCTS: Final = 160
 SIGNALS: Final = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT")
@@ -68,7 +69,8 @@ class Kill:
     @property
     def repeat(self) -> str:
         """The command that repeats this kill."""
-        return f"python -m tests.campaigns.kills --seed {self.seed} --only {self.number} --commands '{self.command}'"
+        flags = f"--commands '{self.command}'" + " --power" * (self.moment.signal == POWER)
+        return f"python -m tests.campaigns.kills --seed {self.seed} --only {self.number} {flags}"
 
 
 class Campaign:
@@ -145,7 +147,7 @@ class Campaign:
         wrong = [("orphan", line) for line in ended.orphans]
         if "Traceback" in ended.printed:
             wrong.append(("traceback", ended.printed[-1500:]))
-        allowed = (0, -9) if moment.signal == "SIGKILL" else (0, 130)
+        allowed = (0, -9) if moment.signal in ("SIGKILL", POWER) else (0, 130)
         if ended.code not in allowed:
             wrong.append(("exit code", f"{ended.code} after {moment.signal}: {ended.printed[-400:]}"))
         if ended.seconds_to_end > SECONDS_TO_END:
@@ -266,11 +268,13 @@ def _says_it_was_done(printed: str) -> bool:
     return bool(re.search(r"has all of its \d+ trials|that run is finished", printed))
 
 
-def plan(number: int, seed: int, commands: Sequence[Command], campaign: Campaign) -> tuple[Command, Kill]:
-    """Return what kill `number` of a campaign with that seed kills, and when."""
+def plan(
+    number: int, seed: int, commands: Sequence[Command], campaign: Campaign, signals: Sequence[str] = SIGNALS
+) -> tuple[Command, Kill]:
+    """Return what kill `number` of a campaign with that seed kills, when, and by one of the signals."""
     chance = random.Random(f"{seed} {number}")
     command = chance.choices(commands, [command.weight for command in commands])[0]
-    moment = choose_moment(chance, campaign.references[command.name].seconds, command.files, command.steps, SIGNALS)
+    moment = choose_moment(chance, campaign.references[command.name].seconds, command.files, command.steps, signals)
     return command, Kill(number, seed, command.name, moment)
 
 
@@ -310,11 +314,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--commands", default="", help=f"starts of names, separated by semicolons, of: {'; '.join(names)}"
     )
     parser.add_argument("--workers", default="1,2", help="kill commands with so many workers")
+    parser.add_argument("--power", action="store_true", help="lose power at the kill; with one worker")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no kill after so many minutes")
     parser.add_argument("--output", type=Path, default=Path("kills.jsonl"), help="file of kills, which is continued")
     options = parser.parse_args(arguments)
     starts = tuple(text.strip() for text in options.commands.split(";") if text.strip()) or ("",)
-    workers = [int(text) for text in options.workers.split(",")]
+    workers = [1] if options.power else [int(text) for text in options.workers.split(",")]
     commands = [each for each in COMMANDS if each.name.startswith(starts) and each.workers in workers]
     end = time.monotonic() + 60 * options.minutes
     folder = Path(tempfile.mkdtemp(prefix="kills-"))  # a TemporaryDirectory would go with the first fork
@@ -326,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for number in numbers:
             if number in done or time.monotonic() > end:
                 continue
-            command, kill = plan(number, options.seed, commands, campaign)
+            command, kill = plan(number, options.seed, commands, campaign, (POWER,) if options.power else SIGNALS)
             campaign.kill(command, kill)
             text = json.dumps({**asdict(kill), "repeat": kill.repeat})
             with options.output.open("a") as file:

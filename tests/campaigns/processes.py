@@ -7,6 +7,7 @@ import multiprocessing.util
 import os
 import random
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from typing import Any, Final
 SECONDS_TO_FINISH: Final = 300.0
 SECONDS_OF_ORPHANS: Final = 5.0
 _SECONDS_BETWEEN_LOOKS: Final = 0.002
+POWER: Final = "POWER"  # in the place of a signal: SIGKILL, and the disk loses what was not synchronised
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Moment:
     seconds: float = 0.0
     count: int = 1
     after: bool = False
+
+    @property
+    def number(self) -> int:
+        """The signal's number."""
+        return int(getattr(signal, "SIGKILL" if self.signal == POWER else self.signal))
 
     def __str__(self) -> str:
         if self.kind == "step":
@@ -71,7 +78,7 @@ class RunningCommand:
     ) -> None:
         self.folder, self.log = folder, folder / f".printed-{time.monotonic_ns()}"
         self._before = _paths(folder, moment.what) if moment and moment.kind == "file" else set[Path]()
-        self.moment, self._started = moment, time.monotonic()
+        self.moment, self._started, self._since = moment, time.monotonic(), time.time_ns()
         self.pid = os.fork()
         if not self.pid:
             _work(module, arguments, folder, self.log, moment, modules)
@@ -82,13 +89,15 @@ class RunningCommand:
         while (code := self._code()) is None:
             now = time.monotonic()
             if not sent and self.moment and self._is_time(now):
-                os.kill(self.pid, getattr(signal, self.moment.signal))
+                os.kill(self.pid, self.moment.number)
                 sent = time.monotonic()
             if now - self._started > SECONDS_TO_FINISH:
                 os.killpg(self.pid, signal.SIGKILL)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         now = time.monotonic()
         orphans = _await_orphans(self.pid)
+        if self.moment and self.moment.signal == POWER:
+            lose_power(self.folder, _syncs(self.log), self._since)
         printed = self.log.read_text(errors="replace") if self.log.exists() else ""
         self.log.unlink(missing_ok=True)
         return Ended(code, now - self._started, now - sent if sent else 0.0, printed, orphans)
@@ -112,6 +121,43 @@ def _paths(folder: Path, pattern: str) -> set[Path]:
     with suppress(OSError):  # a folder went while it was read
         return set(folder.glob(pattern))
     return set()
+
+
+def _syncs(log: Path) -> Path:
+    return log.with_name(f"{log.name}.syncs")
+
+
+def _note_syncs(path: Path) -> None:
+    """Note in a file at `path` what each file is like that this process has synchronised."""
+    synchronise, notes = os.fsync, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def noted(file: Any) -> None:
+        synchronise(file)
+        found = os.fstat(file if isinstance(file, int) else file.fileno())
+        os.write(notes, f"{_state(found)}\n".encode())
+
+    os.fsync = noted
+
+
+def _state(found: os.stat_result) -> str:
+    return f"{found.st_ino} {found.st_mtime_ns} {found.st_size}"
+
+
+def lose_power(folder: Path, syncs: Path, since: int) -> list[Path]:
+    """Empty the files that were written since that moment (ns) and not synchronised afterwards, and return them.
+
+    That is what a loss of power may do to them. Databases stay: SQLite synchronises them by itself. So do names.
+    """
+    kept = {*syncs.read_text().splitlines()} if syncs.exists() else set[str]()
+    syncs.unlink(missing_ok=True)
+    lost = []
+    for path in folder.rglob("*"):
+        found = path.lstat()
+        is_new = stat.S_ISREG(found.st_mode) and found.st_ctime_ns >= since and found.st_size
+        if is_new and _state(found) not in kept and ".db" not in path.name and not path.name.startswith(".printed"):
+            os.truncate(path, 0)
+            lost.append(path)
+    return lost
 
 
 def _await_orphans(session: int) -> list[str]:
@@ -154,6 +200,8 @@ def _work(
         temporary = folder / "tmp"
         temporary.mkdir(exist_ok=True)
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+        if moment and moment.signal == POWER:
+            _note_syncs(_syncs(log))
         if moment and moment.kind == "step":
             _die_at(moment)
         code = _run(module, arguments)
@@ -191,7 +239,7 @@ def _die_at(moment: Moment) -> None:
     function, calls = getattr(owner, attribute), [0]
 
     def kill() -> None:
-        os.kill(os.getpid(), getattr(signal, moment.signal))
+        os.kill(os.getpid(), moment.number)
 
     @wraps(function)
     def called(*arguments: Any, **named: Any) -> Any:

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.campaigns import findings
 from tests.campaigns.kills import read_kills, table
+from tests.campaigns.processes import lose_power
 from tests.stores import ROOT
 
 _TWO_KILLS = """
@@ -76,3 +78,23 @@ def test_a_campaign_counts_and_says_how_to_repeat(tmp_path: Path) -> None:
     text = table([one, {**one, "number": 4, "failures": [["left behind", "a file"]]}])
     assert "| prepare | 2 | 2 | 1 | left behind 1 |" in text
     assert "4: prepare, SIGKILL after call 2 of replace: left behind: a file\n    python x" in text
+
+
+def test_a_loss_of_power_empties_what_was_written_since_and_not_synchronised(tmp_path: Path) -> None:
+    (tmp_path / "before").write_text("x")
+    script = (
+        "import os, sys; from pathlib import Path; from tests.campaigns.processes import _note_syncs\n"
+        "_note_syncs(Path(sys.argv[1]) / 'syncs')\n"
+        "for name in ('written', 'synchronised', 'changed'):\n"
+        "    with (Path(sys.argv[1]) / name).open('w') as file:\n"
+        "        file.write('x'); file.flush()\n"
+        "        name == 'written' or os.fsync(file)\n"
+        "        name == 'changed' and file.write('y')\n"
+    )
+    since = time.time_ns()
+    time.sleep(0.02)  # the clock of files ticks every few milliseconds
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=True)
+    lost = lose_power(tmp_path, tmp_path / "syncs", since + 1)
+    assert sorted(path.name for path in lost) == ["changed", "written"]
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes == {"before": 1, "written": 0, "synchronised": 1, "changed": 0}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -18,6 +18,7 @@ from tests.tracking.made import make_report
 from vlm_core.config import Config, PretrainingConfig, SearchConfig, StudyConfig
 from vlm_core.errors import UserError
 from vlm_core.study.running import run_study
+from vlm_core.tracking import patience
 from vlm_core.tracking.opening import open_run, prepare_store
 from vlm_core.tracking.signals import Terminated
 from vlm_core.tracking.store import connect, store_uri
@@ -279,3 +280,26 @@ def test_a_deleted_experiment(store: Path) -> None:
     client.delete_experiment(client.create_experiment("gone"))
     with pytest.raises(UserError, match="mlflow experiments restore"), RunWriter("gone"):
         pass
+
+
+def test_a_run_whose_answer_was_lost_is_there_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr(patience, "SECONDS_BETWEEN", 0.0)
+    create, asked = MlflowClient.create_run, []
+
+    def create_first_in_vain(*given: Any, **named: Any) -> Any:
+        created = create(*given, **named)
+        asked.append(created.info.run_id)
+        if len(asked) % 2:
+            raise ConnectionError("Connection aborted")
+        return created
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_first_in_vain)
+    with RunWriter("made", "leader") as leader, RunWriter("made", "child", parent=leader.run_id) as child:
+        pass
+    listed = connect().search_runs(["1"])
+    assert len(asked) == 4
+    assert {run.info.run_id: run.info.status for run in listed} == dict.fromkeys(
+        (leader.run_id, child.run_id), "FINISHED"
+    )

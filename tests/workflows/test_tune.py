@@ -19,7 +19,7 @@ from vlm_core.config import SearchConfig
 from vlm_core.errors import Diverged, UserError
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows import train
-from vlm_core.workflows.tune import JOURNAL, _run_worker, count_states, run_search
+from vlm_core.workflows.tune import JOURNAL, count_states, run_search
 
 SMALL = {
     "preset": "demo", "model": "clip", "epochs": 3, "train_per_category": 12, "per_category": 20, "threads": 1,
@@ -251,15 +251,6 @@ def test_two_workers_share_the_trials(quick, store, monkeypatch):
     assert 4 <= states["complete"] + states.get("pruned", 0) <= 5 and "running" not in states
     assert len({trial.user_attrs["process"] for trial in outcome.search.get_trials()}) == 2
     assert (RunReader().runs()["status"] == "FINISHED").all()
-
-
-def test_a_worker_watches_its_leader_from_its_first_moment(shop, stocked, monkeypatch):
-    steps = []
-    monkeypatch.setattr("vlm_core.workflows.tune.end_with", lambda leader: steps.append(leader))
-    monkeypatch.setattr("vlm_core.workflows.tune.load_data", lambda config, root: steps.append("data"))
-    monkeypatch.setattr("vlm_core.workflows.tune._Worker.run_trials", lambda *given: steps.append("trials"))
-    _run_worker(SearchConfig.build({**SMALL, "data": str(shop)}), stocked, "parent", 1, leader=4711, verbose=False)
-    assert steps == [4711, "data", "trials"]
 
 
 def test_a_killed_search_is_resumed_to_all_its_trials_and_leaves_no_orphan(quick, shop, stocked, monkeypatch):

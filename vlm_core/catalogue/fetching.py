@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from vlm_core.atomic import replace
 from vlm_core.errors import UserError, require_extra
 from vlm_core.progress import track
 
@@ -90,7 +91,7 @@ def _building(target: Path, place: str) -> Iterator[Path | None]:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             yield folder
-            os.replace(folder, target)
+            replace(folder, target)
             shutil.rmtree(workshop, ignore_errors=True)
     except UserError:
         raise

@@ -17,14 +17,15 @@ from vlm_core.aliases import former_value
 from vlm_core.config import StudyConfig
 from vlm_core.data import load_data
 from vlm_core.errors import UserError
-from vlm_core.progress import log_to_stdout, shows_messages
+from vlm_core.progress import shows_messages
 from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
 from vlm_core.study.measurements import CURRENT_NAMES
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.reader import RunReader
-from vlm_core.tracking.signals import end_with, ending_workers
+from vlm_core.tracking.signals import ending_workers
+from vlm_core.tracking.workers import start_worker
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.corrections import fetch_corrections
 
@@ -152,7 +153,7 @@ def _run_cells(
     shared = replace(plan, shared_settings={**plan.shared_settings, "threads": threads})
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        config.workers, context, initializer=_start_worker, initargs=(os.getpid(), shows_messages())
+        config.workers, context, initializer=start_worker, initargs=(os.getpid(), shows_messages())
     ) as pool:
         futures = [pool.submit(_work, each, shared, root, parent) for each in pending]
         try:
@@ -174,10 +175,3 @@ def _work(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> Cel
         return run_cell(pending, plan, root, parent)
     except KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)
-
-
-def _start_worker(parent: int, messages: bool) -> None:
-    """Log as the process that started this worker does, and watch it."""
-    if messages:
-        log_to_stdout()
-    end_with(parent)

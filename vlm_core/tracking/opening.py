@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -75,7 +76,7 @@ def end_run(
     """
     status = _status(error)
     try:
-        with store_errors(uri), short_timeouts(), _patience_after(error):
+        with store_errors(uri), short_timeouts():
             if system is not None:
                 system.stop()
             for name, text in {**tags.load_tag("end"), tags.ENDED: status}.items():
@@ -96,7 +97,7 @@ def end_run(
         )
 
 
-def _patience_after(error: BaseException | None) -> AbstractContextManager[None]:
+def patience_after(error: BaseException | None) -> AbstractContextManager[None]:
     """Wait for minutes to end a run that is done, and for a moment to end one that was stopped."""
     return nullcontext() if error is None else waiting_at_most(_SECONDS_TO_END)
 
@@ -221,8 +222,24 @@ def _new_run(client: MlflowClient, uri: str, experiment: str, name: str, parent:
     experiment_id = _experiment_id(client, uri, experiment)
     below = {"mlflow.parentRunId": parent} if parent else {}
     own = {tags.ROLE: tags.RUN, tags.PROCESS: tags.process_tag(), **below}
-    run = client.create_run(experiment_id, tags=resolve_tags(own), run_name=name or None)
-    return str(run.info.run_id)
+    began = int(time.time() * 1000)
+    run_id = str(client.create_run(experiment_id, tags=resolve_tags(own), run_name=name or None).info.run_id)
+    _delete_twins(client, experiment_id, run_id, parent, began)
+    return run_id
+
+
+def _delete_twins(client: MlflowClient, experiment_id: str, run_id: str, parent: str, began: int) -> None:
+    """Delete what a request has made that was repeated because its answer was lost.
+
+    A process has one open run at a time below the same parent.
+    """
+    query = (
+        f"tags.`{tags.PROCESS}` = '{tags.process_tag()}' and attributes.status = 'RUNNING' "
+        f"and attributes.start_time >= {began}"
+    )
+    for run in client.search_runs([experiment_id], query):
+        if run.info.run_id != run_id and run.data.tags.get("mlflow.parentRunId", "") == parent:
+            client.delete_run(run.info.run_id)
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:

@@ -40,14 +40,15 @@ class SystemMetrics:
         self._thread.join(_SECONDS_TO_STOP)
         if not self._thread.is_alive():
             with suppress(Exception):  # a sample that is lost must not keep the run from its end
-                self._publish()
+                self._take_sample()
+                patiently(self._uri, self._monitor.mlflow_logger.flush)
 
     def _sample(self) -> None:
         while not self._ending.wait(self._monitor.sampling_interval):
             with suppress(Exception):  # the samples stay in memory, and are logged with the next
-                self._publish()
+                self._take_sample()
+                self._monitor.mlflow_logger.flush()
 
-    def _publish(self) -> None:
+    def _take_sample(self) -> None:
         self._monitor.collect_metrics()
         self._monitor.publish_metrics(self._monitor.aggregate_metrics())
-        patiently(self._uri, self._monitor.mlflow_logger.flush)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from vlm_core.aliases import current_settings, current_tags
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
+from vlm_core.tracking.backlog import NAME as BACKLOG
+from vlm_core.tracking.backlog import Backlog, LoggedEpoch
 from vlm_core.tracking.metrics import epoch_metrics
-from vlm_core.tracking.opening import OpenRun, end_run, open_run
+from vlm_core.tracking.opening import OpenRun, end_run, open_run, patience_after
 from vlm_core.tracking.signals import StopSignals
 from vlm_core.tracking.store import connect, store_errors, store_uri
 from vlm_core.tracking.system import SystemMetrics
@@ -44,7 +47,8 @@ class RunWriter:
 
     It starts a new run in `experiment`, takes over the one that `mlflow run` created, or resumes the unfinished run
     `resume`. With `parent`, it always starts a new run, below that one. Logs and plots go to `folder`.
-    Every method raises UserError when the store, or that folder, cannot be written to.
+    Every method raises UserError when the store, or that folder, cannot be written to. A store that is locked or away
+    is waited for, but epochs are kept until it is back (see `Backlog`).
     """
 
     def __init__(
@@ -63,8 +67,10 @@ class RunWriter:
         self._client: MlflowClient = connect(self._uri, to_write=True)
         self._signals.catch()
         try:
-            with self._store():
+            with store_errors(self._uri):
                 self._run: OpenRun = open_run(self._client, self._uri, **self._wanted)
+                path = self.folder / "checkpoints" / self.run_id / BACKLOG
+                self._backlog = Backlog(path, self._uri, self._log_epoch)
         except BaseException:
             self._signals.release()
             raise
@@ -84,7 +90,9 @@ class RunWriter:
     ) -> None:
         self._signals.hold()
         try:
-            end_run(self._client, self._uri, self._run, error, getattr(self, "_system", None))
+            with patience_after(error):
+                self._end_backlog(error)
+                end_run(self._client, self._uri, self._run, error, getattr(self, "_system", None))
         finally:
             self._signals.release()
 
@@ -158,22 +166,48 @@ class RunWriter:
             if self._log is None:
                 self._log = TrainingLog.begin(self.folder, self._config.get("model", "model"), self._config)
             log = self._log.add(report)
-        with self._store():
-            if begins:
-                self._client.set_tag(self.run_id, tags.TRAINING_LOG, log.name)
-            self._client.log_artifact(self.run_id, str(log), "logs")
+        files = [(log, "logs")]
         if plot:
             with self._local_files("results"):
-                path = self._log.plot(report)
-            with self._store():
-                self._client.log_artifact(self.run_id, str(path), "results")
-        self.epoch_metrics(report.epoch, epoch_metrics(report))
+                files.append((self._log.plot(report), "results"))
+        self._add_epoch(report.epoch, epoch_metrics(report), {tags.TRAINING_LOG: log.name} if begins else {}, files)
 
     def epoch_metrics(self, epoch: int, values: Mapping[str, float]) -> None:
         """Log an epoch's metrics once: one that the run holds already adds no second point."""
         if epoch not in self._epochs_logged:
-            self.metrics(values, step=epoch)
-            self._epochs_logged.add(epoch)
+            self._add_epoch(epoch, values, {}, [])
+
+    def _add_epoch(
+        self,
+        number: int,
+        values: Mapping[str, float],
+        texts: Mapping[str, str],
+        files: Sequence[tuple[Path, str]],
+    ) -> None:
+        figures = {} if number in self._epochs_logged else {name: float(value) for name, value in values.items()}
+        below = [(os.path.relpath(path, self.folder), folder) for path, folder in files]
+        self._epochs_logged.add(number)
+        self._backlog.add(LoggedEpoch(number, int(time.time() * 1000), figures, dict(texts), below))
+
+    def _log_epoch(self, epoch: LoggedEpoch) -> None:
+        from mlflow.entities import Metric
+
+        for name, text in epoch.tags.items():
+            self._client.set_tag(self.run_id, name, text)
+        for path, folder in epoch.files:
+            if (self.folder / path).exists():
+                self._client.log_artifact(self.run_id, str(self.folder / path), folder)
+        entities = [Metric(key, value, epoch.timestamp, epoch.epoch) for key, value in epoch.metrics.items()]
+        for part in _batches(entities, _METRICS_PER_CALL):
+            self._client.log_batch(self.run_id, metrics=part)
+
+    def _end_backlog(self, error: BaseException | None) -> None:
+        """Log the epochs that are kept. Those of a run that failed may stay in their file, for its resumption."""
+        try:
+            self._backlog.log()
+        except UserError:
+            if error is None:
+                raise
 
     def evaluation(self, evaluation: Evaluation, name: str = "test") -> None:
         """Log scores as metrics `<name>_...`, and the whole evaluation, its plots and all predictions as artifacts."""
@@ -257,7 +291,9 @@ class RunWriter:
 
     @contextmanager
     def _store(self) -> Iterator[None]:
+        """Write to the store inside the block, after the epochs that are kept."""
         with store_errors(self._uri):
+            self._backlog.log()
             yield
 
 

@@ -28,12 +28,13 @@ from vlm_core.aliases import stored_settings
 from vlm_core.config import HEAD_SEARCH, Config, SearchConfig, searchable
 from vlm_core.data import Data, load_data, split_list
 from vlm_core.errors import Diverged, UserError, redact
-from vlm_core.progress import log_to_stdout, quiet, shows_messages
+from vlm_core.progress import quiet, shows_messages
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.patience import Patient, expect
 from vlm_core.tracking.reader import RunReader
-from vlm_core.tracking.signals import end_with, ending_workers
+from vlm_core.tracking.signals import ending_workers
+from vlm_core.tracking.workers import run_worker
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.corrections import fetch_corrections
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
@@ -229,9 +230,9 @@ class _Worker:
             return
         share = max(1, min(self.config.threads, os.cpu_count() or 1) // self.config.workers)
         config = self.config.model_copy(update={"threads": share})
-        start = multiprocessing.get_context("spawn").Process
+        start, leader = multiprocessing.get_context("spawn").Process, (os.getpid(), shows_messages())
         workers = [
-            start(target=_run_worker, args=(config, self.root, parent, number, os.getpid(), shows_messages()))
+            start(target=run_worker, args=(*leader, __name__, _run_trials.__name__, config, self.root, parent, number))
             for number in range(1, self.config.workers + 1)
         ]
         with ending_workers():
@@ -318,11 +319,8 @@ def _whole_bytes(path: Path) -> int:
     return len(content)
 
 
-def _run_worker(config: SearchConfig, root: Path, parent: str, number: int, leader: int, verbose: bool) -> None:
-    """Run trials in a process of its own, which ends with the process `leader`."""
-    end_with(leader)
-    if verbose:
-        log_to_stdout()
+def _run_trials(config: SearchConfig, root: Path, parent: str, number: int) -> None:
+    """Run trials in a process of its own."""
     try:
         with quiet():
             data = load_data(config, root)
