@@ -14,6 +14,7 @@ import base64
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -282,6 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="", help="JSON file to write")
     options = parser.parse_args(arguments)
     clients = [int(number) for number in options.clients.split(",")]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its servers end with it
     with tempfile.TemporaryDirectory(prefix="hostile-") as work:
         outcomes = run(options.doors.split(","), options.images, options.seed, options.seconds, clients, Path(work))
     print(table(outcomes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -78,6 +79,24 @@ def test_all_pages_are_read_each_run_once(store: Path, monkeypatch: pytest.Monke
     assert len(asked) == 5  # none asks for a run by itself
     assert sorted(table["metrics.figure"]) == [float(number) for number in range(23)]
     assert table["experiment"].nunique() == 8
+
+
+def test_a_run_that_begins_between_two_pages_makes_none_appear_twice(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, search = connect(), MlflowClient.search_runs
+    for _ in range(5):
+        client.create_run("0", tags={"role": "run"})
+
+    def search_while_runs_begin(*given: Any, **named: Any) -> Any:
+        page = search(*given, **named)
+        client.create_run("0", tags={"role": "run"})
+        return page
+
+    monkeypatch.setattr(reader_module, "ROWS_ON_FIRST_PAGE", 3)
+    monkeypatch.setattr(reader_module, "ROWS_PER_PAGE", 5)
+    monkeypatch.setattr(MlflowClient, "search_runs", search_while_runs_begin)
+    assert RunReader().runs()["run_id"].is_unique
 
 
 def test_runs_are_filtered_in_mlflows_language(store: Path) -> None:

@@ -231,8 +231,11 @@ class RunReader:
                 return Exposure(rule, "", catalogue, 0, products).with_hashes()
 
     def _search(self, filter_string: str) -> Iterator[tuple[Run, dict[str, str]]]:
-        """Yield each matching run with the names of all experiments: one request per page, none per run."""
-        client = self._client
+        """Yield each matching run with the names of all experiments: one request per page, none per run.
+
+        A run that begins meanwhile moves another one from the end of a page to the next page, too.
+        """
+        client, found = self._client, set[str]()
         with store_errors(self._uri):
             experiments = _pages(lambda token: client.search_experiments(max_results=ROWS_PER_PAGE, page_token=token))
             names = {experiment.experiment_id: experiment.name for experiment in experiments}
@@ -244,7 +247,9 @@ class RunReader:
                     page_token=token,
                 )
             ):
-                yield run, names
+                if run.info.run_id not in found:
+                    found.add(run.info.run_id)
+                    yield run, names
 
     def _row(self, run: Run, names: dict[str, str]) -> dict[str, Any]:
         info = run.info
