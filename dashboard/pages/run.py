@@ -33,6 +33,7 @@ from dashboard.components import (
     status_badge,
     store_state,
 )
+from dashboard.extensions import extension_of_run
 from dashboard.figures.run import confusion, learning_curves, reliability, subgroups
 from dashboard.leaderboard import SCORE
 from dashboard.leaks import leak_of_run
@@ -254,7 +255,7 @@ def _head(runs: Runs, run_id: str) -> Component:
         dcc.Store(id="run-title", data=f"{row.get('name', 'Run')} · Run"),
         dcc.Store(id="run-titled"),
     ]
-    return html.Div([*stores, header, dmc.Box(_badges(row), mb="lg"), _leak_notice(row)])
+    return html.Div([*stores, header, dmc.Box(_badges(row), mb="lg"), _leak_notice(row), _extension_notice(row)])
 
 
 def _leak_notice(row: Mapping[str, Any]) -> Component | None:
@@ -263,6 +264,11 @@ def _leak_notice(row: Mapping[str, Any]) -> Component | None:
         return None
     lines = html.Div("\n".join(leak.sentences()), className="lines")
     return dmc.Box(notice("This score may be memorised", lines, "error"), mb="lg")
+
+
+def _extension_notice(row: Mapping[str, Any]) -> Component | None:
+    text = extension_of_run(row)
+    return dmc.Box(notice("This run learnt more from another", text), mb="lg") if text else None
 
 
 def _matrix_and_curves(kind: str, epoch: int) -> Component:
