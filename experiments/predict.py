@@ -24,8 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="images, folders (with those below), zips, patterns in quotes such as 'photos/*.jpg', or tables of images",
     )
     parser.add_argument("--output", default="predictions.csv", help="file to write, .csv or .parquet")
-    parser.add_argument("--id_column", default="id", help="column of the CSV file with the product's id")
+    parser.add_argument("--id_column", default="id", help="column of the table with the product's id")
     parser.add_argument("--picture_column", default="", help="column with the image's path (empty: images/<id>.jpg)")
+    parser.add_argument(
+        "--download", choices=("true", "false"), default="false", help="download a table's images at web addresses"
+    )
     parser.add_argument("--threads", type=int, default=8, help="PyTorch threads, at most one per core")
     options = parser.parse_args(arguments)
     from vlm_core.inference import record_columns, set_threads
@@ -33,9 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vlm_core.tracking.registry import resolve
     from vlm_core.workflows.predict import find_pictures, predict_batches, write_predictions
 
-    pictures = find_pictures(options.pictures, options.id_column, options.picture_column)
+    place = resolve(options.model)
+    pictures = find_pictures(
+        options.pictures, options.id_column, options.picture_column, Path.cwd(), download=options.download == "true"
+    )
     set_threads(options.threads)
-    model = load_categoriser(resolve(options.model))
+    model = load_categoriser(place)
     output = Path(options.output)
     written = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
     print(f"Wrote {written.rows:,} {'row' if written.rows == 1 else 'rows'} to {output}.")

@@ -10,8 +10,9 @@ import pytest
 from tests.messages import collected_messages
 from tests.shops import write_shop
 from vlm_core.catalogue.catalogue import find_prepared
+from vlm_core.catalogue.sample import plan_rows
 from vlm_core.config import Config
-from vlm_core.data import SAMPLE_NAME, corrections_file, load_catalogue, load_data, run_artifact, split_list
+from vlm_core.data import SAMPLE, corrections_file, load_catalogue, load_data, run_artifact, split_list
 from vlm_core.errors import UserError
 
 COLUMNS = {"label": "category", "picture_column": "photo", "title_column": "", "attributes": ""}
@@ -85,17 +86,21 @@ def test_a_catalogue_that_no_weights_have_seen_is_split_freely_and_says_so(tmp_p
     assert bound.split.reserved and "Any product" not in said
 
 
-def test_the_sample_keeps_the_rule(tmp_path):
+def test_the_sample_keeps_the_rule_and_a_catalogue_of_its_name_does_not(tmp_path):
     shop = write_shop(tmp_path, {"Shoes": 30, "Bags": 30})
     config = Config.build({"data": str(shop), **COLUMNS})
-    sample = replace(load_catalogue(config, tmp_path), name=SAMPLE_NAME)
+    other = replace(load_catalogue(config, tmp_path), name=SAMPLE)
+    assert not load_data(config, tmp_path, other).split.reserved
+    ids = [str(row.id) for row in plan_rows(1600, 7)[:60]]
+    sample = replace(other, name="shop.csv", products=other.products.assign(product_id=ids))
     assert load_data(config, tmp_path, sample).split.reserved
 
 
 def test_a_run_of_earlier_code_keeps_the_rule():
     from vlm_core.aliases import stored_settings
 
-    assert Config.from_params(stored_settings({"label": "category", "data": "shop.csv"})).test_ids == "reserved"
+    before = Config.from_params(stored_settings({"label": "category", "data": "shop.csv"}))
+    assert (before.test_ids, before.row_order) == ("reserved", "table")
     assert Config.from_params(stored_settings({"label": "category", "test_ids": "auto"})).test_ids == "auto"
 
 

@@ -237,6 +237,11 @@ class CatalogueSettings(Settings):
     )
     id_column: str = Field("id", description="column with the product's id")
     picture_column: str = Field("", description="column with the image's path (empty: images/<id>.jpg)")
+    row_order: Literal["id", "table"] = Field(
+        "id",
+        description="order of products, which the split depends on; id: the same whatever the order of the table's "
+        "rows; table: that of the rows, as in earlier versions",
+    )
     download: bool = Field(False, description="download pictures at web addresses, those that are not there yet")
     title_column: str = Field("productDisplayName", description="column with the product's title, if there is one")
     attributes: str = Field("gender,usage,season", description="comma-separated columns to report subgroups by")
@@ -265,9 +270,10 @@ class SamplingSettings(CatalogueSettings):
 class SplitSettings(SamplingSettings):
     """Split."""
 
-    protocol: Literal["holdout", "original"] = Field(
+    protocol: Literal["holdout", "original", "given"] = Field(
         "holdout",
-        description="holdout: split, then balance the training set; original: the original paper's, which leaks",
+        description="holdout: split, then balance the training set; original: the original paper's, which leaks; "
+        "given: the parts that the catalogue is divided into, such as folders train and test",
     )
 
 

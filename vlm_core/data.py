@@ -20,12 +20,14 @@ from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
 from vlm_core.config import CatalogueSettings, TrainingSettings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.exposure import Exposure
     from vlm_core.catalogue.reading import Columns
 
 logger = logging.getLogger(__name__)
-SAMPLE_NAME: Final = "sample"  # of the embedded catalogue
+SAMPLE: Final = "sample"  # the embedded catalogue
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def load_catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
     """Load the catalogue that the settings name, prepared if need be. Raises UserError for unusable data."""
     from vlm_core.catalogue.catalogue import prepare_catalogue
 
-    catalogue = prepare_catalogue(config.data, columns_of(config), root, download=config.download)
+    catalogue = prepare_catalogue(
+        config.data, columns_of(config), root, download=config.download, by_id=config.row_order == "id"
+    )
     reading = catalogue.reading
     logger.info(f"Catalogue {catalogue.name}: {reading.summary()}")
     if reading.notes:
@@ -165,8 +169,10 @@ def _listed(texts: Sequence[str], most: int = 10) -> str:
 def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None = None) -> Data:
     """Load the catalogue that the settings name, unless it is given, and split it. Raises UserError for bad data."""
     from vlm_core.catalogue.duplicates import near_duplicate_groups
+    from vlm_core.catalogue.parts import given_parts
 
     catalogue = catalogue or load_catalogue(config, root)
+    given = given_parts(catalogue.products)
     groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
     evaluable = evaluable_products(config, catalogue, groups)
     split = split_catalogue(
@@ -180,8 +186,11 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
         train_per_category=config.train_per_category,
         seed=config.seed,
         evaluable=evaluable,
+        given=given,
     )
     _tell_removed(split.removed)
+    if given is not None:
+        _tell_parts(given, config.protocol)
     logger.info(
         f"Protocol {split.protocol}: {len(split.train):,} training rows, {len(split.validation):,} for validation, "
         f"{len(split.test):,} for test, {len(split.categories)} categories."
@@ -203,15 +212,37 @@ def evaluable_products(config: TrainingSettings, catalogue: Catalogue, groups: N
     that weights can be pretrained on it and compared with published scores.
     """
     from vlm_core.catalogue.exposure import Exposure, reserved_for_evaluation, shipped_exposures
+    from vlm_core.catalogue.ordering import published_catalogue
 
-    if config.test_ids == "reserved" or catalogue.name == SAMPLE_NAME:
-        return reserved_for_evaluation(catalogue.products["product_id"], groups)
+    ids = catalogue.products["product_id"]
+    if config.test_ids == "reserved" or published_catalogue(ids.tolist()) == SAMPLE:
+        return reserved_for_evaluation(ids, groups)
     try:
         own = Exposure.read(Path(config.checkpoint)) if config.checkpoint else None
     except ValueError:  # loading the weights says so
         own = None
     seen = [known.may_have_seen(catalogue, groups) for known in (own, *shipped_exposures()) if known]
     return np.asarray(~np.any(seen, axis=0))
+
+
+def _tell_parts(given: pd.Series[str], protocol: str) -> None:
+    """Log the parts that the catalogue is divided into, and whether they are kept."""
+    from vlm_core.catalogue.parts import PARTS, TEST, VALIDATION
+
+    sizes = {part: int((given == part).sum()) for part in PARTS}
+    parts = ", ".join(f"{part} ({size:,})" for part, size in sizes.items() if size)
+    if protocol != "given":
+        logger.info(f"The catalogue is divided into {parts} and is split anew: protocol=given keeps these parts.")
+        return
+    if not sizes[TEST]:
+        made = f"{VALIDATION} is tested on, and some products of train are validated on"
+    elif not sizes[VALIDATION]:
+        made = "some products of train are validated on"
+    else:
+        made = ""
+    unused = int((given == "").sum())
+    also = [*([made] if made else []), *([f"{unused:,} products in no part are not used"] if unused else [])]
+    logger.info(f"The parts are those of the catalogue: {'; '.join([parts, *also])}.")
 
 
 def _tell_removed(removed: dict[str, str]) -> None:

@@ -35,6 +35,16 @@ class Dialect:
     behind: str = ""  # at the end of each line
 
 
+DIALECTS: Final = (
+    *(Dialect(delimiter=delimiter) for delimiter in ";\t|"),
+    *(Dialect(encoding=encoding) for encoding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "latin-1")),
+    *(Dialect(newline=newline) for newline in ("\r\n", "\r")),
+    Dialect(quoting=csv.QUOTE_ALL),
+    Dialect("utf-8-sig", ";", "\r\n", above="sep=;\r\n"),
+    Dialect(above="# exported by hand\n\n", behind=",,"),
+)
+
+
 def _picture(seed: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 9, 3), np.uint8)).save(file, "PNG")
@@ -60,6 +70,7 @@ FORMS: Final[dict[str, tuple[Callable[[str], str], Callable[[str], str]]]] = {
     "name alone": (lambda name: name, lambda name: f"images/more/{name}.png"),
     "fraction": (lambda name: f"{name}.0", lambda name: f"images/{name}.png"),
     "zeros": (lambda name: name, lambda name: f"images/0000{name}.png"),
+    "query": (lambda name: f"pics/{name}.png?v=17", lambda name: f"pics/{name}.png"),
     "several": (lambda name: f"pics/{name}.png|pics/again.png", lambda name: f"pics/{name}.png"),
     "decomposed": (
         lambda name: unicodedata.normalize("NFC", f"Möbel/{name}.png"),
@@ -162,25 +173,79 @@ CONTAINERS: Final[dict[str, Callable[[Path, Sequence[Row], Files, Dialect], Path
 }
 
 
-def pictures_inside(place: Path, rows: Sequence[Row]) -> Path:
-    """Write a Parquet file that holds the pictures as Hugging Face stores them."""
+def _with_pictures(rows: Sequence[Row], pictures: Files) -> pa.Table:
+    """Return a table that holds the pictures as Hugging Face stores them."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     values: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
-    image = pa.array([{"bytes": PICTURES[row["id"]], "path": f"{row['id']}.png"} for row in rows], kind)
+    image = pa.array([{"bytes": pictures[row["id"]], "path": f"{row['id']}.png"} for row in rows], kind)
+    return pa.table({**values, "image": image})
+
+
+def pictures_inside(place: Path, rows: Sequence[Row], pictures: Files = PICTURES) -> Path:
+    """Write a Parquet file that holds the pictures."""
     place.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({**values, "image": image}), place / "train.parquet", row_group_size=5)
+    pq.write_table(_with_pictures(rows, pictures), place / "train.parquet", row_group_size=5)
     return place / "train.parquet"
 
 
-def imagefolder(place: Path, rows: Sequence[Row]) -> Path:
-    """Write Hugging Face's layout: pictures of two splits with a metadata file each."""
-    for split, part in (("train", rows[:20]), ("test", rows[20:])):
-        listed = [{"file_name": f"{row['id']}.png", **row} for row in part]
-        pictures = {f"{row['id']}.png": PICTURES[row["id"]] for row in part}
-        put_folder(place / split, {"metadata.csv": table_text(listed, Dialect()), **pictures})
+def in_halves(rows: Sequence[Row]) -> dict[str, Sequence[Row]]:
+    """Return the rows for training and those for test."""
+    border = len(rows) * 5 // 7
+    return {"train": rows[:border], "test": rows[border:]}
+
+
+def parquet_parts(place: Path, rows: Sequence[Row], pictures: Files = PICTURES) -> Path:
+    """Write the Parquet files of two splits, as they lie in a data set's repository."""
+    place.mkdir(parents=True, exist_ok=True)
+    for split, part in in_halves(rows).items():
+        pq.write_table(_with_pictures(part, pictures), place / f"{split}-00000-of-00001.parquet")
     return place
 
 
-def folders_by_category(place: Path, rows: Sequence[Row]) -> Path:
+def saved_datasets(place: Path, rows: Sequence[Row], pictures: Files = PICTURES) -> Path:
+    """Write what `datasets` saves of two splits."""
+    name = "data-00000-of-00001.arrow"
+    for split, part in in_halves(rows).items():
+        state = json.dumps({"_data_files": [{"filename": name}]})
+        folder = put_folder(place / split, {"state.json": state.encode()})
+        table = _with_pictures(part, pictures)
+        with pa.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(table)
+    return place
+
+
+def imagefolder(place: Path, rows: Sequence[Row], pictures: Files = PICTURES) -> Path:
+    """Write Hugging Face's layout: pictures of two splits with a metadata file each."""
+    for split, part in in_halves(rows).items():
+        listed = [{"file_name": f"{row['id']}.png", **row} for row in part]
+        shown = {f"{row['id']}.png": pictures[row["id"]] for row in part}
+        put_folder(place / split, {"metadata.csv": table_text(listed, Dialect()), **shown})
+    return place
+
+
+def folders_by_category(place: Path, rows: Sequence[Row], pictures: Files = PICTURES) -> Path:
     """Write a folder of each category."""
-    return put_folder(place, {f"{row['masterCategory']}/{row['id']}.png": PICTURES[row["id"]] for row in rows})
+    return put_folder(place, {f"{row['masterCategory']}/{row['id']}.png": pictures[row["id"]] for row in rows})
+
+
+def folders_in_parts(place: Path, rows: Sequence[Row], pictures: Files = PICTURES) -> Path:
+    """Write a folder of each category within one for training and one for test."""
+    for split, part in in_halves(rows).items():
+        folders_by_category(place / split, part, pictures)
+    return place
+
+
+def tables_of_parts(place: Path, rows: Sequence[Row], pictures: Files = PICTURES) -> Path:
+    """Write a table for training, one for test, and the pictures of both."""
+    told = {
+        split: [{**row, "image": f"pics/{row['id']}.png"} for row in part] for split, part in in_halves(rows).items()
+    }
+    put_folder(place, {f"{split}.csv": table_text(part, Dialect()) for split, part in told.items()})
+    return put_folder(place, {f"pics/{name}.png": data for name, data in pictures.items()})
+
+
+def column_of_parts(place: Path, rows: Sequence[Row], pictures: Files = PICTURES) -> Path:
+    """Write a table whose column says what is for training and what for test."""
+    halves = in_halves(rows).items()
+    told = [{**row, "photo": f"pics/{row['id']}.png", "split": split} for split, part in halves for row in part]
+    return CONTAINERS["csv"](place, told, {f"pics/{name}.png": data for name, data in pictures.items()}, Dialect())

@@ -38,6 +38,8 @@ MAKERS = pytest.mark.parametrize("make", [_folder, _zip])
         ("/pics/1001.jpg", "pics/1001.jpg"),
         (r"C:\Users\me\shop\pics\1001.jpg", "pics/1001.jpg"),
         ("/home/me/shop/pics/1001.jpg", "pics/1001.jpg"),
+        (r"\\nas\shop\pics\1001.jpg", "pics/1001.jpg"),
+        ("pics/1001.jpg?v=17", "pics/1001.jpg"),
         ("file:///home/me/pics/1001.jpg", "pics/1001.jpg"),
         ('"pics/1001.jpg"', "pics/1001.jpg"),
         ("PICS/1001.JPG", "pics/1001.jpg"),
@@ -164,6 +166,15 @@ def test_only_a_table_of_the_users_own_leads_out_of_its_folder(tmp_path, form):
         FilePictures(FolderFiles(shop)).find(cell)
 
 
+@pytest.mark.parametrize("slashes", ["\\\\", "\\" * 3, "\\" * 4])
+def test_a_path_on_a_share_is_looked_for_here(tmp_path, slashes):
+    _folder(tmp_path, "pics/1.jpg")
+    pictures = FilePictures(FolderFiles(tmp_path / "shop"), outside=True)
+    assert pictures.find(f"{slashes}nas\\pics\\1.jpg").path == "pics/1.jpg"
+    with pytest.raises(PictureMissing):
+        pictures.find(f"{slashes}nas\\pics\\2.jpg")
+
+
 def test_a_path_that_leads_out_of_the_tables_folder_may_stay_in_the_zip(tmp_path):
     _zip(tmp_path, "tables/shop.csv", "pics/1.jpg")
     pictures = FilePictures(ZipFiles(tmp_path / "shop.zip"), "tables")
@@ -186,7 +197,7 @@ def test_each_folder_is_listed_once_however_many_cells_miss(tmp_path, monkeypatc
     pictures = _folder(tmp_path, *(f"{number}/front.jpg" for number in range(30)))
     listed = []
     folder = FolderFiles.folder
-    monkeypatch.setattr(FolderFiles, "folder", lambda self, path: listed.append(path) or folder(self, path))
+    monkeypatch.setattr(FolderFiles, "folder", lambda self, path, **_: listed.append(path) or folder(self, path))
     for number in range(60):
         with pytest.raises(PictureMissing):
             pictures.find(f"{number}/back.jpg")
@@ -230,3 +241,9 @@ def test_a_zip_with_utf8_that_it_does_not_declare(tmp_path):
 def test_a_zip_with_very_deep_names(tmp_path):
     with pytest.raises(PictureMissing):
         _zip(tmp_path, "a/" * 20_000 + "1.jpg").find("b.jpg")
+
+
+def test_a_name_in_a_zip_with_line_breaks_stays_in_one_line(tmp_path):
+    assert _zip(tmp_path, "pics/1\n2.jpg").find("pics/1 2.jpg").path == "pics/1 2.jpg"
+    with pytest.raises(PictureMissing, match=r"which has pics/1 2\.jpg$"):
+        _zip(tmp_path, "pics/1\n2.jpg").find("3.jpg")

@@ -236,3 +236,54 @@ def test_where_no_weights_have_seen_the_catalogue_any_product_is_tested_on():
     assert not split.reserved and _split(products).reserved
     assert _counts(split, split.test) == [20, 5] and _counts(split, split.validation) == [16, 4]
     assert dataset_info(products, split, "f" * 16, 124)["test_ids"] == "any"
+
+
+def _given(**counts):
+    parts = pd.Series([part for part, count in counts.items() for _ in range(count)])
+    products = _products({"Bags": len(parts)}).assign(masterCategory=["Bags", "Shoes"] * (len(parts) // 2))
+    return products, parts
+
+
+def test_given_parts_are_what_is_trained_and_tested_on():
+    products, parts = _given(train=40, validation=10, test=20, none=4)
+    split = _split(products, protocol="given", given=parts.replace("none", ""), per_category=2)
+    assert split.validation.tolist() == list(range(40, 50)) and split.test.tolist() == list(range(50, 70))
+    assert set(split.train) == set(range(40)) and _counts(split, split.train) == [480, 480]
+    assert split.originals == {"Bags": 35, "Shoes": 35} and not split.leaking and not split.reserved
+
+
+def test_a_near_duplicate_across_given_parts_is_a_leak():
+    products, parts = _given(train=40, test=20)
+    groups = np.arange(60)
+    groups[[*range(0, 16, 2), 50]] = 0  # too many for validation
+    split = _split(products, groups, protocol="given", given=parts)
+    assert split.leaking and split.leakage.near == 1 / (len(split.validation) + 20)
+
+
+def test_without_a_test_part_the_one_for_validation_is_it():
+    products, parts = _given(train=40, validation=10)
+    split = _split(products, protocol="given", given=parts)
+    assert split.test.tolist() == list(range(40, 50)) and len(split.validation) == 8 and max(split.validation) < 40
+
+
+def test_no_group_of_training_is_divided_to_validate_on():
+    products, parts = _given(train=40, test=10)
+    split = _split(products, np.arange(50) // 4, protocol="given", given=parts, train_per_category=0)
+    assert not np.isin(split.validation // 4, split.train // 4).any() and len(split.validation)
+
+
+def test_categories_that_a_given_part_lacks_are_left_out():
+    products, parts = _given(train=40, test=20)
+    products.loc[:5, "masterCategory"] = "Hats"
+    split = _split(products, protocol="given", given=parts)
+    assert split.categories == ("Bags", "Shoes")
+    assert split.removed == {"Hats": "too few products in the given test part (6 products)"}
+    products.loc[40:, "masterCategory"] = "Bags"
+    with pytest.raises(UserError, match="leave 1 categories of 3"):
+        _split(products, protocol="given", given=parts)
+
+
+@pytest.mark.parametrize("given", [None, pd.Series(["train"] * 40), pd.Series([""] * 40)])
+def test_a_catalogue_that_is_not_divided_has_no_parts_to_keep(given):
+    with pytest.raises(UserError, match="folders or files called train and test, or a column split"):
+        _split(_given(train=40)[0], protocol="given", given=given)

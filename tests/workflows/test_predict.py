@@ -4,6 +4,8 @@ import os
 import shutil
 import warnings
 import zipfile
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,8 @@ from PIL import Image
 
 from tests.messages import collected_messages
 from tests.models.families import make_categoriser
+from vlm_core.catalogue import downloading
+from vlm_core.catalogue.downloading import name_of
 from vlm_core.errors import UserError
 from vlm_core.inference import record_columns
 from vlm_core.workflows.predict import find_pictures, predict_batches, write_predictions
@@ -32,7 +36,9 @@ def photos(tmp_path):
 
 def _predict(place, output, **columns):
     model = make_categoriser("git", "sentences")
-    pictures = find_pictures([str(place)], columns.get("id_column", "id"), columns.get("picture_column", ""))
+    pictures = find_pictures(
+        [str(place)], columns.get("id_column", "id"), columns.get("picture_column", ""), output.parent
+    )
     written = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
     table = pd.read_csv(output) if output.suffix == ".csv" else pd.read_parquet(output)
     assert len(table) == written.rows and table["error"].notna().sum() == written.failed
@@ -73,12 +79,17 @@ def test_ids_are_unique_whatever_the_files_are_called(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
     for name in ("a.png", "a.jpg.png", "b.jpg"):
         shutil.copy(tmp_path / "a.jpg", tmp_path / name)
-    assert [picture.id for picture in find_pictures([str(tmp_path)], "id", "")] == ["a.jpg", "a.jpg (2)", "a.png", "b"]
+    assert [picture.id for picture in find_pictures([str(tmp_path)], "id", "", tmp_path)] == [
+        "a.jpg",
+        "a.jpg (2)",
+        "a.png",
+        "b",
+    ]
     with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "twins.zip", "w") as archive:
         warnings.simplefilter("ignore")
         for data in (b"one", b"two"):
             archive.writestr("x.jpg", data)
-    twins = find_pictures([str(tmp_path / "twins.zip")], "id", "")
+    twins = find_pictures([str(tmp_path / "twins.zip")], "id", "", tmp_path)
     assert [(picture.id, picture.read()) for picture in twins] == [("x.jpg", b"one"), ("x.jpg (2)", b"two")]
 
 
@@ -90,8 +101,8 @@ def test_a_zip_with_broken_names_is_read(photos, tmp_path):
             archive.writestr(name, b"bytes")
     more = tmp_path / "more.zip"
     more.write_bytes(more.read_bytes().replace("é".encode(), b"\xff\xfe"))
-    assert len(find_pictures([str(place)], "id", "")) == 3
-    assert [picture.read() for picture in find_pictures([str(more)], "id", "")] == [b"bytes"] * 4
+    assert len(find_pictures([str(place)], "id", "", tmp_path)) == 3
+    assert [picture.read() for picture in find_pictures([str(more)], "id", "", tmp_path)] == [b"bytes"] * 4
 
 
 def test_no_cell_of_a_csv_is_a_formula(tmp_path):
@@ -121,6 +132,34 @@ def test_a_table_names_its_pictures(photos, tmp_path):
     assert table["error"].notna().tolist() == [False, False, True]
 
 
+def test_pictures_at_web_addresses_are_those_that_were_downloaded(photos, tmp_path, monkeypatch):
+    def fetch(addresses, folder):
+        for address in addresses:
+            (folder / name_of(address)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photos / "a.jpg", folder / name_of(address))
+            yield address, ""
+
+    monkeypatch.setattr(downloading, "_fetch_all", fetch)
+    (tmp_path / "shop.csv").write_text("id,photo\n1,https://shop.example/1\n2,photos/b.png\n")
+
+    def read(**options):
+        pictures = find_pictures([str(tmp_path / "shop.csv")], "id", "photo", tmp_path, **options)
+        with suppress(OSError):
+            return [picture.read() for picture in pictures]
+
+    expected = [(photos / name).read_bytes() for name in ("a.jpg", "b.png")]
+    assert read() is None
+    assert read(download=True) == expected == read()
+
+
+def test_a_linked_folder_is_followed_as_in_training(photos, tmp_path):
+    (tmp_path / "more").mkdir()
+    shutil.copy(photos / "a.jpg", tmp_path / "more" / "d.jpg")
+    (photos / "linked").symlink_to(tmp_path / "more")
+    (photos / "deep" / "again").symlink_to(photos)
+    assert _ids(photos)[0] == ["a", "b", "broken", "deep/c", "linked/d"]
+
+
 def test_a_stop_leaves_no_file(photos, tmp_path):
     def broken():
         yield [{"id": "a"}]
@@ -141,16 +180,16 @@ def test_what_cannot_be_read_or_written_is_refused(photos, tmp_path):
         ("photos/*.bmp", "does not exist"),
     ]:
         with pytest.raises(UserError, match=message):
-            find_pictures([str(tmp_path / place)], "id", "")
+            find_pictures([str(tmp_path / place)], "id", "", tmp_path)
     with pytest.raises(UserError, match="picture_column=file is not a column"):
-        find_pictures([str(photos / "table.csv")], "id", "file")
+        find_pictures([str(photos / "table.csv")], "id", "file", tmp_path)
     with pytest.raises(UserError, match=r"must end in .csv or .parquet"):
         write_predictions(tmp_path / "out.txt", ["id"], iter([]))
 
 
 def _ids(*places, id_column="id", picture_column=""):
     with collected_messages() as messages:
-        pictures = find_pictures([str(place) for place in places], id_column, picture_column)
+        pictures = find_pictures([str(place) for place in places], id_column, picture_column, Path())
     return [picture.id for picture in pictures], messages
 
 
@@ -191,5 +230,5 @@ def test_a_file_of_any_name_is_tried_and_a_link_that_is_named_is_followed(photos
     shutil.copy(photos / "a.jpg", tmp_path / "picture")
     (photos / "out.jpg").symlink_to(tmp_path / "picture")
     for place in (tmp_path / "picture", photos / "out.jpg"):
-        (picture,) = find_pictures([str(place)], "id", "")
+        (picture,) = find_pictures([str(place)], "id", "", tmp_path)
         assert picture.read() == (photos / "a.jpg").read_bytes()

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from vlm_core.atomic import building, write_atomically
+from vlm_core.catalogue.ordering import places_in_order
+from vlm_core.catalogue.parts import PART, part_of_picture
 from vlm_core.catalogue.pictures import PictureMissing, Pictures, address_of, tidy
 from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, read_products
 from vlm_core.catalogue.sources import OpenTable, Source, open_source
@@ -38,11 +40,12 @@ from vlm_core.pixels.picture_store import (
 )
 from vlm_core.progress import track
 
-SCHEMA: Final = 5  # of the prepared folder: part of its name, so that an older one is never read
+SCHEMA: Final = 6  # of the prepared folder: part of its name, so that an older one is never read
 SIZES: Final = "sizes.npy"  # beside the pictures
 LONGEST_SIDE: Final = 256  # pixels of a stored picture
 PICTURES_MEASURED: Final = 200  # to choose the canvas
 PICTURES_PER_BATCH: Final = 256
+MOST_NAMES: Final = 50  # of columns in a message
 LEFT_OUT: Final = "left_out.csv"  # which rows and pictures are of no use, and why
 MOST_DECODERS: Final = 8  # threads: each may need some hundred megabytes
 
@@ -74,19 +77,22 @@ class Catalogue:
         return sizes
 
 
-def prepare_catalogue(data: str, columns: Columns, root: Path, *, download: bool = False) -> Catalogue:
+def prepare_catalogue(
+    data: str, columns: Columns, root: Path, *, download: bool = False, by_id: bool = True
+) -> Catalogue:
     """Return the catalogue that `data` names, decoded once and cached under `root/data/processed`.
 
-    With `download` pictures at web addresses are downloaded first, those that are not there yet.
+    With `download` pictures at web addresses are downloaded first, those that are not there yet. Products are in the
+    order of their ids, or without `by_id` in that of the table's rows.
     Raises UserError when there is nothing to read, a column is missing, or no product is usable.
     """
     source = open_source(data, root)
     if download:
         source.download(columns)
     with source.open_table(columns) as table:
-        reading = _read(source, table)
+        reading = _read(source, table, by_id)
     memory = os.environ.get(MEMORY_SETTING, "")  # which pictures are read depends on it
-    contents = f"{SCHEMA}|{reading.key}|{columns}{f'|{memory}' if memory else ''}"
+    contents = f"{SCHEMA}|{reading.key}|{columns}|{by_id}{f'|{memory}' if memory else ''}"
     key = hashlib.blake2b(contents.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     name = re.sub(r"[^\w.-]", "_", Path(source.name).stem) or "catalogue"
     folder = root / "data" / "processed" / f"{name}-{key}"
@@ -120,7 +126,8 @@ def with_products(catalogue: Catalogue, products: pd.DataFrame) -> Catalogue:
     if fingerprint == catalogue.fingerprint:
         return catalogue
     source = catalogue.pictures.path.parent
-    folder = source.parent / f"{source.name.rsplit('-', 1)[0]}-{fingerprint}"
+    key = hashlib.blake2b(f"{source.name}|{fingerprint}".encode(), digest_size=8).hexdigest()
+    folder = source.parent / f"{source.name.rsplit('-', 1)[0]}-{key}"
     if not (folder / "reading.json").exists():
         with _preparing(folder) as partial:
             for array in source.glob("*.npy"):
@@ -189,15 +196,13 @@ class _Reading:
 
 def check_columns(name: str, table: OpenTable) -> None:
     """Raise UserError unless the table has every column that is needed; a label only if one is asked for."""
-    needed = {"label": table.columns.label} if table.columns.label else {}
-    if table.columns.picture:
-        needed["picture_column"] = table.columns.picture
-    else:
-        needed["id_column"] = table.columns.id
-    for setting, column in needed.items():
+    for setting, column in table.columns.needed().items():
         if column not in table.table.names:
-            known = ", ".join(name for name in table.table.names if name)
-            raise UserError(f"{setting}={column} is not a column of {name}, which has: {known}.")
+            known = [name for name in table.table.names if name]
+            more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
+            raise UserError(
+                f"{setting}={column} is not a column of {name}, which has: {', '.join(known[:MOST_NAMES])}{more}."
+            )
 
 
 def _prepare(source: Source, reading: _Reading, folder: Path, left_out: Path) -> None:
@@ -232,7 +237,7 @@ def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> N
                 unreadable.append(Refusal(row.line, f"the picture {path}: {decoded}"))
                 continue
             file.write(decoded.picture.tobytes())
-            usable.append(_product(row, decoded, reading.columns))
+            usable.append(_product(row, path, decoded, reading.columns))
             sizes.append(decoded.size)
         file.seek(0)
         _write_header(file, (len(usable), *canvas, 3))
@@ -240,7 +245,10 @@ def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> N
     if not usable:
         raise _nothing_usable(source.name, report, left_out, reading.hint)
     np.save(folder / SIZES, np.array(sizes, dtype=np.uint32))
-    _finish(pd.DataFrame(usable), report, source.name, folder)
+    products = pd.DataFrame(usable)
+    if len(set(products[PART]) - {""}) < 2:
+        del products[PART]
+    _finish(products, report, source.name, folder)
 
 
 def _finish(products: pd.DataFrame, report: ReadingReport, name: str, folder: Path) -> None:
@@ -275,8 +283,8 @@ def _write_left_out(report: ReadingReport, table: str, path: Path) -> None:
         write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
-def _read(source: Source, table: OpenTable) -> _Reading:
-    """Return the rows that have a picture. Raises UserError when a column is missing."""
+def _read(source: Source, table: OpenTable, by_id: bool) -> _Reading:
+    """Return the rows that have a picture, with `by_id` in the order of ids. Raises UserError for a missing column."""
     check_columns(source.name, table)
     rows: list[tuple[TableRow, str]] = []
     refused: list[Refusal] = []
@@ -313,6 +321,8 @@ def _read(source: Source, table: OpenTable) -> _Reading:
         notes=tuple(table.table.notes),
         picture_column=table.columns.picture,
     )
+    if by_id:
+        rows = [rows[place] for place in places_in_order([_identity(row, table.columns) for row, _ in rows])]
     return _Reading(rows, report, table.columns, table.pictures, table.key(path for _, path in rows), hint)
 
 
@@ -372,13 +382,17 @@ def _decode(reading: _Reading, canvas: tuple[int, int]) -> Iterator[tuple[TableR
             yield from pool.map(decode, batch)
 
 
-def _product(row: TableRow, decoded: _Decoded, columns: Columns) -> dict[str, str]:
-    identity = row.values.get(columns.id) or tidy(row.values[columns.picture])
+def _identity(row: TableRow, columns: Columns) -> str:
+    return row.values.get(columns.id) or tidy(row.values[columns.picture])
+
+
+def _product(row: TableRow, path: str, decoded: _Decoded, columns: Columns) -> dict[str, str]:
     return {
         **row.values,
-        "product_id": identity,
+        "product_id": _identity(row, columns),
         "title": row.values.get(columns.title, row.values.get("title", "")),
         "picture_digest": decoded.digest,
+        PART: row.values.get(PART) or part_of_picture(path),
     }
 
 
@@ -389,8 +403,8 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 
 def _fingerprint(products: pd.DataFrame, picture_column: str) -> str:
-    """Return 16 hex digits of all rows, whatever their order, and however the paths of their pictures are written."""
-    told = products.drop(columns=picture_column) if picture_column else products
+    """Return 16 hex digits of all rows, in whatever order, place and spelling of paths they and their pictures came."""
+    told = products.drop(columns=[name for name in (picture_column, PART) if name in products])
     lines = sorted("\x1f".join(values) for values in told.itertuples(index=False))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 

@@ -10,13 +10,14 @@ from typing import Final
 
 import pandas as pd
 
+from vlm_core.catalogue.parts import PART
 from vlm_core.errors import UserError
 
 COLUMNS: Final = ("id", "column", "old", "new", "by", "at", "reason")
 NEEDED: Final = COLUMNS[:4]
 NOTHING: Final = "-"  # as the new cell: an empty one, such as a product without a category
 MOST_BYTES: Final = 100_000_000
-_NOT_CORRECTABLE: Final = ("product_id", "picture_digest")
+_NOT_CORRECTABLE: Final = ("product_id", "picture_digest", PART)
 _FORMULA: Final = ("'=", "'+", "'-", "'@", "'\t", "'\r")
 
 

@@ -41,7 +41,7 @@ class DownloadedPictures:
         """Return where a picture is. Raises PictureMissing, also for an address that was not downloaded."""
         if not (address := address_of(cell)):
             return self._pictures.find(cell)
-        name = _name(address)
+        name = name_of(address)
         if self._files.contains(name):
             return Found(f"{DOWNLOADS}/{name}", cell.count("://") - 1)
         problem = self._problems.get(address, "add --download true to download it")
@@ -60,7 +60,7 @@ class DownloadedPictures:
     def download(self, cells: Iterable[str]) -> None:
         """Download the pictures of all addresses in these cells that are not in the folder yet."""
         addresses = dict.fromkeys(address for cell in cells if (address := address_of(cell)))
-        missing = [address for address in addresses if not self._files.contains(_name(address))]
+        missing = [address for address in addresses if not self._files.contains(name_of(address))]
         if not missing:
             return
         for address, problem in track(
@@ -102,12 +102,13 @@ def _fetch(client: httpx2.Client, address: str, folder: Path) -> str:
                     return f"more than {MOST_PICTURE_BYTES // 1_000_000} MB"
         if not data:
             return "it is empty"
-        write_atomically(folder / _name(address), lambda file: file.write(data))
+        write_atomically(folder / name_of(address), lambda file: file.write(data))
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
         return str(error)[:200] or type(error).__name__
     return ""
 
 
-def _name(address: str) -> str:
+def name_of(address: str) -> str:
+    """Return the path of an address's picture in the folder of downloads."""
     digest = hashlib.blake2b(address.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     return f"{digest[:2]}/{digest}"

@@ -101,8 +101,8 @@ class FilePictures:
         path = tidy(name)
         if path.count("/") > MOST_FOLDERS:
             raise PictureMissing(f"no path of a file: {_shown(path)}")
-        spellings = [path, unquote(path)] if "%" in path else [path]
-        for spelling in spellings:
+        without_query = path.partition("?")[0]  # as in what was copied from a web shop
+        for spelling in dict.fromkeys((path, without_query, unquote(path), unquote(without_query))):
             if (found := self._match_anywhere(spelling)) is not None:
                 return found
         if self._from_root:
@@ -204,34 +204,41 @@ class _Names:
     """Files by their names, in the spellings that people and programs give them."""
 
     def __init__(self, files: Iterable[tuple[str, str]]) -> None:
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        self._first: dict[str, str] = {}  # by name, of pictures without the ending
+        self._further: dict[str, list[str]] = defaultdict(list)  # of the same names
         self._by_number: dict[str, list[str]] = defaultdict(list)
         for name, path in files:
             folded = _fold(name)
-            self._by_name[folded].append(path)
             stem, dot, ending = folded.rpartition(".")
-            if dot + ending in _PICTURES:
-                self._by_stem[stem].append(path)
-                if stem.startswith("0") and stem.isdecimal():
-                    self._by_number[stem.lstrip("0")].append(path)
+            key = stem if dot + ending in _PICTURES else folded
+            if key in self._first:
+                self._further[key].append(path)
+            else:
+                self._first[key] = path
+            if key.startswith("0") and key is stem and stem.isdecimal():
+                self._by_number[stem.lstrip("0")].append(path)
 
     def pick(self, name: str) -> str | None:
         """Return the path of the file that a name means; None for none. Raises PictureMissing for several."""
-        stem = _fold(posixpath.splitext(name)[0] if is_picture(name) else name)
+        folded = _fold(name)
+        stem = posixpath.splitext(folded)[0] if is_picture(name) else folded
         number = match[1] if (match := _WHOLE_NUMBER.fullmatch(stem)) else stem
+        alike = self._called(stem)
         found = (
-            self._by_name.get(_fold(name))
-            or self._by_stem.get(stem)
-            or self._by_stem.get(number)
-            or (self._with_number(number) if number.isdecimal() else None)
+            [path for path in alike if _fold(posixpath.basename(path)) == folded]
+            or alike
+            or self._called(number)
+            or (self._with_number(number) if number.isdecimal() else [])
         )
         return _single(found, name) if found else None
+
+    def _called(self, key: str) -> list[str]:
+        return [self._first[key], *self._further.get(key, ())] if key in self._first else []
 
     def _with_number(self, number: str) -> list[str]:
         """Return the files whose names are that number with any zeros before it."""
         plain = number.lstrip("0")
-        return [*self._by_stem.get(plain, ()), *self._by_number.get(plain, ())]
+        return [*self._called(plain), *self._by_number.get(plain, ())]
 
 
 def _single(paths: list[str], name: str) -> str:
@@ -253,6 +260,8 @@ def _rank(ending: str) -> int:
 def tidy(path: str) -> str:
     """Return a path with slashes, without quotes, a drive and steps that lead nowhere, in composed letters."""
     path = _FILE_ADDRESS.sub("/", path.strip().strip("\"'")).replace("\\", "/")
+    if path.startswith("//"):  # a share, as //server/pics, which normpath would keep
+        path = "/" + path.lstrip("/")
     return unicodedata.normalize("NFC", posixpath.normpath(_DRIVE.sub("", path, count=1)))
 
 

@@ -11,6 +11,7 @@ from vlm_core.errors import UserError
 
 MOST_ROWS: Final = 2_000_000
 MOST_CELLS: Final = 20_000_000  # of all rows; each takes about 100 bytes of memory
+MOST_ABOVE_NAMES: Final = 20  # lines of a table, such as a title, in which its column names are looked for
 FURTHER: Final = ", and this is a further picture of it"
 REASONS_SHOWN: Final = 3
 _WHOLE_NUMBER: Final = re.compile(r"(\d+)\.0+")
@@ -25,6 +26,11 @@ class Columns:
     title: str
     label: str
     attributes: tuple[str, ...]
+
+    def needed(self) -> dict[str, str]:
+        """Return the settings whose columns a table must have: a picture, without one an id, and a label if asked."""
+        label = {"label": self.label} if self.label else {}
+        return label | ({"picture_column": self.picture} if self.picture else {"id_column": self.id})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +107,7 @@ class Table(Protocol):
         """Close the file."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableRow:
+class TableRow(NamedTuple):
     """One usable row of the table."""
 
     line: int
@@ -124,7 +129,6 @@ def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal
     most = min(MOST_ROWS, MOST_CELLS // len(table.names))
     place = id_index(table.names, columns)
     picture_place = table.names.index(columns.picture) if columns.picture in table.names else place
-    named = [(index, name) for index, name in enumerate(table.names) if name]
     first_rows: dict[str, tuple[int, str]] = {}
     for count, record in enumerate(table.records(columns)):
         if count >= most:
@@ -148,4 +152,6 @@ def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal
             yield Refusal(record.line, f"the id {product} is already used in line {line:,}{further}")
         else:
             first_rows[product] = record.line, cells[picture_place]
-            yield TableRow(record.line, {name: cells[index] for index, name in named}, record.repaired)
+            values = dict(zip(table.names, cells, strict=True))
+            values.pop("", None)
+            yield TableRow(record.line, values, record.repaired)

@@ -21,13 +21,14 @@ from typing import IO, Any, BinaryIO, Final, cast
 from vlm_core.catalogue.containers.arrow_table import ArrowTable, open_arrow, open_parquet
 from vlm_core.catalogue.containers.files import Files, is_picture
 from vlm_core.catalogue.containers.folder import FolderFiles
-from vlm_core.catalogue.containers.image_folder import ImageFolder, is_image_folder, split_order
+from vlm_core.catalogue.containers.image_folder import ImageFolder, is_image_folder
 from vlm_core.catalogue.containers.joined_table import JoinedTable
 from vlm_core.catalogue.containers.json_lines import JsonLines
 from vlm_core.catalogue.containers.text_table import TextTable
 from vlm_core.catalogue.containers.workbook import Workbook
 from vlm_core.catalogue.containers.zip_files import ZipFiles
 from vlm_core.catalogue.downloading import DOWNLOADS, DownloadedPictures
+from vlm_core.catalogue.parts import part_of_file, part_order
 from vlm_core.catalogue.pictures import IMAGES, FilePictures, Found, Pictures
 from vlm_core.catalogue.reading import Columns, Table, TableRow, read_products
 from vlm_core.catalogue.zips import BROKEN_ENTRY
@@ -136,6 +137,11 @@ def open_source(data: str, root: Path) -> Source:
         raise UserError(
             f"data={data} does not exist: give {READABLE}, or sample, kaggle or hf. Looked for {path.absolute()}."
         )
+    return open_path(path, root)
+
+
+def open_path(path: Path, root: Path) -> Source:
+    """Return the source at a path that exists, with the pictures that were downloaded into `root`. Raises UserError."""
     source = open_place(path)
     return replace(source, pictures=DownloadedPictures(source.pictures, root / DOWNLOADS))
 
@@ -147,10 +153,9 @@ def open_place(path: Path) -> Source:
     if not path.is_file():
         raise UserError(f"{path} is neither a folder nor a regular file: give {READABLE}.")
     ending = _endings(path.name)[0]
-    if ending in PARQUET:
-        return _of_arrow(open_parquet([path], path.name), FilePictures(FolderFiles(path.parent), outside=True))
-    if ending == ARROW:
-        return _of_arrow(open_arrow([path], path.name), FilePictures(FolderFiles(path.parent), outside=True))
+    if ending in (*PARQUET, ARROW):
+        table = (open_arrow if ending == ARROW else open_parquet)({path.name: path}, path.name)
+        return _of_arrow(table, FilePictures(FolderFiles(path.parent), outside=True))
     if ending in TABLES:
         return _of_file(FolderFiles(path.parent), path.name, outside=True)
     if zipfile.is_zipfile(path):
@@ -171,7 +176,7 @@ def _in_files(files: Files, name: str, folder: Path | None = None) -> Source:
     if metadata := [
         path for path in paths if posixpath.basename(path).lower().startswith("metadata.") and is_table(path)
     ]:
-        return _of_metadata(files, sorted(metadata, key=split_order), name)
+        return _of_parts(files, sorted(metadata, key=part_order), name)
     if tables := _tables(paths, [ending for ending in TABLES if ending not in UNSURE]):
         return _of_tables(files, tables, name, folder)
     pictures = [path for path in paths if is_picture(path)]
@@ -186,70 +191,78 @@ def _of_file(files: Files, path: str, *, outside: bool = False, name: str = "") 
     """Return the source of a table that is a file of others; `outside` as in FilePictures."""
 
     def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
-        return open_table_file(files, path)
+        return open_table_file(files, path, columns)
 
     return Source(
         name or posixpath.basename(path), FilePictures(files, posixpath.dirname(path), outside=outside), open_table
     )
 
 
-def open_table_file(files: Files, path: str) -> tuple[Table, Callable[[], str]]:
-    """Open a table that is read from its first byte to its last, and a function that returns a hash of all of them."""
+def open_table_file(files: Files, path: str, columns: Columns) -> tuple[Table, Callable[[], str]]:
+    """Open a table that is read from its first byte to its last, and a function that returns a hash of all of them.
+
+    The names of its columns are looked for in its first lines.
+    """
     name = f"{path} of {files.name}" if isinstance(files, ZipFiles) else posixpath.basename(path)
     ending, packing = _endings(path)
     with naming_table(name):
         file: Any = files.open(path)
         raw = TableBytes(PACKED[packing](file) if packing else file, name)
     stream = io.BufferedReader(raw, 1 << 16)
+    needed = frozenset(columns.needed().values())
     if ending in WORKBOOK:
         copy = tempfile.TemporaryFile()  # noqa: SIM115  # the workbook closes it
         shutil.copyfileobj(stream, copy)
         copy.seek(0)
         digest = raw.digest()
-        return Workbook(cast(BinaryIO, copy), name), lambda: digest
-    return (JsonLines if ending in JSON else TextTable)(stream, name), raw.digest
+        return Workbook(cast(BinaryIO, copy), name, needed), lambda: digest
+    return JsonLines(stream, name) if ending in JSON else TextTable(stream, name, needed), raw.digest
 
 
 def _of_arrow(table: ArrowTable, pictures: Pictures) -> Source:
     return Source(table.name, pictures, lambda columns: (table.again(), lambda: table.state))
 
 
-def _of_metadata(files: Files, paths: Sequence[str], name: str) -> Source:
-    """Return the source of Hugging Face's metadata files, each of which names pictures from its own folder on."""
+def _of_parts(files: Files, paths: Sequence[str], name: str) -> Source:
+    """Return the source of several tables, such as Hugging Face's, each of which names pictures from its folder on."""
 
     def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
-        opened = [_open_any(files, path) for path in paths]
-        tables = [(posixpath.dirname(path), table) for path, (table, _) in zip(paths, opened, strict=True)]
-        return JoinedTable(name, tables), lambda: "|".join(digest() for _, digest in opened)
+        opened = {path: _open_any(files, path, columns) for path in paths}
+        tables = {path: table for path, (table, _) in opened.items()}
+        return JoinedTable(name, tables), lambda: "|".join(digest() for _, digest in opened.values())
 
     return Source(name, FilePictures(files), open_table)
 
 
-def _open_any(files: Files, path: str) -> tuple[Table, Callable[[], str]]:
+def _open_any(files: Files, path: str, columns: Columns) -> tuple[Table, Callable[[], str]]:
     if _endings(path)[0] not in PARQUET:
-        return open_table_file(files, path)
+        return open_table_file(files, path, columns)
     return _unpack_parquet(files, [path], posixpath.basename(path)), lambda: files.state(path)
 
 
 def _unpack_parquet(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
     """Return the table in Parquet files, copied to where they can be read from any place on."""
     place = Path(tempfile.mkdtemp())
-    copies = [place / f"{number}.parquet" for number in range(len(paths))]
-    for path, copy in zip(paths, copies, strict=True):
+    copies = {path: place / f"{number}.parquet" for number, path in enumerate(paths)}
+    for path, copy in copies.items():
         with naming_table(path), files.open(path) as file, copy.open("wb") as target:
             shutil.copyfileobj(file, target)
     return open_parquet(copies, name, lambda: shutil.rmtree(place, ignore_errors=True))
 
 
 def _of_tables(files: Files, tables: Sequence[str], name: str, folder: Path | None) -> Source:
-    """Return the source of the only table, or of all Parquet files, which are parts of one."""
+    """Return the source of the only table, of those called train and test, or of all Parquet files."""
     if all(_endings(path)[0] in PARQUET for path in tables):
         table = (
-            open_parquet([folder / path for path in tables], name) if folder else _unpack_parquet(files, tables, name)
+            open_parquet({path: folder / path for path in tables}, name)
+            if folder
+            else _unpack_parquet(files, tables, name)
         )
         return _of_arrow(table, FilePictures(files, posixpath.dirname(tables[0])))
     if len(tables) == 1:
         return _of_file(files, tables[0], name=name)
+    if all(map(part_of_file, tables)):
+        return _of_parts(files, tables, name)
     raise UserError(
         f"data={name} holds several tables ({', '.join(tables[:5])}): give the path of one, or call it {TABLE}."
         if folder
@@ -270,16 +283,17 @@ def _nesting(files: Files, path: str) -> tuple[bool, int, str]:
     return not files.folder(beside)[1], path.count("/"), path
 
 
-def _saved_datasets(folder: Path, paths: Sequence[str]) -> list[Path]:
+def _saved_datasets(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
     """Return the Arrow files of what `datasets` saved: of all splits, in the order that each split's state names."""
-    files = []
-    for path in sorted((path for path in paths if posixpath.basename(path) == "state.json"), key=split_order):
+    files: dict[str, Path] = {}
+    for path in sorted((path for path in paths if posixpath.basename(path) == "state.json"), key=part_order):
         try:
             state = json.loads((folder / path).read_text())
             names = [str(part["filename"]) for part in state["_data_files"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        files += [folder / posixpath.dirname(path) / Path(name).name for name in names]
+        saved = [posixpath.join(posixpath.dirname(path), Path(name).name) for name in names]
+        files |= {name: folder / name for name in saved}
     return files
 
 
@@ -287,7 +301,7 @@ def _tables(paths: Sequence[str], endings: Sequence[str]) -> list[str]:
     """Return the least nested tables with one of the endings; of parts for training and test the former first."""
     found = [path for path in paths if _endings(path)[0] in endings]
     least = min((path.count("/") for path in found), default=0)
-    return sorted((path for path in found if path.count("/") == least), key=split_order)
+    return sorted((path for path in found if path.count("/") == least), key=part_order)
 
 
 def is_table(path: str) -> bool:

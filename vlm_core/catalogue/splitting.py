@@ -1,4 +1,4 @@
-"""Splits into training, validation and test, under a leak-free protocol or the original study's."""
+"""Splits into training, validation and test, under a leak-free protocol, the original study's, or as given."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from vlm_core.aliases import former_value
 from vlm_core.catalogue.labels import counted
+from vlm_core.catalogue.parts import OWN_COLUMNS, PARTS, TEST, TRAIN, VALIDATION
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
 
-Protocol = Literal["holdout", "original"]
+Protocol = Literal["holdout", "original", "given"]
 
 ORIGINAL_CATEGORIES = ("Accessories", "Apparel", "Footwear", "Free Items", "Personal Care")
 TEST_SHARE = 0.20
@@ -78,14 +79,19 @@ def split_catalogue(
     train_per_category: int,
     seed: int,
     evaluable: NDArray[np.bool_] | None = None,
+    given: pd.Series[str] | None = None,
 ) -> Split:
     """Return the split of a seed; the arguments are the settings of the same names.
 
-    `evaluable` (n_products,) marks what `holdout` may validate and test on; without it, that is any product.
+    `evaluable` (n_products,) marks what `holdout` may validate and test on; without it, that is any product. `given`
+    (n_products,) has the part of each product for the protocol of that name.
 
     Raises UserError when a named category does not exist, one has too few products, or fewer than two are left.
     """
     names, removed = choose_categories(products[label], groups, categories, min_products)
+    if protocol == "given":
+        parts = _check_parts(given)
+        names = _in_all_parts(names, products[label], parts, removed)
     evaluable = np.ones(len(products), dtype=bool) if evaluable is None else evaluable
     index_of = {name: index for index, name in enumerate(names)}
     labels = products[label].map(index_of).fillna(-1).to_numpy().astype(np.int64)
@@ -93,6 +99,10 @@ def split_catalogue(
     if protocol == "original":
         train, validation, sampled = _split_as_original(labels, len(names), train_per_category, generator)
         test = validation
+    elif protocol == "given":
+        train, validation, test = _split_as_given(parts, labels, groups, generator)
+        sampled = np.concatenate([train, validation, test])
+        train = balance(train, labels, train_per_category, generator)
     else:
         sampled = sample_rows(labels, len(names), per_category, evaluable, generator)
         train, validation, test = hold_out(sampled, labels, groups, evaluable, generator)
@@ -112,7 +122,7 @@ def split_catalogue(
         removed=removed,
         leakage=measure_leakage(products["picture_digest"], groups, labels, names, train, validation, test),
         fingerprint=split_fingerprint(products["product_id"], names, protocol, validation, test),
-        reserved=not bool(evaluable.all()),
+        reserved=protocol != "given" and not bool(evaluable.all()),
     )
 
 
@@ -205,8 +215,7 @@ def hold_out(
     the category's quota there, so that large groups end up in training. Only groups eligible for evaluation are used
     for either; a category with few of them divides these, and one with hardly any is evaluated on all its groups.
     """
-    table = pd.DataFrame({"row": rows, "group": groups[rows], "label": labels[rows]})
-    table["home"] = table.groupby("group")["label"].transform("first")
+    table = _with_homes(rows, labels, groups)
     table["eligible"] = eligible[rows]
     sides = pd.Series("train", index=table.index)
     for _, members in table.groupby("home"):
@@ -220,6 +229,12 @@ def hold_out(
         side_of_group = _assign_groups(sizes.iloc[generator.permutation(len(sizes))], quotas)
         sides[candidates.index] = candidates["group"].map(side_of_group)
     return tuple(np.sort(table.loc[sides == side, "row"].to_numpy()) for side in ("train", "validation", "test"))  # type: ignore[return-value]
+
+
+def _with_homes(rows: Rows, labels: Rows, groups: Rows) -> pd.DataFrame:
+    """Return rows with their group, their category, and the category that their group belongs to."""
+    table = pd.DataFrame({"row": rows, "group": groups[rows], "label": labels[rows]})
+    return table.assign(home=table.groupby("group")["label"].transform("first"))
 
 
 def _assign_groups(sizes: pd.Series[int], quotas: dict[str, int]) -> dict[int, str]:
@@ -271,6 +286,62 @@ def _split_as_original(
         random_state=int(generator.integers(2**31)),
     )
     return train, validation, np.unique(rows)
+
+
+def _check_parts(given: pd.Series[str] | None) -> NDArray[np.str_]:
+    """Return the parts (n,); where there is no part for the test, that for validation is. Raises UserError for none."""
+    parts = np.array([] if given is None else given, dtype=str)
+    if TEST not in parts:
+        parts = np.where(parts == VALIDATION, TEST, parts)
+    if TRAIN not in parts or TEST not in parts:
+        raise UserError(
+            "protocol=given keeps the parts of a catalogue that is divided already, and this one is not: it needs "
+            f"folders or files called train and test, or a column {' or '.join(OWN_COLUMNS)} with train and test."
+        )
+    return parts
+
+
+def _in_all_parts(
+    names: Sequence[str], column: pd.Series[str], parts: NDArray[np.str_], removed: dict[str, str]
+) -> tuple[str, ...]:
+    """Return the categories with products to train and to test on; add to `removed` why each other one is left out.
+
+    Raises UserError when fewer than two are left.
+    """
+    fewest = {TRAIN: 1 if VALIDATION in parts else 2, TEST: 1}
+    for name in names:
+        of_category = parts[(column == name).to_numpy()]
+        few = [part for part, least in fewest.items() if (of_category == part).sum() < least]
+        if few:
+            removed[name] = f"too few products in the given {' and '.join(few)} part ({len(of_category)} products)"
+    left = tuple(name for name in names if name not in removed)
+    if len(left) < 2:
+        raise UserError(
+            f"The given parts leave {len(left)} categories of {len(names)} with products to train and to test on, and "
+            "training needs at least two: use protocol=holdout, which divides the catalogue anew."
+        )
+    return left
+
+
+def _split_as_given(
+    parts: NDArray[np.str_], labels: Rows, groups: Rows, generator: np.random.Generator
+) -> tuple[Rows, Rows, Rows]:
+    """Return training, validation and test rows as the catalogue has them.
+
+    Without a part for validation a share of training becomes one, never of the test; no near-duplicate group of
+    training is divided by it.
+    """
+    train, validation, test = (np.flatnonzero((labels >= 0) & (parts == part)) for part in PARTS)
+    if VALIDATION in parts:
+        return train, validation, test
+    table = _with_homes(train, labels, groups)
+    chosen = pd.Series(False, index=table.index)
+    for _, members in table.groupby("home"):
+        sizes = members.groupby("group").size()
+        quota = max(1, round(VALIDATION_SHARE / (1 - TEST_SHARE) * len(members)))
+        sides = _assign_groups(sizes.iloc[generator.permutation(len(sizes))], {"validation": quota})
+        chosen[members.index] = members["group"].map(sides) == "validation"
+    return train[~chosen], train[chosen], test
 
 
 def measure_leakage(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.corrections import COLUMNS, read_corrections
+from vlm_core.catalogue.parts import PART
 from vlm_core.config import AuditConfig
 from vlm_core.data import load_catalogue, split_list
 from vlm_core.errors import UserError, require_extra
@@ -152,10 +153,10 @@ def write_corrected(catalogue: Catalogue, title_column: str, path: Path) -> None
     if path.suffix.lower() != ".csv":
         raise UserError(f"corrected={path} must end in .csv.")
     products = catalogue.products
-    ours = {"product_id", "picture_digest"}  # and a title that is no column of the table
+    ours = {"product_id", "picture_digest", PART}  # and a title that is no column of the table
     if title_column in products.columns.drop("title") or not products["title"].any():
         ours.add("title")
-    text = products.drop(columns=sorted(ours)).map(spreadsheet_text).to_csv(index=False)
+    text = products.drop(columns=ours.intersection(products)).map(spreadsheet_text).to_csv(index=False)
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 

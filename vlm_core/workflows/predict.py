@@ -20,7 +20,7 @@ from vlm_core.catalogue.containers.files import ENDINGS, MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles, open_regular
 from vlm_core.catalogue.pictures import Pictures
 from vlm_core.catalogue.reading import MOST_ROWS, Columns, Record, Refusal, TableRow, id_index
-from vlm_core.catalogue.sources import TABLES, OpenTable, is_table, open_place
+from vlm_core.catalogue.sources import TABLES, OpenTable, Source, is_table, open_path
 from vlm_core.catalogue.zips import open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
@@ -51,11 +51,15 @@ class Written:
     errors: tuple[str, ...]
 
 
-def find_pictures(places: Sequence[str], id_column: str, picture_column: str) -> list[UnlabelledPicture]:
+def find_pictures(
+    places: Sequence[str], id_column: str, picture_column: str, root: Path, *, download: bool = False
+) -> list[UnlabelledPicture]:
     """Return the images of folders and zips, single ones, those of patterns such as *.jpg, and one per row of tables.
 
-    Outside of tables an image's id is its path without extension, from the folder that all of them share. A row that
-    cannot be used gives an image that cannot be read. What is passed over is logged. Raises UserError for no images.
+    A folder or zip without images may hold a table that has them. Outside of tables an image's id is its path without
+    extension, from the folder that all of them share. A row that cannot be used gives an image that cannot be read.
+    Images at web addresses are those downloaded into `root`, with `download` after downloading what is missing. What is
+    passed over is logged. Raises UserError for no images.
     """
     files: list[tuple[str, Callable[[], bytes]]] = []
     in_tables: list[UnlabelledPicture] = []
@@ -64,11 +68,12 @@ def find_pictures(places: Sequence[str], id_column: str, picture_column: str) ->
     top = Path(os.path.commonpath([path.parent for path in paths]))
     if len(paths) == 1 and (paths[0].is_dir() or zipfile.is_zipfile(paths[0])):
         top = paths[0]
+    columns = Columns(id_column, picture_column, "", "", ())
     for path in paths:
-        if is_table(path.name) and path.is_file():
-            in_tables += _in_table(path, id_column, picture_column)
+        found, others = ([], []) if is_table(path.name) and path.is_file() else _in_place(path)
+        if not found and any(map(is_table, [*others, path.name])):  # also a folder or zip of Parquet files
+            in_tables += _in_table(open_path(path, root), columns, download)
             continue
-        found, others = _in_place(path)
         start = "" if path == top else path.relative_to(top).as_posix()
         files += [(posixpath.join(start, name) if name else start, read) for name, read in found]
         passed_over += [posixpath.join(start, name) for name in others]
@@ -122,8 +127,7 @@ def _read_file(path: Path) -> bytes:
 
 def _in_folder(folder: Path) -> Found:
     files = FolderFiles(folder)
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir()]
-    images, others = _images(names)
+    images, others = _images(sorted(files.walk(everything=True), key=lambda name: name.split("/")))
     return [(name, partial(files.read_picture, name)) for name in images], others
 
 
@@ -167,19 +171,23 @@ def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> l
     return pictures
 
 
-def _in_table(path: Path, id_column: str, picture_column: str) -> list[UnlabelledPicture]:
+def _in_table(source: Source, columns: Columns, download: bool) -> list[UnlabelledPicture]:
     """Return one image for each row, in its order; that of a row that cannot be used cannot be read.
 
     Raises UserError when a column is missing.
     """
-    with open_place(path).open_table(Columns(id_column, picture_column, "", "", ())) as table:
-        check_columns(path.name, table)
+    if download:
+        source.download(columns)
+    with source.open_table(columns) as table:
+        check_columns(source.name, table)
         records = enumerate(table.table.records(table.columns))
         found = [_of_record(record, table, number) for number, record in records]
     pictures = [picture for picture in found if picture]
     repeated = sum(number > 1 for number in Counter(picture.id for picture in pictures).values())
     if repeated:
-        logger.info(f"{repeated:,} ids of {path.name} stand in several rows: what is written is in the table's order.")
+        logger.info(
+            f"{repeated:,} ids of {source.name} stand in several rows: what is written is in the table's order."
+        )
     return pictures
 
 

@@ -273,3 +273,24 @@ def test_a_line_without_end_is_read_in_parts():
     tracemalloc.stop()
     assert all(isinstance(row, Refusal) for row in rows)
     assert peak < 60_000_000
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        "Artikelliste;;;\n;;;\n",
+        "Artikelliste, Stand 1. Mai\n",
+        "TemplateType=shop;Version=1;;\nNummer;Geschlecht;Art;Name\n",
+    ],
+)
+def test_the_column_names_are_in_the_line_that_has_those_that_are_needed(above):
+    content = f"{above}id;gender;category;title\n1;Men;Shoes;Boot, brown\n".encode()
+    table = TextTable(io.BytesIO(content), "products.csv", ["id", "category"])
+    (row,) = read_products(table, KAGGLE)
+    lines = above.count("\n")
+    assert (row.line, row.values["title"]) == (lines + 2, "Boot, brown")
+
+
+def test_a_row_that_only_looks_like_column_names_is_a_row():
+    table = TextTable(io.BytesIO(HEADER + b"id,gender,category,title\n"), "products.csv", ["id", "category"])
+    assert [row.line for row in read_products(table, KAGGLE)] == [2] and not table.notes

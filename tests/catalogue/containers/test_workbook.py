@@ -1,4 +1,4 @@
-"""Excel workbooks: the first sheet with cells, as Excel shows them."""
+"""Excel workbooks: the sheet with the products, as Excel shows it."""
 
 import datetime
 import io
@@ -80,3 +80,11 @@ def test_without_openpyxl_there_are_two_ways_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(UserError, match=r"save it as CSV UTF-8 in Excel\. Or: .*\[excel\]"):
         Workbook(io.BytesIO(), "shop.xlsx")
+
+
+def test_the_sheet_and_line_with_the_needed_column_names_are_read():
+    sheets = [("Instructions",), ("Fill in", "id")], [("Products of May",), (), ("id", "category"), (1, "Bag")]
+    book = Workbook(_book(*sheets), "shop.xlsx", ["id", "category"])
+    (row,) = read_products(book, COLUMNS)
+    assert (row.line, row.values) == (4, {"id": "1", "category": "Bag"})
+    assert book.notes == ["sheet Sheet1, of 2", "column names in line 3"]

@@ -10,13 +10,14 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.json_lines import cell_text
+from vlm_core.catalogue.parts import PART, part_of_file
 from vlm_core.catalogue.pictures import Found, PictureMissing
 from vlm_core.catalogue.reading import Columns, Record, Refusal
 from vlm_core.errors import UserError
@@ -27,37 +28,40 @@ if TYPE_CHECKING:
 ROWS_PER_BATCH: Final = 64
 _CALLED: Final = ("image", "img", "pic", "photo", "jpg", "jpeg", "png", "bytes")  # columns of pictures
 _ROW: Final = "row "  # how the cell of a picture in the table itself is written
-Batches = Callable[[Sequence[str] | None], Iterator["pa.RecordBatch"]]
+Batches = Callable[[Sequence[str]], Iterator[tuple[str, "pa.RecordBatch"]]]  # with the name of their file
 
 
 class ArrowTable:
     """A table that may hold the pictures themselves; opened once for each pass over it."""
 
-    def __init__(self, name: str, schema: pa.Schema, batches: Batches, state: str) -> None:
-        """Take a table's schema, and a function that reads the columns of those names."""
-        self.name, self.state = name, state
+    def __init__(self, name: str, files: Mapping[str, Path], schema: pa.Schema, batches: Batches) -> None:
+        """Take files by their names, their schema, and a function that reads the columns of those names."""
+        self.name, self.state = name, _state(files.values())
         self.notes: list[str] = []
-        self.names = list(schema.names)
-        self._own_names = tuple(schema.names)
-        self._schema = schema
+        self._stored = tuple(schema.names)
+        self._parts = {file: part_of_file(file) for file in files}
+        self._own_names = (*self._stored, *([PART] if len(set(self._parts.values())) > 1 else []))
+        self.names = list(self._own_names)
+        self._files, self._schema = files, schema
         self.picture = _picture_column(schema)
         self.label = "label" if "label" in self.names else ""
         self._batches = batches
         self._classes = _class_names(schema)
         holds = _holds_bytes(schema, self.picture) and self._first_has_bytes()
-        self.pictures = EmbeddedPictures(name, self.picture, batches, state) if holds else None
+        self.pictures = EmbeddedPictures(name, self.picture, batches, self.state) if holds else None
 
     def _first_has_bytes(self) -> bool:
         """Return whether a picture of the first batch stands in the table, and not only its path."""
-        first = next(self._batches([self.picture]), None)
+        _, first = next(self._batches([self.picture]), ("", None))
         return first is None or any(_bytes_of(value) for value in first.column(self.picture))
 
     def records(self, columns: Columns) -> Iterator[Record | Refusal]:
         """Yield each row; the cell of a picture that stands in the table is the row's number."""
-        wanted = [name for name in self._own_names if not (self.pictures and name == self.picture)]
+        wanted = [name for name in self._stored if not (self.pictures and name == self.picture)]
         line = 0
-        for batch in self._batches(wanted):
+        for file, batch in self._batches(wanted):
             values = {name: self._texts(name, batch.column(name)) for name in wanted}
+            values.setdefault(PART, [self._parts[file]] * batch.num_rows)
             for place in range(batch.num_rows):
                 line += 1
                 yield Record(
@@ -69,7 +73,7 @@ class ArrowTable:
 
     def again(self) -> ArrowTable:
         """Return the same table, to be read once more."""
-        return ArrowTable(self.name, self._schema, self._batches, self.state)
+        return ArrowTable(self.name, self._files, self._schema, self._batches)
 
     def _texts(self, name: str, column: pa.Array) -> list[str]:
         try:
@@ -118,7 +122,7 @@ class EmbeddedPictures:
     def _copy_pictures(self) -> IO[bytes]:
         copy: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # kept for later reads
         start = 0
-        for batch in self._batches([self._column]):
+        for _, batch in self._batches([self._column]):
             for value in batch.column(self._column):
                 data = _bytes_of(value)
                 copy.write(data)
@@ -128,40 +132,42 @@ class EmbeddedPictures:
         return copy
 
 
-def open_parquet(paths: Sequence[Path], name: str, cleanup: Callable[[], object] | None = None) -> ArrowTable:
+def open_parquet(files: Mapping[str, Path], name: str, cleanup: Callable[[], object] | None = None) -> ArrowTable:
     """Return the table in Parquet files of one schema; `cleanup` is called when nobody can read them any more.
 
     Raises UserError when they cannot be read.
     """
     from pyarrow import parquet
 
-    def batches(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-        for path in paths:
+    def batches(columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
+        for called, path in files.items():
             with naming(path), parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-                yield from file.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False)
+                for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False):
+                    yield called, batch
 
     if cleanup:
         weakref.finalize(batches, cleanup)
-    with naming(paths[0]):
-        schema = parquet.read_schema(paths[0])
-    return ArrowTable(name, schema, batches, _state(paths))
+    first = next(iter(files.values()))
+    with naming(first):
+        schema = parquet.read_schema(first)
+    return ArrowTable(name, files, schema, batches)
 
 
-def open_arrow(paths: Sequence[Path], name: str) -> ArrowTable:
+def open_arrow(files: Mapping[str, Path], name: str) -> ArrowTable:
     """Return the table in Arrow stream files, as `datasets` saves them. Raises UserError when they cannot be read."""
     import pyarrow as pa
 
-    def batches(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-        for path in paths:
+    def batches(columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
+        for called, path in files.items():
             with naming(path), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
                 for batch in reader:
                     for start in range(0, batch.num_rows, ROWS_PER_BATCH):
-                        part = batch.slice(start, ROWS_PER_BATCH)
-                        yield part if columns is None else part.select(list(columns))
+                        yield called, batch.slice(start, ROWS_PER_BATCH).select(list(columns))
 
-    with naming(paths[0]), pa.memory_map(str(paths[0])) as file, pa.ipc.open_stream(file) as reader:
+    first = next(iter(files.values()))
+    with naming(first), pa.memory_map(str(first)) as file, pa.ipc.open_stream(file) as reader:
         schema = reader.schema
-    return ArrowTable(name, schema, batches, _state(paths))
+    return ArrowTable(name, files, schema, batches)
 
 
 class naming:  # noqa: N801  # read as a statement
@@ -181,7 +187,7 @@ class naming:  # noqa: N801  # read as a statement
             raise UserError(f"{self._path} cannot be read ({reason}): give a whole file.") from None
 
 
-def _state(paths: Sequence[Path]) -> str:
+def _state(paths: Iterable[Path]) -> str:
     return "|".join(f"{path.stat().st_size}|{path.stat().st_mtime_ns}" for path in paths)
 
 

@@ -26,19 +26,24 @@ class FolderFiles:
         except (OSError, ValueError):  # a name that is too long or not allowed, a link to itself
             return False
 
-    def folder(self, path: str) -> tuple[list[str], list[str]]:
-        """Return the names of the folders and of the files in a folder; none where it cannot be listed."""
+    def folder(self, path: str, *, everything: bool = False) -> tuple[list[str], list[str]]:
+        """Return the names of the folders and of the files in a folder; none where it cannot be listed.
+
+        With `everything`, leftovers, hidden files and what cannot be read, as a FIFO, are among the files.
+        """
         folders: list[str] = []
         files: list[str] = []
         with suppress(OSError, ValueError), os.scandir(Path(self._root, path)) as entries:
             for entry in entries:
-                with suppress(OSError):  # a link to itself
-                    if not is_leftover(entry.name):
-                        kind = folders if entry.is_dir() else files if entry.is_file() else []
-                        kind.append(entry.name)
+                if everything or not is_leftover(entry.name):
+                    is_folder, is_file = _kind(entry)
+                    if is_folder:
+                        folders.append(entry.name)
+                    elif is_file or everything:
+                        files.append(entry.name)
         return sorted(folders), sorted(files)
 
-    def walk(self, path: str = "") -> Iterator[str]:
+    def walk(self, path: str = "", *, everything: bool = False) -> Iterator[str]:
         """Yield the paths of all files below a folder, of the first two million; a folder linked twice counts once."""
         seen: set[tuple[int, int]] = set()
         left = MOST_FILES
@@ -52,7 +57,7 @@ class FolderFiles:
             if (found.st_dev, found.st_ino) in seen:
                 continue
             seen.add((found.st_dev, found.st_ino))
-            folders, files = self.folder(folder)
+            folders, files = self.folder(folder, everything=everything)
             for name in files:
                 left -= 1
                 if left < 0:
@@ -73,6 +78,14 @@ class FolderFiles:
         """Return size and modification time."""
         found = Path(self._root, path).stat()
         return f"{found.st_size}|{found.st_mtime_ns}"
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Return whether an entry, or what it is a link to, is a folder, and whether it is a regular file."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError:  # a link to itself
+        return False, False
 
 
 def open_regular(path: Path) -> BinaryIO:

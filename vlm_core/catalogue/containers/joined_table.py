@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
+from vlm_core.catalogue.parts import PART, part_of_file
 from vlm_core.catalogue.reading import Columns, Record, Refusal, Table
 
 FILE_NAMES = ("file_name", "image_file_name", "image", "file")  # of the column with the picture
@@ -13,10 +14,12 @@ FILE_NAMES = ("file_name", "image_file_name", "image", "file")  # of the column 
 class JoinedTable:
     """Tables one after the other; a picture is named from the folder of its own table on."""
 
-    def __init__(self, name: str, tables: Sequence[tuple[str, Table]]) -> None:
-        """Take each table with its folder."""
+    def __init__(self, name: str, tables: Mapping[str, Table]) -> None:
+        """Take each table by its path."""
         self.name = name
-        self.names = list(dict.fromkeys(column for _, table in tables for column in table.names))
+        self.names = list(dict.fromkeys(column for table in tables.values() for column in table.names))
+        if len(set(map(part_of_file, tables))) > 1:
+            self.names.append(PART)
         self.notes: list[str] = []
         self.picture = next((column for column in FILE_NAMES if column in self.names), "")
         self.label = "label" if "label" in self.names else ""
@@ -26,7 +29,8 @@ class JoinedTable:
     def records(self, columns: Columns) -> Iterator[Record | Refusal]:
         """Yield the rows of all tables; a column that a table lacks is empty there."""
         picture = columns.picture or self.picture
-        for folder, table in self._tables:
+        for path, table in self._tables.items():
+            folder, part = posixpath.dirname(path), part_of_file(path)
             places = [table.names.index(name) if name in table.names else -1 for name in self._own_names]
             at = self.names.index(picture) if picture in self.names else -1
             for record in table.records(columns):
@@ -34,6 +38,8 @@ class JoinedTable:
                     yield record
                     continue
                 cells = [record.cells[place] if place >= 0 else "" for place in places]
+                if PART in self._own_names:
+                    cells[self._own_names.index(PART)] = part
                 if at >= 0 and folder and cells[at]:
                     cells[at] = posixpath.join(folder, cells[at])
                 yield Record(record.line, cells, record.repaired)
@@ -41,5 +47,5 @@ class JoinedTable:
 
     def close(self) -> None:
         """Close all tables."""
-        for _, table in self._tables:
+        for table in self._tables.values():
             table.close()

@@ -46,7 +46,10 @@ class JsonLines:
     def _record(self, line: int, found: Any) -> Record | Refusal:
         if not isinstance(found, dict):
             return Refusal(line, found if isinstance(found, str) else "not a JSON object")
-        return Record(line, [cell_text(found.get(name)) for name in self.names])
+        try:
+            return Record(line, [cell_text(found.get(name)) for name in self.names])
+        except RecursionError:
+            return Refusal(line, "nested too deeply")
 
     def _read(self) -> Iterator[tuple[int, Any]]:
         """Yield the line and the object of each line, or what is wrong with it as a text."""

@@ -10,11 +10,11 @@ import csv
 import io
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, islice
 from typing import BinaryIO, Final
 
-from vlm_core.catalogue.reading import Columns, Record, Refusal, id_index
+from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, id_index
 from vlm_core.errors import UserError
 
 DELIMITERS: Final = ("\t", ";", "|", ",")  # the first of those that fit equally well
@@ -67,8 +67,11 @@ class TextTable:
     picture = ""
     label = ""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        """Read the column names. Raises UserError when there are none, or one stands twice."""
+    def __init__(self, file: BinaryIO, name: str, needed: Collection[str] = ()) -> None:
+        """Read the column names: the first line, or one of the next that has all of the needed ones.
+
+        Raises UserError when there are none, or one stands twice.
+        """
         self.name = name
         self.notes: list[str] = []
         sample, rest = _peek(file)
@@ -89,6 +92,7 @@ class TextTable:
         self._patience = MOST_LINES_PER_ROW
         self.delimiter = ""
         self._skip_preamble(self._waiting)
+        self._skip_to(set(needed))
         self.delimiter = self.delimiter or find_delimiter([text for _, text in self._waiting])
         self.names = self._read_names()
         self._note_dialect()
@@ -149,6 +153,18 @@ class TextTable:
             head.popleft()
         while len(head) > 1 and (not head[0][1].strip() or self._is_above_names(head)):
             head.popleft()
+
+    def _skip_to(self, needed: set[str]) -> None:
+        """Drop the lines above the first one that has all of these names, if the table has one near its start."""
+        for place, (number, text) in enumerate(islice(self._waiting, MOST_ABOVE_NAMES)):
+            for delimiter in self.delimiter or DELIMITERS:
+                if needed and needed.issubset(cell.strip(' "\r\n\ufeff') for cell in text.split(delimiter)):
+                    if place:
+                        self.delimiter = delimiter
+                        self.notes.append(f"column names in line {number}")
+                    for _ in range(place):
+                        self._waiting.popleft()
+                    return
 
     def _is_above_names(self, head: deque[tuple[int, str]]) -> bool:
         """Return whether the first line is a comment or a title: fewer fields than in the lines below."""

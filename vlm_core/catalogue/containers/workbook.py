@@ -1,15 +1,16 @@
-"""A table in the first sheet of an Excel workbook."""
+"""A table in a sheet of an Excel workbook."""
 
 from __future__ import annotations
 
 import datetime
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any, BinaryIO, Final
 
 from vlm_core.catalogue.containers.json_lines import cell_text
-from vlm_core.catalogue.reading import Columns, Record, Refusal
+from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal
 from vlm_core.errors import MissingExtra, UserError
 
 MOST_UNPACKED_BYTES: Final = 500_000_000
@@ -17,17 +18,20 @@ MOST_COLUMNS: Final = 1000
 
 
 class Workbook:
-    """The first sheet with any cells, read row by row; values are those that Excel stored, and no formula is run."""
+    """One sheet, read row by row; values are those that Excel stored, and no formula is run."""
 
     picture = ""
     label = ""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        """Read the column names. Raises UserError when there are none or the file is no workbook."""
+    def __init__(self, file: BinaryIO, name: str, needed: Collection[str] = ()) -> None:
+        """Read the column names: of the first sheet that has all of the needed ones near its top, else of the first.
+
+        Raises UserError when there are none or the file is no workbook.
+        """
         self.name = name
         self.notes: list[str] = []
         self._file = file
-        self._rows = self._open()
+        self._rows = self._open(set(needed))
         names = next((cells for _, cells in self._rows if any(cells)), [])
         while names and not names[-1]:
             names.pop()
@@ -47,7 +51,8 @@ class Workbook:
         """Close the file."""
         self._file.close()
 
-    def _open(self) -> Iterator[tuple[int, list[str]]]:
+    def _open(self, needed: set[str]) -> Iterator[tuple[int, list[str]]]:
+        """Return the rows of a sheet from its column names on."""
         try:
             import openpyxl
         except ModuleNotFoundError:
@@ -61,14 +66,24 @@ class Workbook:
                     )
             self._file.seek(0)
             sheets = openpyxl.load_workbook(self._file, read_only=True, data_only=True, keep_links=False).worksheets
-            sheet = next((sheet for sheet in sheets if next(sheet.iter_rows(), None)), sheets[0])
+            named = ((sheet, line) for sheet in sheets for line in self._lines_with(needed, sheet))
+            first = next((sheet for sheet in sheets if next(sheet.iter_rows(), None)), sheets[0])
+            sheet, above = next(named, (first, 1))
         except UserError:
             raise
         except Exception as error:  # openpyxl raises many types for a broken file
             raise UserError(f"{self.name} cannot be read as a workbook ({error}): save it as CSV.") from None
         if len(sheets) > 1:
             self.notes.append(f"sheet {sheet.title}, of {len(sheets)}")
-        return self._read(sheet)
+        if above > 1:
+            self.notes.append(f"column names in line {above}")
+        return islice(self._read(sheet), above - 1, None)
+
+    def _lines_with(self, needed: set[str], sheet: Any) -> Iterator[int]:
+        """Yield the lines near the top of a sheet that have all of these names."""
+        for line, cells in islice(self._read(sheet), MOST_ABOVE_NAMES):
+            if needed and needed.issubset(cells):
+                yield line
 
     def _read(self, sheet: Any) -> Iterator[tuple[int, list[str]]]:
         rows = enumerate(sheet.iter_rows(values_only=True, max_col=MOST_COLUMNS), start=1)

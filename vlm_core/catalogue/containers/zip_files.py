@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, cast
@@ -34,7 +34,7 @@ class ZipFiles:
     def folder(self, path: str) -> tuple[list[str], list[str]]:
         """Return the names of the folders and of the files in a folder."""
         if self._folders is None:
-            self._folders = _folders(self._entries)
+            self._folders = _folders(self._sorted_names)
         return self._folders.get(path, ([], []))
 
     def walk(self, path: str = "") -> Iterator[str]:
@@ -66,26 +66,25 @@ class ZipFiles:
 
 
 def _readable_name(entry: zipfile.ZipInfo) -> str:
-    """Return an entry's name with slashes; what is UTF-8 is read so, also where the zip does not say it."""
+    """Return an entry's name with slashes, in one line; UTF-8 is read as such, also where the zip does not say so."""
     name = entry.filename
     if not name.isascii() and not entry.flag_bits & _UTF8:
         try:
             name = name.encode("cp437").decode()
         except UnicodeError:
             name = entry.filename
-    return name.replace("\\", "/")
+    return " ".join(name.replace("\\", "/").splitlines())
 
 
-def _folders(names: dict[str, zipfile.ZipInfo]) -> dict[str, tuple[list[str], list[str]]]:
-    """Return the folders and files in each folder."""
+def _folders(paths: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
+    """Return the folders and files in each folder, of sorted paths."""
     folders: dict[str, tuple[list[str], list[str]]] = {"": ([], [])}
-    for path in names:
+    for path in paths:
         above, _, name = path.rpartition("/")
         is_new = above not in folders
-        if not is_leftover(name):
-            folders.setdefault(above, ([], []))[1].append(name)
+        folders.setdefault(above, ([], []))[1].append(name)
         while is_new and above:
             above, _, name = above.rpartition("/")
             is_new = above not in folders
             folders.setdefault(above, ([], []))[0].append(name)
-    return {path: (sorted(set(inner)), sorted(files)) for path, (inner, files) in folders.items()}
+    return {path: (sorted(inner), files) for path, (inner, files) in folders.items()}
