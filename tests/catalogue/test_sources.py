@@ -112,7 +112,7 @@ def _parquet(rows, **columns):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("shop.csv.gz", gzip.compress(TABLE)),
+        ("shop.csv.gz", gzip.compress(TABLE, mtime=0)),
         ("shop.csv.bz2", bz2.compress(TABLE)),
         ("shop.TXT", TABLE),
         ("shop.jsonl", "\n".join(json.dumps(row) for row in OBJECTS).encode()),
