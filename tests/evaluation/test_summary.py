@@ -2,8 +2,11 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from tests.evaluation.made_predictions import CATEGORIES, GIT, rows_of
 from vlm_core.evaluation.summary import macro_f1, summarise
@@ -52,10 +55,20 @@ def test_a_category_that_is_never_the_answer_has_an_f1_of_zero_and_no_warning(re
     assert not recwarn.list
 
 
-def test_weights_count_like_rows() -> None:
-    labels, predicted, weights = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), np.array([3, 1, 2, 5])
-    repeated = f1_score(np.repeat(labels, weights), np.repeat(predicted, weights), average="macro", zero_division=0)
-    assert macro_f1(labels, predicted, weights.astype(float)) == pytest.approx(repeated)
+@given(st.data(), st.integers(1, 6), st.integers(1, 60))
+def test_all_is_what_scikit_learn_computes_to_the_last_digit(data: st.DataObject, count: int, rows: int) -> None:
+    labels = data.draw(arrays(np.int64, rows, elements=st.integers(0, count - 1)))
+    predicted = data.draw(arrays(np.int64, rows, elements=st.integers(-1, count)))
+    names = tuple(f"category {index}" for index in range(count + 1))
+    indices = np.arange(count + 1)
+    summary = summarise(labels, predicted, names, loss=0.0)
+    theirs = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)[:3]
+    for ours, wanted in zip((summary.precision, summary.recall, summary.per_category_f1), theirs, strict=True):
+        assert list(ours.values()) == wanted.tolist()
+    assert summary.accuracy == accuracy_score(labels, predicted)
+    assert (summary.confusion == confusion_matrix(labels, predicted, labels=indices)).all()
+    macro = f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
+    assert summary.macro_f1 == macro_f1(labels, predicted) == macro
 
 
 @pytest.mark.parametrize("labels", [np.empty(0, np.int64), np.array([0, -1]), np.array([0, 2])])

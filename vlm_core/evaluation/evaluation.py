@@ -209,7 +209,7 @@ def evaluate(
         worst_recall=_worst(summary, support),
         natural=NaturalPrior(
             accuracy=corrected_estimate(_weighted_accuracy(labels, predicted, weights), resampled.natural_accuracy),
-            macro_f1=estimate(macro_f1(labels, predicted, weights), resampled.natural_macro_f1),
+            macro_f1=estimate(_weighted_macro_f1(labels, predicted, weights), resampled.natural_macro_f1),
             shares=tuple(np.asarray(prior, dtype=np.float64).tolist()),
             covered=covered,
         ),
@@ -239,6 +239,13 @@ def _weighted_accuracy(labels: NDArray[np.int64], predicted: NDArray[np.int64], 
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(labels, predicted, sample_weight=weights))
+
+
+def _weighted_macro_f1(labels: NDArray[np.int64], predicted: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+    from sklearn.metrics import f1_score
+
+    present = np.unique(labels)
+    return float(f1_score(labels, predicted, labels=present, average="macro", sample_weight=weights, zero_division=0))
 
 
 def _worst(summary: Summary, support: NDArray[np.int64]) -> WorstRecall:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vlm_core.evaluation.bootstrap import LEVEL, Estimate
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import DIFFERENCE, SHARE, over_seeds, within
-from vlm_core.evaluation.summary import macro_f1
+from vlm_core.evaluation.summary import summarise
 
 ALL: Final = "all"  # in place of a category
 
@@ -90,13 +90,14 @@ def leak_comparison(holdout: Sequence[Predictions], original: Sequence[Predictio
 
 def _scores(predictions: Predictions) -> NDArray[np.float64]:
     """Return F1 of each category, nan without support, and macro-F1 (C + 1,) of the labelled rows."""
-    from sklearn.metrics import f1_score
-
     known = predictions.labels >= 0
     labels, predicted = predictions.labels[known], predictions.predicted[known]
-    indices = np.arange(len(predictions.categories))
-    scores = f1_score(labels, predicted, labels=indices, average=None, zero_division=0)
-    return np.append(np.where(np.isin(indices, labels), scores, np.nan), macro_f1(labels, predicted))
+    summary = summarise(labels, predicted, predictions.categories, loss=0.0)
+    scores = [
+        summary.per_category_f1[name] if (labels == index).any() else np.nan
+        for index, name in enumerate(predictions.categories)
+    ]
+    return np.array([*scores, summary.macro_f1])
 
 
 def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Estimate:
