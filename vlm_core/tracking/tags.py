@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -115,7 +116,9 @@ def process_is_alive(tag: str) -> bool:
         return False
 
 
+@cache
 def _commit_tags() -> dict[str, str]:
+    """Return the commit of the code that this process runs, as it was when it was first asked for."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
