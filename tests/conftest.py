@@ -80,13 +80,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep what collection imports out of every search for garbage: going through it takes half a second each time."""
+    """Keep what collection imports out of every search for garbage: going through it takes half a second each time.
+
+    Later searches are rare, too: tests leave little garbage, and import much that is none.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+        gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,14 +10,18 @@ import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cachetools import cached
 from PIL import Image
 
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.sample import draw_sample
+from vlm_core.pixels.arrays import Rows
+from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.tracking.store import open_mlflow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,8 +68,15 @@ def make_once(name: str, make: Callable[[Path], object]) -> Path:
 
 @pytest.fixture(scope="session")
 def shop() -> Path:
-    """The sample catalogue with 320 products."""
+    """The sample catalogue with 320 products. Its pictures are hashed once, not by each run on them."""
+    from vlm_core.catalogue import recognition
+
+    recognition.hash_pictures = cached({}, key=_digest_of_rows)(recognition.hash_pictures)
     return make_once("catalogue", lambda folder: draw_sample(folder / "shop", products=320)) / "shop"
+
+
+def _digest_of_rows(pictures: PictureStore, rows: Rows) -> bytes:
+    return blake2b(pictures.take(rows)).digest()
 
 
 @pytest.fixture(scope="session")
@@ -110,16 +121,18 @@ def plot_nothing(patch: pytest.MonkeyPatch) -> None:
 def hasty_mlflow() -> None:
     """SQLite that does not wait for the disk at every commit: a test's store need not outlive its machine.
 
-    And that opens its files anew in a forked process, as SQLite must. And MLflow that lists the installed packages
-    once, not for each requirement of each model.
+    And that opens its files anew in a forked process, as SQLite must. MLflow lists the installed packages once, not
+    for each requirement of each model, and reads its schema's versions once, not for each store.
     """
     open_mlflow()
+    from mlflow.store.db import utils
     from mlflow.utils import requirements_utils
     from sqlalchemy import event
     from sqlalchemy.exc import DisconnectionError
     from sqlalchemy.pool import Pool
 
     requirements_utils._init_packages_to_modules_map = cache(requirements_utils._init_packages_to_modules_map)
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
 
     def opened(connection: Any, record: Any) -> None:
         record.info["process"] = os.getpid()

@@ -13,9 +13,10 @@ from vlm_core.errors import EXTRAS, MissingExtra, UserError, naming_extras, reda
 # The core's own dependencies bring three of these too: whoever installs the core alone has them. torchvision is read
 # by transformers and torchmetrics where its metadata say that it is there.
 NOT_HIDDEN = {"flask", "jinja2", "requests", "torchvision"}
+HIDDEN = sorted({module for modules in EXTRAS.values() for module in modules} - NOT_HIDDEN)
 HIDE_EXTRAS = f"""
 import sys
-for module in {sorted({module for modules in EXTRAS.values() for module in modules} - NOT_HIDDEN)}:
+for module in {HIDDEN}:
     sys.modules[module] = None
 """
 RUN_MODULE = """

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pip
 import pytest
 
 from vlm_core.errors import EXTRAS
@@ -125,20 +126,31 @@ def test_a_missing_python_gives_one_sentence_and_makes_nothing(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+WITH_PIP_AT_HAND = """
+[ "$1 $2" = "-m venv" ] || exec "{python}" "$@"
+set -e
+"{python}" -m venv --without-pip "$3"
+ln -s "{pip}" "$3"/lib/python3.*/site-packages/
+ln -s "{python}" "$3/bin/pip"
+"""
+
+
 @pytest.fixture(scope="module")
 def bare_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Makefile beside a pyproject.toml that asks for nothing, set up with a PATH that has no pyenv.
 
-    Of the Pythons on that PATH the first starts nothing, as a shim may, and the second fits.
+    Of the Pythons on that PATH the first starts nothing, as a shim may, and the second fits. It has pip at hand, which
+    it would otherwise unpack into the environment for seconds.
     """
     project, tools = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("tools")
     shutil.copy(ROOT / "Makefile", project)
     (project / "requirements.lock").touch()
     (project / "pyproject.toml").write_text("[project]\ndependencies = []\noptional-dependencies.data = []\n")
-    for tool in ("sh", "bash", "env", "touch", "chmod", "mkdir", "dirname"):
+    for tool in ("sh", "bash", "env", "touch", "chmod", "mkdir", "dirname", "ln"):
         (tools / tool).symlink_to(shutil.which(tool) or tool)
     (tools / "make").symlink_to(shutil.which("make") or "make")
-    for name, command in (("python3.11", "exit 127"), ("python3.12", f'exec "{sys.executable}" "$@"')):
+    with_pip = WITH_PIP_AT_HAND.format(python=sys.executable, pip=Path(pip.__file__).parent)
+    for name, command in (("python3.11", "exit 127"), ("python3.12", with_pip)):
         (tools / name).write_text(f"#!/bin/sh\n{command}\n")
         (tools / name).chmod(0o755)
     done = _make("setup", "EXTRAS=data", "PYTHONS=python3.11 python3.12", folder=project, path=str(tools))

@@ -2,14 +2,16 @@
 
 import pytest
 
-from tests.models.families import make_shallow
+from tests.models.test_onnx_export import exported, saved_again
 from vlm_core.benchmark import inference_speed
 
 
 @pytest.mark.slow
 def test_each_format_is_timed_and_held_against_pytorch(shop, root, monkeypatch):
-    shallow = make_shallow("clip")  # its graph is quicker to trace
-    monkeypatch.setattr(inference_speed, "full_size", lambda *given: (shallow.hf, shallow.adapter.tokenizer))
+    model, onnx, _ = exported("clip", "linear", "fused")
+    monkeypatch.setattr(inference_speed, "full_size", lambda *given: (model.hf, model.adapter.tokenizer))
+    monkeypatch.setattr(inference_speed, "categoriser_of", lambda *given: model)
+    monkeypatch.setattr(inference_speed, "export_onnx", saved_again(onnx))
     monkeypatch.setattr("vlm_core.workflows.export._PASSES", 1)
     result = inference_speed.measure_inference("clip", 64, str(shop), str(root), threads=1)
     torch, fp32, int8 = result["formats"]

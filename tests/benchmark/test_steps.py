@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.models.families import make_shallow, make_tiny
+from tests.models.families import RoundedPrefix, make_tiny
 from vlm_core.benchmark import growth, steps
 
 pytestmark = pytest.mark.slow
@@ -22,9 +22,7 @@ def small(monkeypatch):
     ],
 )
 def test_each_kind_gives_seconds_and_memory(shop, root, small, kind, monkeypatch):
-    if kind == "one block int8":  # the graph of one frozen block is quicker to trace than that of three
-        shallow = make_shallow("clip")
-        monkeypatch.setattr(steps, "full_size", lambda *given: (shallow.hf, shallow.adapter.tokenizer))
+    monkeypatch.setattr("vlm_core.models.onnx_prefix.OnnxPrefix", RoundedPrefix)
     result = steps.measure(kind, "clip", 64, str(shop), str(root), threads=1, steps=3)  # of two, quartiles lie outside
     assert 0 < result["step"]["lower"] <= result["step"]["median"] <= result["step"]["upper"]
     assert result["peak_mib"] > 100

@@ -5,9 +5,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,12 +88,19 @@ def serve(folder: Path, *arguments: str) -> tuple[subprocess.Popen, str]:
 
 
 @pytest.fixture(scope="session")
-def address(filled_store: Path) -> Iterator[str]:
-    """Where the dashboard over the filled store listens."""
-    process, found = serve(filled_store)
-    yield found
-    process.terminate()
-    process.wait(20)
+def address(filled_store: Path) -> str:
+    """Where a dashboard over the filled store listens, in this process: another would import PyTorch for seconds."""
+    import waitress
+
+    from dashboard.__main__ import SERVER
+    from dashboard.app import create_app
+    from dashboard.runs import Runs
+
+    runs = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    runs.start()
+    server = waitress.create_server(create_app(runs).server, host="127.0.0.1", port=0, **SERVER)
+    threading.Thread(target=server.run, daemon=True).start()
+    return f"http://127.0.0.1:{server.effective_port}"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.stores import ROOT
 @pytest.mark.slow
 @pytest.mark.skipif(not may_mount(), reason="needs root or user namespaces, to mount disks")
 def test_a_command_on_a_full_disk_says_so_and_ends_well_with_room(tmp_path: Path) -> None:
-    flags = ["--commands", "prepare", "--places", "data", "--kinds", "full", "--products", "200"]
+    flags = ["--commands", "prepare", "--places", "data", "--kinds", "full", "--products", "60"]
     flags += ["--deletions", "0", "--races", "0", "--output", str(tmp_path / "results.json")]
     command = [sys.executable, "-m", "tests.campaigns.disks", *flags]
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}

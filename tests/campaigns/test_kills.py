@@ -15,6 +15,7 @@ from tests.campaigns import findings
 from tests.campaigns.kills import read_kills, table
 from tests.campaigns.processes import lose_power
 from tests.stores import ROOT
+from vlm_core.catalogue.sample import draw_sample
 
 _TWO_KILLS = """
 import json, sys
@@ -35,8 +36,9 @@ print(json.dumps([(kill.code, kill.failures) for kill in kills]))
 
 
 @pytest.mark.slow
-def test_a_killed_preparation_is_repeated_to_the_same_data_and_leaves_nothing(tmp_path: Path, shop: Path) -> None:
+def test_a_killed_preparation_is_repeated_to_the_same_data_and_leaves_nothing(tmp_path: Path) -> None:
     """The campaign forks, so it needs a process of its own: other tests have started threads in this one."""
+    shop = draw_sample(tmp_path / "sample", products=60)
     command = [sys.executable, "-c", _TWO_KILLS, str(tmp_path), str(shop)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

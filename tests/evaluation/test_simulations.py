@@ -19,6 +19,7 @@ from vlm_core.evaluation.subgroups import wilson_interval
 
 pytestmark = pytest.mark.slow  # half a minute of random numbers
 
+DRAWS = 400
 # Shares of each wrong answer, by true category; the fourth is as vague as Free Items.
 WRONG = np.array([[0, 4, 2, 3, 1], [5, 0, 3, 1.5, 0.5], [4, 5, 0, 0.5, 0.5], [5, 3, 0.5, 0, 1.5], [6, 1, 0.5, 2.5, 0]])
 WRONG /= WRONG.sum(axis=1, keepdims=True)
@@ -47,7 +48,7 @@ def test_paired_tests_of_one_seed_reject_what_is_the_same_in_five_percent(recall
     labels = np.repeat(np.arange(5), support)
     once = np.ones((len(labels), 1), dtype=np.int64)
     rejected = np.zeros(3)
-    for draw in range(600):
+    for draw in range(DRAWS):
         difficulty = generator.normal(size=len(labels))
         a, b = (_answers(labels, recalls, difficulty, generator) for _ in range(2))
         drawn = resample_differences(
@@ -55,7 +56,7 @@ def test_paired_tests_of_one_seed_reject_what_is_the_same_in_five_percent(recall
         )
         alone = int(((a == labels) & (b != labels)).sum()), int(((a != labels) & (b == labels)).sum())
         rejected += [bootstrap_p(drawn) < 0.05, mid_mcnemar(*alone) < 0.05, exact_mcnemar(*alone) < 0.05]
-    assert (rejected[:2] / 600 >= 0.03).all() and (rejected / 600 <= 0.07).all()
+    assert (rejected[:2] / DRAWS >= 0.03).all() and (rejected / DRAWS <= 0.07).all()
 
 
 @pytest.mark.parametrize("discordant", [10, 15, 25, 40, 60, 75, 100, 200, 400])
@@ -78,7 +79,7 @@ def test_the_bootstrap_of_several_seeds_rejects_what_is_the_same_in_five_percent
     labels = np.repeat(np.arange(5), pools)
     starts = np.concatenate([[0], np.cumsum(pools)[:-1]])
     rejected = held = 0
-    for draw in range(600):
+    for draw in range(DRAWS):
         difficulty = generator.normal(size=len(labels))
         times, a, b = (np.zeros((len(labels), 3), dtype=np.int64) for _ in range(3))
         for seed in range(3):
@@ -94,8 +95,8 @@ def test_the_bootstrap_of_several_seeds_rejects_what_is_the_same_in_five_percent
         rejected += bootstrap_p(drawn) < 0.05
         interval = estimate(0, drawn)
         held += interval.low < 0 < interval.high
-    assert 0.03 <= rejected / 600 <= 0.07
-    assert 0.92 <= held / 600 <= 0.98
+    assert 0.03 <= rejected / DRAWS <= 0.07
+    assert 0.92 <= held / DRAWS <= 0.98
 
 
 @pytest.mark.parametrize(("recalls", "support"), [EVEN, SMALL, (np.full(5, 0.98), np.full(5, 30))])
@@ -105,8 +106,7 @@ def test_intervals_of_an_evaluation_hold_the_truth(recalls, support):
     truth = _f1(chances * support[:, None])
     natural = (chances.diagonal() * shares).sum(), _f1(chances * shares[:, None]).mean()
     held = np.zeros(9)
-    draws = 600
-    for draw in range(draws):
+    for draw in range(DRAWS):
         confusion = np.array([generator.multinomial(n, row) for n, row in zip(support, chances, strict=True)])
         drawn = resample_metrics(confusion, shares, resamples=200, seed=draw)
         f1 = [estimate(value, drawn.f1[:, place]) for place, value in enumerate(_f1(confusion))]
@@ -119,10 +119,10 @@ def test_intervals_of_an_evaluation_hold_the_truth(recalls, support):
         ]
         targets = [*truth, truth.mean(), (recalls * support).sum() / support.sum(), *natural]
         held += [each.low <= target <= each.high for each, target in zip([*f1, *means], targets, strict=True)]
-    assert (held[5:] / draws >= 0.92).all(), held / draws
-    assert (held[:5] / draws >= 0.92).all(), held / draws
-    assert (held / draws <= 0.99).all(), (
-        held / draws
+    assert (held[5:] / DRAWS >= 0.92).all(), held / DRAWS
+    assert (held[:5] / DRAWS >= 0.92).all(), held / DRAWS
+    assert (held / DRAWS <= 0.99).all(), (
+        held / DRAWS
     )  # careful by up to a percent more where recalls are of 30 products
 
 
@@ -157,7 +157,7 @@ def test_no_gap_is_found_in_five_percent_and_the_interval_holds_any():
     sizes = np.array([300, 240, 40, 20])
     values, strata = np.repeat(np.arange(4), sizes), generator.integers(0, 5, 600)
     rejected, held = np.zeros(2), np.zeros(2)
-    for draw in range(600):
+    for draw in range(DRAWS):
         right = generator.random(600) < EVEN[0][strata]
         once = [permutation_p(values, right, each, resamples=300, seed=draw) for each in (strata * 0, strata)]
         rejected += [p < 0.05 for p in once]
@@ -165,8 +165,8 @@ def test_no_gap_is_found_in_five_percent_and_the_interval_holds_any():
             accuracy = generator.binomial(sizes, chances) / sizes
             interval = _gap(np.stack([accuracy, sizes], axis=1), 300, draw)
             held[place] += interval.low <= np.ptp(chances) <= interval.high
-    assert (rejected / 600 >= 0.03).all() and (rejected / 600 <= 0.07).all()
-    assert (held / 600 >= 0.92).all()  # it bounds the error of the largest of several gaps, so it may hold more often
+    assert (rejected / DRAWS >= 0.03).all() and (rejected / DRAWS <= 0.07).all()
+    assert (held / DRAWS >= 0.92).all()  # it bounds the error of the largest of several gaps, so it may hold more often
 
 
 @pytest.mark.parametrize("area", [0.6, 0.8, 0.95])

@@ -63,3 +63,16 @@ def make_shallow(family: str, readout: str = "fused", blocks: int = 2) -> Vision
     model.hf.config.vision_config.num_hidden_layers = blocks
     model.stages = model.adapter.stages(readout)
     return model
+
+
+class RoundedPrefix:
+    """Stands for an int8 prefix, whose graph takes seconds to trace: PyTorch's states, rounded."""
+
+    def __init__(self, model, cut):
+        self.model, self.cut = model, cut
+
+    def run(self, state):
+        with torch.inference_mode():
+            steps = [(part, part.abs().flatten(1).amax(1) / 100) for part in self.model.run(state, 0, self.cut)]
+            steps = [(part, step.view(-1, *[1] * (part.ndim - 1))) for part, step in steps]  # each picture has its own
+            return tuple(torch.round(part / step) * step for part, step in steps)

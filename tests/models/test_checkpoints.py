@@ -3,10 +3,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging.handlers
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +17,7 @@ from transformers.utils import logging as reports
 
 from tests.standins import HubStandIn
 from tests.standins import hub_stand_in as hub_stand_in  # the fixture `hub`
+from tests.stores import run_python
 from vlm_core.errors import UserError
 from vlm_core.models.checkpoints import (
     AvailableCheckpoint,
@@ -215,13 +213,12 @@ def test_interrupted_download_is_not_taken_for_a_checkpoint(full_hub: HubStandIn
 
 @pytest.mark.slow
 def test_new_process_obeys_the_environment(full_hub: HubStandIn, tmp_path: Path) -> None:
+    folder = fetch_checkpoint(find(NAME))
+    assert folder.is_relative_to(tmp_path / "hub")
     code = f"from vlm_core.models.checkpoints import *; print(fetch_checkpoint(find_checkpoint({NAME!r})))"
-    environment = {**os.environ, **full_hub.environment(tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert Path(done.stdout.strip()).is_relative_to(tmp_path / "home" / "hub")
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    again = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert again.stdout == done.stdout
+    offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = run_python(code, tmp_path, **{**full_hub.environment(tmp_path), **offline})
+    assert done.stdout.strip() == str(folder), done.stderr
 
 
 @pytest.mark.parametrize("family", ["clip", "blip", "git"])

@@ -21,10 +21,9 @@ from vlm_core.models.saved import load_categoriser
 from vlm_core.tracking.logging_model import requirements
 
 pytestmark = pytest.mark.slow  # a graph is traced for seconds
+# Every family and head. What a linear head reads of BLIP and GIT is exported where a cache is filled with it.
 KINDS = [
     ("clip", "linear", "fused"),
-    ("blip", "linear", "fused"),
-    ("git", "linear", "vision"),
     ("clip", "prompts", "fused"),
     ("blip", "sentences", "fused"),
     ("git", "sentences", "fused"),
@@ -36,7 +35,9 @@ def _make_shallow(family, head, readout):
     """A tiny model with fewer blocks and, where it writes, two categories: a graph is quicker to trace."""
     hf, tokenizer = make_tiny(family)
     tower = hf.git.image_encoder.vision_model if family == "git" else hf.vision_model
-    tower.encoder.layers = tower.encoder.layers[: 2 if family == "clip" else 1]  # the others' last block is as the rest
+    blocks = 2 if (family, head) == ("clip", "linear") else 1  # whose last block is not as the rest
+    tower.encoder.layers = tower.encoder.layers[:blocks]
+    hf.config.vision_config.num_hidden_layers = blocks
     categories = CATEGORIES
     if head == "sentences":
         categories = CATEGORIES[1:]
@@ -61,6 +62,16 @@ def exported(family, head, readout):
     folder = make_once(f"exported-{family}-{head}-{readout}", export)
     model.hf.load_state_dict(torch.load(folder / "weights"))
     return model, OnnxCategoriser.load(folder / "onnx"), np.load(folder / "expected.npy")
+
+
+def saved_again(onnx):
+    """A stand-in for `export_onnx` that gives this export of the model: tracing a graph takes seconds."""
+
+    def save(model, folder):
+        onnx.save(folder)
+        return load_categoriser(folder)
+
+    return save
 
 
 @pytest.mark.parametrize(("family", "head", "readout"), KINDS, scope="module")

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from cachetools import cached
 
 from tests.dashboard.made_study import make_results
+from vlm_core.study import report
 from vlm_core.study.report import render_html, render_markdown, write_interim_results, write_report
 from vlm_core.study.results_json import read_results
 from vlm_core.study.sections import make_sections
@@ -27,6 +29,14 @@ class _Run:
     def artifact(self, path, folder=""):
         assert folder == "study"
         self.files |= {file.name: file.read_text() for file in path.iterdir()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plotted_once():
+    """Equal plots are drawn once, in all reports that hold them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "plot_svg", cached({}, key=repr)(report.plot_svg))
+        yield
 
 
 @pytest.fixture(scope="module")

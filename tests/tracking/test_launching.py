@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -116,15 +116,18 @@ def test_files_that_only_a_server_could_take_move_the_run_elsewhere(
         pass
 
 
-PROJECT = """
-import sys
-from pathlib import Path
-from vlm_core.tracking.writer import RunWriter
-
-given = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
-with RunWriter("made", "inner", resume=given["resume"]) as run:
-    run.params({"learning_rate": "0.0001", "model": "clip"})
-"""
+def _work_as_asked(project: Path) -> None:
+    """Do what the project's command is given, in this process, a fork: one of its own would import for seconds."""
+    code = 1
+    try:
+        run_id, *words = (project / "asked").read_text().split()  # once the command has written it
+        os.environ["MLFLOW_RUN_ID"] = run_id
+        given = dict(word.removeprefix("--").split("=", 1) for word in words)
+        with RunWriter("made", "inner", resume=given["resume"]) as run:
+            run.params({"learning_rate": "0.0001", "model": "clip"})
+        code = 0
+    finally:
+        (project / "answered").write_text(f"{code}\n")
 
 
 @pytest.mark.slow
@@ -132,17 +135,21 @@ def test_a_real_mlflow_project_goes_on_with_a_run(store: Path, monkeypatch: pyte
     run_id = _stopped()
     project = store / "project"
     project.mkdir()
-    (project / "door.py").write_text(PROJECT)
     (project / "MLproject").write_text(
         "name: made\nentry_points:\n  main:\n    parameters:\n      resume: {type: string}\n"
         "      learning_rate: {type: float}\n"
-        f"    command: exec {sys.executable} door.py --resume={{resume}} --learning_rate={{learning_rate}}\n"
+        "    command: echo $MLFLOW_RUN_ID --resume={resume} --learning_rate={learning_rate} > asked;"
+        " read code < answered; exit $code\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    for name in ("asked", "answered"):
+        os.mkfifo(project / name)
+    worker = get_context("fork").Process(target=_work_as_asked, args=[project], daemon=True)
+    worker.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
     submitted = open_mlflow().projects.run(
         str(project), env_manager="local", parameters={"resume": run_id, "learning_rate": "1e-4"}
     )
+    worker.join()
     launcher = connect().get_run(submitted.run_id)
     assert launcher.info.status == "FINISHED"
     assert launcher.data.tags["launched_run"] == run_id

@@ -207,18 +207,20 @@ def brought(model):
 
 owners = importlib.metadata.packages_distributions()
 models = [Path(word) for word in sys.argv[1:]]
-# Stands for an environment that holds a model's requirements alone: what they do not bring cannot be imported.
-allowed = set.intersection(*map(brought, models))
 
 class Door(PathFinder):
+    "Stands for an environment that holds the requirements alone: what they do not bring cannot be imported."
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         makers = {re.sub(r"[-_.]+", "-", maker).lower() for maker in owners.get(name.split(".")[0], ())}
         return None if makers and not makers & allowed else super().find_spec(name, path, target)
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Door
-import mlflow, pandas  # which takes seconds, and is common to all
-for model in models:
+for place, model in enumerate(models):
+    allowed = set.intersection(*map(brought, models[place:]))
+    import mlflow, pandas  # which takes seconds, as PyTorch does, and is common to all that follow
+    if "torch" in allowed:
+        import torch
     child = os.fork()
     if not child:
         break
@@ -234,7 +236,7 @@ answers = served.predict(pandas.DataFrame({"picture": [example["picture"][0], "b
 schema = {spec["name"] for spec in served.metadata.signature.outputs.to_dict()}
 print(json.dumps([vlm_core.__file__, sorted(schema), answers.to_dict(orient="records")]))
 """
-ENGINES = ("blip", "baseline", "onnx")
+ENGINES = ("baseline", "blip", "onnx")
 
 
 def _save(engine: str, folder: Path) -> Path:

@@ -11,12 +11,11 @@ from mlflow import MlflowClient
 from experiments import export as door
 from experiments import predict
 from tests.messages import collected_messages
-from tests.models.families import make_shallow
+from tests.models.test_onnx_export import exported, saved_again
 from tests.stub_training import train_nothing
 from tests.tracking.models import save_categoriser
 from vlm_core.config import Config
 from vlm_core.errors import UserError
-from vlm_core.models.onnx_export import export_onnx
 from vlm_core.models.saved import load_categoriser
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.registry import resolve
@@ -90,15 +89,10 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_logged(keep, store, t
 
 
 def test_an_export_that_differs_is_refused_and_a_lost_catalogue_is_replaced_by_the_sample(keep, store, monkeypatch):
-    run_id = keep(make_shallow("clip", "vision"))
+    model, onnx, _ = exported("clip", "linear", "fused")
+    run_id = keep(model)
     compare, load = export.compare, export.load_catalogue
-    once = export_onnx(load_categoriser(resolve(run_id)), store / "once")  # tracing a graph takes seconds
-
-    def again(model, folder):
-        once.save(folder)
-        return load_categoriser(folder)
-
-    monkeypatch.setattr("vlm_core.models.onnx_export.export_onnx", again)
+    monkeypatch.setattr("vlm_core.models.onnx_export.export_onnx", saved_again(onnx))
 
     def different(form, *rest):
         return dataclasses.replace(compare(form, *rest), largest_difference=0.01 if form == "fp32" else 0.0)
