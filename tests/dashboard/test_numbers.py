@@ -32,7 +32,7 @@ from vlm_core.tracking.writer import RunWriter
 
 NAMES = ("Bags", "Shoes", "Tops")
 _FEW = settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models.families import CATEGORIES, make_categoriser, make_tiny
@@ -105,6 +105,7 @@ def int8(tmp_path_factory):
     return small, np.concatenate([small.log_probabilities(PICTURES[place : place + 1]) for place in range(40)])
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, len(PICTURES) - 1), min_size=1, max_size=40), st.booleans())
 def test_in_int8_an_image_is_predicted_by_itself_whatever_stands_beside_it(int8, places, beside_black):
     small, alone = int8
