@@ -14,6 +14,7 @@ from vlm_core.catalogue.exposure import RULE, Exposure
 from vlm_core.catalogue.sample import draw_sample
 from vlm_core.config import Config, PretrainingConfig
 from vlm_core.errors import UserError
+from vlm_core.models import tiny
 from vlm_core.tracking import writer
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.writer import RunWriter
@@ -31,8 +32,11 @@ def little_shop():
 
 
 @pytest.fixture
-def pretrain(little_shop, stocked):
-    """Run a small pretraining in a store of its own: the outcome, and the messages that were logged."""
+def pretrain(little_shop, stocked, monkeypatch):
+    """Run a pretraining of a narrow model in a store of its own: the outcome, and the messages that were logged."""
+    for settings in (tiny.VISION, tiny.TEXT):
+        monkeypatch.setitem(settings, "hidden_size", 32)
+        monkeypatch.setitem(settings, "intermediate_size", 128)
 
     def start(**settings):
         with collected_messages() as lines:
