@@ -89,16 +89,23 @@ def serve(folder: Path, *arguments: str) -> tuple[subprocess.Popen, str]:
 
 @pytest.fixture(scope="session")
 def address(filled_store: Path) -> str:
-    """Where a dashboard over the filled store listens, in this process: another would import PyTorch for seconds."""
+    """Where a dashboard over the filled store listens, in this process: another would import PyTorch for seconds.
+
+    Its pages ask seldom whether the store has changed, so that one is at rest even where the machine is busy.
+    """
     import waitress
 
+    from dashboard import app
     from dashboard.__main__ import SERVER
-    from dashboard.app import create_app
     from dashboard.runs import Runs
 
     runs = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    runs.refresh()
     runs.start()
-    server = waitress.create_server(create_app(runs).server, host="127.0.0.1", port=0, **SERVER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "MILLISECONDS_PER_TICK", 5000)
+        flask = app.create_app(runs).server
+    server = waitress.create_server(flask, host="127.0.0.1", port=0, **SERVER)
     threading.Thread(target=server.run, daemon=True).start()
     return f"http://127.0.0.1:{server.effective_port}"
 
