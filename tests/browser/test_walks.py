@@ -45,6 +45,14 @@ def _wait_until(page, condition, seconds=20):
 
 
 def _serious(page, **options):
+    """What axe finds, and still finds seconds later: a grid whose width has changed draws its columns anew."""
+    end = time.monotonic() + 10
+    while (found := _found_by_axe(page, options)) and time.monotonic() < end:
+        page.wait_for_timeout(500)
+    return found
+
+
+def _found_by_axe(page, options):
     return [
         (each["id"], [node["html"][:200] for node in each["nodes"][:3]])
         for each in Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
