@@ -91,7 +91,9 @@ def test_a_study_ends_in_a_report_whose_figures_are_those_of_its_runs(shop: Path
         "nearest class mean, clip features",
         "nearest neighbours, clip features",
     }
-    assert [(pair.a, pair.b) for pair in results.pairs] == [("HOG + colour", "clip probe")]
+    families, held_out = results.pairs
+    assert (families.group, families.a, families.b) == ("families", "HOG + colour", "clip probe")
+    assert held_out.group == "held_out" and held_out.test.products > families.test.products
     assert {row.label for row in results.leak} == {"HOG + colour", "clip probe"}
     html = reader.text(outcome.run_id, "study/report.html")
     assert f"{probe.macro_f1.value:.3f}" in html

@@ -23,6 +23,7 @@ FOLDER: Final = "study"  # of a run's artifacts
 MOST_UNKNOWN: Final = 500  # products of other categories
 PICTURES_AT_ONCE: Final = 2048  # whose predictions are computed together: memory does not grow with the catalogue
 PICTURES_EXPLAINED: Final = 64
+ADDED_LATER: Final = frozenset({"held_out"})  # not asked of cells that an earlier version has measured
 FORMER_NAMES: Final = {"decoding": "rules", "layers": "mechanism", "simple_baselines": "simple"}  # of files and in tags
 CURRENT_NAMES: Final = {former: name for name, former in FORMER_NAMES.items()}
 

@@ -19,7 +19,7 @@ from vlm_core.data import load_data
 from vlm_core.errors import UserError
 from vlm_core.progress import shows_messages
 from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
-from vlm_core.study.measurements import CURRENT_NAMES
+from vlm_core.study.measurements import ADDED_LATER, CURRENT_NAMES
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
@@ -125,7 +125,7 @@ def find_pending(plan: StudyPlan, children: pd.DataFrame) -> list[PendingCell]:
     for cell in plan.cells:
         runs = children[children["name"] == cell.key] if len(children) else children
         finished = runs[runs["status"] == "FINISHED"] if len(runs) else runs
-        wanted = set(plan.measurements(cell))
+        wanted = set(plan.measurements(cell)) - ADDED_LATER
         if any(wanted <= measured for measured in _measured(finished)):
             continue
         resumable = runs[runs["metrics.seconds"].notna()] if "metrics.seconds" in runs else runs.iloc[:0]
