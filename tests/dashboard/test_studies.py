@@ -82,7 +82,7 @@ def test_every_section_of_the_report_has_its_card_and_names_are_text(runs, store
     body = _text([page.update_body(runs, None, run_id), page.update_rest(runs, None, run_id)])
     sections = make_sections(read_study(runs, run_id).results)
     assert [section.title for section in sections if section.title not in body] == []
-    assert len(sections) == 13 and "Some runs failed" in body
+    assert len(sections) == 15 and "Some runs failed" in body
     assert "clip probe beats blip probe by 4.0 points of macro-F1." in body
     assert "/compare?runs=" in body and "&lt;i&gt;Items" in body  # what Plotly would read as HTML is escaped
     assert "NaN" not in body and "None" not in body
@@ -150,4 +150,4 @@ def test_figures_show_what_the_results_hold(results):
 @pytest.mark.slow
 def test_every_plot_of_the_report_is_a_figure(results):
     plots = [plot for section in make_sections(results) for plot in section.plots]
-    assert len(plots) == 9 and all(len(make_figure(plot).data) for plot in plots)
+    assert len(plots) == 11 and all(len(make_figure(plot).data) for plot in plots)

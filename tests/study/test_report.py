@@ -56,7 +56,7 @@ def html(data):
 def test_the_html_holds_every_section_and_opens_offline(html):
     for section in make_sections(RESULTS):
         assert f'<section id="{section.key}">' in html and f'href="#{section.key}"' in html
-    assert html.count("<svg") == 10
+    assert html.count("<svg") == 11
     assert "<script" not in html and 'src="http' not in html
 
 
