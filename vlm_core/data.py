@@ -188,7 +188,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
         evaluable=evaluable,
         given=given,
     )
-    _tell_removed(split.removed)
+    tell_removed(split.removed)
     if given is not None:
         _tell_parts(given, config.protocol)
     logger.info(
@@ -245,7 +245,7 @@ def _tell_parts(given: pd.Series[str], protocol: str) -> None:
     logger.info(f"The parts are those of the catalogue: {'; '.join([parts, *also])}.")
 
 
-def _tell_removed(removed: dict[str, str]) -> None:
+def tell_removed(removed: dict[str, str]) -> None:
     """Log the categories that are left out, with their sizes, in one line for each reason."""
     by_reason: dict[str, dict[str, int]] = {}
     for name, text in removed.items():

@@ -6,17 +6,18 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import pandas as pd
 
+from vlm_core.aliases import current_value
 from vlm_core.catalogue.catalogue import find_prepared, joined_catalogue, load_prepared
 from vlm_core.catalogue.duplicates import near_duplicate_groups
 from vlm_core.catalogue.extending import OldParts, choose_new_categories, extend_split
 from vlm_core.catalogue.labels import match_labels
 from vlm_core.config import Config, ExtensionConfig
-from vlm_core.data import Data, evaluable_products, load_catalogue, split_list
+from vlm_core.data import Data, evaluable_products, load_catalogue, split_list, tell_removed
 from vlm_core.errors import UserError
 from vlm_core.workflows.corrections import fetch_corrections
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.exposure import Exposure
+    from vlm_core.catalogue.splitting import Protocol
     from vlm_core.evaluation.predictions import Predictions
     from vlm_core.models.categoriser import VisionLanguageCategoriser
     from vlm_core.pixels.arrays import Rows
@@ -121,8 +123,7 @@ def load_extension(config: ExtensionConfig, old: OldRun, root: Path) -> Extensio
     names, removed = choose_new_categories(
         new.column, new.groups, old.model.categories, split_list(config.categories), config.min_products
     )
-    for name, reason in removed.items():
-        logger.info(f"Left out: {name}, {reason}.")
+    tell_removed(removed)
     new = replace(new, column=new.column.where(new.column.isin(names), ""))
     old_rows = _rows_of(before, old) if before else {}
     used: Rows = np.unique(np.concatenate([np.empty(0, np.int64), *old_rows.values()]))
@@ -260,7 +261,7 @@ def _old_parts(before: Catalogue | None, old: OldRun, places: dict[str, Rows]) -
     counts = before.products[old.parts["test"].label].value_counts() if before else pd.Series(dtype=np.int64)
     none = np.empty(0, np.int64)
     return OldParts(
-        protocol="original" if old.parts["test"].protocol in ("original", "study") else "holdout",
+        protocol=cast("Protocol", current_value("protocol", old.parts["test"].protocol)),
         categories=categories,
         train=places.get("training", none),
         validation=places.get("validation", none),
