@@ -24,7 +24,7 @@ DRAWS = 400
 WRONG = np.array([[0, 4, 2, 3, 1], [5, 0, 3, 1.5, 0.5], [4, 5, 0, 0.5, 0.5], [5, 3, 0.5, 0, 1.5], [6, 1, 0.5, 2.5, 0]])
 WRONG /= WRONG.sum(axis=1, keepdims=True)
 EVEN = np.array([0.9, 0.85, 0.92, 0.8, 0.93]), np.full(5, 120)
-SMALL = np.array([0.93, 0.94, 0.97, 0.3, 0.96]), np.array([150, 150, 150, 13, 150])  # Free Items under `holdout`
+SMALL = np.array([0.93, 0.94, 0.97, 0.3, 0.96]), np.array([150, 150, 150, 8, 150])  # Free Items under `holdout`
 
 
 def _chances(recalls):
@@ -73,8 +73,8 @@ def test_mcnemars_tests_reject_what_is_the_same_as_often_as_they_say(discordant)
 
 
 def test_the_bootstrap_of_several_seeds_rejects_what_is_the_same_in_five_percent():
-    """Three seeds test 493 products each, of pools of 500 a category and of 20 Free Items, which they nearly share."""
-    recalls, support, pools = SMALL[0], np.array([120, 120, 120, 13, 120]), np.array([500, 500, 500, 20, 500])
+    """Three seeds test 488 products each, of pools of 500 a category and of 14 Free Items, which they nearly share."""
+    recalls, support, pools = SMALL[0], np.array([120, 120, 120, 8, 120]), np.array([500, 500, 500, 14, 500])
     generator = np.random.default_rng(3)
     labels = np.repeat(np.arange(5), pools)
     starts = np.concatenate([[0], np.cumsum(pools)[:-1]])
@@ -95,7 +95,7 @@ def test_the_bootstrap_of_several_seeds_rejects_what_is_the_same_in_five_percent
         rejected += bootstrap_p(drawn) < 0.05
         interval = estimate(0, drawn)
         held += interval.low < 0 < interval.high
-    assert 0.03 <= rejected / DRAWS <= 0.07
+    assert 0.02 <= rejected / DRAWS <= 0.07  # careful: of 8 products that all seeds nearly share
     assert 0.92 <= held / DRAWS <= 0.98
 
 
