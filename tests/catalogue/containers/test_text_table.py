@@ -291,6 +291,14 @@ def test_the_column_names_are_in_the_line_that_has_those_that_are_needed(above):
     assert (row.line, row.values["title"]) == (lines + 2, "Boot, brown")
 
 
+def test_fields_may_end_at_blanks_where_the_column_names_do():
+    content = b"2\nid   gender  category\n1.jpg     Men     Shoes\n2 b.jpg Men Bags\n"
+    table = TextTable(io.BytesIO(content), "list.txt", ["id", "category"])
+    first, second = read_products(table, KAGGLE)
+    assert (first.line, first.values) == (3, {"id": "1.jpg", "gender": "Men", "category": "Shoes"})
+    assert isinstance(second, Refusal) and "fields end at blanks" in table.notes
+
+
 def test_a_row_that_only_looks_like_column_names_is_a_row():
     table = TextTable(io.BytesIO(HEADER + b"id,gender,category,title\n"), "products.csv", ["id", "category"])
     assert [row.line for row in read_products(table, KAGGLE)] == [2] and not table.notes

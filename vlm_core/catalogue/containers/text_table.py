@@ -157,14 +157,25 @@ class TextTable:
     def _skip_to(self, needed: set[str]) -> None:
         """Drop the lines above the first one that has all of these names, if the table has one near its start."""
         for place, (number, text) in enumerate(islice(self._waiting, MOST_ABOVE_NAMES)):
-            for delimiter in self.delimiter or DELIMITERS:
-                if needed and needed.issubset(cell.strip(' "\r\n\ufeff') for cell in text.split(delimiter)):
-                    if place:
-                        self.delimiter = delimiter
-                        self.notes.append(f"column names in line {number}")
-                    for _ in range(place):
-                        self._waiting.popleft()
-                    return
+            delimiter = next((each for each in self.delimiter or DELIMITERS if needed <= _names(text.split(each))), "")
+            has_blanks = not delimiter and len(needed) > 1 and needed <= _names(text.split())
+            if needed and (delimiter or has_blanks):
+                for _ in range(place):
+                    self._waiting.popleft()
+                if has_blanks:
+                    self._separate_at_blanks()
+                elif place:
+                    self.delimiter = delimiter
+                if place:
+                    self.notes.append(f"column names in line {number}")
+                return
+
+    def _separate_at_blanks(self) -> None:
+        """Read the lines as if tabs were in the place of blanks."""
+        self._waiting = deque((number, "\t".join(text.split())) for number, text in self._waiting)
+        self._rest = ((number, "\t".join(text.split())) for number, text in self._rest)
+        self.delimiter = "\t"
+        self.notes.append("fields end at blanks")
 
     def _is_above_names(self, head: deque[tuple[int, str]]) -> bool:
         """Return whether the first line is a comment or a title: fewer fields than in the lines below."""
@@ -314,6 +325,10 @@ def _oddities(text: str) -> int:
             elif not letter.isascii() and before.isalpha() and after.isalpha() and letter not in _IN_WORDS:
                 count += 1
     return count
+
+
+def _names(cells: Sequence[str]) -> set[str]:
+    return {cell.strip(' "\r\n\ufeff') for cell in cells}
 
 
 def _newline(text: str) -> str:
