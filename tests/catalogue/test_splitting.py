@@ -277,7 +277,11 @@ def test_categories_that_a_given_part_lacks_are_left_out():
     products.loc[:5, "masterCategory"] = "Hats"
     split = _split(products, protocol="given", given=parts)
     assert split.categories == ("Bags", "Shoes")
-    assert split.removed == {"Hats": "too few products in the given test part (6 products)"}
+    assert split.removed == {"Hats": "too few different images in the given test part (6 products)"}
+    alike = np.where(np.arange(60) < 6, 0, np.arange(60))
+    products.loc[59, "masterCategory"] = "Hats"
+    split = _split(products, alike, protocol="given", given=parts, min_products=2)
+    assert "Hats" in split.removed  # one image to train on, and none to validate on
     products.loc[40:, "masterCategory"] = "Bags"
     with pytest.raises(UserError, match="leave 1 categories of 3"):
         _split(products, protocol="given", given=parts)

@@ -91,7 +91,7 @@ def split_catalogue(
     names, removed = choose_categories(products[label], groups, categories, min_products)
     if protocol == "given":
         parts = _check_parts(given)
-        names = _in_all_parts(names, products[label], parts, removed)
+        names = _in_all_parts(names, products[label], parts, groups, removed)
     evaluable = np.ones(len(products), dtype=bool) if evaluable is None else evaluable
     index_of = {name: index for index, name in enumerate(names)}
     labels = products[label].map(index_of).fillna(-1).to_numpy().astype(np.int64)
@@ -302,18 +302,18 @@ def _check_parts(given: pd.Series[str] | None) -> NDArray[np.str_]:
 
 
 def _in_all_parts(
-    names: Sequence[str], column: pd.Series[str], parts: NDArray[np.str_], removed: dict[str, str]
+    names: Sequence[str], column: pd.Series[str], parts: NDArray[np.str_], groups: Rows, removed: dict[str, str]
 ) -> tuple[str, ...]:
-    """Return the categories with products to train and to test on; add to `removed` why each other one is left out.
+    """Return the categories with images to train and to test on; add to `removed` why each other one is left out.
 
     Raises UserError when fewer than two are left.
     """
     fewest = {TRAIN: 1 if VALIDATION in parts else 2, TEST: 1}
     for name in names:
-        of_category = parts[(column == name).to_numpy()]
-        few = [part for part, least in fewest.items() if (of_category == part).sum() < least]
+        rows = np.flatnonzero(column == name)
+        few = [part for part, least in fewest.items() if len(np.unique(groups[rows[parts[rows] == part]])) < least]
         if few:
-            removed[name] = f"too few products in the given {' and '.join(few)} part ({len(of_category)} products)"
+            removed[name] = f"too few different images in the given {' and '.join(few)} part ({len(rows)} products)"
     left = tuple(name for name in names if name not in removed)
     if len(left) < 2:
         raise UserError(
