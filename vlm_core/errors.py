@@ -15,10 +15,10 @@ EXTRAS: Final = {
     "excel": ("openpyxl",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "search": ("optuna", "plotly"),
-    "study": ("captum", "cleanlab", "fairlearn", "jinja2", "statsmodels", "torchvision"),
+    "study": ("captum", "cleanlab", "fairlearn", "jinja2", "torchvision"),
     "dashboard": (
         *("captum", "dash", "dash_ag_grid", "dash_mantine_components", "flask", "flask_compress"),
-        *("optuna", "plotly", "secure", "statsmodels", "waitress"),
+        *("optuna", "plotly", "secure", "waitress"),
     ),
     "postgres": ("psycopg", "psycopg_binary"),
     "s3": ("boto3",),

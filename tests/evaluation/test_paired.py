@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score, f1_score
+from statsmodels.stats.multitest import multipletests
 
 from tests.evaluation.made_predictions import assert_corrected_together
 from vlm_core.errors import UserError
@@ -13,6 +16,7 @@ from vlm_core.evaluation.paired import (
     better_first,
     describe_tests,
     exact_mcnemar,
+    holm,
     mid_mcnemar,
     paired_test,
     paired_tests,
@@ -102,6 +106,14 @@ def test_holms_correction_of_both_tests_by_hand():
     tests = paired_tests([_predictions(labels, each) for each in (*predicted, third)])
     assert_corrected_together(tests.values())
     assert paired_tests([_predictions(labels, third)]) == {}
+
+
+@given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 0.05, 1.0]), max_size=12))
+def test_holms_correction_is_that_of_statsmodels_to_the_last_digit(p_values):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gc.collect", lambda: 0)  # which it calls each time
+        expected = multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    assert holm(p_values) == expected
 
 
 def test_the_tests_of_one_pair_are_two():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate, estimate
+from vlm_core.evaluation.paired import holm
 from vlm_core.pixels.arrays import FloatArray
 from vlm_core.progress import track
 
@@ -255,8 +256,6 @@ def _compare(
     family: str, areas: dict[str, NDArray[np.float64]], methods: Sequence[Method], seed: int
 ) -> tuple[ControlComparison, ...]:
     """Compare every method with its three controls on both curves, with p-values corrected over all by Holm."""
-    from statsmodels.stats.multitest import multipletests
-
     comparisons = []
     for method in methods:
         for control in ("random", "centre", f"{method}, of another picture"):
@@ -264,8 +263,8 @@ def _compare(
             for curve, gains in (("deletion", deletion), ("insertion", insertion)):
                 p = _p_value(gains, seed)
                 comparisons.append(ControlComparison(method, control, curve, _mean(gains, seed), p, p, ""))  # type: ignore[arg-type]
-    corrected = multipletests([each.p for each in comparisons], method="holm")[1]
-    comparisons = [replace(each, p_holm=float(p)) for each, p in zip(comparisons, corrected, strict=True)]
+    corrected = holm([each.p for each in comparisons])
+    comparisons = [replace(each, p_holm=p) for each, p in zip(comparisons, corrected, strict=True)]
     return tuple(replace(each, verdict=_verdict(family, each)) for each in comparisons)
 
 
