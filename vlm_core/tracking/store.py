@@ -36,6 +36,14 @@ _QUIET: Final = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+_LEVELS: Final = {
+    "mlflow": logging.WARNING,  # it may have been imported before, with its INFO lines on
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,  # logs each database error with its traceback before it raises it
+    # logs, with its traceback, what a signal raises while it closes a connection, and raises it again
+    "sqlalchemy.pool": logging.CRITICAL,
+    "urllib3.connectionpool": logging.ERROR,  # reports every retry; `store_errors` reports once
+}
 # MLflow's defaults are 120 seconds and 7 retries, which is right in the middle of a run and too long at its start.
 _SHORT_TIMEOUTS: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SECONDS_TO_ANSWER),
@@ -53,15 +61,10 @@ def open_mlflow() -> Any:
     import mlflow
 
     if os.environ["MLFLOW_LOGGING_LEVEL"] == "WARNING":
-        # mlflow may have been imported before, with its INFO lines on
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        # logs each database error with its traceback before it raises it
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        # logs, with its traceback, what a signal raises while it closes a connection, and raises it again
-        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
-        # urllib3 reports every retry; `store_errors` reports once
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+        for name, level in _LEVELS.items():
+            logger = logging.getLogger(name)
+            if logger.level != level:  # setting it goes through all loggers there are
+                logger.setLevel(level)
     return mlflow
 
 
