@@ -129,7 +129,7 @@ def hasty_mlflow() -> None:
     from mlflow.utils import requirements_utils
     from sqlalchemy import event
     from sqlalchemy.exc import DisconnectionError
-    from sqlalchemy.pool import Pool
+    from sqlalchemy.pool import QueuePool  # a connection of no pool asks once, for which it would read the whole schema
 
     requirements_utils._init_packages_to_modules_map = cache(requirements_utils._init_packages_to_modules_map)
     utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
@@ -145,8 +145,8 @@ def hasty_mlflow() -> None:
             record.dbapi_connection = proxy.dbapi_connection = None
             raise DisconnectionError("another process opened it")
 
-    event.listen(Pool, "connect", opened)
-    event.listen(Pool, "checkout", taken)
+    event.listen(QueuePool, "connect", opened)
+    event.listen(QueuePool, "checkout", taken)
 
 
 @pytest.fixture
