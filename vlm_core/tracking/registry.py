@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CHAMPION: Final = "champion"
 SCORE: Final = "test_macro_f1"
 FLOOR: Final = "test_majority_macro_f1"  # runs of earlier versions have none
+WEAK: Final = "may_be_no_better_than_one_category"  # tag of a version, with its interval and the floor
 FORGETTING: Final = "forgetting"  # macro-F1 that the old categories of a run that learnt more lost
 _VERSION_TAGS: Final = (*tags.COMPARABLE, tags.EXTENDS, "protocol", "leaking", "leakage", "catalogue", "weights_source")
 
@@ -37,9 +38,10 @@ def register(run_id: str) -> str:
 
     The run must hold its model, its data's tags and its test scores already; the model is named
     `categoriser-<family>`. A model that is registered already gets no second version. The alias `champion` goes to the
-    first version that does not leak and is better than always predicting one category, by the interval of its test
-    macro-F1; it moves only to one with a better test macro-F1 on the same test products, or to one that learnt more
-    from it and forgets no more than its `max_forgetting`.
+    first version that does not leak, and moves only to one with a better test macro-F1 on the same test products, or to
+    one that learnt more from it and forgets no more than its `max_forgetting`. A version that may be no better than
+    always predicting one category, by the interval of its test macro-F1, takes nobody's place, and is champion only
+    until one that is better comes.
     Raises UserError if the run has no model.
     """
     uri = store_uri()
@@ -55,13 +57,11 @@ def register(run_id: str) -> str:
         if SCORE in run.data.metrics:
             version_tags[SCORE] = repr(float(run.data.metrics[SCORE]))
         floor, low = (run.data.metrics.get(name) for name in (FLOOR, f"{SCORE}_low"))
-        version = _new_version(client, name, model_id, run_id, version_tags)
         if floor is not None and low is not None and low <= floor:
-            return (
-                f"Registered {name} version {version.version}; it cannot be {CHAMPION}, because its test macro-F1 may "
-                f"be {low:.4f} (95 % interval), and always predicting one category gives {floor:.4f}. Load it as "
-                f"models:/{name}/{version.version}, or train on more products."
+            version_tags[WEAK] = (
+                f"may be {low:.4f} (95 % interval), and always predicting one category gives {floor:.4f}"
             )
+        version = _new_version(client, name, model_id, run_id, version_tags)
         extension = _extension(run) if tags.EXTENDS in run.data.tags else None
         return _update_champion(client, name, str(version.version), version_tags, extension)
 
@@ -201,13 +201,22 @@ def _update_champion(
         return f"{became}; it cannot be {CHAMPION}, because it has no test macro-F1."
     if extension and extension.obstacle:
         return f"{became}; it cannot be {CHAMPION}, because {extension.obstacle}."
-    score = float(version_tags[SCORE])
+    score, weak = float(version_tags[SCORE]), version_tags.get(WEAK)
     holder = _champion(client, name)
     if holder is None:
         client.set_registered_model_alias(name, CHAMPION, version)
-        return f"{became}; it is the first {CHAMPION}, with a test macro-F1 of {score:.4f}."
+        first = f"{became}; it is the first {CHAMPION}, with a test macro-F1 of {score:.4f}"
+        return f"{first}. But that {weak}: the first version above this takes its place." if weak else f"{first}."
     if holder.version == version:
         return f"{became}; it is {CHAMPION}, with a test macro-F1 of {score:.4f}."
+    if weak:
+        return f"{became}; version {holder.version} stays {CHAMPION}, because the test macro-F1 here {weak}."
+    if WEAK in holder.tags:
+        client.set_registered_model_alias(name, CHAMPION, version)
+        return (
+            f"{became}; it is {CHAMPION} now, with a test macro-F1 of {score:.4f}, in the place of version "
+            f"{holder.version}, which may be no better than always predicting one category."
+        )
     if extension and holder.run_id == extension.parent:
         client.set_registered_model_alias(name, CHAMPION, version)
         return (
