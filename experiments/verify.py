@@ -28,6 +28,7 @@ from vlm_core.progress import track
 
 LOCK: Final = Path(__file__).resolve().parent.parent / "requirements-hashed.lock"
 _PIN: Final = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;]+)")
+_OWN_RECORD: Final = re.compile(r"[^/]+\.dist-info/RECORD")
 _WRITTEN_BY_PIP: Final = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 _AT_ONCE: Final = 10  # packages that lie on the disk together
 
@@ -114,10 +115,12 @@ def compare(wheel: Path, site_packages: Path) -> tuple[int, list[str]]:
 def _record(wheel: Path) -> Iterator[tuple[str, str]]:
     """Yield the files of a wheel that are installed as they are, with their SHA-256 as wheels write it."""
     with zipfile.ZipFile(wheel) as archive:
-        (record,) = (name for name in archive.namelist() if name.endswith(".dist-info/RECORD"))
+        # a package such as setuptools holds others, with records of their own
+        (record,) = (name for name in archive.namelist() if _OWN_RECORD.fullmatch(name))
         rows = list(csv.reader(io.StringIO(archive.read(record).decode())))
     for name, digest, *_ in rows:
-        if digest.startswith("sha256=") and ".data/" not in name and name.rsplit("/", 1)[-1] not in _WRITTEN_BY_PIP:
+        is_pips = name.removeprefix(record.removesuffix("RECORD")) in _WRITTEN_BY_PIP
+        if digest.startswith("sha256=") and ".data/" not in name and not is_pips:
             yield name, digest.removeprefix("sha256=")
 
 

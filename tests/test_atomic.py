@@ -55,6 +55,18 @@ def test_what_was_built_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, m
     assert steps[4:] == ["renamed", tmp_path.stat().st_ino]
 
 
+def test_many_files_are_synchronised_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr("vlm_core.atomic._MANY", 3)
+    monkeypatch.setattr(os, "sync", lambda: steps.append("all"))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append("one"))
+    with building(tmp_path / "folder") as partial:
+        partial.mkdir()
+        for number in range(3):
+            (partial / str(number)).touch()
+    assert steps == ["all", "one"]  # the folder that it is in comes last
+
+
 def test_a_folder_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), building(tmp_path / "folder") as partial:
         partial.mkdir()

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 _OF_COMMANDS: Final = "vlm-"  # how their folders in the temporary folder begin
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_MANY: Final = 1000  # files
 _SYSTEM_ERROR: Final = re.compile(r"\(os error (\d+)\)")
 
 
@@ -65,8 +66,11 @@ def building(target: Path, *, make_folder: bool = True) -> Iterator[Path]:
 
 def replace(path: Path, target: Path) -> None:
     """Give a file, or a folder with all that it holds, the name `target`, once the disk has it."""
-    for each in (*path.rglob("*"), path):
-        if not each.is_symlink() and (each.is_file() or each.is_dir()):
+    built = [each for each in (*path.rglob("*"), path) if not each.is_symlink() and (each.is_file() or each.is_dir())]
+    if len(built) > _MANY and hasattr(os, "sync"):
+        os.sync()  # each by itself would take minutes
+    else:
+        for each in built:
             _synchronise(each)
     os.replace(path, target)
     _synchronise(target.parent)

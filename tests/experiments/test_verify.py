@@ -57,6 +57,12 @@ def test_files_that_were_changed_or_removed_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_package_may_hold_others_with_records_of_their_own(tmp_path: Path) -> None:
+    wheel = _wheel(tmp_path, {**FILES, "shop/_vendor/box-1.0.dist-info/RECORD": b"box.py,,"})
+    _install(wheel, tmp_path / "site-packages")
+    assert verify.compare(wheel, tmp_path / "site-packages") == (5, [])
+
+
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that pip takes packages from, and from nowhere else."""
