@@ -93,6 +93,7 @@ def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: t
 def _resolve(runs: Runs, run_id: str) -> Path:
     from vlm_core.tracking.registry import resolve
 
+    runs.reader()  # raises where the store is gone, which would be made anew
     return resolve(run_id, runs.uri)
 
 
@@ -117,24 +118,35 @@ def _not_found(**query: str) -> Component:
 
 
 def tick(runs: Runs, count: int | None, version: int | None, state: str | None = None) -> tuple[Any, Any, Any, Any]:
-    """Return the store's version and state, as far as they changed, the state in words, and what it means."""
+    """Return the store's version and state, as far as they changed, the state in words, and what it means.
+
+    A page that outlives a restart of the dashboard keeps what it shows until the store has been read anew.
+    """
     view = runs.view()
     if view.version == version:
         return no_update, no_update, no_update, no_update
+    if version is not None and version < runs.first_version and not view.whole:
+        return no_update, no_update, _store_words(view), _store_notice(view, "It was read before a restart")
+    new_state = no_update if view.state == state else view.state
+    said = None if view.table.empty else _store_notice(view, f"It is as of {view.read} UTC")
+    return view.version, new_state, _store_words(view), said
+
+
+def _store_words(view: StoreSnapshot) -> Component:
+    """Return the dot and how the store is, or that the dashboard itself does not respond (assets/server.js)."""
     words = {"loading": "loading runs", "away": "store unreachable", "ready": counted(len(view.table), "run")}
     dot = html.Span(className=f"store-dot {view.state}", **aria(hidden="true"))
     said = dmc.Text(words[view.state], size="xs", className="store-words")
     stopped = dmc.Text("dashboard not responding", size="xs", className="server-words")
-    group = dmc.Group([dot, said, stopped], gap=6, wrap="nowrap")
-    return view.version, no_update if view.state == state else view.state, group, _store_notice(view)
+    return dmc.Group([dot, said, stopped], gap=6, wrap="nowrap")
 
 
-def _store_notice(view: StoreSnapshot) -> Component | None:
-    """Return what a page's reader must know while the store is away."""
-    if view.state != "away" or view.table.empty:
+def _store_notice(view: StoreSnapshot, seen: str) -> Component | None:
+    """Return what a page's reader must know while the store is away; `seen` is of what the page shows."""
+    if view.state != "away":
         return None
-    text = f"{view.problem} What you see is as of {view.read} UTC; what was not read before is not known now. "
-    return notice("The tracking store is unreachable", f"{text}This page tries again by itself.", "warning")
+    text = f"{view.problem} {seen}; what was not read before is not known now. This page tries again by itself."
+    return notice("The tracking store is unreachable", text, "warning")
 
 
 def toggle_navigation(opened: bool, navbar: dict[str, Any]) -> dict[str, Any]:

@@ -60,10 +60,12 @@ class Runs:
         self.root = root or Path.cwd()
         self._reader: RunReader | None = None
         # no two processes count versions alike: a page that outlives a restart must notice
-        self._view = StoreSnapshot(pd.DataFrame(), "loading", "", int(time.time()), whole=False)
+        self.first_version: Final = int(time.time())
+        self._view = StoreSnapshot(pd.DataFrame(), "loading", "", self.first_version, whole=False)
         self._files: LRUCache[tuple[str, ...], Any] = LRUCache(MOST_FILES)
         self._lock = threading.Lock()
         self._publishing = threading.Lock()
+        self._opening = threading.RLock()
         self._file: tuple[int, int] | None = None  # device and inode of an SQLite store
         self._asked: float | None = None  # when the question was asked that the store has not answered yet
         self._read_at = ""
@@ -81,7 +83,7 @@ class Runs:
         """Return the store as last seen, without waiting; one that does not answer for long counts as away."""
         self._last_visit = time.monotonic()
         asked = self._asked
-        if asked is not None and self._view.state == "ready" and time.monotonic() - asked > SECONDS_SILENT:
+        if asked is not None and self._view.state != "away" and time.monotonic() - asked > SECONDS_SILENT:
             problem = f"The tracking store has not answered for {SECONDS_SILENT:.0f} seconds."
             self._publish(self._view.table, "away", problem, whole=False)
         return self._view
@@ -129,23 +131,27 @@ class Runs:
         return str(self._view.version) if running else ""
 
     def reader(self) -> RunReader:
-        """Return the open store. Raises UserError when it is away."""
-        if self._reader is None:
-            from vlm_core.tracking.reader import RunReader
+        """Return the open store, which is never made here. Raises StoreProblem when it is away or was removed."""
+        with self._opening:
+            self._check_file()
+            if self._reader is None:
+                from vlm_core.tracking.reader import RunReader
 
-            self._reader = RunReader(self.uri)
-        return self._reader
+                self._reader = RunReader(self.uri)
+            return self._reader
 
     def refresh(self, *, whole: bool = False) -> None:
         """Read what has changed, or everything; a store that is away sets the snapshot's state."""
         from vlm_core.tracking.patience import waiting_at_most
-        from vlm_core.tracking.store import short_timeouts
+        from vlm_core.tracking.store import open_mlflow, short_timeouts
 
+        open_mlflow()  # whose import takes seconds, in which no store is asked
         self._asked = time.monotonic()
         try:
             with short_timeouts(), waiting_at_most(SECONDS_SILENT):
-                self._check_file()
-                if whole or not self._view.whole or time.monotonic() - self._read_whole > SECONDS_UNTIL_WHOLE:
+                if self._is_unmade():
+                    self._publish(pd.DataFrame(), "ready", "", whole=True)
+                elif whole or not self._view.whole or time.monotonic() - self._read_whole > SECONDS_UNTIL_WHOLE:
                     self._read_all()
                 else:
                     self._read_changes()
@@ -155,27 +161,37 @@ class Runs:
         finally:
             self._asked = None
 
+    def _path(self) -> Path | None:
+        """Return the file of an SQLite store; None for other stores."""
+        from vlm_core.tracking.database_file import sqlite_path
+        from vlm_core.tracking.store import store_uri
+
+        return sqlite_path(self.uri or store_uri())
+
+    def _is_unmade(self) -> bool:
+        """Return whether no command has made the store yet, in a folder that is there: it holds no runs then."""
+        path = self._path()
+        return path is not None and self._file is None and path.parent.is_dir() and _file_of(path) is None
+
     def _check_file(self) -> None:
-        """Open an SQLite store anew whose file was replaced. Raises UserError where one that was read is gone.
+        """Open an SQLite store anew whose file was replaced. Raises StoreProblem where one that was there is gone.
 
         The open file would still answer, with what it held before; and whoever opens a missing one makes it.
         """
-        from vlm_core.tracking.database_file import sqlite_path
-        from vlm_core.tracking.store import forget_connections, store_uri
+        from vlm_core.tracking.store import StoreProblem, forget_connections, store_uri
 
-        uri = self.uri or store_uri()
-        path = sqlite_path(uri)
+        path = self._path()
         if path is None:
             return
-        status = path.stat() if path.exists() else None
-        if self._file is not None and (status is None or not status.st_size):  # SQLite makes an empty file of none
-            forget_connections(uri)
-            raise UserError(f"The tracking store {path} was removed: put it back, or start again with --store.")
-        if status is None:
-            return
-        file = (status.st_dev, status.st_ino)
+        file = _file_of(path)
+        if file is None:
+            if self._file is None and not path.parent.is_dir():
+                return  # opening it says what is wrong
+            forget_connections(self.uri or store_uri())
+            self._reader = None
+            raise StoreProblem(f"The tracking store {path} was removed: put it back, or start again with --store.")
         if self._file not in (None, file) or self._view.state == "away":
-            forget_connections(uri)
+            forget_connections(self.uri or store_uri())
             self._reader = None
         if self._file not in (None, file):
             self._forget()
@@ -267,6 +283,15 @@ class Runs:
         with self._lock:
             self._files[key] = content
         return content
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a database file; None without one, and for an empty one, as SQLite makes of none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return (status.st_dev, status.st_ino) if status.st_size else None
 
 
 def _live(table: pd.DataFrame) -> pd.DataFrame:

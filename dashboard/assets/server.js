@@ -4,23 +4,42 @@
   const SECONDS_BETWEEN = 3, SECONDS_TO_ANSWER = 5;
   const root = document.documentElement;
   const isAway = () => root.dataset.server === "away";
-  let missed = false; // whether a callback other than the store's tick found no server: the page is not what it says
+  const missed = new Map(); // what callbacks were to be told while no server was there, by id and property
+
+  const named = (input) => {
+    const { id } = input;
+    const name = typeof id === "string" ? id : JSON.stringify(Object.fromEntries(Object.entries(id).sort()));
+    return name + "." + input.property;
+  };
+
+  // Remembers what a callback was to be told that has found no server; the tick comes again by itself.
+  const remember = (body) => {
+    const { inputs, changedPropIds } = JSON.parse(body);
+    const given = inputs.flat();
+    const changed = given.filter((input) => changedPropIds.includes(named(input)));
+    for (const input of changed.length ? changed : given.slice(0, 1))
+      if (named(input) !== "shell-tick.n_intervals") missed.set(named(input), input);
+  };
+
+  // Tells all of it again. The page stays as it is: loaded anew, it would lose uploads and selections.
+  const tellAgain = () => {
+    const told = [...missed.values()];
+    missed.clear();
+    for (const { id, property, value } of told) window.dash_clientside.set_props(id, { [property]: value });
+  };
 
   const ask = window.fetch;
   window.fetch = function (address, settings) {
     const answer = ask.apply(this, arguments);
-    answer.catch(() => {
-      const body = String((settings && settings.body) || "");
-      if (String(address).includes("_dash-update-component") && !body.includes("shell-tick.n_intervals")) missed = true;
-    });
+    answer.catch(() => String(address).includes("_dash-update-component") && remember(settings.body));
     return answer;
   };
 
   const check = async () => {
     try {
       await ask("/alive", { cache: "no-store", signal: AbortSignal.timeout(SECONDS_TO_ANSWER * 1000) });
-      if (isAway() && missed) window.location.reload();
       delete root.dataset.server;
+      tellAgain();
     } catch (error) {
       root.dataset.server = "away";
     }

@@ -1,14 +1,17 @@
 """Disturb the store and the server below an open page: `python -m tests.campaigns.dashboard_chaos`.
 
-A page in Chromium watches the leaderboard and a run while the store is removed, replaced, locked, stopped (slow) or
-killed, and while the dashboard itself is stopped or killed. Measured: the seconds until the page says so, and those
-until it is right again afterwards, without a reload by its reader.
+A page in Chromium watches the leaderboard while the store is removed (also while it is first read), replaced by
+another file, overwritten in place, emptied, locked, stopped (slow) or killed, and while the dashboard itself is
+stopped or killed. Measured: the seconds until the page says so, and those until it is right again afterwards, without
+a reload and with the runs that its reader had selected. `--rounds 3` does all of it three times.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,34 +29,28 @@ from typing import Any, Final
 
 from tests.browser.conftest import FLAGS, Site
 from tests.stores import ROOT
+from vlm_core.tracking.store import connect
+from vlm_core.tracking.writer import RunWriter
 
 LONGEST: Final = 15.0  # seconds until a page tells the truth, as promised
 UNREACHABLE: Final = "store unreachable"
 SILENT: Final = "dashboard not responding"
-_FILL: Final = """
-import sys
-from vlm_core.tracking.writer import RunWriter
-
-for name in sys.argv[1].split(","):
-    with RunWriter("chaos", name) as run:
-        run.params({"model": "clip", "mode": "probe"})
-        run.tags({"fingerprint": "f", "label": "kind", "split": "s", "protocol": "holdout", "leaking": "false"})
-        run.metrics({"test_macro_f1": 0.5})
-"""
+READY: Final = re.compile(r"[1-9][\d,]* runs?")
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What was done, and how long the page took over it; nan where it never did."""
+    """What was done, how long the page took over it (nan where it never did), and whether it kept what it held."""
 
     name: str
     said_after: float
     recovered_after: float
+    kept: bool = True
 
     @property
     def is_good(self) -> bool:
         """Return whether the page kept its promise."""
-        return self.said_after <= LONGEST and self.recovered_after <= LONGEST
+        return self.said_after <= LONGEST and self.recovered_after <= LONGEST and self.kept
 
 
 class Chaos:
@@ -65,9 +62,11 @@ class Chaos:
             self.port = free.getsockname()[1]
         self.start()
         self.context = browser.new_context(viewport={"width": 1440, "height": 900})
+        self.context.set_default_timeout(90_000)  # for a busy machine
         self.site = Site(f"http://127.0.0.1:{self.port}", self.context)
         self.page = self.site.open("/")
-        self.wait(lambda: self.dot().endswith("run") or self.dot().endswith("runs"), 90)
+        if math.isnan(self.wait(self.is_ready, 90)):
+            raise RuntimeError(f"the page says {self.dot()!r} and shows no runs")
         self.page.evaluate("window.untouched = true")  # gone after a reload
 
     def start(self) -> None:
@@ -91,6 +90,21 @@ class Chaos:
         """Return whether the leaderboard lists a run of that name."""
         return bool(self.page.get_by_role("link", name=name, exact=True).count())
 
+    def is_ready(self) -> bool:
+        """Return whether the page says how many runs there are, and there are some."""
+        return bool(READY.fullmatch(self.dot()))
+
+    def select(self) -> None:
+        """Select the first two runs."""
+        boxes = self.page.locator(".ag-row:not(.ag-full-width-row) input[type=checkbox]")
+        for place in (0, 1):
+            boxes.nth(place).check()
+
+    def is_whole(self) -> bool:
+        """Return whether the page was not loaded again and still has its selection."""
+        selected = self.page.get_by_role("link", name="Compare 2 runs")
+        return bool(self.page.evaluate("window.untouched === true") and selected.count())
+
     def wait(self, is_so: Callable[[], bool], seconds: float) -> float:
         """Return the seconds until it is so; nan if that takes longer than `seconds`."""
         began = time.monotonic()
@@ -105,8 +119,8 @@ class Chaos:
         begin()
         said = self.wait(lambda: words in self.dot(), 4 * LONGEST)
         end()
-        recovered = self.wait(lambda: self.dot().endswith(("run", "runs")), 4 * LONGEST)
-        return Disturbance(name, said, recovered)
+        recovered = self.wait(self.is_ready, 4 * LONGEST)
+        return Disturbance(name, said, recovered, self.is_whole())
 
 
 def wait_for(address: str, seconds: float = 120) -> None:
@@ -123,10 +137,20 @@ def wait_for(address: str, seconds: float = 120) -> None:
             return
 
 
+def write_runs(*names: str) -> None:
+    """Write tested runs of those names into this process's store."""
+    for name in names:
+        with RunWriter("chaos", name) as run:
+            run.params({"model": "clip", "mode": "probe"})
+            run.tags({"fingerprint": "f", "label": "kind", "split": "s", "protocol": "holdout", "leaking": "false"})
+            run.metrics({"test_macro_f1": 0.5})
+
+
 def fill(folder: Path, *names: str, store: str = "") -> None:
     """Write tested runs of those names into the folder's store, or another one."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": store or "sqlite:///mlflow.db"}
-    subprocess.run([sys.executable, "-c", _FILL, ",".join(names)], cwd=folder, env=environment, check=True)
+    program = f"from tests.campaigns.dashboard_chaos import write_runs; write_runs(*{names})"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)
 
 
 def remove(chaos: Chaos) -> Disturbance:
@@ -137,16 +161,17 @@ def remove(chaos: Chaos) -> Disturbance:
     )
 
 
-def replace(chaos: Chaos, other: Path) -> Disturbance:
-    """Put another store in its place, whose only run is called `other`, and the first one back."""
-    place, first = chaos.folder / "mlflow.db", chaos.folder / "first.db"
+def change(chaos: Chaos, name: str, other: Path, put: Callable[[Path, Path], object]) -> Disturbance:
+    """Put another store, which holds no run called first, in the place of the first one, and that one back."""
+    place, first, new = (chaos.folder / file for file in ("mlflow.db", "first.db", "new.db"))
     shutil.copy(place, first)
-    shutil.copy(other, chaos.folder / "new.db")
-    os.replace(chaos.folder / "new.db", place)
-    said = chaos.wait(lambda: chaos.shows("other") and not chaos.shows("first"), 4 * LONGEST)
-    os.replace(first, place)
-    recovered = chaos.wait(lambda: chaos.shows("first") and not chaos.shows("other"), 4 * LONGEST)
-    return Disturbance("store replaced", said, recovered)
+    shutil.copy(other, new)
+    before = chaos.dot()
+    put(new, place)
+    said = chaos.wait(lambda: chaos.dot() != before and not chaos.shows("first"), 4 * LONGEST)
+    put(first, place)
+    recovered = chaos.wait(lambda: chaos.dot() == before and chaos.shows("first"), 4 * LONGEST)
+    return Disturbance(name, said, recovered, bool(chaos.page.evaluate("window.untouched === true")))
 
 
 def lock(chaos: Chaos) -> Disturbance:
@@ -163,6 +188,19 @@ def kill_server(chaos: Chaos) -> Disturbance:
         chaos.process.wait(20)
 
     return chaos.disturb("dashboard killed", kill, SILENT, chaos.start)
+
+
+def remove_early(chaos: Chaos) -> Disturbance:
+    """Start the dashboard again, move the store away while it is first read, and back."""
+    place, aside = chaos.folder / "mlflow.db", chaos.folder / "aside.db"
+    chaos.process.kill()
+    chaos.process.wait(20)
+
+    def begin() -> None:
+        chaos.start()
+        place.rename(aside)
+
+    return chaos.disturb("store removed early", begin, UNREACHABLE, lambda: aside.rename(place) and None)
 
 
 def stop_server(chaos: Chaos) -> Disturbance:
@@ -205,8 +243,9 @@ def disturb_http(folder: Path, browser: Any) -> list[Disturbance]:
     """Stop (slow) and kill (away) the server of an HTTP store."""
     with mlflow_server(folder) as (start, address):
         server = start()
-        fill(folder, "first", store=address)
+        fill(folder, "first", "second", store=address)
         chaos = Chaos(folder, browser, address)
+        chaos.select()
         try:
             slow = chaos.disturb(
                 "HTTP store slow",
@@ -227,41 +266,49 @@ def disturb_http(folder: Path, browser: Any) -> list[Disturbance]:
 
 def disturb_file(folder: Path, browser: Any) -> list[Disturbance]:
     """Disturb a store that is a file, and the dashboard over it."""
-    elsewhere = folder / "elsewhere"
-    elsewhere.mkdir()
-    fill(folder, "first")
-    fill(elsewhere, "other")
+    places = {name: folder / name for name in ("elsewhere", "empty")}
+    for place in places.values():
+        place.mkdir()
+    fill(folder, "first", "second", "third")
+    fill(places["elsewhere"], "other")
+    connect(f"sqlite:///{places['empty']}/mlflow.db", to_write=True)
+    other, empty = (place / "mlflow.db" for place in places.values())
     chaos = Chaos(folder, browser)
     try:
-        made = [
-            remove(chaos),
-            replace(chaos, elsewhere / "mlflow.db"),
-            lock(chaos),
-            stop_server(chaos),
-            kill_server(chaos),
+        changed = [
+            change(chaos, "store replaced", other, os.replace),
+            change(chaos, "store overwritten", other, shutil.copyfile),
+            change(chaos, "store emptied", empty, os.replace),
         ]
-        assert chaos.page.evaluate("window.untouched === true"), "the page was loaded again"
-        return made
+        chaos.select()
+        return [remove(chaos), *changed, lock(chaos), stop_server(chaos), kill_server(chaos), remove_early(chaos)]
     finally:
         chaos.end()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args(arguments)
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as temporary:
+    made: list[Disturbance] = []
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
-        folders = [Path(temporary, name) for name in ("file", "http")]
-        for folder in folders:
-            folder.mkdir()
-        made = [*disturb_file(folders[0], browser), *disturb_http(folders[1], browser)]
+        for _ in range(options.rounds):
+            for disturb in (disturb_file, disturb_http):
+                with tempfile.TemporaryDirectory() as folder:
+                    found = disturb(Path(folder), browser)
+                made += found
+                print("\n".join(map(_line, found)), flush=True)
         browser.close()
-    for each in made:
-        verdict = "" if each.is_good else "  TOO LATE"
-        print(f"{each.name:20} said after {each.said_after:5.1f} s, right after {each.recovered_after:5.1f} s{verdict}")
     if not all(each.is_good for each in made):
         sys.exit(1)
+
+
+def _line(each: Disturbance) -> str:
+    verdict = "" if each.is_good else "  TOO LATE" if each.kept else "  LOST WHAT IT HELD"
+    return f"{each.name:20} said after {each.said_after:5.1f} s, right after {each.recovered_after:5.1f} s{verdict}"
 
 
 if __name__ == "__main__":

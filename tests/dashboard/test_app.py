@@ -66,17 +66,34 @@ def test_two_apps_live_in_one_process(runs):
 
 def test_the_store_is_sent_once_per_change(runs):
     version, state, words, said = tick(runs, 0, None)
-    assert "5 runs" in json.dumps(words.to_plotly_json(), default=lambda part: part.to_plotly_json())
+    assert "5 runs" in _text(words)
     assert state == "ready" and said is None
     assert tick(runs, 1, version)[0] is no_update
+
+
+def _text(component):
+    return json.dumps(component, default=lambda part: part.to_plotly_json())
+
+
+def test_a_page_that_outlives_a_restart_keeps_its_content_until_the_store_is_read(runs, tmp_path):
+    version = 17  # of the dashboard before
+    for restarted, words, problem in (
+        (Runs(f"sqlite:///{tmp_path}/mlflow.db"), "loading runs", ""),
+        (Runs(f"sqlite:///{tmp_path}/no/mlflow.db"), "store unreachable", "It was read before a restart"),
+    ):
+        if problem:
+            restarted.refresh()
+        kept, state, dot, said = tick(restarted, 0, version, "ready")
+        assert kept is no_update and state is no_update and words in _text(dot) and problem in _text(said)
+        assert tick(restarted, 0, None)[0] == restarted.view().version  # a page that is opened now shows how it is
+    assert tick(runs, 0, version, "ready")[0] == runs.view().version
 
 
 def test_scripts_are_compressed_once_and_kept_for_good_and_pages_are_compressed_anew(client):
     page = client.get("/", headers={"Accept-Encoding": "br"})
     assert page.headers["Content-Encoding"] == "br" and "max-age" not in page.headers.get("Cache-Control", "")
-    address = re.search(r'src="(/_dash-component-suites/dash_ag_grid/[^"]+)"', client.get("/").get_data(as_text=True))[
-        1
-    ]
+    page = client.get("/")
+    address = re.search(r'"(/_dash-component-suites/dash_ag_grid/[^"]+)"', page.get_data(as_text=True))[1]
     plain = client.get(address)
     for _ in range(2):
         packed = client.get(address, headers={"Accept-Encoding": "gzip"})

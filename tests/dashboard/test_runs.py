@@ -109,6 +109,37 @@ def test_a_store_that_was_removed_is_said_and_not_made_anew_and_comes_back(runs,
     assert runs.view().state == "ready" and runs.table()["name"].tolist() == ["first"]
 
 
+def test_a_store_that_no_command_has_made_yet_holds_no_runs_and_is_not_made_by_looking(store):
+    (store / "mlflow.db").rename(store / "aside.db")
+    runs = Runs(f"sqlite:///{store}/mlflow.db", store)
+    runs.refresh()
+    assert runs.view().state == "ready" and runs.view().whole and runs.table().empty
+    with pytest.raises(StoreProblem):
+        runs.reader()
+    assert not (store / "mlflow.db").exists()
+    (store / "aside.db").rename(store / "mlflow.db")
+    _run("first", 0.5)
+    runs.refresh()
+    assert runs.table()["name"].tolist() == ["first"]
+    elsewhere = Runs(f"sqlite:///{store}/no/folder/mlflow.db", store)
+    elsewhere.refresh()
+    assert elsewhere.view().state == "away"
+
+
+def test_a_store_that_is_removed_while_it_is_first_read_or_before_it_is_missed_is_not_made_anew(runs, store):
+    _run("first", 0.5)
+    runs.refresh()
+    early = Runs("", store)
+    early._check_file()  # as the first reading begins
+    (store / "mlflow.db").rename(store / "aside.db")
+    early.refresh()
+    assert early.view().state == "away" and "was removed" in early.view().problem
+    assert runs.view().state == "ready"  # its thread has not looked since
+    with pytest.raises(StoreProblem, match="was removed"):
+        runs.evaluation("any")
+    assert not (store / "mlflow.db").exists()
+
+
 def test_a_store_that_was_replaced_shows_what_the_new_one_holds(runs, store):
     shutil.copy(store / "mlflow.db", store / "empty.db")
     _run("other", 0.9)
@@ -152,6 +183,9 @@ def test_a_store_that_does_not_answer_counts_as_away_and_is_ready_again_when_it_
     assert view.state == "away" and "has not answered" in view.problem and view.read.startswith("20")
     runs.refresh()
     assert runs.view().state == "ready"
+    unread = Runs()
+    unread._asked = time.monotonic() - 60
+    assert unread.view().state == "away"
 
 
 def test_what_a_store_that_is_away_holds_is_not_known_and_not_taken_for_missing(runs, store):
