@@ -171,7 +171,7 @@ def test_the_seed_varies_the_split_and_the_fingerprint_and_repeats_both():
 def test_single_products_and_other_categories_are_removed_and_reported():
     split = _split(_products({**REAL_COUNTS, "Home": 1, "Sporting Goods": 20}))
     assert split.categories == ORIGINAL_CATEGORIES
-    assert "single product" in split.removed["Home"] and "20 products" in split.removed["Sporting Goods"]
+    assert "(1 product)" in split.removed["Home"] and "20 products" in split.removed["Sporting Goods"]
 
 
 def test_own_categories_and_prior():
@@ -226,8 +226,9 @@ def test_all_categories_that_are_too_small_are_left_out_at_once():
     assert split.categories == ("a", "b")
     assert split.removed == {
         "c": "fewer than 5 products with different images (4 products)",
-        "d": "fewer than 5 products with different images (3 products)", "e": "a single product (1 products)",
-    }  # fmt: skip
+        "d": "fewer than 5 products with different images (3 products)",
+        "e": "fewer than 5 products with different images (1 product)",
+    }
 
 
 def test_where_no_weights_have_seen_the_catalogue_any_product_is_tested_on():

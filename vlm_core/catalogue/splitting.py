@@ -151,18 +151,20 @@ def choose_categories(
             f"{MIN_GROUPS} products with different images and {min_products} products (min_products). It has "
             f"{counted(counts) or 'no category'}: choose another label, or add products."
         )
-    return names, {name: f"{reason} ({counts[name]} products)" for name, reason in sorted(removed.items())}
+    return names, {
+        name: f"{reason} ({counts[name]} product{'s' * (counts[name] != 1)})"
+        for name, reason in sorted(removed.items())
+    }
 
 
 def small_categories(column: pd.Series[str], groups: Rows, wanted: Sequence[str], min_products: int) -> dict[str, str]:
     """Return why categories of a column are too small to be split. Raises UserError when one that is wanted is."""
     counts = {str(name): int(count) for name, count in column[column != ""].value_counts().items()}
     different = pd.Series(groups).groupby(column.to_numpy()).nunique().to_dict()
-    small = {name: "a single product" for name in counts if counts[name] == 1}
-    small |= {
+    small = {
         name: f"fewer than {MIN_GROUPS} products with different images"
         for name in counts
-        if name not in small and different[name] < MIN_GROUPS
+        if different[name] < MIN_GROUPS
     }
     small |= {
         name: f"fewer than min_products={min_products}"

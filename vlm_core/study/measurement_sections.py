@@ -248,7 +248,7 @@ def cost(results: Results) -> Section | None:
             "GFLOP per image",
             "p50, ms",
             "p95, ms",
-            "Images per second, batch 32",
+            "Images/s, batch 32",
         ),
         *("Peak MiB above the model", "Training, s", "On the Pareto front"),
     )
