@@ -32,8 +32,11 @@ GRID_OPTIONS: Final[dict[str, Any]] = {
 }
 KEYBOARD: Final[Any] = {"cellKeyDown": ["followLink(params)"]}  # a grid's event listeners: Enter follows a row's link
 _CELL_PIXELS: Final = 36  # a row of a table
-_LETTER_PIXELS: Final = 7.5
-_HEADER_LETTER_PIXELS: Final = 8  # bold
+_LETTER_PIXELS: Final = 7
+_HEADER_LETTER_PIXELS: Final = 7.6  # bold
+_LINE_PIXELS: Final = 18  # a second line of a column's name
+_LONGEST_LINE: Final = 9  # letters of a column's name
+_PADDING_PIXELS: Final = 32  # beside a text
 _WIDEST_PIXELS: Final = 360
 FAMILY_NAMES: Final = {"clip": "CLIP", "blip": "BLIP", "git": "GIT", "baseline": "HOG baseline"}
 
@@ -160,18 +163,21 @@ def table(head: Sequence[str], body: Sequence[Sequence[Any]], label: str, most_p
             "field": str(place),
             "headerName": name,
             "cellRenderer": "Cell",
+            "wrapHeaderText": True,
             "flex": 1,
             "minWidth": _width(place, name, body),
         }
         for place, name in enumerate(head)
     ]
-    height = _CELL_PIXELS * (len(body) + 1) + 20  # with the bar below
+    is_wrapped = any(_letters(name) < len(name) for name in head)
+    head_height = _CELL_PIXELS + is_wrapped * _LINE_PIXELS
+    height = head_height + _CELL_PIXELS * len(body) + 20  # with the bar below
     grid = dag.AgGrid(
         id=f"table-{uuid4().hex}",  # by which assets/print.js finds it
         rowData=[{str(place): cell for place, cell in enumerate(row)} for row in body],
         columnDefs=columns,
         defaultColDef={"sortable": False, "resizable": True, "cellDataType": False, "suppressMovable": True},
-        dashGridOptions={**GRID_OPTIONS, "rowHeight": _CELL_PIXELS, "headerHeight": _CELL_PIXELS},
+        dashGridOptions={**GRID_OPTIONS, "rowHeight": _CELL_PIXELS, "headerHeight": head_height},
         eventListeners=KEYBOARD,
         style={"height": min(height, most_pixels or height)},
     )
@@ -186,8 +192,16 @@ def cell_link(text: str, href: str, title: str) -> dict[str, str]:
 def _width(place: int, name: str, body: Sequence[Sequence[Any]]) -> int:
     """Return the pixels that the longest text of a column needs, up to a limit."""
     texts = (row[place]["text"] if isinstance(row[place], dict) else str(row[place]) for row in body)
-    widths = [len(name) * _HEADER_LETTER_PIXELS, *(len(text) * _LETTER_PIXELS for text in texts)]
-    return min(int(max(widths)) + 36, _WIDEST_PIXELS)
+    widths = [_letters(name) * _HEADER_LETTER_PIXELS, *(len(text) * _LETTER_PIXELS for text in texts)]
+    return min(int(max(widths)) + _PADDING_PIXELS, _WIDEST_PIXELS)
+
+
+def _letters(name: str) -> int:
+    """Return the letters of the longer line of a column's name, which stands on two lines where it is long."""
+    if len(name) <= _LONGEST_LINE or " " not in name:
+        return len(name)
+    places = [place for place, letter in enumerate(name) if letter == " "]
+    return min(max(place, len(name) - place - 1) for place in places)
 
 
 def skeleton(height: int = 320) -> Component:
@@ -200,7 +214,7 @@ def store_state(view: StoreSnapshot) -> Component | None:
     if not view.table.empty:
         return None
     if view.state == "loading":
-        return dmc.Stack([skeleton(80), skeleton(420)], **aria(label="Loading runs"))
+        return html.Div(dmc.Stack([skeleton(80), skeleton(420)]), role="group", **aria(label="Loading runs"))
     if view.state == "away":
         return empty_state(
             "The tracking store is unreachable", f"{view.problem} This page tries again by itself.", picture="away"

@@ -94,7 +94,7 @@ def _section_card(runs: Runs, study: StoredStudy, section: Section) -> Component
         conclusions = "\n".join(f"• {conclusion}" for conclusion in section.conclusions)
         parts.append(html.Div(conclusions, className="conclusions scrolled", tabIndex=0))
     parts += _graphs(section)
-    parts += [_table(each) for each in section.tables]
+    parts += [_table(section.title, each) for each in section.tables]
     if section.key == "faithfulness":
         parts.append(html.P(dcc.Link("See the maps over images", href="/attention", className="cell-link")))
     if section.suspects:
@@ -105,15 +105,17 @@ def _section_card(runs: Runs, study: StoredStudy, section: Section) -> Component
 def _graphs(section: Section) -> list[Component]:
     graphs = []
     for number, plot in enumerate(section.plots):
-        figure = graph(f"study-{section.key}-{number}", make_figure(plot), plot.caption, height_of(plot))
-        graphs.append(wide(figure, plot.caption) if isinstance(plot, WIDE_PLOTS) else figure)
+        label = f"{section.title}: {plot.caption}"
+        figure = graph(f"study-{section.key}-{number}", make_figure(plot), label, height_of(plot))
+        graphs.append(wide(figure, label) if isinstance(plot, WIDE_PLOTS) else figure)
     return graphs
 
 
-def _table(contents: Table) -> Component:
+def _table(section: str, contents: Table) -> Component:
     body = [[_linked(cell) for cell in row] for row in contents.rows]
     title = dmc.Text(contents.title, size="sm", fw=600, mb=4)
-    return html.Div([title, table(contents.columns, body, contents.title, most_pixels=TABLE_PIXELS)])
+    label = f"{section}: {contents.title}"
+    return html.Div([title, table(contents.columns, body, label, most_pixels=TABLE_PIXELS)])
 
 
 def _linked(cell: TableCell) -> Any:

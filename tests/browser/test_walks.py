@@ -8,6 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Site, serve
+from tests.dashboard.made_study import write_study
 from vlm_core.tracking.writer import RunWriter
 
 pytestmark = pytest.mark.slow
@@ -18,7 +19,8 @@ AT_REST = """
         document.getAnimations().filter(each => each.effect.getTiming().iterations < 9).map(each => each.finished)))
 """
 GRIDS_ARE_DRAWN = """
-    [...document.querySelectorAll('.ag-header-row, .ag-center-cols-container')].every(part => part.children.length)
+    !document.querySelector('.ag-delay-render, .first-rows') &&
+        [...document.querySelectorAll('.ag-header-row, .ag-center-cols-container')].every(part => part.children.length)
 """
 # Both widths and both schemes are looked at in full; of their other combinations the colours alone can differ, which
 # pages look at in turn.
@@ -243,14 +245,16 @@ def test_an_empty_store_has_a_designed_page_on_which_a_run_in_progress_appears(s
             expect(page.get_by_text("validation 0.456")).to_be_visible()
             run.metrics({"test_macro_f1": 0.789})
         expect(page.get_by_text("0.789")).to_be_visible()
+        write_study(store)
         _write_search(store)
-        page = _settled(site.open("/search"))  # in the dark by now
-        expect(page.locator(".ag-row").first).to_be_visible()
-        for width in (1440, 390):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.evaluate(AT_REST)
-            _wait_until(page, GRIDS_ARE_DRAWN)
-            assert _serious(page) == [], f"/search at {width} px"
+        for path in ("/study", "/search"):  # in the dark by now
+            page = _settled(site.open(path))
+            expect(page.locator(".ag-row").last).to_be_attached()
+            for width in (1440, 390):
+                page.set_viewport_size({"width": width, "height": 900})
+                page.evaluate(AT_REST)
+                _wait_until(page, GRIDS_ARE_DRAWN)
+                assert _serious(page) == [], f"{path} at {width} px"
         assert site.complaints == []
     finally:
         site.close()

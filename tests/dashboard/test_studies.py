@@ -86,6 +86,17 @@ def test_every_section_of_the_report_has_its_card_and_names_are_text(runs, store
     assert "clip probe beats blip probe by 4.0 points of macro-F1." in body
     assert "/compare?runs=" in body and "&lt;i&gt;Items" in body  # what Plotly would read as HTML is escaped
     assert "NaN" not in body and "None" not in body
+    names = [props["aria-label"] for props in _regions(json.loads(body))]
+    assert len(names) > 13 and len(names) == len(set(names))
+
+
+def _regions(part):
+    """The properties of each region, at whatever depth."""
+    if isinstance(part, list):
+        return [found for each in part for found in _regions(each)]
+    if not isinstance(part, dict):
+        return []
+    return [part] * (part.get("role") == "region") + [found for each in part.values() for found in _regions(each)]
 
 
 def test_the_body_is_rendered_again_only_when_the_results_change(runs, store):
