@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -29,12 +30,25 @@ from vlm_core.errors import redact
 PAGES: Final = (leaderboard, run, compare, study, catalogue, categorise, attention, search)
 MILLISECONDS_PER_TICK: Final = 2000
 TITLE: Final = "VLM product categorisation"
+_GRID_SCRIPT: Final = re.compile(r'<script src="([^"]*/dash_ag_grid[^"]*)"></script>')
 _log = logging.getLogger(__name__)
+
+
+class _App(Dash):
+    """Dash whose pages have the address of AG Grid's script, which assets/grids.js loads when it is needed."""
+
+    def interpolate_index(self, *unnamed: Any, **parts: Any) -> Any:
+        """Return the page; Dash gives its parts, which are HTML, by name."""
+        scripts, metas = parts["scripts"], parts["metas"]
+        found = _GRID_SCRIPT.search(scripts)
+        if found:
+            metas += f'<meta name="grid-script" content="{found[1]}">'
+        return super().interpolate_index(**{**parts, "metas": metas, "scripts": _GRID_SCRIPT.sub("", scripts)})
 
 
 def create_app(runs: Runs, *, mlflow_ui: str = "http://127.0.0.1:5000", login: tuple[str, str] | None = None) -> Dash:
     """Return the Dash application over a tracking store; `login` is the user and password that it asks for."""
-    app = Dash(
+    app = _App(
         __name__,
         title=TITLE,
         use_pages=True,

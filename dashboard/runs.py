@@ -74,8 +74,13 @@ class Runs:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start reading in the background; the thread ends with the process."""
+        """Start reading in the background; the thread ends with the process.
+
+        A file that is there now was there, if it is removed before it is read: to know the default one takes seconds.
+        """
         if self._thread is None:
+            path = self._path() if self.uri else None
+            self._file = None if path is None else _file_of(path)
             self._thread = threading.Thread(target=self._watch, name="runs", daemon=True)
             self._thread.start()
 

@@ -264,7 +264,7 @@ def _browser(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
                 page = chromium.new_context().new_page()  # with an empty cache
                 count = _count_scripts(page)
                 page.goto(address)
-                page.locator(".ag-row").first.wait_for(timeout=120_000)
+                page.locator(".ag-row, .first-rows tbody tr").first.wait_for(timeout=120_000)
                 before = count()
                 page.wait_for_load_state("networkidle")
                 sent.append((before, count()))

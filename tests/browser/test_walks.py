@@ -32,8 +32,9 @@ VIEWS = (
 
 
 def _settled(page):
-    """Wait until nothing is asked of the server, save for the tick of two seconds."""
+    """Wait until nothing is asked of the server, save for the tick of two seconds, and grids are here."""
     page.wait_for_load_state("networkidle")
+    expect(page.locator(".first-rows")).to_have_count(0)
     expect(page.locator("[data-dash-is-loading=true]")).to_have_count(0)
     return page
 

@@ -89,6 +89,12 @@ def test_a_page_that_outlives_a_restart_keeps_its_content_until_the_store_is_rea
     assert tick(runs, 0, version, "ready")[0] == runs.view().version
 
 
+def test_grids_ask_for_their_script_when_there_is_one(client):
+    page = client.get("/").get_data(as_text=True)
+    address = re.search(r'<meta name="grid-script" content="([^"]+)">', page)[1]
+    assert page.count("dash_ag_grid.") == 1 and client.get(address).status_code == 200
+
+
 def test_scripts_are_compressed_once_and_kept_for_good_and_pages_are_compressed_anew(client):
     page = client.get("/", headers={"Accept-Encoding": "br"})
     assert page.headers["Content-Encoding"] == "br" and "max-age" not in page.headers.get("Cache-Control", "")

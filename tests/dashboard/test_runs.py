@@ -129,8 +129,9 @@ def test_a_store_that_no_command_has_made_yet_holds_no_runs_and_is_not_made_by_l
 def test_a_store_that_is_removed_while_it_is_first_read_or_before_it_is_missed_is_not_made_anew(runs, store):
     _run("first", 0.5)
     runs.refresh()
-    early = Runs("", store)
-    early._check_file()  # as the first reading begins
+    early = Runs(f"sqlite:///{store}/mlflow.db", store)
+    early._watch = lambda: None  # its thread has not begun to read
+    early.start()
     (store / "mlflow.db").rename(store / "aside.db")
     early.refresh()
     assert early.view().state == "away" and "was removed" in early.view().problem
