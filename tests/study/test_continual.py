@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.messages import collected_messages
+from vlm_core.config import StudyConfig
+from vlm_core.errors import UserError
+from vlm_core.study import continual
 from vlm_core.study.continual import METHODS, STEPS, Order, _row, learn_in_steps
+from vlm_core.study.running import run_study
+from vlm_core.tracking.reader import RunReader
 
 PER_CATEGORY, CATEGORIES = 12, 10
 
@@ -65,3 +71,21 @@ def test_a_row_has_the_means_over_orders(sequences):
     assert row.accuracies[-1][-1] == pytest.approx(
         (sequences["naive"].accuracies[-1, -1] + sequences["joint"].accuracies[-1, -1]) / 2
     )
+
+
+@pytest.mark.slow
+def test_the_part_alone_makes_a_study_with_a_report(shop, stocked, monkeypatch):
+    given = {"preset": "demo", "parts": "continual", "families": "clip", "seeds": 1, "threads": 1, "data": str(shop)}
+    with pytest.raises(UserError, match="parts=continual needs 10 categories of 10 different products"):
+        run_study(StudyConfig.build({**given, "caption_columns": "gender"}), stocked)
+    with pytest.raises(UserError, match="which the catalogue .* does not have"):
+        run_study(StudyConfig.build({**given, "study": "other", "caption_columns": "colour"}), stocked)
+    monkeypatch.setattr(continual, "FEWEST_PRODUCTS", 5)
+    with collected_messages():
+        outcome = run_study(StudyConfig.build({**given, "study": "third", "min_products": 5}), stocked)
+    assert [row.label for row in outcome.results.continual] == [f"clip {method}" for method in METHODS]
+    assert all(row.categories >= 10 and row.orders == 1 for row in outcome.results.continual)
+    best = {row.method: row.average_accuracy.value for row in outcome.results.continual}
+    assert best["naive"] < min(best["joint"], best["distil"], best["prototypes"])
+    report = RunReader().text(outcome.run_id, "study/report.md")
+    assert "## Categories that come later" in report and "clip prototypes" in report

@@ -63,17 +63,31 @@ class StepByStep:
         return score_sequence(self.accuracies, np.zeros(len(self.accuracies)))
 
 
-def measure_continual(plan: StudyPlan, config: StudyConfig, data: Data, root: Path) -> tuple[ContinualRow, ...]:
-    """Return the scores of every family and method, with intervals over orders. Raises UserError."""
-    column = split_list(config.caption_columns)[-1:]
-    if not column or column[0] not in data.catalogue.products:
+def article_types(config: StudyConfig, data: Data) -> tuple[str, tuple[str, ...]]:
+    """Return the column of article types and the most frequent ones. Raises UserError for none or too few."""
+    products = data.catalogue.products
+    column = "".join(split_list(config.caption_columns)[-1:])
+    if column not in products:
         raise UserError(
             f"parts=continual learns article types, the last of caption_columns={config.caption_columns}, which the "
             f"catalogue {data.catalogue.name} does not have: name another column there."
         )
-    seeds = range(config.seed, config.seed + min(config.seeds, ORDERS))
+    counts = products[column][products[column] != ""].value_counts()
+    different = products.assign(group=data.groups).groupby(column)["group"].nunique()
+    enough = tuple(str(name) for name in counts.index if different[name] >= FEWEST_PRODUCTS)[:MOST_CATEGORIES]
+    if len(enough) < 2 * STEPS:
+        raise UserError(
+            f"parts=continual needs {2 * STEPS} categories of {FEWEST_PRODUCTS} different products in the column "
+            f"{column}, which has {len(enough)}: name another one as the last of caption_columns."
+        )
+    return column, enough
+
+
+def measure_continual(plan: StudyPlan, config: StudyConfig, data: Data, root: Path) -> tuple[ContinualRow, ...]:
+    """Return the scores of every family and method, with intervals over orders. Raises UserError."""
     settings = plan.probe_settings()
-    orders = [_order(settings, data, column[0], seed) for seed in seeds]
+    seeds = range(config.seed, config.seed + min(config.seeds, ORDERS))
+    orders = [_order(settings, data, *article_types(config, data), seed) for seed in seeds]
     rows = []
     for family in plan.families:
         features = _features(config, settings, family, data, orders, root)
@@ -85,22 +99,13 @@ def measure_continual(plan: StudyPlan, config: StudyConfig, data: Data, root: Pa
     return tuple(rows)
 
 
-def _order(settings: Config, data: Data, column: str, seed: int) -> Order:
-    """Return a seed's split of the most frequent article types, and their order. Raises UserError for too few."""
-    products = data.catalogue.products
-    counts = products[column][products[column] != ""].value_counts()
-    different = products.assign(group=data.groups).groupby(column)["group"].nunique()
-    enough = [str(name) for name in counts.index if different[name] >= FEWEST_PRODUCTS][:MOST_CATEGORIES]
-    if len(enough) < 2 * STEPS:
-        raise UserError(
-            f"parts=continual needs {2 * STEPS} categories of {FEWEST_PRODUCTS} different products in the column "
-            f"{column}, which has {len(enough)}: name another one as the last of caption_columns."
-        )
+def _order(settings: Config, data: Data, column: str, categories: Sequence[str], seed: int) -> Order:
+    """Return a seed's split of the article types, and their order."""
     split = split_catalogue(
-        products,
+        data.catalogue.products,
         data.groups,
         label=column,
-        categories=enough,
+        categories=categories,
         min_products=FEWEST_PRODUCTS,
         protocol="holdout",
         per_category=min(settings.per_category or PER_CATEGORY, PER_CATEGORY),

@@ -56,6 +56,7 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
     """
     from vlm_core.attention.mechanisms import MECHANISMS
     from vlm_core.study.collecting import collect
+    from vlm_core.study.continual import article_types
     from vlm_core.study.report import write_interim_results, write_report
 
     plan = plan_study(config, tuple(MECHANISMS))
@@ -66,6 +67,8 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
         plan = plan_study(config, tuple(MECHANISMS))
     fetch_corrections(config, root)
     data = load_data(plan.settings(plan.cells[0]) if plan.cells else plan.probe_settings(), root)
+    if "continual" in plan.parts:
+        article_types(config, data)  # refused before hours of work, not after
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})
         run.params(config.to_params())
