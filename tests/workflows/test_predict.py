@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.catalogue.handovers import PICTURES, PRODUCTS, parquet_parts, saved_datasets
 from tests.messages import collected_messages
 from tests.models.families import make_categoriser
 from vlm_core.catalogue import downloading
@@ -158,6 +159,12 @@ def test_a_linked_folder_is_followed_as_in_training(photos, tmp_path):
     (photos / "linked").symlink_to(tmp_path / "more")
     (photos / "deep" / "again").symlink_to(photos)
     assert _ids(photos)[0] == ["a", "b", "broken", "deep/c", "linked/d"]
+
+
+@pytest.mark.parametrize("make", [parquet_parts, saved_datasets])
+def test_a_folder_without_images_may_hold_a_table_that_has_them(tmp_path, make):
+    pictures = find_pictures([str(make(tmp_path / "shop", PRODUCTS))], "id", "", tmp_path)
+    assert {picture.id: picture.read() for picture in pictures} == PICTURES
 
 
 def test_a_stop_leaves_no_file(photos, tmp_path):
