@@ -234,7 +234,7 @@ def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> N
         _write_header(file, (len(reading.rows), *canvas, 3))
         for row, path, decoded in track(_decode(reading, canvas), "reading pictures", len(reading.rows)):
             if isinstance(decoded, str):
-                unreadable.append(Refusal(row.line, f"the picture {path}: {decoded}"))
+                unreadable.append(Refusal(row.line, f"the picture {path}: {decoded}", row.sheet))
                 continue
             file.write(decoded.picture.tobytes())
             usable.append(_product(row, path, decoded, reading.columns))
@@ -278,7 +278,9 @@ def _nothing_usable(name: str, report: ReadingReport, left_out: Path, hint: str)
 def _write_left_out(report: ReadingReport, table: str, path: Path) -> None:
     """Write a CSV file with the line and the reason of everything that is left out, if there is any."""
     if reasons := report.left_out():
-        rows = [(table, found.line, found.reason) for found in reasons]
+        rows = [
+            (f"{table}, sheet {found.sheet}" if found.sheet else table, found.line, found.reason) for found in reasons
+        ]
         text = pd.DataFrame(rows, columns=["table", "line", "reason"]).to_csv(index=False)
         write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
@@ -302,12 +304,13 @@ def _read(source: Source, table: OpenTable, by_id: bool) -> _Reading:
             found = table.find(row)
         except PictureMissing as error:
             hint = hint or ("" if rows or missing else _propose_column(table, row))
-            missing.append(Refusal(row.line, str(error)))
+            missing.append(Refusal(row.line, str(error), row.sheet))
             continue
         rows.append((row, found.path))
         further += found.further
         if not row.values[table.columns.label]:
-            unlabelled.append(Refusal(row.line, f"no category: the column {table.columns.label} is empty"))
+            reason = f"no category: the column {table.columns.label} is empty"
+            unlabelled.append(Refusal(row.line, reason, row.sheet))
     report = ReadingReport(
         rows_read=count,
         rows_repaired=repaired,

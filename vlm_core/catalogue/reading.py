@@ -39,6 +39,12 @@ class Refusal:
 
     line: int
     reason: str
+    sheet: str = ""  # of a workbook, where several are read
+
+    @property
+    def place(self) -> str:
+        """Return where it stands, for users."""
+        return place(self.line, self.sheet)
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,8 @@ class ReadingReport:
 
     def left_out(self) -> list[Refusal]:
         """Return every row or picture that is of no use, in the order of the table."""
-        return sorted(
-            [*self.refused, *self.missing, *self.pictures_unreadable, *self.unlabelled], key=lambda found: found.line
-        )
+        found = [*self.refused, *self.missing, *self.pictures_unreadable, *self.unlabelled]
+        return sorted(found, key=lambda each: (each.sheet, each.line))
 
     def first_reasons(self) -> str:
         """Return why the first few are of no use, in one sentence; empty if all are of use."""
@@ -69,7 +74,7 @@ class ReadingReport:
         if not reasons:
             return ""
         more = f"; and {len(reasons) - REASONS_SHOWN:,} more" if len(reasons) > REASONS_SHOWN else ""
-        return "; ".join(f"line {found.line:,}: {found.reason}" for found in reasons[:REASONS_SHOWN]) + f"{more}."
+        return "; ".join(f"{found.place}: {found.reason}" for found in reasons[:REASONS_SHOWN]) + f"{more}."
 
     def summary(self) -> str:
         """Return one sentence for users."""
@@ -89,6 +94,7 @@ class Record(NamedTuple):
     line: int
     cells: list[str]
     repaired: bool = False
+    sheet: str = ""  # of a workbook, where several are read
 
 
 class Table(Protocol):
@@ -113,6 +119,12 @@ class TableRow(NamedTuple):
     line: int
     values: dict[str, str]
     repaired: bool
+    sheet: str = ""  # as in Record
+
+
+def place(line: int, sheet: str) -> str:
+    """Return where a row stands, for users."""
+    return f"line {line:,} of sheet {sheet}" if sheet else f"line {line:,}"
 
 
 def id_index(names: Sequence[str], columns: Columns) -> int:
@@ -127,9 +139,9 @@ def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal
     rows than fit in memory.
     """
     most = min(MOST_ROWS, MOST_CELLS // len(table.names))
-    place = id_index(table.names, columns)
-    picture_place = table.names.index(columns.picture) if columns.picture in table.names else place
-    first_rows: dict[str, tuple[int, str]] = {}
+    at = id_index(table.names, columns)
+    picture_at = table.names.index(columns.picture) if columns.picture in table.names else at
+    first_rows: dict[str, tuple[int, str, str]] = {}
     for count, record in enumerate(table.records(columns)):
         if count >= most:
             raise UserError(
@@ -141,17 +153,18 @@ def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal
         cells = [cell.strip() for cell in record.cells]
         if not any(cells):
             continue
-        if "." in cells[place] and (match := _WHOLE_NUMBER.fullmatch(cells[place])):
-            cells[place] = match[1]
-        product = cells[place]
+        if "." in cells[at] and (match := _WHOLE_NUMBER.fullmatch(cells[at])):
+            cells[at] = match[1]
+        product = cells[at]
         if not product:
-            yield Refusal(record.line, "the id is empty")
+            yield Refusal(record.line, "the id is empty", record.sheet)
         elif product in first_rows:
-            line, picture = first_rows[product]
-            further = "" if cells[picture_place] == picture else FURTHER
-            yield Refusal(record.line, f"the id {product} is already used in line {line:,}{further}")
+            line, sheet, picture = first_rows[product]
+            further = "" if cells[picture_at] == picture else FURTHER
+            reason = f"the id {product} is already used in {place(line, sheet)}{further}"
+            yield Refusal(record.line, reason, record.sheet)
         else:
-            first_rows[product] = record.line, cells[picture_place]
+            first_rows[product] = record.line, record.sheet, cells[picture_at]
             values = dict(zip(table.names, cells, strict=True))
             values.pop("", None)
-            yield TableRow(record.line, values, record.repaired)
+            yield TableRow(record.line, values, record.repaired, record.sheet)

@@ -26,6 +26,7 @@ from vlm_core.workflows.corrections import fetch_corrections
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
+    from vlm_core.catalogue.reading import Refusal
 
 logger = logging.getLogger(__name__)
 TEMPLATE: Final = Path(__file__).with_name("audit.html")
@@ -274,6 +275,10 @@ def _blank(catalogue: Catalogue) -> Iterator[int]:
 def _refusals(catalogue: Catalogue) -> Iterator[Finding]:
     reading = catalogue.reading
     for refusal in reading.pictures_unreadable:
-        yield Finding("unreadable picture", line=refusal.line, details=refusal.reason)
+        yield Finding("unreadable picture", line=refusal.line, details=_reason(refusal))
     for refusal in reading.refused:
-        yield Finding("refused row", line=refusal.line, details=refusal.reason)
+        yield Finding("refused row", line=refusal.line, details=_reason(refusal))
+
+
+def _reason(refusal: Refusal) -> str:
+    return f"sheet {refusal.sheet}: {refusal.reason}" if refusal.sheet else refusal.reason

@@ -196,14 +196,19 @@ def _of_record(record: Record | Refusal, table: OpenTable, number: int) -> Unlab
     if number >= MOST_ROWS:
         raise UserError(f"{table.table.name} has more than {MOST_ROWS:,} rows: give a smaller one.")
     if isinstance(record, Refusal):
-        return UnlabelledPicture(f"line {record.line}", partial(_refuse, record.reason))
+        return UnlabelledPicture(_name_line(record), partial(_refuse, record.reason))
     cells = [cell.strip() for cell in record.cells]
     if not any(cells):
         return None
     names = table.table.names
-    row = TableRow(record.line, dict(zip(names, cells, strict=True)), record.repaired)
-    identity = cells[id_index(names, table.columns)] or f"line {record.line}"
+    row = TableRow(record.line, dict(zip(names, cells, strict=True)), record.repaired, record.sheet)
+    identity = cells[id_index(names, table.columns)] or _name_line(record)
     return UnlabelledPicture(identity, partial(_read_cell, table.pictures, table.picture_cell(row)))
+
+
+def _name_line(record: Record | Refusal) -> str:
+    """Return what stands for the id of a row that has none."""
+    return f"line {record.line}" + (f" of sheet {record.sheet}" if record.sheet else "")
 
 
 def _read_cell(pictures: Pictures, cell: str) -> bytes:

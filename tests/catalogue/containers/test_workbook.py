@@ -10,7 +10,7 @@ import pytest
 
 from vlm_core.catalogue.containers import workbook as module
 from vlm_core.catalogue.containers.workbook import Workbook
-from vlm_core.catalogue.reading import Columns, read_products
+from vlm_core.catalogue.reading import Columns, ReadingReport, read_products
 from vlm_core.errors import UserError
 
 COLUMNS = Columns("id", "", "title", "category", ())
@@ -88,3 +88,31 @@ def test_the_sheet_and_line_with_the_needed_column_names_are_read():
     (row,) = read_products(book, COLUMNS)
     assert (row.line, row.values) == (4, {"id": "1", "category": "Bag"})
     assert book.notes == ["sheet Sheet1, of 2", "column names in line 3"]
+
+
+def test_all_sheets_with_the_needed_columns_are_one_table():
+    shoes = [("id", "category", "size"), (1, "Shoe", 42), (2, "Shoe", 38)]
+    bags = [("Bags",), ("category", "title", "id"), ("Bag", "Tote", 3), ("Bag", "Clutch", None), ("Bag", "Sack", 2)]
+    book = Workbook(_book(shoes, [("brand", "id"), ("Acme", 1)], bags), "shop.xlsx", ["id", "category"])
+    *rows, without, twice = list(read_products(book, COLUMNS))
+    assert [row.values for row in rows] == [
+        {"id": "1", "category": "Shoe", "size": "42", "title": ""},
+        {"id": "2", "category": "Shoe", "size": "38", "title": ""},
+        {"id": "3", "category": "Bag", "size": "", "title": "Tote"},
+    ]
+    assert book.notes == ["sheets Sheet and Sheet2, of 3", "column names in line 2"]
+    report = ReadingReport(5, 0, (twice, without), 0, (), 3)
+    assert report.first_reasons() == (
+        "line 4 of sheet Sheet2: the id is empty; "
+        "line 5 of sheet Sheet2: the id 2 is already used in line 3 of sheet Sheet."
+    )
+
+
+def test_an_id_alone_joins_only_sheets_with_the_columns_of_the_first():
+    products, prices = [("id", "title"), (1, "Tote")], [("id", "price", "price"), (1, 9, 8)]
+    more = [("title", "id"), ("Sack", 2)]
+    book = Workbook(_book(products, prices, more), "shop.xlsx", ["id"])
+    assert [row.values for row in read_products(book, COLUMNS)] == [
+        {"id": "1", "title": "Tote"},
+        {"id": "2", "title": "Sack"},
+    ]

@@ -42,7 +42,7 @@ class JoinedTable:
                     cells[self._own_names.index(PART)] = part
                 if at >= 0 and folder and cells[at]:
                     cells[at] = posixpath.join(folder, cells[at])
-                yield Record(record.line, cells, record.repaired)
+                yield record._replace(cells=cells)
             self.notes += table.notes
 
     def close(self) -> None:

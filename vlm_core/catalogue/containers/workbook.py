@@ -1,4 +1,4 @@
-"""A table in a sheet of an Excel workbook."""
+"""The table in the sheets of an Excel workbook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from itertools import islice
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from vlm_core.catalogue.containers.json_lines import cell_text
 from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal
@@ -17,42 +17,63 @@ MOST_UNPACKED_BYTES: Final = 500_000_000
 MOST_COLUMNS: Final = 1000
 
 
+class _Sheet(NamedTuple):
+    """A sheet, and the line that names its columns."""
+
+    title: str
+    names: list[str]
+    rows: Iterator[tuple[int, list[str]]]  # below the names
+
+
 class Workbook:
-    """One sheet, read row by row; values are those that Excel stored, and no formula is run."""
+    """Sheets one after the other, read row by row; values are those that Excel stored, and no formula is run."""
 
     picture = ""
     label = ""
 
     def __init__(self, file: BinaryIO, name: str, needed: Collection[str] = ()) -> None:
-        """Read the column names: of the first sheet that has all of the needed ones near its top, else of the first.
+        """Read the column names: of each sheet that has all of the needed ones near its top, else of the first sheet.
 
-        Raises UserError when there are none or the file is no workbook.
+        A single needed name, as an id, is in sheets of other things, too: then the others must have all columns of the
+        first. Raises UserError when there are none or the file is no workbook.
         """
         self.name = name
         self.notes: list[str] = []
         self._file = file
-        self._rows = self._open(set(needed))
-        names = next((cells for _, cells in self._rows if any(cells)), [])
-        while names and not names[-1]:
-            names.pop()
-        if not names:
-            raise UserError(f"{name} is empty: the first row of its first sheet must name the columns.")
-        if twice := [cell for cell, count in Counter(names).items() if cell and count > 1]:
-            raise UserError(f"{name} has more than one column called {', '.join(twice)}: rename all but one.")
-        self.names = names
+        first, *others = self._open(set(needed))
+        if len(set(needed)) == 1:
+            others = [sheet for sheet in others if set(first.names) <= set(sheet.names)]
+        self._sheets = [first, *others]
+        names = (column for sheet in others for column in sheet.names if column)
+        self.names = [*first.names, *dict.fromkeys(column for column in names if column not in first.names)]
+        for sheet in self._sheets:
+            if twice := [cell for cell, count in Counter(sheet.names).items() if cell and count > 1]:
+                raise UserError(
+                    f"{name} has more than one column called {', '.join(twice)} in sheet {sheet.title}: "
+                    "rename all but one."
+                )
+        if self._count > 1:
+            titles = " and ".join(sheet.title for sheet in self._sheets)
+            self.notes.insert(0, f"sheet{'s' * bool(others)} {titles}, of {self._count}")
 
     def records(self, columns: Columns) -> Iterator[Record | Refusal]:
-        """Yield each row of the sheet."""
-        width = len(self.names)
-        for line, cells in self._rows:
-            yield Record(line, [*cells[:width], *[""] * (width - len(cells))])
+        """Yield each row of the sheets; a column that a sheet lacks is empty there."""
+        for sheet in self._sheets:
+            width = len(sheet.names)
+            title = sheet.title if len(self._sheets) > 1 else ""
+            for line, cells in sheet.rows:
+                cells = [*cells[:width], *[""] * (width - len(cells))]
+                if sheet.names != self.names:
+                    named = dict(zip(sheet.names, cells, strict=True))
+                    cells = [named.get(column, "") for column in self.names]
+                yield Record(line, cells, sheet=title)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _open(self, needed: set[str]) -> Iterator[tuple[int, list[str]]]:
-        """Return the rows of a sheet from its column names on."""
+    def _open(self, needed: set[str]) -> list[_Sheet]:
+        """Return the sheets with the needed columns, or where there are none the first that is not empty."""
         try:
             import openpyxl
         except ModuleNotFoundError:
@@ -66,18 +87,26 @@ class Workbook:
                     )
             self._file.seek(0)
             sheets = openpyxl.load_workbook(self._file, read_only=True, data_only=True, keep_links=False).worksheets
-            named = ((sheet, line) for sheet in sheets for line in self._lines_with(needed, sheet))
+            named = [(sheet, line) for sheet in sheets for line in islice(self._lines_with(needed, sheet), 1)]
             first = next((sheet for sheet in sheets if next(sheet.iter_rows(), None)), sheets[0])
-            sheet, above = next(named, (first, 1))
         except UserError:
             raise
         except Exception as error:  # openpyxl raises many types for a broken file
             raise UserError(f"{self.name} cannot be read as a workbook ({error}): save it as CSV.") from None
-        if len(sheets) > 1:
-            self.notes.append(f"sheet {sheet.title}, of {len(sheets)}")
-        if above > 1:
-            self.notes.append(f"column names in line {above}")
-        return islice(self._read(sheet), above - 1, None)
+        self._count = len(sheets)
+        return [self._named(sheet, line) for sheet, line in named or [(first, 1)]]
+
+    def _named(self, sheet: Any, line: int) -> _Sheet:
+        """Return a sheet whose columns are named in its first line with cells from `line` on. Raises UserError."""
+        rows = islice(self._read(sheet), line - 1, None)
+        names = next((cells for _, cells in rows if any(cells)), [])
+        while names and not names[-1]:
+            names.pop()
+        if not names:
+            raise UserError(f"{self.name} is empty: the first row of its first sheet must name the columns.")
+        if line > 1:
+            self.notes.append(f"column names in line {line}")
+        return _Sheet(sheet.title, names, rows)
 
     def _lines_with(self, needed: set[str], sheet: Any) -> Iterator[int]:
         """Yield the lines near the top of a sheet that have all of these names."""
