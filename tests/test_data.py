@@ -137,3 +137,30 @@ def test_the_catalogue_of_corrected_cells_is_made_once(shop, tmp_path):
     folders = [path for path in (tmp_path / "data" / "processed").iterdir() if path.is_dir()]
     assert len(folders) == 2
     assert json.loads((first.pictures.path.parent / "reading.json").read_text())["fingerprint"] == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label": "Category"}, "label=Category is not a column of shop.csv, .* Did you mean label=category"),
+        ({"picture_column": "foto"}, "picture_column=foto .* Did you mean picture_column=photo"),
+        ({"picture_column": "", "id_column": "ID"}, "id_column=ID .*: id, photo, category. Did you mean id_column=id"),
+    ],
+)
+def test_the_refusal_of_a_column_proposes_one(shop, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        _load(shop, tmp_path, **settings)
+
+
+def test_a_column_that_was_asked_for_and_is_not_there_is_warned_of(tmp_path):
+    shop = write_shop(tmp_path, {"Shoes": 6, "Bags": 6}, columns=("id", "photo", "category"))
+    _, said = _load(shop, tmp_path, title_column="Catgory", attributes="brand,category,gender")
+    assert (
+        "title_column=Catgory is not a column of shop.csv, which has: id, photo, category. "
+        "Did you mean title_column=category? It is passed over." in said
+    )
+    assert "attributes=brand is not a column of shop.csv, which has: id, photo, category. It is passed over." in said
+    assert "attributes=category" not in said and "attributes=gender" not in said
+    with collected_messages() as messages:
+        load_catalogue(Config.build({"data": str(shop), "label": "category", "picture_column": "photo"}), tmp_path)
+    assert "is not a column" not in "".join(messages)

@@ -79,9 +79,24 @@ def load_catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
         logger.info(f"Assumed: {'; '.join(reading.notes)}.")
     if reasons := reading.first_reasons():
         logger.info(f"Left out: {reasons} All are listed in {catalogue.left_out}.")
+    _warn_of_columns(config, catalogue)
     catalogue = _normalise(config, _correct(config, catalogue, root))
     _warn_of_pictures(config, catalogue)
     return catalogue
+
+
+def _warn_of_columns(config: CatalogueSettings, catalogue: Catalogue) -> None:
+    """Warn of columns that the user asked for, but the table does not have; the usual ones may be missing."""
+    from vlm_core.catalogue.catalogue import no_column, own_columns
+
+    asked = {"title_column": [config.title_column], "attributes": split_list(config.attributes)}
+    known = own_columns(catalogue)
+    for setting, names in asked.items():
+        usual = split_list(type(config).model_fields[setting].default)
+        if setting in config.model_fields_set:
+            for name in names:
+                if name and name not in (*known, *usual):
+                    logger.warning(f"{no_column(setting, name, catalogue.name, known)} It is passed over.")
 
 
 def run_artifact(address: str) -> tuple[str, str] | None:

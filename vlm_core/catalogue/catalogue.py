@@ -8,10 +8,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -117,6 +118,13 @@ def load_prepared(folder: Path) -> Catalogue:
     return _load(folder.name.rsplit("-", 1)[0], folder)
 
 
+def own_columns(catalogue: Catalogue) -> list[str]:
+    """Return the columns of the table itself, without those that preparing adds; an empty title is none."""
+    products = catalogue.products
+    empty = [name for name in ("title",) if not products[name].any()]
+    return [str(name) for name in products if name not in ("product_id", "picture_digest", PART, *empty)]
+
+
 def with_products(catalogue: Catalogue, products: pd.DataFrame) -> Catalogue:
     """Return the catalogue with other values in its columns, prepared in a folder of its own.
 
@@ -198,11 +206,17 @@ def check_columns(name: str, table: OpenTable) -> None:
     """Raise UserError unless the table has every column that is needed; a label only if one is asked for."""
     for setting, column in table.columns.needed().items():
         if column not in table.table.names:
-            known = [name for name in table.table.names if name]
-            more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
-            raise UserError(
-                f"{setting}={column} is not a column of {name}, which has: {', '.join(known[:MOST_NAMES])}{more}."
-            )
+            raise UserError(no_column(setting, column, name, table.table.names))
+
+
+def no_column(setting: str, column: str, table: str, names: Iterable[str]) -> str:
+    """Return that a table has no such column, which it has, and which was perhaps meant."""
+    known = [name for name in names if name]
+    more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
+    folded = {name.casefold(): name for name in known}
+    near = get_close_matches(column.casefold(), folded, n=1)
+    meant = f" Did you mean {setting}={folded[near[0]]}?" if near else ""
+    return f"{setting}={column} is not a column of {table}, which has: {', '.join(known[:MOST_NAMES])}{more}.{meant}"
 
 
 def _prepare(source: Source, reading: _Reading, folder: Path, left_out: Path) -> None:
