@@ -11,7 +11,8 @@ from experiments.cli import run_command, show_table
 from vlm_core.config import Config
 
 FLAGS = (
-    *("data", "label", "id_column", "picture_column", "title_column", "attributes"),
+    *("data", "label", "normalise_labels", "corrections", "id_column", "picture_column", "title_column", "attributes"),
+    "download",
     *("resamples", "seed", "threads", "experiment"),
 )
 
