@@ -31,6 +31,7 @@ SECONDS_BETWEEN: Final = 3.0  # readings of what changes
 SECONDS_UNTIL_WHOLE: Final = 120.0  # after which everything is read again, for deleted runs and changed tags
 SECONDS_OF_INTEREST: Final = 60.0  # without a visitor, after which the store is left alone
 SECONDS_SILENT: Final = 6.0  # that one answer may take before the store counts as away
+SECONDS_TO_OPEN: Final = 15.0  # and the first one, for which libraries are loaded
 MOST_FILES: Final = 64  # of runs, in memory: evaluations, predictions, logs and texts
 _log = logging.getLogger(__name__)
 
@@ -87,9 +88,9 @@ class Runs:
     def view(self) -> StoreSnapshot:
         """Return the store as last seen, without waiting; one that does not answer for long counts as away."""
         self._last_visit = time.monotonic()
-        asked = self._asked
-        if asked is not None and self._view.state != "away" and time.monotonic() - asked > SECONDS_SILENT:
-            problem = f"The tracking store has not answered for {SECONDS_SILENT:.0f} seconds."
+        asked, seconds = self._asked, SECONDS_SILENT if self._view.state == "ready" else SECONDS_TO_OPEN
+        if asked is not None and self._view.state != "away" and time.monotonic() - asked > seconds:
+            problem = f"The tracking store has not answered for {seconds:.0f} seconds."
             self._publish(self._view.table, "away", problem, whole=False)
         return self._view
 

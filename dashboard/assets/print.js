@@ -1,10 +1,44 @@
-// On paper, grids show all of their rows: on the screen they hold those in view alone.
+// On paper, a table with all rows stands in a grid's place: the grid itself draws those in view alone, and draws the
+// others too late for the printer. Figures are as wide as the paper.
 (function () {
-  const lay = (how) => document.querySelectorAll(".ag-root-wrapper").forEach((grid) => {
-    const owner = grid.closest("[id]");
-    if (!owner || !window.dash_ag_grid) return;
-    window.dash_ag_grid.getApiAsync(owner.id).then((api) => api.setGridOption("domLayout", how)).catch(() => {});
+  const PAPER = 600; // pixels of a card on A4
+
+  const write = (value) => {
+    if (value == null) return "–";
+    if (typeof value === "object") return value.text;
+    return typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : String(value);
+  };
+
+  const lay = (grid) => {
+    const owner = grid.closest("[id]"), table = document.createElement("table");
+    let api;
+    try { api = window.dash_ag_grid.getApi(owner.id); } catch (error) { return; } // it is not there yet
+    const columns = api.getAllDisplayedColumns().filter((column) => column.getColDef().headerName);
+    const add = (row, tag, text) => {
+      const cell = document.createElement(tag);
+      cell.textContent = text;
+      return row.appendChild(cell);
+    };
+    const head = table.createTHead().insertRow(), body = table.createTBody();
+    columns.forEach((column) => add(head, "th", column.getColDef().headerName));
+    api.forEachNodeAfterFilterAndSort((rowNode) => {
+      const row = body.insertRow();
+      if (rowNode.data.heading != null) add(row, "th", rowNode.data.heading).colSpan = columns.length;
+      else columns.forEach((colKey) => add(row, "td", write(api.getCellValue({ rowNode, colKey, useFormatter: true }))));
+    });
+    table.className = "printed";
+    owner.classList.add("on-screen");
+    owner.after(table);
+  };
+
+  window.addEventListener("beforeprint", () => {
+    document.querySelectorAll(".ag-root-wrapper").forEach(lay);
+    document.querySelectorAll(".figure").forEach((figure) => {
+      figure.style.setProperty("--on-paper", Math.min(1, PAPER / figure.clientWidth));
+    });
   });
-  window.addEventListener("beforeprint", () => lay("print"));
-  window.addEventListener("afterprint", () => lay("normal"));
+  window.addEventListener("afterprint", () => {
+    document.querySelectorAll("table.printed").forEach((table) => table.remove());
+    document.querySelectorAll(".on-screen").forEach((owner) => owner.classList.remove("on-screen"));
+  });
 })();
