@@ -153,6 +153,12 @@ def test_a_place_without_pictures_is_said_to_be_one(tmp_path, make):
         make(tmp_path, "notes.md").find("1001.jpg")
 
 
+@MAKERS
+def test_a_zip_that_may_hold_the_pictures_is_named(tmp_path, make):
+    with pytest.raises(PictureMissing, match=r"no picture files but another zip, pics\.zip: unpack it, so that"):
+        make(tmp_path, "shop.csv", "pics.zip").find("pics/0.jpg")
+
+
 @pytest.mark.parametrize("form", ["absolute", "relative"])
 def test_only_a_table_of_the_users_own_leads_out_of_its_folder(tmp_path, form):
     shop = tmp_path / "shop"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlm_core.catalogue import sources
+from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.pictures import PictureMissing
 from vlm_core.catalogue.reading import Columns, Refusal, read_products
@@ -238,6 +239,48 @@ def test_a_folder_a_category(tmp_path, make, top, split):
     assert found == expected
 
 
+def _categories(source, columns=KAGGLE):
+    """The category of each picture that is read, the reasons for the others, and what was assumed."""
+    with source.open_table(columns) as table:
+        check_columns(source.name, table)
+        rows = list(read_products(table.table, table.columns))
+        used = [row for row in rows if not isinstance(row, Refusal)]
+        assert all(table.pictures.read(table.find(row).path) for row in used)
+        found = {row.values["id"]: row.values["masterCategory"] for row in used}
+        return found, [row.reason for row in rows if isinstance(row, Refusal)], " ".join(table.table.notes)
+
+
+SORTED = {"9": "Bags", "10": "Bags", "11": "Shoes"}
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+@pytest.mark.parametrize("top", ["", "my shop/"])
+@pytest.mark.parametrize("stray", [("notes.csv",), ("notes.csv", "more.csv"), ("readme.txt", "loose.jpg")])
+def test_a_stray_table_beside_folders_by_category_is_passed_over(tmp_path, make, top, stray):
+    files = {**FOLDERS, **dict.fromkeys(stray, b"a,b\n1,2\n")}
+    source = _open(make(tmp_path / "shop", {f"{top}{name}": data for name, data in files.items()}))
+    found, _, notes = _categories(source)
+    assert found == SORTED
+    assert f"{stray[0]} passed over, without a column masterCategory" in notes or "more.csv" in notes
+
+
+@pytest.mark.parametrize("table", [b"id,kind\n9,Bag\n", b"sku,kind,photo\n7,Bag,Bags/9.jpg\n"])
+def test_a_table_of_products_beside_folders_is_not_passed_over(tmp_path, table):
+    with pytest.raises(UserError, match="label=masterCategory is not a column of shop, which has: .*kind"):
+        _categories(_open(_folder(tmp_path / "shop", {**FOLDERS, "shop.csv": table})))
+    columns = Columns("id", "", "title", "kind", ())
+    with pytest.raises(UserError, match="label=kind is not a column of other, which has: a, b"):
+        _categories(_open(_folder(tmp_path / "other", {**FOLDERS, "notes.csv": b"a,b\n1,2\n"})), columns)
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_loose_pictures_beside_folders_by_category_are_left_out(tmp_path, make):
+    found, refused, notes = _categories(_open(make(tmp_path / "shop", {**FOLDERS, "a.jpg": b"a", "b.jpg": b"b"})))
+    assert found == SORTED
+    assert refused == [f"the picture {name} is in no category's folder" for name in ("a.jpg", "b.jpg")]
+    assert notes == "each folder is a category: Bags, Shoes"
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
@@ -248,7 +291,10 @@ def test_a_folder_a_category(tmp_path, make, top, split):
         ("empty.zip", {}, r"holds no styles\.csv, because it is empty"),
         ("other.zip", {"a.md": b"1", "b.md": b"2"}, r"holds no styles\.csv and no other table, but 2 files with \.md"),
         ("inner.zip", {"shop.zip": b"1"}, r"but another zip, shop\.zip: unpack inner\.zip, and give data=shop\.zip"),
-        ("pictures.zip", {"all/1.jpg": b"1"}, "but 1 pictures that are not in folders by category"),
+        ("readme.zip", {"a.zip": b"1", "readme.txt": b"Hello, you"}, "but another zip, a\\.zip: unpack readme\\.zip"),
+        ("pictures.zip", {"1.jpg": b"1", "2.jpg": b"2"}, "but 2 pictures that are not in folders by category"),
+        ("one.zip", {"Chairs/1.jpg": b"1"}, "but 1 pictures of only one category, Chairs"),
+        ("cut.zip", b"PK\3\4 and no end", "broken or incomplete zip, whose end is missing: copy or download it again"),
         ("two.zip", {"a.csv": b"1", "b.csv": b"2"}, r"several tables \(a\.csv, b\.csv\)"),
         ("empty", {}, r"holds no styles\.csv"),
     ],
@@ -262,8 +308,28 @@ def test_what_is_no_catalogue_is_said_so_in_one_sentence(tmp_path, name, data, m
     elif data is not None:
         place.write_bytes(data)
     with pytest.raises(UserError, match=message) as error:
-        _open(place)
+        _rows(_open(place))
     assert "\n" not in str(error.value)
+
+
+def test_a_zip_with_a_password_is_said_to_have_one(tmp_path):
+    data = bytearray(_zip(tmp_path / "shop.zip").read_bytes())
+    for start, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = -1
+        while (at := data.find(start, at + 1)) >= 0:
+            data[at + place] |= 1
+    (tmp_path / "shop.zip").write_bytes(data)
+    with pytest.raises(UserError, match=r"shop\.zip has a password: unpack it, and give the folder\.$"):
+        _open(tmp_path / "shop.zip")
+
+
+def test_a_workbook_called_xls_is_read_as_what_it_is(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (("id", "title"), (1, "Shirt"), (2, "Tie")):
+        book.active.append(row)
+    book.save(tmp_path / "shop.xlsx")
+    assert _rows(_open((tmp_path / "shop.xlsx").rename(tmp_path / "shop.xls"))) == ROWS
 
 
 def test_a_zip_that_is_cut_short_or_damaged(tmp_path):

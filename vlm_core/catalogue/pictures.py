@@ -189,6 +189,8 @@ class FilePictures:
                 "only a table that is named itself may lead out of its folder"
             )
         example = f", which has {_shown(self._example)}" if self._example else ", which has no picture files"
+        if not self._example and self._inner_zip:
+            example += f" but another zip, {_shown(self._inner_zip)}: unpack it, so that its pictures lie in a folder"
         return f"there is no {_shown(tried)} in {self._files.name}{example}"
 
     @cached_property
@@ -198,6 +200,11 @@ class FilePictures:
         return next(
             (path for path in islice(self._files.walk(images or self._top), MOST_BELOW) if is_picture(path)), ""
         )
+
+    @cached_property
+    def _inner_zip(self) -> str:
+        """A zip among the files; empty if there is none."""
+        return next((path for path in islice(self._files.walk(), MOST_BELOW) if path.lower().endswith(".zip")), "")
 
 
 class _Names:

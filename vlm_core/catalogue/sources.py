@@ -15,13 +15,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
 from vlm_core.catalogue.containers.arrow_table import ArrowTable, open_arrow, open_parquet
 from vlm_core.catalogue.containers.files import Files, is_picture
 from vlm_core.catalogue.containers.folder import FolderFiles
-from vlm_core.catalogue.containers.image_folder import ImageFolder, is_image_folder
+from vlm_core.catalogue.containers.image_folder import ImageFolder, category_of, is_image_folder
 from vlm_core.catalogue.containers.joined_table import JoinedTable
 from vlm_core.catalogue.containers.json_lines import JsonLines
 from vlm_core.catalogue.containers.text_table import TextTable
@@ -30,14 +32,15 @@ from vlm_core.catalogue.containers.zip_files import ZipFiles
 from vlm_core.catalogue.downloading import DOWNLOADS, DownloadedPictures
 from vlm_core.catalogue.parts import part_of_file, part_order
 from vlm_core.catalogue.pictures import IMAGES, FilePictures, Found, Pictures
-from vlm_core.catalogue.reading import Columns, Table, TableRow, read_products
-from vlm_core.catalogue.zips import BROKEN_ENTRY
+from vlm_core.catalogue.reading import Columns, Record, Table, TableRow, read_products
+from vlm_core.catalogue.zips import BROKEN_ENTRY, is_workbook, starts_as_zip
 from vlm_core.errors import UserError
 
 TABLE: Final = "styles.csv"
 REAL: Final = Path("data/raw/myntra_fashion_products")
 SAMPLE: Final = Path("data/raw/sample")
 USUAL_LABEL: Final = "masterCategory"  # the setting's default: where a table lacks it, its own label may stand in
+ROWS_LOOKED_AT: Final = 20  # of a table, for names of pictures
 MOST_TABLE_BYTES: Final = 500_000_000
 TEXT: Final = (".csv", ".tsv", ".tab", ".txt")
 JSON: Final = (".jsonl", ".ndjson", ".json")
@@ -111,7 +114,7 @@ class Source:
         """Open the table at its first row. Raises UserError, then and later, where it cannot be read."""
         with naming_table(self.name):
             table, digest = self._open(columns)
-        own = table.pictures if isinstance(table, ArrowTable) else None
+        own = table.pictures if isinstance(table, ArrowTable | ImageFolder) else None
         filled = _fill_in(columns, table)
         is_own = own is not None and filled.picture == table.picture
         return OpenTable(table, filled, cast(Pictures, own) if is_own else self.pictures, digest)
@@ -159,10 +162,14 @@ def open_place(path: Path) -> Source:
     if ending in TABLES:
         return _of_file(FolderFiles(path.parent), path.name, outside=True)
     if zipfile.is_zipfile(path):
+        if is_workbook(path):
+            return _of_file(FolderFiles(path.parent), path.name, outside=True)
         return _in_files(ZipFiles(path), path.name)
     for endings, problem in _FOREIGN.items():
         if ending in endings.split():
             raise UserError(f"{path} is {problem}.")
+    if starts_as_zip(path):
+        raise UserError(f"{path} is a broken or incomplete zip, whose end is missing: copy or download it again.")
     raise UserError(f"{path} is neither a folder, a zip nor a table: give {READABLE}.")
 
 
@@ -177,14 +184,21 @@ def _in_files(files: Files, name: str, folder: Path | None = None) -> Source:
         path for path in paths if posixpath.basename(path).lower().startswith("metadata.") and is_table(path)
     ]:
         return _of_parts(files, sorted(metadata, key=part_order), name)
-    if tables := _tables(paths, [ending for ending in TABLES if ending not in UNSURE]):
-        return _of_tables(files, tables, name, folder)
     pictures = [path for path in paths if is_picture(path)]
-    if (top := _top_of_image_folder(pictures)) is not None:
-        return _of_image_folder(files, [path.removeprefix(top) for path in pictures], top, name)
-    if texts := _tables(paths, UNSURE):
-        return _of_tables(files, texts, name, folder)
-    raise UserError(_describe(files.name, paths, len(pictures)))
+    top = _top_of_image_folder(pictures)
+    below = [path.removeprefix(top or "") for path in pictures]
+    folders = None if top is None else _of_image_folder(files, below, top, name)
+    tables = _tables(paths, [ending for ending in TABLES if ending not in UNSURE])
+    if folders and not tables and all(map(category_of, below)):
+        return folders
+    problem = _describe(files.name, paths, pictures)
+    if tables := tables or _tables(paths, UNSURE):
+        is_sure = not folders and (_endings(tables[0])[0] not in UNSURE or not _zips(paths))
+        make = _of_tables if is_sure else partial(_of_tables_unless_stray, folders, problem)
+        return make(files, tables, name, folder)
+    if folders:
+        return folders
+    raise UserError(problem)
 
 
 def _of_file(files: Files, path: str, *, outside: bool = False, name: str = "") -> Source:
@@ -210,7 +224,7 @@ def open_table_file(files: Files, path: str, columns: Columns) -> tuple[Table, C
         raw = TableBytes(PACKED[packing](file) if packing else file, name)
     stream = io.BufferedReader(raw, 1 << 16)
     needed = frozenset(columns.needed().values())
-    if ending in WORKBOOK:
+    if ending not in (*TEXT, *JSON):  # a workbook, whatever it is called
         copy = tempfile.TemporaryFile()  # noqa: SIM115  # the workbook closes it
         shutil.copyfileobj(stream, copy)
         copy.seek(0)
@@ -270,11 +284,53 @@ def _of_tables(files: Files, tables: Sequence[str], name: str, folder: Path | No
     )
 
 
-def _of_image_folder(files: Files, paths: Sequence[str], top: str, name: str) -> Source:
-    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
-        return ImageFolder(name, paths, columns), lambda: ""
+def _of_tables_unless_stray(
+    folders: Source | None, problem: str, files: Files, tables: Sequence[str], name: str, folder: Path | None
+) -> Source:
+    """Return the source of tables; where none is one of products, that of the folders in their place, or an error."""
 
-    return Source(name, FilePictures(files, top.rstrip("/")), open_table)
+    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
+        if any(_is_of_products(files, path, columns) for path in tables):
+            return _of_tables(files, tables, name, folder)._open(columns)
+        if folders is None:
+            raise UserError(problem)
+        table, digest = folders._open(columns)
+        table.notes.append(f"{', '.join(tables[:5])} passed over, without a column {columns.label or columns.id}")
+        return table, digest
+
+    return Source(name, FilePictures(files, posixpath.dirname(tables[0])), open_table)
+
+
+def _is_of_products(files: Files, path: str, columns: Columns) -> bool:
+    """Return whether a table has the columns that are needed, or else names products or pictures.
+
+    A text must have the columns. Any other table is taken where the user named a column.
+    """
+    is_text = _endings(path)[0] in UNSURE
+    if not is_text and (columns.picture or columns.label not in ("", USUAL_LABEL)):
+        return True
+    try:
+        table, _ = _open_any(files, path, columns)
+    except UserError:
+        return not is_text
+    try:
+        if set(columns.needed().values()) <= set(table.names):
+            return True
+        rows = (found for found in islice(table.records(columns), ROWS_LOOKED_AT) if isinstance(found, Record))
+        return not is_text and (
+            columns.id in table.names or any(is_picture(cell) for row in rows for cell in row.cells)
+        )
+    finally:
+        table.close()
+
+
+def _of_image_folder(files: Files, paths: Sequence[str], top: str, name: str) -> Source:
+    pictures = FilePictures(files, top.rstrip("/"))
+
+    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
+        return ImageFolder(name, paths, columns, pictures), lambda: ""
+
+    return Source(name, pictures, open_table)
 
 
 def _nesting(files: Files, path: str) -> tuple[bool, int, str]:
@@ -325,14 +381,21 @@ def _top_of_image_folder(pictures: Sequence[str]) -> str | None:
     return None
 
 
-def _describe(name: str, paths: Sequence[str], pictures: int) -> str:
+def _zips(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if path.lower().endswith(".zip")]
+
+
+def _describe(name: str, paths: Sequence[str], pictures: Sequence[str]) -> str:
     """Return one sentence: what was found where a catalogue was expected, and the way out."""
     way = f"give {READABLE}; a folder or zip has {TABLE} and {IMAGES}/, one table of its own, or a folder a category"
     nothing = f"{name} holds no {TABLE}"
-    if zips := [path for path in paths if path.lower().endswith(".zip")]:
+    if zips := _zips(paths):
         return f"{nothing} but another zip, {zips[0]}: unpack {name}, and give data={posixpath.basename(zips[0])}."
-    if pictures:
-        found = f"{pictures:,} pictures that are not in folders by category"
+    places = {posixpath.dirname(path) for path in pictures}
+    if len(places) == 1 and "" not in places:
+        found = f"{len(pictures):,} pictures of only one category, {posixpath.basename(places.pop())}"
+    elif pictures:
+        found = f"{len(pictures):,} pictures that are not in folders by category"
     elif paths:
         kinds = Counter(posixpath.splitext(path)[1] or "no ending" for path in paths).most_common(3)
         found = ", ".join(f"{count:,} files with {kind}" for kind, count in kinds)

@@ -28,15 +28,41 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """Open a zip for reading. Raises UserError when it is not one."""
     try:
         try:
-            return zipfile.ZipFile(path)
+            archive = zipfile.ZipFile(path)
         except UnicodeDecodeError:
-            return zipfile.ZipFile(_reread_names(path))
+            archive = zipfile.ZipFile(_reread_names(path))
     except (OSError, struct.error, IndexError, *BROKEN_ENTRY) as error:
         raise UserError(f"{path} cannot be opened as a zip ({error}): download it again.") from None
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    if 2 * sum(map(_is_encrypted, entries)) > len(entries):
+        archive.close()
+        raise UserError(f"{path} has a password: unpack it, and give the folder.")
+    return archive
+
+
+def is_workbook(path: Path) -> bool:
+    """Return whether a zip is an Excel workbook, whatever it is called."""
+    with open_zip(path) as archive:
+        return {"[Content_Types].xml", "xl/workbook.xml"} <= set(archive.namelist())
+
+
+def starts_as_zip(path: Path) -> bool:
+    """Return whether a file begins as zips do, whose end may be missing."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\3\4"
+    except OSError:
+        return False
+
+
+def _is_encrypted(entry: zipfile.ZipInfo) -> bool:
+    return bool(entry.flag_bits & 1)
 
 
 def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
     """Return the bytes of a picture in a zip, up to a limit. Raises OSError when they cannot be read."""
+    if _is_encrypted(archive.getinfo(entry) if isinstance(entry, str) else entry):
+        raise OSError("it has a password: unpack the zip, and give the folder")
     try:
         with archive.open(entry) as file:
             return file.read(MOST_PICTURE_BYTES)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from vlm_core.catalogue.parts import part_called
+from vlm_core.catalogue.pictures import Pictures
 from vlm_core.catalogue.reading import Columns, Record, Refusal
 
 FILE: Final = "file"  # the column with the path
@@ -19,11 +20,13 @@ class ImageFolder:
     picture = FILE
     label = ""
 
-    def __init__(self, name: str, paths: Sequence[str], columns: Columns) -> None:
+    def __init__(self, name: str, paths: Sequence[str], columns: Columns, pictures: Pictures) -> None:
         """Take the paths of pictures from the folder on, for the names of columns that the user gave."""
-        self.name = name
+        self.name, self.pictures = name, pictures
         self.names = [columns.id, columns.label, FILE]
-        self.notes = [f"each folder is a category: {', '.join(sorted({category_of(path) for path in paths})[:10])}"]
+        self.notes = [
+            f"each folder is a category: {', '.join(sorted({category_of(path) for path in paths} - {''})[:10])}"
+        ]
         self._paths = paths
 
     def records(self, columns: Columns) -> Iterator[Record | Refusal]:
@@ -31,7 +34,10 @@ class ImageFolder:
         stems = [posixpath.splitext(posixpath.basename(path))[0] for path in self._paths]
         counts = Counter(stems)
         for line, (stem, path) in enumerate(zip(stems, self._paths, strict=True), start=1):
-            yield Record(line, [stem if counts[stem] == 1 else path, category_of(path), path])
+            if category := category_of(path):
+                yield Record(line, [stem if counts[stem] == 1 else path, category, path])
+            else:
+                yield Refusal(line, f"the picture {path} is in no category's folder")
 
     def close(self) -> None:
         """Do nothing: no file is open."""
@@ -46,6 +52,5 @@ def category_of(path: str) -> str:
 
 
 def is_image_folder(paths: Sequence[str]) -> bool:
-    """Return whether pictures at these paths lie in the folders of at least two categories."""
-    categories = {category_of(path) for path in paths}
-    return len(categories) >= 2 and "" not in categories
+    """Return whether pictures at these paths, but for loose ones, lie in the folders of at least two categories."""
+    return len({category_of(path) for path in paths} - {""}) >= 2
