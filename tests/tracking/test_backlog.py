@@ -130,3 +130,15 @@ def test_a_stopped_training_logs_what_it_kept_when_it_is_resumed(store: Path, mo
         run.epoch_metrics(3, {"seconds": 1.0, "learning_rate": 0.125})
     history = RunReader().history(run_ids[0], "learning_rate").to_dict("list")
     assert history == {"step": [1, 2, 3], "value": [1e-4, 0.5, 0.125]}
+
+
+def test_a_run_that_failed_says_why_whatever_becomes_of_its_epochs(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(backlog: Backlog) -> None:
+        raise RuntimeError("not this")
+
+    with pytest.raises(ValueError, match="boom"), RunWriter("made") as run:
+        monkeypatch.setattr(Backlog, "log", fail)
+        raise ValueError("boom")
+    assert connect().get_run(run.run_id).info.status == "FAILED"

@@ -205,7 +205,7 @@ class RunWriter:
         """Log the epochs that are kept. Those of a run that failed may stay in their file, for its resumption."""
         try:
             self._backlog.log()
-        except UserError:
+        except Exception:  # whatever it is, what ended the run is told, and the run is marked
             if error is None:
                 raise
 
