@@ -164,3 +164,14 @@ def test_a_column_that_was_asked_for_and_is_not_there_is_warned_of(tmp_path):
     with collected_messages() as messages:
         load_catalogue(Config.build({"data": str(shop), "label": "category", "picture_column": "photo"}), tmp_path)
     assert "is not a column" not in "".join(messages)
+
+
+def test_a_category_that_only_a_correction_has_is_said(shop, tmp_path, caplog):
+    file = tmp_path / "corrections.csv"
+    file.write_bytes("id;column;old;new\np7;category;shoes;Stühle\np8;category;shoes;Shoes\n".encode("cp1252"))
+    config = Config.build({"data": str(shop), **COLUMNS, "corrections": str(file)})
+    with caplog.at_level("INFO"):
+        load_catalogue(config, tmp_path)
+    assert "creates the category 'Stühle' (1 product)" in caplog.text
+    assert "creates the category 'Shoes'" not in caplog.text
+    assert "Assumed of the corrections: fields end at a semicolon; read as cp1252" in caplog.text

@@ -123,13 +123,23 @@ def _correct(config: CatalogueSettings, catalogue: Catalogue, root: Path) -> Cat
     if path is None:
         return catalogue
     ids = [name for name in (config.id_column, config.picture_column) if name]
-    done = apply_corrections(catalogue.products, read_corrections(path), ids, config.title_column)
+    corrections, assumed = read_corrections(path)
+    if assumed:
+        logger.info(f"Assumed of the corrections: {'; '.join(assumed)}.")
+    products = catalogue.products
+    done = apply_corrections(products, products["product_id"], corrections, ids, config.title_column)
     undecided = f", {done.undecided:,} not decided (new is empty)" if done.undecided else ""
     logger.info(f"Corrections: {done.applied:,} applied, {done.already:,} in the table already{undecided}.")
     if done.stale:
         logger.warning(
             f"{len(done.stale):,} corrections do not fit the table and were not applied: {_listed(done.stale, 5)}. "
             "Take them out of the file, or write what the table holds now as old."
+        )
+    made = done.products.loc[~done.products[config.label].isin(["", *products[config.label]]), config.label]
+    if created := [f"{name!r} ({count:,} product{'s' * (count > 1)})" for name, count in made.value_counts().items()]:
+        logger.warning(
+            f"{path} creates {'the category' if len(created) == 1 else 'the categories'} {_listed(created)}, which the "
+            "table did not have: if that is a slip, mend its column new."
         )
     return with_products(catalogue, done.products)
 

@@ -16,7 +16,7 @@ PRODUCTS = pd.DataFrame(
 
 def _apply(*corrections):
     made = [Correction(line, *each) for line, each in enumerate(corrections, start=2)]
-    return apply_corrections(PRODUCTS, made, ["id"], "name")
+    return apply_corrections(PRODUCTS, PRODUCTS["product_id"], made, ["id"], "name")
 
 
 def test_cells_are_corrected_and_the_rest_is_left():
@@ -57,16 +57,40 @@ def test_a_file_is_read_as_spreadsheets_write_it(tmp_path, delimiter, mark):
             ["label", "8", "title", "'=A1", "'+B", ""], ["label", "9", "title", "x"]]  # fmt: skip
     path = tmp_path / "corrections.csv"
     path.write_text(mark + "\n".join(delimiter.join(row) for row in rows), encoding="utf-8")
-    assert read_corrections(path) == [
+    corrections, assumed = read_corrections(path)
+    assert len(assumed) == (delimiter != ",")
+    assert corrections == [
         Correction(2, "007", "category", "nan", "Shoes"), Correction(3, "8", "title", "=A1", "+B"),
         Correction(4, "9", "title", "x", ""),
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
+def test_a_file_that_excel_saved_is_read_and_what_was_assumed_is_said(tmp_path, encoding):
+    path = tmp_path / "corrections.csv"
+    path.write_bytes("id;column;old;new\r\n1;category;Möbel;Stühle\r\n".encode(encoding))
+    corrections, assumed = read_corrections(path)
+    assert corrections == [Correction(2, "1", "category", "Möbel", "Stühle")]
+    assert "semicolon" in assumed[0] and ("cp1252" in assumed[-1]) == (encoding == "cp1252")
+
+
+@pytest.mark.parametrize("written", ["6", "6.0", "006", "00006.00"])
+def test_an_id_that_a_spreadsheet_changed_is_found_where_it_is_clear(written):
+    products = pd.DataFrame({"category": ["Bags", "Bags"]})
+    made = [Correction(2, written, "category", "Bags", "Shoes")]
+    done = apply_corrections(products, ["00006", "7"], made, [], "")
+    assert done.products["category"].tolist() == ["Shoes", "Bags"] and not done.stale
+    unclear = apply_corrections(products, ["0000006", "000006"], made, [], "")
+    assert unclear.applied == 0
+    assert unclear.stale == (f"line 2: several products could be {written}: 0000006, 000006",)
+    exact = apply_corrections(products, ["00000006", written], made, [], "")
+    assert exact.products["category"].tolist() == ["Bags", "Shoes"]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "cannot be read"), (b"", "cannot be read"), (b"id,column,old\n1,a,b\n", "no column new"),
-     (b"id,column,old,new\n\xff,a,b,c\n", "cannot be read")],
+    [(None, "cannot be read"), (b"", "is empty"), (b"id,column,old\n1,a,b\n", "no column new"),
+     (b"id,column,old,new\n1,a,b,c,d\n", "line 2: 5 fields"), (b"PK\3\4", "an Excel workbook, not text")],
 )  # fmt: skip
 def test_a_file_that_is_none_is_one_sentence(tmp_path, content, said):
     if content is not None:

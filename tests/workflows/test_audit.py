@@ -76,7 +76,8 @@ def test_a_catalogue_without_two_categories_is_audited_all_the_same(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     found = _audit(write_shop(tmp_path, {"Round": 8, "Square": 2}), tmp_path)
     assert any("Labels were not audited" in note for note in found.notes)
-    assert (tmp_path / "audit" / "audit.csv").read_text().startswith("finding,id,column,old,new,suggested")
+    table = (tmp_path / "audit" / "audit.csv").read_text(encoding="utf-8")  # with a mark, by which Excel knows it
+    assert table.startswith("\ufefffinding,id,column,old,new,suggested")
 
 
 def test_decisions_are_never_written_over(tmp_path, monkeypatch):

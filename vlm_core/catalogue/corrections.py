@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
+from vlm_core.catalogue.containers.text_table import TextTable
 from vlm_core.catalogue.parts import PART
+from vlm_core.catalogue.reading import Columns, Refusal
 from vlm_core.errors import UserError
 
 COLUMNS: Final = ("id", "column", "old", "new", "by", "at", "reason")
@@ -18,6 +22,7 @@ NEEDED: Final = COLUMNS[:4]
 NOTHING: Final = "-"  # as the new cell: an empty one, such as a product without a category
 MOST_BYTES: Final = 100_000_000
 _NOT_CORRECTABLE: Final = ("product_id", "picture_digest", PART)
+_NUMBER: Final = re.compile(r"0*(\d+)(?:\.0+)?", re.ASCII)
 _FORMULA: Final = ("'=", "'+", "'-", "'@", "'\t", "'\r")
 
 
@@ -43,37 +48,47 @@ class Corrected:
     stale: tuple[str, ...]  # one reason for each that does not fit the table
 
 
-def read_corrections(path: Path) -> list[Correction]:
-    """Return the corrections in a CSV file. Raises UserError when it cannot be read or lacks a column."""
+def read_corrections(path: Path) -> tuple[list[Correction], list[str]]:
+    """Return the corrections in a CSV file, read like a table of products, and what was assumed of it.
+
+    Raises UserError when it cannot be read or lacks a column.
+    """
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB: give a file of corrections.")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline(10_000)
-            file.seek(0)
-            delimiter = max(",;\t", key=header.count)
-            table = pd.read_csv(file, sep=delimiter, dtype=str, keep_default_na=False, index_col=False).fillna("")
-    except (OSError, ValueError) as error:  # pandas' own are ValueErrors, and so is text that is not UTF-8
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"corrections={path} cannot be read ({reason}): give a CSV file in UTF-8.") from None
-    if missing := [name for name in NEEDED if name not in table.columns]:
-        raise UserError(
-            f"corrections={path} has no column {', '.join(missing)}: it needs {', '.join(NEEDED)}, and may have "
-            f"{', '.join(COLUMNS[4:])}."
-        )
-    cells = (table[name].map(_plain) for name in NEEDED)
-    return [Correction(line, *row) for line, row in enumerate(zip(*cells, strict=True), start=2)]
+        with path.open("rb") as file:
+            table = TextTable(file, str(path), NEEDED)
+            if missing := [name for name in NEEDED if name not in table.names]:
+                raise UserError(
+                    f"corrections={path} has no column {', '.join(missing)}: it needs {', '.join(NEEDED)}, and may "
+                    f"have {', '.join(COLUMNS[4:])}."
+                )
+            records = list(table.records(Columns("id", "", "", "", ())))
+    except OSError as error:
+        raise UserError(f"corrections={path} cannot be read ({error}): give a CSV file.") from None
+    places = [table.names.index(name) for name in NEEDED]
+    corrections = []
+    for record in records:
+        if isinstance(record, Refusal):
+            raise UserError(f"corrections={path} cannot be used, line {record.line}: {record.reason}.")
+        corrections.append(Correction(record.line, *(_plain(record.cells[place]) for place in places)))
+    return corrections, table.notes
 
 
 def apply_corrections(
-    products: pd.DataFrame, corrections: Sequence[Correction], id_columns: Sequence[str], title_column: str
+    products: pd.DataFrame,
+    ids: Iterable[str],
+    corrections: Sequence[Correction],
+    id_columns: Sequence[str],
+    title_column: str,
 ) -> Corrected:
     """Return the table with its corrections, one after the other; one whose old text is not there is stale.
 
-    `id_columns` name products and pictures, which cannot be corrected.
+    `ids` name the product of each row, and a correction is made in every row of its product. `id_columns` name
+    products and pictures, which cannot be corrected.
     """
-    rows = pd.Series(range(len(products)), index=products["product_id"]).to_dict()
-    named = dict.fromkeys(each.column for each in corrections)
+    rows = _RowsOfProducts(ids)
+    named = dict.fromkeys(each.column for each in corrections if each.column)
     columns = {name: products[name].tolist() for name in named if name in products}
     stale: list[str] = []
     applied = already = undecided = 0
@@ -82,22 +97,46 @@ def apply_corrections(
             undecided += 1
         elif each.column not in columns or each.column in (*id_columns, *_NOT_CORRECTABLE):
             stale.append(f"line {each.line}: {each.column} is no column that can be corrected")
-        elif (row := rows.get(each.id)) is None:
-            stale.append(f"line {each.line}: there is no product {each.id}")
+        elif len(found := rows.called(each.id)) != 1:
+            could_be = f"several products could be {each.id}: {', '.join(found)}"
+            stale.append(f"line {each.line}: {could_be if found else f'there is no product {each.id}'}")
         else:
-            new, cell = ("" if each.new == NOTHING else each.new), columns[each.column][row]
-            if cell == each.old:
-                columns[each.column][row] = new
+            new, column = ("" if each.new == NOTHING else each.new), columns[each.column]
+            places = rows.places[found[0]]
+            held = [column[place] for place in places]
+            if each.old in held:
+                for place in places:
+                    column[place] = new if column[place] == each.old else column[place]
                 applied += 1
-            elif cell == new:
+            elif new in held:
                 already += 1
             else:
-                found, old = cell or "empty", each.old or "empty"
-                stale.append(f"line {each.line}: {each.column} of {each.id} is {found}, not {old}")
+                cell, old = held[0] or "empty", each.old or "empty"
+                stale.append(f"line {each.line}: {each.column} of {each.id} is {cell}, not {old}")
     corrected = products.assign(**columns)
     if title_column in columns:
         corrected["title"] = corrected[title_column]
     return Corrected(corrected, applied, already, undecided, tuple(stale))
+
+
+class _RowsOfProducts:
+    """The rows of each product, also by an id whose zeros a spreadsheet took away or added, as in 6.0 for 006."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.places: dict[str, list[int]] = defaultdict(list)
+        for place, product in enumerate(ids):
+            self.places[product].append(place)
+        self._by_number: dict[str, list[str]] = defaultdict(list)
+        for product in self.places:
+            if match := _NUMBER.fullmatch(product):
+                self._by_number[match[1]].append(product)
+
+    def called(self, name: str) -> list[str]:
+        """Return the ids that a name may mean: its equal, or all that are the same number."""
+        if name in self.places:
+            return [name]
+        match = _NUMBER.fullmatch(name)
+        return self._by_number.get(match[1], []) if match else []
 
 
 def digest_of_corrections(path: Path) -> str:

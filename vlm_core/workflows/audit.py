@@ -95,7 +95,7 @@ class Audit:
         """Write `audit.csv` and `audit.html` into the folder, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         text = self.table().map(spreadsheet_text).to_csv(index=False)
-        write_atomically(folder / TABLE, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+        write_atomically(folder / TABLE, lambda file: file.write(text.encode("utf-8-sig", "backslashreplace")))
         page = self._page()
         write_atomically(folder / "audit.html", lambda file: file.write(page.encode("utf-8", "backslashreplace")))
 
@@ -145,7 +145,7 @@ def run_audit(config: AuditConfig, root: Path) -> Audit:
 def _check_output(folder: Path) -> None:
     """Raise UserError for a folder whose table somebody has decided on: it would be lost."""
     table = folder / TABLE
-    if table.exists() and any(correction.new for correction in read_corrections(table)):
+    if table.exists() and any(correction.new for correction in read_corrections(table)[0]):
         raise UserError(f"{table} holds corrections of yours (its column new): name another folder with output=.")
 
 
