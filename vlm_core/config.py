@@ -448,7 +448,9 @@ class AuditConfig(SamplingSettings, WeightsSettings):
     )
     audited: int = Field(20_000, ge=100, description="products whose labels are audited, at most")
     output: str = Field("audit", min_length=1, description="folder for audit.csv and audit.html")
-    corrected: str = Field("", description="CSV file to write the table of usable products to, with its corrections")
+    corrected: str = Field(
+        "", description="CSV file to write the whole table to, every row that can be read, with its corrections"
+    )
 
 
 class PretrainingConfig(RunSettings, OptimisationSettings, CatalogueSettings, ModelSettings):

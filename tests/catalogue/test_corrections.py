@@ -34,7 +34,7 @@ def test_what_does_not_fit_is_named_and_changes_nothing():
     )  # fmt: skip
     assert done.applied == 0 and done.products.equals(PRODUCTS)
     assert done.stale == (
-        "line 2: category of 2 is Bags, not Hats", "line 3: there is no product 9",
+        "line 2: category of 2 is Bags, not Hats", "line 3: there is no usable product 9",
         "line 4: colour is no column that can be corrected", "line 5: id is no column that can be corrected",
         "line 6: picture_digest is no column that can be corrected",
     )  # fmt: skip

@@ -1,10 +1,13 @@
 """The audit of a catalogue alone: what is planted is found, and the table that is written corrects it."""
 
+import re
+
 import pandas as pd
 import pytest
 from PIL import Image
 
 from experiments.audit import main
+from tests.messages import collected_messages
 from tests.shops import write_shop
 from vlm_core.config import AuditConfig
 from vlm_core.data import load_catalogue
@@ -102,4 +105,40 @@ def test_no_text_of_a_table_is_markup_or_a_formula(tmp_path, monkeypatch):
     table = (tmp_path / "audit" / "audit.csv").read_text()
     assert "category,'=a1,,'=A1," in table
     fixed = pd.read_csv(tmp_path / "fixed.csv", dtype=str)
+    assert (tmp_path / "fixed.csv").read_bytes().startswith(b"\xef\xbb\xbf")
     assert list(fixed.columns) == ["id", "photo", "category"] and "'=A1" in fixed["category"].tolist()
+
+
+def test_the_corrected_table_has_every_row_that_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shop = write_shop(tmp_path, {"Round": 8, "Chair": 2}, columns=("product_id", "photo", "category"))
+    with shop.open("a", encoding="utf-8") as file:
+        file.write("p0,photos/none.png,Round\np1,photos/2.png,Round\np11,photos/1.png,Round,more,cells\n")
+    (tmp_path / "made.csv").write_text(
+        "id,column,old,new\np9,category,Chair,Stühle\np0,category,Round,Chair\np1,category,Round,Chair\n"
+    )
+    settings = {"id_column": "product_id", "corrections": "made.csv"}
+    with collected_messages() as messages:
+        _audit(shop, tmp_path, corrected="new/fixed.csv", **settings)
+    said = "\n".join(messages)
+    assert re.search(
+        r"Wrote 12 rows to new/fixed.csv \(4 corrected\); 1 more could not .* as \S+left_out.csv lists", said
+    )
+    assert "Relative paths of pictures in new/fixed.csv are still those of" in said
+    before, fixed = (pd.read_csv(path, nrows=12) for path in (shop, tmp_path / "new" / "fixed.csv"))
+    changed = {"p9": "Stühle", "p0": "Chair", "p1": "Chair"}
+    before["category"] = before["product_id"].map(changed).fillna(before["category"])
+    pd.testing.assert_frame_equal(fixed, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("shop.csv", "write over"), ("made.csv", "write over"), ("fixed.xlsx", "end in .csv")]
+)
+def test_no_input_is_written_over_by_the_corrected_table(tmp_path, monkeypatch, name, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        _audit("shop.csv", tmp_path, corrected=name, corrections="./made.csv")
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "styles.csv").write_text("id\n")
+    with pytest.raises(UserError, match="write over"):
+        _audit("shop", tmp_path, corrected="shop/styles.csv")

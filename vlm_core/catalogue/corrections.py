@@ -99,7 +99,7 @@ def apply_corrections(
             stale.append(f"line {each.line}: {each.column} is no column that can be corrected")
         elif len(found := rows.called(each.id)) != 1:
             could_be = f"several products could be {each.id}: {', '.join(found)}"
-            stale.append(f"line {each.line}: {could_be if found else f'there is no product {each.id}'}")
+            stale.append(f"line {each.line}: {could_be if found else f'there is no usable product {each.id}'}")
         else:
             new, column = ("" if each.new == NOTHING else each.new), columns[each.column]
             places = rows.places[found[0]]

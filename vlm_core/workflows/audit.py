@@ -15,10 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
-from vlm_core.catalogue.corrections import COLUMNS, read_corrections
+from vlm_core.catalogue.corrections import COLUMNS, apply_corrections, read_corrections
+from vlm_core.catalogue.labels import normalised
 from vlm_core.catalogue.parts import PART
+from vlm_core.catalogue.pictures import tidy
+from vlm_core.catalogue.reading import Refusal, id_index
+from vlm_core.catalogue.sources import open_source
 from vlm_core.config import AuditConfig
-from vlm_core.data import load_catalogue, split_list
+from vlm_core.data import columns_of, corrections_file, load_catalogue, split_list
 from vlm_core.errors import UserError, require_extra
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.inference import choose_device, set_threads
@@ -26,7 +30,6 @@ from vlm_core.workflows.corrections import fetch_corrections
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
-    from vlm_core.catalogue.reading import Refusal
 
 logger = logging.getLogger(__name__)
 TEMPLATE: Final = Path(__file__).with_name("audit.html")
@@ -127,7 +130,7 @@ class Audit:
 def run_audit(config: AuditConfig, root: Path) -> Audit:
     """Audit the catalogue of the settings and write what was found into their output folder. Raises UserError."""
     require_extra("study")
-    _check_output(Path(config.output))
+    _check_output(config)
     fetch_corrections(config, root)
     set_threads(config.threads)
     catalogue = load_catalogue(config, root)
@@ -138,33 +141,67 @@ def run_audit(config: AuditConfig, root: Path) -> Audit:
     audit = Audit(catalogue, config.label, tuple(findings), tuple(notes))
     audit.write(Path(config.output))
     if config.corrected:
-        write_corrected(catalogue, config.title_column, Path(config.corrected))
+        _write_corrected(config, root, catalogue.left_out)
     return audit
 
 
-def _check_output(folder: Path) -> None:
-    """Raise UserError for a folder whose table somebody has decided on: it would be lost."""
-    table = folder / TABLE
+def _check_output(config: AuditConfig) -> None:
+    """Raise UserError where a table that somebody has decided on, or the user's own, would be written over."""
+    table = Path(config.output) / TABLE
     if table.exists() and any(correction.new for correction in read_corrections(table)[0]):
         raise UserError(f"{table} holds corrections of yours (its column new): name another folder with output=.")
+    corrected = Path(config.corrected).expanduser()
+    if config.corrected and corrected.suffix.lower() != ".csv":
+        raise UserError(f"corrected={corrected} must end in .csv.")
+    inputs = [Path(name).expanduser().resolve() for name in (config.data, config.corrections)]
+    is_inside = corrected.is_file() and inputs[0] in corrected.resolve().parents  # of the folder of the data
+    if config.corrected and (is_inside or corrected.resolve() in inputs):
+        raise UserError(f"corrected={corrected} would write over a file that is read: give another name.")
 
 
-def write_corrected(catalogue: Catalogue, title_column: str, path: Path) -> None:
-    """Write the table of the usable products, with its corrections, as CSV. Raises UserError for another ending."""
-    if path.suffix.lower() != ".csv":
-        raise UserError(f"corrected={path} must end in .csv.")
-    products = catalogue.products
-    ours = {"product_id", "picture_digest", PART}  # and a title that is no column of the table
-    if title_column in products.columns.drop("title") or not products["title"].any():
-        ours.add("title")
-    text = products.drop(columns=ours.intersection(products)).map(spreadsheet_text).to_csv(index=False)
-    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+def _write_corrected(config: AuditConfig, root: Path, left_out: Path) -> None:
+    """Write every row of the table that can be read, in its order and with its corrections, as CSV, and say so.
+
+    Rows without a usable picture are among them; `left_out` is the file that lists those that cannot be read.
+    """
+    path, place = Path(config.corrected).expanduser(), corrections_file(config, root)
+    rows, ids, unread = _whole_table(config, root)
+    corrections = read_corrections(place)[0] if place else []
+    fixed = [name for name in (config.id_column, config.picture_column) if name]
+    table = apply_corrections(rows, ids, corrections, fixed, "").products
+    if config.normalise_labels:
+        table[config.label] = normalised(table[config.label])
+    changed = int((table.to_numpy() != rows.to_numpy()).any(axis=1).sum())
+    text = table.drop(columns=PART, errors="ignore").map(spreadsheet_text).to_csv(index=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(text.encode("utf-8-sig", "backslashreplace")))
+    also = f"; {unread:,} more could not be read, as {left_out} lists" if unread else ""
+    logger.info(f"Wrote {len(table):,} rows to {path} ({changed:,} corrected){also}.")
+    data = Path(config.data).expanduser()
+    if path.resolve().parent != (data if data.is_dir() else data.parent).resolve():
+        logger.info(f"Relative paths of pictures in {path} are still those of {config.data}: keep it in that folder.")
+
+
+def _whole_table(config: AuditConfig, root: Path) -> tuple[pd.DataFrame, list[str], int]:
+    """Return all rows of the table that can be read, the id of each one's product, and how many rows cannot."""
+    rows, ids, unread = list[list[str]](), list[str](), 0
+    with open_source(config.data, root).open_table(columns_of(config)) as table:
+        names = list(table.table.names)
+        place = id_index(names, table.columns)
+        for record in table.table.records(table.columns):
+            if isinstance(record, Refusal):
+                unread += 1
+                continue
+            cells = [cell.strip() for cell in record.cells]
+            if any(cells):
+                rows.append(cells)
+                ids.append(cells[place] if names[place] == table.columns.id else tidy(cells[place]))
+    return pd.DataFrame(rows, columns=names), ids, unread
 
 
 def _label_findings(config: AuditConfig, catalogue: Catalogue) -> tuple[list[Finding], list[str]]:
     """Return the suspicious labels, and notes on what was audited. Variants of a category count as one."""
     from vlm_core.catalogue.duplicates import near_duplicate_groups
-    from vlm_core.catalogue.labels import normalised
     from vlm_core.catalogue.splitting import choose_categories
     from vlm_core.evaluation.label_audit import audit_labels
 
