@@ -7,14 +7,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.stores import copy_database
-from tests.test_errors import HIDDEN, HIDE_EXTRAS
+from tests.test_errors import HIDE_EXTRAS
 from vlm_core.config import Config, SearchConfig, StudyConfig
 from vlm_core.tracking.reader import RunReader
 
@@ -77,17 +76,7 @@ def _call(command):
         importlib.import_module(words[1]).main(words[2:])
 
 
-def _call_in_core(command):
-    """Do what the command does in this process, a fork, where the project is imported anew and finds no extra."""
-    for name in list(sys.modules):
-        if name.split(".")[0] in {*HIDDEN, "experiments", "vlm_core"}:
-            del sys.modules[name]
-    sys.modules.update(dict.fromkeys(HIDDEN))
-    _call(command)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("hasty_mlflow")
 def test_the_core_trains_by_mlflow_run_then_predicts_then_evaluates(project, monkeypatch, capsys):
     assert _run("python -c 'import sys; print(sys.modules[\"onnx\"])'", project) == "None\n"
     (command,) = _commands("mlflow run . --env-manager local")
@@ -97,10 +86,7 @@ def test_the_core_trains_by_mlflow_run_then_predicts_then_evaluates(project, mon
     _call(f"{command} {LITTLE} -P data=shop")
     run_id = RunReader().runs()["run_id"].item()
     (predict,) = _commands("python -m experiments.predict")
-    process = get_context("fork").Process(target=_call_in_core, args=[predict.replace("-blip", "-clip")])
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    _run(predict.replace("categoriser-blip", "categoriser-clip"), project)
     table = pd.read_csv(project / "predictions.csv", dtype={"id": str})
     assert len(table) == len(list((project / "photos").iterdir()))
     assert set(table.columns) >= {"id", "category", "confidence", "p_Apparel", "error"}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import multiprocessing
+from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,9 +31,7 @@ def _check(cost):
 
 @pytest.fixture(autouse=True)
 def few_calls(monkeypatch):
-    """Enough to see that what is measured is there, by a process that need not import PyTorch again for seconds."""
-    here = SimpleNamespace(get_context=lambda method: multiprocessing.get_context("fork"))
-    monkeypatch.setattr("vlm_core.benchmark.cost.multiprocessing", here)
+    """Enough to see that what is measured is there."""
     for name, value in {"CALLS": 5, "BATCHES": 2, "_MEMORY_SECONDS": 0.1}.items():
         monkeypatch.setattr(f"vlm_core.benchmark.cost.{name}", value)
 
@@ -57,7 +55,9 @@ def test_a_networks_cost_holds_its_weights_and_its_arithmetic():
 
 
 @pytest.mark.slow
-def test_the_baseline_has_no_flops():
+def test_the_baseline_has_no_flops(monkeypatch):
+    here = SimpleNamespace(get_context=lambda method: SimpleNamespace(Pool=ThreadPool))
+    monkeypatch.setattr("vlm_core.benchmark.cost.multiprocessing", here)  # a process of its own starts for seconds
     labels, rows = np.array([0, 1, 0, 1, 0]), np.arange(5)
     model = fit_baseline(_Pictures(), labels, rows, rows, ("a", "b"), (80, 60), 0)
     cost = measure_cost(model, PICTURES, threads=1)
