@@ -94,6 +94,13 @@ def test_ids_are_unique_whatever_the_files_are_called(tmp_path):
     assert [(picture.id, picture.read()) for picture in twins] == [("x.jpg", b"one"), ("x.jpg (2)", b"two")]
 
 
+def test_ids_from_a_zip_of_windows_have_slashes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "shop.zip", "w") as archive:
+        for name in ("shop\\", "shop\\pics\\1.jpg"):
+            archive.writestr(name, b"bytes")
+    assert _ids(tmp_path / "shop.zip") == (["shop/pics/1"], [])
+
+
 def test_a_zip_with_broken_names_is_read(photos, tmp_path):
     place = photos.with_suffix(".zip")
     place.write_bytes(place.read_bytes().replace(b"b.png", b"b\0png").replace(b"a.jpg", b"\xff.jpg"))

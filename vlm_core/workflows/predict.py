@@ -18,6 +18,7 @@ from vlm_core.atomic import building
 from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.files import ENDINGS, MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles, open_regular
+from vlm_core.catalogue.containers.zip_files import readable_name
 from vlm_core.catalogue.pictures import Pictures
 from vlm_core.catalogue.reading import MOST_ROWS, Columns, Record, Refusal, TableRow, id_index
 from vlm_core.catalogue.sources import TABLES, OpenTable, Source, is_table, open_path
@@ -133,12 +134,10 @@ def _in_folder(folder: Path) -> Found:
 
 def _in_zip(path: Path) -> Found:
     archive = open_zip(path)
-    entries = sorted((entry for entry in archive.infolist() if not entry.is_dir()), key=lambda entry: entry.filename)
-    images, others = _images([entry.filename for entry in entries])
+    named = sorted(((readable_name(entry), entry) for entry in archive.infolist()), key=lambda each: each[0])
+    images, others = _images([name for name, _ in named if not name.endswith("/")])
     wanted = set(images)
-    return [
-        (entry.filename, partial(read_entry, archive, entry)) for entry in entries if entry.filename in wanted
-    ], others
+    return [(name, partial(read_entry, archive, entry)) for name, entry in named if name in wanted], others
 
 
 def _images(names: Sequence[str]) -> tuple[list[str], list[str]]:

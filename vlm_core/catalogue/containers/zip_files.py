@@ -22,7 +22,7 @@ class ZipFiles:
         self._zip = open_zip(path)
         self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in self._zip.infolist():
-            name = _readable_name(entry)
+            name = readable_name(entry)
             if not name.endswith("/") and name.count("/") <= MOST_FOLDERS:
                 self._entries[name] = entry
         self._folders: dict[str, tuple[list[str], list[str]]] | None = None
@@ -65,7 +65,7 @@ class ZipFiles:
         return f"{entry.file_size}|{entry.CRC}"
 
 
-def _readable_name(entry: zipfile.ZipInfo) -> str:
+def readable_name(entry: zipfile.ZipInfo) -> str:
     """Return an entry's name with slashes, in one line; UTF-8 is read as such, also where the zip does not say so."""
     name = entry.filename
     if not name.isascii() and not entry.flag_bits & _UTF8:
