@@ -124,7 +124,7 @@ def test_the_corrected_table_has_every_row_that_can_be_read(tmp_path, monkeypatc
     assert re.search(
         r"Wrote 12 rows to new/fixed.csv \(4 corrected\); 1 more could not .* as \S+left_out.csv lists", said
     )
-    assert "Relative paths of pictures in new/fixed.csv are still those of" in said
+    assert "Relative paths of pictures in new/fixed.csv start from the folder of" in said
     before, fixed = (pd.read_csv(path, nrows=12) for path in (shop, tmp_path / "new" / "fixed.csv"))
     changed = {"p9": "Stühle", "p0": "Chair", "p1": "Chair"}
     before["category"] = before["product_id"].map(changed).fillna(before["category"])

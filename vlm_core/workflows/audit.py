@@ -179,7 +179,7 @@ def _write_corrected(config: AuditConfig, root: Path, left_out: Path) -> None:
     logger.info(f"Wrote {len(table):,} rows to {path} ({changed:,} corrected){also}.")
     data = Path(config.data).expanduser()
     if path.resolve().parent != (data if data.is_dir() else data.parent).resolve():
-        logger.info(f"Relative paths of pictures in {path} are still those of {config.data}: keep it in that folder.")
+        logger.info(f"Relative paths of pictures in {path} start from the folder of {config.data}: keep it there.")
 
 
 def _whole_table(config: AuditConfig, root: Path) -> tuple[pd.DataFrame, list[str], int]:
