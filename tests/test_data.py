@@ -175,3 +175,14 @@ def test_a_category_that_only_a_correction_has_is_said(shop, tmp_path, caplog):
     assert "creates the category 'Stühle' (1 product)" in caplog.text
     assert "creates the category 'Shoes'" not in caplog.text
     assert "Assumed of the corrections: fields end at a semicolon; read as cp1252" in caplog.text
+
+
+def test_what_is_no_part_in_a_column_of_parts_is_said(tmp_path):
+    shop = write_shop(tmp_path, {"Shoes": 10, "Bags": 10})
+    header, *rows = shop.read_text().splitlines()
+    parts = ["unused" if number % 9 == 0 else "test" if number % 3 == 0 else "train" for number in range(len(rows))]
+    shop.write_text("\n".join([f"{header},split", *(f"{row},{part}" for row, part in zip(rows, parts, strict=True))]))
+    _, said = _load(shop, tmp_path)
+    assert "The column split divides the catalogue, but also has unused (3): it is split anew." in said
+    with pytest.raises(UserError, match=r"also has unused \(3\)"):
+        _load(shop, tmp_path, protocol="given")

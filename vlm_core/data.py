@@ -216,6 +216,8 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
     tell_removed(split.removed)
     if given is not None:
         _tell_parts(given, config.protocol)
+    else:
+        _tell_unknown_parts(catalogue)
     logger.info(
         f"Protocol {split.protocol}: {len(split.train):,} training rows, {len(split.validation):,} for validation, "
         f"{len(split.test):,} for test, {len(split.categories)} categories."
@@ -268,6 +270,18 @@ def _tell_parts(given: pd.Series[str], protocol: str) -> None:
     unused = int((given == "").sum())
     also = [*([made] if made else []), *([f"{unused:,} products in no part are not used"] if unused else [])]
     logger.info(f"The parts are those of the catalogue: {'; '.join([parts, *also])}.")
+
+
+def _tell_unknown_parts(catalogue: Catalogue) -> None:
+    """Log what stands in a column of parts and is none."""
+    from vlm_core.catalogue.parts import TEST, TRAIN, VALIDATION, unknown_parts
+
+    column, others = unknown_parts(catalogue.products)
+    if column:
+        logger.info(
+            f"The column {column} divides the catalogue, but also has {counted(others)}: it is split anew. "
+            f"protocol=given keeps the parts where each cell is {TRAIN}, {VALIDATION}, {TEST} or empty."
+        )
 
 
 def tell_removed(removed: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from vlm_core.catalogue.parts import PART, given_parts, part_of_file, part_of_picture, part_order
+from vlm_core.catalogue.parts import PART, given_parts, part_of_file, part_of_picture, part_order, unknown_parts
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,13 @@ def test_parts_for_training_come_first():
 def test_a_column_that_says_it(column, cells, parts):
     found = given_parts(pd.DataFrame({"product_id": ["1", "2"], column: cells}))
     assert (None if found is None else found.tolist()) == parts
+
+
+def test_what_a_column_of_parts_says_beside_them_is_counted():
+    cells = ["Train", "test", "unused", "unused", "later", ""]
+    products = pd.DataFrame({"brand": ["x"] * 6, "Split": cells})
+    assert given_parts(products) is None
+    assert unknown_parts(products) == ("Split", {"unused": 2, "later": 1})
+    for other in (["train", "test", ""], ["P-1", "P-2", "P-3"], ["train", "x", "y"]):
+        assert unknown_parts(pd.DataFrame({"split": other})) == ("", {})
+    assert unknown_parts(products.assign(**{PART: "train"})) == ("", {})

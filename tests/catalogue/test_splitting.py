@@ -292,3 +292,9 @@ def test_categories_that_a_given_part_lacks_are_left_out():
 def test_a_catalogue_that_is_not_divided_has_no_parts_to_keep(given):
     with pytest.raises(UserError, match="folders or files called train and test, or a column split"):
         _split(_given(train=40)[0], protocol="given", given=given)
+
+
+def test_a_value_that_is_no_part_is_named_instead():
+    products, parts = _given(train=40, test=20, unused=2)
+    with pytest.raises(UserError, match=r"column split also has unused \(2\), neither train, validation nor test"):
+        _split(products.assign(split=parts), protocol="given", given=None)

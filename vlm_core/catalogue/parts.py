@@ -50,3 +50,17 @@ def given_parts(products: pd.DataFrame) -> pd.Series[str] | None:
         if parts[column != ""].ne("").all() and len(set(parts) - {""}) > 1:
             return parts
     return None
+
+
+def unknown_parts(products: pd.DataFrame) -> tuple[str, dict[str, int]]:
+    """Return a column that says the part of some products and something else of others, and how often it says what.
+
+    The name is "" where no column does, or the parts are known.
+    """
+    if given_parts(products) is None:
+        for name in (name for name in products if str(name).lower() in OWN_COLUMNS):
+            column = products[name][products[name] != ""]
+            parts = column.map(part_called)
+            if len(set(parts) - {""}) > 1:
+                return str(name), {str(value): int(n) for value, n in column[parts == ""].value_counts().items()}
+    return "", {}

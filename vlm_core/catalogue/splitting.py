@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vlm_core.aliases import former_value
 from vlm_core.catalogue.labels import counted
-from vlm_core.catalogue.parts import OWN_COLUMNS, PARTS, TEST, TRAIN, VALIDATION
+from vlm_core.catalogue.parts import OWN_COLUMNS, PARTS, TEST, TRAIN, VALIDATION, unknown_parts
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
 
@@ -90,7 +90,7 @@ def split_catalogue(
     """
     names, removed = choose_categories(products[label], groups, categories, min_products)
     if protocol == "given":
-        parts = _check_parts(given)
+        parts = _check_parts(given, products)
         names = _in_all_parts(names, products[label], parts, groups, removed)
     evaluable = np.ones(len(products), dtype=bool) if evaluable is None else evaluable
     index_of = {name: index for index, name in enumerate(names)}
@@ -290,11 +290,17 @@ def _split_as_original(
     return train, validation, np.unique(rows)
 
 
-def _check_parts(given: pd.Series[str] | None) -> NDArray[np.str_]:
+def _check_parts(given: pd.Series[str] | None, products: pd.DataFrame) -> NDArray[np.str_]:
     """Return the parts (n,); where there is no part for the test, that for validation is. Raises UserError for none."""
     parts = np.array([] if given is None else given, dtype=str)
     if TEST not in parts:
         parts = np.where(parts == VALIDATION, TEST, parts)
+    column, others = unknown_parts(products) if given is None else ("", {})
+    if column:
+        raise UserError(
+            f"protocol=given keeps the parts of a catalogue, and its column {column} also has {counted(others)}, "
+            f"neither {TRAIN}, {VALIDATION} nor {TEST}: name these so, or empty the cells of products in no part."
+        )
     if TRAIN not in parts or TEST not in parts:
         raise UserError(
             "protocol=given keeps the parts of a catalogue that is divided already, and this one is not: it needs "
