@@ -32,7 +32,7 @@ def _load(place, root, **settings):
 def test_spellings_are_warned_of_and_merged_on_request(shop, tmp_path):
     data, said = _load(shop, tmp_path)
     assert data.split.categories == ("BAGS", "Bags", "Shoes", "nan", "shoes")
-    assert "Bags (7), BAGS (5) differ only by case" in said and "Shoes (6), shoes (5) differ only by case" in said
+    assert "Bags (7), BAGS (5) are written differently; Shoes (6), shoes (5) are written differently" in said
     assert "nan (6) may say that there is no category" in said and "normalise_labels=true" in said
     assert "2 products have no category" in said
     merged, said = _load(shop, tmp_path, normalise_labels="true")
@@ -47,7 +47,13 @@ def test_labels_that_are_all_in_order_stay_one_catalogue(tmp_path):
     shop = write_shop(tmp_path, {"Shoes": 6, "Bags": 6})
     data, said = _load(shop, tmp_path)
     merged, _ = _load(shop, tmp_path, normalise_labels="true")
-    assert merged.catalogue.fingerprint == data.catalogue.fingerprint and "differ only" not in said
+    assert merged.catalogue.fingerprint == data.catalogue.fingerprint and "written differently" not in said
+
+
+def test_a_difference_that_cannot_be_seen_is_shown(tmp_path):
+    shop = write_shop(tmp_path, {"Bags": 6, "Bags\u200b": 5, "Shoes": 5})
+    assert "Bags (6), Bags\\u200b (5) are written differently" in _load(shop, tmp_path)[1]
+    assert "merged in the column category: Bags\\u200b to Bags." in _load(shop, tmp_path, normalise_labels="true")[1]
 
 
 def test_a_picture_under_many_products_is_said(shop, tmp_path):

@@ -230,7 +230,7 @@ class CatalogueSettings(Settings):
     data: str = Field("auto", description="auto, sample, kaggle, hf, or the path of a folder, zip or table of products")
     label: str = Field("masterCategory", description="column with the category")
     normalise_labels: bool = Field(
-        False, description="true: merge categories that differ only by case or blanks, and take nan or N/A as none"
+        False, description="true: merge categories that are one but written differently, and take nan or N/A as none"
     )
     corrections: str = Field(
         "", description="CSV of corrections (id,column,old,new), or a run's: runs:/<run id>/corrections.csv"

@@ -147,18 +147,20 @@ def _correct(config: CatalogueSettings, catalogue: Catalogue, root: Path) -> Cat
 def _normalise(config: CatalogueSettings, catalogue: Catalogue) -> Catalogue:
     """Return the catalogue with one name for each category, if the settings say so; otherwise warn of several."""
     from vlm_core.catalogue.catalogue import with_products
-    from vlm_core.catalogue.labels import label_variants, missing_texts, normalised
+    from vlm_core.catalogue.labels import label_variants, missing_texts, normalised, visible
 
     column = catalogue.products[config.label]
     counts = {str(name): int(count) for name, count in column.value_counts().items()}
     variants, missing = label_variants(column), missing_texts(column)
-    found = [f"{counted({name: counts[name] for name in names})} differ only by case or blanks" for names in variants]
+    found = [
+        f"{counted({visible(name): counts[name] for name in names})} are written differently" for names in variants
+    ]
     if missing:
-        found.append(f"{counted({name: counts[name] for name in missing})} may say that there is no category")
+        found.append(f"{counted({visible(name): counts[name] for name in missing})} may say that there is no category")
     if config.normalise_labels:
         catalogue = with_products(catalogue, catalogue.products.assign(**{config.label: normalised(column)}))
-        done = [f"{', '.join(names[1:])} to {names[0]}" for names in variants]
-        done += [f"{', '.join(missing)} to no category"] if missing else []
+        done = [f"{', '.join(map(visible, names[1:]))} to {visible(names[0])}" for names in variants]
+        done += [f"{', '.join(map(visible, missing))} to no category"] if missing else []
         if done:
             logger.info(f"Categories were merged in the column {config.label}: {_listed(done)}.")
     elif found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,17 +13,34 @@ import pandas as pd
 
 # What spreadsheets and exports write where there is nothing.
 MISSING: Final = frozenset(
-    ("nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nat", "nil", "undefined", "-", "--", "?", "")
+    ("nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nat", "nil", "undefined", "unknown", "-", "--", "?", "")
 )
+_WHOLE_NUMBER: Final = re.compile(r"(\d+)\.0+")
 
 
 def label_key(name: str) -> str:
-    """Return what the variants of one name have in common: neither case, nor kinds and numbers of blanks, count."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """Return what the variants of one name have in common.
+
+    Neither case, kinds and numbers of blanks, forms of Unicode and invisible characters count, nor HTML's entities
+    (&amp;) and the decimals of a whole number (1.0).
+    """
+    seen = "".join(character for character in html.unescape(name) if unicodedata.category(character) != "Cf")
+    key = " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
+    return match[1] if (match := _WHOLE_NUMBER.fullmatch(key)) else key
+
+
+def visible(name: str) -> str:
+    """Return a name with codes for what cannot be seen: combined and invisible characters, and unusual blanks."""
+    return "".join(
+        character
+        if character.isprintable() and not unicodedata.combining(character)
+        else character.encode("unicode_escape").decode()
+        for character in name
+    )
 
 
 def label_variants(column: pd.Series[str]) -> list[tuple[str, ...]]:
-    """Return the sets of names that differ only by case or blanks, each with its most frequent name first."""
+    """Return the sets of names that are one by their key, each with its most frequent name first."""
     variants = defaultdict(list)
     for name in _by_frequency(column):
         variants[label_key(name)].append(name)
@@ -41,7 +60,7 @@ def normalised(column: pd.Series[str]) -> pd.Series[str]:
 
 
 def match_labels(found: Iterable[str], wanted: Sequence[str]) -> dict[str, str]:
-    """Return which wanted name each found one is: its equal, or the only one that differs by case or blanks alone."""
+    """Return which wanted name each found one is: its equal, or the only one with its key."""
     keys = defaultdict(list)
     for name in wanted:
         keys[label_key(name)].append(name)
