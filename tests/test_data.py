@@ -69,7 +69,7 @@ def test_corrections_are_part_of_the_catalogue_and_the_stale_ones_are_named(shop
     data, said = _load(shop, tmp_path, corrections=str(file))
     assert data.catalogue.products["category"].iloc[6] == "Shoes"
     assert "Corrections: 1 applied, 0 in the table already, 1 not decided" in said
-    assert "1 corrections do not fit the table and were not applied: line 3: category of p8 is shoes, not Bags" in said
+    assert "1 correction does not fit the table and was not applied: line 3: category of p8 is shoes, not Bags" in said
     assert data.catalogue.fingerprint != plain.catalogue.fingerprint
     assert (data.catalogue.picture_sizes() == [80, 60]).all()
     with pytest.raises(UserError, match="none.csv cannot be read"):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.labels import counted
+from vlm_core.catalogue.reading import number_of
 from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
 from vlm_core.config import CatalogueSettings, TrainingSettings
 
@@ -131,8 +132,13 @@ def _correct(config: CatalogueSettings, catalogue: Catalogue, root: Path) -> Cat
     undecided = f", {done.undecided:,} not decided (new is empty)" if done.undecided else ""
     logger.info(f"Corrections: {done.applied:,} applied, {done.already:,} in the table already{undecided}.")
     if done.stale:
+        are_stale = number_of(
+            len(done.stale),
+            "correction does not fit the table and was not applied",
+            "corrections do not fit the table and were not applied",
+        )
         logger.warning(
-            f"{len(done.stale):,} corrections do not fit the table and were not applied: {_listed(done.stale, 5)}. "
+            f"{are_stale}: {_listed(done.stale, 5)}. "
             "Take them out of the file, or write what the table holds now as old."
         )
     made = done.products.loc[~done.products[config.label].isin(["", *products[config.label]]), config.label]
@@ -169,7 +175,7 @@ def _normalise(config: CatalogueSettings, catalogue: Catalogue) -> Catalogue:
             "normalise_labels=true merges them."
         )
     if without := int((catalogue.products[config.label] == "").sum()):
-        logger.info(f"{without:,} products have no category: they are neither trained nor tested on.")
+        logger.info(f"{number_of(without, 'product has', 'products have')} no category: neither trained nor tested on.")
     return catalogue
 
 
@@ -270,7 +276,10 @@ def _tell_parts(given: pd.Series[str], protocol: str) -> None:
     else:
         made = ""
     unused = int((given == "").sum())
-    also = [*([made] if made else []), *([f"{unused:,} products in no part are not used"] if unused else [])]
+    also = [
+        *([made] if made else []),
+        *([f"{number_of(unused, 'product in no part is', 'products in no part are')} not used"] if unused else []),
+    ]
     logger.info(f"The parts are those of the catalogue: {'; '.join([parts, *also])}.")
 
 

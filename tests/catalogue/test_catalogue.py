@@ -182,7 +182,7 @@ def test_all_that_is_left_out_is_listed_with_line_and_reason(tmp_path, make):
     assert rows[1][2].startswith("there is no images/4.jpg in ") and rows[1][2].endswith("which has images/1.jpg")
     assert rows[3][2] == "no category: the column masterCategory is empty"
     assert catalogue.reading.first_reasons().endswith("; and 2 more.")
-    assert "1 products without a category" in catalogue.reading.summary()
+    assert "1 product without a category" in catalogue.reading.summary()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,15 @@
 """Products of a table, whatever it lies in: each id once, and what is left out is summed up."""
 
-from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Record, Refusal, TableRow, read_products
+from vlm_core.catalogue.reading import (
+    FURTHER,
+    Columns,
+    ReadingReport,
+    Record,
+    Refusal,
+    TableRow,
+    number_of,
+    read_products,
+)
 
 
 class _Rows:
@@ -53,3 +62,12 @@ def test_a_report_is_summed_up_in_a_sentence():
         "40,647 products from 41,021 rows: 8 rows repaired, 1 refused, 374 without a picture, 1 with an unreadable one."
     )
     assert report.first_reasons() == "line 3: the id is empty; line 9: it is cut short."
+
+
+def test_one_of_a_kind_is_counted_in_the_singular():
+    report = ReadingReport(1, 1, (), 0, (), 1, unlabelled=(Refusal(2, "none"),), further_pictures=1)
+    assert report.summary() == (
+        "1 product from 1 row: 1 row repaired, 0 refused, 0 without a picture, 0 with an unreadable one, "
+        "1 product without a category, 1 further picture of a product not used."
+    )
+    assert number_of(0, "id") == "0 ids" and number_of(1_200, "category", "categories") == "1,200 categories"

@@ -293,7 +293,7 @@ def test_loose_pictures_beside_folders_by_category_are_left_out(tmp_path, make):
         ("inner.zip", {"shop.zip": b"1"}, r"but another zip, shop\.zip: unpack inner\.zip, and give data=shop\.zip"),
         ("readme.zip", {"a.zip": b"1", "readme.txt": b"Hello, you"}, "but another zip, a\\.zip: unpack readme\\.zip"),
         ("pictures.zip", {"1.jpg": b"1", "2.jpg": b"2"}, "but 2 pictures that are not in folders by category"),
-        ("one.zip", {"Chairs/1.jpg": b"1"}, "but 1 pictures of only one category, Chairs"),
+        ("one.zip", {"Chairs/1.jpg": b"1"}, "but 1 picture of only one category, Chairs"),
         ("cut.zip", b"PK\3\4 and no end", "broken or incomplete zip, whose end is missing: copy or download it again"),
         ("two.zip", {"a.csv": b"1", "b.csv": b"2"}, r"several tables \(a\.csv, b\.csv\)"),
         ("empty", {}, r"holds no styles\.csv"),

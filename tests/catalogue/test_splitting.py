@@ -185,9 +185,9 @@ def test_own_categories_and_prior():
 @pytest.mark.parametrize(
     ("counts", "changes", "said"),
     [
-        ({"a": 50, "b": 4}, {}, r"leaves 1 categories.*each with 5 products.*a \(50\), b \(4\)"),
+        ({"a": 50, "b": 4}, {}, r"leaves 1 category.*each with 5 products.*a \(50\), b \(4\)"),
         ({"a": 50, "b": 4, "c": 3}, {"categories": ("a", "b", "c")}, r"too small: b \(4\), c \(3\)"),
-        ({"a": 50}, {}, "leaves 1 categories"),
+        ({"a": 50}, {}, "leaves 1 category"),
         ({"a": 50, "Home, Kitchen": 50}, {"categories": ("a", "Home", "Kitchen")}, r"categories='\"Home, Kitchen\"'"),
         ({"a": 50, "b": 50}, {"categories": ("a", "x")}, "categories=x"),
         ({"a": 50, "b": 50}, {"min_products": 51}, "leaves 0 categories"),
@@ -284,7 +284,7 @@ def test_categories_that_a_given_part_lacks_are_left_out():
     split = _split(products, alike, protocol="given", given=parts, min_products=2)
     assert "Hats" in split.removed  # one image to train on, and none to validate on
     products.loc[40:, "masterCategory"] = "Bags"
-    with pytest.raises(UserError, match="leave 1 categories of 3"):
+    with pytest.raises(UserError, match="leave 1 category of 3"):
         _split(products, protocol="given", given=parts)
 
 

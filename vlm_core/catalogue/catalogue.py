@@ -27,7 +27,7 @@ from vlm_core.atomic import building, write_atomically
 from vlm_core.catalogue.ordering import places_in_order
 from vlm_core.catalogue.parts import PART, part_of_picture
 from vlm_core.catalogue.pictures import PictureMissing, Pictures, address_of, tidy
-from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, read_products
+from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, number_of, read_products
 from vlm_core.catalogue.sources import OpenTable, Source, open_source
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
@@ -283,7 +283,7 @@ def _nothing_usable(name: str, report: ReadingReport, left_out: Path, hint: str)
         return UserError(f"{name} has no usable product: it has no rows.")
     _write_left_out(report, name, left_out)
     return UserError(
-        f"{name} has no usable product: {report.rows_read:,} rows read, {len(report.refused):,} refused, "
+        f"{name} has no usable product: {number_of(report.rows_read, 'row')} read, {len(report.refused):,} refused, "
         f"{report.pictures_missing:,} without a picture, {len(report.pictures_unreadable):,} with an unreadable one. "
         f"The first: {report.first_reasons()} {left_out} lists all.{hint}"
     )

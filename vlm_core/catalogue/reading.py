@@ -78,11 +78,12 @@ class ReadingReport:
 
     def summary(self) -> str:
         """Return one sentence for users."""
-        also = f", {len(self.unlabelled):,} products without a category" if self.unlabelled else ""
+        also = f", {number_of(len(self.unlabelled), 'product')} without a category" if self.unlabelled else ""
         if self.further_pictures:
-            also += f", {self.further_pictures:,} further pictures of a product not used"
+            also += f", {number_of(self.further_pictures, 'further picture')} of a product not used"
         return (
-            f"{self.products:,} products from {self.rows_read:,} rows: {self.rows_repaired:,} rows repaired, "
+            f"{number_of(self.products, 'product')} from {number_of(self.rows_read, 'row')}: "
+            f"{number_of(self.rows_repaired, 'row')} repaired, "
             f"{len(self.refused):,} refused, {self.pictures_missing:,} without a picture, "
             f"{len(self.pictures_unreadable):,} with an unreadable one{also}."
         )
@@ -125,6 +126,11 @@ class TableRow(NamedTuple):
 def place(line: int, sheet: str) -> str:
     """Return where a row stands, for users."""
     return f"line {line:,} of sheet {sheet}" if sheet else f"line {line:,}"
+
+
+def number_of(count: int, one: str, many: str = "") -> str:
+    """Return a number with the word for one or for many, which ends in s unless it is given."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def id_index(names: Sequence[str], columns: Columns) -> int:

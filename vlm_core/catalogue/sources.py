@@ -32,7 +32,7 @@ from vlm_core.catalogue.containers.zip_files import ZipFiles
 from vlm_core.catalogue.downloading import DOWNLOADS, DownloadedPictures
 from vlm_core.catalogue.parts import part_of_file, part_order
 from vlm_core.catalogue.pictures import IMAGES, FilePictures, Found, Pictures
-from vlm_core.catalogue.reading import Columns, Record, Table, TableRow, read_products
+from vlm_core.catalogue.reading import Columns, Record, Table, TableRow, number_of, read_products
 from vlm_core.catalogue.zips import BROKEN_ENTRY, is_workbook, starts_as_zip
 from vlm_core.errors import UserError
 
@@ -393,12 +393,12 @@ def _describe(name: str, paths: Sequence[str], pictures: Sequence[str]) -> str:
         return f"{nothing} but another zip, {zips[0]}: unpack {name}, and give data={posixpath.basename(zips[0])}."
     places = {posixpath.dirname(path) for path in pictures}
     if len(places) == 1 and "" not in places:
-        found = f"{len(pictures):,} pictures of only one category, {posixpath.basename(places.pop())}"
+        found = f"{number_of(len(pictures), 'picture')} of only one category, {posixpath.basename(places.pop())}"
     elif pictures:
-        found = f"{len(pictures):,} pictures that are not in folders by category"
+        found = f"{number_of(len(pictures), 'picture that is', 'pictures that are')} not in folders by category"
     elif paths:
         kinds = Counter(posixpath.splitext(path)[1] or "no ending" for path in paths).most_common(3)
-        found = ", ".join(f"{count:,} files with {kind}" for kind, count in kinds)
+        found = ", ".join(f"{number_of(count, 'file')} with {kind}" for kind, count in kinds)
     else:
         return f"{nothing}, because it is empty: {way}."
     return f"{nothing} and no other table, but {found}: {way}."

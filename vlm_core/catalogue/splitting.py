@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vlm_core.aliases import former_value
 from vlm_core.catalogue.labels import counted
 from vlm_core.catalogue.parts import OWN_COLUMNS, PARTS, TEST, TRAIN, VALIDATION, unknown_parts
+from vlm_core.catalogue.reading import number_of
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
 
@@ -147,9 +148,10 @@ def choose_categories(
     names = tuple(sorted(name for name in candidates if name not in removed))
     if len(names) < 2:
         raise UserError(
-            f"The column {column.name} leaves {len(names)} categories, and training needs at least two, each with "
-            f"{MIN_GROUPS} products with different images and {min_products} products (min_products). It has "
-            f"{counted(counts) or 'no category'}: choose another label, or add products."
+            f"The column {column.name} leaves {number_of(len(names), 'category', 'categories')}, and training "
+            f"needs at least two, each with {MIN_GROUPS} products with different images and {min_products} "
+            f"products (min_products). It has {counted(counts) or 'no category'}: choose another label, or add "
+            "products."
         )
     return names, {
         name: f"{reason} ({counts[name]} product{'s' * (counts[name] != 1)})"
@@ -325,8 +327,9 @@ def _in_all_parts(
     left = tuple(name for name in names if name not in removed)
     if len(left) < 2:
         raise UserError(
-            f"The given parts leave {len(left)} categories of {len(names)} with products to train and to test on, and "
-            "training needs at least two: use protocol=holdout, which divides the catalogue anew."
+            f"The given parts leave {number_of(len(left), 'category', 'categories')} of {len(names)} with products to "
+            "train and to test on, and training needs at least two: use protocol=holdout, which divides the "
+            "catalogue anew."
         )
     return left
 

@@ -20,7 +20,7 @@ from vlm_core.catalogue.containers.files import ENDINGS, MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles, open_regular
 from vlm_core.catalogue.containers.zip_files import readable_name
 from vlm_core.catalogue.pictures import Pictures
-from vlm_core.catalogue.reading import MOST_ROWS, Columns, Record, Refusal, TableRow, id_index
+from vlm_core.catalogue.reading import MOST_ROWS, Columns, Record, Refusal, TableRow, id_index, number_of
 from vlm_core.catalogue.sources import TABLES, OpenTable, Source, is_table, open_path
 from vlm_core.catalogue.zips import open_zip, read_entry
 from vlm_core.errors import UserError
@@ -185,7 +185,8 @@ def _in_table(source: Source, columns: Columns, download: bool) -> list[Unlabell
     repeated = sum(number > 1 for number in Counter(picture.id for picture in pictures).values())
     if repeated:
         logger.info(
-            f"{repeated:,} ids of {source.name} stand in several rows: what is written is in the table's order."
+            f"{number_of(repeated, 'id')} of {source.name} stand{'s' * (repeated == 1)} in several rows: "
+            "what is written is in the table's order."
         )
     return pictures
 
