@@ -23,17 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m experiments.evaluate",
         description="Evaluate a stored run's model on another labelled catalogue.",
     )
-    parser.add_argument("--run", required=True, help="id of the finished run whose model is evaluated")
+    parser.add_argument("--run", required=True, help="id of a finished run, or models:/categoriser-clip@champion")
     Config.add_flags(parser, FLAGS)
     flags = vars(parser.parse_args(arguments))
-    run_id = flags.pop("run")
+    reference = flags.pop("run")
     config = Config.build(flags)
     from experiments.tables import evaluation_rows
     from vlm_core.workflows.evaluate import run_evaluation
 
-    child, evaluation = run_evaluation(run_id, config, Path.cwd())
-    show_table(f"Run {run_id[:8]} on {config.data}", ("", "score", "95 % interval"), evaluation_rows(evaluation))
-    print(f"MLflow run {child}, below {run_id}.")
+    child, evaluation = run_evaluation(reference, config, Path.cwd())
+    name = reference if ":" in reference else f"Run {reference[:8]}"
+    show_table(f"{name} on {config.data}", ("", "score", "95 % interval"), evaluation_rows(evaluation))
+    print(f"MLflow run {child}, below that of {reference}.")
 
 
 if __name__ == "__main__":

@@ -80,6 +80,11 @@ def test_a_spelling_means_its_file(tmp_path, make, cell, file):
         ('["a.jpg", "b.jpg"]', 1),
         ("['a.jpg', 'b.jpg', 'missing.jpg']", 2),
         ('["a.jpg"]', 0),
+        ('{"path": "images/a.jpg"}', 0),
+        ('{"path": "images/a.jpg", "alt": "it\'s red"}', 0),
+        ("{'file_name': 'a.jpg', 'width': 3}", 0),
+        ('[{"src": "a.jpg"}, {"src": "b.jpg"}]', 1),
+        ('{"bytes": "3 bytes", "url": "a.jpg"}', 0),
     ],
 )
 def test_of_several_pictures_in_a_cell_the_first_is_used_and_the_others_counted(tmp_path, make, cell, further):
@@ -88,6 +93,7 @@ def test_of_several_pictures_in_a_cell_the_first_is_used_and_the_others_counted(
 
 def test_a_cell_of_words_is_no_list():
     assert split_cell("my bag.jpg") == ["my bag.jpg"]
+    assert split_cell("[red] a.jpg, b.jpg") == ["[red] a.jpg", "b.jpg"]
     assert split_cell("[red] bag.jpg") == ["[red] bag.jpg"]
     assert split_cell("[" * 100_000) == ["[" * 100_000]
 
@@ -130,7 +136,13 @@ def test_what_is_written_out_wins_over_what_is_alike(tmp_path, make):
         ("//cdn.shop.example/1001.jpg", "web address"),
         ("s3://bucket/1001.jpg|s3://bucket/1002.jpg", "web address"),
         ('["http://a.example/1.jpg"]', "web address"),
+        ('[{"url": "https://a.example/1.jpg"}]', "web address, .*https://a.example/1.jpg"),
         ("data:image/png;base64,AAAA", "as text"),
+        ("/9j/4AAQSkZJRgABAQ" + "Ab+/" * 500 + "==", "^the cell holds a picture itself, as text.* save each as a file"),
+        ("iVBORw0KGgo" + "AAAA\n" * 500, "as text"),
+        ('{"path": "a.jpg", "url": "b.jpg"}', "not exactly one of path, src, url, file_name"),
+        ('[{"alt": "red"}]', "not exactly one of"),
+        ("[]", "is empty"),
         ("  ", "is empty"),
         ("", "is empty"),
         ("a/" * 5000, "no path"),

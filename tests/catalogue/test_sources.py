@@ -173,6 +173,23 @@ def test_pictures_as_plain_bytes_and_rows_without_one(tmp_path):
             table.pictures.read(table.find(second).path)
 
 
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_of_a_list_of_pictures_the_first_is_used(tmp_path, kind):
+    rows = [
+        {"id": 1, "images": [{"bytes": b"one", "path": "1.jpg"}, {"bytes": b"more", "path": "2.jpg"}]},
+        {"id": 2, "images": []},
+    ]
+    schema = pa.schema([("id", pa.int64()), ("images", kind(IMAGE)), ("extra", kind(IMAGE))])
+    (tmp_path / "shop.parquet").write_bytes(_parquet([{**row, "extra": row["images"]} for row in rows], schema=schema))
+    with _open(tmp_path / "shop.parquet").open_table(KAGGLE) as table:
+        first, second = read_products(table.table, table.columns)
+        assert table.pictures.read(table.find(first).path) == b"one"
+        assert "b'" not in first.values["extra"] and "3 bytes" in first.values["extra"]
+        with pytest.raises(PictureMissing, match="row 2 has no picture"):
+            table.pictures.read(table.find(second).path)
+        assert table.table.notes == ["of several pictures in a row of the column images the first is used"]
+
+
 def test_paths_in_place_of_bytes_and_texts_stored_as_bytes(tmp_path):
     rows = [{"id": b"1", "title": b"Shirt", "image": {"bytes": None, "path": "images/1.JPG"}}]
     schema = pa.schema([("id", pa.binary()), ("title", pa.binary()), ("image", IMAGE)])

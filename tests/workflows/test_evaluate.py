@@ -46,6 +46,10 @@ def test_a_corrected_copy_of_the_training_data_is_not_taken_for_new(store):
     fixed.write_text(shop.read_text().replace("Shoes", "shoes"))
     evaluation = run_evaluation(outcome.run_id, Config.build({**settings, "data": str(fixed)}), store)[1]
     assert evaluation.n == len(outcome.split.test)
+    child, again = run_evaluation(
+        f"runs:/{outcome.run_id}/model", Config.build({**settings, "data": str(fixed)}), store
+    )
+    assert again.n == evaluation.n and RunReader().tags(child)["mlflow.parentRunId"] == outcome.run_id
     with pytest.raises(UserError, match="Hats"):
         other = write_shop(store / "other", {"Hats": 3}, kind=5)
         run_evaluation(outcome.run_id, Config.build({**settings, "data": str(other)}), store)

@@ -25,7 +25,11 @@ MOST_SHOWN: Final = 200  # characters of a cell in a message
 MOST_BELOW: Final = 500_000  # files that are looked at for a name without its folder
 _ADDRESS: Final = re.compile(r"(?!file:)(?:(?:[a-z][a-z0-9+.-]{1,9}:)?//[^/\s]|www\.)", re.IGNORECASE)
 _ADDRESS_END: Final = re.compile(r"[\s|\"'<>]|[,;]\s*(?=[a-z]+://)", re.IGNORECASE)
-_INLINE: Final = re.compile(r"data:image/", re.IGNORECASE)
+_INLINE: Final = re.compile(  # also without what is before it, as the first bytes of JPEG, PNG, GIF, WebP and TIFF are
+    r"(?i:data:image/).*|(?:[/_]9j[/_]|iVBORw0KGgo|R0lGOD[dl]|UklGR|SUkqA|TU0AK)[\w+/\s-]{32,}={0,2}\s*", re.DOTALL
+)
+_OBJECT: Final = re.compile(r"\s*\[?\s*\{\s*[\"']")
+_PATH_KEYS: Final = ("path", "src", "url", "file_name")
 _FILE_ADDRESS: Final = re.compile(r"file:///?", re.IGNORECASE)
 _DRIVE: Final = re.compile(r"[a-z]:(?=/)", re.IGNORECASE)
 _SEPARATORS: Final = ("|", "\n", ";", ",", " ")  # between the pictures of one cell
@@ -88,13 +92,21 @@ class FilePictures:
         may_be = self._outside or not (cell.startswith("/") or ".." in cell)
         if cell and may_be and self._files.contains(literal):
             return Found(literal)
-        if not cell.strip():
+        if not cell.strip(" \t\n[]{}"):
             raise PictureMissing("the cell with the picture is empty")
         if address_of(cell):
             raise PictureMissing(f"a web address, {_shown(cell.strip())}, and pictures are read from files")
-        if _INLINE.match(cell.strip()):
-            raise PictureMissing("the cell holds a picture itself, as text, and pictures are read from files")
+        if _INLINE.fullmatch(cell.strip()):
+            raise PictureMissing(
+                "the cell holds a picture itself, as text, and pictures are read from files: save each as a file, and "
+                "give a column with their paths"
+            )
         parts = split_cell(cell)
+        if _OBJECT.match(parts[0]):
+            raise PictureMissing(
+                f"the cell holds JSON in which not exactly one of {', '.join(_PATH_KEYS)} names a picture: give a "
+                "column with paths"
+            )
         return Found(self._find_one(parts[0]), len(parts) - 1)
 
     def _find_one(self, name: str) -> str:
@@ -275,13 +287,16 @@ def tidy(path: str) -> str:
 def split_cell(cell: str) -> list[str]:
     """Return the pictures that a cell names: one, or those of a list."""
     text = cell.strip()
-    if text.startswith("["):
+    if text.startswith(("[", "{")):
         try:
-            listed = json.loads(text.replace("'", '"'))
+            read = json.loads(text if _OBJECT.match(text) and '"' in text else text.replace("'", '"'))
         except (ValueError, RecursionError):
-            listed = None
-        if isinstance(listed, list) and listed and all(isinstance(part, str) and part.strip() for part in listed):
-            return [str(part) for part in listed]
+            read = None
+        named = [_path_in(part) for part in (read if isinstance(read, list) else [read])]
+        if named and all(name.strip() for name in named):
+            return named
+        if _OBJECT.match(text):
+            return [cell]
     for separator in _SEPARATORS:
         parts = [part.strip() for part in text.split(separator) if part.strip()]
         if len(parts) > 1 and all(is_picture(part) for part in parts):
@@ -289,11 +304,19 @@ def split_cell(cell: str) -> list[str]:
     return [cell]
 
 
+def _path_in(value: object) -> str:
+    """Return a text, or the only one that an object has as a path; "" for anything else."""
+    if isinstance(value, dict):
+        found = {text for key in _PATH_KEYS if isinstance(text := value.get(key), str) and text.strip()}
+        return found.pop() if len(found) == 1 else ""
+    return value if isinstance(value, str) else ""
+
+
 def address_of(cell: str) -> str:
     """Return the first web address that a cell holds; "" if it holds none."""
     if "//" not in cell and "www." not in cell.lower():
         return ""
-    text = cell.strip(" \n\"'[]")
+    text = (split_cell(cell)[0] if _OBJECT.match(cell) else cell).strip(" \n\"'[]")
     return _ADDRESS_END.split(text, maxsplit=1)[0] if _ADDRESS.match(text) else ""
 
 

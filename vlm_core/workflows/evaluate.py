@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run_evaluation(run_id: str, config: Config, root: Path) -> tuple[str, Evaluation]:
-    """Evaluate the model of `run_id` on the catalogue of the settings; return a new run below it, and the result.
+def run_evaluation(reference: str, config: Config, root: Path) -> tuple[str, Evaluation]:
+    """Evaluate the model of a run id or an address on the catalogue of the settings; return a new run and the result.
+
+    The new run is below the one that trained the model.
 
     Products that the model was pretrained, trained or selected on are left out. Raises UserError when none remains.
     """
@@ -34,12 +36,13 @@ def run_evaluation(run_id: str, config: Config, root: Path) -> tuple[str, Evalua
     from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.opening import prepare_store
     from vlm_core.tracking.reader import RunReader
-    from vlm_core.tracking.registry import resolve
+    from vlm_core.tracking.registry import resolve, run_of
     from vlm_core.tracking.writer import RunWriter
 
     prepare_store(config.experiment)
     set_threads(config.threads)
-    model = load_categoriser(resolve(run_id))
+    model = load_categoriser(resolve(reference))
+    run_id = run_of(reference)
     fetch_corrections(config, root)
     catalogue = load_catalogue(config, root)
     column = catalogue.products[config.label]

@@ -49,6 +49,8 @@ class ArrowTable:
         self._classes = _class_names(schema)
         holds = _holds_bytes(schema, self.picture) and self._first_has_bytes()
         self.pictures = EmbeddedPictures(name, self.picture, batches, self.state) if holds else None
+        if holds and schema.field(self.picture).type != _item_type(schema.field(self.picture).type):
+            self.notes.append(f"of several pictures in a row of the column {self.picture} the first is used")
 
     def _first_has_bytes(self) -> bool:
         """Return whether a picture of the first batch stands in the table, and not only its path."""
@@ -196,26 +198,45 @@ def _holds_bytes(schema: pa.Schema, column: str) -> bool:
 
     if not column:
         return False
-    kind = schema.field(column).type
+    kind = _item_type(schema.field(column).type)
     return _is_binary(kind) or (pa.types.is_struct(kind) and _has_bytes(kind))
 
 
 def _picture_column(schema: pa.Schema) -> str:
-    """Return the column of pictures: bytes with a path as Hugging Face stores them, or bytes called so or alone."""
+    """Return the column of pictures: bytes with a path as Hugging Face stores them, or bytes called so or alone.
+
+    A list of either comes last.
+    """
     import pyarrow as pa
 
-    pairs = [str(field.name) for field in schema if pa.types.is_struct(field.type) and _has_bytes(field.type)]
-    binary = [str(field.name) for field in schema if _is_binary(field.type)]
+    fields = sorted(
+        ((str(field.name), field.type) for field in schema), key=lambda field: _item_type(field[1]) != field[1]
+    )
+    kinds = {name: _item_type(kind) for name, kind in fields}
+    pairs = [name for name, kind in kinds.items() if pa.types.is_struct(kind) and _has_bytes(kind)]
+    binary = [name for name, kind in kinds.items() if _is_binary(kind)]
     called = [name for name in binary if any(word in name.lower() for word in _CALLED)]
     return next(iter(pairs or called or (binary if len(binary) == 1 else [])), "")
 
 
 def _bytes_of(value: Any) -> Any:
-    """Return the buffer of a picture; an empty one where there is none."""
+    """Return the buffer of a picture, or of the first in a list; an empty one where there is none."""
+    import pyarrow as pa
+
+    if value.is_valid and _item_type(value.type) != value.type:
+        value = value[0] if len(value) else pa.scalar(None)
     if not value.is_valid:
         return b""
     found = value["bytes"] if hasattr(value, "items") else value
     return found.as_buffer() if found.is_valid else b""
+
+
+def _item_type(kind: Any) -> Any:
+    """Return what lists of this type hold; the type itself where it is none of lists."""
+    import pyarrow as pa
+
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return kind.value_type if is_list else kind
 
 
 def _has_bytes(kind: Any) -> bool:

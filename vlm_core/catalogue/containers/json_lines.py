@@ -81,6 +81,11 @@ def _parse(text: str) -> Any:
         return "not valid JSON"
 
 
+def _told(value: object) -> str:
+    """Return a value that JSON has not as a text; of bytes only how many there are."""
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
+
+
 def cell_text(value: Any) -> str:
     """Return a value as it would stand in a table: nothing for None and NaN, whole numbers without a point."""
     if value is None or value != value:
@@ -89,4 +94,4 @@ def cell_text(value: Any) -> str:
         return str(int(value))
     if isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else str(value)
+    return json.dumps(value, ensure_ascii=False, default=_told) if isinstance(value, dict | list) else str(value)
