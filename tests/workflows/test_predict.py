@@ -174,6 +174,17 @@ def test_a_folder_without_images_may_hold_a_table_that_has_them(tmp_path, make):
     assert {picture.id: picture.read() for picture in pictures} == PICTURES
 
 
+def test_a_workbook_is_a_table_whatever_it_is_called(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(("id", "photo"))
+    book.active.append((7, "7.png"))
+    book.save(tmp_path / "shop.xls")
+    (tmp_path / "7.png").write_bytes(b"seven")
+    found = find_pictures([str(tmp_path / "shop.xls")], "id", "photo", tmp_path)
+    assert [(picture.id, picture.read()) for picture in found] == [("7", b"seven")]
+
+
 def test_a_stop_leaves_no_file(photos, tmp_path):
     def broken():
         yield [{"id": "a"}]

@@ -161,9 +161,9 @@ def open_place(path: Path) -> Source:
         return _of_arrow(table, FilePictures(FolderFiles(path.parent), outside=True))
     if ending in TABLES:
         return _of_file(FolderFiles(path.parent), path.name, outside=True)
+    if is_workbook(path):
+        return _of_file(FolderFiles(path.parent), path.name, outside=True)
     if zipfile.is_zipfile(path):
-        if is_workbook(path):
-            return _of_file(FolderFiles(path.parent), path.name, outside=True)
         return _in_files(ZipFiles(path), path.name)
     for endings, problem in _FOREIGN.items():
         if ending in endings.split():

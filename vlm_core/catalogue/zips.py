@@ -41,7 +41,9 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def is_workbook(path: Path) -> bool:
-    """Return whether a zip is an Excel workbook, whatever it is called."""
+    """Return whether a file is an Excel workbook, whatever it is called but for .zip."""
+    if path.suffix.lower() == ".zip" or not zipfile.is_zipfile(path):
+        return False
     with open_zip(path) as archive:
         return {"[Content_Types].xml", "xl/workbook.xml"} <= set(archive.namelist())
 

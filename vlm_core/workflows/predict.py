@@ -22,7 +22,7 @@ from vlm_core.catalogue.containers.zip_files import readable_name
 from vlm_core.catalogue.pictures import Pictures
 from vlm_core.catalogue.reading import MOST_ROWS, Columns, Record, Refusal, TableRow, id_index, number_of
 from vlm_core.catalogue.sources import TABLES, OpenTable, Source, is_table, open_path
-from vlm_core.catalogue.zips import open_zip, read_entry
+from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.inference import REQUEST_BATCH, predict_records
@@ -71,8 +71,11 @@ def find_pictures(
         top = paths[0]
     columns = Columns(id_column, picture_column, "", "", ())
     for path in paths:
-        found, others = ([], []) if is_table(path.name) and path.is_file() else _in_place(path)
-        if not found and any(map(is_table, [*others, path.name])):  # also a folder or zip of Parquet files
+        is_one_table = path.is_file() and (is_table(path.name) or is_workbook(path))
+        found, others = ([], []) if is_one_table else _in_place(path)
+        if not found and (
+            is_one_table or any(map(is_table, [*others, path.name]))
+        ):  # also a folder or zip of Parquet files
             in_tables += _in_table(open_path(path, root), columns, download)
             continue
         start = "" if path == top else path.relative_to(top).as_posix()
