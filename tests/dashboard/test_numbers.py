@@ -236,6 +236,9 @@ def test_the_search_page_shows_what_the_store_holds(store, seed):
     assert f"Best validation macro-F1 | {best:.4f}" in said and "0.5432" in said and "0.5000 to 0.6000" in said
 
 
+SCORES = ("headline_macro_f1", "accuracy", "worst_recall", "natural_macro_f1")
+
+
 @pytest.mark.slow
 @_FEW
 @given(seed=st.integers(0, 2**32 - 1))
@@ -272,7 +275,7 @@ def _at_random(text, generator):
     """The results with scores and pairs at random, some of them as no interval of a score can be."""
     results = json.loads(text)
     for row in results["scores"]:
-        for name in ("macro_f1", "accuracy", "worst_recall", "natural_macro_f1"):
+        for name in SCORES:
             value, reach = generator.random(), generator.choice([0.02, 3.0])
             row[name] = {"value": value, "low": value - reach, "high": value + reach}
     for pair in results["pairs"]:
@@ -292,7 +295,7 @@ def _check_study(cards, stored):
     for label, seeds, *values in shown:
         row = rows[label["text"]]
         assert seeds == str(len(row["seeds"]))
-        for text, name in zip(values, ("macro_f1", "accuracy", "worst_recall", "natural_macro_f1"), strict=True):
+        for text, name in zip(values, SCORES, strict=True):
             value, low, high = map(float, re.findall(r"-?\d+\.\d+", text))
             assert value == pytest.approx(row[name]["value"], abs=6e-4) and 0 <= low <= value <= high <= 1
     first = [float(re.match(r"[\d.]+", values[2])[0]) for values in shown]

@@ -27,6 +27,7 @@ LABELS = {
     "robustness-0": {"blur", "noise", "clip probe"},
     "calibration-0": {"clip probe", "blip probe", "risk"},
     "cost-0": {"clip probe", "HOG + colour", "macro-F1"},
+    "continual-0": {"clip joint", "clip naive", "average incremental accuracy, mean over orders"},
 }
 
 
