@@ -65,7 +65,7 @@ def test_a_planted_leak_of_a_tenth_is_measured(shop, tmp_path):
 
 def _encoded_again(picture):
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=75)
+    Image.fromarray(picture).save(file, "JPEG", quality=90)
     return np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,6 @@ from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate, estimate
 from vlm_core.evaluation.paired_bootstrap import PairedPredictions, macro_f1_differences, resample_differences
 from vlm_core.evaluation.predictions import Predictions
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 
 SIGNIFICANT: Final = 0.05
 
@@ -51,7 +47,7 @@ class Comparison(Protocol):
 
 K = TypeVar("K")
 C = TypeVar("C", bound=Comparison)
-T = TypeVar("T", bound="DataclassInstance")  # a PairedTest or a SeedComparison
+T = TypeVar("T")  # a PairedTest or a SeedComparison
 P_VALUES: Final = ("p_bootstrap", "p_mcnemar", "p_mcnemar_mid")
 
 
@@ -141,7 +137,7 @@ def correct_together(tests: Sequence[T]) -> list[T]:
     with_exact, with_mid = holm([*bootstrap, *exact]), holm([*bootstrap, *mid])
     count = len(tests)
     return [
-        replace(
+        replace(  # type: ignore[type-var]
             test,
             p_bootstrap_holm=with_exact[place],
             p_mcnemar_holm=with_exact[count + place],

@@ -28,7 +28,7 @@ def probe_macro_f1(features: NDArray[np.float32], labels: NDArray[np.str_]) -> f
     ]
     if len(names) < 2:
         return float("nan")
-    used = np.isin(labels, names)
+    used, categories = np.isin(labels, names), np.unique(labels, return_inverse=True)[1]
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
-    probe.fit(features[fitted & used], labels[fitted & used])
-    return macro_f1(labels[~fitted & used], probe.predict(features[~fitted & used]))
+    probe.fit(features[fitted & used], categories[fitted & used])
+    return macro_f1(categories[~fitted & used], probe.predict(features[~fitted & used]))

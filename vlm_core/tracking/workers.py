@@ -6,9 +6,6 @@ more on a busy machine.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
 from vlm_core.progress import log_to_stdout
 from vlm_core.tracking.signals import end_with
 
@@ -18,9 +15,3 @@ def start_worker(leader: int, messages: bool) -> None:
     end_with(leader)
     if messages:
         log_to_stdout()
-
-
-def run_worker(leader: int, messages: bool, module: str, function: str, *given: Any) -> None:
-    """Start as a worker, and only then import the module and call its function."""
-    start_worker(leader, messages)
-    getattr(import_module(module), function)(*given)

@@ -34,9 +34,9 @@ from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.patience import Patient, expect
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.signals import ending_workers
-from vlm_core.tracking.workers import run_worker
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.corrections import fetch_corrections
+from vlm_core.workflows.search_worker import run_search_worker
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
 
 logger = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ class _Worker:
         config = self.config.model_copy(update={"threads": share})
         start, leader = multiprocessing.get_context("spawn").Process, (os.getpid(), shows_messages())
         workers = [
-            start(target=run_worker, args=(*leader, __name__, _run_trials.__name__, config, self.root, parent, number))
+            start(target=run_search_worker, args=(*leader, config, self.root, parent, number))
             for number in range(1, self.config.workers + 1)
         ]
         with ending_workers():
@@ -319,7 +319,7 @@ def _whole_bytes(path: Path) -> int:
     return len(content)
 
 
-def _run_trials(config: SearchConfig, root: Path, parent: str, number: int) -> None:
+def run_trials(config: SearchConfig, root: Path, parent: str, number: int) -> None:
     """Run trials in a process of its own."""
     try:
         with quiet():
