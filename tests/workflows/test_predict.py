@@ -175,7 +175,8 @@ def test_a_folder_without_images_may_hold_a_table_that_has_them(tmp_path, make):
 
 
 def test_a_workbook_is_a_table_whatever_it_is_called(tmp_path):
-    openpyxl = pytest.importorskip("openpyxl")
+    import openpyxl
+
     book = openpyxl.Workbook()
     book.active.append(("id", "photo"))
     book.active.append((7, "7.png"))

@@ -25,7 +25,7 @@ from vlm_core.evaluation.leak import CategoryLeak
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import DROP, POSITIVE, SHARE, over_seeds
 from vlm_core.evaluation.subgroups import THIN
-from vlm_core.evaluation.summary import summarise
+from vlm_core.evaluation.summary import macro_f1
 from vlm_core.progress import track
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results
@@ -229,6 +229,7 @@ def _score_row(
     def mean(read: Callable[[Evaluation], float]) -> Estimate:
         return over_seeds([float(read(each)) for each in evaluations], SHARE)
 
+    of_headline = [each.predictions.of_categories(headline) for each in evaluations]
     cell = seeds[0].cell
     features = "" if simple_baseline == MAJORITY else f", {cell.model} features"
     is_baseline = bool(simple_baseline) or cell.model == BASELINE
@@ -241,7 +242,7 @@ def _score_row(
         seeds=tuple(each.cell.seed for each in seeds),
         run_ids=_run_ids(seeds),
         test_products=evaluations[0].n,
-        headline_macro_f1=mean(lambda each: _macro_f1(each.predictions.of_categories(headline))),
+        headline_macro_f1=over_seeds([macro_f1(each.labels, each.predicted) for each in of_headline], SHARE),
         macro_f1=mean(lambda each: each.macro_f1.value),
         accuracy=mean(lambda each: each.accuracy.value),
         worst_recall=mean(lambda each: each.worst_recall.recall),
@@ -257,10 +258,6 @@ def _score_row(
             float(rate) for each in seeds if isinstance(rate := each.row.get("tags.chosen_learning_rate"), str)
         ),
     )
-
-
-def _macro_f1(predictions: Predictions) -> float:
-    return summarise(predictions.labels, predictions.predicted, predictions.categories, loss=0.0).macro_f1
 
 
 def _count(text: Any) -> int:
