@@ -74,6 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(caches, ignore_errors=True))
         os.environ.update(HF_HOME=f"{caches}/huggingface", KAGGLEHUB_CACHE=f"{caches}/kagglehub")
         os.environ["SHARED_BY_TESTS"] = f"{caches}/shared"
+        # Processes that a test kills leave their temporary files.
+        os.environ["TMPDIR"] = f"{caches}/temporary"
+        os.mkdir(os.environ["TMPDIR"])
         for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
             os.environ.pop(name, None)
 
