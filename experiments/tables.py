@@ -26,6 +26,7 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         ("accuracy", evaluation.accuracy),
         ("macro-F1, natural prior", evaluation.natural.macro_f1),
         ("accuracy, natural prior", evaluation.natural.accuracy),
+        *((f"macro-F1, {part.part} ({part.categories} categories)", part.macro_f1) for part in evaluation.long_tail),
         *((f"F1 {score.category} (n={score.support})", score.f1) for score in evaluation.per_category if score.support),
     ]
     rows = [(name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}") for name, metric in metrics]

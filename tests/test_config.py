@@ -62,6 +62,18 @@ def test_every_preset_names_real_settings_and_makes_a_valid_configuration():
             kind.build({"preset": name if name in PRESETS else "original", **own})
 
 
+@pytest.mark.parametrize("balance", ["weights", "logit-adjusted"])
+def test_balanced_losses_need_a_classification_head(balance):
+    with pytest.raises(UserError, match=f"balance={balance} changes the loss of a classification head"):
+        _flags("--objective", "generate", "--balance", balance)
+    assert _flags("--objective", "generate", "--balance", "none").balance == "none"
+
+
+def test_the_original_protocol_oversamples():
+    with pytest.raises(UserError, match="protocol=original oversamples before it splits, which balance=none does not"):
+        _flags("--protocol", "original", "--balance", "none")
+
+
 @pytest.mark.slow
 @given(
     st.fixed_dictionaries(

@@ -258,7 +258,7 @@ class SamplingSettings(CatalogueSettings):
     min_products: int = Field(2, ge=2, description="leave out categories with fewer products than this")
     per_category: int = Field(750, ge=0, description="products sampled per category under holdout (0: all)")
     train_per_category: int = Field(
-        480, ge=0, description="training rows per category after balancing (0: do not balance)"
+        480, ge=0, description="training rows per category after oversampling (0: each product once)"
     )
     test_ids: Literal["auto", "reserved"] = Field(
         "auto",
@@ -274,6 +274,12 @@ class SplitSettings(SamplingSettings):
         "holdout",
         description="holdout: split, then balance the training set; original: the original paper's, which leaks; "
         "given: the parts that the catalogue is divided into, such as folders train and test",
+    )
+    balance: Literal["oversample", "weights", "logit-adjusted", "none"] = Field(
+        "oversample",
+        description="what is done for rare categories in training; oversample: each gets train_per_category rows; "
+        "weights: a loss weighted by the inverse of their share; logit-adjusted: logits shifted by its logarithm while "
+        "training; none: nothing",
     )
 
 
@@ -368,6 +374,16 @@ class TrainingSettings(FineTuningSettings, SplitSettings, ModelSettings):
             raise ValueError(f"mode={self.mode} trains a classification head: use objective=classify, or mode=full")
         if self.model == "baseline" and self.mode == "zero-shot":
             raise ValueError("the baseline has no zero-shot mode: use clip, blip or git")
+        if self.objective == "generate" and self.balance in ("weights", "logit-adjusted"):
+            raise ValueError(
+                f"balance={self.balance} changes the loss of a classification head, which objective=generate does not "
+                "have: use balance=oversample or balance=none"
+            )
+        if self.protocol == "original" and self.balance != "oversample":
+            raise ValueError(
+                f"protocol=original oversamples before it splits, which balance={self.balance} does not: use "
+                "balance=oversample, or another protocol"
+            )
         return self
 
 

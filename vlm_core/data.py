@@ -216,7 +216,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
         min_products=config.min_products,
         protocol=config.protocol,
         per_category=config.per_category,
-        train_per_category=config.train_per_category,
+        train_per_category=config.train_per_category if config.balance == "oversample" else 0,
         seed=config.seed,
         evaluable=evaluable,
         given=given,
@@ -230,6 +230,8 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
         f"Protocol {split.protocol}: {len(split.train):,} training rows, {len(split.validation):,} for validation, "
         f"{len(split.test):,} for test, {len(split.categories)} categories."
     )
+    if config.balance != "oversample":
+        logger.info(f"balance={config.balance}: each training product stands once in an epoch.")
     if split.protocol == "holdout" and not split.reserved:
         logger.info("Any product may be tested on: no weights known here were pretrained on this catalogue.")
     if split.leaking:

@@ -74,11 +74,15 @@ def evaluate_rows(
     rows: NDArray[np.int64],
     labels: NDArray[np.int64],
     prior: NDArray[np.float64],
+    trained: NDArray[np.int64] | None = None,
 ) -> Evaluation:
-    """Evaluate the model on catalogue rows (n,); labels (n_products,) are indices of its categories."""
+    """Evaluate the model on catalogue rows (n,); labels (n_products,) are indices of its categories.
+
+    `trained` (C,) are the products of each category that it was trained on, if they are known.
+    """
     ids = catalogue.products["product_id"].to_numpy(str)
     predictions = _predict_rows(model, catalogue.pictures, rows, ids, labels)
-    return evaluate_predictions(config, catalogue, predictions, rows, prior)
+    return evaluate_predictions(config, catalogue, predictions, rows, prior, trained)
 
 
 def evaluate_predictions(
@@ -87,13 +91,14 @@ def evaluate_predictions(
     predictions: Predictions,
     rows: NDArray[np.int64],
     prior: NDArray[np.float64],
+    trained: NDArray[np.int64] | None = None,
 ) -> Evaluation:
     """Evaluate a model's predictions on catalogue rows (n,), also by the subgroups that the settings name."""
     from vlm_core.evaluation.evaluation import evaluate
 
     attributes = [name for name in split_list(config.attributes) if name in catalogue.products.columns]
     subgroups = catalogue.products[attributes].iloc[rows].reset_index(drop=True)
-    return evaluate(predictions, subgroups, prior, resamples=config.resamples, seed=config.seed)
+    return evaluate(predictions, subgroups, prior, resamples=config.resamples, seed=config.seed, trained=trained)
 
 
 def _predict_rows(

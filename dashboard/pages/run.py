@@ -42,6 +42,7 @@ from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.settings import differing_params, effective_settings
 from dashboard.theme import family_colour, family_of, no_data
+from vlm_core.evaluation.long_tail import RANGES
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.bootstrap import Estimate
@@ -201,6 +202,7 @@ def update_details(runs: Runs, run_id: str, ended: str | None, state: str | None
             ],
             cols={"base": 1, "lg": 2},
         ),
+        *_long_tail(evaluation),
         card(
             "Worst mistakes",
             _mistakes_gallery(runs, row, evaluation),
@@ -429,6 +431,25 @@ def _category_table(evaluation: Evaluation) -> Component:
         stickyHeader=True,
     )
     return html.Div(table, className="scroll-x", style={"maxHeight": "420px", "overflowY": "auto"}, tabIndex=0)
+
+
+def _long_tail(evaluation: Evaluation) -> list[Component]:
+    """Return the scores of frequent and rare categories apart; nothing where all are of one kind."""
+    body = [
+        [
+            part.part,
+            RANGES[part.part],
+            f"{part.categories:,}",
+            f"{part.products:,}",
+            f"{part.macro_f1.value:.3f} ({_interval(part.macro_f1)})",
+        ]
+        for part in evaluation.long_tail
+    ]
+    if not body:
+        return []
+    head = ["Part", "Training products", "Categories", "Test products", "Macro-F1 (95 % interval)"]
+    table = html.Div(dmc.Table(data={"head": head, "body": body}), className="scroll-x", tabIndex=0)
+    return [card("Frequent and rare categories", table, note="By the products that each category was trained on.")]
 
 
 def _mistakes_gallery(runs: Runs, row: Mapping[str, Any], evaluation: Evaluation) -> Component:

@@ -254,3 +254,25 @@ print(predictions.shape, sorted({"torch", "sklearn"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(1, 3) []"
+
+
+@pytest.mark.slow
+def test_rare_categories_are_weighted_as_scikit_learn_balances_them_or_their_logits_adjusted(
+    pictures: NDArray[np.uint8], labels: NDArray[np.int64], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PENALTIES", (0.01,))
+    training = np.concatenate([np.flatnonzero(labels[:60] == 0), np.flatnonzero(labels[:60] > 0)[:20]])
+    fits = {
+        balance: fit_baseline(
+            Shelf(pictures), labels, training, np.arange(60, 84), CATEGORIES, CANVAS, 0, balance=balance
+        )
+        for balance in ("none", "weights", "logit-adjusted")
+    }
+    features = FeatureExtractor().extract(pictures[training])
+    standard = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 0.01)
+    reference = LogisticRegression(C=0.01, max_iter=5000, tol=1e-7, class_weight="balanced")
+    expected = reference.fit(standard.astype(float), labels[training]).predict_log_proba(standard)
+    np.testing.assert_allclose(fits["weights"].log_probabilities(pictures[training]), expected, atol=0.05)
+    shift = fits["none"].bias - fits["logit-adjusted"].bias
+    np.testing.assert_allclose(shift, np.log([0.5, 0.25, 0.25]), atol=1e-5)
+    np.testing.assert_array_equal(fits["none"].weights, fits["logit-adjusted"].weights)

@@ -62,6 +62,11 @@ class Split:
         """Return whether scores on this split reward memory: always under `original`."""
         return self.protocol == "original" or self.leakage.near > 0 or self.leakage.pretraining > 0
 
+    @property
+    def trained(self) -> Rows:
+        """Return how many products of each category (C,) are trained on, each counted once."""
+        return np.bincount(self.labels[np.unique(self.train)], minlength=len(self.categories))
+
     def exposed(self, seen: NDArray[np.bool_]) -> Split:
         """Return the split for weights whose pretraining may have seen the products marked by `seen` (n_products,)."""
         share = float(seen[np.concatenate([self.validation, self.test])].mean())

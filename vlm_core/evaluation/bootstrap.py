@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -36,6 +36,8 @@ class ResampledMetrics:
     f1: NDArray[np.float64]  # (R, C), 0 for categories without support
     natural_accuracy: NDArray[np.float64]  # (R,)
     natural_macro_f1: NDArray[np.float64]  # (R,)
+    # (C,) added to F1 in means over categories, as it has been in macro_f1
+    f1_shift: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 def resample_metrics(
@@ -64,7 +66,7 @@ def resample_metrics(
     batch = max(1, _CELLS_PER_BATCH // len(confusion))
     sizes = [min(batch, resamples - start) for start in range(0, resamples, batch)]
     batches = [_metrics(*_sample_counts(confusion, shares, size, generator), support, shares) for size in sizes]
-    names = ResampledMetrics.__dataclass_fields__
+    names = [name for name in ResampledMetrics.__dataclass_fields__ if name != "f1_shift"]
     sampled = ResampledMetrics(**{name: np.concatenate([getattr(part, name) for part in batches]) for name in names})
     observed, expected = (
         _metrics(
@@ -77,7 +79,8 @@ def resample_metrics(
         for matrix in (confusion.astype(np.float64), _with_prior(confusion))
     )
     shifted = {name: getattr(sampled, name) + getattr(observed, name) - getattr(expected, name) for name in _MEANS}
-    return replace(sampled, **{name: np.clip(samples, 0, 1) for name, samples in shifted.items()})
+    means = {name: np.clip(samples, 0, 1) for name, samples in shifted.items()}
+    return replace(sampled, **means, f1_shift=(observed.f1 - expected.f1)[0])
 
 
 def _with_prior(confusion: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from vlm_core.evaluation.bootstrap import (
     resample_metrics,
 )
 from vlm_core.evaluation.calibration import Calibration, measure_calibration
+from vlm_core.evaluation.long_tail import TailPart, long_tail_scores
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.slugs import category_slugs
 from vlm_core.evaluation.subgroups import Subgroup, subgroup_table
@@ -101,6 +102,7 @@ class Evaluation:
     resamples: int
     seed: int
     predictions: InstanceOf[Predictions]  # of all products, the unlabelled ones too
+    long_tail: tuple[TailPart, ...] = ()  # none where all categories are in one part, or in files of earlier versions
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -136,6 +138,9 @@ class Evaluation:
                     f"recall_{slug}": score.recall,
                     f"f1_{slug}": score.f1.value,
                 }
+        for part in self.long_tail:
+            name, metric = f"macro_f1_{part.part}", part.macro_f1
+            values |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
         if self.text_rule is not None:
             values |= {f"text_{name}": value for name, value in asdict(self.text_rule).items()}
         return {f"{prefix}{name}": float(value) for name, value in values.items()}
@@ -180,11 +185,13 @@ def evaluate(
     *,
     resamples: int,
     seed: int,
+    trained: NDArray[np.int64] | None = None,
 ) -> Evaluation:
     """Evaluate the predictions whose true category is known.
 
     `attributes` has a row for each prediction and a column for each attribute to report subgroups of; `prior` (C,)
-    is each category's share of the catalogue. Intervals cover 95 %: see `vlm_core.evaluation.bootstrap`.
+    is each category's share of the catalogue; `trained` (C,) are the products that the model was trained on, for scores
+    of frequent and rare categories. Intervals cover 95 %: see `vlm_core.evaluation.bootstrap`.
     Raises UserError when no true category is known, ValueError when shapes do not fit.
     """
     if len(attributes) != len(predictions):
@@ -222,6 +229,7 @@ def evaluate(
         resamples=resamples,
         seed=seed,
         predictions=predictions,
+        long_tail=() if trained is None else long_tail_scores(trained, summary, resampled),
     )
 
 

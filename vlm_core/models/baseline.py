@@ -168,12 +168,15 @@ def fit_baseline(
     categories: tuple[str, ...],
     canvas: tuple[int, int],
     seed: int,
+    *,
+    balance: str = "none",
 ) -> Baseline:
     """Return a baseline fitted on the training rows, with the penalty of the best macro-F1 on the validation rows.
 
     `labels` (n_products,) cover the whole catalogue; rows index it and the images. A training row that occurs k times
-    has weight k. About 50,000 distinct training rows are used at most, sampled with `seed`. Raise UserError if a
-    category has no training row.
+    has weight k. About 50,000 distinct training rows are used at most, sampled with `seed`. `balance` weights the rows
+    (`weights`), or subtracts the logarithm of each category's share from its bias (`logit-adjusted`: Menon et al. 2021,
+    arXiv 2007.07314, section 4.1). Raise UserError if a category has no training row.
     """
     rows, repeats = np.unique(training_rows, return_counts=True)
     missing = [name for index, name in enumerate(categories) if index not in labels[rows]]
@@ -188,9 +191,13 @@ def fit_baseline(
     mean, scale = training.mean(axis=0), np.maximum(training.std(axis=0), _MIN_SCALE)
     training -= mean
     training /= scale
+    counts = np.bincount(labels[rows], weights=repeats, minlength=len(categories))
+    row_weights = repeats * (counts.sum() / (len(counts) * counts))[labels[rows]] if balance == "weights" else repeats
+    shift = np.log(counts / counts.sum()) if balance == "logit-adjusted" else np.zeros(len(counts))
     fitted = []
     for penalty in track(PENALTIES, "fitting the baseline", len(PENALTIES)):
-        weights, bias = _fit(training, labels[rows], repeats, penalty)
+        weights, bias = _fit(training, labels[rows], row_weights, penalty)
+        bias = (bias - shift).astype(np.float32)
         fitted.append(Baseline(tuple(categories), canvas, extractor, weights, bias, mean, scale, penalty))
     return _best(fitted, pictures, labels, validation_rows)
 
@@ -212,7 +219,7 @@ def _chunks_of_features(
 
 
 def _fit(
-    training: Float32Array, labels: Labels, repeats: NDArray[np.int64], penalty: float
+    training: Float32Array, labels: Labels, row_weights: NDArray[np.number], penalty: float
 ) -> tuple[Float32Array, Float32Array]:
     """Return weights (C, D) and bias (C,) of scikit-learn's multinomial logistic regression."""
     from sklearn.exceptions import ConvergenceWarning
@@ -223,7 +230,7 @@ def _fit(
     # The matmuls are small: a second thread gains little, and waiting for it on a busy machine costs tenfold.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the validation split decides
-        model.fit(training, labels, sample_weight=repeats.astype(np.float32))
+        model.fit(training, labels, sample_weight=row_weights.astype(np.float32))
     weights, bias = model.coef_, model.intercept_
     if len(weights) == 1:  # of two categories scikit-learn returns one row: the second's logit over the first's
         weights, bias = np.concatenate([0 * weights, weights]), np.concatenate([0 * bias, bias])

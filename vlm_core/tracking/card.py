@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vlm_core.atomic import write_atomically
+from vlm_core.evaluation.long_tail import RANGES
 from vlm_core.evaluation.subgroups import THIN
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _SHOWN_SETTINGS: Final = (
     *("model", "checkpoint", "mode", "objective", "readout", "preset", "epochs", "batch_size", "learning_rate"),
-    *("weight_decay", "seed"),
+    *("weight_decay", "balance", "seed"),
 )
 _FEWEST_IN_A_SUBGROUP: Final = 20
 _MARKDOWN: Final = re.compile(r"[\\`*_\[\]<>#~&$]")  # a bar is left to `markdown_table`
@@ -120,6 +121,10 @@ def _scores(evaluation: Evaluation, split: Split) -> str:
         ("negative log-likelihood", f"{calibration.nll:.4f}", ""),
         ("Brier score", f"{calibration.brier:.4f}", ""),
         ("expected calibration error", f"{calibration.ece:.4f}", ""),
+    ]
+    rows[4:4] = [
+        (f"macro-F1, the {part.categories} with {RANGES[part.part]} training products", *_with_interval(part.macro_f1))
+        for part in evaluation.long_tail
     ]
     categories = [
         (

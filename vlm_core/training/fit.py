@@ -100,6 +100,7 @@ class Trainer:
         self, config: Config, cut: int, batches: Batches, checkpoint: Checkpoint, on_epoch: EpochCallback
     ) -> TrainingState:
         """Train everything from the cut on, and load the best epoch's weights."""
+        from vlm_core.training.balance import balanced_loss
         from vlm_core.training.finetuning_task import FineTuning
         from vlm_core.training.loop import EpochReport, TrainingArguments, show_steps, train
 
@@ -107,7 +108,9 @@ class Trainer:
         arguments = TrainingArguments(
             **{field.name: getattr(config, field.name) for field in fields(TrainingArguments)}
         )
-        reports = train(FineTuning(self.model, cut, batches, self.data.split.validation), arguments, checkpoint)
+        split = self.data.split
+        balanced = balanced_loss(config.balance, split.labels[split.train], len(split.categories))
+        reports = train(FineTuning(self.model, cut, batches, split.validation, balanced), arguments, checkpoint)
         done = checkpoint.state().epoch
         for report in show_steps(reports, batches.steps, arguments.epochs, done):
             if isinstance(report, EpochReport):

@@ -260,6 +260,7 @@ def _train_baseline(config: Config, data: Data, root: Path, parent: str, registe
             split.categories,
             data.catalogue.pictures.canvas,
             config.seed,
+            balance=config.balance,
         )
         seconds = time.perf_counter() - started
         run.metrics({"train_seconds": seconds, "train_seconds_full": seconds})
@@ -348,7 +349,7 @@ def _finish(
     from vlm_core.tracking.registry import register
 
     catalogue, split = data.catalogue, data.split
-    evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior)
+    evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior, split.trained)
     run.evaluation(evaluation)
     if evaluation.predictions.texts is not None:
         run.metrics(

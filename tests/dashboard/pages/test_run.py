@@ -1,6 +1,7 @@
 """The callbacks of a run's page, called directly over real runs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from flask import Flask
 from dashboard.app import create_app
 from dashboard.pages import run as page
 from dashboard.runs import Runs
+from vlm_core.evaluation.bootstrap import Estimate
+from vlm_core.evaluation.long_tail import TailPart
 
 
 @pytest.fixture
@@ -87,6 +90,14 @@ def test_details_show_scores_mistakes_settings_and_the_card(runs, clip):
     text = _text(details)
     assert f"{runs.evaluation(clip).macro_f1.value:.3f}" in _text(tiles)
     assert "/picture/" in text and "By gender" in text and "Model card" in text and "lp-ft" in text
+
+
+def test_frequent_and_rare_categories_are_shown_apart_where_there_are_both(runs, clip):
+    evaluation = runs.evaluation(clip)
+    assert evaluation.long_tail == () and page._long_tail(evaluation) == []
+    tail = (TailPart("head", 2, 40, evaluation.macro_f1), TailPart("tail", 1, 3, Estimate(0.25, 0.1, 0.4)))
+    text = _text(page._long_tail(replace(evaluation, long_tail=tail)))
+    assert "fewer than 20" in text and "0.250 (0.100 to 0.400)" in text
 
 
 def test_a_failed_run_shows_why_as_text(runs):
