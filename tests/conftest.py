@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -76,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["SHARED_BY_TESTS"] = f"{caches}/shared"
         # Processes that a test kills leave their temporary files.
         os.environ["TMPDIR"] = f"{caches}/temporary"
-        os.mkdir(os.environ["TMPDIR"])
+        Path(os.environ["TMPDIR"]).mkdir()
         for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
             os.environ.pop(name, None)
 
