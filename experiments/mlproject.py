@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import Final, Literal, get_args, get_origin
 
 from vlm_core.atomic import write_atomically
-from vlm_core.config import (
-    HEAD,
-    PRESETS,
-    SUITING,
-    AuditConfig,
-    Config,
-    ExtensionConfig,
-    PretrainingConfig,
-    SearchConfig,
-    Settings,
-    StudyConfig,
-)
+from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, Settings, StudyConfig
+from vlm_core.presets import HEAD, PRESETS, SUITING
 
 MLPROJECT = Path(__file__).resolve().parent.parent / "MLproject"
 # `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.

@@ -20,6 +20,7 @@ FLOORS = (
         "vlm_core/atomic",
         "vlm_core/progress",
         "vlm_core/aliases",
+        "vlm_core/presets",
         "vlm_core/pixels",
     ),
     ("vlm_core/config", "vlm_core/catalogue", "vlm_core/evaluation"),

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_core.config import PRESETS, SUITING, Config, PretrainingConfig, SearchConfig, StudyConfig
+from vlm_core.config import Config, PretrainingConfig, SearchConfig, StudyConfig
 from vlm_core.errors import UserError
+from vlm_core.presets import PRESETS, SUITING
 
 
 @pytest.fixture(autouse=True)

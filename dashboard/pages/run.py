@@ -38,14 +38,13 @@ from dashboard.figures.run import confusion, learning_curves, reliability, subgr
 from dashboard.leaderboard import SCORE
 from dashboard.leaks import leak_of_run
 from dashboard.live import LIVE, LOST, duration
+from dashboard.pages.run_tables import category_table, interval_text, long_tail_card
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.settings import differing_params, effective_settings
 from dashboard.theme import family_colour, family_of, no_data
-from vlm_core.evaluation.long_tail import RANGES
 
 if TYPE_CHECKING:
-    from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
 
 NAME: Final = "Run"
@@ -191,7 +190,7 @@ def update_details(runs: Runs, run_id: str, ended: str | None, state: str | None
     parts = [
         dmc.SimpleGrid(
             [
-                card("Per class", _category_table(evaluation), note="Test split; F1 with its 95 % interval."),
+                card("Per class", category_table(evaluation), note="Test split; F1 with its 95 % interval."),
                 card(
                     "Calibration",
                     graph(
@@ -202,7 +201,7 @@ def update_details(runs: Runs, run_id: str, ended: str | None, state: str | None
             ],
             cols={"base": 1, "lg": 2},
         ),
-        *_long_tail(evaluation),
+        *long_tail_card(evaluation),
         card(
             "Worst mistakes",
             _mistakes_gallery(runs, row, evaluation),
@@ -394,62 +393,18 @@ def _score_tiles(evaluation: Evaluation, row: Mapping[str, Any]) -> Component:
     worst = evaluation.worst_recall
     tested = next(score.support for score in evaluation.per_category if score.category == worst.category)
     tiles = [
-        number_tile("Macro-F1", f"{evaluation.macro_f1.value:.3f}", _interval(evaluation.macro_f1)),
-        number_tile("Accuracy", f"{evaluation.accuracy.value:.3f}", _interval(evaluation.accuracy)),
+        number_tile("Macro-F1", f"{evaluation.macro_f1.value:.3f}", interval_text(evaluation.macro_f1)),
+        number_tile("Accuracy", f"{evaluation.accuracy.value:.3f}", interval_text(evaluation.accuracy)),
         number_tile(f"Worst recall: {worst.category}", f"{worst.recall:.3f}", f"of {counted(tested, 'product')}"),
         number_tile(
             "Macro-F1, natural prior",
             f"{evaluation.natural.macro_f1.value:.3f}",
-            _interval(evaluation.natural.macro_f1),
+            interval_text(evaluation.natural.macro_f1),
         ),
         number_tile("Test products", f"{evaluation.n:,}", f"{len(evaluation.categories)} categories"),
         number_tile("Training", _training_time(row), _training_note(row)),
     ]
     return dmc.SimpleGrid(tiles, cols={"base": 2, "sm": 3, "lg": 6}, spacing="md")
-
-
-def _interval(score: Estimate) -> str:
-    return f"{score.low:.3f} to {score.high:.3f}"
-
-
-def _category_table(evaluation: Evaluation) -> Component:
-    """Return one row per category, the weakest first."""
-    scores = sorted(evaluation.per_category, key=lambda score: score.f1.value)
-    body = [
-        [
-            score.category,
-            f"{score.support:,}",
-            f"{score.precision:.3f}",
-            f"{score.recall:.3f}",
-            f"{score.f1.value:.3f} ({_interval(score.f1)})" if score.support else "–",
-        ]
-        for score in scores
-    ]
-    table = dmc.Table(
-        data={"head": ["Category", "n", "Precision", "Recall", "F1 (95 % interval)"], "body": body},
-        highlightOnHover=True,
-        stickyHeader=True,
-    )
-    return html.Div(table, className="scroll-x", style={"maxHeight": "420px", "overflowY": "auto"}, tabIndex=0)
-
-
-def _long_tail(evaluation: Evaluation) -> list[Component]:
-    """Return the scores of frequent and rare categories apart; nothing where all are of one kind."""
-    body = [
-        [
-            part.part,
-            RANGES[part.part],
-            f"{part.categories:,}",
-            f"{part.products:,}",
-            f"{part.macro_f1.value:.3f} ({_interval(part.macro_f1)})",
-        ]
-        for part in evaluation.long_tail
-    ]
-    if not body:
-        return []
-    head = ["Part", "Training products", "Categories", "Test products", "Macro-F1 (95 % interval)"]
-    table = html.Div(dmc.Table(data={"head": head, "body": body}), className="scroll-x", tabIndex=0)
-    return [card("Frequent and rare categories", table, note="By the products that each category was trained on.")]
 
 
 def _mistakes_gallery(runs: Runs, row: Mapping[str, Any], evaluation: Evaluation) -> Component:

@@ -3,7 +3,8 @@
 import pytest
 
 from dashboard.settings import differing_params, effective_settings, preset_settings
-from vlm_core.config import HEAD, SUITING, Config
+from vlm_core.config import Config
+from vlm_core.presets import HEAD, SUITING
 
 
 def _row(values, source="", **changes):

@@ -8,7 +8,8 @@ import pytest
 from mlflow.projects._project_spec import EntryPoint, load_project
 
 from experiments.mlproject import declared_settings, render
-from vlm_core.config import PRESETS, SUITING, Config
+from vlm_core.config import Config
+from vlm_core.presets import PRESETS, SUITING
 
 ROOT = Path(__file__).resolve().parents[2]
 

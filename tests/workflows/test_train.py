@@ -12,9 +12,10 @@ from tests.messages import collected_messages
 from tests.standins import HubStandIn
 from tests.standins import hub_stand_in as hub_stand_in  # the fixture `hub`
 from tests.stub_training import Killed, kill_on_entry
-from vlm_core.config import SUITING, Config
+from vlm_core.config import Config
 from vlm_core.data import load_catalogue, load_data
 from vlm_core.errors import UserError
+from vlm_core.presets import SUITING
 from vlm_core.tracking import logging_model, registry, writer
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import connect

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlm_core.attention.mechanisms import MECHANISMS, Mechanism
-from vlm_core.config import MECHANISM_LEARNING_RATES, Config
+from vlm_core.config import Config
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.inference import choose_device
@@ -25,6 +25,7 @@ from vlm_core.models.heads import Head
 from vlm_core.models.loading import LoadedWeights
 from vlm_core.models.stages import Adapter, Captioner
 from vlm_core.pixels.views import DEFAULT, Preprocessing
+from vlm_core.presets import MECHANISM_LEARNING_RATES
 from vlm_core.training.batches import PLAIN_BATCH, chunks
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.fit import Trainer

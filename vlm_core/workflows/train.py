@@ -16,10 +16,11 @@ import numpy as np
 
 from vlm_core.catalogue.corrections import digest_of_corrections
 from vlm_core.catalogue.splitting import Split
-from vlm_core.config import HEAD, SUITING, Config, WeightsSettings
+from vlm_core.config import Config, WeightsSettings
 from vlm_core.data import Data, corrections_file, load_data, split_list, write_dataset_info
 from vlm_core.errors import UserError
 from vlm_core.inference import choose_device, evaluate_rows, seconds_per_image, set_threads
+from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 from vlm_core.training.fit import GIB, Trainer

@@ -25,9 +25,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from vlm_core.aliases import stored_settings
-from vlm_core.config import HEAD_SEARCH, Config, SearchConfig, searchable
+from vlm_core.config import Config, SearchConfig, searchable
 from vlm_core.data import Data, load_data, split_list
 from vlm_core.errors import Diverged, UserError, redact
+from vlm_core.presets import HEAD_SEARCH
 from vlm_core.progress import quiet, shows_messages
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store

@@ -1,0 +1,61 @@
+"""Tables of the Run page: scores by category, and of frequent and rare categories."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dash_mantine_components as dmc
+from dash import html
+from dash.development.base_component import Component
+
+from dashboard.components import card
+from vlm_core.evaluation.long_tail import RANGES
+
+if TYPE_CHECKING:
+    from vlm_core.evaluation.bootstrap import Estimate
+    from vlm_core.evaluation.evaluation import Evaluation
+
+
+def interval_text(score: Estimate) -> str:
+    """Return the ends of an interval."""
+    return f"{score.low:.3f} to {score.high:.3f}"
+
+
+def category_table(evaluation: Evaluation) -> Component:
+    """Return one row per category, the weakest first."""
+    scores = sorted(evaluation.per_category, key=lambda score: score.f1.value)
+    body = [
+        [
+            score.category,
+            f"{score.support:,}",
+            f"{score.precision:.3f}",
+            f"{score.recall:.3f}",
+            f"{score.f1.value:.3f} ({interval_text(score.f1)})" if score.support else "–",
+        ]
+        for score in scores
+    ]
+    table = dmc.Table(
+        data={"head": ["Category", "n", "Precision", "Recall", "F1 (95 % interval)"], "body": body},
+        highlightOnHover=True,
+        stickyHeader=True,
+    )
+    return html.Div(table, className="scroll-x", style={"maxHeight": "420px", "overflowY": "auto"}, tabIndex=0)
+
+
+def long_tail_card(evaluation: Evaluation) -> list[Component]:
+    """Return the scores of frequent and rare categories apart; nothing where all are of one kind."""
+    body = [
+        [
+            part.part,
+            RANGES[part.part],
+            f"{part.categories:,}",
+            f"{part.products:,}",
+            f"{part.macro_f1.value:.3f} ({interval_text(part.macro_f1)})",
+        ]
+        for part in evaluation.long_tail
+    ]
+    if not body:
+        return []
+    head = ["Part", "Training products", "Categories", "Test products", "Macro-F1 (95 % interval)"]
+    table = html.Div(dmc.Table(data={"head": head, "body": body}), className="scroll-x", tabIndex=0)
+    return [card("Frequent and rare categories", table, note="By the products that each category was trained on.")]
