@@ -61,7 +61,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         value=chosen,
                         searchable=True,
                         allowDeselect=False,
-                        w={"base": "100%", "sm": 520},
+                        w={"base": "100%", "sm": 640},
                         mb="lg",
                     ),
                     dcc.Loading(
@@ -224,7 +224,7 @@ def _leakage_card(info: Mapping[str, Any]) -> Component:
     leakage = info["leakage"]
     body = [[name, percent(share)] for name, share in leakage["near_by_category"].items()]
     body.append(["exact duplicates, all categories", percent(leakage["exact"])])
-    table = dmc.Table(data={"head": ["Category", "Evaluated products that also appear in training"], "body": body})
+    table = dmc.Table(data={"head": ["Evaluated products", "Also in training"], "body": body})
     scroll = html.Div(table, className="scroll-x", style={"maxHeight": 320, "overflowY": "auto"}, tabIndex=0)
     badge = [leak_badge()] if info["leaking"] else []
     summary = html.Div("\n".join(leak_of_split(info).sentences()), className="lines section-text")

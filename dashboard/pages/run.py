@@ -372,10 +372,10 @@ def epoch_matrix(runs: Runs, run_id: str, epoch: int) -> EpochMatrix | None:
 def _badges(row: Mapping[str, Any]) -> Component:
     """Return family, state, mode, data and protocol of the run in one line."""
     model = row.get("params.model", "")
+    of_network = [] if model == "baseline" else [row.get("params.mode"), row.get("tags.weights_source")]
     facts = [
         model if model != family_of(model) else None,
-        row.get("params.mode"),
-        row.get("tags.weights_source"),
+        *of_network,
         row.get("tags.catalogue"),
         row.get("tags.label"),
         f"protocol {row['tags.protocol']}" if "tags.protocol" in row else None,
