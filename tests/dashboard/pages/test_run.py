@@ -57,9 +57,9 @@ def test_the_head_names_the_run_and_links_to_mlflow(runs, clip):
 def test_a_baseline_has_neither_mode_nor_weights(runs, clip):
     table = runs.table()
     baseline = table[table["params.model"] == "baseline"]["run_id"].item()
-    assert "lp-ft" in _text(page.update_head(runs, 1, clip)[0])
+    assert '"children": "lp-ft"' in _text(page.update_head(runs, 1, clip)[0])
     shown = _text(page.update_head(runs, 1, baseline)[0])
-    assert '"full"' not in shown and '"none"' not in shown
+    assert '"children": "full"' not in shown and '"children": "none"' not in shown
 
 
 def test_an_unknown_run_is_not_found(runs):
