@@ -22,6 +22,7 @@ _VERBS: Final[dict[str, str]] = {
     "pretrain": "pretrains a model on a catalogue's images, titles and attributes, and writes its weights",
     "benchmark": "compares every training mode with a naive loop",
     "prepare": "reads, cleans, decodes and splits a catalogue; takes the settings about data",
+    "shard": "packs a catalogue and its pictures into Parquet files that every command reads",
     "evaluate": "evaluates a stored run's model on another labelled catalogue",
     "extend": "teaches a finished run more categories, or more products of those it has, as a new version",
     "predict": "categorises images: single ones, or those of folders, zips and tables",

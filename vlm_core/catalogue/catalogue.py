@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from vlm_core.atomic import building, write_atomically
+from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.ordering import places_in_order
 from vlm_core.catalogue.parts import PART, part_of_picture
 from vlm_core.catalogue.pictures import PictureMissing, Pictures, address_of, tidy
 from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, number_of, read_products
-from vlm_core.catalogue.sources import OpenTable, Source, open_source
+from vlm_core.catalogue.sources import Source, open_source
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
 from vlm_core.pixels.picture_store import (

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,11 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
-from vlm_core.catalogue.containers.arrow_table import ArrowTable, open_arrow, open_parquet
+from vlm_core.catalogue.containers.arrow_table import (
+    ArrowTable,
+    open_arrow,
+    open_parquet,
+)
 from vlm_core.catalogue.containers.files import Files, is_picture
 from vlm_core.catalogue.containers.folder import FolderFiles
 from vlm_core.catalogue.containers.image_folder import ImageFolder, category_of, is_image_folder
@@ -30,8 +34,9 @@ from vlm_core.catalogue.containers.text_table import TextTable
 from vlm_core.catalogue.containers.workbook import Workbook
 from vlm_core.catalogue.containers.zip_files import ZipFiles
 from vlm_core.catalogue.downloading import DOWNLOADS, DownloadedPictures
+from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.parts import part_of_file, part_order
-from vlm_core.catalogue.pictures import IMAGES, FilePictures, Found, Pictures
+from vlm_core.catalogue.pictures import IMAGES, FilePictures, Pictures
 from vlm_core.catalogue.reading import Columns, Record, Table, TableRow, number_of, read_products
 from vlm_core.catalogue.zips import BROKEN_ENTRY, is_workbook, starts_as_zip
 from vlm_core.errors import UserError
@@ -59,40 +64,6 @@ _FOREIGN: Final = {
     ".tar .tgz .7z .rar .xz .zst": "an archive that is not read in place: unpack it, and give the folder",
     ".pkl .pickle .npz .npy .h5 .feather .db .sqlite": "not read: save the table as CSV or Parquet",
 }
-
-
-@dataclass(frozen=True)
-class OpenTable:
-    """A table that is open at its first row, and the pictures of its rows."""
-
-    table: Table
-    columns: Columns  # as the user gave them, and where they gave none as the container has them
-    pictures: Pictures
-    digest: Callable[[], str]
-
-    def __enter__(self) -> OpenTable:
-        """Return the table itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the table."""
-        self.table.close()
-
-    def picture_cell(self, row: TableRow) -> str:
-        """Return what a row says of its picture."""
-        columns = self.columns
-        return row.values[columns.picture] if columns.picture else f"{IMAGES}/{row.values[columns.id]}.jpg"
-
-    def find(self, row: TableRow) -> Found:
-        """Return a row's picture. Raises PictureMissing."""
-        return self.pictures.find(self.picture_cell(row))
-
-    def key(self, paths: Iterable[str]) -> str:
-        """Return sixteen hex digits that change with the table, which is read to its end, or with a picture's state."""
-        digest = hashlib.blake2b(self.digest().encode(), digest_size=8)
-        for state in sorted(f"{path}|{self.pictures.state(path)}" for path in paths):
-            digest.update(state.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,25 @@ import logging
 import os
 import posixpath
 import zipfile
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from vlm_core.atomic import building
 from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.files import ENDINGS, MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles, open_regular
 from vlm_core.catalogue.containers.zip_files import readable_name
-from vlm_core.catalogue.pictures import Pictures
-from vlm_core.catalogue.reading import MOST_ROWS, Columns, Record, Refusal, TableRow, id_index, number_of
-from vlm_core.catalogue.sources import TABLES, OpenTable, Source, is_table, open_path
+from vlm_core.catalogue.open_table import OpenTable
+from vlm_core.catalogue.reading import Columns, Refusal, TableRow, id_index, number_of
+from vlm_core.catalogue.sources import TABLES, Source, is_table, open_path
 from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MOST_NAMED: Final = 5  # files that are passed over
+ROWS_PER_WRITE: Final = 4096  # a group of rows in Parquet, of which each takes some kilobytes of the file's index
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,22 @@ class UnlabelledPicture:
 
     id: str
     read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class UnlabelledPictures:
+    """Images to categorise, which are read once, in their order, and how many there are."""
+
+    pictures: Iterator[UnlabelledPicture]
+    count: int
+
+    def __iter__(self) -> Iterator[UnlabelledPicture]:
+        """Return what yields each image."""
+        return self.pictures
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.count
 
 
 @dataclass(frozen=True)
@@ -54,16 +74,17 @@ class Written:
 
 def find_pictures(
     places: Sequence[str], id_column: str, picture_column: str, root: Path, *, download: bool = False
-) -> list[UnlabelledPicture]:
+) -> UnlabelledPictures:
     """Return the images of folders and zips, single ones, those of patterns such as *.jpg, and one per row of tables.
 
     A folder or zip without images may hold a table that has them. Outside of tables an image's id is its path without
     extension, from the folder that all of them share. A row that cannot be used gives an image that cannot be read.
+    Tables are read as their images are asked for, so that any number of rows fits in memory.
     Images at web addresses are those downloaded into `root`, with `download` after downloading what is missing. What is
     passed over is logged. Raises UserError for no images.
     """
     files: list[tuple[str, Callable[[], bytes]]] = []
-    in_tables: list[UnlabelledPicture] = []
+    tables, in_tables = list[Source](), 0
     passed_over: list[str] = []
     paths = list(dict.fromkeys(path.absolute() for place in places for path in _expand(place)))
     top = Path(os.path.commonpath([path.parent for path in paths]))
@@ -76,7 +97,11 @@ def find_pictures(
         if not found and (
             is_one_table or any(map(is_table, [*others, path.name]))
         ):  # also a folder or zip of Parquet files
-            in_tables += _in_table(open_path(path, root), columns, download)
+            source = open_path(path, root)
+            in_tables += _count(source, columns)
+            if download:
+                source.download(columns)
+            tables.append(source)
             continue
         start = "" if path == top else path.relative_to(top).as_posix()
         files += [(posixpath.join(start, name) if name else start, read) for name, read in found]
@@ -86,10 +111,11 @@ def find_pictures(
         logger.info(
             f"Passed over {len(passed_over):,} files that are no images: {', '.join(passed_over[:MOST_NAMED])}{more}."
         )
-    pictures = [*_with_ids([name for name, _ in files], [read for _, read in files]), *in_tables]
-    if not pictures:
+    if not (number := len(files) + in_tables):
         raise UserError(f"pictures={' '.join(places)} contains no images ({', '.join(ENDINGS)}).")
-    return pictures
+    of_files = _with_ids([name for name, _ in files], [read for _, read in files])
+    of_tables = (picture for source in tables for picture in _in_table(source, columns))
+    return UnlabelledPictures(chain(of_files, of_tables), number)
 
 
 def _expand(place: str) -> list[Path]:
@@ -154,79 +180,60 @@ def _is_of_a_mac(name: str) -> bool:
     return last.startswith("._") or "__MACOSX" in folders
 
 
-def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> list[UnlabelledPicture]:
-    """Return images whose ids are their names without extension; where two would be the same, with it or a number.
+def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> Iterator[UnlabelledPicture]:
+    """Yield images whose ids are their names without extension; where two would be the same, with it or a number.
 
     What is no UTF-8 in a name is shown as \\xff.
     """
     names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     stems = Counter(posixpath.splitext(name)[0] for name in names)
     used: set[str] = set()
-    pictures = []
     for name, read in zip(names, readers, strict=True):
         stem = posixpath.splitext(name)[0]
         wanted = stem if stems[stem] == 1 else name
         candidates = chain([wanted], (f"{wanted} ({number})" for number in count(2)))
         identity = next(candidate for candidate in candidates if candidate not in used)
         used.add(identity)
-        pictures.append(UnlabelledPicture(identity, read))
-    return pictures
+        yield UnlabelledPicture(identity, read)
 
 
-def _in_table(source: Source, columns: Columns, download: bool) -> list[UnlabelledPicture]:
-    """Return one image for each row, in its order; that of a row that cannot be used cannot be read.
+def _count(source: Source, columns: Columns) -> int:
+    """Return how many images the rows of a table give, of which none is read; log whether ids stand in several rows.
 
-    Raises UserError when a column is missing.
+    Raises UserError when a column is missing, or the table cannot be read to its end.
     """
-    if download:
-        source.download(columns)
+    hashes = array("q")  # of all ids, eight bytes each
     with source.open_table(columns) as table:
         check_columns(source.name, table)
-        records = enumerate(table.table.records(table.columns))
-        found = [_of_record(record, table, number) for number, record in records]
-    pictures = [picture for picture in found if picture]
-    repeated = sum(number > 1 for number in Counter(picture.id for picture in pictures).values())
-    if repeated:
+        for row in table.records():
+            hashes.append(hash(_name(row, table)))
+    _, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
+    if repeated := int((counts > 1).sum()):
         logger.info(
             f"{number_of(repeated, 'id')} of {source.name} stand{'s' * (repeated == 1)} in several rows: "
             "what is written is in the table's order."
         )
-    return pictures
+    return len(hashes)
 
 
-def _of_record(record: Record | Refusal, table: OpenTable, number: int) -> UnlabelledPicture | None:
-    """Return the image of one row; None for a row without anything in it. Raises UserError for too many rows."""
-    if number >= MOST_ROWS:
-        raise UserError(f"{table.table.name} has more than {MOST_ROWS:,} rows: give a smaller one.")
-    if isinstance(record, Refusal):
-        return UnlabelledPicture(_name_line(record), partial(_refuse, record.reason))
-    cells = [cell.strip() for cell in record.cells]
-    if not any(cells):
-        return None
+def _in_table(source: Source, columns: Columns) -> Iterator[UnlabelledPicture]:
+    """Yield one image for each row, in its order; that of a row that cannot be used cannot be read."""
+    with source.open_table(columns) as table:
+        for row, picture in table.rows():
+            yield UnlabelledPicture(_name(row, table), picture.read)
+
+
+def _name(row: TableRow | Refusal, table: OpenTable) -> str:
+    """Return a row's id, or what stands for it where it has none."""
     names = table.table.names
-    row = TableRow(record.line, dict(zip(names, cells, strict=True)), record.repaired, record.sheet)
-    identity = cells[id_index(names, table.columns)] or _name_line(record)
-    return UnlabelledPicture(identity, partial(_read_cell, table.pictures, table.picture_cell(row)))
+    identity = row.values[names[id_index(names, table.columns)]] if isinstance(row, TableRow) else ""
+    return identity or f"line {row.line}" + (f" of sheet {row.sheet}" if row.sheet else "")
 
 
-def _name_line(record: Record | Refusal) -> str:
-    """Return what stands for the id of a row that has none."""
-    return f"line {record.line}" + (f" of sheet {record.sheet}" if record.sheet else "")
-
-
-def _read_cell(pictures: Pictures, cell: str) -> bytes:
-    return pictures.read(pictures.find(cell).path)
-
-
-def _refuse(reason: str) -> bytes:
-    raise OSError(reason)
-
-
-def predict_batches(model: Categoriser, pictures: Sequence[UnlabelledPicture]) -> Iterator[list[dict[str, Any]]]:
+def predict_batches(model: Categoriser, pictures: UnlabelledPictures) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of `predict_records`, with the `id` first, batch by batch in the order of the images."""
-    starts = range(0, len(pictures), REQUEST_BATCH)
-    for start in track(starts, "predicting", len(starts)):
-        batch = pictures[start : start + REQUEST_BATCH]
+    batches = iter(lambda: list(islice(pictures.pictures, REQUEST_BATCH)), [])
+    for batch in track(batches, "predicting", -(-pictures.count // REQUEST_BATCH)):
         rows = predict_records(model, [picture.read for picture in batch])
         yield [{"id": picture.id, **row} for picture, row in zip(batch, rows, strict=True)]
 
@@ -247,7 +254,8 @@ def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list
     written, failed, first = 0, 0, list[str]()
     safe = spreadsheet_text if path.suffix.lower() == ".csv" else lambda value: value
     with building(path) as unfinished, writers[path.suffix.lower()](unfinished, schema) as writer:
-        for rows in batches:
+        rows_of_all = chain.from_iterable(batches)
+        while rows := list(islice(rows_of_all, ROWS_PER_WRITE)):
             cells = [{name: safe(_valid(value)) for name, value in row.items()} for row in rows]
             writer.write_table(pa.Table.from_pylist(cells, schema))
             written += len(rows)

@@ -1,7 +1,10 @@
 """A table of Arrow batches: Parquet files, and what the library `datasets` saves to disk.
 
-Pictures stand in it as bytes, or as paths. Their bytes are copied to a temporary file when the first is asked for, so
-that memory holds a batch at most.
+Pictures stand in it as bytes, or as paths. Whoever reads the rows in their order gets each with its picture; in any
+other order, their bytes are copied to a temporary file when the first is asked for. Memory holds a batch at most.
+
+Shards (`catalogue/shards.py`) are Parquet files that say so in their schema. The cell of a picture in them is that of
+the table which they were made of, and a row may say why it has none.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import json
 import os
 import tempfile
 import weakref
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.json_lines import cell_text
@@ -27,7 +32,9 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH: Final = 64
 _CALLED: Final = ("image", "img", "pic", "photo", "jpg", "jpeg", "png", "bytes")  # columns of pictures
-_ROW: Final = "row "  # how the cell of a picture in the table itself is written
+_ROW: Final = "row "  # how a picture in the table itself is named
+SHARDS: Final = b"vlm_shards"  # in the metadata of a schema
+PATH, PROBLEM = "path", "problem"  # beside a picture's bytes in shards: its cell, and why it is missing
 Batches = Callable[[Sequence[str]], Iterator[tuple[str, "pa.RecordBatch"]]]  # with the name of their file
 
 
@@ -40,14 +47,16 @@ class ArrowTable:
         self.notes: list[str] = []
         self._stored = tuple(schema.names)
         self._parts = {file: part_of_file(file) for file in files}
-        self._own_names = (*self._stored, *([PART] if len(set(self._parts.values())) > 1 else []))
+        told = len(set(self._parts.values())) > 1 and PART not in self._stored
+        self._own_names = (*self._stored, *([PART] if told else []))
         self.names = list(self._own_names)
         self._files, self._schema = files, schema
         self.picture = _picture_column(schema)
         self.label = "label" if "label" in self.names else ""
         self._batches = batches
         self._classes = _class_names(schema)
-        holds = _holds_bytes(schema, self.picture) and self._first_has_bytes()
+        self._in_shards = _is_of_shards(schema, self.picture)
+        holds = self._in_shards or (_holds_bytes(schema, self.picture) and self._first_has_bytes())
         self.pictures = EmbeddedPictures(name, self.picture, batches, self.state) if holds else None
         if holds and schema.field(self.picture).type != _item_type(schema.field(self.picture).type):
             self.notes.append(f"of several pictures in a row of the column {self.picture} the first is used")
@@ -58,17 +67,37 @@ class ArrowTable:
         return first is None or any(_bytes_of(value) for value in first.column(self.picture))
 
     def records(self, columns: Columns) -> Iterator[Record | Refusal]:
-        """Yield each row; the cell of a picture that stands in the table is the row's number."""
+        """Yield each row; the cell of a picture in the table itself is the row's number, in shards the source's."""
+        beside = [f"{self.picture}.{PATH}", f"{self.picture}.{PROBLEM}"] if self._in_shards else []
         wanted = [name for name in self._stored if not (self.pictures and name == self.picture)]
+        for record, picture, _ in self._read([*wanted, *beside]):
+            if picture.problem and self.pictures:
+                self.pictures.problems[record.line] = picture.problem
+            yield record
+
+    def rows(self) -> Iterator[tuple[Record | Refusal, RowPicture]]:
+        """Yield each row with its picture, which must stand in the table, in one pass over the files."""
+        for record, picture, value in self._read(self._stored):
+            yield record, picture._replace(source=partial(_bytes_in, value, picture.path))
+
+    def _read(self, columns: Sequence[str]) -> Iterator[tuple[Record | Refusal, RowPicture, Any]]:
+        """Yield each row, its picture, and what stands in the column of pictures where that is read."""
+        wanted = [name for name in self._stored if name in columns and not (self.pictures and name == self.picture)]
         line = 0
-        for file, batch in self._batches(wanted):
+        for file, batch in self._batches(columns):
             values = {name: self._texts(name, batch.column(name)) for name in wanted}
             values.setdefault(PART, [self._parts[file]] * batch.num_rows)
+            found = batch.column(self.picture) if self.picture in batch.schema.names else None
             for place in range(batch.num_rows):
                 line += 1
-                yield Record(
-                    line, [values[name][place] if name in values else f"{_ROW}{line}" for name in self._own_names]
-                )
+                value = None if found is None else found[place]
+                cell, problem = f"{_ROW}{line}", ""
+                if self._in_shards and value is not None:
+                    cell, problem = (str(value[name].as_py() or "") for name in (PATH, PROBLEM))
+                cells = [values[name][place] if name in values else cell for name in self._own_names]
+                # A row of shards without any cell is the reason why the source's row could not be used
+                record = Refusal(line, problem) if problem and not any(cells) else Record(line, cells)
+                yield record, RowPicture(f"{_ROW}{line}", problem), value
 
     def close(self) -> None:
         """Do nothing: files are open only while they are read."""
@@ -92,6 +121,20 @@ class ArrowTable:
         return [_cell(value) for value in values]
 
 
+class RowPicture(NamedTuple):
+    """The picture of a row: its path in its container, why it is missing, and what reads its bytes."""
+
+    path: str = ""
+    problem: str = ""  # "" where it is there
+    source: Callable[[], bytes] = bytes
+
+    def read(self) -> bytes:
+        """Return the bytes of the picture, up to a limit. Raises OSError."""
+        if self.problem:
+            raise PictureMissing(self.problem)
+        return self.source()
+
+
 class EmbeddedPictures:
     """Pictures that stand in a table as bytes, by their rows."""
 
@@ -99,7 +142,14 @@ class EmbeddedPictures:
         self._name, self._column, self._batches, self._state = name, column, batches, state
         self._lock = Lock()
         self._copy: IO[bytes] | None = None
-        self._places: list[tuple[int, int]] = []  # start and length in the copy
+        self._ends = array("Q", [0])  # of each picture in the copy, where the next begins
+        self.problems: dict[int, str] = {}  # why pictures are missing, by their rows, as far as these were read
+
+    def of_row(self, line: int) -> Found:
+        """Return the picture of a row. Raises PictureMissing."""
+        if line in self.problems:
+            raise PictureMissing(self.problems[line])
+        return Found(f"{_ROW}{line}")
 
     def find(self, cell: str) -> Found:
         """Return the row that a cell names."""
@@ -112,10 +162,11 @@ class EmbeddedPictures:
         with self._lock:
             if self._copy is None:
                 self._copy = self._copy_pictures()
-        start, length = self._places[int(path.removeprefix(_ROW)) - 1]
-        if length == 0:
+        row = int(path.removeprefix(_ROW))
+        start, end = self._ends[row - 1], self._ends[row]
+        if start == end:
             raise PictureMissing(f"{path} has no picture")
-        return os.pread(self._copy.fileno(), min(length, MOST_PICTURE_BYTES), start)
+        return os.pread(self._copy.fileno(), min(end - start, MOST_PICTURE_BYTES), start)
 
     def state(self, path: str) -> str:
         """Return a text that changes with the files."""
@@ -123,13 +174,11 @@ class EmbeddedPictures:
 
     def _copy_pictures(self) -> IO[bytes]:
         copy: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # kept for later reads
-        start = 0
         for _, batch in self._batches([self._column]):
             for value in batch.column(self._column):
                 data = _bytes_of(value)
                 copy.write(data)
-                self._places.append((start, len(data)))
-                start += len(data)
+                self._ends.append(self._ends[-1] + len(data))
         copy.flush()
         return copy
 
@@ -202,6 +251,15 @@ def _holds_bytes(schema: pa.Schema, column: str) -> bool:
     return _is_binary(kind) or (pa.types.is_struct(kind) and _has_bytes(kind))
 
 
+def _is_of_shards(schema: pa.Schema, column: str) -> bool:
+    import pyarrow as pa
+
+    if SHARDS not in (schema.metadata or {}) or not _holds_bytes(schema, column):
+        return False
+    kind = schema.field(column).type
+    return pa.types.is_struct(kind) and {PATH, PROBLEM} <= {field.name for field in kind.fields}
+
+
 def _picture_column(schema: pa.Schema) -> str:
     """Return the column of pictures: bytes with a path as Hugging Face stores them, or bytes called so or alone.
 
@@ -229,6 +287,14 @@ def _bytes_of(value: Any) -> Any:
         return b""
     found = value["bytes"] if hasattr(value, "items") else value
     return found.as_buffer() if found.is_valid else b""
+
+
+def _bytes_in(value: Any, path: str) -> bytes:
+    """Return the bytes of a picture, up to a limit. Raises PictureMissing where there are none."""
+    data = memoryview(_bytes_of(value))[:MOST_PICTURE_BYTES]
+    if not data:
+        raise PictureMissing(f"{path} has no picture")
+    return bytes(data)
 
 
 def _item_type(kind: Any) -> Any:

@@ -1,0 +1,52 @@
+"""Pack a catalogue into a few large files: `python -m experiments.shard --data shop.zip --output shards`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.cli import run_command
+from vlm_core.config import CatalogueSettings
+
+MEGABYTE = 1_000_000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write Parquet shards, which every command reads as data=<folder>, and print how many there are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.shard",
+        description="Pack a catalogue and its pictures into Parquet files that every command reads as data=<output>. "
+        "A packing that was stopped goes on when the command is repeated.",
+    )
+    parser.add_argument("--output", required=True, help="folder to write, which must not be there yet")
+    parser.add_argument("--rows", type=int, default=10_240, help="most rows of a file (default: 10240)")
+    parser.add_argument("--megabytes", type=int, default=256, help="about the largest file (default: 256)")
+    CatalogueSettings.add_flags(parser, ("data", "label", "id_column", "picture_column", "download"))
+    values = vars(parser.parse_args(arguments))
+    output, rows, megabytes = Path(values.pop("output")), values.pop("rows"), values.pop("megabytes")
+    config = CatalogueSettings.build(values)
+    from vlm_core.catalogue.reading import number_of
+    from vlm_core.catalogue.shards import pack
+    from vlm_core.catalogue.sources import open_source
+    from vlm_core.data import columns_of
+    from vlm_core.errors import UserError
+
+    if rows < 1 or megabytes < 1:
+        raise UserError(f"rows={rows} and megabytes={megabytes}: give 1 or more of each.")
+    source, columns = open_source(config.data, Path.cwd()), columns_of(config)
+    if config.download:
+        source.download(columns)
+    packed = pack(source, columns, output, rows_per_shard=rows, bytes_per_shard=megabytes * MEGABYTE)
+    print(
+        f"Packed {number_of(packed.rows, 'row')} of {source.name} into {number_of(len(packed.shards), 'shard')} of "
+        f"{packed.bytes / MEGABYTE:,.1f} MB in {output}."
+    )
+    if packed.missing:
+        reasons = "; ".join(packed.reasons)
+        print(f"{number_of(packed.missing, 'row has', 'rows have')} no picture, and say why. The first: {reasons}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
