@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.predictions import Predictions
 
 T = TypeVar("T")
-ROWS_PER_PAGE: Final = 1000
+ROWS_PER_PAGE: Final = 250  # which a busy machine answers within the seconds that pages wait
 ROWS_ON_FIRST_PAGE: Final = 100
 _INFO: Final = ("run_id", "name", "experiment", "experiment_id", "status", "started", "ended")
 _PROGRESS: Final = ("seen", "epoch")
