@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args, get_origin
 
 from vlm_core.atomic import write_atomically
 from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, Settings, StudyConfig
-from vlm_core.presets import HEAD, PRESETS, SUITING
+from vlm_core.presets import HEAD, OF_PROTOCOLS, PRESETS, SUITING, WITH_A_FILE_OF_PARTS
 
 MLPROJECT = Path(__file__).resolve().parent.parent / "MLproject"
 # `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.
@@ -83,7 +83,7 @@ def declared_settings() -> dict[str, str]:
     them. It also logs defaults to the run, quoted for the shell, before our code starts, and refuses to change them:
     only a text that quoting leaves as it is agrees with what the run logs later.
     """
-    from_presets = set(HEAD).union(*PRESETS.values(), *SUITING.values())
+    from_presets = set(HEAD).union(WITH_A_FILE_OF_PARTS, *PRESETS.values(), *SUITING.values(), *OF_PROTOCOLS.values())
     defaults = {name: str(field.default) for name, field in Config.model_fields.items()}
     return {
         name: text

@@ -34,6 +34,10 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     worst = evaluation.worst_recall
     rows.append((f"lowest recall ({worst.category})", f"{worst.recall:.4f}", ""))
     rows += [(name, f"{getattr(calibration, name.lower()):.4f}", "") for name in ("NLL", "Brier", "ECE")]
+    for subset, part in evaluation.subsets.items():
+        for kind, metric in ((f"accuracy, {subset}", part.accuracy), (f"macro-F1, {subset}", part.macro_f1)):
+            name = f"{kind} (n={part.products:,})"
+            rows.append((name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}"))
     if evaluation.text_rule is not None:
         rule = evaluation.text_rule
         rows += [

@@ -75,6 +75,18 @@ def test_the_original_protocol_oversamples():
         _flags("--protocol", "original", "--balance", "none")
 
 
+def test_a_file_of_parts_is_kept_unless_a_protocol_divides_anew():
+    assert _flags("--split", "parts.csv").protocol == "given"
+    for protocol in ("holdout", "original"):
+        with pytest.raises(UserError, match=f"protocol={protocol} divides the products itself"):
+            _flags("--split", "parts.csv", "--protocol", protocol)
+    with pytest.raises(UserError, match="protocol=condition-cnn needs the lists of products"):
+        _flags("--protocol", "condition-cnn")
+    published = _flags("--split", "parts.csv", "--protocol", "condition-cnn")
+    assert (published.protocol, published.balance) == ("condition-cnn", "none")
+    assert _flags("--split", "p.csv", "--protocol", "condition-cnn", "--balance", "weights").balance == "weights"
+
+
 @pytest.mark.slow
 @given(
     st.fixed_dictionaries(

@@ -192,3 +192,59 @@ def test_what_is_no_part_in_a_column_of_parts_is_said(tmp_path):
     assert "The column split divides the catalogue, but also has unused (3): it is split anew." in said
     with pytest.raises(UserError, match=r"also has unused \(3\)"):
         _load(shop, tmp_path, protocol="given")
+
+
+def _parts(path, **parts):
+    """A file with the ids of each part."""
+    path.write_text("\n".join(["id,part", *(f"{name},{part}" for part, names in parts.items() for name in names)]))
+    return str(path)
+
+
+def test_parts_of_a_file_are_kept_and_what_does_not_fit_it_is_said(tmp_path):
+    shop = write_shop(tmp_path, {"Shoes": 10, "Bags": 10})
+    ids = load_catalogue(Config.build({"data": str(shop), **COLUMNS}), tmp_path).products["product_id"].tolist()
+    train, test = [*ids[:7], *ids[10:17]], [*ids[7:9], *ids[17:19], "stranger"]
+    file = _parts(tmp_path / "parts.csv", train=train, test=test)
+    data, said = _load(shop, tmp_path, split=file, train_per_category=0)
+    split = data.split
+    assert split.protocol == "given"
+    assert {ids[row] for row in split.test} == set(test) - {"stranger"}
+    assert {ids[row] for row in (*split.train, *split.validation)} == set(train) and len(split.validation)
+    assert "parts.csv names 19 products, of which the catalogue does not have 1" in said
+    assert f"The parts are those of {file}" in said and "2 products in no part are not used" in said
+
+
+def test_the_published_protocol_keeps_its_lists_trains_on_all_rows_and_leaks(tmp_path):
+    shop = write_shop(tmp_path, {"Shoes": 12, "Bags": 10})
+    ids = load_catalogue(Config.build({"data": str(shop), **COLUMNS}), tmp_path).products["product_id"].tolist()
+    shoes, bags = ids[:12], ids[12:]
+    file = _parts(
+        tmp_path / "parts.csv",
+        train=[*shoes[:8], *bags[:5]],
+        validation=[shoes[8], bags[5]],
+        test=[*shoes[9:], *bags[6:]],
+    )
+    data, _ = _load(shop, tmp_path, protocol="condition-cnn", split=file)
+    split = data.split
+    assert (len(split.train), len(split.validation), len(split.test)) == (13, 2, 7)
+    assert split.leaking and split.leakage.near == 0 and split.protocol == "condition-cnn"
+    given, _ = _load(shop, tmp_path, split=file, balance="none")
+    assert not given.split.leaking and given.split.fingerprint != split.fingerprint
+
+
+def test_test_products_that_are_new_to_models_are_known(tmp_path):
+    shop = write_shop(tmp_path, {"Shoes": 10, "Bags": 10})
+    data, _ = _load(shop, tmp_path)
+    assert data.test_subsets() == {}
+    test = data.split.test
+    seen = replace(data, evaluable=~np.isin(np.arange(20), test[:1]))
+    assert {name: rows.tolist() for name, rows in seen.test_subsets().items()} == {
+        "unseen": [False] + [True] * (len(test) - 1)
+    }
+    groups = data.groups.copy()
+    groups[test[1]] = groups[data.split.train[0]]
+    copied = replace(seen, groups=groups).test_subsets()
+    assert (
+        copied["new"].tolist() == [False, False] + [True] * (len(test) - 2) and copied["unseen"].sum() == len(test) - 1
+    )
+    assert list(replace(data, groups=groups).test_subsets()) == ["new"]

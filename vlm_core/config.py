@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vlm_core.aliases import BEFORE, current_settings, former_settings, renaming_notes
 from vlm_core.errors import UserError, redact
-from vlm_core.presets import PRESETS
+from vlm_core.presets import OF_PROTOCOLS, PRESETS, WITH_A_FILE_OF_PARTS
 
 Model = Literal["clip", "clip-large", "blip", "blip-large", "git", "git-large", "baseline"]
 logger = logging.getLogger(__name__)
@@ -74,6 +74,9 @@ class Settings(BaseModel):
             preferred.pop("mode", None)  # it may train a head, and who asks for sentences wants none
         if values.get("checkpoint"):
             preferred.pop("weights", None)  # it may be tiny, and who names a checkpoint wants that
+        implied = WITH_A_FILE_OF_PARTS if values.get("split") else {}
+        implied = {**implied, **OF_PROTOCOLS.get(values.get("protocol", ""), {})}
+        preferred |= {name: value for name, value in implied.items() if name in cls.model_fields}
         try:
             settings = cls(**{**preferred, **values})
         except ValidationError as error:
@@ -229,10 +232,14 @@ class SamplingSettings(CatalogueSettings):
 class SplitSettings(SamplingSettings):
     """Split."""
 
-    protocol: Literal["holdout", "original", "given"] = Field(
+    protocol: Literal["holdout", "original", "given", "condition-cnn"] = Field(
         "holdout",
         description="holdout: split, then balance the training set; original: the original paper's, which leaks; "
-        "given: the parts that the catalogue is divided into, such as folders train and test",
+        "given: the parts that the catalogue is divided into, such as folders train and test, or those of split=; "
+        "condition-cnn: Condition-CNN's lists of Myntra products, which leak, from split=",
+    )
+    split: str = Field(
+        "", description="CSV of id and part (train, validation or test), or a dataset_info.json, whose parts are kept"
     )
     balance: Literal["oversample", "weights", "logit-adjusted", "none"] = Field(
         "oversample",
@@ -337,6 +344,13 @@ class TrainingSettings(FineTuningSettings, SplitSettings, ModelSettings):
             raise ValueError(
                 f"balance={self.balance} changes the loss of a classification head, which objective=generate does not "
                 "have: use balance=oversample or balance=none"
+            )
+        if self.split and self.protocol in ("holdout", "original"):
+            raise ValueError(f"protocol={self.protocol} divides the products itself: use split= with protocol=given")
+        if self.protocol == "condition-cnn" and not self.split:
+            raise ValueError(
+                "protocol=condition-cnn needs the lists of products that Condition-CNN was trained and tested on: name "
+                "a CSV file of id and part with split="
             )
         if self.protocol == "original" and self.balance != "oversample":
             raise ValueError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.labels import counted
 from vlm_core.catalogue.reading import number_of
-from vlm_core.catalogue.splitting import Split, dataset_info, split_catalogue
+from vlm_core.catalogue.splitting import KEEPS_PARTS, Split, dataset_info, split_catalogue
 from vlm_core.config import CatalogueSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -39,6 +39,19 @@ class Data:
     groups: NDArray[np.int64]  # (n_products,) near-duplicate group
     split: Split
     evaluable: NDArray[np.bool_]  # (n_products,) what holdout may validate and test on: no weights known here saw it
+
+    def test_subsets(self) -> dict[str, NDArray[np.bool_]]:
+        """Return which test products (n,) are new to models, by what to; none where all of them are new to all.
+
+        `unseen`: no weights known here were pretrained on them, or on a near-copy; `new`: nor has training a near-copy.
+        """
+        split = self.split
+        unseen = self.evaluable[split.test]
+        new = unseen & ~np.isin(self.groups[split.test], self.groups[split.train])
+        subsets = {"unseen": unseen, "new": new}
+        if (new == unseen).all():
+            del subsets["new"]
+        return {name: rows for name, rows in subsets.items() if rows.any() and not rows.all()}
 
     @property
     def held_out(self) -> NDArray[np.int64]:
@@ -205,7 +218,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
     from vlm_core.catalogue.parts import given_parts
 
     catalogue = catalogue or load_catalogue(config, root)
-    given = given_parts(catalogue.products)
+    given = _parts_of_file(config, catalogue) if config.split else given_parts(catalogue.products)
     groups = near_duplicate_groups(catalogue.products, catalogue.pictures)
     evaluable = evaluable_products(config, catalogue, groups)
     split = split_catalogue(
@@ -223,7 +236,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
     )
     tell_removed(split.removed)
     if given is not None:
-        _tell_parts(given, config.protocol)
+        _tell_parts(given, config)
     else:
         _tell_unknown_parts(catalogue)
     logger.info(
@@ -262,13 +275,23 @@ def evaluable_products(config: TrainingSettings, catalogue: Catalogue, groups: N
     return np.asarray(~np.any(seen, axis=0))
 
 
-def _tell_parts(given: pd.Series[str], protocol: str) -> None:
+def _parts_of_file(config: TrainingSettings, catalogue: Catalogue) -> pd.Series[str]:
+    """Return the part (n,) of each product in the file of the settings; what does not fit is logged."""
+    from vlm_core.catalogue.part_files import parts_of_products
+
+    given, note = parts_of_products(Path(config.split).expanduser(), catalogue.products["product_id"])
+    if note:
+        logger.warning(f"{note}.")
+    return given
+
+
+def _tell_parts(given: pd.Series[str], config: TrainingSettings) -> None:
     """Log the parts that the catalogue is divided into, and whether they are kept."""
     from vlm_core.catalogue.parts import PARTS, TEST, VALIDATION
 
     sizes = {part: int((given == part).sum()) for part in PARTS}
     parts = ", ".join(f"{part} ({size:,})" for part, size in sizes.items() if size)
-    if protocol != "given":
+    if config.protocol not in KEEPS_PARTS:
         logger.info(f"The catalogue is divided into {parts} and is split anew: protocol=given keeps these parts.")
         return
     if not sizes[TEST]:
@@ -282,7 +305,8 @@ def _tell_parts(given: pd.Series[str], protocol: str) -> None:
         *([made] if made else []),
         *([f"{number_of(unused, 'product in no part is', 'products in no part are')} not used"] if unused else []),
     ]
-    logger.info(f"The parts are those of the catalogue: {'; '.join([parts, *also])}.")
+    source = config.split or "the catalogue"
+    logger.info(f"The parts are those of {source}: {'; '.join([parts, *also])}.")
 
 
 def _tell_unknown_parts(catalogue: Catalogue) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -75,14 +75,16 @@ def evaluate_rows(
     labels: NDArray[np.int64],
     prior: NDArray[np.float64],
     trained: NDArray[np.int64] | None = None,
+    subsets: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Evaluation:
     """Evaluate the model on catalogue rows (n,); labels (n_products,) are indices of its categories.
 
-    `trained` (C,) are the products of each category that it was trained on, if they are known.
+    `trained` (C,) are the products of each category that it was trained on, if they are known; `subsets` (n,) mark rows
+    to score apart as well.
     """
     ids = catalogue.products["product_id"].to_numpy(str)
     predictions = _predict_rows(model, catalogue.pictures, rows, ids, labels)
-    return evaluate_predictions(config, catalogue, predictions, rows, prior, trained)
+    return evaluate_predictions(config, catalogue, predictions, rows, prior, trained, subsets)
 
 
 def evaluate_predictions(
@@ -92,13 +94,16 @@ def evaluate_predictions(
     rows: NDArray[np.int64],
     prior: NDArray[np.float64],
     trained: NDArray[np.int64] | None = None,
+    subsets: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Evaluation:
     """Evaluate a model's predictions on catalogue rows (n,), also by the subgroups that the settings name."""
     from vlm_core.evaluation.evaluation import evaluate
 
     attributes = [name for name in split_list(config.attributes) if name in catalogue.products.columns]
     subgroups = catalogue.products[attributes].iloc[rows].reset_index(drop=True)
-    return evaluate(predictions, subgroups, prior, resamples=config.resamples, seed=config.seed, trained=trained)
+    return evaluate(
+        predictions, subgroups, prior, resamples=config.resamples, seed=config.seed, trained=trained, subsets=subsets
+    )
 
 
 def _predict_rows(

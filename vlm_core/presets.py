@@ -34,6 +34,10 @@ SUITING: Final[dict[str, dict[str, Any]]] = {
     "shipped": {"batch_size": 32, "learning_rate": 1e-4, "epochs": 8, "augmentation": "mirror"},
 }
 
+# Where a file of parts is named with split=, they are kept; the published protocol trains on all rows, each once.
+WITH_A_FILE_OF_PARTS: Final[dict[str, Any]] = {"protocol": "given"}
+OF_PROTOCOLS: Final[dict[str, dict[str, Any]]] = {"condition-cnn": {"balance": "none"}}
+
 # A linear layer on frozen features: epochs cost next to nothing, and the original learning rate would not move it.
 HEAD: Final[dict[str, Any]] = {"batch_size": 128, "learning_rate": 3e-3, "epochs": 30, "patience": 10, "views": 0}
 # A mechanism of the ablation, on cached tokens: the same budget for each.

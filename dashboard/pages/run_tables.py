@@ -1,4 +1,4 @@
-"""Tables of the Run page: scores by category, and of frequent and rare categories."""
+"""Tables of the Run page: scores by category, of frequent and rare categories, and of products new to the model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dash.development.base_component import Component
 
 from dashboard.components import card
 from vlm_core.evaluation.long_tail import RANGES
+from vlm_core.evaluation.subsets import MEANING
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.bootstrap import Estimate
@@ -40,6 +41,25 @@ def category_table(evaluation: Evaluation) -> Component:
         stickyHeader=True,
     )
     return html.Div(table, className="scroll-x", style={"maxHeight": "420px", "overflowY": "auto"}, tabIndex=0)
+
+
+def subsets_card(evaluation: Evaluation) -> list[Component]:
+    """Return the scores on test products that are new to the model; nothing where all are."""
+    body = [
+        [
+            MEANING[name],
+            f"{score.products:,} of {evaluation.n:,}",
+            f"{score.accuracy.value:.3f} ({interval_text(score.accuracy)})",
+            f"{score.macro_f1.value:.3f} ({interval_text(score.macro_f1)})",
+        ]
+        for name, score in evaluation.subsets.items()
+    ]
+    if not body:
+        return []
+    head = ["Test products", "Products", "Accuracy (95 % interval)", "Macro-F1 (95 % interval)"]
+    table = html.Div(dmc.Table(data={"head": head, "body": body}), className="scroll-x", tabIndex=0)
+    note = "Models may remember the other test products. split/test_products.csv of the run says which is which."
+    return [card("Products that are new to the model", table, note=note)]
 
 
 def long_tail_card(evaluation: Evaluation) -> list[Component]:

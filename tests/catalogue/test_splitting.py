@@ -290,7 +290,7 @@ def test_categories_that_a_given_part_lacks_are_left_out():
 
 @pytest.mark.parametrize("given", [None, pd.Series(["train"] * 40), pd.Series([""] * 40)])
 def test_a_catalogue_that_is_not_divided_has_no_parts_to_keep(given):
-    with pytest.raises(UserError, match="folders or files called train and test, or a column split"):
+    with pytest.raises(UserError, match="folders or files called train and test, a column split"):
         _split(_given(train=40)[0], protocol="given", given=given)
 
 

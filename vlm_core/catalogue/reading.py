@@ -133,6 +133,11 @@ def number_of(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def plain_id(text: str) -> str:
+    """Return an id without the decimals that spreadsheets give whole numbers: 1001.0 is 1001."""
+    return match[1] if "." in text and (match := _WHOLE_NUMBER.fullmatch(text)) else text
+
+
 def id_index(names: Sequence[str], columns: Columns) -> int:
     """Return the place of the column that identifies a product: the id, or the picture where there is none."""
     return next((names.index(name) for name in (columns.id, columns.picture) if name in names), 0)
@@ -159,9 +164,7 @@ def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal
         cells = [cell.strip() for cell in record.cells]
         if not any(cells):
             continue
-        if "." in cells[at] and (match := _WHOLE_NUMBER.fullmatch(cells[at])):
-            cells[at] = match[1]
-        product = cells[at]
+        product = cells[at] = plain_id(cells[at])
         if not product:
             yield Refusal(record.line, "the id is empty", record.sheet)
         elif product in first_rows:

@@ -18,7 +18,9 @@ from vlm_core.catalogue.reading import number_of
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
 
-Protocol = Literal["holdout", "original", "given"]
+Protocol = Literal["holdout", "original", "given", "condition-cnn"]
+KEEPS_PARTS = ("given", "condition-cnn")  # protocols that divide nothing
+LEAKING_BY_DESIGN = ("original", "condition-cnn")
 
 ORIGINAL_CATEGORIES = ("Accessories", "Apparel", "Footwear", "Free Items", "Personal Care")
 TEST_SHARE = 0.20
@@ -59,8 +61,8 @@ class Split:
 
     @property
     def leaking(self) -> bool:
-        """Return whether scores on this split reward memory: always under `original`."""
-        return self.protocol == "original" or self.leakage.near > 0 or self.leakage.pretraining > 0
+        """Return whether scores on this split reward memory: always under a published protocol that leaks."""
+        return self.protocol in LEAKING_BY_DESIGN or self.leakage.near > 0 or self.leakage.pretraining > 0
 
     @property
     def trained(self) -> Rows:
@@ -90,13 +92,13 @@ def split_catalogue(
     """Return the split of a seed; the arguments are the settings of the same names.
 
     `evaluable` (n_products,) marks what `holdout` may validate and test on; without it, that is any product. `given`
-    (n_products,) has the part of each product for the protocol of that name.
+    (n_products,) has the part of each product for the protocols that keep them.
 
     Raises UserError when a named category does not exist, one has too few products, or fewer than two are left.
     """
     names, removed = choose_categories(products[label], groups, categories, min_products)
-    if protocol == "given":
-        parts = _check_parts(given, products)
+    if protocol in KEEPS_PARTS:
+        parts = _check_parts(given, products, protocol)
         names = _in_all_parts(names, products[label], parts, groups, removed)
     evaluable = np.ones(len(products), dtype=bool) if evaluable is None else evaluable
     index_of = {name: index for index, name in enumerate(names)}
@@ -105,7 +107,7 @@ def split_catalogue(
     if protocol == "original":
         train, validation, sampled = _split_as_original(labels, len(names), train_per_category, generator)
         test = validation
-    elif protocol == "given":
+    elif protocol in KEEPS_PARTS:
         train, validation, test = _split_as_given(parts, labels, groups, generator)
         sampled = np.concatenate([train, validation, test])
         train = balance(train, labels, train_per_category, generator)
@@ -128,7 +130,7 @@ def split_catalogue(
         removed=removed,
         leakage=measure_leakage(products["picture_digest"], groups, labels, names, train, validation, test),
         fingerprint=split_fingerprint(products["product_id"], names, protocol, validation, test),
-        reserved=protocol != "given" and not bool(evaluable.all()),
+        reserved=protocol not in KEEPS_PARTS and not bool(evaluable.all()),
     )
 
 
@@ -297,7 +299,7 @@ def _split_as_original(
     return train, validation, np.unique(rows)
 
 
-def _check_parts(given: pd.Series[str] | None, products: pd.DataFrame) -> NDArray[np.str_]:
+def _check_parts(given: pd.Series[str] | None, products: pd.DataFrame, protocol: str) -> NDArray[np.str_]:
     """Return the parts (n,); where there is no part for the test, that for validation is. Raises UserError for none."""
     parts = np.array([] if given is None else given, dtype=str)
     if TEST not in parts:
@@ -305,13 +307,14 @@ def _check_parts(given: pd.Series[str] | None, products: pd.DataFrame) -> NDArra
     column, others = unknown_parts(products) if given is None else ("", {})
     if column:
         raise UserError(
-            f"protocol=given keeps the parts of a catalogue, and its column {column} also has {counted(others)}, "
+            f"protocol={protocol} keeps the parts of a catalogue, and its column {column} also has {counted(others)}, "
             f"neither {TRAIN}, {VALIDATION} nor {TEST}: name these so, or empty the cells of products in no part."
         )
     if TRAIN not in parts or TEST not in parts:
         raise UserError(
-            "protocol=given keeps the parts of a catalogue that is divided already, and this one is not: it needs "
-            f"folders or files called train and test, or a column {' or '.join(OWN_COLUMNS)} with train and test."
+            f"protocol={protocol} keeps the parts of a catalogue that is divided already, and this one is not: it "
+            f"needs folders or files called train and test, a column {' or '.join(OWN_COLUMNS)} with train and test, "
+            "or a file of ids and parts, named with split=."
         )
     return parts
 

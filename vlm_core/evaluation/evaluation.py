@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,7 @@ from vlm_core.evaluation.long_tail import TailPart, long_tail_scores
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.slugs import category_slugs
 from vlm_core.evaluation.subgroups import Subgroup, subgroup_table
+from vlm_core.evaluation.subsets import SubsetScore, score_subsets
 from vlm_core.evaluation.summary import Summary, macro_f1, summarise
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ class Evaluation:
     seed: int
     predictions: InstanceOf[Predictions]  # of all products, the unlabelled ones too
     long_tail: tuple[TailPart, ...] = ()  # none where all categories are in one part, or in files of earlier versions
+    subsets: dict[str, SubsetScore] = field(default_factory=dict)  # test products that are new to the model, by what to
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -141,6 +144,11 @@ class Evaluation:
         for part in self.long_tail:
             name, metric = f"macro_f1_{part.part}", part.macro_f1
             values |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
+        for name, subset in self.subsets.items():
+            values[f"{name}_products"] = subset.products
+            for kind, metric in (("accuracy", subset.accuracy), ("macro_f1", subset.macro_f1)):
+                full = f"{name}_{kind}"
+                values |= {full: metric.value, f"{full}_low": metric.low, f"{full}_high": metric.high}
         if self.text_rule is not None:
             values |= {f"text_{name}": value for name, value in asdict(self.text_rule).items()}
         return {f"{prefix}{name}": float(value) for name, value in values.items()}
@@ -186,12 +194,14 @@ def evaluate(
     resamples: int,
     seed: int,
     trained: NDArray[np.int64] | None = None,
+    subsets: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Evaluation:
     """Evaluate the predictions whose true category is known.
 
     `attributes` has a row for each prediction and a column for each attribute to report subgroups of; `prior` (C,)
     is each category's share of the catalogue; `trained` (C,) are the products that the model was trained on, for scores
-    of frequent and rare categories. Intervals cover 95 %: see `vlm_core.evaluation.bootstrap`.
+    of frequent and rare categories; `subsets` (n,) mark predictions to score apart as well. Intervals cover 95 %: see
+    `vlm_core.evaluation.bootstrap`.
     Raises UserError when no true category is known, ValueError when shapes do not fit.
     """
     if len(attributes) != len(predictions):
@@ -229,6 +239,14 @@ def evaluate(
         resamples=resamples,
         seed=seed,
         predictions=predictions,
+        subsets=score_subsets(
+            labels,
+            predicted,
+            predictions.categories,
+            {name: rows[known] for name, rows in (subsets or {}).items()},
+            resamples=resamples,
+            seed=seed,
+        ),
         long_tail=() if trained is None else long_tail_scores(trained, summary, resampled),
     )
 

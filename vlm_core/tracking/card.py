@@ -13,6 +13,7 @@ import numpy as np
 from vlm_core.atomic import write_atomically
 from vlm_core.evaluation.long_tail import RANGES
 from vlm_core.evaluation.subgroups import THIN
+from vlm_core.evaluation.subsets import MEANING
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -125,6 +126,11 @@ def _scores(evaluation: Evaluation, split: Split) -> str:
     rows[4:4] = [
         (f"macro-F1, the {part.categories} with {RANGES[part.part]} training products", *_with_interval(part.macro_f1))
         for part in evaluation.long_tail
+    ]
+    rows += [
+        (f"{name} on the {score.products:,} test products {MEANING[subset]}", *_with_interval(metric))
+        for subset, score in evaluation.subsets.items()
+        for name, metric in (("macro-F1", score.macro_f1), ("accuracy", score.accuracy))
     ]
     categories = [
         (

@@ -110,7 +110,7 @@ class Trainer:
             **{field.name: getattr(config, field.name) for field in fields(TrainingArguments)}
         )
         split = self.data.split
-        balanced = balanced_loss(config.balance, split.labels[split.train], len(split.categories))
+        balanced = balanced_loss(config.balance, split.labels[split.train], len(self.model.categories))
         reports = train(FineTuning(self.model, cut, batches, split.validation, balanced), arguments, checkpoint)
         done = checkpoint.state().epoch
         for report in show_steps(reports, batches.steps, arguments.epochs, done):

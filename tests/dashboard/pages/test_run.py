@@ -9,10 +9,11 @@ from flask import Flask
 
 from dashboard.app import create_app
 from dashboard.pages import run as page
-from dashboard.pages.run_tables import long_tail_card
+from dashboard.pages.run_tables import long_tail_card, subsets_card
 from dashboard.runs import Runs
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.long_tail import TailPart
+from vlm_core.evaluation.subsets import SubsetScore
 
 
 @pytest.fixture
@@ -107,6 +108,14 @@ def test_frequent_and_rare_categories_are_shown_apart_where_there_are_both(runs,
     tail = (TailPart("head", 2, 40, evaluation.macro_f1), TailPart("tail", 1, 3, Estimate(0.25, 0.1, 0.4)))
     text = _text(long_tail_card(replace(evaluation, long_tail=tail)))
     assert "fewer than 20" in text and "0.250 (0.100 to 0.400)" in text
+
+
+def test_products_that_are_new_to_the_model_are_scored_apart_where_others_were_tested(runs, clip):
+    evaluation = runs.evaluation(clip)
+    assert subsets_card(evaluation) == []
+    score = SubsetScore(7, Estimate(0.5, 0.2, 0.8), Estimate(0.25, 0.1, 0.4))
+    text = _text(subsets_card(replace(evaluation, subsets={"unseen": score})))
+    assert "no weights known here were pretrained on" in text and "0.500 (0.200 to 0.800)" in text
 
 
 def test_a_failed_run_shows_why_as_text(runs):
