@@ -2,6 +2,7 @@
 
 import gc
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -31,6 +32,11 @@ os.environ.update(
         # Threads that wait by spinning take the cores from those that work.
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "0",
+        # Ray's clusters ask for a token, which it would otherwise write into the developer's home.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
 )
 # The suite may run inside `mlflow run` or `make`: neither's run, store or flags are for the tests.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import signal
 from collections.abc import Callable
 from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,14 +85,6 @@ def _predict_at_random(data: Data, rows: np.ndarray, seed: int) -> Predictions:
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
     ids = data.catalogue.products["product_id"].to_numpy(str)
     return Predictions(ids[rows], data.split.labels[rows], scores.astype(np.float32), data.split.categories)
-
-
-class ForkedProcess:
-    """A process of `multiprocessing` that starts at once: a fork, to which all that spawning pickles is pickled."""
-
-    def __new__(cls, *, target: Callable[..., object], args: tuple[Any, ...] = ()) -> BaseProcess:  # type: ignore[misc]
-        target, args = pickle.loads(pickle.dumps((target, args)))
-        return get_context("fork").Process(target=target, args=args)
 
 
 def kill_at(work: Callable[[Callable[[], NoReturn]], object]) -> None:

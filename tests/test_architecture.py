@@ -27,6 +27,7 @@ FLOORS = (
     ("vlm_core/data", "vlm_core/models"),
     ("vlm_core/inference", "vlm_core/training"),
     ("vlm_core/attention", "vlm_core/tracking"),
+    ("vlm_core/engine",),
     ("vlm_core/workflows",),
     ("vlm_core/benchmark",),
     ("vlm_core/study",),
@@ -43,7 +44,7 @@ DOORS = {
     "onnxruntime": {"vlm_core/models/onnx_export.py", "vlm_core/models/onnx_categoriser.py"},
     "peft": {"vlm_core/models/", "vlm_core/training/"},
     **{name: {"dashboard/"} for name in ("dash", "dash_ag_grid", "dash_mantine_components", "flask", "waitress")},
-    "ray": set(),  # one module, named here by whoever brings it
+    "ray": {"vlm_core/engine/"},
 }
 # A file in one of these formats can run code when it is read.
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "skops", "jsonpickle"}
@@ -55,7 +56,7 @@ UNSAFE_CALLS |= {"sha1", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "sub
 SAFE_VALUES = {"shell": "False", "trust_remote_code": "False", "weights_only": "True", "allow_pickle": "False"}
 # Each costs a `--help` more than it may take.
 HEAVY = {
-    *("torch", "mlflow", "transformers", "onnxruntime"),
+    *("ray", "torch", "mlflow", "transformers", "onnxruntime"),
     *("sklearn", "skimage", "scipy", "datasets", "kagglehub", "matplotlib"),
 }
 

@@ -367,10 +367,29 @@ class RunSettings(Settings):
     resume: str = Field("", description="id of an unfinished MLflow run to resume")
 
 
-class WorkersSettings(Settings):
-    """Worker processes."""
+class EngineSettings(Settings):
+    """Machines."""
 
-    workers: int = Field(1, ge=1, le=64, description="processes on this machine, which share its threads")
+    engine: Literal["local", "ray"] = Field(
+        "local", description="local: processes of this machine; ray: a Ray cluster, which takes the extra `ray`"
+    )
+    address: str = Field(
+        "", description="of the Ray cluster: auto, or host:port (empty: one of this machine, for this command)"
+    )
+
+    @model_validator(mode="after")
+    def _address_is_used(self) -> Self:
+        if self.address and self.engine == "local":
+            raise ValueError(f"address={self.address} has no use with engine=local: add engine=ray")
+        return self
+
+
+class WorkersSettings(EngineSettings):
+    """Workers."""
+
+    workers: int = Field(
+        1, ge=1, le=1000, description="processes at a time, which share the threads; engine=ray: in the whole cluster"
+    )
 
 
 class Config(RunSettings, TrainingSettings):

@@ -22,6 +22,7 @@ EXTRAS: Final = {
     ),
     "postgres": ("psycopg", "psycopg_binary"),
     "s3": ("boto3",),
+    "ray": ("ray",),
 }
 
 

@@ -1,4 +1,4 @@
-"""One cell: trained and measured, resumed, or only measured; an error becomes its outcome."""
+"""One cell: trained and measured, resumed, or only measured."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 
 from vlm_core.config import Config, StudyConfig
 from vlm_core.study import cells, measurements
-from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
+from vlm_core.study.cells import PendingCell, run_cell
 from vlm_core.study.plan import Cell, StudyPlan, plan_study
 
 PROBE = Cell("clip", "probe", "classify", "holdout", 3)
@@ -37,16 +37,9 @@ def steps(monkeypatch):
     return done
 
 
-def outcome(pending, plan) -> CellOutcome:
-    result = run_cell(pending, plan, Path(), "study")
-    assert result.key == pending.cell.key and result.seconds >= 0
-    return result
-
-
 @pytest.mark.parametrize("stopped", ["", "stopped run"])
 def test_a_cell_is_trained_or_resumed_and_then_measured(plan, steps, stopped):
-    result = outcome(PendingCell(PROBE, stopped, trained=False), plan)
-    assert (result.run_id, result.error) == ("trained", "")
+    assert run_cell(PendingCell(PROBE, stopped, trained=False), plan, Path(), "study") == "trained"
     assert steps == [
         ("train", "clip", 3, stopped, "study", "data", False),
         ("measure", ("simple_baselines",), "trained", "data"),
@@ -54,32 +47,14 @@ def test_a_cell_is_trained_or_resumed_and_then_measured(plan, steps, stopped):
 
 
 def test_a_trained_cell_is_only_measured(plan, steps):
-    assert outcome(PendingCell(PROBE, "run", trained=True), plan).run_id == "run"
+    assert run_cell(PendingCell(PROBE, "run", trained=True), plan, Path(), "study") == "run"
     assert steps == [("measure", ("simple_baselines",), "run", "data")]
 
 
 def test_a_cell_of_the_ablation_trains_its_mechanism(plan, steps):
     mechanism = Cell("mechanism", "mean-pool", "classify", "holdout", 3)
-    assert outcome(PendingCell(mechanism, "", trained=False), plan).run_id == "mean-pool of study"
+    assert run_cell(PendingCell(mechanism, "", trained=False), plan, Path(), "study") == "mean-pool of study"
     assert steps == []
-
-
-def test_an_error_is_the_outcome_of_its_cell(plan, steps, monkeypatch):
-    def fail(*_: object) -> None:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(measurements, "measure", fail)
-    result = outcome(PendingCell(PROBE, "", trained=False), plan)
-    assert (result.run_id, result.error) == ("", "RuntimeError: out of memory")
-
-
-def test_an_interruption_is_no_outcome(plan, steps, monkeypatch):
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(measurements, "measure", stop)
-    with pytest.raises(KeyboardInterrupt):
-        run_cell(PendingCell(PROBE, "", trained=False), plan, Path(), "study")
 
 
 def test_the_catalogue_is_read_once_for_all_cells(monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from multiprocessing import get_context
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,18 +169,6 @@ def test_a_cell_that_was_killed_before_its_first_epoch_begins_anew(shop: Path, s
 
 def _stop(*_: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _work_until_stopped() -> None:
-    running.run_cell = _stop  # type: ignore[assignment]
-    running._work(None, None, None, "")  # type: ignore[arg-type]
-
-
-def test_a_worker_that_is_stopped_begins_no_other_cell() -> None:
-    worker = get_context("fork").Process(target=_work_until_stopped)
-    worker.start()
-    worker.join()
-    assert worker.exitcode == 130
 
 
 def test_other_settings_do_not_resume_a_study(shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sqlite3
+from multiprocessing import get_context
 from types import SimpleNamespace
 
 import optuna
@@ -14,7 +15,7 @@ from optuna.trial import TrialState
 from experiments import tune
 from tests.messages import collected_messages
 from tests.standins import wait_for
-from tests.stub_training import ForkedProcess, Killed, kill_at, kill_on_entry, train_nothing, try_nothing
+from tests.stub_training import Killed, kill_at, kill_on_entry, train_nothing, try_nothing
 from vlm_core.config import SearchConfig
 from vlm_core.errors import Diverged, UserError
 from vlm_core.tracking.reader import RunReader
@@ -244,8 +245,8 @@ def test_two_workers_share_the_trials(quick, store, monkeypatch):
         wait_for(lambda: len(list(met.iterdir())) == 2, 60)
 
     monkeypatch.setattr(TRIAL, try_nothing(meet))
-    here = SimpleNamespace(get_context=lambda method: SimpleNamespace(Process=ForkedProcess))
-    monkeypatch.setattr("vlm_core.workflows.tune.multiprocessing", here)
+    here = SimpleNamespace(get_context=lambda method: get_context("fork"))  # where the stand-in is known
+    monkeypatch.setattr("vlm_core.engine.processes.multiprocessing", here)
     outcome, _ = quick(workers=2, trials=4, epochs=1)
     states = count_states(outcome.search)
     assert 4 <= states["complete"] + states.get("pruned", 0) <= 5 and "running" not in states

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from vlm_core.config import CatalogueSettings, Config, Settings, WeightsSettings
 from vlm_core.data import load_catalogue, load_data
-from vlm_core.errors import redact
 from vlm_core.progress import quiet
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
 
@@ -31,25 +29,10 @@ class PendingCell:
     trained: bool
 
 
-@dataclass(frozen=True)
-class CellOutcome:
-    """How a cell ended."""
-
-    key: str
-    run_id: str  # "" where it failed
-    error: str  # "" where it finished
-    seconds: float
-
-
-def run_cell(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> CellOutcome:
-    """Run the cell as a child of the run `parent`; an error is returned, not raised."""
-    started = time.monotonic()
-    try:
-        with quiet():
-            run_id, message = _run(pending, plan, root, parent), ""
-    except Exception as error:  # whatever a cell fails with, the others continue
-        run_id, message = "", redact(f"{type(error).__name__}: {error}")
-    return CellOutcome(pending.cell.key, run_id, message, time.monotonic() - started)
+def run_cell(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> str:
+    """Run the cell as a child of the run `parent`, and return the id of its run."""
+    with quiet():
+        return _run(pending, plan, root, parent)
 
 
 def _run(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> str:

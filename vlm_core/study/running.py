@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vlm_core.aliases import former_value
 from vlm_core.config import StudyConfig
 from vlm_core.data import load_data
+from vlm_core.engine.tasks import Ended, Engine, open_engine
 from vlm_core.errors import UserError
-from vlm_core.progress import shows_messages
-from vlm_core.study.cells import CellOutcome, PendingCell, run_cell
+from vlm_core.study.cells import PendingCell, run_cell
 from vlm_core.study.measurements import ADDED_LATER, CURRENT_NAMES
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
-from vlm_core.tracking.opening import prepare_store
+from vlm_core.tracking.opening import end_orphans, prepare_store
 from vlm_core.tracking.reader import RunReader
-from vlm_core.tracking.signals import ending_workers
-from vlm_core.tracking.workers import start_worker
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.corrections import fetch_corrections
 
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Settings that may change when a study is resumed.
-_FREE: Final = frozenset({"workers", "threads", "device", "cache_gib"})
+_FREE: Final = frozenset({"workers", "engine", "address", "threads", "device", "cache_gib"})
 
 
 @dataclass(frozen=True)
@@ -55,9 +49,6 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
     repeats the failed cells. Raises UserError.
     """
     from vlm_core.attention.mechanisms import MECHANISMS
-    from vlm_core.study.collecting import collect
-    from vlm_core.study.continual import article_types
-    from vlm_core.study.report import write_interim_results, write_report
 
     plan = plan_study(config, tuple(MECHANISMS))
     name = config.study or config.preset
@@ -65,6 +56,16 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
     if resume := _unfinished(name, config):
         config = config.resuming(RunReader().params(resume))
         plan = plan_study(config, tuple(MECHANISMS))
+    with open_engine(config) as engine:
+        return _run_plan(plan, config, name, root, resume, engine)
+
+
+def _run_plan(plan: StudyPlan, config: StudyConfig, name: str, root: Path, resume: str, engine: Engine) -> StudyOutcome:
+    """Run the cells that are not finished, in the run `resume` or a new one, and write the report."""
+    from vlm_core.study.collecting import collect
+    from vlm_core.study.continual import article_types
+    from vlm_core.study.report import write_interim_results, write_report
+
     fetch_corrections(config, root)
     data = load_data(plan.settings(plan.cells[0]) if plan.cells else plan.probe_settings(), root)
     if "continual" in plan.parts:
@@ -72,17 +73,19 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})
         run.params(config.to_params())
+        end_orphans(run.run_id)  # of a leader on another machine: cells end with their leader
         pending = find_pending(plan, RunReader().children(run.run_id))
         finished = len(plan.cells) - len(pending)
         logger.info(f"Study {name}: {len(plan.cells)} cells, {finished} of them already finished.")
         failed, left = dict[str, str](), {each.cell.key for each in pending}
-        for number, outcome in enumerate(_run_cells(pending, plan, config, root, run.run_id), start=1):
-            ending = f"FAILED: {outcome.error}" if outcome.error else f"run {outcome.run_id}"
-            logger.info(f"[{number}/{len(pending)}] {outcome.key}: {ending} ({outcome.seconds:.0f} s).")
-            if outcome.error:
-                failed[outcome.key] = outcome.error
-            left.discard(outcome.key)
-            if left and not any(Cell.of(key).seed == Cell.of(outcome.key).seed for key in left):
+        for number, ended in enumerate(_run_cells(engine, pending, plan, root, run.run_id), start=1):
+            key = ended.task.cell.key
+            ending = f"FAILED: {ended.error}" if ended.error else f"run {ended.result}"
+            logger.info(f"[{number}/{len(pending)}] {key}: {ending} ({ended.seconds:.0f} s).")
+            if ended.error:
+                failed[key] = ended.error
+            left.discard(key)
+            if left and not any(Cell.of(other).seed == Cell.of(key).seed for other in left):
                 # the dashboard shows them while the other seeds run
                 interim = collect(run.run_id, name, plan, config, data, root, failed, interim=True)
                 write_interim_results(run, interim)
@@ -146,35 +149,21 @@ def _measured(finished: pd.DataFrame) -> Iterator[set[str]]:
 
 
 def _run_cells(
-    pending: Sequence[PendingCell], plan: StudyPlan, config: StudyConfig, root: Path, parent: str
-) -> Iterator[CellOutcome]:
-    """Run the cells in `config.workers` processes, and yield each outcome as it comes."""
-    if config.workers == 1 or len(pending) < 2:
-        yield from (run_cell(each, plan, root, parent) for each in pending)
-        return
-    threads = max(1, min(config.threads, os.cpu_count() or 1) // config.workers)
-    shared = replace(plan, shared_settings={**plan.shared_settings, "threads": threads})
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        config.workers, context, initializer=start_worker, initargs=(os.getpid(), shows_messages())
-    ) as pool:
-        futures = [pool.submit(_work, each, shared, root, parent) for each in pending]
-        try:
-            with ending_workers():
-                for future in as_completed(futures):
-                    yield future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                "A process of the study was killed, perhaps because memory ran out. Run the same command again to "
-                "resume it, with fewer workers= if so."
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _work(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> CellOutcome:
-    """Run the cell; a worker that was stopped exits, because its pool would have it start another cell."""
+    engine: Engine, pending: Sequence[PendingCell], plan: StudyPlan, root: Path, parent: str
+) -> Iterator[Ended[PendingCell, str]]:
+    """Yield how each cell ended; those that are left early end as KILLED, on whatever machine they ran."""
+    shared = replace(plan, shared_settings={**plan.shared_settings, "threads": engine.threads(len(pending))})
     try:
-        return run_cell(pending, plan, root, parent)
-    except KeyboardInterrupt:
-        os._exit(128 + signal.SIGINT)
+        yield from engine.run(
+            partial(run_cell, plan=shared, root=root, parent=parent), pending, partial(_again, plan=plan, parent=parent)
+        )
+    except BaseException:
+        end_orphans(parent)
+        raise
+
+
+def _again(pending: PendingCell, plan: StudyPlan, parent: str) -> PendingCell:
+    """Return how a cell goes on whose process died: as the same command would after the study was killed."""
+    end_orphans(parent, pending.cell.key)
+    alone = replace(plan, cells=(pending.cell,))
+    return next(iter(find_pending(alone, RunReader().children(parent))), pending)

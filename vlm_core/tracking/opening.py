@@ -145,6 +145,21 @@ def end_dead_run(client: MlflowClient, run: Run) -> None:
         )
 
 
+def end_orphans(parent: str, name: str = "") -> None:
+    """Mark the runs below the run `parent` (those of that name) as KILLED that are RUNNING: their processes are dead.
+
+    Only who started these processes knows that of other machines. Raises UserError.
+    """
+    uri = store_uri()
+    client = connect(uri, to_write=True)
+    with store_errors(uri), waiting_at_most(_SECONDS_TO_END):
+        query = f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"
+        experiment = client.get_run(parent).info.experiment_id
+        for run in client.search_runs([experiment], query, max_results=_MOST_AT_ONCE):
+            if name in ("", run.info.run_name):
+                end_dead_run(client, run)
+
+
 def _check_artifacts(client: MlflowClient, uri: str, name: str) -> None:
     """Check where the experiment's artifacts are: on this disk in no folder that was moved away, else by listing them.
 

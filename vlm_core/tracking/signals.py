@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -210,8 +210,8 @@ def _stop(number: int) -> KeyboardInterrupt:
 
 
 @contextmanager
-def ending_workers() -> Iterator[None]:
-    """End the workers of this process, started by `multiprocessing`, when the block raises: politely, then by force.
+def ending_workers(end: Callable[[], None] | None = None) -> Iterator[None]:
+    """End the workers of this process when the block raises: those of `multiprocessing`, or as `end` does it.
 
     Otherwise they would first finish all remaining work, because a process that ends waits for them.
     """
@@ -219,14 +219,31 @@ def ending_workers() -> Iterator[None]:
         yield
     except BaseException:
         _process.ending = True
-        workers = multiprocessing.active_children()
-        for worker in workers:
-            worker.terminate()
-        end = time.monotonic() + SECONDS_TO_STOP
-        for worker in workers:
-            worker.join(max(0.0, end - time.monotonic()))
-            worker.kill()
+        (end or _end_children)()
         raise
+
+
+def _end_children() -> None:
+    """End the processes that `multiprocessing` started: politely, then by force."""
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.terminate()
+    end = time.monotonic() + SECONDS_TO_STOP
+    for worker in workers:
+        worker.join(max(0.0, end - time.monotonic()))
+        worker.kill()
+
+
+@contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Restore the handlers of both signals after the block, in which a library sets its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def end_with(leader: int) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -27,17 +26,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from vlm_core.aliases import stored_settings
 from vlm_core.config import Config, SearchConfig, searchable
 from vlm_core.data import Data, load_data, split_list
+from vlm_core.engine.tasks import Engine, open_engine
 from vlm_core.errors import Diverged, UserError, redact
 from vlm_core.presets import HEAD_SEARCH
-from vlm_core.progress import quiet, shows_messages
+from vlm_core.progress import quiet
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
 from vlm_core.tracking.patience import Patient, expect
 from vlm_core.tracking.reader import RunReader
-from vlm_core.tracking.signals import ending_workers
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.corrections import fetch_corrections
-from vlm_core.workflows.search_worker import run_search_worker
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
 
 logger = logging.getLogger(__name__)
@@ -49,7 +47,9 @@ SETTINGS: Final = "settings"
 RUN: Final = "mlflow_run"
 WINNER: Final = "winner_run"
 # Settings that may differ between the processes of one search.
-_MAY_DIFFER: Final = frozenset({"trials", "workers", "threads", "storage", "device", "cache_gib", "resamples"})
+_MAY_DIFFER: Final = frozenset(
+    {"trials", "workers", "engine", "address", "threads", "storage", "device", "cache_gib", "resamples"}
+)
 _SEEDS_PER_TRIAL: Final = 1000  # more than there are workers
 # Optuna's plots, by the number of objectives.
 _PLOTS: Final = {
@@ -95,10 +95,11 @@ def run_search(config: SearchConfig, root: Path) -> SearchOutcome:
         logger.info(f"Another process leads the search {worker.name}: this one runs trials for it.")
         worker.run_trials(data, str(search.user_attrs[RUN]))
         return SearchOutcome(str(search.user_attrs[RUN]), search, _best_trial(search), None)
-    return _lead(worker, search, data)
+    with open_engine(config) as engine:
+        return _lead(worker, search, data, engine)
 
 
-def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
+def _lead(worker: _Worker, search: optuna.Study, data: Data, engine: Engine) -> SearchOutcome:
     """Run all trials in a new run, or in that of a search that was stopped, and retrain with the best settings."""
     config = worker.config
     previous_run = str(search.user_attrs.get(RUN, ""))
@@ -117,7 +118,7 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data) -> SearchOutcome:
         run.params({**config.to_params(), "search": ",".join(worker.space)})
         if previous_run:
             _repeat_dead_trials(search, worker.root)
-        worker.run_workers(data, run.run_id)
+        worker.run_workers(engine, data, run.run_id)
         best = _best_trial(search)
         _log_search(search, best, run)
         logger.info("Best settings: " + ", ".join(f"{name}={value}" for name, value in best.params.items()) + ".")
@@ -224,25 +225,18 @@ class _Worker:
         _mend_journal(self.root / JOURNAL)
         return optuna.storages.JournalStorage(JournalFileBackend(str(self.root / JOURNAL)))
 
-    def run_workers(self, data: Data, parent: str) -> None:
+    def run_workers(self, engine: Engine, data: Data, parent: str) -> None:
         """Run the trials in `workers` processes. Raises UserError when one of them failed."""
-        if self.config.workers == 1:
+        if self.config.workers == 1 and self.config.engine == "local":
             self.run_trials(data, parent)
             return
-        share = max(1, min(self.config.threads, os.cpu_count() or 1) // self.config.workers)
-        config = self.config.model_copy(update={"threads": share})
-        start, leader = multiprocessing.get_context("spawn").Process, (os.getpid(), shows_messages())
-        workers = [
-            start(target=run_search_worker, args=(*leader, config, self.root, parent, number))
-            for number in range(1, self.config.workers + 1)
-        ]
-        with ending_workers():
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
-        if any(worker.exitcode for worker in workers):
-            raise UserError(f"A worker of the search {self.name} failed, see above: repeat the command to resume it.")
+        config = self.config.model_copy(update={"threads": engine.threads(self.config.workers)})
+        work = partial(run_trials, config, self.root, parent)
+        ends = [*engine.run(work, range(1, self.config.workers + 1), lambda number: number)]
+        if errors := [ended.error for ended in ends if ended.error]:
+            raise UserError(
+                f"A worker of the search {self.name} failed with: {errors[0]} Repeat the command to resume it."
+            )
 
     def run_trials(self, data: Data, parent: str, number: int = 0) -> None:
         """Run trials until the search has enough of them."""
@@ -321,13 +315,10 @@ def _whole_bytes(path: Path) -> int:
 
 
 def run_trials(config: SearchConfig, root: Path, parent: str, number: int) -> None:
-    """Run trials in a process of its own."""
-    try:
-        with quiet():
-            data = load_data(config, root)
-        _Worker(config, root).run_trials(data, parent, number)
-    except (UserError, KeyboardInterrupt) as error:
-        raise SystemExit(str(error)) from None
+    """Run trials as worker `number`, in a process of its own."""
+    with quiet():
+        data = load_data(config, root)
+    _Worker(config, root).run_trials(data, parent, number)
 
 
 def _space(config: SearchConfig) -> dict[str, BaseDistribution]:

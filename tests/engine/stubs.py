@@ -1,0 +1,53 @@
+"""Tasks for engines: they import nothing heavy, and any process can be given them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from vlm_core.errors import MissingExtra
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def fail_at_two(number: int) -> int:
+    if number == 2:
+        raise MissingExtra("two", "three")  # which does not survive being pickled
+    return number
+
+
+def say_where(name: str) -> tuple[str, str]:
+    return str(Path.cwd()), os.environ.get(name, "")
+
+
+def die_once(mark: Path) -> str:
+    """Kill the process the first time, as a kernel does that lacks memory."""
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def always_die(name: str) -> str:
+    if name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+def work_until_stopped(mark: Path) -> None:
+    """Say in `mark` what ended it."""
+    mark.with_suffix(".began").touch()
+    try:
+        while True:  # Ray's way of an interruption reaches Python alone, not a call that waits
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        mark.write_text("stopped")
+        raise
+
+
+def same(task: object) -> object:
+    return task
