@@ -16,7 +16,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m experiments.predict",
         description="Categorise images: single ones, or those of folders, zips and tables.",
     )
-    parser.add_argument("--model", required=True, help="run id, or a model such as models:/categoriser-blip@champion")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="run id, a model such as models:/categoriser-blip@champion, or the folder of a saved one",
+    )
     parser.add_argument(
         "--pictures",
         required=True,

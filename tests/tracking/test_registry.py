@@ -137,9 +137,21 @@ def test_every_kind_of_name_leads_to_the_categoriser(store: Path, clip: Path) ->
     assert load_categoriser(folder).categories == ("Apparel", "Footwear", "Free Items")
     connect().log_artifacts(run_id, str(folder.parent.parent), "onnx/fp32")  # as an export lies there
     assert resolve(f"runs:/{run_id}/onnx/fp32").is_relative_to(store)  # not a copy of it, which would be left behind
+    saved = folder.parents[2]  # as it lies in the store, and as MLflow has written it below that
+    assert {resolve(str(place)) for place in (folder, folder.parents[1], saved)} == {folder}
     model = connect().search_logged_models(["1"])[0]
     assert (str(model.status), model.source_run_id) == ("READY", run_id)
     assert {metric.key for metric in model.metrics} >= {"test_macro_f1", "test_accuracy"}
+
+
+def test_a_folder_without_a_model_is_refused_and_no_store_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no categoriser"):
+        resolve("empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_of_two_models_of_a_run_the_later_one_counts(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.errors import UserError
+from vlm_core.models.saved import find_categoriser
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import find_run
 from vlm_core.tracking.patience import patiently
@@ -113,8 +114,11 @@ def resolve(reference: str, uri: str = "") -> Path:
     """Return the folder of the categoriser that a run id or an address names, in the store at `uri` (empty: default).
 
     Addresses are `models:/name@alias`, `models:/name/3`, `runs:/id/model` and, for an export, `runs:/id/onnx/int8`.
-    It is downloaded if the store is remote. Raises UserError if there is none.
+    It is downloaded if the store is remote. The folder of a saved model is one without asking any store. Raises
+    UserError if there is none.
     """
+    if folder := find_categoriser(Path(reference)):
+        return folder
     uri = uri or store_uri()
     with store_errors(uri):
         client = connect(uri)
