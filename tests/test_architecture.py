@@ -38,7 +38,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room i
 # The one place where each of these libraries may be imported. A folder ends with a slash.
 DOORS = {
     "mlflow": {"vlm_core/tracking/"},
-    "optuna": {"vlm_core/workflows/tune.py", "dashboard/importances.py"},
+    "optuna": {"vlm_core/workflows/tune.py", "vlm_core/workflows/search_storage.py", "dashboard/importances.py"},
     "transformers": {"vlm_core/models/", "vlm_core/training/", "vlm_core/benchmark/"},
     "onnx": {"vlm_core/models/onnx_export.py"},
     "onnxruntime": {"vlm_core/models/onnx_export.py", "vlm_core/models/onnx_categoriser.py"},

@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import sqlite3
+import time
+from contextlib import closing
 from multiprocessing import get_context
 from types import SimpleNamespace
 
@@ -20,6 +22,7 @@ from vlm_core.config import SearchConfig
 from vlm_core.errors import Diverged, UserError
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows import train
+from vlm_core.workflows.search_storage import open_database
 from vlm_core.workflows.tune import JOURNAL, count_states, run_search
 
 SMALL = {
@@ -27,6 +30,7 @@ SMALL = {
     "resamples": 100, "search": "learning_rate,weight_decay", "trials": 3,
 }  # fmt: skip
 TRIAL = "vlm_core.workflows.tune.run_trial"
+_CLOCKS = {"time": time.time, "monotonic": time.monotonic}
 
 
 @pytest.fixture
@@ -167,23 +171,74 @@ def test_a_second_process_runs_trials_for_the_one_that_leads(quick):
 
 
 @pytest.mark.slow
-def test_a_search_whose_database_is_locked_waits_for_it(quick, stocked, monkeypatch):
+def test_a_search_whose_database_is_locked_waits_for_it(quick, monkeypatch):
     for name in ("SECONDS_SILENT", "SECONDS_BETWEEN"):
         monkeypatch.setattr(f"vlm_core.tracking.patience.{name}", 0.0)
-    journal = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(stocked / JOURNAL)))
-    report, locks = journal.set_trial_intermediate_value, [sqlite3.OperationalError("database is locked")] * 2
+    database = optuna.storages.RDBStorage
+    report, locks = database.set_trial_intermediate_value, [sqlite3.OperationalError("database is locked")] * 2
 
     def lock_first(*given):
         if locks:
             raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from locks.pop()
         return report(*given)
 
-    journal.set_trial_intermediate_value = lock_first
-    monkeypatch.setattr("optuna.storages.get_storage", lambda storage: journal if isinstance(storage, str) else storage)
+    monkeypatch.setattr(database, "set_trial_intermediate_value", lock_first)
     outcome, lines = quick(trials=1, storage="sqlite:///search.db")
     assert count_states(outcome.search) == {"complete": 1}
     assert len([line for line in lines if "search.db is locked by another process: waiting" in line]) == 1
     assert len([line for line in lines if "search.db is back" in line]) == 1
+
+
+@pytest.fixture
+def elsewhere(quick):
+    """A search in a database, and a trial that a process of another machine runs: the search, and the trial's id."""
+    outcome, _ = quick(trials=1, storage="sqlite:///search.db")
+    trial = outcome.search.ask()
+    trial.set_user_attr("process", "another-machine:1:1.00")
+    outcome.search._storage.record_heartbeat(trial._trial_id)
+    return outcome.search, trial
+
+
+@pytest.mark.slow
+def test_a_trial_of_another_machine_that_falls_silent_is_repeated_once(elsewhere, quick, stocked):
+    _, trial = elsewhere
+    trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
+    (stocked / "checkpoints" / "dead").mkdir(parents=True)
+    trial.set_user_attr("mlflow_run", "dead")
+    with closing(sqlite3.connect(stocked / "search.db")) as database, database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+    outcome, lines = quick(trials=4, storage="sqlite:///search.db", search="learning_rate,weight_decay")
+    assert count_states(outcome.search) == {"complete": 4, "fail": 1}
+    (repeated,) = [each for each in outcome.search.get_trials() if "repeats" in each.user_attrs]
+    assert repeated.user_attrs["repeats"] == trial.number
+    assert repeated.params["learning_rate"] == trial.params["learning_rate"]
+    assert len([line for line in lines if f"Trial {trial.number} died with its process and is repeated" in line]) == 1
+    assert not (stocked / "checkpoints" / "dead").exists()
+
+
+@pytest.mark.slow
+def test_a_trial_that_another_machine_runs_is_waited_for(elsewhere, quick, monkeypatch):
+    search, trial = elsewhere
+    waited = []
+
+    def end_it(seconds):
+        waited.append(seconds)
+        search.tell(trial, 0.5)
+
+    monkeypatch.setattr("vlm_core.workflows.tune.time", SimpleNamespace(sleep=end_it, **_CLOCKS))
+    outcome, _ = quick(trials=2, storage="sqlite:///search.db")
+    assert count_states(outcome.search) == {"complete": 2} and len(waited) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seconds", "leads"), [(5, False), (1000, True)])
+def test_a_leader_on_another_machine_leads_until_it_falls_silent(quick, seconds, leads):
+    first, _ = quick(trials=1, storage="sqlite:///search.db")
+    facts = {"process": "another-machine:1:1.00", "winner_run": "", "leader_beat": time.time() - seconds}
+    for name, value in facts.items():
+        first.search.set_user_attr(name, value)
+    outcome, _ = quick(trials=2, storage="sqlite:///search.db")
+    assert bool(outcome.winner) == leads and count_states(outcome.search) == {"complete": 2}
 
 
 def test_a_diverging_trial_counts_as_pruned(quick, monkeypatch):
@@ -200,8 +255,8 @@ def test_a_diverging_trial_counts_as_pruned(quick, monkeypatch):
 
 @pytest.mark.slow
 def test_no_password_is_stored_or_shown(quick, stocked, monkeypatch, tmp_path):
-    journal = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(stocked / JOURNAL)))
-    monkeypatch.setattr("vlm_core.workflows.tune._Worker._storage", lambda worker: journal)
+    here = f"sqlite:///{stocked}/search.db"
+    monkeypatch.setattr("vlm_core.workflows.tune.open_database", lambda address, root: open_database(here, root))
     address = "postgresql://seeker:hunter2@db.example/searches?password=hunter2"
     failures = [RuntimeError(f"cannot reach {address}"), UserError(f"{address} is away")]
     for error in failures:
@@ -218,7 +273,7 @@ def test_no_password_is_stored_or_shown(quick, stocked, monkeypatch, tmp_path):
     assert "postgresql://db.example/searches?password=***" in shown
     assert "hunter2" not in shown and "seeker" not in shown
     files = [path for path in stocked.rglob("*") if path.is_file() and "data" not in path.relative_to(stocked).parts[0]]
-    assert {stocked / "mlflow.db", stocked / JOURNAL} <= set(files)
+    assert {stocked / "mlflow.db", stocked / "search.db"} <= set(files)
     assert [path for path in files if b"hunter2" in path.read_bytes() or b"seeker" in path.read_bytes()] == []
     assert outcome.winner
 
@@ -229,6 +284,7 @@ def test_no_password_is_stored_or_shown(quick, stocked, monkeypatch, tmp_path):
         ({"search": "learning_rate,nose"}, "search=nose cannot be searched over"),
         ({"search": "lora_rank"}, "none of these settings has an effect with mode=probe"),
         ({"storage": "nosuch://x"}, "The search cannot be stored"),
+        ({"engine": "ray"}, r"engine=ray keeps a search in a database that all nodes reach: add storage=postgresql"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(quick, settings, message):

@@ -125,6 +125,18 @@ def count_machines() -> int:
     return len({node["NodeManagerHostname"] for node in alive_nodes()})
 
 
+def require_shared(stores: Sequence[str]) -> None:
+    """Raise UserError where the nodes run on several machines and a store is a file, which only this one has."""
+    machines = count_machines()
+    files = [address for address in stores if address.startswith(("sqlite:", "file:", "/"))]
+    if machines > 1 and files:
+        raise UserError(
+            f"{redact(files[0])} is a file of this machine, and the cluster has {machines}: runs need "
+            "MLFLOW_TRACKING_URI with the address of a server or a database that all of them reach, and a search "
+            "storage= with that of a database."
+        )
+
+
 def cpus_per_task(nodes: Sequence[int], at_once: int, most: int) -> int:
     """Return the most cores that each of `at_once` tasks can have at the same time, given the cores of each node."""
     return max((cpus for cpus in range(1, most + 1) if sum(node // cpus for node in nodes) >= at_once), default=1)

@@ -53,15 +53,32 @@ def attempt(work: Callable[[T], R], task: T) -> Ended[T, R]:
     return Ended(task, result, error, time.monotonic() - started)
 
 
+def run_children(
+    engine: Engine, parent: str, work: Callable[[T], R], tasks: Sequence[T], again: Callable[[T], T]
+) -> Iterator[Ended[T, R]]:
+    """Run tasks that log runs below the run `parent`; those left early end as KILLED, on whatever machine they ran."""
+    try:
+        yield from engine.run(work, tasks, again)
+    except BaseException:
+        from vlm_core.tracking.opening import end_orphans
+
+        end_orphans(parent)
+        raise
+
+
 @contextmanager
-def open_engine(settings: WorkersSettings) -> Iterator[Engine]:
-    """Yield the engine that the settings name, for the block. Raises UserError where its cluster cannot be reached."""
+def open_engine(settings: WorkersSettings, *stores: str) -> Iterator[Engine]:
+    """Yield the engine that the settings name, for the block.
+
+    Raises UserError where its cluster cannot be reached, or where not all of its machines reach one of the stores.
+    """
     if settings.engine == "local":
         from vlm_core.engine.processes import Processes
 
         yield Processes(settings.workers, settings.threads)
         return
-    from vlm_core.engine.cluster import Cluster, connected
+    from vlm_core.engine.cluster import Cluster, connected, require_shared
 
     with connected(settings.address):
+        require_shared(stores)
         yield Cluster(settings.workers, settings.threads, gpu=settings.device != "cpu")

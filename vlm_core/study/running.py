@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from vlm_core.aliases import former_value
 from vlm_core.config import StudyConfig
 from vlm_core.data import load_data
-from vlm_core.engine.tasks import Ended, Engine, open_engine
+from vlm_core.engine.tasks import Ended, Engine, open_engine, run_children
 from vlm_core.errors import UserError
 from vlm_core.study.cells import PendingCell, run_cell
 from vlm_core.study.measurements import ADDED_LATER, CURRENT_NAMES
@@ -20,6 +20,7 @@ from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import end_orphans, prepare_store
 from vlm_core.tracking.reader import RunReader
+from vlm_core.tracking.store import store_uri
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.corrections import fetch_corrections
 
@@ -56,7 +57,7 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
     if resume := _unfinished(name, config):
         config = config.resuming(RunReader().params(resume))
         plan = plan_study(config, tuple(MECHANISMS))
-    with open_engine(config) as engine:
+    with open_engine(config, store_uri()) as engine:
         return _run_plan(plan, config, name, root, resume, engine)
 
 
@@ -151,15 +152,10 @@ def _measured(finished: pd.DataFrame) -> Iterator[set[str]]:
 def _run_cells(
     engine: Engine, pending: Sequence[PendingCell], plan: StudyPlan, root: Path, parent: str
 ) -> Iterator[Ended[PendingCell, str]]:
-    """Yield how each cell ended; those that are left early end as KILLED, on whatever machine they ran."""
+    """Run the cells as tasks of the engine, and yield how each ended."""
     shared = replace(plan, shared_settings={**plan.shared_settings, "threads": engine.threads(len(pending))})
-    try:
-        yield from engine.run(
-            partial(run_cell, plan=shared, root=root, parent=parent), pending, partial(_again, plan=plan, parent=parent)
-        )
-    except BaseException:
-        end_orphans(parent)
-        raise
+    work = partial(run_cell, plan=shared, root=root, parent=parent)
+    yield from run_children(engine, parent, work, pending, partial(_again, plan=plan, parent=parent))
 
 
 def _again(pending: PendingCell, plan: StudyPlan, parent: str) -> PendingCell:

@@ -154,8 +154,9 @@ def end_orphans(parent: str, name: str = "") -> None:
     client = connect(uri, to_write=True)
     with store_errors(uri), waiting_at_most(_SECONDS_TO_END):
         query = f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{parent}'"
-        experiment = client.get_run(parent).info.experiment_id
-        for run in client.search_runs([experiment], query, max_results=_MOST_AT_ONCE):
+        leader = find_run(client, parent)
+        below = client.search_runs([leader.info.experiment_id], query, max_results=_MOST_AT_ONCE) if leader else ()
+        for run in below:
             if name in ("", run.info.run_name):
                 end_dead_run(client, run)
 

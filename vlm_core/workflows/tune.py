@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -26,16 +27,25 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from vlm_core.aliases import stored_settings
 from vlm_core.config import Config, SearchConfig, searchable
 from vlm_core.data import Data, load_data, split_list
-from vlm_core.engine.tasks import Engine, open_engine
+from vlm_core.engine.tasks import Engine, open_engine, run_children
 from vlm_core.errors import Diverged, UserError, redact
 from vlm_core.presets import HEAD_SEARCH
 from vlm_core.progress import quiet
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
-from vlm_core.tracking.patience import Patient, expect
+from vlm_core.tracking.patience import Patient, expect, patiently
 from vlm_core.tracking.reader import RunReader
+from vlm_core.tracking.store import store_uri
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows.corrections import fetch_corrections
+from vlm_core.workflows.search_storage import (
+    RUN,
+    SECONDS_SILENT,
+    open_database,
+    open_journal,
+    repeat_trial,
+    saying_alive,
+)
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
 
 logger = logging.getLogger(__name__)
@@ -44,12 +54,13 @@ JOURNAL: Final = "optuna.log"
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 # User attributes of a search or a trial.
 SETTINGS: Final = "settings"
-RUN: Final = "mlflow_run"
 WINNER: Final = "winner_run"
+LEADER_BEAT: Final = "leader_beat"
 # Settings that may differ between the processes of one search.
 _MAY_DIFFER: Final = frozenset(
     {"trials", "workers", "engine", "address", "threads", "storage", "device", "cache_gib", "resamples"}
 )
+_SECONDS_BETWEEN_CHECKS: Final = 2.0
 _SEEDS_PER_TRIAL: Final = 1000  # more than there are workers
 # Optuna's plots, by the number of objectives.
 _PLOTS: Final = {
@@ -81,6 +92,11 @@ def run_search(config: SearchConfig, root: Path) -> SearchOutcome:
     A search of that name is resumed: trials that died with their process are repeated. Where another process leads it,
     this one only runs trials. Raises UserError.
     """
+    if config.engine == "ray" and not config.storage:
+        raise UserError(
+            "engine=ray keeps a search in a database that all nodes reach: add storage=postgresql+psycopg://... or, "
+            "where the cluster is this machine alone, storage=sqlite:///search.db."
+        )
     worker = _Worker(config, root)
     logger.info(f"Search {worker.name} in {worker.storage_name}: {', '.join(worker.space)}.")
     prepare_store(config.experiment)
@@ -89,14 +105,20 @@ def run_search(config: SearchConfig, root: Path) -> SearchOutcome:
     worker = _Worker(config, root)
     fetch_corrections(config, root)
     data = load_data(config, root)
-    leader = str(search.user_attrs.get(tags.PROCESS, ""))
-    is_led = leader not in ("", tags.process_tag()) and not tags.process_is_dead(leader)
-    if is_led and not search.user_attrs.get(WINNER):
+    if _is_led(search) and not search.user_attrs.get(WINNER):
         logger.info(f"Another process leads the search {worker.name}: this one runs trials for it.")
         worker.run_trials(data, str(search.user_attrs[RUN]))
         return SearchOutcome(str(search.user_attrs[RUN]), search, _best_trial(search), None)
-    with open_engine(config) as engine:
+    with open_engine(config, store_uri(), config.storage) as engine, worker.leading():
         return _lead(worker, search, data, engine)
+
+
+def _is_led(search: optuna.Study) -> bool:
+    """Return whether another process leads the search: one that is not known to be dead here, nor silent elsewhere."""
+    leader = str(search.user_attrs.get(tags.PROCESS, ""))
+    if leader in ("", tags.process_tag()) or tags.process_is_dead(leader):
+        return False
+    return time.time() - float(search.user_attrs.get(LEADER_BEAT, time.time())) < SECONDS_SILENT
 
 
 def _lead(worker: _Worker, search: optuna.Study, data: Data, engine: Engine) -> SearchOutcome:
@@ -117,7 +139,7 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data, engine: Engine) -> 
         run.tags({"kind": "search", tags.SEARCH_NAME: worker.name, "storage": worker.storage_name})
         run.params({**config.to_params(), "search": ",".join(worker.space)})
         if previous_run:
-            _repeat_dead_trials(search, worker.root)
+            worker.repeat_dead_trials(search)
         worker.run_workers(engine, data, run.run_id)
         best = _best_trial(search)
         _log_search(search, best, run)
@@ -216,14 +238,31 @@ class _Worker:
         return search
 
     def _storage(self) -> optuna.storages.BaseStorage:
-        from optuna.storages.journal import JournalFileBackend
-
         if address := self.config.storage:
-            storage = optuna.storages.get_storage(address)
+            database = self._database
             expect(address)  # it has just answered
-            return cast("optuna.storages.BaseStorage", Patient(storage, address))
-        _mend_journal(self.root / JOURNAL)
-        return optuna.storages.JournalStorage(JournalFileBackend(str(self.root / JOURNAL)))
+            return cast("optuna.storages.BaseStorage", Patient(database, address))
+        return open_journal(self.root / JOURNAL)
+
+    @cached_property
+    def _database(self) -> Any:
+        """The search's database, without any patience."""
+        return open_database(self.config.storage, self.root)
+
+    @cached_property
+    def _in_database(self) -> optuna.Study:
+        """The search, without any patience."""
+        return optuna.load_study(study_name=self.name, storage=self._database)
+
+    def leading(self) -> AbstractContextManager[None]:
+        """Say in a database that the search's leader is alive, inside the block."""
+        return self._saying(lambda: self._in_database.set_user_attr(LEADER_BEAT, time.time()))
+
+    def _alive(self, trial: Trial) -> AbstractContextManager[None]:
+        return self._saying(lambda: self._database.record_heartbeat(trial._trial_id))
+
+    def _saying(self, alive: Callable[[], object]) -> AbstractContextManager[None]:
+        return saying_alive(alive, self.config.storage) if self.config.storage else nullcontext()
 
     def run_workers(self, engine: Engine, data: Data, parent: str) -> None:
         """Run the trials in `workers` processes. Raises UserError when one of them failed."""
@@ -232,7 +271,8 @@ class _Worker:
             return
         config = self.config.model_copy(update={"threads": engine.threads(self.config.workers)})
         work = partial(run_trials, config, self.root, parent)
-        ends = [*engine.run(work, range(1, self.config.workers + 1), lambda number: number)]
+        numbers = range(1, self.config.workers + 1)
+        ends = [*run_children(engine, parent, work, numbers, lambda number: number)]
         if errors := [ended.error for ended in ends if ended.error]:
             raise UserError(
                 f"A worker of the search {self.name} failed with: {errors[0]} Repeat the command to resume it."
@@ -241,10 +281,50 @@ class _Worker:
     def run_trials(self, data: Data, parent: str, number: int = 0) -> None:
         """Run trials until the search has enough of them."""
         search = self.open_search(seed=number)
-        while _count_started(search) < self.config.trials:
+        while self._wants_trial(search):
             trial = search.ask(self.space)
-            trial.set_user_attr(tags.PROCESS, tags.process_tag())
-            self._run_trial(search, trial, data, parent)
+            with self._alive(trial):
+                trial.set_user_attr(tags.PROCESS, tags.process_tag())
+                self._run_trial(search, trial, data, parent)
+
+    def _wants_trial(self, search: optuna.Study) -> bool:
+        """Return whether the search wants another trial; where it is in a database, once one of those that run died."""
+        while self.config.storage:
+            self.repeat_dead_trials(search)
+            if len(search.get_trials(deepcopy=False, states=FINISHED)) >= self.config.trials:
+                return False
+            if self._count_started(search) < self.config.trials:
+                return True
+            time.sleep(_SECONDS_BETWEEN_CHECKS)
+        return self._count_started(search) < self.config.trials
+
+    def _count_started(self, search: optuna.Study) -> int:
+        """Count the trials that have finished or that a living process runs."""
+        trials = search.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
+        return sum(not self._is_dead(trial) for trial in trials)
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial's process is known to be dead, on this machine or because it never gave its name."""
+        if trial.state != TrialState.RUNNING:
+            return False
+        if process := str(trial.user_attrs.get(tags.PROCESS, "")):
+            return tags.process_is_dead(process)
+        began = trial.datetime_start or datetime.now()
+        return datetime.now() - began > timedelta(seconds=SECONDS_SILENT if self.config.storage else 0)
+
+    def repeat_dead_trials(self, search: optuna.Study) -> None:
+        """Mark the trials whose process died as failed, and queue their settings first."""
+        if self.config.storage:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                patiently(self.config.storage, optuna.storages.fail_stale_trials, self._in_database)
+        for trial in search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if self._is_dead(trial):
+                try:
+                    search.tell(trial.number, state=TrialState.FAIL)
+                except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                    continue  # another process has just done so
+                repeat_trial(search, trial, self.root)
 
     def _run_trial(self, search: optuna.Study, trial: Trial, data: Data, parent: str) -> None:
         two_objectives = len(search.directions) > 1
@@ -269,49 +349,20 @@ class _Worker:
         except Diverged as error:
             result = TrialResult(macro_f1=0.0, seconds=float("inf"), pruned=True)
             trial.set_user_attr(tags.FAILURE, str(error))
+        except optuna.exceptions.UpdateFinishedTrialError:
+            logger.warning(f"Trial {trial.number} was taken for dead while its database was away, and is repeated.")
+            return
         except BaseException:
-            search.tell(trial, state=TrialState.FAIL)
+            search.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             raise
         if result.pruned:  # Optuna does not prune with two objectives
-            search.tell(trial, state=TrialState.FAIL if two_objectives else TrialState.PRUNED)
+            search.tell(trial, state=TrialState.FAIL if two_objectives else TrialState.PRUNED, skip_if_finished=True)
         else:
-            search.tell(trial, [result.macro_f1, result.seconds] if two_objectives else result.macro_f1)
+            values = [result.macro_f1, result.seconds] if two_objectives else result.macro_f1
+            search.tell(trial, values, skip_if_finished=True)
         score = "pruned" if result.pruned else f"validation macro-F1 {result.macro_f1:.4f}"
         seconds = time.monotonic() - started
         logger.info(f"Trial {trial.number}: {_format_settings(trial.params)}: {score} ({seconds:.0f} s).")
-
-
-def _mend_journal(path: Path) -> None:
-    """Drop what a killed process has left of the journal's last line, behind which Optuna would write the next one."""
-    from optuna.storages.journal import JournalFileSymlinkLock
-
-    if not path.exists() or _whole_bytes(path) == path.stat().st_size:
-        return
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()  # a living process may have been writing that line
-    try:
-        whole = _whole_bytes(path)
-        if whole < path.stat().st_size:
-            os.truncate(path, whole)
-            logger.warning(
-                f"The last line of {path} was cut when its process was killed: the search goes on without it."
-            )
-    finally:
-        lock.release()
-
-
-def _whole_bytes(path: Path) -> int:
-    """Return the size of the journal up to the end of its last whole line."""
-    content = path.read_bytes()
-    while content:
-        start = content.rstrip(b"\n").rfind(b"\n") + 1
-        try:
-            if content.endswith(b"\n") and isinstance(json.loads(content[start:]), dict):
-                break
-        except ValueError:
-            pass
-        content = content[:start]
-    return len(content)
 
 
 def run_trials(config: SearchConfig, root: Path, parent: str, number: int) -> None:
@@ -352,29 +403,6 @@ def _best_trial(search: optuna.Study) -> FrozenTrial:
     if not complete:
         raise UserError("No trial was completed: see why the runs failed, or search over other settings with search=.")
     return max(complete, key=lambda trial: trial.values[0])
-
-
-def _count_started(search: optuna.Study) -> int:
-    """Count the trials that have finished or that a living process runs."""
-    trials = search.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
-    return sum(not _is_dead(trial) for trial in trials)
-
-
-def _is_dead(trial: FrozenTrial) -> bool:
-    process = str(trial.user_attrs.get(tags.PROCESS, ""))
-    return trial.state == TrialState.RUNNING and tags.process_is_dead(process)
-
-
-def _repeat_dead_trials(search: optuna.Study, root: Path) -> None:
-    """Mark the trials whose process was killed as failed, remove their checkpoints, and queue their settings first."""
-    for trial in search.get_trials(states=(TrialState.RUNNING,)):
-        if _is_dead(trial):
-            search.tell(trial.number, state=TrialState.FAIL)
-            if run_id := trial.user_attrs.get(RUN):
-                shutil.rmtree(root / "checkpoints" / str(run_id), ignore_errors=True)
-            if trial.params:
-                search.enqueue_trial(trial.params)
-            logger.info(f"Trial {trial.number} died with its process and is repeated.")
 
 
 def count_states(search: optuna.Study) -> dict[str, int]:

@@ -1,0 +1,120 @@
+"""Where a search is stored: a journal file of one machine, or a database, in which the living say that they are.
+
+A process of this machine is known to be dead by its number. One of another machine is known by its silence: it says in
+the database, every few seconds, that its trial is alive (Optuna's heartbeat).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial
+
+from vlm_core.tracking.opening import end_orphans
+from vlm_core.tracking.patience import patiently
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_BEATS: Final = 10
+SECONDS_SILENT: Final = 120  # after which somebody is taken for dead; a database may be away for as long
+MOST_REPEATS: Final = 3  # of a trial, which may be what kills its processes
+# User attributes of a search or a trial.
+RUN: Final = "mlflow_run"
+REPEATS: Final = "repeats"  # number of the trial that died and is repeated by this one
+TIMES: Final = "times_repeated"
+
+
+def open_journal(path: Path) -> optuna.storages.JournalStorage:
+    """Open the journal at `path`, mended if a process was killed that was writing it."""
+    _mend_journal(path)
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+
+
+def open_database(address: str, root: Path) -> Any:
+    """Open the database at `address`, in which the dead are noticed; checkpoints of their trials are below `root`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.get_storage(
+            optuna.storages.RDBStorage(
+                address,
+                heartbeat_interval=SECONDS_BETWEEN_BEATS,
+                grace_period=SECONDS_SILENT,
+                heartbeat_stale_trial_callback=partial(repeat_trial, root=root),
+            )
+        )
+
+
+def _mend_journal(path: Path) -> None:
+    """Drop what a killed process has left of the journal's last line, behind which Optuna would write the next one."""
+    if not path.exists() or _whole_bytes(path) == path.stat().st_size:
+        return
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()  # a living process may have been writing that line
+    try:
+        whole = _whole_bytes(path)
+        if whole < path.stat().st_size:
+            os.truncate(path, whole)
+            logger.warning(
+                f"The last line of {path} was cut when its process was killed: the search goes on without it."
+            )
+    finally:
+        lock.release()
+
+
+def _whole_bytes(path: Path) -> int:
+    """Return the size of the journal up to the end of its last whole line."""
+    content = path.read_bytes()
+    while content:
+        start = content.rstrip(b"\n").rfind(b"\n") + 1
+        try:
+            if content.endswith(b"\n") and isinstance(json.loads(content[start:]), dict):
+                break
+        except ValueError:
+            pass
+        content = content[:start]
+    return len(content)
+
+
+def repeat_trial(search: optuna.Study, trial: FrozenTrial, root: Path) -> None:
+    """Queue the settings of a trial that died, mark its run as KILLED, and remove its checkpoints."""
+    times = int(trial.user_attrs.get(TIMES, 0)) + 1
+    if times <= MOST_REPEATS:
+        search.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number, TIMES: times})
+    end_orphans(str(search.user_attrs[RUN]), f"{search.study_name}-{trial.number}")
+    if run_id := trial.user_attrs.get(RUN):
+        shutil.rmtree(root / "checkpoints" / str(run_id), ignore_errors=True)
+    logger.info(f"Trial {trial.number} died with its process and is repeated.")
+
+
+@contextmanager
+def saying_alive(alive: Callable[[], object], address: str) -> Iterator[None]:
+    """Call `alive` now and every few seconds inside the block, also while the database at `address` is away."""
+    ended = threading.Event()
+
+    def go_on() -> None:
+        seconds: float = SECONDS_BETWEEN_BEATS
+        while not ended.wait(seconds):
+            try:
+                alive()
+                seconds = SECONDS_BETWEEN_BEATS
+            except Exception:  # whatever it is, it is told where the trial itself fails
+                seconds = 1.0
+
+    patiently(address, alive)
+    threading.Thread(target=go_on, name="alive", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
