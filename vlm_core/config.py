@@ -178,7 +178,11 @@ class WeightsSettings(Settings):
 class ModelSettings(WeightsSettings):
     """Model."""
 
-    model: Model = Field("blip", description="model family and size; `baseline` is HOG + colour + logistic regression")
+    model: Model = Field(
+        "blip",
+        description="model family and size; `baseline` is logistic regression on HOG + colour of the picture, TF-IDF "
+        "of the text, or both stacked",
+    )
 
     @property
     def family(self) -> str:
@@ -210,6 +214,37 @@ class CatalogueSettings(Settings):
     caption_columns: str = Field(
         "gender,baseColour,articleType",
         description="comma-separated columns that caption an image, in reading order; the last one names the article",
+    )
+
+
+class TextColumns(CatalogueSettings):
+    """Texts of products."""
+
+    text_columns: str = Field(
+        "", description="comma-separated columns that a model with inputs=text reads, in order (empty: the title)"
+    )
+
+
+class ReadingSettings(TextColumns):
+    """Reading of texts."""
+
+    inputs: Literal["image", "text", "image+text"] = Field(
+        "image", description="what a prediction is made from: the picture, the texts of text_columns, or both"
+    )
+    fusion: Literal["late", "concat", "cross-attention", "own"] = Field(
+        "own",
+        description="how image+text are fused; late: weighted mean of log-probabilities, the weight fitted on "
+        "validation; concat: both towers' states and a perceptron; cross-attention: the text reads image tokens; own: "
+        "as the family does",
+    )
+    mask_label_words: bool = Field(
+        False, description="true: remove the words of categories and their article types from the texts"
+    )
+    modality_dropout: float = Field(
+        0.15,
+        ge=0,
+        le=0.5,
+        description="share of training products shown without text, and of those shown without picture, by image+text",
     )
 
 
@@ -317,7 +352,7 @@ class FineTuningSettings(OptimisationSettings, FreezingSettings, EvaluationSetti
     patience: int = Field(3, ge=1, description="epochs without a better validation macro-F1 before training stops")
 
 
-class TrainingSettings(FineTuningSettings, SplitSettings, ModelSettings):
+class TrainingSettings(ReadingSettings, FineTuningSettings, SplitSettings, ModelSettings):
     """Training."""
 
     mode: Literal["auto", "zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full"] = Field(
@@ -357,6 +392,22 @@ class TrainingSettings(FineTuningSettings, SplitSettings, ModelSettings):
                 f"protocol=original oversamples before it splits, which balance={self.balance} does not: use "
                 "balance=oversample, or another protocol"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.inputs == "image":
+            return self
+        if self.objective == "generate":
+            raise ValueError(f"objective=generate writes after a picture alone: inputs={self.inputs} needs classify")
+        if self.mode == "zero-shot":
+            raise ValueError(f"mode=zero-shot reads pictures alone: inputs={self.inputs} needs a mode that trains")
+        if self.mode == "fusion" and self.inputs == "text":
+            raise ValueError("mode=fusion trains what fuses picture and text, and inputs=text has none: use mode=probe")
+        if self.readout == "vision":
+            raise ValueError(f"readout=vision reads pictures alone: inputs={self.inputs} needs readout=fused")
+        if self.prefix == "int8":
+            raise ValueError(f"prefix=int8 takes pictures alone: inputs={self.inputs} needs prefix=torch")
         return self
 
 
@@ -429,7 +480,7 @@ class SearchConfig(WorkersSettings, TrainingSettings):
     storage: str = Field("", description="database URL, for several machines (empty: optuna.log in this folder)")
 
 
-class StudyConfig(WorkersSettings, FineTuningSettings):
+class StudyConfig(TextColumns, WorkersSettings, FineTuningSettings):
     """Study."""
 
     families: str = Field("clip,blip,git", description="comma-separated models to compare")
@@ -440,7 +491,7 @@ class StudyConfig(WorkersSettings, FineTuningSettings):
     parts: str = Field(
         "families,ablation,robustness,attention,labels,cost",
         description="comma-separated parts to run (ablation: of the mechanism, on frozen towers; continual: article "
-        "types learnt step by step)",
+        "types learnt step by step; fusion: pictures with texts)",
     )
     towers: str = Field(
         "clip", description="comma-separated frozen towers of the ablation: clip, blip, git, and random (untrained)"

@@ -18,7 +18,8 @@ from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.labels import counted
 from vlm_core.catalogue.reading import number_of
 from vlm_core.catalogue.splitting import KEEPS_PARTS, Split, dataset_info, split_catalogue
-from vlm_core.config import CatalogueSettings, TrainingSettings
+from vlm_core.config import CatalogueSettings, TextColumns, TrainingSettings
+from vlm_core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.exposure import Exposure
     from vlm_core.catalogue.reading import Columns
+    from vlm_core.evaluation.product_texts import TextReading
 
 logger = logging.getLogger(__name__)
 SAMPLE: Final = "sample"  # the embedded catalogue
@@ -111,6 +113,48 @@ def _warn_of_columns(config: CatalogueSettings, catalogue: Catalogue) -> None:
             for name in names:
                 if name and name not in (*known, *usual):
                     logger.warning(f"{no_column(setting, name, catalogue.name, known)} It is passed over.")
+
+
+def text_columns(config: TextColumns, catalogue: Catalogue) -> tuple[str, ...]:
+    """Return the columns of the prepared catalogue that hold the texts. Raises UserError for none, or the label."""
+    from vlm_core.catalogue.catalogue import no_column, own_columns
+    from vlm_core.evaluation.product_texts import TITLE
+
+    named = split_list(config.text_columns)
+    names = tuple(dict.fromkeys(TITLE if name == config.title_column else name for name in named or (TITLE,)))
+    known = own_columns(catalogue)
+    for name in names:
+        if name == config.label:
+            raise UserError(f"text_columns={name} is the label itself, which a model must not read: leave it out.")
+        if name not in known and named:
+            raise UserError(no_column("text_columns", name, catalogue.name, known))
+    if not any((catalogue.products[name] != "").any() for name in names if name in catalogue.products):
+        raise UserError(
+            f"{catalogue.name} has no title in the column {config.title_column}: name columns of texts with "
+            "text_columns=, or use inputs=image."
+        )
+    return names
+
+
+def text_reading(config: TrainingSettings, catalogue: Catalogue, categories: Sequence[str]) -> TextReading | None:
+    """Return which texts a model reads, without its tokens; None for pictures alone. Raises UserError."""
+    from vlm_core.evaluation.product_texts import TextReading
+
+    if config.inputs == "image":
+        return None
+    columns = text_columns(config, catalogue)
+    words = words_of_labels(config, catalogue, categories) if config.mask_label_words else {}
+    return TextReading(config.inputs, columns, tuple(sorted(frozenset().union(*words.values()))))
+
+
+def words_of_labels(
+    config: CatalogueSettings, catalogue: Catalogue, categories: Sequence[str]
+) -> dict[str, frozenset[str]]:
+    """Return the words that name each category: its own, and those of its article types."""
+    from vlm_core.evaluation.text_leak import label_words
+
+    types = "".join(split_list(config.caption_columns)[-1:])
+    return label_words(catalogue.products, config.label, types, categories)
 
 
 def run_artifact(address: str) -> tuple[str, str] | None:

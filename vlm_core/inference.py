@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.evaluation.predictions import Predictions
     from vlm_core.models.categoriser import Categoriser
-    from vlm_core.pixels.picture_store import PictureStore, PixelBudget
+    from vlm_core.pixels.picture_store import PixelBudget
 
 PREDICTION_BATCH: Final = 64
 REQUEST_BATCH: Final = 32
+NOTHING: Final = "The product has neither an image nor a text."
 
 
 def set_threads(threads: int) -> None:
@@ -82,8 +83,7 @@ def evaluate_rows(
     `trained` (C,) are the products of each category that it was trained on, if they are known; `subsets` (n,) mark rows
     to score apart as well.
     """
-    ids = catalogue.products["product_id"].to_numpy(str)
-    predictions = _predict_rows(model, catalogue.pictures, rows, ids, labels)
+    predictions = predict_rows(model, catalogue, rows, labels)
     return evaluate_predictions(config, catalogue, predictions, rows, prior, trained, subsets)
 
 
@@ -106,22 +106,30 @@ def evaluate_predictions(
     )
 
 
-def _predict_rows(
+def predict_rows(
     model: Categoriser,
-    pictures: PictureStore,
+    catalogue: Catalogue,
     rows: NDArray[np.int64],
-    ids: NDArray[np.str_],
     labels: NDArray[np.int64],
+    without_text: NDArray[np.bool_] | None = None,
 ) -> Predictions:
-    """Predict catalogue rows (n,); ids and labels (n_products,) are the whole catalogue's."""
+    """Predict catalogue rows (n,), from their texts, too, if the model reads any; labels (n_products,) are for all.
+
+    Rows `without_text` (n,) are predicted as if they had none.
+    """
     from vlm_core.evaluation.predictions import Predictions
     from vlm_core.pixels.picture_store import fit_pictures
 
+    ids = catalogue.products["product_id"].to_numpy(str)
     scores, texts, closest = [], [], []
     starts = range(0, len(rows), PREDICTION_BATCH)
     for start in track(starts, "predicting", len(starts)):
-        batch = fit_pictures(pictures.take(rows[start : start + PREDICTION_BATCH]), model.canvas)
-        scores.append(model.log_probabilities(batch))
+        chosen = slice(start, start + PREDICTION_BATCH)
+        batch = fit_pictures(catalogue.pictures.take(rows[chosen]), model.canvas)
+        told = model.reads.texts(catalogue.products.iloc[rows[chosen]]) if model.reads else None
+        if told is not None and without_text is not None:
+            told = ["" if missing else text for text, missing in zip(told, without_text[chosen], strict=True)]
+        scores.append(model.log_probabilities(batch, told))
         if described := model.describe(batch):
             texts.extend(described[0])
             closest.append(described[1])
@@ -136,35 +144,83 @@ def _predict_rows(
 
 
 def predict_records(
-    model: Categoriser, readers: Sequence[Callable[[], bytes]], budget: PixelBudget | None = None
+    model: Categoriser,
+    readers: Sequence[Callable[[], bytes] | None],
+    budget: PixelBudget | None = None,
+    texts: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Return one row per image: category, confidence, p_<category>, and text and text_category where there is a text.
 
     An image that cannot be read (OSError, ValueError, UnreadablePicture) has an `error` instead, and the others are
     predicted all the same. The `budget` bounds what they may cost together.
+
+    A model that reads texts predicts from those of `texts` (B,), which are as the products have them, and says in
+    `read` what there was. A product may have no image (None), and one that cannot be read has an `error` beside the
+    prediction from its text.
     """
+    texts = [model.reads.clean(text) for text in texts or [""] * len(readers)] if model.reads else None
+    if texts is not None and model.reads and model.reads.inputs == "text":
+        return _predict_texts(model, texts)
     pictures = [_read(reader, model.canvas, budget) for reader in readers]
-    readable = [picture for picture in pictures if not isinstance(picture, str)]
-    records = iter(predict_pictures(model, np.stack(readable)) if readable else ())
-    return [{"error": picture} if isinstance(picture, str) else next(records) for picture in pictures]
+    has_picture = np.array([not isinstance(picture, str) for picture in pictures], dtype=bool)
+    has_text = np.array([bool(text) for text in texts] if texts else [False] * len(pictures), dtype=bool)
+    used = np.flatnonzero(has_picture | has_text)
+    if not len(used):
+        return [{"error": picture or NOTHING} for picture in pictures]
+    blank = np.zeros((*model.canvas, 3), dtype=np.uint8)
+    shown = np.stack([blank if isinstance(pictures[place], str) else pictures[place] for place in used])
+    told = [texts[place] for place in used] if texts is not None else None
+    predicted = dict(zip(used.tolist(), predict_pictures(model, shown, told, has_picture[used]), strict=True))
+    records = []
+    for place, picture in enumerate(pictures):
+        record = predicted.get(place, {})
+        if record and model.reads:
+            given = {"image": has_picture[place], "text": has_text[place]}
+            record["read"] = "+".join(name for name, is_given in given.items() if is_given)
+        error = (picture or ("" if record else NOTHING)) if isinstance(picture, str) else ""
+        records.append(record | ({"error": error} if error else {}))
+    return records
+
+
+def _predict_texts(model: Categoriser, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of `predict_records` for a model that reads texts (B,) alone."""
+    if not texts:
+        return []
+    blank = np.zeros((len(texts), *model.canvas, 3), dtype=np.uint8)
+    records = predict_pictures(model, blank, texts)
+    return [
+        {**record, "read": "text"} if text else {"error": "The product has no text, and this model reads nothing else."}
+        for text, record in zip(texts, records, strict=True)
+    ]
 
 
 def record_columns(model: Categoriser) -> list[str]:
     """Return the columns of a record, `error` last."""
     texts = ["text", "text_category"] if model.writes_text else []
-    return ["category", "confidence", *(f"p_{name}" for name in model.categories), *texts, "error"]
+    read = ["read"] if model.reads else []
+    return ["category", "confidence", *(f"p_{name}" for name in model.categories), *texts, *read, "error"]
 
 
-def _read(reader: Callable[[], bytes], canvas: tuple[int, int], budget: PixelBudget | None) -> NDArray[np.uint8] | str:
+def _read(
+    reader: Callable[[], bytes] | None, canvas: tuple[int, int], budget: PixelBudget | None
+) -> NDArray[np.uint8] | str:
+    """Return the picture (H, W, 3), or why it cannot be read; "" where there is none."""
+    if reader is None:
+        return ""
     try:
         return fit_picture(decode_picture(reader(), budget), canvas)
     except (OSError, ValueError, UnreadablePicture) as error:
-        return str(error)
+        return str(error) or type(error).__name__
 
 
-def predict_pictures(model: Categoriser, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """Return the rows of `predict_records` for pictures (B, H, W, 3) on the model's canvas."""
-    probabilities = np.exp(model.log_probabilities(pictures).astype(np.float64))  # (B, C)
+def predict_pictures(
+    model: Categoriser,
+    pictures: NDArray[np.uint8],
+    texts: Sequence[str] | None = None,
+    has_picture: NDArray[np.bool_] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of `predict_records` for pictures (B, H, W, 3) on the model's canvas, and texts (B,)."""
+    probabilities = np.exp(model.log_probabilities(pictures, texts, has_picture).astype(np.float64))  # (B, C)
     records: list[dict[str, Any]] = [
         {"category": model.categories[int(row.argmax())], "confidence": float(row.max())}
         | {f"p_{name}": float(value) for name, value in zip(model.categories, row, strict=True)}

@@ -126,7 +126,7 @@ def test_a_long_request_lets_short_ones_pass(monkeypatch: pytest.MonkeyPatch) ->
     free = []
     monkeypatch.setattr(
         "vlm_core.tracking.serving.predict_records",
-        lambda model, readers, budget: free.append(served._turn.locked()) or [{} for _ in readers],
+        lambda model, readers, budget, texts: free.append(served._turn.locked()) or [{} for _ in readers],
     )
     monkeypatch.setattr(served, "_turn", turns := _Turns())
     served.predict(pd.DataFrame({"picture": ["bad!"] * (2 * REQUEST_BATCH + 1)}))
@@ -271,3 +271,49 @@ def test_saved_models_answer_in_processes_that_know_nothing_of_us(tmp_path: Path
         assert not {name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt", ".pyc"))}
         assert (model / "README.md").read_text() == "a card"
         assert (model / "data" / "categoriser" / "categoriser.json").exists()
+
+
+def test_a_model_that_reads_texts_answers_from_what_there_is() -> None:
+    from tests.models.test_fusion import make_reader
+
+    served = ServedCategoriser(make_reader("clip", fusion="late"))
+    picture, title = _text(_picture(7)), "Blue Jacket"
+    pictures, sent = [picture, None, "", "bad!", "bad!", picture], [title, title, "", title, "", None]
+    table = pd.DataFrame({"picture": pictures, "text": sent})
+    answers = served.predict(table)
+    assert list(answers) == [*COLUMNS, "read", "error"]
+    assert answers["read"].tolist() == ["image+text", "text", None, "text", None, "image"]
+    assert answers["error"].notna().tolist() == [False, False, True, True, True, False]
+    assert "neither an image nor a text" in answers["error"][2] and "base64" in answers["error"][3]
+    assert answers["category"].notna().tolist() == [True, True, False, True, False, True]
+    old = served.predict(table[["picture"]])  # a client of before
+    np.testing.assert_allclose(old["confidence"][5], answers["confidence"][5], atol=1e-6)
+    assert old["read"].tolist() == ["image", None, None, None, None, "image"]
+    titles = served.predict(table[["text"]])
+    assert titles["read"].tolist() == ["text", "text", None, "text", None, None]
+    np.testing.assert_allclose(titles["confidence"][0], answers["confidence"][1], atol=1e-6)
+
+
+def test_a_model_of_texts_alone_needs_no_picture() -> None:
+    from tests.models.test_fusion import make_reader
+
+    served = ServedCategoriser(make_reader("blip", "text"))
+    answers = served.predict(pd.DataFrame({"text": ["Blue Jacket", "", "Shirt"]}))  # the model masks "shirt"
+    assert answers["read"].tolist() == ["text", None, None]
+    assert answers["error"].notna().tolist() == [False, True, True]
+
+
+@pytest.mark.slow
+def test_the_signature_of_a_model_that_reads_texts_takes_them_and_old_requests(tmp_path: Path) -> None:
+    import mlflow
+
+    from tests.models.test_fusion import make_reader
+
+    make_reader("git").save(tmp_path / "saved")
+    save_model(tmp_path / "saved", tmp_path / "model")
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    inputs = {column.name: column.required for column in model.metadata.signature.inputs}
+    assert inputs == {"picture": False, "text": False}
+    picture = _text(_picture(7))
+    for sent in ({"picture": [picture], "text": ["Blue"]}, {"picture": [picture]}, {"text": ["Blue"]}):
+        assert model.predict(pd.DataFrame(sent))["error"].isna().all()

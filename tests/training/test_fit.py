@@ -41,7 +41,7 @@ def data(tmp_path_factory):
     catalogue = SimpleNamespace(
         pictures=PictureStore(path), products=pd.DataFrame(index=range(24)), pictures_fingerprint="these"
     )
-    split = SimpleNamespace(labels=LABELS, train=np.arange(16), validation=np.arange(16, 24))
+    split = SimpleNamespace(labels=LABELS, train=np.arange(16), validation=np.arange(16, 24), categories="abc")
     return SimpleNamespace(catalogue=catalogue, split=split)
 
 

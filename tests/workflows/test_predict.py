@@ -258,3 +258,44 @@ def test_a_file_of_any_name_is_tried_and_a_link_that_is_named_is_followed(photos
     for place in (tmp_path / "picture", photos / "out.jpg"):
         (picture,) = find_pictures([str(place)], "id", "", tmp_path)
         assert picture.read() == (photos / "a.jpg").read_bytes()
+
+
+@pytest.fixture
+def titled(photos):
+    """A table with titles, in which a title, a picture, or both are missing."""
+    rows = ["1,a.jpg,Blue Jacket,Men", "2,deep/c.webp,,", "3,gone.jpg,Blue Jacket,", "4,,Blue Jacket,Men", "5,,,"]
+    (photos / "titled.csv").write_text("id,photo,name,sex\n" + "\n".join(rows) + "\n")
+    return photos / "titled.csv"
+
+
+def test_a_model_that_reads_texts_predicts_from_what_each_row_has(titled, tmp_path):
+    from tests.models.test_fusion import make_reader
+
+    model = make_reader("clip", fusion="concat")
+    pictures = find_pictures([str(titled)], "id", "photo", tmp_path, text_columns=["name", "sex"])
+    assert [picture.text for picture in pictures] == ["Blue Jacket. Men", "", "Blue Jacket", "Blue Jacket. Men", ""]
+    output = tmp_path / "out.csv"
+    written = write_predictions(output, ["id", *record_columns(model)], predict_batches(model, pictures))
+    table = pd.read_csv(output, dtype=str)
+    assert table["read"].fillna("").tolist() == ["image+text", "image", "text", "text", ""]
+    assert table["category"].notna().tolist() == [True, True, True, True, False]
+    assert table["error"].notna().tolist() == [False, False, True, False, True]
+    assert (written.rows, written.failed, written.without_image) == (5, 1, 1)
+    assert written.errors == ("5: The product has neither an image nor a text.",)
+
+
+def test_a_column_of_texts_that_a_table_lacks_is_said(titled, tmp_path):
+    with collected_messages() as messages:
+        found = find_pictures([str(titled)], "id", "photo", tmp_path, text_columns=["name", "brand"])
+    assert found[0].text == "Blue Jacket"
+    assert any("has no column brand" in message for message in messages)
+
+
+def test_a_table_without_any_picture_is_enough_for_a_model_of_texts(tmp_path):
+    from tests.models.test_fusion import make_reader
+
+    (tmp_path / "titles.csv").write_text("id,name\n1,Blue Jacket\n2,\n")
+    pictures = find_pictures([str(tmp_path / "titles.csv")], "id", "", tmp_path, text_columns=["name"])
+    ((first, second),) = predict_batches(make_reader("git", "text"), pictures)
+    assert first["id"] == "1" and first["read"] == "text" and "error" not in first
+    assert "no text" in second["error"]

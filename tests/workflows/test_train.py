@@ -15,8 +15,9 @@ from tests.standins import HubStandIn
 from tests.standins import hub_stand_in as hub_stand_in  # the fixture `hub`
 from tests.stub_training import Killed, kill_on_entry
 from vlm_core.config import Config
-from vlm_core.data import load_catalogue, load_data
+from vlm_core.data import load_catalogue, load_data, text_reading
 from vlm_core.errors import UserError
+from vlm_core.models.saved import load_categoriser
 from vlm_core.presets import SUITING
 from vlm_core.tracking import logging_model, registry, writer
 from vlm_core.tracking.reader import RunReader
@@ -309,3 +310,55 @@ def test_which_test_products_are_new_to_the_model_is_an_artifact(tmp_path, caplo
         train._log_subsets(data, {}, None)
     assert kept == {"split/test_products.csv": "id,unseen\n3,1\n'=1,0\n"}
     assert "Scored apart: 1 of 2 test products that no weights known here were pretrained on." in caplog.text
+
+
+TEXT_RUNS = [
+    {"model": "baseline", "inputs": "text"},
+    {"model": "baseline", "inputs": "image+text", "mask_label_words": "true"},
+    {"model": "clip", "inputs": "text", "text_columns": "title,gender"},
+    {"model": "clip", "inputs": "image+text", "fusion": "late"},
+    {"model": "git", "inputs": "image+text", "mask_label_words": "true"},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", TEXT_RUNS, ids=lambda settings: "-".join(settings.values()))
+def test_a_run_that_reads_texts_tells_what_they_give_away(run, settings):
+    outcome, lines = run(**settings)
+    masked = "mask_label_words" in settings
+    assert outcome.texts is not None and outcome.texts.masked == masked
+    metrics = RunReader().metrics(outcome.run_id)
+    assert metrics["text_leak"] == pytest.approx(outcome.texts.leak.share)
+    assert (metrics["text_leak"] == 0) == masked and metrics["text_absent"] < 0.5
+    assert metrics["text_alone_macro_f1"] == pytest.approx(outcome.texts.alone_macro_f1)
+    assert any("UNMASKED" in line for line in lines) != masked
+    folder = registry.resolve(outcome.run_id)
+    card = (folder / "README.md").read_text()
+    assert "## Texts" in card and ("UNMASKED" in card) != masked
+    model = load_categoriser(folder)
+    assert model.reads.columns == tuple(settings.get("text_columns", "title").split(","))
+    assert ("shirt" in model.reads.masked) == masked
+
+
+@pytest.mark.slow
+def test_a_model_that_reads_texts_is_evaluated_on_them_elsewhere(run, shop):
+    outcome, _ = run(model="baseline", inputs="text")
+    accuracy = {}
+    for title_column in ("articleType", "id"):  # a type names the category as a title does, an id does not
+        settings = {"data": str(shop), "experiment": "elsewhere", "title_column": title_column}
+        _, evaluation = run_evaluation(outcome.run_id, Config.build({**SMALL, **settings}), Path.cwd())
+        accuracy[title_column] = evaluation.accuracy.value
+    assert accuracy["articleType"] > accuracy["id"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"text_columns": "masterCategory"}, "is the label itself"),
+        ({"text_columns": "brand"}, "text_columns=brand is not a column"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_refused(stocked, shop, settings, said):
+    config = Config.build({**SMALL, "data": str(shop), "model": "baseline", "inputs": "text", **settings})
+    with pytest.raises(UserError, match=said):
+        text_reading(config, load_catalogue(config, stocked), ("Apparel", "Footwear"))

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vlm_core.errors import UserError
 from vlm_core.models.blocks import ATTENTION_KERNEL
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.heads import SentenceHead
@@ -59,7 +60,12 @@ def record_batches(
 def batches(
     model: VisionLanguageCategoriser, pictures: NDArray[np.uint8], target: int | NDArray[np.int64] | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pixels (b, 3, S, S) and targets (b,) of a few pictures at a time, with the model in evaluation mode."""
+    """Yield pixels (b, 3, S, S) and targets (b,) of a few pictures at a time, with the model in evaluation mode.
+
+    Raises UserError for a model that reads texts.
+    """
+    if model.reads:
+        raise UserError("this model reads texts as well, and maps are drawn over pictures alone: choose another run.")
     targets = resolve_targets(model, pictures, target)
     model.hf.eval()
     for start in range(0, len(pictures), _BATCH):

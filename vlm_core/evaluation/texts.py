@@ -38,7 +38,7 @@ def closest_category(text: str, categories: tuple[str, ...], terms: Mapping[str,
     3. the name or term closest in spelling to a word or phrase, with a difflib ratio of at least 0.85; names before
        terms and earlier before later where the ratio is equal.
     """
-    words = _words(text)[:_MOST_WORDS]
+    words = split_words(text)[:_MOST_WORDS]
     names, known = _vocabulary(tuple(categories), tuple(terms.items()))
     for vocabulary in (names, known):
         for phrase in _phrases(words, vocabulary.longest):
@@ -48,15 +48,15 @@ def closest_category(text: str, categories: tuple[str, ...], terms: Mapping[str,
 
 
 class _Vocabulary:
-    """Phrases, normalised by `_key`, and the index of the category that each means."""
+    """Phrases, normalised by `phrase_key`, and the index of the category that each means."""
 
     def __init__(self, entries: list[tuple[str, int]]) -> None:
         self.meaning: dict[str, int] = {}
         self.longest = 0  # words, joined ones split
         for phrase, index in entries:
-            words = _words(phrase)
+            words = split_words(phrase)
             if words:
-                self.meaning.setdefault(_key(words), index)
+                self.meaning.setdefault(phrase_key(words), index)
                 self.longest = max(self.longest, len(words) + 1)
         self.phrases = tuple(self.meaning)
 
@@ -71,14 +71,14 @@ def _vocabulary(categories: tuple[str, ...], terms: tuple[tuple[str, str], ...])
     return _Vocabulary(names), _Vocabulary(known)
 
 
-def _words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return lower-case words without accents, possessive endings and "and"."""
     plain = unicodedata.normalize("NFKD", text).casefold()
     plain = "".join(character for character in plain if not unicodedata.combining(character))
     return [word for word in re.findall(r"[^\W_]+", re.sub(r"['’]s\b", "", plain)) if word != "and"]
 
 
-def _key(words: list[str]) -> str:
+def phrase_key(words: list[str]) -> str:
     """Return a phrase as one word, without the last word's plural ending."""
     return _stem("".join(words))
 
@@ -98,7 +98,7 @@ def _phrases(words: list[str], longest: int) -> Iterator[str]:
     """Yield all phrases of up to `longest` words, earlier ones first, longer ones first at the same start."""
     for start in range(len(words)):
         for end in range(min(len(words), start + longest), start, -1):
-            yield _key(words[start:end])
+            yield phrase_key(words[start:end])
 
 
 def _closest_in_spelling(words: list[str], names: _Vocabulary, known: _Vocabulary) -> int:
@@ -134,7 +134,7 @@ def category_terms(products: pd.DataFrame, label: str) -> dict[str, str]:
     alike = products.groupby([label, *levels], sort=True).size().reset_index(name="products")
     for category, *values, number in alike.itertuples(index=False, name=None):
         terms = [term for value in values for term in _terms_in(str(value))]
-        keys = {_key(_words(term)): term for term in reversed(terms)}
+        keys = {phrase_key(split_words(term)): term for term in reversed(terms)}
         for key, term in keys.items():  # once per product, though several levels may have it
             named.setdefault(key, term)
             counts[key][str(category)] += int(number)
@@ -150,11 +150,11 @@ def category_terms(products: pd.DataFrame, label: str) -> dict[str, str]:
 def _terms_in(value: str) -> list[str]:
     """Return the value, its coordinated parts and their last words, lower-case, each once."""
     parts = _parts(value)
-    terms = [" ".join(_words(value)), *parts, *(part.rsplit(" ", 1)[-1] for part in parts)]
+    terms = [" ".join(split_words(value)), *parts, *(part.rsplit(" ", 1)[-1] for part in parts)]
     return [term for term in dict.fromkeys(terms) if term]
 
 
 def _parts(name: str) -> list[str]:
     """Return the coordinated parts of a name, lower-case: "Ties and Cufflinks" gives "ties" and "cufflinks"."""
-    parts = (" ".join(_words(part)) for part in re.split(r"\band\b|[&/,]", name, flags=re.IGNORECASE))
+    parts = (" ".join(split_words(part)) for part in re.split(r"\band\b|[&/,]", name, flags=re.IGNORECASE))
     return [part for part in dict.fromkeys(parts) if part]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -91,12 +91,16 @@ class Baseline:
     scale: Float32Array  # (D,) standard deviation of these, at least 0.01
     penalty: float  # scikit-learn's C, the inverse regularisation strength
 
-    def log_probabilities(self, pictures: Pictures) -> Float32Array:
-        """Return log-probabilities (B, C) of images (B, H, W, 3)."""
-        logits = self.logits(self.features.extract(pictures)).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        return np.asarray(log_probabilities, dtype=np.float32)
+    @property
+    def reads(self) -> None:
+        """Return None: the baseline reads pictures alone."""
+        return None
+
+    def log_probabilities(
+        self, pictures: Pictures, texts: Sequence[str] | None = None, has_picture: NDArray[np.bool_] | None = None
+    ) -> Float32Array:
+        """Return log-probabilities (B, C) of images (B, H, W, 3); there are no texts to read."""
+        return log_softmax(self.logits(self.features.extract(pictures)))
 
     def logits(self, features: Float32Array) -> Float32Array:
         """Return logits (B, C) of features (B, D)."""
@@ -191,12 +195,10 @@ def fit_baseline(
     mean, scale = training.mean(axis=0), np.maximum(training.std(axis=0), _MIN_SCALE)
     training -= mean
     training /= scale
-    counts = np.bincount(labels[rows], weights=repeats, minlength=len(categories))
-    row_weights = repeats * (counts.sum() / (len(counts) * counts))[labels[rows]] if balance == "weights" else repeats
-    shift = np.log(counts / counts.sum()) if balance == "logit-adjusted" else np.zeros(len(counts))
+    row_weights, shift = balanced_rows(labels[rows], repeats, len(categories), balance)
     fitted = []
     for penalty in track(PENALTIES, "fitting the baseline", len(PENALTIES)):
-        weights, bias = _fit(training, labels[rows], row_weights, penalty)
+        weights, bias = fit_logistic_regression(training, labels[rows], row_weights, penalty)
         bias = (bias - shift).astype(np.float32)
         fitted.append(Baseline(tuple(categories), canvas, extractor, weights, bias, mean, scale, penalty))
     return _best(fitted, pictures, labels, validation_rows)
@@ -218,10 +220,29 @@ def _chunks_of_features(
         yield start, extractor.extract(pictures.take(rows[start : start + _IMAGES_PER_CHUNK]))
 
 
-def _fit(
-    training: Float32Array, labels: Labels, row_weights: NDArray[np.number], penalty: float
+def balanced_rows(
+    labels: Labels, repeats: NDArray[np.int64], count: int, balance: str
+) -> tuple[NDArray[np.number], FloatArray]:
+    """Return the weight of each row (n,), and what is subtracted from each category's bias (C,), as `balance` says."""
+    counts = np.bincount(labels, weights=repeats, minlength=count)
+    row_weights = repeats * (counts.sum() / (count * counts))[labels] if balance == "weights" else repeats
+    return row_weights, np.log(counts / counts.sum()) if balance == "logit-adjusted" else np.zeros(count)
+
+
+def log_softmax(logits: NDArray[np.floating]) -> Float32Array:
+    """Return log-probabilities (B, C) of logits (B, C)."""
+    logits = logits.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), dtype=np.float32)
+
+
+def fit_logistic_regression(
+    training: Any, labels: Labels, row_weights: NDArray[np.number], penalty: float
 ) -> tuple[Float32Array, Float32Array]:
-    """Return weights (C, D) and bias (C,) of scikit-learn's multinomial logistic regression."""
+    """Return weights (C, D) and bias (C,) of scikit-learn's multinomial logistic regression.
+
+    `training` (n, D) is dense or sparse; each of the C categories has some of its rows.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, LAST_TOKEN, text_block, vision_stages
-from vlm_core.models.stages import Readout, Stage, State, causal_mask
+from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, padded
 
 PROMPT = "a picture of"  # of the original captioner's training
 
@@ -65,6 +66,63 @@ class Blip:
             Stage("fusion.read", "fusion", (), lambda state: (state[1][:, -1],)),  # (B, D)
         ]
 
+    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
+        """Return the ids (B, tokens) of the texts between [CLS] and [SEP], padded with -1."""
+        ids = self.tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"] if texts else []
+        return padded(ids, tokens)
+
+    def text_stages(self, pooled: bool) -> tuple[Stage, ...]:
+        """Return the chain of the text encoder; its pooled features are the first token's.
+
+        It is the text decoder's weights without cross-attention, where each token sees all others.
+        """
+        bert = self.hf.text_decoder.bert
+
+        def block_stage(number: int, block: Any) -> Stage:
+            outputs = FIRST_TOKEN if pooled and number == len(bert.encoder.layer) else ALL_TOKENS
+
+            def run(state: State) -> State:
+                text, mask = state
+                return text_block(block, text, _padding_mask(mask), outputs=outputs), mask
+
+            return Stage(f"text.block.{number}", "text", (block,), run)
+
+        end = Stage("text.pool", "text", (), lambda state: (state[0][:, 0],))  # (B, D)
+        return (
+            Stage("text.embed", "text", (bert.embeddings,), self._embed),
+            *(block_stage(number, block) for number, block in enumerate(bert.encoder.layer, start=1)),
+            *([end] if pooled else []),
+        )
+
+    def own_stages(self) -> tuple[Stage, ...]:
+        """Return the chain of image-text matching: the text encoder cross-attends to the picture, if there is one.
+
+        The fused features are the first token's, as in `transformers.BlipForImageTextRetrieval`. Without a text it
+        reads the picture from [CLS] and [SEP] alone.
+        """
+        bert = self.hf.text_decoder.bert
+
+        def block_stage(number: int, block: Any) -> Stage:
+            outputs = FIRST_TOKEN if number == len(bert.encoder.layer) else ALL_TOKENS
+
+            def run(state: State) -> State:
+                tokens, text, mask, given = state
+                text = text_block(block, text, _padding_mask(mask), tokens, outputs, has_image=given[:, 0])
+                return tokens, text, mask, given
+
+            return Stage(f"fusion.block.{number}", "fusion", (block,), run)
+
+        embed = Stage("text.embed", "text", (bert.embeddings,), self._embed)
+        return (
+            *beside_text(embed, self.stages("tokens")),
+            *(block_stage(number, block) for number, block in enumerate(bert.encoder.layer, start=1)),
+            Stage("fusion.read", "fusion", (), lambda state: (state[1][:, 0],)),  # (B, D)
+        )
+
+    def _embed(self, state: State) -> State:
+        """Return the embedded tokens (B, T, D) of ids (B, T), and a mask (B, T) of those that are no padding."""
+        return self.hf.text_decoder.bert.embeddings(state[0].clamp(min=0)), (state[0] >= 0).float()
+
     def _prompt(self, tokens: Tensor) -> Tensor:
         return tokens.new_tensor(self.prompt_ids()).long().expand(tokens.shape[0], -1)
 
@@ -104,3 +162,9 @@ class Blip:
     def crop_cache(self, cache: Any, count: int) -> None:
         """Remove the last `count` text tokens from the KV cache; the image's keys and values stay."""
         cache.self_attention_cache.crop(-count)
+
+
+def _padding_mask(mask: Tensor) -> Tensor:
+    """Return an additive mask (B, 1, T, T) that hides padding, of a mask (B, T) of what is none."""
+    hidden = mask.new_zeros(mask.shape).masked_fill(mask == 0, float("-inf"))
+    return hidden[:, None, None].expand(-1, 1, mask.shape[1], -1)

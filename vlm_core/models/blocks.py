@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor, einsum, nn
 from torch.nn import functional
 from torch.nn.functional import linear, scaled_dot_product_attention
@@ -40,34 +41,42 @@ def vision_stages(blocks: Any, outputs: slice = ALL_TOKENS) -> list[Stage]:
     return [stage(number, block) for number, block in enumerate(blocks, start=1)]
 
 
-def vision_block(block: Any, x: Tensor, outputs: slice = ALL_TOKENS) -> Tensor:
+def vision_block(block: Any, x: Tensor, outputs: slice = ALL_TOKENS, mask: Tensor | None = None) -> Tensor:
     """Return the tokens `outputs` (B, R, D) of a vision tower's pre-norm block over tokens x (B, N, D).
 
-    Attention dropout is not applied; it is 0 in the published towers.
+    CLIP's text tower has the same blocks, with a `mask` (1, 1, R, N) that is added to the attention scores. Attention
+    dropout is not applied; it is 0 in the published towers.
     """
     attention = block.self_attn
     normed = block.layer_norm1(x)  # (B, N, D)
     if hasattr(attention, "qkv"):  # BLIP projects to q, k and v by one layer
         q, k, v = _project_qkv(attention.qkv, normed, outputs)  # (B, R, D), (B, N, D), (B, N, D)
-        y, out_proj = multi_head_attention(q, k, v, attention.num_heads), attention.projection
+        y, out_proj = multi_head_attention(q, k, v, attention.num_heads, mask), attention.projection
     else:
         q, out_proj = attention.q_proj(normed[:, outputs]), attention.out_proj  # (B, R, D)
-        y = _attention(q, normed, attention.k_proj, attention.v_proj, attention.num_heads)
+        y = _attention(q, normed, attention.k_proj, attention.v_proj, attention.num_heads, mask)
     x = x[:, outputs] + out_proj(y)  # (B, R, D)
     return x + block.mlp(block.layer_norm2(x))  # type: ignore[no-any-return]
 
 
 def text_block(
-    block: Any, x: Tensor, mask: Tensor, images: Tensor | None = None, outputs: slice = ALL_TOKENS
+    block: Any,
+    x: Tensor,
+    mask: Tensor,
+    images: Tensor | None = None,
+    outputs: slice = ALL_TOKENS,
+    has_image: Tensor | None = None,
 ) -> Tensor:
     """Return the tokens `outputs` (B, R, D) of a post-norm block over tokens x (B, T, D).
 
-    The block is one of BLIP's text decoder or of GIT's joint encoder. `mask` (1, 1, T, T) is added to the attention
-    scores. With image tokens `images` (B, N, D), the text cross-attends to them.
+    The block is one of BLIP's text decoder or of GIT's joint encoder. `mask` (B or 1, 1, T, T) is added to the
+    attention scores. With image tokens `images` (B, N, D), the text cross-attends to them, but for rows where
+    `has_image` (B,) is 0.
     """
     y = _bert_attention(block.attention, x[:, outputs], x, mask[:, :, outputs])  # (B, R, D)
     if images is not None:
-        y = _bert_attention(block.crossattention, y, images)
+        read = _bert_attention(block.crossattention, y, images)
+        y = read if has_image is None else torch.where(has_image[:, None, None] > 0, read, y)
     return block.output(block.intermediate(y), y)  # type: ignore[no-any-return]
 
 

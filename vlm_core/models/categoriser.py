@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
 from torch import Tensor, nn
 
 from vlm_core.atomic import write_atomically
+from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.evaluation.texts import closest_category
 from vlm_core.models.arithmetic import Precision, mixed_precision
 from vlm_core.models.blip import Blip
 from vlm_core.models.clip import Clip
+from vlm_core.models.fusion import Fusion, make_fusion_head, reading_stages, text_width
 from vlm_core.models.git import Git
 from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, generate_texts
 from vlm_core.models.lora import ADAPTER, add_adapters
@@ -49,8 +52,18 @@ class Categoriser(Protocol):
     def writes_text(self) -> bool:
         """Return whether `describe` generates texts."""
 
-    def log_probabilities(self, pictures: Pictures) -> Float32Array:
-        """Return log-probabilities (B, C) of images (B, H, W, 3) of the canvas's size."""
+    @property
+    def reads(self) -> TextReading | None:
+        """Return which texts of products the model reads; None for pictures alone."""
+
+    def log_probabilities(
+        self, pictures: Pictures, texts: Sequence[str] | None = None, has_picture: NDArray[np.bool_] | None = None
+    ) -> Float32Array:
+        """Return log-probabilities (B, C) of images (B, H, W, 3) of the canvas's size.
+
+        A model that reads `texts` (B,) takes an empty one, or None, as missing, and a picture where `has_picture` (B,)
+        is false.
+        """
 
     def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
         """Return generated texts and the category (B,) each maps to, -1 for none; None for a model without text."""
@@ -77,6 +90,8 @@ class Description:
     readout: Readout
     terms: Mapping[str, str]  # words of the training products that point to one category
     preprocessing: Preprocessing = DEFAULT  # not in files of earlier versions
+    reads: TextReading | None = None  # None for pictures alone, as in files of earlier versions
+    fusion: Fusion = "own"  # of picture and text, if it reads both
 
 
 _DESCRIPTION = TypeAdapter(Description)
@@ -91,7 +106,12 @@ class VisionLanguageCategoriser:
         self.canvas = description.canvas
         self.adapter = ADAPTERS[description.family](hf, tokenizer)
         self.head: Head = self.make_head()
-        self.stages = self.adapter.stages(self.head.readout)
+        reads = self.reads
+        self.stages = (
+            reading_stages(self.adapter, reads.inputs, description.fusion)
+            if reads
+            else self.adapter.stages(self.head.readout)
+        )
         self.hf = hf
         self.image_size = int(hf.config.vision_config.image_size)
         self.precision: Precision = "fp32"  # of training and of frozen layers; predictions are in fp32
@@ -105,8 +125,27 @@ class VisionLanguageCategoriser:
         if kind == "prompts":
             assert isinstance(adapter, Clip)
             return PromptHead(adapter, self.categories)
+        reads, fusion, count = self.reads, self.description.fusion, len(self.categories)
+        if reads and reads.inputs == "text":
+            return LinearHead(text_width(adapter), count, "fused")
+        if reads and fusion != "own":
+            return make_fusion_head(adapter, fusion, count)
         readout = self.description.readout
-        return LinearHead(adapter.width(readout), len(self.categories), readout)
+        return LinearHead(adapter.width(readout), count, readout)
+
+    @property
+    def reads(self) -> TextReading | None:
+        """Return which texts of products the model reads; None for pictures alone."""
+        return self.description.reads
+
+    def keeps_given(self, cut: int) -> bool:
+        """Return whether the state at the cut still says which inputs are given, because nothing fused them yet."""
+        return self.reads_both and not any(stage.part == "fusion" for stage in self.stages[:cut])
+
+    @property
+    def reads_both(self) -> bool:
+        """Return whether the model reads pictures and texts."""
+        return self.reads is not None and self.reads.inputs == "image+text"
 
     @property
     def writes_text(self) -> bool:
@@ -142,12 +181,15 @@ class VisionLanguageCategoriser:
         - `fusion`: the first fusion stage;
         - `probe`: behind the last stage, only the head is trainable;
         - otherwise: the first of the last `blocks` blocks; 0 if `blocks` is 0 or there are no more blocks than that.
+          Of two towers side by side, those are the last blocks of both.
         """
         if mode == "probe":
             return len(self.stages)
         if mode == "fusion":
             return next((index for index, stage in enumerate(self.stages) if stage.part == "fusion"), len(self.stages))
         block_stages = [index for index, stage in enumerate(self.stages) if ".block." in stage.name]
+        of_pictures = [index for index in block_stages if self.stages[index].part != "text"]
+        block_stages = of_pictures or block_stages  # the text's blocks stand beside them
         return 0 if mode == "full" or not 0 < blocks < len(block_stages) else block_stages[-blocks]
 
     def fingerprint(self, cut: int) -> str:
@@ -156,15 +198,18 @@ class VisionLanguageCategoriser:
         config.pop("_name_or_path", None)
         names = [stage.name for stage in self.stages[:cut]]
         prompt = self.adapter.prompt_ids() if isinstance(self.adapter, Captioner) else []
-        digest = hashlib.blake2b(
-            json.dumps([names, config, prompt], sort_keys=True, default=str).encode(), digest_size=16
-        )
+        content = [names, config, prompt, *([self.reads.inputs, self._tokenizer()] if self.reads else [])]
+        digest = hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16)
         for stage in self.stages[:cut]:
             for module in stage.modules:
                 for name, tensor in module.state_dict().items():
                     digest.update(name.encode())
                     digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def _tokenizer(self) -> str:
+        """Return the tokenizer's whole content as text."""
+        return str(self.adapter.tokenizer.backend_tokenizer.to_str())
 
     def trainable_modules(self, cut: int) -> list[nn.Module]:
         """Return the modules of all stages from `cut` on, and those of the head."""
@@ -213,15 +258,44 @@ class VisionLanguageCategoriser:
         """Return the input (B, 3, S, S) for images (B, H, W, 3)."""
         return plain_view(pictures, self.image_size, self.description.preprocessing)
 
-    def _batches(self, pictures: Pictures) -> Iterator[Tensor]:
+    def text_ids(self, texts: Sequence[str]) -> Tensor:
+        """Return the token ids (B, T) of texts, padded with -1."""
+        assert self.reads
+        return self.adapter.encode(texts, self.reads.tokens)
+
+    def input_state(
+        self, pixels: Tensor, texts: Sequence[str] | None = None, has_picture: NDArray[np.bool_] | None = None
+    ) -> State:
+        """Return the input of the chain for pixels (B, 3, S, S), and the texts (B,) if the model reads any."""
+        if not self.reads:
+            return (pixels,)
+        texts = [""] * len(pixels) if texts is None else texts
+        ids = self.text_ids(texts)
+        if self.reads.inputs == "text":
+            return (ids,)
+        pictures = torch.ones(len(pixels)) if has_picture is None else torch.from_numpy(has_picture).float()
+        given = torch.stack([pictures, torch.tensor([float(bool(text)) for text in texts])], dim=1)
+        return pixels, ids, given
+
+    def _batches(self, pictures: Pictures) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(pictures), IMAGES_PER_BATCH):
-            yield self.pixels(pictures[start : start + IMAGES_PER_BATCH])
+            rows = slice(start, start + IMAGES_PER_BATCH)
+            yield rows, self.pixels(pictures[rows])
 
     @torch.inference_mode()
-    def log_probabilities(self, pictures: Pictures) -> Float32Array:
-        """Return log-probabilities (B, C) of images (B, H, W, 3)."""
+    def log_probabilities(
+        self, pictures: Pictures, texts: Sequence[str] | None = None, has_picture: NDArray[np.bool_] | None = None
+    ) -> Float32Array:
+        """Return log-probabilities (B, C) of images (B, H, W, 3), and of texts (B,) if the model reads any.
+
+        An empty text is missing, and so is a picture where `has_picture` (B,) is false.
+        """
         self.hf.eval()
-        batches = [self.head.log_probabilities(self.run((pixels,))) for pixels in self._batches(pictures)]
+        batches = []
+        for rows, pixels in self._batches(pictures):
+            some = None if texts is None else texts[rows]
+            state = self.input_state(pixels, some, None if has_picture is None else has_picture[rows])
+            batches.append(self.head.log_probabilities(self.run(state)))
         return torch.cat(batches).cpu().numpy() if batches else np.empty((0, len(self.categories)), np.float32)
 
     @torch.inference_mode()
@@ -231,7 +305,7 @@ class VisionLanguageCategoriser:
             return None
         self.hf.eval()
         texts = [
-            text for pixels in self._batches(pictures) for text in generate_texts(self.adapter, *self.run((pixels,)))
+            text for _, pixels in self._batches(pictures) for text in generate_texts(self.adapter, *self.run((pixels,)))
         ]
         closest = [closest_category(text, self.categories, self.description.terms) for text in texts]
         return texts, np.array(closest, dtype=np.int64)
@@ -245,7 +319,7 @@ class VisionLanguageCategoriser:
             self.hf.save_pretrained(folder / "model")
         self.adapter.tokenizer.save_pretrained(folder / "model")
         write_preprocessing(self.description.preprocessing, self.image_size, folder / "model")
-        if isinstance(self.head, LinearHead):
+        if isinstance(self.head, nn.Module):
             save_file(
                 {name: weight.contiguous() for name, weight in self.head.state_dict().items()},
                 folder / "head.safetensors",
@@ -265,7 +339,7 @@ class VisionLanguageCategoriser:
             hf = hf_class.from_pretrained(folder / "model", dtype=torch.float32, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model", local_files_only=True)
         categoriser = cls(hf, tokenizer, description)
-        if isinstance(categoriser.head, LinearHead):
+        if isinstance(categoriser.head, nn.Module):
             categoriser.head.load_state_dict(load_file(folder / "head.safetensors"))
         hf.eval()
         return categoriser

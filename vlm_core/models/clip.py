@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, vision_stages
-from vlm_core.models.stages import Readout, Stage, State
+from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, vision_block, vision_stages
+from vlm_core.models.stages import Readout, Stage, State, causal_mask, last_token, padded, side_by_side
 
 
 class Clip:
@@ -46,6 +48,61 @@ class Clip:
             chain.append(Stage("fusion.project", "fusion", (projection,), lambda state: (projection(state[0]),)))
         return tuple(chain)
 
+    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
+        """Return the ids (B, tokens) of the texts between start and end token, padded with -1."""
+        ids = self.tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"] if texts else []
+        return padded(ids, tokens)
+
+    def text_stages(self, pooled: bool) -> tuple[Stage, ...]:
+        """Return the chain of the text tower; its pooled features are the end token's."""
+        text = self.hf.text_model
+        norm = text.final_layer_norm
+
+        def embed(state: State) -> State:
+            mask = state[0] >= 0
+            return text.embeddings(state[0].clamp(min=0)), mask.float()  # (B, T, D), (B, T)
+
+        def block_stage(number: int, block: Any) -> Stage:
+            def run(state: State) -> State:
+                tokens, mask = state
+                return vision_block(block, tokens, mask=causal_mask(tokens.shape[1], 0, tokens)), mask
+
+            return Stage(f"text.block.{number}", "text", (block,), run)
+
+        def pool(state: State) -> State:
+            tokens, mask = state
+            return (norm(last_token(tokens, mask)),)  # (B, D)
+
+        return (
+            Stage("text.embed", "text", (text.embeddings,), embed),
+            *(block_stage(number, block) for number, block in enumerate(text.encoder.layers, start=1)),
+            Stage("text.pool", "text", (norm,), pool)
+            if pooled
+            else Stage("text.norm", "text", (norm,), lambda state: (norm(state[0]), state[1])),
+        )
+
+    def own_stages(self) -> tuple[Stage, ...]:
+        """Return the chain of both towers: the mean of the embeddings that there are, in the shared space.
+
+        They are unit vectors, scaled so that their entries are about one, as a head expects.
+        """
+        picture, text = self.hf.visual_projection, self.hf.text_projection
+        scale = self.width("fused") ** 0.5
+
+        def project(state: State) -> State:
+            return normalize(picture(state[0]), dim=-1), normalize(text(state[1]), dim=-1), state[2]
+
+        def average(state: State) -> State:
+            given = state[2]
+            total = state[0] * given[:, :1] + state[1] * given[:, 1:]
+            return (scale * total / given.sum(dim=1, keepdim=True).clamp(min=1),)  # (B, D)
+
+        return (
+            *side_by_side(self.stages("vision"), self.text_stages(pooled=True)),
+            Stage("fusion.project", "fusion", (picture, text), project),
+            Stage("fusion.average", "fusion", (), average),
+        )
+
     def text_embeddings(self, texts: list[str]) -> Tensor:
         """Return unit vectors (n, D) of texts in the shared space."""
         max_length = self.hf.config.text_config.max_position_embeddings
@@ -53,7 +110,7 @@ class Clip:
             self.hf.device
         )
         features = self.hf.get_text_features(ids["input_ids"], ids["attention_mask"]).pooler_output
-        return torch.nn.functional.normalize(features, dim=-1)
+        return normalize(features, dim=-1)
 
     def logit_scale(self) -> Tensor:
         """Return exp(`logit_scale`) (), which cosines are multiplied by before the softmax: one over a temperature."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from vlm_core.models.blip import PROMPT
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, LAST_TOKEN, text_block, vision_stages
-from vlm_core.models.stages import Readout, Stage, State, causal_mask
+from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, last_token, padded
 
 
 class Git:
@@ -66,6 +67,66 @@ class Git:
             *(block_stage(number, block) for number, block in enumerate(git.encoder.layer, start=1)),
             Stage("fusion.read", "fusion", (), lambda state: (state[0][:, -1],)),  # (B, D)
         ]
+
+    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
+        """Return the ids (B, tokens) of sentences that begin with [CLS] and a text, and end with the prompt.
+
+        They are padded with -1. Without a text it is the sentence that a picture alone is read with.
+        """
+        start, *prompt = self.prompt_ids()
+        words = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        return padded([[start, *row[: tokens - 1 - len(prompt)], *prompt] for row in words], tokens)
+
+    def text_stages(self, pooled: bool) -> tuple[Stage, ...]:
+        """Return the chain over the sentence alone; its pooled features are the last token's."""
+        git = self.hf.git
+
+        def block_stage(number: int, block: Any) -> Stage:
+            def run(state: State) -> State:
+                text, mask = state
+                return text_block(block, text, causal_mask(text.shape[1], 0, text)), mask
+
+            return Stage(f"text.block.{number}", "text", (block,), run)
+
+        return (
+            Stage("text.embed", "text", (git.embeddings,), self._embed),
+            *(block_stage(number, block) for number, block in enumerate(git.encoder.layer, start=1)),
+            *([Stage("text.pool", "text", (), lambda state: (last_token(*state),))] if pooled else []),  # (B, D)
+        )
+
+    def own_stages(self) -> tuple[Stage, ...]:
+        """Return the chain over the picture, if there is one, and a sentence that begins with the text.
+
+        The fused features are the sentence's last token's.
+        """
+        git = self.hf.git
+
+        def join(state: State) -> State:
+            tokens, text, mask, given = state
+            return torch.cat((git.visual_projection(tokens), text), dim=1), mask, given  # (B, N + T, D)
+
+        def block_stage(number: int, block: Any) -> Stage:
+            def run(state: State) -> State:
+                joint, mask, given = state
+                hidden = _joint_mask(joint, mask.shape[1], given[:, 0])
+                return text_block(block, joint, hidden), mask, given
+
+            return Stage(f"fusion.block.{number}", "fusion", (block,), run)
+
+        def read(state: State) -> State:
+            joint, mask, _ = state
+            return (last_token(joint[:, -mask.shape[1] :], mask),)  # (B, D)
+
+        return (
+            *beside_text(Stage("text.embed", "text", (git.embeddings,), self._embed), self.stages("tokens")),
+            Stage("fusion.join", "fusion", (git.visual_projection,), join),
+            *(block_stage(number, block) for number, block in enumerate(git.encoder.layer, start=1)),
+            Stage("fusion.read", "fusion", (), read),
+        )
+
+    def _embed(self, state: State) -> State:
+        """Return the embedded tokens (B, T, D) of ids (B, T), and a mask (B, T) of those that are no padding."""
+        return self.hf.git.embeddings(state[0].clamp(min=0)), (state[0] >= 0).float()
 
     def _prompt(self, tokens: Tensor) -> Tensor:
         return tokens.new_tensor(self.prompt_ids()).long().expand(tokens.shape[0], -1)
@@ -124,13 +185,18 @@ class Git:
         cache.crop(-count)
 
 
-def _joint_mask(joint: Tensor, text_length: int) -> Tensor:
-    """Return an additive mask (1, 1, N + T, N + T).
+def _joint_mask(joint: Tensor, text_length: int, has_image: Tensor | None = None) -> Tensor:
+    """Return an additive mask (1, 1, N + T, N + T), or (B, 1, N + T, N + T) where not every row has an image.
 
-    Image tokens see only each other; text tokens see the image and the text before them.
+    Image tokens see only each other; text tokens see the image, unless `has_image` (B,) is 0, and the text before them.
     """
     image_length = joint.shape[1] - text_length
     mask = causal_mask(text_length, image_length, joint)  # (1, 1, T, N + T)
     image_rows = joint.new_zeros((1, 1, image_length, image_length))
     image_rows = nn.functional.pad(image_rows, (0, text_length), value=float("-inf"))
-    return torch.cat((image_rows, mask), dim=2)
+    whole = torch.cat((image_rows, mask), dim=2)
+    if has_image is None:
+        return whole
+    hidden = joint.new_zeros(has_image.shape).masked_fill(has_image == 0, float("-inf"))  # (B,)
+    rows = hidden[:, None, None, None].expand(-1, 1, text_length, image_length)
+    return whole + nn.functional.pad(rows, (0, text_length, image_length, 0))

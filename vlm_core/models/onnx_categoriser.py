@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import AliasChoices, Field, TypeAdapter
 
 from vlm_core.atomic import write_atomically
@@ -72,8 +73,15 @@ class OnnxCategoriser:
         """Return False, even if the head scores sentences."""
         return False
 
-    def log_probabilities(self, pictures: Pictures) -> Float32Array:
-        """Return log-probabilities (B, C) of images (B, H, W, 3)."""
+    @property
+    def reads(self) -> None:
+        """Return None: models that read texts are not exported."""
+        return None
+
+    def log_probabilities(
+        self, pictures: Pictures, texts: Sequence[str] | None = None, has_picture: NDArray[np.bool_] | None = None
+    ) -> Float32Array:
+        """Return log-probabilities (B, C) of images (B, H, W, 3); there are no texts to read."""
         rows = [self._session.run([LOG_PROBABILITIES], {PIXELS: pixels})[0] for pixels in self._pixels(pictures)]
         return np.concatenate(rows) if rows else np.empty((0, len(self.categories)), np.float32)
 

@@ -35,6 +35,11 @@ def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
 
     if not isinstance(model, VisionLanguageCategoriser):
         raise UserError("only CLIP, BLIP and GIT can be exported to ONNX: choose a run of one of these families.")
+    if model.reads:
+        raise UserError(
+            "a model that reads texts is not exported to ONNX, whose graph starts from pixels: serve the run's own "
+            "model, or export one trained with inputs=image."
+        )
     source = model.description
     description = OnnxDescription(
         family=source.family,

@@ -40,6 +40,10 @@ def load_categoriser(folder: Path) -> Categoriser:
         from vlm_core.models.onnx_categoriser import OnnxCategoriser
 
         return OnnxCategoriser.load(folder)
+    if content["family"] == "baseline" and content.get("inputs", "image") != "image":
+        from vlm_core.models.text_baseline import load_text_baseline
+
+        return load_text_baseline(folder, content["inputs"])
     if content["family"] == "baseline":
         from vlm_core.models.baseline import Baseline
 

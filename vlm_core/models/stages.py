@@ -1,4 +1,4 @@
-"""The interface of every model family: a chain of stages from pixels to the features that a head reads.
+"""The interface of every model family: a chain of stages from pixels, and texts, to the features that a head reads.
 
 The stages before a cut form the frozen prefix, which runs once per image; the stages after it are trainable. Nothing
 outside `vlm_core.models` needs to know the family.
@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from vlm_core.models.onednn_linear import use_onednn_linear
 
 State = tuple[Tensor, ...]  # the input and output of a stage: tensors of shape (B, ...)
-Part = Literal["vision", "fusion"]
+Part = Literal["vision", "text", "fusion"]
 # The end of the chain: the family's fused features (B, D), its vision tower's pooled features (B, D), or the image
 # tokens (B, N, D) that a text decoder attends to.
 Readout = Literal["fused", "vision", "tokens"]
@@ -44,6 +45,21 @@ class Adapter(Protocol):
     def width(self, readout: Readout) -> int:
         """Return D, the width of the readout."""
 
+    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
+        """Return token ids (B, tokens) of the texts of products, each with the family's ends, padded with -1."""
+
+    def text_stages(self, pooled: bool) -> tuple[Stage, ...]:
+        """Return the chain of the text tower alone, from `(ids (B, T),)` to features (B, D).
+
+        Where it is not pooled, it ends in all text tokens (B, T, D), and in a mask (B, T) of those that are no padding.
+        """
+
+    def own_stages(self) -> tuple[Stage, ...]:
+        """Return the family's own chain from picture and text, `(pixels, ids, given)`, to fused features (B, D).
+
+        `given` (B, 2) is 1 where there is a picture, and where there is a text.
+        """
+
 
 @runtime_checkable
 class Captioner(Adapter, Protocol):
@@ -71,12 +87,61 @@ class Captioner(Adapter, Protocol):
         """Remove the last `count` text tokens from the KV cache."""
 
 
+def padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
+    """Return lists of token ids as one tensor (B, length), padded with -1."""
+    return torch.tensor([[*row, *[-1] * (length - len(row))] for row in rows], dtype=torch.int64).view(-1, length)
+
+
 def run_stages(stages: Sequence[Stage], state: State) -> State:
     """Return the state after all of `stages`."""
     with use_onednn_linear(state[0].device):
         for stage in stages:
             state = stage.run(state)
     return state
+
+
+def side_by_side(vision: Sequence[Stage], text: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Return one chain of both towers, over states of the picture's parts, the text's parts, and `given` (B, 2).
+
+    The text's tokens are embedded first, so that no later state holds ids. Blocks at the same distance from the end
+    stand together: a cut before one of the picture's leaves the last blocks of both trainable.
+    """
+    start, blocks, end = _in_three([_of_picture(stage) for stage in vision])
+    text_start, text_blocks, text_end = _in_three([_of_text(stage) for stage in text])
+    extra = max(0, len(text_blocks) - len(blocks))
+    chain = [*text_start, *start, *text_blocks[:extra]]
+    paired = text_blocks[extra:]
+    for place, block in enumerate(blocks, start=len(paired) - len(blocks)):
+        chain += [block, paired[place]] if place >= 0 else [block]
+    return (*chain, *end, *text_end)
+
+
+def beside_text(embed: Stage, vision: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Return the chain that embeds a text, then runs the vision tower, over the states of `side_by_side`."""
+    return (_of_text(embed), *(_of_picture(stage) for stage in vision))
+
+
+def _in_three(stages: Sequence[Stage]) -> tuple[list[Stage], list[Stage], list[Stage]]:
+    """Divide a tower's chain into what comes before its blocks, the blocks, and what follows."""
+    places = [place for place, stage in enumerate(stages) if ".block." in stage.name]
+    first, last = places[0], places[-1] + 1
+    return list(stages[:first]), list(stages[first:last]), list(stages[last:])
+
+
+def _of_picture(stage: Stage) -> Stage:
+    """Return a stage of a vision tower, whose state is one tensor, over the state of a picture and a text."""
+    return Stage(stage.name, stage.part, stage.modules, lambda state: (*stage.run(state[:1]), *state[1:]))
+
+
+def _of_text(stage: Stage) -> Stage:
+    """Return a stage of a text tower over the state of a picture and a text, of which `given` is last."""
+    return Stage(stage.name, stage.part, stage.modules, lambda state: (state[0], *stage.run(state[1:-1]), state[-1]))
+
+
+def last_token(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return the last token (B, D) of each text that is no padding, of tokens (B, T, D) and their mask (B, T)."""
+    places = mask.sum(dim=1).long() - 1
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), places]
 
 
 def causal_mask(length: int, past: int, like: Tensor) -> Tensor:

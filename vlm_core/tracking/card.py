@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.splitting import Split
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.text_leak import TextFigures
 
 _SHOWN_SETTINGS: Final = (
     *("model", "checkpoint", "mode", "objective", "readout", "preset", "epochs", "batch_size", "learning_rate"),
+    *("inputs", "fusion", "text_columns", "mask_label_words", "modality_dropout"),
     *("weight_decay", "balance", "seed"),
 )
 _FEWEST_IN_A_SUBGROUP: Final = 20
@@ -39,16 +42,18 @@ def write_card(
     split: Split,
     evaluation: Evaluation,
     learnt: str = "",
+    texts: TextFigures | None = None,
 ) -> Path:
     """Write the card `README.md` atomically into the folder that a categoriser was saved in, and return its path.
 
-    `learnt` is the section of a run that learnt more from another one.
+    `learnt` is the section of a run that learnt more from another one, `texts` are the figures of one that reads texts.
     """
     family = str(json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))["family"])
     sections = [
         _head(family, split, weights_source),
         "## How it was made\n\n" + _settings(run_id, settings, weights_source),
         "## Data\n\n" + _data(catalogue, split),
+        "## Texts\n\n" + _texts(texts) if texts else "",
         f"## What it learnt and forgot\n\n{learnt}" if learnt else "",
         "## Scores\n\n" + _scores(evaluation, split),
         "## Subgroups\n\n" + _subgroups(evaluation),
@@ -102,6 +107,15 @@ def _data(catalogue: Catalogue, split: Split) -> str:
             markdown_table(("category", "share of catalogue", "sampled", "training products", "training rows"), counts),
         ]
     )
+
+
+def _texts(texts: TextFigures) -> str:
+    rows = [
+        (markdown_text(name), "" if isnan(share) else f"{share:.1%}") for name, share in texts.leak.by_category.items()
+    ]
+    first, *others = map(markdown_text, texts.sentences())
+    told = " ".join([first if texts.masked else f"**{first}**", *others])
+    return f"{told}\n\n{markdown_table(('category', 'texts with a word of it'), rows)}"
 
 
 def _leakage(split: Split) -> str:

@@ -24,6 +24,7 @@ MODEL_NAME: Final = "model"  # runs:/<run id>/model is its address as well
 _ALWAYS: Final = ("mlflow", "numpy", "pandas", "pillow", "safetensors")
 _NETWORKS: Final = ("tokenizers", "torch", "transformers")
 _BASELINE: Final = ("scikit-image",)
+_TEXT_BASELINE: Final = ("scikit-learn",)
 _ONNX: Final = ("onnxruntime", "torch")  # PyTorch fits pictures to the model's input
 
 
@@ -108,6 +109,7 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
     description = json.loads((folder / "categoriser.json").read_text(encoding="utf-8"))
     engine = description.get("engine", "")
     writes_text = "sentences" in (description.get("head"), description.get("answer")) and not engine
+    reads_text = bool(description.get("reads") or description.get("settings", {}).get("reads"))
     with tempfile.TemporaryDirectory() as temporary:
         # MLflow keeps the folder's own name in the model
         data = Path(temporary) / "categoriser"
@@ -119,9 +121,9 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
             loader_module="vlm_core.tracking.serving",
             data_path=str(data),
             code_paths=[str(code)],
-            signature=_signature(description["categories"], writes_text),
-            input_example=_example(),
-            pip_requirements=requirements(description["family"], engine),
+            signature=_signature(description["categories"], writes_text, reads_text),
+            input_example=_example(reads_text),
+            pip_requirements=requirements(description["family"], engine, reads_text),
             mlflow_model=meta,
         )
     card = folder / "README.md"
@@ -129,22 +131,26 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
         shutil.copy(card, path / card.name)
 
 
-def requirements(family: str, engine: str = "") -> list[str]:
+def requirements(family: str, engine: str = "", reads_text: bool = False) -> list[str]:
     """Return the packages that inference needs, pinned at the versions installed here; exports have engine "onnx"."""
-    own = _ONNX if engine == "onnx" else _BASELINE if family == "baseline" else _NETWORKS
+    baseline = (*_BASELINE, *_TEXT_BASELINE) if reads_text else _BASELINE
+    own = _ONNX if engine == "onnx" else baseline if family == "baseline" else _NETWORKS
     names = sorted((*_ALWAYS, *own))
     # "2.14.1+cpu" names a build of one index; any build of 2.14.1 will do
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 
-def _signature(categories: list[str], writes_text: bool) -> Any:
+def _signature(categories: list[str], writes_text: bool, reads_text: bool) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
     probabilities = [ColSpec(DataType.double, f"p_{name}", required=False) for name in categories]
     texts = [ColSpec(DataType.string, name, required=False) for name in ("text", "text_category") if writes_text]
+    texts += [ColSpec(DataType.string, "read", required=False)] * reads_text
+    picture = ColSpec(DataType.string, "picture", required=not reads_text)
+    text = [ColSpec(DataType.string, "text", required=False)] * reads_text
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "picture")]),
+        inputs=Schema([picture, *text]),
         outputs=Schema(
             [
                 ColSpec(DataType.string, "category", required=False),
@@ -157,8 +163,8 @@ def _signature(categories: list[str], writes_text: bool) -> Any:
     )
 
 
-def _example() -> Any:
-    """Return a table with one small drawn image."""
+def _example(reads_text: bool) -> Any:
+    """Return a table with one small drawn image, and a title for a model that reads texts."""
     import pandas as pd
     from PIL import Image, ImageDraw
 
@@ -167,7 +173,8 @@ def _example() -> Any:
     ImageDraw.Draw(picture).polygon(shirt, "navy")
     data = io.BytesIO()
     picture.save(data, "PNG")
-    return pd.DataFrame({"picture": [base64.b64encode(data.getvalue()).decode()]})
+    text = {"text": ["Navy Blue Shirt"]} if reads_text else {}
+    return pd.DataFrame({"picture": [base64.b64encode(data.getvalue()).decode()], **text})
 
 
 def _link_scores(client: MlflowClient, run: Any, model_id: str) -> None:

@@ -311,6 +311,8 @@ _SHOWN: Final = (
     "params.mode",
     "params.objective",
     "params.seed",
+    "params.inputs",
+    "params.mask_label_words",
     "tags.weights_source",
     "tags.protocol",
     "tags.leaking",

@@ -26,6 +26,7 @@ WEAK: Final = "may_be_no_better_than_one_category"  # tag of a version, with its
 FORGETTING: Final = "forgetting"  # macro-F1 that the old categories of a run that learnt more lost
 _VERSION_TAGS: Final = (*tags.COMPARABLE, tags.EXTENDS, "protocol", "leaking", "leakage", "catalogue", "weights_source")
 
+_READS: Final = {"text": "-text", "image+text": "-image-text"}  # ends of the names of models that read texts
 _NO_MODEL: Final = (
     "{} is not a model of this tracking store: give the id of a finished run, or a model such as "
     "models:/categoriser-clip@champion."
@@ -38,7 +39,8 @@ def register(run_id: str) -> str:
     """Register the run's model, and return one sentence: its version, whether it is champion now, and why.
 
     The run must hold its model, its data's tags and its test scores already; the model is named
-    `categoriser-<family>`. A model that is registered already gets no second version. The alias `champion` goes to the
+    `categoriser-<family>`, with `-text` or `-image-text` behind it if it reads texts: a version never replaces one that
+    is asked other things. A model that is registered already gets no second version. The alias `champion` goes to the
     first version that does not leak, and moves only to one with a better test macro-F1 on the same test products, or to
     one that learnt more from it and forgets no more than its `max_forgetting`. A version that may be no better than
     always predicting one category, by the interval of its test macro-F1, takes nobody's place, and is champion only
@@ -53,7 +55,7 @@ def register(run_id: str) -> str:
         if model_id is None:
             raise UserError(f"run {run_id} holds no model to register: let it finish first.")
         family = str(run.data.params.get("model", "")).split("-")[0] or "model"
-        name = f"categoriser-{family}"
+        name = f"categoriser-{family}{_READS.get(str(run.data.params.get('inputs', '')), '')}"
         version_tags: dict[str, str] = {key: run.data.tags[key] for key in _VERSION_TAGS if key in run.data.tags}
         if SCORE in run.data.metrics:
             version_tags[SCORE] = repr(float(run.data.metrics[SCORE]))

@@ -1,8 +1,12 @@
 """The served model: images as base64 text in, category and probabilities out, one row per image.
 
+A model that reads texts also takes a column `text`, the product's title and whatever else it was trained with; both
+columns may be missing, or empty in a row.
+
 MLflow loads this module by name (`loader_module`) from the copy of vlm_core that lies in the model's own folder: no
 pickle, and no repository on the path. Columns in: `picture`. Columns out: `category`, `confidence`, one
-`p_<category>` each, for models that write also `text` and `text_category`, and `error`.
+`p_<category>` each, for models that write also `text` and `text_category`, for models that read texts `read` (what the
+prediction is made from), and `error`.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import base64
 import binascii
 import re
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -47,16 +52,17 @@ class ServedCategoriser:
         self._turn = threading.Lock()
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return one row (see the module) for each row of the column `picture`.
+        """Return one row (see the module) for each row of the table.
 
         Images beyond `MOST_REQUEST_PIXELS` of a request have an `error`.
         """
-        readers = [partial(picture_bytes, picture) for picture in table["picture"]]
+        readers, texts = self._inputs(table)
         records: list[dict[str, Any]] = []
         budget = PixelBudget()
         for start in range(0, len(readers), REQUEST_BATCH):
             with self._turn:
-                records += predict_records(self._categoriser, readers[start : start + REQUEST_BATCH], budget)
+                some = slice(start, start + REQUEST_BATCH)
+                records += predict_records(self._categoriser, readers[some], budget, texts[some])
         # None, not NaN: MLflow's server writes NaN as it is, which is no JSON
         return pd.DataFrame(
             {
@@ -64,6 +70,22 @@ class ServedCategoriser:
                 for name in record_columns(self._categoriser)
             }
         )
+
+    def _inputs(self, table: pd.DataFrame) -> tuple[list[Callable[[], bytes] | None], list[str]]:
+        """Return a reader of each row's picture, and its text; a model that reads texts may do without either."""
+        if not self._categoriser.reads:
+            return [partial(picture_bytes, picture) for picture in table["picture"]], [""] * len(table)
+        nothing = [None] * len(table)
+        pictures, texts = (table[name].tolist() if name in table else nothing for name in ("picture", "text"))
+        readers: list[Callable[[], bytes] | None] = [
+            None if _is_empty(picture) else partial(picture_bytes, picture) for picture in pictures
+        ]
+        return readers, ["" if _is_empty(text) else str(text) for text in texts]
+
+
+def _is_empty(cell: object) -> bool:
+    """Return whether nothing was sent in a cell."""
+    return cell is None or cell == "" or cell != cell
 
 
 def picture_bytes(picture: object) -> bytes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlm_core.models.stages import State
-from vlm_core.pixels.arrays import Labels, Rows
+from vlm_core.pixels.arrays import Labels, Pictures, Rows
 from vlm_core.pixels.augmentation_params import sample_params
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.pixels.views import DEFAULT, Preprocessing, augmented_view, mirrored_view, plain_view
 
 Augmentation = Literal["standard", "mirror"]
+# Plain views of products whose text, or whose picture, is left out; views from 1 on are augmented.
+WITHOUT_TEXT: Final = -1
+WITHOUT_PICTURE: Final = -2
+_MODALITIES: Final = 2  # random stream, distinct from those of augmentations and captions
 PLAIN_PIXEL_BATCH = 32
 PREFIX_BATCH = 8  # small, because the activations of large batches do not fit the processor's caches
 PLAIN_BATCH = 256
@@ -40,6 +44,17 @@ class Features(Protocol):
         """Return the features of the rows (B,), in their order, in float32."""
 
 
+class Texts(Protocol):
+    """The texts of a catalogue's products, for a model that reads them."""
+
+    @property
+    def alone(self) -> bool:
+        """Return whether the model reads no pictures."""
+
+    def take(self, rows: Rows) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Return token ids (B, T) of the texts of the rows (B,), and whether there is a text (B,)."""
+
+
 class Batches(Protocol):
     """The source of the training loop's batches."""
 
@@ -58,7 +73,10 @@ class Batches(Protocol):
         """Yield the rows in their order, without augmentation."""
 
     def view(self, view: int, rows: Rows) -> Iterator[Batch]:
-        """Yield the rows in their order, plain (0) or augmented as the view of that number (from 1)."""
+        """Yield the rows in their order, plain (0) or augmented as the view of that number (from 1).
+
+        `WITHOUT_TEXT` and `WITHOUT_PICTURE` are plain views of pictures with texts.
+        """
 
     @property
     def view_batch(self) -> int:
@@ -84,6 +102,8 @@ class PixelBatches:
     seed: int
     augmentation: Augmentation = "standard"
     preprocessing: Preprocessing = DEFAULT
+    texts: Texts | None = None
+    dropout: float = 0.0  # share of augmented views without text, and of those without picture
     start: int = 0
 
     @property
@@ -101,18 +121,18 @@ class PixelBatches:
     def training(self, epoch: int) -> Iterator[Batch]:
         """Yield augmented views; order and pixels depend on seed and epoch only."""
         for rows, copies in self.order(epoch):
-            yield self._batch(rows, self._augmented(epoch, rows, copies))
+            yield self._augmented(epoch, rows, copies)
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
         """Yield plain views."""
         for chunk in chunks(rows, PLAIN_PIXEL_BATCH):
-            yield self._batch(chunk, self._plain(chunk))
+            yield self._plain(chunk)
 
     def view(self, view: int, rows: Rows) -> Iterator[Batch]:
         """Yield the rows in their order, plain (0) or as the first copy is augmented in epoch `view`."""
         for chunk in chunks(rows, PREFIX_BATCH):
             first = np.zeros(len(chunk), dtype=np.int64)
-            yield self._batch(chunk, self._augmented(view, chunk, first) if view else self._plain(chunk))
+            yield self._augmented(view, chunk, first) if view > 0 else self._plain(chunk, view)
 
     @property
     def view_batch(self) -> int:
@@ -128,16 +148,33 @@ class PixelBatches:
         """Return the batches themselves."""
         return self
 
-    def _plain(self, rows: Rows) -> Tensor:
-        return plain_view(self.pictures.take(rows), self.image_size, self.preprocessing)
+    def kept(self, epoch: int, rows: Rows, copies: Rows) -> NDArray[np.bool_]:
+        """Return whether picture and text (B, 2) stay in an epoch; one of them always does."""
+        if self.texts is None or not self.dropout:
+            return np.ones((len(rows), 2), dtype=bool)
+        return sample_kept(self.seed, epoch, rows, copies, self.dropout)
 
-    def _augmented(self, epoch: int, rows: Rows, copies: Rows) -> Tensor:
+    def _plain(self, rows: Rows, view: int = 0) -> Batch:
+        kept = np.tile([view != WITHOUT_PICTURE, view != WITHOUT_TEXT], (len(rows), 1))
+        return self._batch(rows, kept, lambda pictures: plain_view(pictures, self.image_size, self.preprocessing))
+
+    def _augmented(self, epoch: int, rows: Rows, copies: Rows) -> Batch:
         view = mirrored_view if self.augmentation == "mirror" else augmented_view
         params = sample_params(self.seed, epoch, rows, copies)
-        return view(self.pictures.take(rows), self.image_size, params, self.preprocessing)
+        kept = self.kept(epoch, rows, copies)
+        return self._batch(rows, kept, lambda pictures: view(pictures, self.image_size, params, self.preprocessing))
 
-    def _batch(self, rows: Rows, pixels: Tensor) -> Batch:
-        return Batch((pixels,), torch.from_numpy(self.labels[rows]), rows)
+    def _batch(self, rows: Rows, kept: NDArray[np.bool_], pixels: Callable[[Pictures], Tensor]) -> Batch:
+        """Return the input of the rows: pixels, and texts if there are any, of which some are left out."""
+        labels = torch.from_numpy(self.labels[rows])
+        if self.texts is None:
+            return Batch((pixels(self.pictures.take(rows)),), labels, rows)
+        ids, has_text = self.texts.take(rows)
+        if self.texts.alone:
+            return Batch((ids,), labels, rows)
+        given = np.stack([kept[:, 0] | ~has_text, kept[:, 1] & has_text], axis=1)
+        state = (pixels(self.pictures.take(rows)), ids, torch.from_numpy(given.astype(np.float32)))
+        return Batch(state, labels, rows)
 
 
 @dataclass(frozen=True)
@@ -145,13 +182,14 @@ class FeatureBatches:
     """Features at the stage `start`, of a few views of each image, in the order of the pixel batches.
 
     Epochs cycle through the views, and copies of a product get consecutive views. Without augmented views, training
-    uses the plain one.
+    uses the plain one, or for some products of each epoch one of `dropped`: those without text and without picture.
     """
 
     pixels: PixelBatches
     start: int
     plain_features: Features
     view_features: Sequence[Features]
+    dropped: tuple[Features, Features] | None = None
 
     @property
     def steps(self) -> int:
@@ -170,7 +208,11 @@ class FeatureBatches:
 
     def view(self, view: int, rows: Rows) -> Iterator[Batch]:
         """Yield features of a view of the rows, numbered as in `PixelBatches.view`."""
-        features = self.view_features[view - 1] if view else self.plain_features
+        if view < 0:
+            assert self.dropped
+            features = self.dropped[view != WITHOUT_TEXT]
+        else:
+            features = self.view_features[view - 1] if view else self.plain_features
         for chunk in chunks(rows, PLAIN_BATCH):
             yield self._batch(chunk, features.take(chunk))
 
@@ -185,6 +227,12 @@ class FeatureBatches:
 
     def _views(self, epoch: int, rows: Rows, copies: Rows) -> State:
         """Return the features (B, ...) of the rows, each of the view that its epoch and copy select."""
+        if not self.view_features and self.dropped:
+            kept = self.pixels.kept(epoch, rows, copies)
+            without_text, without_picture = self.dropped
+            whole = kept[:, 0] & kept[:, 1]
+            sources = [(whole, self.plain_features), (~kept[:, 1], without_text), (~kept[:, 0], without_picture)]
+            return assemble(rows, sources)
         if not self.view_features:
             return self.plain_features.take(rows)
         views = (epoch - 1 + copies) % len(self.view_features)  # (B,)
@@ -202,6 +250,32 @@ def assemble(rows: Rows, sources: Sequence[tuple[NDArray[np.bool_], Features]]) 
         for whole, part in zip(state, parts, strict=True):
             whole[torch.from_numpy(mask)] = part
     return state
+
+
+@dataclass(frozen=True)
+class WithoutInput:
+    """Features whose last part (B, 2) says what is given, without picture (0) or text (1) where the other is given."""
+
+    features: Features
+    place: Literal[0, 1]
+
+    def take(self, rows: Rows) -> State:
+        """Return the features of the rows (B,), in their order."""
+        *parts, given = self.features.take(rows)
+        given = given.clone()
+        given[:, self.place] *= given[:, 1 - self.place] == 0
+        return (*parts, given)
+
+
+def sample_kept(seed: int, epoch: int, rows: Rows, copies: Rows, share: float) -> NDArray[np.bool_]:
+    """Return whether picture and text (B, 2) of each row stay; each is left out for a `share` of rows, never both."""
+    numbers = np.array([_uniform(seed, epoch, int(row), int(copy)) for row, copy in zip(rows, copies, strict=True)])
+    return np.stack([numbers >= share, numbers < 1 - share], axis=1).reshape(-1, 2)
+
+
+def _uniform(seed: int, epoch: int, row: int, copy: int) -> float:
+    bits = np.random.Philox(key=np.array([seed, epoch]), counter=np.array([0, _MODALITIES, row, copy]))
+    return float(np.random.Generator(bits).random())
 
 
 def chunks(rows: Rows, size: int) -> Iterator[Rows]:

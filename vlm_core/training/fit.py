@@ -69,7 +69,27 @@ class Trainer:
         state = self._train(config, cut, batches, Checkpoint(self.folder), on_epoch)
         if merge_adapters:
             merge_adapters()
+        self._fit_fusion(batches)
         return state
+
+    def _fit_fusion(self, batches: Batches) -> None:
+        """Fit the weight of late fusion on the validation products."""
+        import torch
+
+        from vlm_core.models.fusion import LateHead
+
+        head = self.model.head
+        if not isinstance(head, LateHead):
+            return
+        states, labels = [], []
+        with torch.inference_mode():
+            for batch in batches.plain(self.data.split.validation):
+                states.append(self.model.run(batch.state, batches.start))
+                labels.append(batch.labels.to(self.model.device))
+            state = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+            weight = head.fit_weight(state, torch.cat(labels))
+        self.log({"late_picture_weight": weight})
+        logger.info(f"Late fusion: the picture has {weight:.2f} of the weight, which fits validation best.")
 
     def _train_head(self, batches: Batches) -> None:
         """Train the head alone on frozen features."""
@@ -84,6 +104,7 @@ class Trainer:
     def pixel_batches(self) -> Batches:
         """Return batches of the model's input."""
         from vlm_core.training.batches import PixelBatches
+        from vlm_core.training.texts import ProductTexts
 
         config, split = self.config, self.data.split
         return PixelBatches(
@@ -95,6 +116,8 @@ class Trainer:
             config.seed,
             config.augmentation,
             self.model.description.preprocessing,
+            ProductTexts(self.data.catalogue.products, self.model) if self.model.reads else None,
+            config.modality_dropout,
         )
 
     def _train(
@@ -124,7 +147,7 @@ class Trainer:
         What they hold depends on the settings alone: the features come from the cache, where each is computed once, or
         are computed in every step if the cache has no room.
         """
-        from vlm_core.training.batches import FeatureBatches
+        from vlm_core.training.batches import WITHOUT_PICTURE, WITHOUT_TEXT, FeatureBatches, WithoutInput
 
         if cut == source.start:
             if not cut and self.config.prefix != "torch":
@@ -132,9 +155,20 @@ class Trainer:
             return source
         train, validation = np.unique(self.data.split.train), np.unique(self.data.split.validation)
         rows = {0: validation if views else np.union1d(train, validation), **dict.fromkeys(range(1, views + 1), train)}
+        drops = not views and self.config.modality_dropout > 0 and self.model.reads_both
+        if drops and not self.model.keeps_given(cut):
+            rows |= {WITHOUT_TEXT: train, WITHOUT_PICTURE: train}
+            if source.start < (towers := self.model.cut("fusion", 0)):  # which need not run again for what is left out
+                source = self.feature_batches(source, towers, 0)
         features = self.features(source, cut, rows)
         self._log_prefix_error(source, cut, features[0], rows[0])
-        return FeatureBatches(source.pixels, cut, features[0], [features[view] for view in range(1, views + 1)])
+        dropped: tuple[Features, Features] | None = None
+        if WITHOUT_TEXT in features:
+            dropped = features[WITHOUT_TEXT], features[WITHOUT_PICTURE]
+        elif drops:
+            dropped = WithoutInput(features[0], 1), WithoutInput(features[0], 0)
+        of_views = [features[view] for view in range(1, views + 1)]
+        return FeatureBatches(source.pixels, cut, features[0], of_views, dropped)
 
     def features(self, source: Batches, cut: int, rows: Mapping[int, Rows]) -> dict[int, Features]:
         """Return the frozen prefix's features at the cut of the sorted, unique rows of each view."""
@@ -179,9 +213,12 @@ class Trainer:
             "prefix": f"{engine} up to stage {start}" if start else engine,
             "pictures": catalogue.pictures_fingerprint,
             "image_size": str(self.model.image_size),
-            "view": f"{config.augmentation} {config.seed} {view}" if view else "plain",
+            "view": f"{config.augmentation} {config.seed} {view}" if view > 0 else "plain",
             "rest": "" if rest is None else ",".join(map(str, rest)),
         }
+        if reads := self.model.reads:
+            dropout = f"dropout {config.modality_dropout:g}" if view > 0 else str(view)
+            key["texts"] = f"{catalogue.fingerprint} {reads} {dropout}"
         preprocessing = self.model.description.preprocessing
         if preprocessing != DEFAULT:  # otherwise as in the entries of earlier versions
             key["preprocessing"] = str(preprocessing)
@@ -217,7 +254,7 @@ class Trainer:
         from vlm_core.training.frozen_features import JoinedFeatures
 
         def compute(missing: Rows) -> Iterator[tuple[Rows, State]]:
-            label = f"frozen layers, view {features.view}" if features.view else "frozen layers, plain view"
+            label = f"frozen layers, view {features.view}" if features.view > 0 else "frozen layers, plain view"
             yield from track(features.compute(missing), label, -(-len(missing) // features.source.view_batch))
 
         for _ in range(3):  # another process, or its user, may remove an entry before it is read

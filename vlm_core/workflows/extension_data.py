@@ -86,6 +86,11 @@ def open_old_run(reference: str) -> OldRun:
         raise UserError(
             f"run={reference} is the baseline, whose features are not kept: train it again on all products."
         )
+    if model.reads:
+        raise UserError(
+            f"run={reference} reads texts, whose features are not kept yet: train it again on all products, or extend "
+            "a run with inputs=image."
+        )
     if not isinstance(model.head, LinearHead):
         raise UserError(
             f"run={reference} has no classification head, but reads the categories' names: it knows new ones from "

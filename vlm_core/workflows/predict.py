@@ -27,6 +27,7 @@ from vlm_core.catalogue.reading import Columns, Refusal, TableRow, id_index, num
 from vlm_core.catalogue.sources import TABLES, Source, is_table, open_path
 from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
+from vlm_core.evaluation.product_texts import join_cells
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.inference import REQUEST_BATCH, predict_records
 from vlm_core.progress import track
@@ -41,10 +42,11 @@ ROWS_PER_WRITE: Final = 4096  # a group of rows in Parquet, of which each takes 
 
 @dataclass(frozen=True)
 class UnlabelledPicture:
-    """An image to categorise: its id, and a function that reads its bytes."""
+    """An image to categorise: its id, a function that reads its bytes, and the product's text, "" without one."""
 
     id: str
-    read: Callable[[], bytes]
+    read: Callable[[], bytes] | None  # None where a row of a table names no image, which a text may stand in for
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,22 @@ class UnlabelledPictures:
 
 @dataclass(frozen=True)
 class Written:
-    """How many rows were written, how many of them have an error, and the first of these."""
+    """How many rows were written, how many of them have no category, the first of these, and other errors."""
 
     rows: int
     failed: int
     errors: tuple[str, ...]
+    without_image: int = 0  # predicted from their text, because their image could not be read
 
 
 def find_pictures(
-    places: Sequence[str], id_column: str, picture_column: str, root: Path, *, download: bool = False
+    places: Sequence[str],
+    id_column: str,
+    picture_column: str,
+    root: Path,
+    *,
+    download: bool = False,
+    text_columns: Sequence[str] = (),
 ) -> UnlabelledPictures:
     """Return the images of folders and zips, single ones, those of patterns such as *.jpg, and one per row of tables.
 
@@ -81,7 +90,7 @@ def find_pictures(
     extension, from the folder that all of them share. A row that cannot be used gives an image that cannot be read.
     Tables are read as their images are asked for, so that any number of rows fits in memory.
     Images at web addresses are those downloaded into `root`, with `download` after downloading what is missing. What is
-    passed over is logged. Raises UserError for no images.
+    passed over is logged. Rows of tables also have the text of `text_columns`. Raises UserError for no images.
     """
     files: list[tuple[str, Callable[[], bytes]]] = []
     tables, in_tables = list[Source](), 0
@@ -98,7 +107,7 @@ def find_pictures(
             is_one_table or any(map(is_table, [*others, path.name]))
         ):  # also a folder or zip of Parquet files
             source = open_path(path, root)
-            in_tables += _count(source, columns)
+            in_tables += _count(source, columns, text_columns)
             if download:
                 source.download(columns)
             tables.append(source)
@@ -114,7 +123,7 @@ def find_pictures(
     if not (number := len(files) + in_tables):
         raise UserError(f"pictures={' '.join(places)} contains no images ({', '.join(ENDINGS)}).")
     of_files = _with_ids([name for name, _ in files], [read for _, read in files])
-    of_tables = (picture for source in tables for picture in _in_table(source, columns))
+    of_tables = (picture for source in tables for picture in _in_table(source, columns, text_columns))
     return UnlabelledPictures(chain(of_files, of_tables), number)
 
 
@@ -197,7 +206,7 @@ def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> I
         yield UnlabelledPicture(identity, read)
 
 
-def _count(source: Source, columns: Columns) -> int:
+def _count(source: Source, columns: Columns, text_columns: Sequence[str]) -> int:
     """Return how many images the rows of a table give, of which none is read; log whether ids stand in several rows.
 
     Raises UserError when a column is missing, or the table cannot be read to its end.
@@ -205,6 +214,8 @@ def _count(source: Source, columns: Columns) -> int:
     hashes = array("q")  # of all ids, eight bytes each
     with source.open_table(columns) as table:
         check_columns(source.name, table)
+        if absent := [name for name in text_columns if name not in table.table.names]:
+            logger.warning(f"{source.name} has no column {', '.join(absent)}: the model reads no text there.")
         for row in table.records():
             hashes.append(hash(_name(row, table)))
     _, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
@@ -216,11 +227,17 @@ def _count(source: Source, columns: Columns) -> int:
     return len(hashes)
 
 
-def _in_table(source: Source, columns: Columns) -> Iterator[UnlabelledPicture]:
-    """Yield one image for each row, in its order; that of a row that cannot be used cannot be read."""
+def _in_table(source: Source, columns: Columns, text_columns: Sequence[str]) -> Iterator[UnlabelledPicture]:
+    """Yield one image for each row, in its order; that of a row that cannot be used cannot be read.
+
+    With `text_columns` a row whose cell of the picture is empty has no image, but perhaps a text.
+    """
     with source.open_table(columns) as table:
         for row, picture in table.rows():
-            yield UnlabelledPicture(_name(row, table), picture.read)
+            values = row.values if isinstance(row, TableRow) else {}
+            has_none = bool(text_columns and values) and values.get(table.columns.picture, "picture") == ""
+            text = join_cells(values.get(name, "") for name in text_columns)
+            yield UnlabelledPicture(_name(row, table), None if has_none else picture.read, text)
 
 
 def _name(row: TableRow | Refusal, table: OpenTable) -> str:
@@ -234,7 +251,7 @@ def predict_batches(model: Categoriser, pictures: UnlabelledPictures) -> Iterato
     """Yield the rows of `predict_records`, with the `id` first, batch by batch in the order of the images."""
     batches = iter(lambda: list(islice(pictures.pictures, REQUEST_BATCH)), [])
     for batch in track(batches, "predicting", -(-pictures.count // REQUEST_BATCH)):
-        rows = predict_records(model, [picture.read for picture in batch])
+        rows = predict_records(model, [picture.read for picture in batch], texts=[picture.text for picture in batch])
         yield [{"id": picture.id, **row} for picture, row in zip(batch, rows, strict=True)]
 
 
@@ -246,12 +263,12 @@ def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    texts = ("id", "category", "text", "text_category", "error")
+    texts = ("id", "category", "text", "text_category", "read", "error")
     schema = pa.schema([(name, pa.string() if name in texts else pa.float64()) for name in columns])
     writers = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
     if path.suffix.lower() not in writers:
         raise UserError(f"output={path} must end in .csv or .parquet.")
-    written, failed, first = 0, 0, list[str]()
+    written, failed, without_image, first = 0, 0, 0, list[str]()
     safe = spreadsheet_text if path.suffix.lower() == ".csv" else lambda value: value
     with building(path) as unfinished, writers[path.suffix.lower()](unfinished, schema) as writer:
         rows_of_all = chain.from_iterable(batches)
@@ -259,10 +276,11 @@ def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list
             cells = [{name: safe(_valid(value)) for name, value in row.items()} for row in rows]
             writer.write_table(pa.Table.from_pylist(cells, schema))
             written += len(rows)
-            errors = [f"{row['id']}: {row['error']}" for row in rows if row.get("error")]
+            errors = [f"{row['id']}: {row['error']}" for row in rows if row.get("error") and not row.get("category")]
             failed += len(errors)
+            without_image += sum(bool(row.get("error") and row.get("category")) for row in rows)
             first += errors[: MOST_NAMED - len(first)]
-    return Written(written, failed, tuple(first))
+    return Written(written, failed, tuple(first), without_image)
 
 
 def _valid(value: Any) -> Any:

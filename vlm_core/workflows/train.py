@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,11 +18,19 @@ from numpy.typing import NDArray
 from vlm_core.catalogue.corrections import digest_of_corrections
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import Config, WeightsSettings
-from vlm_core.data import Data, corrections_file, load_data, split_list, write_dataset_info
+from vlm_core.data import (
+    Data,
+    corrections_file,
+    load_data,
+    split_list,
+    text_reading,
+    words_of_labels,
+    write_dataset_info,
+)
 from vlm_core.errors import UserError
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.evaluation.subsets import MEANING
-from vlm_core.inference import choose_device, evaluate_rows, seconds_per_image, set_threads
+from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
 from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
@@ -30,11 +38,17 @@ from vlm_core.training.fit import GIB, Trainer
 from vlm_core.workflows.corrections import CORRECTIONS, fetch_corrections
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vlm_core.catalogue.exposure import Exposure
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.product_texts import TextReading
     from vlm_core.evaluation.summary import Summary
+    from vlm_core.evaluation.text_leak import TextFigures
+    from vlm_core.models.baseline import Baseline
     from vlm_core.models.categoriser import Categoriser, HeadKind, VisionLanguageCategoriser
     from vlm_core.models.loading import LoadedWeights
+    from vlm_core.models.text_baseline import TextBaseline
     from vlm_core.tracking.writer import RunWriter
     from vlm_core.training.checkpoint import TrainingState
     from vlm_core.training.loop import EpochReport
@@ -52,6 +66,7 @@ class TrainingOutcome:
     split: Split
     evaluation: Evaluation
     registered: str = ""  # a sentence with the version and whether it is champion
+    texts: TextFigures | None = None  # of a model that reads texts
 
 
 @dataclass(frozen=True)
@@ -202,8 +217,8 @@ def _prepare(
         commit=logged_commit(config.resume),
     )
     data = data.exposed(weights.exposure)
-    config = _adapt_settings(config, weights.source)
-    model = _build_model(config, data, weights)
+    config = adapt_settings(config, weights.source)
+    model = build_model(config, data, weights)
     config = _choose_precision(config, model)
     tags = {
         "weights_source": weights.source,
@@ -215,11 +230,12 @@ def _prepare(
     return config, data, model, tags, weights.exposure
 
 
-def _adapt_settings(config: Config, weights_source: str) -> Config:
+def adapt_settings(config: Config, weights_source: str) -> Config:
     """Return the settings, with those that the user did not give adapted to the weights and the mode."""
     kind = weights_source.split(":")[0]
     mode = _choose_mode(config, kind) if config.mode == "auto" else config.mode
-    suiting = {**SUITING.get(kind, {}), **(HEAD if mode == "probe" else {})}
+    alone = {"views": 0} if config.inputs == "text" else {}  # pictures are augmented, texts are not
+    suiting = {**SUITING.get(kind, {}), **(HEAD if mode == "probe" else {}), **alone}
     changes = {name: value for name, value in suiting.items() if name not in config.model_fields_set} | {"mode": mode}
     changes = {name: value for name, value in changes.items() if value != getattr(config, name)}
     if changes:
@@ -238,7 +254,8 @@ def _choose_precision(config: Config, model: VisionLanguageCategoriser) -> Confi
     cut, size = model.cut(config.mode, config.blocks), model.image_size
     pixels = torch.zeros(config.batch_size, 3, size, size)
     weights = model.freeze_before(cut).values() if cut < len(model.stages) else ()
-    model.precision = choose_precision(config.precision, lambda: model.run((pixels,)), weights, model.device)
+    state = model.input_state(pixels)
+    model.precision = choose_precision(config.precision, lambda: model.run(state), weights, model.device)
     return config.model_copy(update={"precision": model.precision})
 
 
@@ -250,25 +267,51 @@ def _choose_mode(config: Config, weights_kind: str) -> str:
 
 
 def _train_baseline(config: Config, data: Data, root: Path, parent: str, register_model: bool) -> TrainingOutcome:
-    from vlm_core.models.baseline import fit_baseline
-
-    config, split = config.model_copy(update={"mode": "full"}), data.split
+    config = config.model_copy(update={"mode": "full"})
     with _open_run(config, data, root, parent) as run:
         run.tags({"weights_source": "none", "weights_pretrained": "false"})
         started = time.perf_counter()
-        model = fit_baseline(
-            data.catalogue.pictures,
-            split.labels,
-            split.train,
-            split.validation,
-            split.categories,
-            data.catalogue.pictures.canvas,
-            config.seed,
-            balance=config.balance,
-        )
+        model = fit_baseline_of(config, data)
         seconds = time.perf_counter() - started
         run.metrics({"train_seconds": seconds, "train_seconds_full": seconds})
         return _finish(config, data, model, run, "none", register_model)
+
+
+def fit_baseline_of(config: Config, data: Data, picture: Baseline | None = None) -> Categoriser:
+    """Return the baseline of the settings' inputs, fitted; that of pictures may be given, if it is fitted already."""
+    from vlm_core.models.baseline import fit_baseline
+    from vlm_core.models.text_baseline import stack_baselines
+
+    catalogue, split, reads = data.catalogue, data.split, text_reading(config, data.catalogue, data.split.categories)
+    text = fit_texts(data, reads, config.balance) if reads else None
+    if text and config.inputs == "text":
+        return text
+    canvas = catalogue.pictures.canvas
+    rows = split.train, split.validation
+    picture = picture or fit_baseline(
+        catalogue.pictures, split.labels, *rows, split.categories, canvas, config.seed, balance=config.balance
+    )
+    if text is None:
+        return picture
+    shown, read = (
+        predict_rows(model, catalogue, split.validation, split.labels).log_probabilities for model in (picture, text)
+    )
+    stacked = stack_baselines(picture, text, shown, read, split.labels[split.validation])
+    logger.info(
+        f"Stacked: the picture's log-probabilities count {stacked.coefficients[0]:.2f}, the text's "
+        f"{stacked.coefficients[1]:.2f}."
+    )
+    return stacked
+
+
+def fit_texts(data: Data, reads: TextReading, balance: str) -> TextBaseline:
+    """Return the baseline that reads the texts of the data's products alone, fitted."""
+    from vlm_core.models.text_baseline import fit_text_baseline
+
+    catalogue, split = data.catalogue, data.split
+    rows = split.train, split.validation
+    canvas = catalogue.pictures.canvas
+    return fit_text_baseline(catalogue.products, reads, split.labels, *rows, split.categories, canvas, balance=balance)
 
 
 @contextmanager
@@ -294,7 +337,7 @@ def _titles(data: Data) -> list[str]:
     return [*titles, *(name.lower() for name in data.split.categories)]
 
 
-def _build_model(config: Config, data: Data, weights: LoadedWeights) -> VisionLanguageCategoriser:
+def build_model(config: Config, data: Data, weights: LoadedWeights) -> VisionLanguageCategoriser:
     """Build the model with the head that mode and objective need, on the device of the settings."""
     import torch
 
@@ -314,9 +357,24 @@ def _build_model(config: Config, data: Data, weights: LoadedWeights) -> VisionLa
         terms=category_terms(training, config.label),
         preprocessing=weights.preprocessing,
     )
+    if reads := text_reading(config, data.catalogue, data.split.categories):
+        description = replace(description, reads=_with_tokens(reads, training, weights), fusion=config.fusion)
     torch.manual_seed(config.seed)
     model = VisionLanguageCategoriser(weights.hf, weights.tokenizer, description)
     return model.to(choose_device(config.device))
+
+
+def _with_tokens(reads: TextReading, training: pd.DataFrame, weights: LoadedWeights) -> TextReading:
+    """Return what is read with the number of tokens that the texts of the training products need."""
+    from vlm_core.models.categoriser import ADAPTERS
+    from vlm_core.models.fusion import tokens_needed
+
+    family = str(weights.hf.config.model_type)
+    texts = reads.texts(training)
+    tokens, cut = tokens_needed(ADAPTERS[family](weights.hf, weights.tokenizer), texts)
+    if cut:
+        logger.info(f"{cut:,} of {len(texts):,} training texts are longer than {tokens} tokens: the rest is not read.")
+    return replace(reads, tokens=tokens)
 
 
 def _fit(
@@ -382,6 +440,10 @@ def _finish(
     validation = evaluate_rows(config, catalogue, model, split.validation, split.labels, split.prior)
     run.predictions(validation.predictions, "validation")  # of the best epoch: thresholds are chosen on these
     run.metrics({"seconds_per_image": seconds_per_image(model, catalogue.pictures.take(split.validation[:32]))})
+    figures = _measure_texts(config, data, model) if model.reads else None
+    if figures:
+        run.metrics(figures.metrics())
+        logger.info(" ".join(figures.sentences()))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save(folder)
@@ -393,7 +455,31 @@ def _finish(
             catalogue=catalogue,
             split=split,
             evaluation=evaluation,
+            texts=figures,
         )
         run.model(folder)
     registered = register(run.run_id) if register_model else ""
-    return TrainingOutcome(run.run_id, config, split, evaluation, registered)
+    return TrainingOutcome(run.run_id, config, split, evaluation, registered, figures)
+
+
+def _measure_texts(config: Config, data: Data, model: Categoriser) -> TextFigures:
+    """Return how often the texts name the category of test products, and what these texts alone score there."""
+    from vlm_core.evaluation.summary import macro_f1
+    from vlm_core.evaluation.text_leak import TextFigures, measure_text_leak
+    from vlm_core.models.text_baseline import TextBaseline
+
+    assert model.reads
+    split, rows = data.split, data.split.test
+    labels, texts = split.labels[rows], model.reads.texts(data.catalogue.products.iloc[rows])
+    words = words_of_labels(config, data.catalogue, split.categories)
+    baseline = (
+        model if isinstance(model, TextBaseline) else fit_texts(data, replace(model.reads, tokens=0), config.balance)
+    )
+    predicted = baseline.of_texts(texts).argmax(axis=1)
+    return TextFigures(
+        columns=model.reads.columns,
+        masked=bool(model.reads.masked),
+        leak=measure_text_leak(texts, labels, words),
+        alone_macro_f1=macro_f1(labels, predicted),
+        alone_accuracy=float((predicted == labels).mean()),
+    )

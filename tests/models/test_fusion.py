@@ -1,0 +1,218 @@
+"""Models that read texts: the towers against Hugging Face's classes, every fusion's chain and head, missing inputs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import BlipForImageTextRetrieval
+
+from tests.models.families import CATEGORIES, FAMILIES, make_adapter, make_tiny
+from vlm_core.evaluation.product_texts import TextReading
+from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.models.fusion import LateHead, reading_stages, tokens_needed
+from vlm_core.models.saved import load_categoriser
+from vlm_core.models.stages import run_stages
+
+FUSIONS = ("late", "concat", "cross-attention", "own")
+TEXTS = ["Turtle Check Men Navy Blue Shirt", "Titan Women Silver Watch", "Footwear"]
+PIXELS = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+PICTURES = np.random.default_rng(3).integers(0, 256, (3, 80, 60, 3), dtype=np.uint8)
+BOTH = torch.ones(3, 2)
+KINDS = [("text", "own"), *(("image+text", fusion) for fusion in FUSIONS)]
+
+
+def make_reader(family, inputs="image+text", fusion="own", tokens=16):
+    """A categoriser of three categories that reads titles."""
+    hf, tokenizer = make_tiny(family)
+    torch.manual_seed(1)
+    description = Description(
+        family,
+        CATEGORIES,
+        (80, 60),
+        "linear",
+        "fused",
+        {},
+        reads=TextReading(inputs, ("title",), ("shirt",), tokens),
+        fusion=fusion,
+    )
+    model = VisionLanguageCategoriser(hf, tokenizer, description)
+    return model
+
+
+def _close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def _end(stages, *state):
+    with torch.no_grad():
+        return run_stages(stages, state)
+
+
+def _tokenised(adapter, texts=TEXTS):
+    return adapter.tokenizer(texts, padding=True, return_tensors="pt")
+
+
+def test_clips_text_tower_is_the_pooled_output():
+    adapter = make_adapter("clip")
+    theirs = adapter.hf.text_model(**_tokenised(adapter)).pooler_output
+    _close(_end(adapter.text_stages(True), adapter.encode(TEXTS, 16))[0], theirs)
+
+
+def test_clips_text_tokens_are_the_last_hidden_state():
+    adapter = make_adapter("clip")
+    words = _tokenised(adapter)
+    tokens, mask = _end(adapter.text_stages(False), adapter.encode(TEXTS, words["input_ids"].shape[1]))
+    kept = words["attention_mask"].bool()
+    assert torch.equal(mask.bool(), kept)
+    _close(tokens[kept], adapter.hf.text_model(**words).last_hidden_state[kept])
+
+
+def test_clips_own_fusion_is_the_mean_of_its_image_and_text_embeddings():
+    adapter = make_adapter("clip")
+    output = adapter.hf(pixel_values=PIXELS, **_tokenised(adapter))
+    ours = _end(adapter.own_stages(), PIXELS, adapter.encode(TEXTS, 16), BOTH)[0]
+    _close(ours / adapter.width("fused") ** 0.5, (output.image_embeds + output.text_embeds) / 2)
+
+
+def _retrieval(adapter):
+    """Hugging Face's model of image-text matching, with the tower and the text weights of the adapter's."""
+    theirs = BlipForImageTextRetrieval(adapter.hf.config).eval()
+    theirs.vision_model = adapter.hf.vision_model
+    theirs.text_encoder.load_state_dict(adapter.hf.text_decoder.bert.state_dict(), strict=False)
+    return theirs
+
+
+def test_blips_own_fusion_is_what_image_text_matching_reads():
+    adapter = make_adapter("blip")
+    theirs = _retrieval(adapter)(pixel_values=PIXELS, **{name: _tokenised(adapter)[name] for name in NAMES})
+    ours = _end(adapter.own_stages(), PIXELS, adapter.encode(TEXTS, 16), BOTH)[0]
+    _close(ours, theirs.question_embeds[:, 0])
+
+
+NAMES = ("input_ids", "attention_mask")
+
+
+def test_blips_text_tower_is_the_unimodal_text_encoder():
+    adapter = make_adapter("blip")
+    words = {name: _tokenised(adapter)[name] for name in NAMES}
+    theirs = _retrieval(adapter).text_encoder(**words).last_hidden_state
+    _close(_end(adapter.text_stages(True), adapter.encode(TEXTS, 16))[0], theirs[:, 0])
+    tokens, mask = _end(adapter.text_stages(False), adapter.encode(TEXTS, words["input_ids"].shape[1]))
+    kept = words["attention_mask"].bool()
+    assert torch.equal(mask.bool(), kept)
+    _close(tokens[kept], theirs[kept])
+
+
+@pytest.mark.parametrize("with_picture", [True, False])
+def test_gits_sentence_begins_with_the_title(with_picture):
+    adapter = make_adapter("git")
+    start, *prompt = adapter.prompt_ids()
+    stages = adapter.own_stages() if with_picture else adapter.text_stages(True)
+    ids = adapter.encode(TEXTS, 16)
+    state = (PIXELS, ids, BOTH) if with_picture else (ids,)
+    ours = _end(stages, *state)[0]
+    for row, text in enumerate(TEXTS):
+        words = adapter.tokenizer(text, add_special_tokens=False)["input_ids"]
+        sentence = torch.tensor([[start, *words, *prompt]])
+        pixels = PIXELS[row : row + 1] if with_picture else None
+        _close(ours[row], adapter.hf.git(input_ids=sentence, pixel_values=pixels).last_hidden_state[0, -1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("inputs", "fusion"), KINDS)
+def test_a_chain_cut_anywhere_gives_the_same_end(family, inputs, fusion):
+    adapter = make_adapter(family)
+    stages = reading_stages(adapter, inputs, fusion)
+    ids = adapter.encode(TEXTS, 16)
+    state = (ids,) if inputs == "text" else (PIXELS, ids, torch.tensor([[1.0, 1], [0, 1], [1, 0]]))
+    with torch.inference_mode():
+        whole = run_stages(stages, state)
+        for cut in range(1, len(stages) + 1):
+            before = run_stages(stages[:cut], state)
+            assert all(part.is_floating_point() for part in before)  # as the feature cache keeps them
+            for ours, theirs in zip(run_stages(stages[cut:], before), whole, strict=True):
+                torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_each_input_is_read_where_it_is_given_and_only_there(family, fusion):
+    model = make_reader(family, fusion=fusion)
+    has_picture = np.array([True, False, True])
+    texts = [TEXTS[0], TEXTS[1], ""]
+    rows = model.log_probabilities(PICTURES, texts, has_picture)
+    np.testing.assert_allclose(np.exp(rows).sum(axis=1), 1, atol=1e-5)
+    other = model.log_probabilities(PICTURES[::-1].copy(), texts, has_picture)
+    assert not np.allclose(rows[[0, 2]], other[[0, 2]], atol=1e-6)
+    np.testing.assert_allclose(rows[1], other[1], atol=1e-6)  # its picture is missing, whatever stands in its place
+    changed = model.log_probabilities(PICTURES, ["Titan Watch", "Silver", ""], has_picture)
+    assert not np.allclose(rows[:2], changed[:2], atol=1e-6)
+    np.testing.assert_allclose(rows[2], changed[2], atol=1e-6)
+    np.testing.assert_allclose(model.log_probabilities(PICTURES)[2], rows[2], atol=1e-6)  # no texts at all
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_alone_reads_no_picture(family):
+    model = make_reader(family, "text")
+    rows = model.log_probabilities(PICTURES, TEXTS)
+    np.testing.assert_array_equal(rows, model.log_probabilities(255 - PICTURES, TEXTS))
+    assert not np.allclose(rows, model.log_probabilities(PICTURES, TEXTS[::-1]))
+
+
+def test_gits_picture_without_a_title_is_read_as_by_a_model_of_pictures():
+    from tests.models.families import make_categoriser
+
+    model, plain = make_reader("git"), make_categoriser("git")
+    plain.head.load_state_dict(model.head.state_dict())
+    np.testing.assert_allclose(model.log_probabilities(PICTURES), plain.log_probabilities(PICTURES), atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "inputs", "fusion"), [(FAMILIES[n % 3], *kind) for n, kind in enumerate(KINDS)])
+def test_saved_and_loaded_is_identical(family, inputs, fusion, tmp_path):
+    model = make_reader(family, inputs, fusion)
+    model.save(tmp_path)
+    loaded = load_categoriser(tmp_path)
+    assert loaded.description == model.description
+    np.testing.assert_array_equal(loaded.log_probabilities(PICTURES, TEXTS), model.log_probabilities(PICTURES, TEXTS))
+    content = json.loads((tmp_path / "categoriser.json").read_text())
+    assert content["reads"] == {"inputs": inputs, "columns": ["title"], "masked": ["shirt"], "tokens": 16}
+
+
+def test_the_last_blocks_of_both_towers_are_trained_and_ids_never_reach_a_cut():
+    model = make_reader("clip", fusion="late")
+    names = [stage.name for stage in model.stages]
+    assert names == [
+        *("text.embed", "vision.embed", "vision.block.1", "vision.block.2"),
+        *("vision.block.3", "text.block.1", "vision.block.4", "text.block.2", "vision.pool", "text.pool"),
+    ]
+    assert names[model.cut("last-blocks", 1)] == "vision.block.4"
+    assert names[model.cut("last-blocks", 2)] == "vision.block.3"
+    assert model.cut("probe", 2) == model.cut("fusion", 2) == len(names)
+    assert make_reader("clip", "text").cut("last-blocks", 1) == 2
+
+
+def test_late_fusion_weighs_log_probabilities_and_fits_the_weight():
+    torch.manual_seed(0)
+    head = LateHead(4, 6, 3)
+    labels = torch.arange(60) % 3
+    picture, text = torch.randn(60, 4), torch.randn(60, 6)
+    state = (picture, text, torch.ones(60, 2))
+    with torch.no_grad():
+        head.text.weight[:, :3], head.text.bias[:] = 3 * torch.eye(3), 0
+        text[:, :3] = torch.eye(3)[labels] + 0.1 * torch.randn(60, 3)
+        each = head.each(state)
+        _close(head.log_probabilities(state), each.mean(dim=1).log_softmax(-1))
+        assert head.fit_weight(state, labels) < 0.2  # the text tells, the picture is noise
+        alone = head.log_probabilities((picture, text, torch.tensor([[1.0, 0]]).expand(60, 2)))
+        _close(alone, each[:, 0])
+
+
+def test_texts_are_cut_to_what_the_model_can_read():
+    adapter = make_adapter("blip")
+    assert tokens_needed(adapter, ["blue shirt"]) == (8, 0)
+    tokens, cut = tokens_needed(adapter, ["blue " * 60, "blue"])
+    assert (tokens, cut) == (40, 1)
+    for family in FAMILIES:
+        ids = make_adapter(family).encode(["blue shirt " * 60, ""], 16)
+        assert ids.shape == (2, 16) and (ids[0] >= 0).all() and (ids[1] >= 0).sum() >= 2
