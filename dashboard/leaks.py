@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from math import isnan, nan
 from typing import Any, Final
 
+import pandas as pd
+
+from vlm_core.evaluation.text_leak import is_unmasked
+
+UNMASKED: Final = " · UNMASKED texts"
 MEMORISED: Final = "Scores there reward memorisation."
 
 
@@ -68,3 +73,13 @@ def as_share(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return nan
+
+
+def mark_unmasked(table: pd.DataFrame) -> pd.DataFrame:
+    """Return runs, as RunReader gives them, whose names say where texts were read that may name the category."""
+    if "params.inputs" not in table:
+        return table
+    masked = table.get("params.mask_label_words", pd.Series("", index=table.index))
+    settings = zip(table["params.inputs"], masked, strict=True)
+    marks = [UNMASKED if is_unmasked(*each) else "" for each in settings]
+    return table.assign(name=[f"{name}{mark}" for name, mark in zip(table["name"], marks, strict=True)])

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 MOST_CATEGORIES: Final = 5  # listed for each prediction
 MOST_ENTRIES: Final = 4 * MOST_PICTURES  # refused files of a drop included
+MOST_TITLE: Final = 1000  # characters
 SAMPLES: Final = 8
 THUMBNAIL_PIXELS: Final = 320
 _CSV_COLUMNS: Final = [
     *("picture", "run", "run_id", "category", "confidence"),
-    *("threshold", "text", "text_category", "ms", "error"),
+    *("threshold", "text", "text_category", "read", "ms", "error"),
 ]
 
 
@@ -53,20 +54,26 @@ def receive(uploads: Uploads, contents: Sequence[str | None], names: Sequence[st
 
 
 def categorise(
-    models: ModelCache, uploads: Uploads, pictures: Sequence[Mapping[str, str]], run_ids: Sequence[str]
+    models: ModelCache,
+    uploads: Uploads,
+    pictures: Sequence[Mapping[str, str]],
+    run_ids: Sequence[str],
+    title: str = "",
 ) -> list[dict[str, Any]]:
     """Return one result per picture: `name`, `source`, `thumbnail` and `predictions` by run id, or `name` and `error`.
 
     A prediction has `top` (category and probability, at most five), `confidence`, `ms`, `seen` (the picture as the
     model sees it), `map` (where it looks; None without attention) and, where the model writes, `text` and
-    `text_category`; or only an `error`. `source` names the picture for `dashboard.attention`. Each picture is decoded
-    once for all models, and not again for what is already known of it.
+    `text_category`; or only an `error`.
+    Models that read texts read the `title`, and say so in `read`. `source` names the picture for
+    `dashboard.attention`. Each picture is decoded once for all models, and not again for what is already known of it.
     """
-    return [_categorise_picture(models, uploads, picture, run_ids) for picture in pictures[:MOST_ENTRIES]]
+    title = title[:MOST_TITLE]
+    return [_categorise_picture(models, uploads, picture, run_ids, title) for picture in pictures[:MOST_ENTRIES]]
 
 
 def _categorise_picture(
-    models: ModelCache, uploads: Uploads, entry: Mapping[str, str], run_ids: Sequence[str]
+    models: ModelCache, uploads: Uploads, entry: Mapping[str, str], run_ids: Sequence[str], title: str
 ) -> dict[str, Any]:
     name, token = entry["name"], entry.get("token", "")
     data = uploads.get(token)
@@ -75,7 +82,7 @@ def _categorise_picture(
     picture = lru_cache(maxsize=1)(lambda: decode_picture(data))  # for this call, and only if something needs it
     try:
         thumbnail = uploads.made(token, "thumbnail", lambda: _thumbnail(picture()))
-        predictions = {run_id: _predict(models, uploads, token, run_id, picture) for run_id in run_ids}
+        predictions = {run_id: _predict(models, uploads, token, run_id, picture, title) for run_id in run_ids}
     except UnreadablePicture as error:
         return {"name": name, "error": f"This file cannot be read as an image: {error}."}
     source = f"sample:{entry['sample']}" if "sample" in entry else f"upload:{token}"
@@ -83,13 +90,13 @@ def _categorise_picture(
 
 
 def _predict(
-    models: ModelCache, uploads: Uploads, token: str, run_id: str, picture: Callable[[], Image]
+    models: ModelCache, uploads: Uploads, token: str, run_id: str, picture: Callable[[], Image], title: str
 ) -> dict[str, Any]:
     def predict(model: Categoriser) -> dict[str, Any]:
-        return _prediction(model, fitted(uploads, token, model.canvas, picture))
+        return _prediction(model, fitted(uploads, token, model.canvas, picture), title)
 
     try:
-        return uploads.made(token, ("prediction", run_id), lambda: models.use(run_id, predict))
+        return uploads.made(token, ("prediction", run_id, title), lambda: models.use(run_id, predict))
     except UserError as error:
         return {"error": str(error)}
 
@@ -99,12 +106,19 @@ def fitted(uploads: Uploads, token: str, canvas: tuple[int, int], picture: Calla
     return uploads.made(token, ("fitted", canvas), lambda: fit_picture(picture(), canvas))
 
 
-def _prediction(model: Categoriser, picture: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return what the model predicts for a picture (H, W, 3) on its canvas, as `categorise` describes it."""
+def _prediction(model: Categoriser, picture: NDArray[np.uint8], title: str) -> dict[str, Any]:
+    """Return what the model predicts for a picture (H, W, 3) on its canvas, as `categorise` describes it.
+
+    Raises UserError for a model that reads texts alone, and no title.
+    """
     from vlm_core.inference import predict_pictures
 
+    text = model.reads.clean(title) if model.reads else ""
+    if model.reads and model.reads.inputs == "text" and not text:
+        raise UserError("This model reads texts alone: type the product's title.")
+    inputs = model.reads.inputs if model.reads and text else "image"
     started = time.perf_counter()
-    (row,) = predict_pictures(model, picture[None])
+    (row,) = predict_pictures(model, picture[None], [text] if model.reads else None)
     seconds = time.perf_counter() - started
     probabilities = [(name[2:], value) for name, value in row.items() if name.startswith("p_")]
     top = sorted(probabilities, key=lambda pair: -pair[1])[:MOST_CATEGORIES]
@@ -114,6 +128,7 @@ def _prediction(model: Categoriser, picture: NDArray[np.uint8]) -> dict[str, Any
         "ms": round(seconds * 1000, 1),
         "seen": _model_input(model, picture),
         "map": _map(model, picture),
+        **({"read": inputs} if model.reads else {}),
         **{name: row[name] for name in ("text", "text_category") if name in row},
     }
 
@@ -172,11 +187,11 @@ def _model_input(model: Categoriser, picture: NDArray[np.uint8]) -> str:
 
 
 def _map(model: Categoriser, picture: NDArray[np.uint8]) -> str | None:
-    """Return what the prediction depends on, over the picture (H, W, 3); None for a model without attention."""
+    """Return what the prediction depends on, over the picture (H, W, 3); None without attention to pictures alone."""
     from vlm_core.attention.maps import explain
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
-    if not isinstance(model, VisionLanguageCategoriser):
+    if not isinstance(model, VisionLanguageCategoriser) or model.reads:
         return None
     return overlay(picture, explain(model, picture[None], method="gradient")[0])
 

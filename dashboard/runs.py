@@ -17,6 +17,7 @@ import pandas as pd
 from cachetools import LRUCache
 
 from dashboard.leaderboard import Leaderboard, make_leaderboard
+from dashboard.leaks import mark_unmasked
 from dashboard.live import add_live
 from vlm_core.errors import UserError
 from vlm_core.tracking.filters import quoted
@@ -301,7 +302,7 @@ def _file_of(path: Path) -> tuple[int, int] | None:
 
 
 def _live(table: pd.DataFrame) -> pd.DataFrame:
-    return add_live(table, pd.Timestamp.now("UTC"))
+    return add_live(mark_unmasked(table), pd.Timestamp.now("UTC"))
 
 
 def _concatenate(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -21,12 +21,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     config = StudyConfig.from_flags(arguments, parser)
     require_extra("study")
-    from experiments.tables import score_rows
+    from experiments.tables import fusion_rows, score_rows
     from vlm_core.study.running import run_study
 
     outcome = run_study(config, Path.cwd())
-    show_table("Test macro-F1 over seeds", ("", "protocol", "macro-F1", "95 % interval"), score_rows(outcome.results))
-    for pair in outcome.results.pairs:
+    results = outcome.results
+    if results.scores or not results.fusion:
+        show_table("Test macro-F1 over seeds", ("", "protocol", "macro-F1", "95 % interval"), score_rows(results))
+    if results.fusion:
+        show_table(
+            "Pictures with texts, test macro-F1 over seeds",
+            ("", "texts", "macro-F1", "95 % interval"),
+            fusion_rows(results.fusion),
+        )
+    for pair in (*results.pairs, *(results.fusion.pairs if results.fusion else ())):
         print(pair.conclusion)
     print(f"Report: study/report.html in the artifacts of run {outcome.run_id}; open it with `mlflow ui`.")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from vlm_core.evaluation.text_leak import is_unmasked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
-    from vlm_core.study.results import Results
+    from vlm_core.study.results import FusionResults, Results
     from vlm_core.workflows.clean import Leftover
     from vlm_core.workflows.export import ExportComparison
 
@@ -51,7 +53,7 @@ def leaderboard_rows(leaderboard: pd.DataFrame) -> list[tuple[str, ...]]:
     """Return one row per run, in the order of `leaderboard`; leaking protocols are marked."""
     return [
         (
-            str(run["model"]),
+            f"{run['model']}{_read_text(run)}",
             f"{run['protocol']} LEAKS" if run["leaking"] else str(run["protocol"]),
             f"{run['test_macro_f1']:.4f}",
             f"{run['test_macro_f1_low']:.4f} to {run['test_macro_f1_high']:.4f}",
@@ -61,6 +63,13 @@ def leaderboard_rows(leaderboard: pd.DataFrame) -> list[tuple[str, ...]]:
         )
         for _, run in leaderboard.iterrows()
     ]
+
+
+def _read_text(run: pd.Series[Any]) -> str:
+    """Return what a run read besides pictures, marked where its texts may name the category; "" for nothing."""
+    if run["inputs"] not in ("text", "image+text"):
+        return ""
+    return f" {run['inputs']}{' UNMASKED' if is_unmasked(run['inputs'], run['mask_label_words']) else ''}"
 
 
 def export_rows(comparisons: Sequence[ExportComparison]) -> list[tuple[str, ...]]:
@@ -99,8 +108,25 @@ def score_rows(results: Results) -> list[tuple[str, ...]]:
         (
             row.label,
             f"{row.protocol} LEAKS" if row.protocol == "original" else row.protocol,
-            f"{score.value:.4f}",
-            "none with one seed" if isnan(score.low) else f"{score.low:.4f} to {score.high:.4f}",
+            *_with_interval(row.headline_macro_f1),
         )
-        for row, score in ((row, row.headline_macro_f1) for row in rows)
+        for row in rows
     ]
+
+
+def fusion_rows(fusion: FusionResults) -> list[tuple[str, ...]]:
+    """Return one row per reader of pictures, texts or both, best first; texts as they are are marked."""
+    rows = sorted(fusion.rows, key=lambda row: (row.masked, -row.headline_macro_f1.value))
+    return [
+        (
+            row.label,
+            "" if row.inputs == "image" else "masked" if row.masked else "UNMASKED",
+            *_with_interval(row.headline_macro_f1),
+        )
+        for row in rows
+    ]
+
+
+def _with_interval(score: Estimate) -> tuple[str, str]:
+    interval = "none with one seed" if isnan(score.low) else f"{score.low:.4f} to {score.high:.4f}"
+    return f"{score.value:.4f}", interval

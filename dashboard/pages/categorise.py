@@ -28,7 +28,7 @@ from dashboard.figures.categorise import coverage_at, coverage_curves
 from dashboard.figures.compare import run_styles
 from dashboard.leaderboard import best_run, names_by_run, run_choices
 from dashboard.model_cache import ModelCache, Uploads
-from dashboard.predictions import as_csv, categorise, predicted_category
+from dashboard.predictions import MOST_TITLE, as_csv, categorise, predicted_category
 from dashboard.runs import Runs
 from dashboard.theme import family_colour
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
@@ -88,6 +88,7 @@ def register(app: Dash, runs: Runs) -> None:
         Output("categorise-results", "data"),
         Input("categorise-pictures", "data"),
         Input("categorise-models", "value"),
+        Input("categorise-title", "value"),
         prevent_initial_call=True,
     )(partial(update_results, models, uploads))
     threshold = Input("categorise-threshold", "value")
@@ -129,9 +130,11 @@ def _suggested_model(runs: Runs) -> list[str]:
     return [best_run(runs.view().leaderboard) or tested[0]] if tested else []
 
 
-def update_results(models: ModelCache, uploads: Uploads, pictures: Any, chosen: Sequence[str] | None) -> Any:
-    """Return the chosen models' predictions for the pictures."""
-    return categorise(models, uploads, pictures or [], list(chosen or ())[:MOST_MODELS])
+def update_results(
+    models: ModelCache, uploads: Uploads, pictures: Any, chosen: Sequence[str] | None, title: str | None = None
+) -> Any:
+    """Return the chosen models' predictions for the pictures and, where they read texts, the title."""
+    return categorise(models, uploads, pictures or [], list(chosen or ())[:MOST_MODELS], str(title or "").strip())
 
 
 def update_cards(runs: Runs, results: Any, threshold: float) -> Component | None:
@@ -184,7 +187,14 @@ def _coverage_sentence(name: str, predictions: Predictions | None, threshold: fl
 
 def _picture_card() -> Component:
     note = "Uploads stay in memory, for a while, and only this browser can open them."
-    return card("Images", dropzone("categorise", in_shell=True), note=note)
+    title = dmc.TextInput(
+        id="categorise-title",
+        label="Title of the product",
+        description="Read with each image by models that read texts; others look at the image alone.",
+        debounce=600,
+        maxLength=MOST_TITLE,
+    )
+    return card("Images", dropzone("categorise", in_shell=True), title, note=note)
 
 
 def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Component:
@@ -271,6 +281,10 @@ def _prediction(
                 [html.Q(str(prediction["text"])), " → ", html.B(str(prediction["text_category"]))], className="written"
             )
         )
+    if "read" in prediction:
+        told = {"image": "From the image: no title.", "text": "From the title alone."}
+        read = told.get(prediction["read"], "From image and title.")
+        parts.append(dmc.Text(read, size="xs", c="dimmed"))
     parts.append(_model_views(prediction, run_id, source))
     return html.Div(parts)
 

@@ -2,9 +2,10 @@
 
 from math import nan
 
+import pandas as pd
 import pytest
 
-from dashboard.leaks import Leak, leak_of_run, leak_of_split, percent
+from dashboard.leaks import Leak, leak_of_run, leak_of_split, mark_unmasked, percent
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,16 @@ def test_a_run_that_does_not_say_that_it_is_honest_counts_as_leaking():
 @pytest.mark.parametrize(("share", "text"), [(0.0, "0.0%"), (0.0001, "< 0.1%"), (0.0084, "0.8%"), (nan, "–")])
 def test_a_small_share_is_not_rounded_to_nothing(share, text):
     assert percent(share) == text
+
+
+def test_a_run_on_unmasked_texts_says_so_in_its_name_on_every_page():
+    table = pd.DataFrame(
+        {
+            "name": ["a", "b", "c", "d"],
+            "params.inputs": ["image+text", "text", "image", nan],
+            "params.mask_label_words": ["False", "True", "False", nan],
+        }
+    )
+    assert mark_unmasked(table)["name"].tolist() == ["a · UNMASKED texts", "b", "c", "d"]
+    before = table[["name"]]  # a store of earlier versions
+    assert mark_unmasked(before)["name"].tolist() == ["a", "b", "c", "d"]

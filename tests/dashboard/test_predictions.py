@@ -262,3 +262,29 @@ def test_without_an_honest_run_the_newest_is_suggested(runs, monkeypatch):
     monkeypatch.setattr(page, "best_run", lambda leaderboard: "")
     newest = run_choices(runs.table())[0]["value"]
     assert page.update_state(runs, 1, [], [])[3] == [newest]
+
+
+def test_a_title_is_read_by_models_that_read_texts_alone(tmp_path):
+    from tests.models.families import make_categoriser
+    from tests.models.test_fusion import make_reader
+
+    made = {
+        "both": make_reader("clip", fusion="late"),
+        "text": make_reader("blip", "text"),
+        "picture": make_categoriser("clip"),
+    }
+    for name, model in made.items():
+        model.save(tmp_path / name)
+    models, uploads = ModelCache(lambda run_id: tmp_path / run_id), Uploads()
+    entries = receive(uploads, [_url(GOOD["jpeg"])], ["x"])
+
+    def predict(title):
+        return categorise(models, uploads, entries, list(made), title)[0]["predictions"]
+
+    without, titled = predict(""), predict("<b>Blue</b> Jacket " * 1000)
+    assert without["both"]["read"] == "image" and titled["both"]["read"] == "image+text"
+    assert without["both"]["confidence"] != titled["both"]["confidence"] and titled["both"]["map"] is None
+    assert "type the product's title" in without["text"]["error"] and titled["text"]["confidence"] > 0
+    assert "read" not in titled["picture"] and titled["picture"]["confidence"] == without["picture"]["confidence"]
+    card = str(page._prediction({}, titled["both"], 0, "run", "upload:x"))
+    assert "From image and title." in card

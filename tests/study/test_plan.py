@@ -99,7 +99,7 @@ def test_cells_of_the_ablation_say_what_they_read_and_on_which_tower() -> None:
     [
         ({"families": "clip,flava"}, "families=flava is not known: choose among clip"),
         ({"modes": "probe,half"}, "modes=half is not known"),
-        ({"parts": "robustness"}, "leaves nothing to run: name families, ablation or continual"),
+        ({"parts": "robustness"}, "leaves nothing to run: name families, ablation, continual or fusion"),
         ({"protocols": " , "}, "protocols is empty"),
         ({"towers": "vit"}, "towers=vit is not known: choose among clip, blip, git, random"),
     ],

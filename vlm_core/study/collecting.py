@@ -35,7 +35,9 @@ from vlm_core.study.robustness import Robustness
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 # Parts that take more than moments, and what stands for them in interim results.
-_SLOW: Final[Mapping[str, Any]] = {"pairs": (), "gaps": (), "cost": (), "label_audit": None, "continual": ()}
+_SLOW: Final[Mapping[str, Any]] = {
+    **{"pairs": (), "gaps": (), "cost": (), "label_audit": None, "continual": (), "fusion": None}
+}
 HELD_OUT: Final = "held_out"  # the measurement, and the group of its pairs
 MAJORITY: Final = "majority"  # the simple baseline that needs no features
 Configurations = Mapping[str, Sequence[CellResult]]  # label -> cells, one per seed
@@ -54,6 +56,7 @@ def collect(
 ) -> results.Results:
     """Return the results of the cells that have finished; `interim` ones lack what takes more than moments."""
     from vlm_core.study.continual import measure_continual
+    from vlm_core.study.fusion import measure_fusion
     from vlm_core.study.suspects import find_suspects
     from vlm_core.tracking.tags import machine_tags
 
@@ -81,6 +84,7 @@ def collect(
             "faithfulness": lambda: _measured(first, "faithfulness", Faithfulness),
             "layers": lambda: _measured(first, "layers", tuple[LayerStatistics, ...]),
             "continual": lambda: measure_continual(plan, config, data, root) if "continual" in plan.parts else (),
+            "fusion": lambda: measure_fusion(plan, config, data, root) if "fusion" in plan.parts else None,
         }
         left_out: dict[str, Any] = dict(_SLOW) if interim else {}
         collected = {name: _timed(name, make) for name, make in parts.items() if name not in left_out}

@@ -11,7 +11,7 @@ from vlm_core.data import split_list
 from vlm_core.errors import UserError
 from vlm_core.presets import MECHANISM as BUDGET
 
-Part = Literal["families", "ablation", "robustness", "attention", "labels", "cost", "continual"]
+Part = Literal["families", "ablation", "robustness", "attention", "labels", "cost", "continual", "fusion"]
 PARTS: Final[tuple[str, ...]] = get_args(Part)
 BASELINE: Final = "baseline"
 MECHANISM: Final = "mechanism"
@@ -137,8 +137,10 @@ def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
         if "ablation" in parts:
             named = [f"{name}@{tower}" for tower in towers for name in mechanisms]
             cells += [Cell(MECHANISM, mode, "classify", "holdout", seed) for mode in named]
-    if not cells and "continual" not in parts:
-        raise UserError(f"parts={config.parts} leaves nothing to run: name families, ablation or continual among them.")
+    if not cells and not {"continual", "fusion"} & parts:
+        raise UserError(
+            f"parts={config.parts} leaves nothing to run: name families, ablation, continual or fusion among them."
+        )
     settings = {name: getattr(config, name) for name in config.model_fields_set if name in Config.model_fields}
     settings |= {"preset": config.preset}
     return StudyPlan(tuple(cells), parts, modes[-1], config.seed, settings, families)

@@ -52,7 +52,7 @@ def is_simple_baseline(row: ScoreRow) -> bool:
 class PairRow:
     """Two configurations compared over the same seeds and products."""
 
-    # families, mechanisms (of one tower), controls or held_out: p-values are corrected over the pairs of one group
+    # families, mechanisms (of one tower), controls, held_out or fusion: p-values are corrected over one group's pairs
     group: str
     a: str  # label
     b: str
@@ -194,6 +194,39 @@ class ContinualRow:
 
 
 @dataclass(frozen=True)
+class FusionRow:
+    """One reader of pictures, texts or both, on frozen towers: means over seeds with their 95 % interval."""
+
+    label: str
+    family: str  # or baseline
+    inputs: str  # image, text or image+text
+    fusion: str  # of both inputs
+    masked: bool  # whether the words of categories and article types were removed from the texts
+    seeds: int
+    test_products: int  # of one seed
+    headline_macro_f1: Estimate
+    accuracy: Estimate
+    missing: dict[str, Estimate]  # share of test products whose text is left out -> headline macro-F1
+
+
+@dataclass(frozen=True)
+class TextLeakRow:
+    """The share of a category's texts that have a word of it or of its article types; of all products in the last."""
+
+    category: str
+    share: float  # mean over seeds
+
+
+@dataclass(frozen=True)
+class FusionResults:
+    """Pictures, texts and both, in every way: scores, fusion against the better input alone, how far texts leak."""
+
+    rows: tuple[FusionRow, ...]
+    pairs: tuple[PairRow, ...]
+    leaks: tuple[TextLeakRow, ...]  # of unmasked texts
+
+
+@dataclass(frozen=True)
 class Results:
     """All results of a study."""
 
@@ -220,3 +253,4 @@ class Results:
     faithfulness: dict[str, Faithfulness]  # label -> of its first seed's attention maps
     layers: dict[str, tuple[LayerStatistics, ...]]  # label -> of each layer's attention, of its first seed
     continual: tuple[ContinualRow, ...] = ()
+    fusion: FusionResults | None = None

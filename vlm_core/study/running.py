@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from vlm_core.aliases import former_value
 from vlm_core.config import StudyConfig
-from vlm_core.data import load_data
+from vlm_core.data import load_data, text_columns
 from vlm_core.engine.tasks import Ended, Engine, open_engine, run_children
 from vlm_core.errors import UserError
 from vlm_core.study.cells import PendingCell, run_cell
@@ -71,6 +71,8 @@ def _run_plan(plan: StudyPlan, config: StudyConfig, name: str, root: Path, resum
     data = load_data(plan.settings(plan.cells[0]) if plan.cells else plan.probe_settings(), root)
     if "continual" in plan.parts:
         article_types(config, data)  # refused before hours of work, not after
+    if "fusion" in plan.parts:
+        text_columns(config, data.catalogue)
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})
         run.params(config.to_params())

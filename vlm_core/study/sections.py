@@ -11,7 +11,7 @@ from vlm_core.evaluation.paired import SIGNIFICANT
 from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.presets import MECHANISM_LEARNING_RATES
-from vlm_core.study import measurement_sections
+from vlm_core.study import fusion_section, measurement_sections
 from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
 from vlm_core.study.plan import MECHANISM
 from vlm_core.study.report_contents import IntervalPlot, LeakPlot, Section, Table, Tile, linked_row
@@ -35,6 +35,7 @@ def make_sections(results: Results) -> list[Section]:
         measurement_sections.cost,
         measurement_sections.label_audit,
         measurement_sections.continual,
+        fusion_section.fusion,
         _runs,
     )
     return [section for make in makers if (section := make(results)) is not None]

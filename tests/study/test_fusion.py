@@ -1,0 +1,69 @@
+"""The part on pictures with texts: what is compared, missing titles, and a whole part on the small shop."""
+
+import numpy as np
+import pytest
+
+from tests.study.made_cells import FAIR, GOOD, make_predictions
+from vlm_core.config import StudyConfig
+from vlm_core.errors import UserError
+from vlm_core.study.fusion import MISSING, Tested, _headline, readers
+from vlm_core.study.running import run_study
+
+
+def test_every_way_stands_beside_its_inputs_alone_masked_and_not():
+    found = readers(["clip"])
+    assert [reader.label for reader in found if reader.family == "baseline"] == [
+        "baseline picture",
+        "baseline text",
+        "baseline both, stacked",
+        "baseline text (masked)",
+        "baseline both, stacked (masked)",
+    ]
+    of_clip = [reader for reader in found if reader.family == "clip"]
+    assert {reader.fusion for reader in of_clip if not reader.masked} == {
+        "",
+        "late",
+        "concat",
+        "cross-attention",
+        "own",
+    }
+    assert sum(reader.inputs == "image" for reader in of_clip) == 1 and len(of_clip) == 11
+
+
+def test_more_titles_are_missing_with_a_larger_share_and_the_others_stay():
+    tested = Tested(make_predictions(GOOD), make_predictions(FAIR))
+    right = [(each.predicted == each.labels).sum() for each in (tested.missing(share, 0) for share in MISSING)]
+    assert right[0] == 20 and right[-1] == 14 and right == sorted(right, reverse=True)
+    quarter, half = (
+        (tested.missing(share, 0).log_probabilities == tested.without_text.log_probabilities).all(axis=1)
+        for share in (0.25, 0.5)
+    )
+    assert half[quarter].all() and half.sum() >= quarter.sum()
+    np.testing.assert_array_equal(tested.missing(0, 1).log_probabilities, tested.complete.log_probabilities)
+
+
+def test_thin_categories_are_no_headline_unless_all_are():
+    tested = Tested(make_predictions(GOOD), make_predictions(GOOD))
+    assert _headline([tested]) == {"A", "B"}  # ten products each: all are thin
+
+
+@pytest.mark.slow
+def test_the_part_alone_is_a_study(shop, stocked):
+    given = {"preset": "demo", "parts": "fusion", "families": "clip", "seeds": 1, "threads": 1, "data": str(shop)}
+    small = {"per_category": 20, "train_per_category": 12, "epochs": 2, "resamples": 100}
+    with pytest.raises(UserError, match="text_columns=brand is not a column"):
+        run_study(StudyConfig.build({**given, **small, "text_columns": "brand"}), stocked)
+    found = run_study(StudyConfig.build({**given, **small}), stocked).results.fusion
+    assert found is not None
+    assert [row.label for row in found.rows] == [reader.label for reader in readers(["clip"])]
+    fused = [reader.label for reader in readers(["clip"]) if reader.inputs == "image+text"]
+    assert [pair.a for pair in found.pairs] == fused
+    for pair in found.pairs:
+        assert pair.b.split(" ")[0] == pair.a.split(" ")[0] and "both" not in pair.b
+        assert pair.b.endswith("picture") or pair.b.endswith("(masked)") == pair.a.endswith("(masked)")
+    scores = {row.label: row for row in found.rows}
+    assert scores["clip picture"].missing == {}
+    text = scores["baseline text"]
+    assert list(text.missing) == ["0%", "25%", "50%", "100%"]
+    assert text.missing["0%"].value == text.headline_macro_f1.value > text.missing["100%"].value
+    assert found.leaks[-1].category == "all" and 0.1 < found.leaks[-1].share <= 1
