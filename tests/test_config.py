@@ -117,6 +117,13 @@ def test_params_bring_the_configuration_back(values):
         (("--model", "blip", "--objective", "generate", "--mode", "probe"), "mode=probe"),
         (("--model", "baseline", "--mode", "zero-shot"), "zero-shot"),
         (("--weights", "tiny", "--checkpoint", "folder"), "weights=auto"),
+        (("--inputs", "text", "--mode", "zero-shot"), "mode=zero-shot reads pictures alone, not inputs=text"),
+        (("--inputs", "image+text", "--objective", "generate"), "objective=generate reads pictures alone"),
+        (("--inputs", "image+text", "--readout", "vision"), "readout=vision reads pictures alone"),
+        (("--inputs", "image+text", "--prefix", "int8"), "prefix=int8 reads pictures alone"),
+        (("--inputs", "text", "--mode", "fusion"), "use mode=probe"),
+        (("--inputs", "both"), "inputs=both"),
+        (("--modality_dropout", "0.6"), "modality_dropout=0.6"),
     ],
 )
 def test_a_bad_setting_is_named_in_one_sentence(words, said):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vlm_core.aliases import BEFORE, current_settings, former_settings, renaming_notes
 from vlm_core.errors import UserError, redact
-from vlm_core.presets import OF_PROTOCOLS, PRESETS, WITH_A_FILE_OF_PARTS
+from vlm_core.presets import OF_PROTOCOLS, PRESETS, WITH_A_FILE_OF_PARTS, reading_problem
 
 Model = Literal["clip", "clip-large", "blip", "blip-large", "git", "git-large", "baseline"]
 logger = logging.getLogger(__name__)
@@ -178,11 +178,7 @@ class WeightsSettings(Settings):
 class ModelSettings(WeightsSettings):
     """Model."""
 
-    model: Model = Field(
-        "blip",
-        description="model family and size; `baseline` is logistic regression on HOG + colour of the picture, TF-IDF "
-        "of the text, or both stacked",
-    )
+    model: Model = Field("blip", description="family and size; baseline: logistic regression on HOG + colour, TF-IDF")
 
     @property
     def family(self) -> str:
@@ -220,31 +216,19 @@ class CatalogueSettings(Settings):
 class TextColumns(CatalogueSettings):
     """Texts of products."""
 
-    text_columns: str = Field(
-        "", description="comma-separated columns that a model with inputs=text reads, in order (empty: the title)"
-    )
+    text_columns: str = Field("", description="comma-separated columns that are read as text (empty: the title)")
 
 
 class ReadingSettings(TextColumns):
     """Reading of texts."""
 
-    inputs: Literal["image", "text", "image+text"] = Field(
-        "image", description="what a prediction is made from: the picture, the texts of text_columns, or both"
-    )
+    inputs: Literal["image", "text", "image+text"] = Field("image", description="what predictions are made from")
     fusion: Literal["late", "concat", "cross-attention", "own"] = Field(
-        "own",
-        description="how image+text are fused; late: weighted mean of log-probabilities, the weight fitted on "
-        "validation; concat: both towers' states and a perceptron; cross-attention: the text reads image tokens; own: "
-        "as the family does",
+        "own", description="how image+text are fused: docs/multimodal.md; own: as the family does"
     )
-    mask_label_words: bool = Field(
-        False, description="true: remove the words of categories and their article types from the texts"
-    )
+    mask_label_words: bool = Field(False, description="true: remove words that name categories from the texts")
     modality_dropout: float = Field(
-        0.15,
-        ge=0,
-        le=0.5,
-        description="share of training products shown without text, and of those shown without picture, by image+text",
+        0.15, ge=0, le=0.5, description="share of products that training shows without text, and of those without image"
     )
 
 
@@ -392,22 +376,8 @@ class TrainingSettings(ReadingSettings, FineTuningSettings, SplitSettings, Model
                 f"protocol=original oversamples before it splits, which balance={self.balance} does not: use "
                 "balance=oversample, or another protocol"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
-        if self.inputs == "image":
-            return self
-        if self.objective == "generate":
-            raise ValueError(f"objective=generate writes after a picture alone: inputs={self.inputs} needs classify")
-        if self.mode == "zero-shot":
-            raise ValueError(f"mode=zero-shot reads pictures alone: inputs={self.inputs} needs a mode that trains")
-        if self.mode == "fusion" and self.inputs == "text":
-            raise ValueError("mode=fusion trains what fuses picture and text, and inputs=text has none: use mode=probe")
-        if self.readout == "vision":
-            raise ValueError(f"readout=vision reads pictures alone: inputs={self.inputs} needs readout=fused")
-        if self.prefix == "int8":
-            raise ValueError(f"prefix=int8 takes pictures alone: inputs={self.inputs} needs prefix=torch")
+        if problem := reading_problem(dict(self)):
+            raise ValueError(problem)
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 # Named sets of settings. Precedence: a default < its preset < what the user gives.
@@ -49,3 +50,16 @@ HEAD_SEARCH: Final[dict[str, dict[str, Any]]] = {
     "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
     "batch_size": {"low": 32, "high": 512, "log": True},
 }
+# What only reads pictures.
+OF_PICTURES: Final = {"objective": "generate", "mode": "zero-shot", "readout": "vision", "prefix": "int8"}
+
+
+def reading_problem(settings: Mapping[str, Any]) -> str:
+    """Return why these settings cannot read the texts that `inputs` names; "" if they can, or need not."""
+    inputs = settings["inputs"]
+    refused = [f"{name}={value}" for name, value in OF_PICTURES.items() if settings[name] == value]
+    if inputs != "image" and refused:
+        return f"{refused[0]} reads pictures alone, not inputs={inputs}: leave out one of them"
+    if inputs == "text" and settings["mode"] == "fusion":
+        return "mode=fusion trains what fuses picture and text, and inputs=text has none: use mode=probe"
+    return ""
