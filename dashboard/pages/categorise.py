@@ -28,7 +28,7 @@ from dashboard.figures.categorise import coverage_at, coverage_curves
 from dashboard.figures.compare import run_styles
 from dashboard.leaderboard import best_run, names_by_run, run_choices
 from dashboard.model_cache import ModelCache, Uploads
-from dashboard.predictions import MOST_TITLE, as_csv, categorise, predicted_category
+from dashboard.predictions import as_csv, categorise, predicted_category
 from dashboard.runs import Runs
 from dashboard.theme import family_colour
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
@@ -192,7 +192,6 @@ def _picture_card() -> Component:
         label="Title of the product",
         description="Read with each image by models that read texts; others look at the image alone.",
         debounce=600,
-        maxLength=MOST_TITLE,
     )
     return card("Images", dropzone("categorise", in_shell=True), title, note=note)
 
