@@ -1,0 +1,123 @@
+"""deploy/ and its page: what they start exists, images are pinned, and no secret or registry's host is named."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "deploy" / "compose.yaml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("operations.md", "scaling.md")}
+
+
+def _shell_lines(page: str) -> Iterator[list[str]]:
+    """The commands of a page's blocks, with lines that a backslash continues."""
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        if language:
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            if re.search(r"\b(mlflow|ray|python -m) ", line):
+                yield shlex.split(line, comments=True)
+
+
+def _program(words: list[str]) -> list[str]:
+    """What a line starts, without what Docker or a shell does first."""
+    names = [word in ("mlflow", "ray", "python") for word in words]
+    return words[names.index(True) :] if True in names else []
+
+
+COMMANDS = [
+    *(service["command"] for service in SERVICES.values() if isinstance(service.get("command"), list)),
+    *(program for page in PAGES.values() for line in _shell_lines(page) if (program := _program(line))),
+]
+
+
+def test_every_service_is_one_of_a_pinned_image_of_no_named_registry() -> None:
+    assert {*SERVICES} >= {"database", "objects", "mlflow", "dashboard", "head", "worker"}
+    base = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    for image in [service["image"] for service in SERVICES.values()] + base:
+        name, tag = image.split(":")
+        assert re.fullmatch(r"[a-z0-9/-]+", name) and re.fullmatch(r"\d+\.\d+(\.\d+)?(-slim)?", tag)
+
+
+def test_what_services_refer_to_is_declared() -> None:
+    for service in SERVICES.values():
+        assert {*service.get("depends_on", ())} <= {*SERVICES}
+        assert {each["source"] for each in service.get("configs", ())} <= {*COMPOSE["configs"]}
+        assert {each.split(":")[0] for each in service.get("volumes", ())} <= {*COMPOSE["volumes"]}
+        for address in service.get("ports", ()):
+            assert address.startswith("127.0.0.1:")
+
+
+def test_every_secret_comes_from_a_variable_that_the_page_makes() -> None:
+    made = re.search(r"for name in ([A-Z0-9_ ]+);", PAGES["operations.md"])
+    assert made and {*re.findall(r"\$\{(\w+):\?\}", TEXT)} == {*made[1].split()}
+    given = {name: text for service in SERVICES.values() for name, text in service.get("environment", {}).items()}
+    secret = re.compile(r"PASSWORD|SECRET|TOKEN")
+    assert [name for name, text in given.items() if secret.search(name) and not text.startswith("${")] == []
+    assert "/deploy/.env\n" in (ROOT / ".gitignore").read_text()
+
+
+def test_the_image_has_what_it_copies_and_installs() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.MULTILINE):
+        for name in line.split():
+            assert (ROOT / name).exists() and f"!{name}" in ignored
+    assert "'.[all]'" in DOCKERFILE
+
+
+@pytest.mark.slow
+def test_the_settings_of_mlflow_are_known_to_it() -> None:
+    package = Path(str(find_spec("mlflow").origin)).parent  # type: ignore[union-attr]
+    known = (package / "environment_variables.py").read_text()
+    known += "".join(path.read_text() for path in (package / "server" / "auth").glob("*.py"))
+    names = {name for service in SERVICES.values() for name in service.get("environment", {})}
+    assert [name for name in sorted(names) if name.startswith("MLFLOW_") and name not in known] == []
+    own, theirs = configparser.ConfigParser(), configparser.ConfigParser()
+    own.read_string(COMPOSE["configs"]["auth"]["content"])
+    theirs.read(package / "server" / "auth" / "basic_auth.ini")
+    assert {*own["mlflow"]} <= {*theirs["mlflow"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[:60])
+def test_a_command_and_its_flags_exist(words: list[str]) -> None:
+    flags = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word) and word != "-m"]
+    if words[0] == "python" and words[2].split(".")[0] in ("experiments", "dashboard", "tests"):
+        spec = find_spec(words[2] if words[2] != "dashboard" else "dashboard.__main__")
+        assert spec and spec.origin
+        settings = (ROOT / "vlm_core" / "config.py").read_text() + Path(spec.origin).read_text()
+        assert [flag for flag in flags if f'"{flag}"' not in settings and f"    {flag[2:]}: " not in settings] == []
+        return
+    command, rest = _of_click(words)
+    while hasattr(command, "commands"):
+        command, rest = command.commands[rest[0]], rest[1:]
+    known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    assert {*flags} <= known
+
+
+def _of_click(words: list[str]) -> tuple[Any, list[str]]:
+    """The program of another library, as its library defines it, and the words behind its name."""
+    if words[0] == "ray":
+        from ray.scripts.scripts import cli
+
+        return cli, words[1:]
+    if words[0] == "mlflow":
+        from mlflow.cli import cli
+
+        return cli, words[1:]
+    assert words[:3] == ["python", "-m", "mlflow.server.auth"]
+    from mlflow.server.auth.cli import commands
+
+    return commands, words[3:]
