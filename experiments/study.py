@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = StudyConfig.from_flags(arguments, parser)
     require_extra("study")
     from experiments.tables import fusion_rows, score_rows
+    from vlm_core.study.collecting import HELD_OUT
     from vlm_core.study.running import run_study
 
     outcome = run_study(config, Path.cwd())
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fusion_rows(results.fusion),
         )
     for pair in (*results.pairs, *(results.fusion.pairs if results.fusion else ())):
-        print(pair.conclusion)
+        print(f"{'On all held-out products: ' if pair.group == HELD_OUT else ''}{pair.conclusion}")
     print(f"Report: study/report.html in the artifacts of run {outcome.run_id}; open it with `mlflow ui`.")
 
 

@@ -155,11 +155,14 @@ def test_the_learning_rates_that_validation_chose_are_those_of_each_seed(tmp_pat
 def test_held_out_products_are_scored_where_every_seed_has_their_predictions(clip, tmp_path):
     assert held_out_rows({"clip full": clip}, BOTH) == ()
     git, predictions = "git/full/classify/holdout/", make_predictions(FAIR)
-    cells = [make_cell(tmp_path, f"{git}{seed}", held_out=predictions) for seed in (0, 1)]
+    few = ((4, 1), (2, 3))
+    cells = [make_cell(tmp_path, f"{git}{seed}", few, held_out=predictions) for seed in (0, 1)]
     (row,) = held_out_rows({"git full": cells, "clip full": clip}, BOTH)
     assert (row.label, row.products, row.support) == ("git full", 20, {"A": 10, "B": 10})
     assert (row.accuracy.value, row.macro_f1.value) == pytest.approx((0.7, FAIR_MACRO_F1))
     assert row.natural_accuracy.value == pytest.approx(0.7)  # both categories have half of the catalogue
+    all_tested = make_cell(tmp_path, f"{git}2", FAIR, held_out=predictions)
+    assert held_out_rows({"git full": [all_tested]}, BOTH) == ()
 
 
 def test_the_leak_is_a_mean_over_what_the_seeds_know(clip, tmp_path):

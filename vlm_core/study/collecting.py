@@ -179,9 +179,16 @@ def held_out_rows(configurations: Configurations, headline: frozenset[str]) -> t
 
 
 def _held_out(configurations: Configurations, headline: frozenset[str]) -> dict[str, list[Predictions]]:
-    """Return the predictions for held-out products of the headline's categories, where every seed has them."""
+    """Return the predictions for held-out products of the headline's categories, where every seed has them.
+
+    Of a small catalogue these are its test products, and nothing is to be told twice.
+    """
     measured = {
-        label: [each.of_categories(headline) for cell in seeds if (each := cell.predictions(HELD_OUT)) is not None]
+        label: [
+            each.of_categories(headline)
+            for cell in seeds
+            if (each := cell.predictions(HELD_OUT)) is not None and len(each.labels) > cell.evaluation.n
+        ]
         for label, seeds in configurations.items()
     }
     return {label: each for label, each in measured.items() if len(each) == len(configurations[label])}
