@@ -2,14 +2,15 @@
 
 import io
 import tempfile
-from functools import partial
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from vlm_core.catalogue.duplicates import LabelConflict, frame_picture, label_conflicts, near_duplicate_groups
+from vlm_core.catalogue.duplicates import LabelConflict, label_conflicts, near_duplicate_groups
+from vlm_core.catalogue.framing import frame_picture
 from vlm_core.catalogue.sample import draw_picture, plan_rows
 from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import PictureStore, decode_picture
@@ -116,7 +117,7 @@ def test_the_order_of_products_changes_no_group(tmp_path, pictures):
 
 def test_groups_are_kept_for_the_next_call(tmp_path, pictures, monkeypatch):
     first = _groups(tmp_path, pictures[:6])
-    monkeypatch.setattr("vlm_core.catalogue.duplicates.frame_picture", None)
+    monkeypatch.setattr("vlm_core.catalogue.linking.frame_picture", None)
     assert (_groups(tmp_path, pictures[:6]) == first).all()
     with pytest.raises(TypeError):  # other products: what was kept is not theirs
         _groups(tmp_path, pictures[:6], list("abcdef"))
@@ -130,7 +131,9 @@ def test_kept_groups_that_are_damaged_are_found_again(tmp_path, pictures):
 
 
 def test_a_full_temporary_folder_is_named(tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "frames").symlink_to("/dev/full")
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda: nullcontext(str(tmp_path / "full")))
     with pytest.raises(UserError, match=r"cannot store the pictures' frames \(No space left on device\)"):
         _groups(tmp_path, pictures)
 

@@ -8,13 +8,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache
-from itertools import islice
+from functools import cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -28,6 +28,7 @@ from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.ordering import places_in_order
 from vlm_core.catalogue.parts import PART, part_of_picture
 from vlm_core.catalogue.pictures import PictureMissing, Pictures, address_of, tidy
+from vlm_core.catalogue.processes import in_processes
 from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, number_of, read_products
 from vlm_core.catalogue.sources import Source, open_source
 from vlm_core.errors import UserError
@@ -49,7 +50,9 @@ PICTURES_MEASURED: Final = 200  # to choose the canvas
 PICTURES_PER_BATCH: Final = 256
 MOST_NAMES: Final = 50  # of columns in a message
 LEFT_OUT: Final = "left_out.csv"  # which rows and pictures are of no use, and why
-MOST_DECODERS: Final = 8  # threads: each may need some hundred megabytes
+WORTH_PROCESSES: Final = 5000  # rows
+READ_AT_ONCE: Final = 4  # pictures, of which each may have 50 MB
+ROWS_PER_BATCH, BYTES_PER_BATCH = 64, 4_000_000  # decoded by one process
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,7 @@ def _preparing(folder: Path) -> Iterator[Path]:
 def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> None:
     canvas = _canvas(reading)
     unreadable: list[Refusal] = []
-    usable: list[dict[str, str]] = []
+    usable: dict[str, list[str]] = {}  # by column: a dictionary a product would take ten times as much memory
     sizes: list[tuple[int, int]] = []
     with (folder / "pictures.npy").open("wb") as file:  # written, not mapped: a full disk is an error, not a SIGBUS
         _write_header(file, (len(reading.rows), *canvas, 3))
@@ -252,11 +255,12 @@ def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> N
                 unreadable.append(Refusal(row.line, f"the picture {path}: {decoded}", row.sheet))
                 continue
             file.write(decoded.picture.tobytes())
-            usable.append(_product(row, path, decoded, reading.columns))
+            for name, cell in _product(row, path, decoded, reading.columns).items():
+                usable.setdefault(name, []).append(cell)
             sizes.append(decoded.size)
         file.seek(0)
-        _write_header(file, (len(usable), *canvas, 3))
-    report = replace(reading.report, pictures_unreadable=tuple(unreadable), products=len(usable))
+        _write_header(file, (len(sizes), *canvas, 3))
+    report = replace(reading.report, pictures_unreadable=tuple(unreadable), products=len(sizes))
     if not usable:
         raise _nothing_usable(source.name, report, left_out, reading.hint)
     np.save(folder / SIZES, np.array(sizes, dtype=np.uint32))
@@ -381,23 +385,48 @@ class _Decoded:
 
 
 def _decode(reading: _Reading, canvas: tuple[int, int]) -> Iterator[tuple[TableRow, str, _Decoded | str]]:
-    """Yield each row and path with its picture, or the reason why there is none; Pillow decodes without the GIL."""
+    """Yield each row and path with its picture, or the reason why there is none."""
+    worth = len(reading.rows) > WORTH_PROCESSES
+    batches = in_processes(partial(_decode_batch, canvas), _read_batches(reading), worth=worth)
+    for (row, path), decoded in zip(reading.rows, chain.from_iterable(batches), strict=True):
+        yield row, path, decoded
 
-    def decode(placed: tuple[TableRow, str]) -> tuple[TableRow, str, _Decoded | str]:
-        row, path = placed
+
+def _read_batches(reading: _Reading) -> Iterator[list[bytes | str]]:
+    """Yield the bytes of all pictures, or why one has none, some at a time."""
+
+    def read(placed: tuple[TableRow, str]) -> bytes | str:
         try:
-            data = reading.pictures.read(path)
-            original = decode_picture(data)
-            picture = fit_picture(original, canvas)
-        except (OSError, ValueError, UnreadablePicture) as error:
-            return row, path, str(error)
-        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        return row, path, _Decoded(picture, digest, (original.height, original.width))
+            return reading.pictures.read(placed[1])
+        except (OSError, ValueError) as error:
+            return str(error)
 
     waiting = iter(reading.rows)
-    with ThreadPoolExecutor(max_workers=min(MOST_DECODERS, os.cpu_count() or 1)) as pool:
-        while batch := list(islice(waiting, PICTURES_PER_BATCH)):
-            yield from pool.map(decode, batch)
+    batch: list[bytes | str] = []
+    size = 0
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        while some := list(islice(waiting, READ_AT_ONCE)):
+            found = list(pool.map(read, some))
+            batch += found
+            size += sum(map(len, found))
+            if size >= BYTES_PER_BATCH or len(batch) >= ROWS_PER_BATCH:
+                yield batch
+                batch, size = [], 0
+    yield batch
+
+
+def _decode_batch(canvas: tuple[int, int], batch: Sequence[bytes | str]) -> list[_Decoded | str]:
+    return [data if isinstance(data, str) else _decode_one(canvas, data) for data in batch]
+
+
+def _decode_one(canvas: tuple[int, int], data: bytes) -> _Decoded | str:
+    try:
+        original = decode_picture(data)
+        picture = fit_picture(original, canvas)
+    except (OSError, ValueError, UnreadablePicture) as error:
+        return str(error)
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return _Decoded(picture, digest, (original.height, original.width))
 
 
 def _identity(row: TableRow, columns: Columns) -> str:

@@ -18,7 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
-from vlm_core.catalogue.duplicates import HASH_RADIUS, hash_pictures
+from vlm_core.catalogue.duplicates import hash_pictures
+from vlm_core.catalogue.linking import HASH_RADIUS
 from vlm_core.pixels.arrays import Rows
 
 if TYPE_CHECKING:
