@@ -69,7 +69,7 @@ class OpenTable:
             path = self.find(row).path
         except PictureMissing as error:
             return RowPicture(problem=str(error))
-        return RowPicture(path, source=partial(self.pictures.read, path))
+        return RowPicture(path, source=partial(self.pictures.read, path), state=partial(self.pictures.state, path))
 
     def key(self, paths: Iterable[str]) -> str:
         """Return sixteen hex digits that change with the table, which is read to its end, or with a picture's state."""

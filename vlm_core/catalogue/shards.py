@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 logger = logging.getLogger(__name__)
-MANIFEST: Final = "shards.json"
+MANIFEST: Final = "_shards.json"  # Arrow and Spark pass over such names
 PICTURE_NAMES: Final = ("image", "picture", "picture_bytes", "vlm_picture")  # of the column, the first that is free
 READ_AT_ONCE: Final = 16  # pictures, of which each may have 50 MB
 ROWS_PER_GROUP: Final = 1024
@@ -102,56 +102,87 @@ class Packed:
 _MANIFEST: Final = TypeAdapter(Packed)
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """What a row of a shard is made of."""
 
     cells: Sequence[str | None]  # None for all of a row that could not be read
     cell: str  # of the picture
     picture: RowPicture
 
-    def content(self, table: OpenTable) -> bytes:
+    def content(self) -> bytes:
         """Return what the row says, and the state of its picture, of which no byte is read."""
         try:
-            state = self.picture.problem or table.pictures.state(self.picture.path)
+            state = self.picture.problem or self.picture.state()
         except OSError as error:
             state = str(error)
         parts = [*(cell or "" for cell in self.cells), self.cell, state]
         return "\x1f".join(parts).encode("utf-8", "backslashreplace") + b"\n"
 
 
-_Filled = tuple[_Row, bytes | None, str]  # with the picture's bytes, or why they are missing
+class Rows(NamedTuple):
+    """What is packed: where it comes from, the names of its columns, that of the pictures, and its rows."""
+
+    source: str
+    names: Sequence[str]
+    picture: str
+    rows: Iterator[Row]
+
+
+_Filled = tuple[Row, bytes | None, str]  # with the picture's bytes, or why they are missing
 
 
 def pack(source: Source, columns: Columns, output: Path, *, rows_per_shard: int, bytes_per_shard: int) -> Packed:
-    """Pack a catalogue into shards in the folder `output`, and return what is in it.
+    """Pack a catalogue into shards in the folder `output`, as `pack_rows` does, and return what is in it.
+
+    Raises UserError when a column is missing, and as `pack_rows` does.
+    """
+    with source.open_table(columns) as table:
+        check_columns(source.name, replace(table, columns=replace(table.columns, label="")))
+        own = table.columns.picture
+        named = [name for name in dict.fromkeys(table.table.names) if name and name != own]
+        names = [*named, *([] if PART in named else [PART])]
+        picture = own or next(name for name in PICTURE_NAMES if name not in names)
+        rows = Rows(source.name, names, picture, _rows_of(table, names))
+        return pack_rows(rows, output, rows_per_shard=rows_per_shard, bytes_per_shard=bytes_per_shard)
+
+
+def _rows_of(table: OpenTable, names: Sequence[str]) -> Iterator[Row]:
+    for row, picture in table.rows():
+        if isinstance(row, Refusal):
+            reason = f"{row.place} of {table.table.name}: {row.reason}"
+            yield Row([None] * len(names), "", RowPicture(problem=reason))
+        else:
+            values = row.values | {PART: row.values.get(PART) or part_of_picture(picture.path)}
+            yield Row([values[name] for name in names], table.picture_cell(row), picture)
+
+
+def pack_rows(rows: Rows, output: Path, *, rows_per_shard: int, bytes_per_shard: int) -> Packed:
+    """Pack rows into shards in the folder `output`, and return what is in it.
 
     A shard ends with the batch of pictures that makes it as large as one of the limits. What a killed call packed into
-    the same place stays if the source is still the same. Raises UserError when there is nothing to read, a column is
-    missing, or `output` holds something else.
+    the same place stays if the rows are still the same. Raises UserError when there is none, or `output` holds
+    something else.
     """
     unfinished = output.with_name(f".{output.name}.packing")
     if is_done := output.exists():
         if not (Packed.read(output) or Packed("")).whole:
             raise UserError(f"output={output} is there already and is no packed catalogue: give a new folder.")
         unfinished = output
-    with source.open_table(columns) as table:
-        check_columns(source.name, replace(table, columns=replace(table.columns, label="")))
-        with _alone(unfinished, output):
-            known = Packed.read(unfinished) or Packed("")
-            packing = _Packing(table, unfinished, rows_per_shard, bytes_per_shard, is_done)
-            packed = packing.run(replace(known, source=source.name))
-    if not is_done:
-        if not packed.rows:
-            atomic.remove(unfinished)
-            raise UserError(f"{source.name} has no rows: there is nothing to pack.")
-        replace(packed, whole=True).write(unfinished)
-        atomic.replace(unfinished, output)
+    with alone(unfinished, output):
+        known = Packed.read(unfinished) or Packed("")
+        packed = _Packing(rows, unfinished, rows_per_shard, bytes_per_shard, is_done).run(known)
+        if not is_done:
+            if not packed.rows:
+                atomic.remove(unfinished)
+                raise UserError(f"{rows.source} has no rows: there is nothing to pack.")
+            replace(packed, whole=True).write(unfinished)
+            atomic.replace(unfinished, output)
     return replace(packed, whole=True)
 
 
 @contextmanager
-def _alone(folder: Path, output: Path) -> Iterator[None]:
-    """Keep other processes from packing into the same folder."""
+def alone(folder: Path, output: Path) -> Iterator[None]:
+    """Make a folder, in which `output` is built, and keep other processes from it. Raises UserError."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,52 +199,34 @@ def _alone(folder: Path, output: Path) -> Iterator[None]:
 
 
 class _Packing:
-    """Packs one table; `read_only` raises UserError where a shard is not as the table says."""
+    """Packs rows; `read_only` raises UserError where a shard is not as the rows say."""
 
-    def __init__(
-        self, table: OpenTable, folder: Path, rows_per_shard: int, bytes_per_shard: int, read_only: bool
-    ) -> None:
-        self._table, self._folder, self._read_only = table, folder, read_only
+    def __init__(self, rows: Rows, folder: Path, rows_per_shard: int, bytes_per_shard: int, read_only: bool) -> None:
+        self._source, self._names, self._picture, self._rows = rows
+        self._folder, self._read_only = folder, read_only
         self._most_rows, self._most_bytes = rows_per_shard, bytes_per_shard
-        own = table.columns.picture
-        names = [name for name in dict.fromkeys(table.table.names) if name and name != own]
-        self._names = [*names, *([] if PART in names else [PART])]
-        self._picture = own or next(name for name in PICTURE_NAMES if name not in names)
 
     def run(self, known: Packed) -> Packed:
         """Write the shards that are not there yet, and return all."""
-        rows = self._rows()
-        shards: list[Shard] = []
-        packed = replace(known, shards=())
+        rows: Iterator[Row] = track(self._rows, "packing rows")
+        packed = Packed(self._source)
         for number in count():
             kept = known.shards[number] if number < len(known.shards) else None
             shard, rows = self._keep(kept, rows) if kept else (None, rows)
             if shard is None:
                 if self._read_only and (kept or next(rows, None)):
                     raise UserError(
-                        f"output={self._folder} was packed from another state of {known.source}, or is damaged: remove "
+                        f"output={self._folder} was packed from another state of {self._source}, or is damaged: remove "
                         "it, or give a new folder."
                     )
-                shard = self._write(number, rows)
-            if shard is None:
-                break
-            shards.append(shard)
-            packed = replace(packed, shards=tuple(shards))
-            if not self._read_only:
-                packed.write(self._folder)
-        self._remove_others({shard.file for shard in shards})
+                if (shard := self._write(number, rows)) is None:
+                    break
+                replace(packed, shards=(*packed.shards, shard, *known.shards[number + 1 :])).write(self._folder)
+            packed = replace(packed, shards=(*packed.shards, shard))
+        self._remove_others({shard.file for shard in packed.shards})
         return packed
 
-    def _rows(self) -> Iterator[_Row]:
-        for row, picture in track(self._table.rows(), "packing rows"):
-            if isinstance(row, Refusal):
-                reason = f"{row.place} of {self._table.table.name}: {row.reason}"
-                yield _Row([None] * len(self._names), "", RowPicture(problem=reason))
-                continue
-            values = row.values | {PART: row.values.get(PART) or part_of_picture(picture.path)}
-            yield _Row([values[name] for name in self._names], self._table.picture_cell(row), picture)
-
-    def _keep(self, known: Shard, rows: Iterator[_Row]) -> tuple[Shard | None, Iterator[_Row]]:
+    def _keep(self, known: Shard, rows: Iterator[Row]) -> tuple[Shard | None, Iterator[Row]]:
         """Return a shard that is whole and as the table says, or None; and the rows that come next."""
         path = self._folder / known.file
         if not path.is_file() or path.stat().st_size != known.bytes or _checksum(path) != known.checksum:
@@ -221,12 +234,12 @@ class _Packing:
         some = list(islice(rows, known.rows))
         content = hashlib.blake2b(digest_size=16)
         for row in some:
-            content.update(row.content(self._table))
+            content.update(row.content())
         if len(some) != known.rows or content.hexdigest() != known.content:
             return None, chain(some, rows)
         return known, rows
 
-    def _write(self, number: int, rows: Iterator[_Row]) -> Shard | None:
+    def _write(self, number: int, rows: Iterator[Row]) -> Shard | None:
         """Write a shard of the next rows; None where there are no more."""
         from pyarrow import parquet
 
@@ -254,11 +267,11 @@ class _Packing:
                 missing += len(why)
                 reasons += why[: REASONS_KEPT - len(reasons)]
                 for row, _, _ in group:
-                    content.update(row.content(self._table))
+                    content.update(row.content())
         size = path.stat().st_size
         return Shard(path.name, written, size, _checksum(path), content.hexdigest(), missing, tuple(reasons))
 
-    def _groups(self, rows: Iterator[_Row]) -> Iterator[list[_Filled]]:
+    def _groups(self, rows: Iterator[Row]) -> Iterator[list[_Filled]]:
         """Yield rows with their pictures, or why these are missing, until the shard is as large as a limit."""
         group: list[_Filled] = []
         written = size = group_size = 0

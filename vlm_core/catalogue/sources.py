@@ -204,6 +204,12 @@ def open_table_file(files: Files, path: str, columns: Columns) -> tuple[Table, C
     return JsonLines(stream, name) if ending in JSON else TextTable(stream, name, needed), raw.digest
 
 
+def open_group(path: Path, group: int, before: int, columns: Columns) -> OpenTable:
+    """Open a group of rows of a Parquet file that holds pictures, of which so many rows come before."""
+    table = open_parquet({path.name: path}, path.name, group=group, before=before)
+    return _of_arrow(table, FilePictures(FolderFiles(path.parent))).open_table(columns)
+
+
 def _of_arrow(table: ArrowTable, pictures: Pictures) -> Source:
     return Source(table.name, pictures, lambda columns: (table.again(), lambda: table.state))
 

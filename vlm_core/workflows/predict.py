@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from vlm_core.catalogue.reading import Columns, Refusal, TableRow, id_index, num
 from vlm_core.catalogue.sources import TABLES, Source, is_table, open_path
 from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
-from vlm_core.evaluation.product_texts import join_cells
+from vlm_core.evaluation.product_texts import TITLE, join_cells
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.inference import REQUEST_BATCH, predict_records
 from vlm_core.progress import track
@@ -42,11 +42,12 @@ ROWS_PER_WRITE: Final = 4096  # a group of rows in Parquet, of which each takes 
 
 @dataclass(frozen=True)
 class UnlabelledPicture:
-    """An image to categorise: its id, a function that reads its bytes, and the product's text, "" without one."""
+    """An image to categorise: its id, functions that read its bytes and its state, and the product's text or ""."""
 
     id: str
     read: Callable[[], bytes] | None  # None where a row of a table names no image, which a text may stand in for
     text: str = ""
+    state: Callable[[], str] = str  # a text that changes with the bytes
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def find_pictures(
     Images at web addresses are those downloaded into `root`, with `download` after downloading what is missing. What is
     passed over is logged. Rows of tables also have the text of `text_columns`. Raises UserError for no images.
     """
-    files: list[tuple[str, Callable[[], bytes]]] = []
+    files: list[_File] = []
     tables, in_tables = list[Source](), 0
     passed_over: list[str] = []
     paths = list(dict.fromkeys(path.absolute() for place in places for path in _expand(place)))
@@ -113,7 +114,7 @@ def find_pictures(
             tables.append(source)
             continue
         start = "" if path == top else path.relative_to(top).as_posix()
-        files += [(posixpath.join(start, name) if name else start, read) for name, read in found]
+        files += [file._replace(name=posixpath.join(start, file.name) if file.name else start) for file in found]
         passed_over += [posixpath.join(start, name) for name in others]
     if passed_over:
         more = f" and {len(passed_over) - MOST_NAMED:,} more" if len(passed_over) > MOST_NAMED else ""
@@ -122,9 +123,8 @@ def find_pictures(
         )
     if not (number := len(files) + in_tables):
         raise UserError(f"pictures={' '.join(places)} contains no images ({', '.join(ENDINGS)}).")
-    of_files = _with_ids([name for name, _ in files], [read for _, read in files])
-    of_tables = (picture for source in tables for picture in _in_table(source, columns, text_columns))
-    return UnlabelledPictures(chain(of_files, of_tables), number)
+    of_tables = (picture for source in tables for picture in _in_source(source, columns, text_columns))
+    return UnlabelledPictures(chain(_with_ids(files), of_tables), number)
 
 
 def _expand(place: str) -> list[Path]:
@@ -145,18 +145,23 @@ def _expand(place: str) -> list[Path]:
     return found
 
 
-Found = tuple[list[tuple[str, Callable[[], bytes]]], list[str]]  # images, as names and readers; names of other files
+class _File(NamedTuple):
+    """The file of an image: its name in its place, and what reads its bytes and its state."""
+
+    name: str
+    read: Callable[[], bytes]
+    state: Callable[[], str]
 
 
-def _in_place(path: Path) -> Found:
-    """Return the images of a folder or zip, by their path in it, or one image without a name."""
+def _in_place(path: Path) -> tuple[list[_File], list[str]]:
+    """Return the images of a folder or zip, by their path in it, or one without a name; and the other files' names."""
     if path.is_dir():
         return _in_folder(path)
     if path.is_file() and zipfile.is_zipfile(path):
         return _in_zip(path)
     if path.suffix.lower() == ".zip":
         raise UserError(f"pictures={path} is a damaged zip: copy or download it again.")
-    return [("", partial(_read_file, path))], []
+    return [_File("", partial(_read_file, path), partial(FolderFiles(path.parent).state, path.name))], []
 
 
 def _read_file(path: Path) -> bytes:
@@ -164,18 +169,23 @@ def _read_file(path: Path) -> bytes:
         return file.read(MOST_PICTURE_BYTES)
 
 
-def _in_folder(folder: Path) -> Found:
+def _in_folder(folder: Path) -> tuple[list[_File], list[str]]:
     files = FolderFiles(folder)
     images, others = _images(sorted(files.walk(everything=True), key=lambda name: name.split("/")))
-    return [(name, partial(files.read_picture, name)) for name in images], others
+    return [_File(name, partial(files.read_picture, name), partial(files.state, name)) for name in images], others
 
 
-def _in_zip(path: Path) -> Found:
+def _in_zip(path: Path) -> tuple[list[_File], list[str]]:
     archive = open_zip(path)
     named = sorted(((readable_name(entry), entry) for entry in archive.infolist()), key=lambda each: each[0])
     images, others = _images([name for name, _ in named if not name.endswith("/")])
     wanted = set(images)
-    return [(name, partial(read_entry, archive, entry)) for name, entry in named if name in wanted], others
+    found = [(name, entry) for name, entry in named if name in wanted]
+    return [_File(name, partial(read_entry, archive, entry), partial(_state, entry)) for name, entry in found], others
+
+
+def _state(entry: zipfile.ZipInfo) -> str:
+    return f"{entry.file_size}|{entry.CRC}"
 
 
 def _images(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -189,21 +199,21 @@ def _is_of_a_mac(name: str) -> bool:
     return last.startswith("._") or "__MACOSX" in folders
 
 
-def _with_ids(names: Sequence[str], readers: Sequence[Callable[[], bytes]]) -> Iterator[UnlabelledPicture]:
+def _with_ids(files: Sequence[_File]) -> Iterator[UnlabelledPicture]:
     """Yield images whose ids are their names without extension; where two would be the same, with it or a number.
 
     What is no UTF-8 in a name is shown as \\xff.
     """
-    names = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
+    names = [os.fsencode(file.name).decode("utf-8", "backslashreplace") for file in files]
     stems = Counter(posixpath.splitext(name)[0] for name in names)
     used: set[str] = set()
-    for name, read in zip(names, readers, strict=True):
+    for name, file in zip(names, files, strict=True):
         stem = posixpath.splitext(name)[0]
         wanted = stem if stems[stem] == 1 else name
         candidates = chain([wanted], (f"{wanted} ({number})" for number in count(2)))
         identity = next(candidate for candidate in candidates if candidate not in used)
         used.add(identity)
-        yield UnlabelledPicture(identity, read)
+        yield UnlabelledPicture(identity, file.read, state=file.state)
 
 
 def _count(source: Source, columns: Columns, text_columns: Sequence[str]) -> int:
@@ -213,9 +223,7 @@ def _count(source: Source, columns: Columns, text_columns: Sequence[str]) -> int
     """
     hashes = array("q")  # of all ids, eight bytes each
     with source.open_table(columns) as table:
-        check_columns(source.name, table)
-        if absent := [name for name in text_columns if name not in table.table.names]:
-            logger.warning(f"{source.name} has no column {', '.join(absent)}: the model reads no text there.")
+        check_table(source.name, table, text_columns)
         for row in table.records():
             hashes.append(hash(_name(row, table)))
     _, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
@@ -227,17 +235,34 @@ def _count(source: Source, columns: Columns, text_columns: Sequence[str]) -> int
     return len(hashes)
 
 
-def _in_table(source: Source, columns: Columns, text_columns: Sequence[str]) -> Iterator[UnlabelledPicture]:
+def check_table(name: str, table: OpenTable, texts: Sequence[str]) -> None:
+    """Raise UserError when a column is missing; a column of `texts` may be, of which is warned."""
+    check_columns(name, table)
+    if absent := [column for column in texts if column not in table.table.names]:
+        logger.warning(f"{name} has no column {', '.join(absent)}: the model reads no text there.")
+
+
+def text_columns(model: Categoriser, title_column: str) -> list[str]:
+    """Return the columns of a table that a model reads as texts."""
+    named = {TITLE: title_column}
+    return [named.get(name, name) for name in model.reads.columns] if model.reads else []
+
+
+def _in_source(source: Source, columns: Columns, texts: Sequence[str]) -> Iterator[UnlabelledPicture]:
+    with source.open_table(columns) as table:
+        yield from pictures_in(table, texts)
+
+
+def pictures_in(table: OpenTable, texts: Sequence[str]) -> Iterator[UnlabelledPicture]:
     """Yield one image for each row, in its order; that of a row that cannot be used cannot be read.
 
-    With `text_columns` a row whose cell of the picture is empty has no image, but perhaps a text.
+    With columns of `texts`, a row whose cell of the picture is empty has no image, but perhaps a text.
     """
-    with source.open_table(columns) as table:
-        for row, picture in table.rows():
-            values = row.values if isinstance(row, TableRow) else {}
-            has_none = bool(text_columns and values) and values.get(table.columns.picture, "picture") == ""
-            text = join_cells(values.get(name, "") for name in text_columns)
-            yield UnlabelledPicture(_name(row, table), None if has_none else picture.read, text)
+    for row, picture in table.rows():
+        values = row.values if isinstance(row, TableRow) else {}
+        has_none = bool(texts and values) and values.get(table.columns.picture, "picture") == ""
+        text = join_cells(values.get(name, "") for name in texts)
+        yield UnlabelledPicture(_name(row, table), None if has_none else picture.read, text, picture.state)
 
 
 def _name(row: TableRow | Refusal, table: OpenTable) -> str:
@@ -247,10 +272,16 @@ def _name(row: TableRow | Refusal, table: OpenTable) -> str:
     return identity or f"line {row.line}" + (f" of sheet {row.sheet}" if row.sheet else "")
 
 
-def predict_batches(model: Categoriser, pictures: UnlabelledPictures) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of `predict_records`, with the `id` first, batch by batch in the order of the images."""
-    batches = iter(lambda: list(islice(pictures.pictures, REQUEST_BATCH)), [])
-    for batch in track(batches, "predicting", -(-pictures.count // REQUEST_BATCH)):
+def predict_batches(
+    model: Categoriser, pictures: Iterable[UnlabelledPicture], count: int = 0
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of `predict_records`, with the `id` first, batch by batch in the order of the images.
+
+    Progress is shown where their `count` is given.
+    """
+    waiting = iter(pictures)
+    batches = iter(lambda: list(islice(waiting, REQUEST_BATCH)), [])
+    for batch in track(batches, "predicting", -(-count // REQUEST_BATCH)) if count else batches:
         rows = predict_records(model, [picture.read for picture in batch], texts=[picture.text for picture in batch])
         yield [{"id": picture.id, **row} for picture, row in zip(batch, rows, strict=True)]
 

@@ -41,8 +41,13 @@ Batches = Callable[[Sequence[str]], Iterator[tuple[str, "pa.RecordBatch"]]]  # w
 class ArrowTable:
     """A table that may hold the pictures themselves; opened once for each pass over it."""
 
-    def __init__(self, name: str, files: Mapping[str, Path], schema: pa.Schema, batches: Batches) -> None:
-        """Take files by their names, their schema, and a function that reads the columns of those names."""
+    def __init__(
+        self, name: str, files: Mapping[str, Path], schema: pa.Schema, batches: Batches, before: int = 0
+    ) -> None:
+        """Take files by their names, their schema, a function that reads the columns of those names, and rows before.
+
+        Where there are any, `rows` alone knows the pictures in the table.
+        """
         self.name, self.state = name, _state(files.values())
         self.notes: list[str] = []
         self._stored = tuple(schema.names)
@@ -53,7 +58,7 @@ class ArrowTable:
         self._files, self._schema = files, schema
         self.picture = _picture_column(schema)
         self.label = "label" if "label" in self.names else ""
-        self._batches = batches
+        self._batches, self._before = batches, before
         self._classes = _class_names(schema)
         self._in_shards = _is_of_shards(schema, self.picture)
         holds = self._in_shards or (_holds_bytes(schema, self.picture) and self._first_has_bytes())
@@ -78,12 +83,12 @@ class ArrowTable:
     def rows(self) -> Iterator[tuple[Record | Refusal, RowPicture]]:
         """Yield each row with its picture, which must stand in the table, in one pass over the files."""
         for record, picture, value in self._read(self._stored):
-            yield record, picture._replace(source=partial(_bytes_in, value, picture.path))
+            yield record, picture._replace(source=partial(_bytes_in, value, picture.path), state=lambda: self.state)
 
     def _read(self, columns: Sequence[str]) -> Iterator[tuple[Record | Refusal, RowPicture, Any]]:
         """Yield each row, its picture, and what stands in the column of pictures where that is read."""
         wanted = [name for name in self._stored if name in columns and not (self.pictures and name == self.picture)]
-        line = 0
+        line = self._before
         for file, batch in self._batches(columns):
             values = {name: self._texts(name, batch.column(name)) for name in wanted}
             values.setdefault(PART, [self._parts[file]] * batch.num_rows)
@@ -104,7 +109,7 @@ class ArrowTable:
 
     def again(self) -> ArrowTable:
         """Return the same table, to be read once more."""
-        return ArrowTable(self.name, self._files, self._schema, self._batches)
+        return ArrowTable(self.name, self._files, self._schema, self._batches, self._before)
 
     def _texts(self, name: str, column: pa.Array) -> list[str]:
         try:
@@ -127,6 +132,7 @@ class RowPicture(NamedTuple):
     path: str = ""
     problem: str = ""  # "" where it is there
     source: Callable[[], bytes] = bytes
+    state: Callable[[], str] = str  # changes with the picture, of which it reads nothing; may raise OSError
 
     def read(self) -> bytes:
         """Return the bytes of the picture, up to a limit. Raises OSError."""
@@ -183,17 +189,26 @@ class EmbeddedPictures:
         return copy
 
 
-def open_parquet(files: Mapping[str, Path], name: str, cleanup: Callable[[], object] | None = None) -> ArrowTable:
+def open_parquet(
+    files: Mapping[str, Path],
+    name: str,
+    cleanup: Callable[[], object] | None = None,
+    *,
+    group: int | None = None,
+    before: int = 0,
+) -> ArrowTable:
     """Return the table in Parquet files of one schema; `cleanup` is called when nobody can read them any more.
 
-    Raises UserError when they cannot be read.
+    With `group`, only that group of rows of each file, and so many rows `before` it. Raises UserError when they cannot
+    be read.
     """
     from pyarrow import parquet
 
     def batches(columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
         for called, path in files.items():
             with naming(path), parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-                for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False):
+                groups = range(file.num_row_groups) if group is None else [group]
+                for batch in file.iter_batches(ROWS_PER_BATCH, groups, columns=columns, use_threads=False):
                     yield called, batch
 
     if cleanup:
@@ -201,7 +216,7 @@ def open_parquet(files: Mapping[str, Path], name: str, cleanup: Callable[[], obj
     first = next(iter(files.values()))
     with naming(first):
         schema = parquet.read_schema(first)
-    return ArrowTable(name, files, schema, batches)
+    return ArrowTable(name, files, schema, batches, before)
 
 
 def open_arrow(files: Mapping[str, Path], name: str) -> ArrowTable:
