@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,7 @@ PICTURES_MEASURED: Final = 200  # to choose the canvas
 PICTURES_PER_BATCH: Final = 256
 MOST_NAMES: Final = 50  # of columns in a message
 LEFT_OUT: Final = "left_out.csv"  # which rows and pictures are of no use, and why
+MOST_SHARED: Final = 100_000  # cells that are looked for in other rows
 WORTH_PROCESSES: Final = 5000  # rows
 READ_AT_ONCE: Final = 4  # pictures, of which each may have 50 MB
 ROWS_PER_BATCH, BYTES_PER_BATCH = 64, 4_000_000  # decoded by one process
@@ -194,11 +195,21 @@ def _share(file: Path, place: Path) -> None:
         shutil.copyfile(file, place)
 
 
+class _Placed(NamedTuple):
+    """A row of the table and the path of its picture; a dictionary a row would take three times as much memory."""
+
+    line: int
+    sheet: str
+    cells: tuple[str, ...]
+    path: str
+
+
 @dataclass(frozen=True)
 class _Reading:
     """A table that was read: rows with the paths of their pictures, and the report before any decoding."""
 
-    rows: list[tuple[TableRow, str]]
+    names: tuple[str, ...]  # of the cells
+    rows: list[_Placed]
     report: ReadingReport
     columns: Columns
     pictures: Pictures
@@ -250,12 +261,12 @@ def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> N
     sizes: list[tuple[int, int]] = []
     with (folder / "pictures.npy").open("wb") as file:  # written, not mapped: a full disk is an error, not a SIGBUS
         _write_header(file, (len(reading.rows), *canvas, 3))
-        for row, path, decoded in track(_decode(reading, canvas), "reading pictures", len(reading.rows)):
+        for row, decoded in track(_decode(reading, canvas), "reading pictures", len(reading.rows)):
             if isinstance(decoded, str):
-                unreadable.append(Refusal(row.line, f"the picture {path}: {decoded}", row.sheet))
+                unreadable.append(Refusal(row.line, f"the picture {row.path}: {decoded}", row.sheet))
                 continue
             file.write(decoded.picture.tobytes())
-            for name, cell in _product(row, path, decoded, reading.columns).items():
+            for name, cell in _product(row, decoded, reading).items():
                 usable.setdefault(name, []).append(cell)
             sizes.append(decoded.size)
         file.seek(0)
@@ -307,7 +318,9 @@ def _write_left_out(report: ReadingReport, table: str, path: Path) -> None:
 def _read(source: Source, table: OpenTable, by_id: bool) -> _Reading:
     """Return the rows that have a picture, with `by_id` in the order of ids. Raises UserError for a missing column."""
     check_columns(source.name, table)
-    rows: list[tuple[TableRow, str]] = []
+    names: tuple[str, ...] = ()
+    rows: list[_Placed] = []
+    shared: dict[str, str] = {}  # cells that stand in many rows, each of which is kept once
     refused: list[Refusal] = []
     missing: list[Refusal] = []
     hint = ""
@@ -325,7 +338,11 @@ def _read(source: Source, table: OpenTable, by_id: bool) -> _Reading:
             hint = hint or ("" if rows or missing else _propose_column(table, row))
             missing.append(Refusal(row.line, str(error), row.sheet))
             continue
-        rows.append((row, found.path))
+        names = names or tuple(row.values)
+        if len(shared) < MOST_SHARED:
+            shared.update((cell, cell) for cell in row.values.values() if cell not in shared)
+        cells = tuple(shared.get(cell, cell) for cell in row.values.values())
+        rows.append(_Placed(row.line, row.sheet, cells, found.path))
         further += found.further
         if not row.values[table.columns.label]:
             reason = f"no category: the column {table.columns.label} is empty"
@@ -344,8 +361,10 @@ def _read(source: Source, table: OpenTable, by_id: bool) -> _Reading:
         picture_column=table.columns.picture,
     )
     if by_id:
-        rows = [rows[place] for place in places_in_order([_identity(row, table.columns) for row, _ in rows])]
-    return _Reading(rows, report, table.columns, table.pictures, table.key(path for _, path in rows), hint)
+        ids = [_identity(dict(zip(names, row.cells, strict=True)), table.columns) for row in rows]
+        rows = [rows[place] for place in places_in_order(ids)]
+    key = table.key(row.path for row in rows)
+    return _Reading(names, rows, report, table.columns, table.pictures, key, hint)
 
 
 def _propose_column(table: OpenTable, row: TableRow) -> str:
@@ -365,9 +384,9 @@ def _canvas(reading: _Reading) -> tuple[int, int]:
     """Return height and width for all pictures: the median of a sample, with a bounded longer side."""
     sizes = []
     rows = reading.rows
-    for _, path in rows[:: max(1, len(rows) // PICTURES_MEASURED)][:PICTURES_MEASURED]:
+    for row in rows[:: max(1, len(rows) // PICTURES_MEASURED)][:PICTURES_MEASURED]:
         try:
-            sizes.append(decode_picture(reading.pictures.read(path)).size)
+            sizes.append(decode_picture(reading.pictures.read(row.path)).size)
         except (OSError, UnreadablePicture):
             continue
     if not sizes:
@@ -384,20 +403,19 @@ class _Decoded:
     size: tuple[int, int]  # height and width before it was fitted
 
 
-def _decode(reading: _Reading, canvas: tuple[int, int]) -> Iterator[tuple[TableRow, str, _Decoded | str]]:
-    """Yield each row and path with its picture, or the reason why there is none."""
+def _decode(reading: _Reading, canvas: tuple[int, int]) -> Iterator[tuple[_Placed, _Decoded | str]]:
+    """Yield each row with its picture, or the reason why there is none."""
     worth = len(reading.rows) > WORTH_PROCESSES
     batches = in_processes(partial(_decode_batch, canvas), _read_batches(reading), worth=worth)
-    for (row, path), decoded in zip(reading.rows, chain.from_iterable(batches), strict=True):
-        yield row, path, decoded
+    yield from zip(reading.rows, chain.from_iterable(batches), strict=True)
 
 
 def _read_batches(reading: _Reading) -> Iterator[list[bytes | str]]:
     """Yield the bytes of all pictures, or why one has none, some at a time."""
 
-    def read(placed: tuple[TableRow, str]) -> bytes | str:
+    def read(row: _Placed) -> bytes | str:
         try:
-            return reading.pictures.read(placed[1])
+            return reading.pictures.read(row.path)
         except (OSError, ValueError) as error:
             return str(error)
 
@@ -429,17 +447,18 @@ def _decode_one(canvas: tuple[int, int], data: bytes) -> _Decoded | str:
     return _Decoded(picture, digest, (original.height, original.width))
 
 
-def _identity(row: TableRow, columns: Columns) -> str:
-    return row.values.get(columns.id) or tidy(row.values[columns.picture])
+def _identity(values: Mapping[str, str], columns: Columns) -> str:
+    return values.get(columns.id) or tidy(values[columns.picture])
 
 
-def _product(row: TableRow, path: str, decoded: _Decoded, columns: Columns) -> dict[str, str]:
+def _product(row: _Placed, decoded: _Decoded, reading: _Reading) -> dict[str, str]:
+    values = dict(zip(reading.names, row.cells, strict=True))
     return {
-        **row.values,
-        "product_id": _identity(row, columns),
-        "title": row.values.get(columns.title, row.values.get("title", "")),
+        **values,
+        "product_id": _identity(values, reading.columns),
+        "title": values.get(reading.columns.title, values.get("title", "")),
         "picture_digest": decoded.digest,
-        PART: row.values.get(PART) or part_of_picture(path),
+        PART: values.get(PART) or part_of_picture(row.path),
     }
 
 
