@@ -141,7 +141,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(INSTALL) -r requirements.lock
 	@touch $@
 
-$(VENV)/.ready-all: $(patsubst %,$(VENV)/.ready-%,data export search study dashboard excel postgres s3)
+$(VENV)/.ready-all: $(patsubst %,$(VENV)/.ready-%,data export search study dashboard excel postgres ray s3)
 	@touch $@
 
 $(VENV)/.ready-%: $(VENV)/.ready

@@ -27,7 +27,7 @@ from vlm_core.errors import UserError
 from vlm_core.progress import track
 
 LOCK: Final = Path(__file__).resolve().parent.parent / "requirements-hashed.lock"
-_PIN: Final = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;]+)")
+_PIN: Final = re.compile(r"^(?P<name>[\w.-]+)(\[[^]]+\])?==(?P<version>[^\s;]+)")
 _OWN_RECORD: Final = re.compile(r"[^/]+\.dist-info/RECORD")
 _WRITTEN_BY_PIP: Final = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 _AT_ONCE: Final = 10  # packages that lie on the disk together
