@@ -33,6 +33,10 @@ def _shell_lines(page: str) -> Iterator[list[str]]:
 
 def _program(words: list[str]) -> list[str]:
     """What a line starts, without what Docker or a shell does first."""
+    if words[:2] == ["docker", "compose"]:
+        verb = next((number for number, word in enumerate(words) if word in ("exec", "run")), len(words))
+        rest = [word for word in words[verb + 1 :] if word != "--rm"]
+        words = rest[1:] if rest and rest[0] in SERVICES else []
     names = [word in ("mlflow", "ray", "python") for word in words]
     return words[names.index(True) :] if True in names else []
 

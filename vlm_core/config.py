@@ -331,9 +331,10 @@ class OptimisationSettings(Settings):
 
 
 class FineTuningSettings(OptimisationSettings, FreezingSettings, EvaluationSettings, SamplingSettings, WeightsSettings):
-    """Early stopping."""
+    """Early stopping and checkpoints."""
 
     patience: int = Field(3, ge=1, description="epochs without a better validation macro-F1 before training stops")
+    shared_checkpoints: str = Field("", description="where to copy checkpoints for other machines: s3://bucket/folder")
 
 
 class TrainingSettings(ReadingSettings, FineTuningSettings, SplitSettings, ModelSettings):

@@ -17,6 +17,7 @@ from tests.stub_training import kill_at, train_nothing
 from vlm_core.config import Config, StudyConfig
 from vlm_core.errors import UserError
 from vlm_core.study import measurements, running
+from vlm_core.study.cells import PendingCell
 from vlm_core.study.plan import Cell, plan_study
 from vlm_core.study.running import find_pending, run_study
 from vlm_core.tracking.reader import RunReader
@@ -169,6 +170,21 @@ def test_a_cell_that_was_killed_before_its_first_epoch_begins_anew(shop: Path, s
 
 def _stop(*_: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("nothing_learnt")
+def test_a_cell_whose_node_died_goes_on_with_the_run_that_it_had(
+    shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = run_study(small(shop), stocked).run_id
+    plan, begun = plan_study(small(shop), ()), PendingCell(Cell.of(PROBE), "", trained=False)
+    finished = run_ids(study)[PROBE]
+    assert running._again(begun, plan, study) == PendingCell(begun.cell, finished, trained=True)
+    client = RunReader()._client
+    client.set_tag(finished, "process", "another-machine:1:1.00")
+    client.update_run(finished, status="RUNNING")
+    assert running._again(begun, plan, study) == PendingCell(begun.cell, finished, trained=False)
+    assert client.get_run(finished).info.status == "KILLED"
 
 
 def test_other_settings_do_not_resume_a_study(shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:

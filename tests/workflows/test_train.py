@@ -1,6 +1,7 @@
 """Whole runs on a small drawn catalogue: in every mode, interrupted and resumed, and refused."""
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,7 +95,9 @@ def test_the_study_protocol_is_marked_as_leaking_everywhere(run):
     assert outcome.split.leakage.near_by_category["Free Items"] > 0
 
 
-def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
+@pytest.mark.parametrize("moves", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch, moves):
+    shared = {"shared_checkpoints": str(Path("shared").resolve())} if moves else {}
     whole, _ = run(model="clip", epochs=3)
     from vlm_core.training.finetuning_task import FineTuning
 
@@ -109,12 +112,15 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(run, monkeypatch):
 
     monkeypatch.setattr(FineTuning, "validation_metrics", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(model="clip", epochs=3)
+        run(model="clip", epochs=3, **shared)
     monkeypatch.setattr(FineTuning, "validation_metrics", original)
+    if moves:  # to a machine that has nothing but the store
+        shutil.rmtree("checkpoints")
     stopped = RunReader().runs("attributes.status = 'KILLED'")["run_id"].item()
     resumed, lines = run(resume=stopped, model="git", epochs=7)  # the run's own settings count, not these
     assert resumed.run_id == stopped
     assert any("Resuming run" in line for line in lines)
+    assert any("Checkpoint of epoch 1 fetched from" in line for line in lines) == moves
     np.testing.assert_array_equal(
         resumed.evaluation.predictions.log_probabilities, whole.evaluation.predictions.log_probabilities
     )

@@ -241,6 +241,19 @@ def test_a_leader_on_another_machine_leads_until_it_falls_silent(quick, seconds,
     assert bool(outcome.winner) == leads and count_states(outcome.search) == {"complete": 2}
 
 
+def test_a_trial_that_was_stopped_is_tried_again(quick, monkeypatch):
+    def stop(config, epoch):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TRIAL, try_nothing(stop))
+        quick()
+    outcome, _ = quick()
+    assert count_states(outcome.search) == {"complete": 3, "fail": 1}
+    stopped, again, *_ = outcome.search.get_trials()
+    assert again.params == stopped.params and again.user_attrs["repeats"] == stopped.number
+
+
 def test_a_diverging_trial_counts_as_pruned(quick, monkeypatch):
     calls = []
 

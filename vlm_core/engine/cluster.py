@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 from vlm_core.engine.tasks import Ended, R, T, attempt
 from vlm_core.errors import UserError, redact, require_extra
@@ -172,6 +172,15 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
+class _Try(Generic[T]):
+    """A task that was given to Ray, for which time, and with how many cores."""
+
+    task: T
+    number: int
+    cpus: int
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Runs tasks on any node, `workers` at a time; this process must be connected."""
 
@@ -192,28 +201,33 @@ class Cluster:
         cpus = self.threads(len(tasks))
         given = Surroundings.here()
         waiting = deque((task, 1) for task in tasks)
-        running: dict[Any, tuple[T, int]] = {}
+        running: dict[Any, _Try[T]] = {}
         with ending_workers(partial(_cancel, running)):
             while waiting or running:
+                largest = max(cpus_of_nodes(), default=0) or cpus  # 0: nodes are still to come
+                for reference in [each for each, begun in running.items() if begun.cpus > largest]:
+                    ray.cancel(reference, force=True)  # it waits for a node that has died
+                    begun = running.pop(reference)
+                    waiting.append((again(begun.task), begun.number))
                 while waiting and len(running) < self.workers:
                     task, number = waiting.popleft()
-                    now = min(cpus, max(cpus_of_nodes(), default=cpus))  # the largest node may have died
-                    running[remote.options(num_cpus=now).remote(given, work, task)] = (task, number)
+                    now = min(cpus, largest)
+                    running[remote.options(num_cpus=now).remote(given, work, task)] = _Try(task, number, now)
                 done, _ = ray.wait([*running], timeout=_SECONDS_OF_A_WAIT)
                 for reference in done:
-                    task, number = running.pop(reference)
+                    begun = running.pop(reference)
                     try:
                         ended: Ended[T, R] = ray.get(reference)
                     except ray.exceptions.RayTaskError as error:  # before the task began, as where our code is missing
-                        ended = Ended(task, None, _first_line(error.cause), 0.0)
+                        ended = Ended(begun.task, None, _first_line(error.cause), 0.0)
                     except ray.exceptions.RayError as error:
-                        if number < TRIES:
+                        if begun.number < TRIES:
                             logger.warning(
                                 f"A task is repeated, because its node or process died. {_first_line(error)}"
                             )
-                            waiting.append((again(task), number + 1))
+                            waiting.append((again(begun.task), begun.number + 1))
                             continue
-                        ended = Ended(task, None, f"It died {TRIES} times with its node or process.", 0.0)
+                        ended = Ended(begun.task, None, f"It died {TRIES} times with its node or process.", 0.0)
                     yield ended
 
 

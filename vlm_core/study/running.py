@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Settings that may change when a study is resumed.
-_FREE: Final = frozenset({"workers", "engine", "address", "threads", "device", "cache_gib"})
+_FREE: Final = frozenset({"workers", "engine", "address", "threads", "device", "cache_gib", "shared_checkpoints"})
 
 
 @dataclass(frozen=True)
@@ -163,5 +163,8 @@ def _run_cells(
 def _again(pending: PendingCell, plan: StudyPlan, parent: str) -> PendingCell:
     """Return how a cell goes on whose process died: as the same command would after the study was killed."""
     end_orphans(parent, pending.cell.key)
-    alone = replace(plan, cells=(pending.cell,))
-    return next(iter(find_pending(alone, RunReader().children(parent))), pending)
+    children = RunReader().children(parent)
+    if left := find_pending(replace(plan, cells=(pending.cell,)), children):
+        return left[0]
+    finished = children[(children["name"] == pending.cell.key) & (children["status"] == "FINISHED")]
+    return PendingCell(pending.cell, str(finished["run_id"].iloc[0]), trained=True)  # it died before it could say so

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from pydantic import TypeAdapter
@@ -46,7 +46,13 @@ class TrainingState:
         return f"Validation macro-F1 {self.macro_f1:.4f} is not above {self.best_macro_f1:.4f}: {waited} of {patience}."
 
 
+POSITION: Final = "position.json"
 _STATE = TypeAdapter(TrainingState)
+
+
+def state_of(content: bytes) -> TrainingState:
+    """Return the training state that the content of `position.json` tells."""
+    return _STATE.validate_json(content)
 
 
 class Checkpoint:
@@ -56,8 +62,9 @@ class Checkpoint:
     leaves either the old state or the new one, complete.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, on_save: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
+        self.on_save = on_save  # called when an epoch is saved whole
 
     def restore(
         self, weights: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, scheduler: Any
@@ -71,7 +78,7 @@ class Checkpoint:
             return state
         tensors = self._load(f"last-{state.epoch}.safetensors", weights, extra=("exp_avg.", "exp_avg_sq."))
         _assign(weights, tensors)
-        steps = json.loads((self.folder / "position.json").read_text())["steps"]
+        steps = json.loads((self.folder / POSITION).read_text())["steps"]
         names = {id(weight): name for name, weight in weights.items()}
         for group in optimiser.param_groups:
             for weight in group["params"]:
@@ -88,8 +95,8 @@ class Checkpoint:
 
     def state(self) -> TrainingState:
         """Return the saved training state; the initial one if none is saved."""
-        path = self.folder / "position.json"
-        return _STATE.validate_json(path.read_bytes()) if path.exists() else TrainingState()
+        path = self.folder / POSITION
+        return state_of(path.read_bytes()) if path.exists() else TrainingState()
 
     def save(
         self,
@@ -110,11 +117,12 @@ class Checkpoint:
         }
         self._save(tensors | moments, f"last-{state.epoch}.safetensors")
         content = json.dumps({**asdict(state), "steps": scheduler.last_epoch})
-        write_atomically(self.folder / "position.json", lambda file: file.write(content.encode()))
+        write_atomically(self.folder / POSITION, lambda file: file.write(content.encode()))
         current = {f"best-{state.best_epoch}.safetensors", f"last-{state.epoch}.safetensors"}
         for path in self.folder.glob("*.safetensors*"):
             if path.name not in current:
                 path.unlink()
+        self.on_save()
 
     def load_best(self, weights: Mapping[str, nn.Parameter]) -> TrainingState:
         """Load the best epoch's weights and return the saved training state."""

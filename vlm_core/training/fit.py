@@ -49,6 +49,7 @@ class Trainer:
     cache: FeatureCache
     log: Callable[[Mapping[str, float]], None] = lambda metrics: None
     cost: PrefixCost = field(default_factory=PrefixCost)  # of the frozen layers so far
+    on_save: Callable[[], None] = lambda: None  # called when an epoch's checkpoint is whole
 
     def fit(self, on_start: Callable[[int], None], on_epoch: EpochCallback) -> TrainingState:
         """Train as the mode says, load the best epoch's weights into the model and return the final state.
@@ -66,7 +67,7 @@ class Trainer:
         on_start(sum(weight.numel() for weight in model.freeze_before(cut).values()))
         if config.mode == "lp-ft":
             self._train_head(batches)
-        state = self._train(config, cut, batches, Checkpoint(self.folder), on_epoch)
+        state = self._train(config, cut, batches, Checkpoint(self.folder, self.on_save), on_epoch)
         if merge_adapters:
             merge_adapters()
         self._fit_fusion(batches)
@@ -99,7 +100,7 @@ class Trainer:
         logger.info(f"First phase: the head alone, on frozen features, with {settings}.")
         config, cut = self.config.model_copy(update=HEAD), len(self.model.stages)
         features = self.feature_batches(batches, cut, self.config.views if batches.start else 0)
-        self._train(config, cut, features, Checkpoint(self.folder / "head"), lambda report: None)
+        self._train(config, cut, features, Checkpoint(self.folder / "head", self.on_save), lambda report: None)
 
     def pixel_batches(self) -> Batches:
         """Return batches of the model's input."""

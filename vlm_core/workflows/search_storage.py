@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 from vlm_core.tracking.opening import end_orphans
 from vlm_core.tracking.patience import patiently
@@ -87,11 +87,16 @@ def _whole_bytes(path: Path) -> int:
     return len(content)
 
 
-def repeat_trial(search: optuna.Study, trial: FrozenTrial, root: Path) -> None:
-    """Queue the settings of a trial that died, mark its run as KILLED, and remove its checkpoints."""
+def queue_again(search: optuna.Study, trial: FrozenTrial | Trial) -> None:
+    """Queue the settings of a trial that did not end."""
     times = int(trial.user_attrs.get(TIMES, 0)) + 1
     if times <= MOST_REPEATS:
         search.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number, TIMES: times})
+
+
+def repeat_trial(search: optuna.Study, trial: FrozenTrial, root: Path) -> None:
+    """Queue the settings of a trial that died, mark its run as KILLED, and remove its checkpoints."""
+    queue_again(search, trial)
     end_orphans(str(search.user_attrs[RUN]), f"{search.study_name}-{trial.number}")
     if run_id := trial.user_attrs.get(RUN):
         shutil.rmtree(root / "checkpoints" / str(run_id), ignore_errors=True)

@@ -135,7 +135,9 @@ def run_trial(
 
         try:
             with quiet():
-                best = _fit(config, data, model, run, root, on_epoch)
+                # a trial that dies is repeated from its first epoch
+                alone = config.model_copy(update={"shared_checkpoints": ""})
+                best = _fit(alone, data, model, run, root, on_epoch)
         except _Pruned:
             run.tags({"pruned": "true"})
             return TrialResult(0.0, float("inf"), pruned=True)
@@ -195,7 +197,7 @@ def _train_model(config: Config, data: Data, root: Path, parent: str, register_m
             best = _fit(config, data, model, run, root, on_epoch)
             logger.info(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
         outcome = _finish(config, data, model, run, tags["weights_source"], register_model)
-    shutil.rmtree(root / "checkpoints" / outcome.run_id, ignore_errors=True)
+    _remove_checkpoints(config, outcome.run_id, root)
     return outcome
 
 
@@ -386,17 +388,28 @@ def _fit(
     on_epoch: Callable[[EpochReport[Summary]], None],
 ) -> TrainingState:
     """Train as the mode says; leave the best epoch's weights in the model and return its state."""
+    from vlm_core.training.checkpoint_copies import CheckpointCopies
     from vlm_core.training.feature_cache import FeatureCache
 
     cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     started = time.perf_counter()
     folder = root / "checkpoints" / run.run_id
-    trainer = Trainer(config, data, model, folder, cache, run.metrics)
+    copies = CheckpointCopies(config.shared_checkpoints, run.run_id)
+    copies.fetch(folder)
+    trainer = Trainer(config, data, model, folder, cache, run.metrics, on_save=lambda: copies.store(folder))
     best = trainer.fit(lambda weights: run.tags({"weights_trained": str(weights)}), on_epoch)
     seconds = time.perf_counter() - started  # of this process, including the frozen layers that it computed
     run.metrics({"train_seconds": seconds, **trainer.cost.metrics(seconds)})
     run.tags(trainer.cost.tags())
     return best
+
+
+def _remove_checkpoints(config: Config, run_id: str, root: Path) -> None:
+    """Remove the checkpoints of a training that has ended, and their copies."""
+    from vlm_core.training.checkpoint_copies import CheckpointCopies
+
+    shutil.rmtree(root / "checkpoints" / run_id, ignore_errors=True)
+    CheckpointCopies(config.shared_checkpoints, run_id).remove()
 
 
 def _log_subsets(data: Data, subsets: Mapping[str, NDArray[np.bool_]], run: RunWriter) -> None:

@@ -43,6 +43,7 @@ from vlm_core.workflows.search_storage import (
     SECONDS_SILENT,
     open_database,
     open_journal,
+    queue_again,
     repeat_trial,
     saying_alive,
 )
@@ -58,7 +59,18 @@ WINNER: Final = "winner_run"
 LEADER_BEAT: Final = "leader_beat"
 # Settings that may differ between the processes of one search.
 _MAY_DIFFER: Final = frozenset(
-    {"trials", "workers", "engine", "address", "threads", "storage", "device", "cache_gib", "resamples"}
+    {
+        "trials",
+        "workers",
+        "engine",
+        "address",
+        "threads",
+        "storage",
+        "device",
+        "cache_gib",
+        "resamples",
+        "shared_checkpoints",
+    }
 )
 _SECONDS_BETWEEN_CHECKS: Final = 2.0
 _SEEDS_PER_TRIAL: Final = 1000  # more than there are workers
@@ -352,8 +364,10 @@ class _Worker:
         except optuna.exceptions.UpdateFinishedTrialError:
             logger.warning(f"Trial {trial.number} was taken for dead while its database was away, and is repeated.")
             return
-        except BaseException:
+        except BaseException as error:
             search.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            if isinstance(error, KeyboardInterrupt):  # Ctrl-C, or what ends a worker whose leader has died
+                queue_again(search, trial)
             raise
         if result.pruned:  # Optuna does not prune with two objectives
             search.tell(trial, state=TrialState.FAIL if two_objectives else TrialState.PRUNED, skip_if_finished=True)

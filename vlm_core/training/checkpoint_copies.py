@@ -1,0 +1,122 @@
+"""Copies of a training's checkpoints at an address that several machines reach, such as s3://bucket/checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from vlm_core.atomic import building, write_atomically
+from vlm_core.errors import UserError, redact
+from vlm_core.training.checkpoint import POSITION, TrainingState, state_of
+
+logger = logging.getLogger(__name__)
+
+_PHASES: Final = ("", "head")  # folders of a run's checkpoints
+
+
+class CheckpointCopies:
+    """A run's checkpoints at an address; without one, every method does nothing.
+
+    As on the disk, a file that names the others is replaced last, so that whoever reads finds a whole epoch.
+    """
+
+    def __init__(self, address: str, run_id: str) -> None:
+        self._address = f"{address.rstrip('/')}/{run_id}" if address else ""
+
+    def fetch(self, folder: Path) -> None:
+        """Bring into `folder` what is later there than here. Raises UserError where the address cannot be read."""
+        if not self._address:
+            return
+        with self._errors("read from"):
+            files, base = _open(self._address)
+            for phase in _PHASES:
+                self._fetch_phase(files, folder / phase, f"{base}/{phase}".rstrip("/"))
+
+    def store(self, folder: Path) -> None:
+        """Copy what an epoch has left in `folder`. Where that fails the training goes on, and says so."""
+        if not self._address:
+            return
+        try:
+            with self._errors("written to"):
+                files, base = _open(self._address)
+                for phase in _PHASES:
+                    self._store_phase(files, folder / phase, f"{base}/{phase}".rstrip("/"))
+        except UserError as error:
+            logger.warning(f"{error} The training goes on, and could be resumed elsewhere from an earlier epoch.")
+
+    def remove(self) -> None:
+        """Remove the copies of a training that has ended."""
+        if self._address:
+            with suppress(Exception):  # they are of no use and do no harm
+                files, base = _open(self._address)
+                files.rm(base, recursive=True)
+
+    def _fetch_phase(self, files: Any, here: Path, there: str) -> None:
+        content = _read(files, f"{there}/{POSITION}")
+        if content is None or state_of(content).epoch <= _epoch(here):
+            return
+        here.mkdir(parents=True, exist_ok=True)
+        for name in _names(state_of(content)):
+            with building(here / name) as partial:
+                files.get_file(f"{there}/{name}", str(partial))
+        write_atomically(here / POSITION, lambda file: file.write(content))
+        logger.info(f"Checkpoint of epoch {state_of(content).epoch} fetched from {redact(self._address)}.")
+
+    def _store_phase(self, files: Any, here: Path, there: str) -> None:
+        position = here / POSITION
+        if not position.exists():
+            return
+        content = position.read_bytes()
+        if content == _read(files, f"{there}/{POSITION}"):
+            return
+        files.makedirs(there, exist_ok=True)
+        names = _names(state_of(content))
+        known = {Path(str(path)).name for path in files.ls(there, detail=False)}
+        for name in names - known:
+            files.put_file(str(here / name), f"{there}/{name}.part")
+            files.mv(f"{there}/{name}.part", f"{there}/{name}")
+        files.pipe_file(f"{there}/{POSITION}.part", content)
+        files.mv(f"{there}/{POSITION}.part", f"{there}/{POSITION}")
+        for name in known - names - {POSITION}:
+            files.rm_file(f"{there}/{name}")
+
+    @contextmanager
+    def _errors(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # each kind of address has its own
+            reason = redact(f"{type(error).__name__}: {error}")
+            raise UserError(
+                f"shared_checkpoints={redact(self._address)} cannot be {done}: {reason}. Check the address and its "
+                "credentials, or omit shared_checkpoints=."
+            ) from error
+
+
+def _open(address: str) -> tuple[Any, str]:
+    """Return the file system of an address, and the path in it; S3 and its kin by Arrow, which is always there."""
+    import fsspec
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    if address.startswith(("s3://", "gs://", "abfs://", "hdfs://")):
+        from pyarrow import fs
+
+        files, path = fs.FileSystem.from_uri(address)
+        return ArrowFSWrapper(files), path
+    files, path = fsspec.url_to_fs(address)
+    return files, path
+
+
+def _read(files: Any, path: str) -> bytes | None:
+    return bytes(files.cat_file(path)) if files.exists(path) else None
+
+
+def _epoch(folder: Path) -> int:
+    path = folder / POSITION
+    return state_of(path.read_bytes()).epoch if path.exists() else 0
+
+
+def _names(state: TrainingState) -> set[str]:
+    return {f"best-{state.best_epoch}.safetensors", f"last-{state.epoch}.safetensors"}
