@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.stores import run_python
 from vlm_core.pixels import picture_store
 from vlm_core.pixels.picture_store import (
     MAX_BYTES,
@@ -321,3 +322,16 @@ def test_a_store_gives_rows_in_the_order_asked_and_cannot_be_written(tmp_path):
     assert (taken == pixels[[3, 0, 3]]).all()
     taken[:] = 0
     assert (store.take(np.array([3])) == pixels[[3]]).all()
+
+
+@pytest.mark.slow
+def test_broken_metadata_are_no_warning(tmp_path):
+    broken = b"Exif\0\0MM\0*\0\0\0\x08\0\x02"  # a directory of two entries, of which none is there
+    (tmp_path / "picture.png").write_bytes(_encoded(_plain(), "PNG", exif=broken))
+    script = """
+from pathlib import Path
+from vlm_core.pixels.picture_store import decode_picture
+decode_picture(Path("picture.png").read_bytes())
+"""
+    done = run_python(script, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,8 @@ LARGE_DECODER_BYTES: Final = 128_000_000  # of images above, one is decoded at a
 MOST_SCANS: Final = 100  # of a JPEG: each passes over all of its pixels, however few bytes it has
 MOST_SCANNED_PIXELS: Final = 4_000_000_000  # in all scans together
 STRIP_PIXELS: Final = 1 << 18
+# Pillow warns of metadata that are broken; what counts here is whether the pixels are whole.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 # Markers of a JPEG but for those without a length, of which all but the end of the image stand inside a scan
