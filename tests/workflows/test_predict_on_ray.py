@@ -21,14 +21,17 @@ from vlm_core.workflows.predict_parts import predict_into_folder
 COLUMNS = Columns("id", "", "", "", ())
 
 
-def _kill_actors(number, folder, killed):
-    """Kill one process that holds an actor after another, each when some more parts are there."""
-    for count in range(number):
+def _kill(cluster, folder, killed):
+    """Kill a process that holds an actor, and then a node, each when some parts are there."""
+    for count, kind in enumerate(("an actor", "a node")):
         while len(list(folder.glob("part-*"))) < 3 + 3 * count:
             time.sleep(0.02)
-        if actors := [each for each in psutil.process_iter() if "MapWorker" in " ".join(each.cmdline()[:1])]:
+        if kind == "a node":
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            killed.append(kind)
+        elif actors := [each for each in psutil.process_iter() if "MapWorker" in " ".join(each.cmdline()[:1])]:
             actors[0].kill()
-            killed.append(actors[0].pid)
+            killed.append(kind)
 
 
 @pytest.mark.slow
@@ -55,9 +58,9 @@ def test_actors_predict_what_one_process_predicts(tmp_path, store, monkeypatch):
 
     expected = predict(EngineSettings(), "one")
     assert len(expected) == 640 and expected["error"].notna().sum() == 13
-    killed: list[int] = []
-    with running_cluster(nodes=2):
-        threading.Thread(target=_kill_actors, args=(2, tmp_path / ".out.predicting", killed), daemon=True).start()
+    killed: list[str] = []
+    with running_cluster(nodes=2) as cluster:
+        threading.Thread(target=_kill, args=(cluster, tmp_path / ".out.predicting", killed), daemon=True).start()
         table = predict(EngineSettings(engine="ray", address="auto"), "out")
-    assert killed
     pd.testing.assert_frame_equal(table, expected)
+    assert killed == ["an actor", "a node"]
