@@ -35,7 +35,7 @@ SAMPLES: Final = 8
 THUMBNAIL_PIXELS: Final = 320
 _CSV_COLUMNS: Final = [
     *("picture", "run", "run_id", "category", "confidence"),
-    *("threshold", "text", "text_category", "read", "ms", "error"),
+    *("threshold", "levels", "text", "text_category", "read", "ms", "error"),
 ]
 
 
@@ -62,7 +62,8 @@ def categorise(
 ) -> list[dict[str, Any]]:
     """Return one result per picture: `name`, `source`, `thumbnail` and `predictions` by run id, or `name` and `error`.
 
-    A prediction has `top` (category and probability, at most five), `confidence`, `ms`, `seen` (the picture as the
+    A prediction has `top` (category and probability, at most five), `levels` (label, category and probability of each
+    label above these), `confidence`, `ms`, `seen` (the picture as the
     model sees it), `map` (where it looks; None without attention) and, where the model writes, `text` and
     `text_category`; or only an `error`.
     Models that read texts read the `title`, and say so in `read`. `source` names the picture for
@@ -129,8 +130,18 @@ def _prediction(model: Categoriser, picture: NDArray[np.uint8], title: str) -> d
         "seen": _model_input(model, picture),
         "map": _map(model, picture),
         **({"read": inputs} if model.reads else {}),
+        "levels": _levels(model, row),
         **{name: row[name] for name in ("text", "text_category") if name in row},
     }
+
+
+def _levels(model: Categoriser, row: Mapping[str, Any]) -> list[list[Any]]:
+    """Return label, category and probability of each level above the last; none for a model of one label."""
+    if model.hierarchy is None:
+        return []
+    return [
+        [label, row[f"category_{label}"], round(row[f"confidence_{label}"], 6)] for label in model.hierarchy.labels[:-1]
+    ]
 
 
 def predicted_category(prediction: Mapping[str, Any], threshold: float) -> str:
@@ -156,6 +167,7 @@ def as_csv(results: Sequence[Mapping[str, Any]], names: Mapping[str, str], thres
             }
             if "error" not in prediction:
                 row["category"] = predicted_category(prediction, threshold)
+                row["levels"] = "; ".join(f"{label}={category}" for label, category, _ in prediction["levels"])
             writer.writerow(_safe(row))
     return buffer.getvalue()
 

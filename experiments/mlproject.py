@@ -1,4 +1,4 @@
-"""Write `MLproject` anew, after a setting in vlm_core/config.py has changed."""
+"""Write `MLproject` anew, after a setting in vlm_core/config has changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final, Literal, get_args, get_origin
 
 from vlm_core.atomic import write_atomically
-from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, Settings, StudyConfig
+from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, StudyConfig
+from vlm_core.config.settings import Settings
 from vlm_core.presets import HEAD, OF_PROTOCOLS, PRESETS, SUITING, WITH_A_FILE_OF_PARTS
 
 MLPROJECT = Path(__file__).resolve().parent.parent / "MLproject"
@@ -51,7 +52,7 @@ def render() -> str:
     declared = declared_settings()
     others = [name for name in Config.model_fields if name not in declared]
     lines = [
-        "# Written by `python -m experiments.mlproject` from vlm_core/config.py: change that, and write this again.",
+        "# Written by `python -m experiments.mlproject` from vlm_core/config: change that, and write this again.",
         "name: vlm-product-categorisation",
         "python_env: python_env.yaml",
         "",

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("category", "catalogue", "products in training", "training rows", "validation", "test"),
         rows,
     )
-    conflicts = len(label_conflicts(data.catalogue.products, data.groups, config.label))
+    conflicts = len(label_conflicts(data.catalogue.products, data.groups, split.label))
     print(f"Label conflicts: {conflicts} groups of identical images whose products differ in {split.label}.")
     print(f"Wrote {path.relative_to(root)}.")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.levels import LevelsScore
     from vlm_core.study.results import FusionResults, Results
     from vlm_core.workflows.clean import Leftover
     from vlm_core.workflows.export import ExportComparison
@@ -36,6 +37,8 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     worst = evaluation.worst_recall
     rows.append((f"lowest recall ({worst.category})", f"{worst.recall:.4f}", ""))
     rows += [(name, f"{getattr(calibration, name.lower()):.4f}", "") for name in ("NLL", "Brier", "ECE")]
+    if evaluation.levels is not None:
+        rows += level_rows(evaluation.levels)
     for subset, part in evaluation.subsets.items():
         for kind, metric in ((f"accuracy, {subset}", part.accuracy), (f"macro-F1, {subset}", part.macro_f1)):
             name = f"{kind} (n={part.products:,})"
@@ -46,6 +49,18 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             ("macro-F1 of the generated text", f"{rule.macro_f1:.4f}", ""),
             ("Unknown Category", f"{rule.unknown_rate:.1%}", ""),
         ]
+    return rows
+
+
+def level_rows(score: LevelsScore) -> list[tuple[str, str, str]]:
+    """Return name, value and interval of each level's scores, and of all levels together."""
+    rows = [
+        (f"{name}, {level.label}", f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}")
+        for level in score.levels
+        for name, metric in (("macro-F1", level.macro_f1), ("accuracy", level.accuracy))
+    ]
+    rows.append(("hierarchical F1", f"{score.hierarchical_f1:.4f}", ""))
+    rows.append(("inconsistent without the rule", f"{score.inconsistent_without_rule:.2%}", ""))
     return rows
 
 

@@ -21,6 +21,7 @@ FLOORS = (
         "vlm_core/progress",
         "vlm_core/aliases",
         "vlm_core/presets",
+        "vlm_core/lists",
         "vlm_core/pixels",
     ),
     ("vlm_core/config", "vlm_core/catalogue", "vlm_core/evaluation"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_core.config import Config, PretrainingConfig, SearchConfig, StudyConfig
+from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, StudyConfig
 from vlm_core.errors import UserError
 from vlm_core.presets import PRESETS, SUITING
 
@@ -85,6 +85,35 @@ def test_a_file_of_parts_is_kept_unless_a_protocol_divides_anew():
     published = _flags("--split", "parts.csv", "--protocol", "condition-cnn")
     assert (published.protocol, published.balance) == ("condition-cnn", "none")
     assert _flags("--split", "p.csv", "--protocol", "condition-cnn", "--balance", "weights").balance == "weights"
+
+
+def test_several_labels_stand_from_coarse_to_fine():
+    config = _flags("--label", "department, type")
+    assert config.labels == ("department", "type") and config.main_label == "type"
+    assert _flags("--label", '"type, new"').labels == ("type, new",)
+    assert _flags().labels == ("masterCategory",)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--objective", "generate"), "objective=generate writes one category: name one column"),
+        (("--mode", "zero-shot"), "mode=zero-shot trains no head for each"),
+        (("--model", "baseline"), "the baseline learns one"),
+        (("--inputs", "image+text"), "inputs=image.text has no head for each yet"),
+    ],
+)
+def test_what_learns_one_label_refuses_several(words, message):
+    with pytest.raises(UserError, match=message):
+        _flags("--label", "department,type", *words)
+
+
+@pytest.mark.parametrize("kind", [StudyConfig, PretrainingConfig, ExtensionConfig, AuditConfig])
+def test_commands_of_one_label_refuse_several(kind):
+    with pytest.raises(UserError, match="label=a,b names several columns, and this command takes one"):
+        _flags("--label", "a,b", kind=kind)
+    with pytest.raises(UserError, match="label=a,a names a column twice"):
+        _flags("--label", "a,a", kind=kind)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import re
@@ -16,10 +15,12 @@ from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.labels import counted
+from vlm_core.catalogue.levels import find_levels
 from vlm_core.catalogue.reading import number_of
 from vlm_core.catalogue.splitting import KEEPS_PARTS, Split, dataset_info, split_catalogue
 from vlm_core.config import CatalogueSettings, TextColumns, TrainingSettings
 from vlm_core.errors import UserError
+from vlm_core.lists import split_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ def columns_of(config: CatalogueSettings) -> Columns:
     from vlm_core.catalogue.reading import Columns
 
     return Columns(
-        config.id_column, config.picture_column, config.title_column, config.label, split_list(config.attributes)
+        config.id_column, config.picture_column, config.title_column, config.main_label, split_list(config.attributes)
     )
 
 
@@ -96,17 +97,25 @@ def load_catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
     if reasons := reading.first_reasons():
         logger.info(f"Left out: {reasons} All are listed in {catalogue.left_out}.")
     _warn_of_columns(config, catalogue)
-    catalogue = _normalise(config, _correct(config, catalogue, root))
+    catalogue = _correct(config, catalogue, root)
+    for label in config.labels:
+        catalogue = _normalise(config, catalogue, label)
     _warn_of_pictures(config, catalogue)
     return catalogue
 
 
 def _warn_of_columns(config: CatalogueSettings, catalogue: Catalogue) -> None:
-    """Warn of columns that the user asked for, but the table does not have; the usual ones may be missing."""
+    """Warn of columns that the user asked for, but the table does not have; the usual ones may be missing.
+
+    Raises UserError for a label without a column.
+    """
     from vlm_core.catalogue.catalogue import no_column, own_columns
 
     asked = {"title_column": [config.title_column], "attributes": split_list(config.attributes)}
     known = own_columns(catalogue)
+    for name in config.labels[:-1]:  # reading the table needs the last one
+        if name not in catalogue.products:
+            raise UserError(no_column("label", name, catalogue.name, known))
     for setting, names in asked.items():
         usual = split_list(type(config).model_fields[setting].default)
         if setting in config.model_fields_set:
@@ -124,7 +133,7 @@ def text_columns(config: TextColumns, catalogue: Catalogue) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(TITLE if name == config.title_column else name for name in named or (TITLE,)))
     known = own_columns(catalogue)
     for name in names:
-        if name == config.label:
+        if name in config.labels:
             raise UserError(f"text_columns={name} is the label itself, which a model must not read: leave it out.")
         if name not in known and named:
             raise UserError(no_column("text_columns", name, catalogue.name, known))
@@ -154,7 +163,7 @@ def words_of_labels(
     from vlm_core.evaluation.text_leak import label_words
 
     types = "".join(split_list(config.caption_columns)[-1:])
-    return label_words(catalogue.products, config.label, types, categories)
+    return label_words(catalogue.products, config.main_label, types, categories)
 
 
 def run_artifact(address: str) -> tuple[str, str] | None:
@@ -198,21 +207,24 @@ def _correct(config: CatalogueSettings, catalogue: Catalogue, root: Path) -> Cat
             f"{are_stale}: {_listed(done.stale, 5)}. "
             "Take them out of the file, or write what the table holds now as old."
         )
-    made = done.products.loc[~done.products[config.label].isin(["", *products[config.label]]), config.label]
-    if created := [f"{name!r} ({count:,} product{'s' * (count > 1)})" for name, count in made.value_counts().items()]:
-        logger.warning(
-            f"{path} creates {'the category' if len(created) == 1 else 'the categories'} {_listed(created)}, which the "
-            "table did not have: if that is a slip, mend its column new."
-        )
+    for label in config.labels:
+        made = done.products.loc[~done.products[label].isin(["", *products[label]]), label]
+        if created := [
+            f"{name!r} ({count:,} product{'s' * (count > 1)})" for name, count in made.value_counts().items()
+        ]:
+            logger.warning(
+                f"{path} creates {'the category' if len(created) == 1 else 'the categories'} {_listed(created)}, which "
+                "the table did not have: if that is a slip, mend its column new."
+            )
     return with_products(catalogue, done.products)
 
 
-def _normalise(config: CatalogueSettings, catalogue: Catalogue) -> Catalogue:
-    """Return the catalogue with one name for each category, if the settings say so; otherwise warn of several."""
+def _normalise(config: CatalogueSettings, catalogue: Catalogue, label: str) -> Catalogue:
+    """Return the catalogue with one name for each category of a column, if the settings say so; otherwise warn."""
     from vlm_core.catalogue.catalogue import with_products
     from vlm_core.catalogue.labels import label_variants, missing_texts, normalised, visible
 
-    column = catalogue.products[config.label]
+    column = catalogue.products[label]
     counts = {str(name): int(count) for name, count in column.value_counts().items()}
     variants, missing = label_variants(column), missing_texts(column)
     found = [
@@ -221,17 +233,17 @@ def _normalise(config: CatalogueSettings, catalogue: Catalogue) -> Catalogue:
     if missing:
         found.append(f"{counted({visible(name): counts[name] for name in missing})} may say that there is no category")
     if config.normalise_labels:
-        catalogue = with_products(catalogue, catalogue.products.assign(**{config.label: normalised(column)}))
+        catalogue = with_products(catalogue, catalogue.products.assign(**{label: normalised(column)}))
         done = [f"{', '.join(map(visible, names[1:]))} to {visible(names[0])}" for names in variants]
         done += [f"{', '.join(map(visible, missing))} to no category"] if missing else []
         if done:
-            logger.info(f"Categories were merged in the column {config.label}: {_listed(done)}.")
+            logger.info(f"Categories were merged in the column {label}: {_listed(done)}.")
     elif found:
         logger.warning(
-            f"Each of these is a category of its own in the column {config.label}: {_listed(found)}. "
+            f"Each of these is a category of its own in the column {label}: {_listed(found)}. "
             "normalise_labels=true merges them."
         )
-    if without := int((catalogue.products[config.label] == "").sum()):
+    if label == config.main_label and (without := int((column == "").sum())):
         logger.info(f"{number_of(without, 'product has', 'products have')} no category: neither trained nor tested on.")
     return catalogue
 
@@ -243,7 +255,7 @@ def _warn_of_pictures(config: CatalogueSettings, catalogue: Catalogue) -> None:
     found = [
         f"one under {len(each.product_ids):,} products of {len(each.categories):,} "
         f"{'category' if len(each.categories) == 1 else 'categories'} (such as {', '.join(each.product_ids[:3])})"
-        for each in find_placeholders(catalogue.products, config.label)
+        for each in find_placeholders(catalogue.products, config.main_label)
     ]
     if found:
         logger.warning(
@@ -268,7 +280,7 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
     split = split_catalogue(
         catalogue.products,
         groups,
-        label=config.label,
+        label=config.main_label,
         categories=split_list(config.categories),
         min_products=config.min_products,
         protocol=config.protocol,
@@ -278,7 +290,10 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
         evaluable=evaluable,
         given=given,
     )
+    split = replace(split, levels=find_levels(catalogue.products, config.labels[:-1], split.train))
     tell_removed(split.removed)
+    for level in split.levels:
+        logger.info(f"Label {level.label}: {len(level.categories)} categories among the training products.")
     if given is not None:
         _tell_parts(given, config)
     else:
@@ -375,15 +390,6 @@ def tell_removed(removed: dict[str, str]) -> None:
         logger.info(
             f"Left out {len(sizes):,} {'category' if len(sizes) == 1 else 'categories'} ({reason}): {counted(sizes)}."
         )
-
-
-def split_list(text: str) -> tuple[str, ...]:
-    """Return the parts of a comma-separated setting; one with a comma in it stands in double quotes."""
-    try:
-        (parts,) = csv.reader([text], skipinitialspace=True, strict=True)
-    except (csv.Error, ValueError):  # a stray quote, an empty setting, a line break
-        parts = text.split(",")
-    return tuple(part.strip() for part in parts if part.strip())
 
 
 def write_dataset_info(data: Data, folder: Path) -> Path:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.config import EvaluationSettings
-from vlm_core.data import split_list
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
+from vlm_core.lists import split_list
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import track
 
@@ -117,11 +117,12 @@ def predict_rows(
 
     Rows `without_text` (n,) are predicted as if they had none.
     """
+    from vlm_core.evaluation.levels import LevelPredictions
     from vlm_core.evaluation.predictions import Predictions
     from vlm_core.pixels.picture_store import fit_pictures
 
     ids = catalogue.products["product_id"].to_numpy(str)
-    scores, texts, closest = [], [], []
+    scores, texts, closest, levels = [], [], [], list[LevelPredictions]()
     starts = range(0, len(rows), PREDICTION_BATCH)
     for start in track(starts, "predicting", len(starts)):
         chosen = slice(start, start + PREDICTION_BATCH)
@@ -129,7 +130,11 @@ def predict_rows(
         told = model.reads.texts(catalogue.products.iloc[rows[chosen]]) if model.reads else None
         if told is not None and without_text is not None:
             told = ["" if missing else text for text, missing in zip(told, without_text[chosen], strict=True)]
-        scores.append(model.log_probabilities(batch, told))
+        if several := model.levels(batch):
+            scores.append(several[0])
+            levels.append(several[1])
+        else:
+            scores.append(model.log_probabilities(batch, told))
         if described := model.describe(batch):
             texts.extend(described[0])
             closest.append(described[1])
@@ -140,7 +145,25 @@ def predict_rows(
         categories=model.categories,
         texts=tuple(texts) if texts else None,
         text_categories=np.concatenate(closest) if closest else None,
+        levels=LevelPredictions.joined(levels, _level_labels(model, catalogue, rows, labels)),
     )
+
+
+def _level_labels(
+    model: Categoriser, catalogue: Catalogue, rows: NDArray[np.int64], labels: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """Return the true category of catalogue rows at each level of the model (n, L), -1 where it is none of them.
+
+    None for a model of one label, and where the catalogue lacks a level's column.
+    """
+    hierarchy, products = model.hierarchy, catalogue.products
+    if hierarchy is None or not set(hierarchy.labels[:-1]) <= set(products):
+        return None
+    above = [
+        products[label].iloc[rows].map({name: index for index, name in enumerate(names)}).fillna(-1).to_numpy(np.int64)
+        for label, names in zip(hierarchy.labels[:-1], hierarchy.categories, strict=False)
+    ]
+    return np.stack([*above, labels[rows]], axis=1)
 
 
 def predict_records(
@@ -151,6 +174,7 @@ def predict_records(
 ) -> list[dict[str, Any]]:
     """Return one row per image: category, confidence, p_<category>, and text and text_category where there is a text.
 
+    A model of several labels adds category_<label> and confidence_<label> of those above the last.
     An image that cannot be read (OSError, ValueError, UnreadablePicture) has an `error` instead, and the others are
     predicted all the same. The `budget` bounds what they may cost together.
 
@@ -196,9 +220,12 @@ def _predict_texts(model: Categoriser, texts: Sequence[str]) -> list[dict[str, A
 
 def record_columns(model: Categoriser) -> list[str]:
     """Return the columns of a record, `error` last."""
+    from vlm_core.evaluation.levels import level_columns
+
     texts = ["text", "text_category"] if model.writes_text else []
     read = ["read"] if model.reads else []
-    return ["category", "confidence", *(f"p_{name}" for name in model.categories), *texts, *read, "error"]
+    levels = level_columns(model.hierarchy.labels) if model.hierarchy else ()
+    return ["category", "confidence", *(f"p_{name}" for name in model.categories), *levels, *texts, *read, "error"]
 
 
 def _read(
@@ -220,12 +247,18 @@ def predict_pictures(
     has_picture: NDArray[np.bool_] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the rows of `predict_records` for pictures (B, H, W, 3) on the model's canvas, and texts (B,)."""
-    probabilities = np.exp(model.log_probabilities(pictures, texts, has_picture).astype(np.float64))  # (B, C)
+    from vlm_core.evaluation.levels import level_records
+
+    several = model.levels(pictures)
+    scores = several[0] if several else model.log_probabilities(pictures, texts, has_picture)
+    probabilities = np.exp(scores.astype(np.float64))  # (B, C)
     records: list[dict[str, Any]] = [
         {"category": model.categories[int(row.argmax())], "confidence": float(row.max())}
         | {f"p_{name}": float(value) for name, value in zip(model.categories, row, strict=True)}
         for row in probabilities
     ]
+    if several:
+        records = [record | levels for record, levels in zip(records, level_records(several[1]), strict=True)]
     if described := model.describe(pictures):
         for record, text, index in zip(records, *described, strict=True):
             record |= {"text": text, "text_category": model.categories[index] if index >= 0 else UNKNOWN_CATEGORY}

@@ -274,6 +274,7 @@ def _prediction(
         dmc.Text(category, size="lg", fw=650, className=f"prediction{unknown}"),
         html.Div([_bar(name, value, family_colour(model)) for name, value in prediction["top"]], className="bars"),
     ]
+    parts[1:1] = [_level(*level) for level in prediction["levels"]]
     if "text" in prediction:
         parts.append(
             html.Div(
@@ -286,6 +287,11 @@ def _prediction(
         parts.append(dmc.Text(read, size="xs", c="dimmed"))
     parts.append(_model_views(prediction, run_id, source))
     return html.Div(parts)
+
+
+def _level(label: str, category: str, confidence: float) -> Component:
+    """Return the category of a label above the predicted one."""
+    return dmc.Text(f"{label}: {category} ({confidence:.0%})", size="sm", c="dimmed")
 
 
 def _model_views(prediction: Mapping[str, Any], run_id: str, source: str) -> Component:

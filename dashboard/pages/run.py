@@ -38,7 +38,7 @@ from dashboard.figures.run import confusion, learning_curves, reliability, subgr
 from dashboard.leaderboard import SCORE
 from dashboard.leaks import leak_of_run
 from dashboard.live import LIVE, LOST, duration
-from dashboard.pages.run_tables import category_table, interval_text, long_tail_card, subsets_card
+from dashboard.pages.run_tables import category_table, interval_text, levels_card, long_tail_card, subsets_card
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.settings import differing_params, effective_settings
@@ -201,6 +201,7 @@ def update_details(runs: Runs, run_id: str, ended: str | None, state: str | None
             ],
             cols={"base": 1, "lg": 2},
         ),
+        *levels_card(evaluation),
         *subsets_card(evaluation),
         *long_tail_card(evaluation),
         card(
@@ -378,7 +379,7 @@ def _badges(row: Mapping[str, Any]) -> Component:
         model if model != family_of(model) else None,
         *of_network,
         row.get("tags.catalogue"),
-        row.get("tags.label"),
+        row.get("tags.labels") or row.get("tags.label"),
         f"protocol {row['tags.protocol']}" if "tags.protocol" in row else None,
         f"seed {row['params.seed']}" if "params.seed" in row else None,
     ]

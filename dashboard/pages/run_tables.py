@@ -43,6 +43,34 @@ def category_table(evaluation: Evaluation) -> Component:
     return html.Div(table, className="scroll-x", style={"maxHeight": "420px", "overflowY": "auto"}, tabIndex=0)
 
 
+def levels_card(evaluation: Evaluation) -> list[Component]:
+    """Return the scores of each label level; nothing for a run of one label."""
+    score = evaluation.levels
+    if score is None:
+        return []
+    body = [
+        [
+            level.label,
+            f"{level.categories:,}",
+            f"{level.accuracy.value:.3f} ({interval_text(level.accuracy)})",
+            f"{level.accuracy_without_rule:.3f}",
+            f"{level.macro_f1.value:.3f} ({interval_text(level.macro_f1)})",
+            f"{level.macro_f1_without_rule:.3f}",
+        ]
+        for level in score.levels
+    ]
+    head = ["Label", "Categories", "Accuracy (95 % interval)", "without the rule"]
+    head += ["Macro-F1 (95 % interval)", "without the rule"]
+    table = html.Div(dmc.Table(data={"head": head, "body": body}), className="scroll-x", tabIndex=0)
+    note = (
+        f"Hierarchical F1 {score.hierarchical_f1:.3f} ({score.hierarchical_f1_without_rule:.3f} without the rule). "
+        f"Inconsistent predictions: {score.inconsistent:.2%} ({score.inconsistent_without_rule:.2%} without the rule), "
+        "in which a category stands below one that it never stands below in training. All else on this page is about "
+        f"{score.levels[-1].label}."
+    )
+    return [card("Label levels", table, note=note)]
+
+
 def subsets_card(evaluation: Evaluation) -> list[Component]:
     """Return the scores on test products that are new to the model; nothing where all are."""
     body = [

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vlm_core.aliases import former_value
 from vlm_core.catalogue.labels import counted
+from vlm_core.catalogue.levels import Level
 from vlm_core.catalogue.parts import OWN_COLUMNS, PARTS, TEST, TRAIN, VALIDATION, unknown_parts
 from vlm_core.catalogue.reading import number_of
 from vlm_core.errors import UserError
@@ -58,6 +59,7 @@ class Split:
     leakage: Leakage
     fingerprint: str  # 16 hex digits, equal for runs whose test scores are comparable
     reserved: bool = True  # whether only some products may be validated and tested on
+    levels: tuple[Level, ...] = ()  # of further label columns, from coarse to fine; `label` is below them
 
     @property
     def leaking(self) -> bool:
@@ -68,6 +70,11 @@ class Split:
     def trained(self) -> Rows:
         """Return how many products of each category (C,) are trained on, each counted once."""
         return np.bincount(self.labels[np.unique(self.train)], minlength=len(self.categories))
+
+    @property
+    def level_labels(self) -> Rows:
+        """Return the category of each product at each level (n_products, L), the split's own label last."""
+        return np.stack([*(level.labels for level in self.levels), self.labels], axis=1)
 
     def exposed(self, seen: NDArray[np.bool_]) -> Split:
         """Return the split for weights whose pretraining may have seen the products marked by `seen` (n_products,)."""

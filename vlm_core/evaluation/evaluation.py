@@ -24,6 +24,7 @@ from vlm_core.evaluation.bootstrap import (
     resample_metrics,
 )
 from vlm_core.evaluation.calibration import Calibration, measure_calibration
+from vlm_core.evaluation.levels import LevelsScore, score_levels
 from vlm_core.evaluation.long_tail import TailPart, long_tail_scores
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.slugs import category_slugs
@@ -105,6 +106,7 @@ class Evaluation:
     seed: int
     predictions: InstanceOf[Predictions]  # of all products, the unlabelled ones too
     long_tail: tuple[TailPart, ...] = ()  # none where all categories are in one part, or in files of earlier versions
+    levels: LevelsScore | None = None  # of a model of several labels
     subsets: dict[str, SubsetScore] = field(default_factory=dict)  # test products that are new to the model, by what to
 
     @property
@@ -151,7 +153,8 @@ class Evaluation:
                 values |= {full: metric.value, f"{full}_low": metric.low, f"{full}_high": metric.high}
         if self.text_rule is not None:
             values |= {f"text_{name}": value for name, value in asdict(self.text_rule).items()}
-        return {f"{prefix}{name}": float(value) for name, value in values.items()}
+        levels = self.levels.metrics(prefix) if self.levels else {}
+        return {f"{prefix}{name}": float(value) for name, value in values.items()} | levels
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the predictions, for JSON."""
@@ -239,6 +242,7 @@ def evaluate(
         resamples=resamples,
         seed=seed,
         predictions=predictions,
+        levels=score_levels(predictions.levels, resamples=resamples, seed=seed) if predictions.levels else None,
         subsets=score_subsets(
             labels,
             predicted,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.evaluation.levels import LevelPredictions
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Predictions:
     categories: tuple[str, ...]  # (C,)
     texts: tuple[str, ...] | None = None  # (n,) generated texts
     text_categories: NDArray[np.int64] | None = None  # (n,) category a text maps to, -1 = Unknown Category
+    levels: LevelPredictions | None = None  # of a model of several labels, of which `categories` are the last one's
 
     def __post_init__(self) -> None:
         self._set("product_ids", np.asarray(self.product_ids, dtype=np.str_))
@@ -66,6 +68,10 @@ class Predictions:
         for name, indices in (("labels", self.labels), ("text_categories", self.text_categories)):
             if indices is not None and n and not -1 <= indices.min() <= indices.max() < count:
                 raise ValueError(f"{name} must lie in -1..{count - 1}")
+        if self.levels is not None and (
+            self.levels.hierarchy.categories[-1] != self.categories or len(self.levels.own) != n
+        ):
+            raise ValueError(f"the last of the levels must have the {count} categories, and {n} products")
         if self.texts is not None and (len(self.texts) != n or self.text_categories.shape != (n,)):  # type: ignore[union-attr]
             raise ValueError(f"{len(self.texts)} texts do not fit {n} products")
 
@@ -89,7 +95,8 @@ class Predictions:
         return Predictions(self.product_ids[rows], self.labels[rows], self.log_probabilities[rows], self.categories)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per product: product_id, true, predicted, confidence, p_<category>..., text, text_category.
+        """Return one row per product: product_id, true, predicted, confidence, p_<category>..., text, text_category,
+        and of several labels true_<label>, category_<label> and confidence_<label> of those above the last one.
 
         `true` is empty where the true category is unknown; `text_category` is "Unknown Category" for index -1.
         """
@@ -109,6 +116,8 @@ class Predictions:
             columns["text_category"] = np.array([*self.categories, UNKNOWN_CATEGORY], dtype=object)[
                 self.text_categories
             ]
+        if self.levels is not None:
+            columns |= self.levels.columns()
         return pd.DataFrame(columns)
 
     def write(self, path: Path) -> None:
@@ -122,6 +131,8 @@ class Predictions:
         }
         if self.texts is not None:
             arrays |= {**_packed(self.texts), "text_categories": self.text_categories}
+        if self.levels is not None:
+            arrays |= self.levels.to_arrays()
         write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
     @classmethod
@@ -144,6 +155,7 @@ class Predictions:
             categories=tuple(arrays["categories"].tolist()),
             texts=texts,
             text_categories=arrays.get("text_categories"),
+            levels=LevelPredictions.from_arrays(arrays),
         )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.models.one_label import OneLabel
 from vlm_core.pixels.arrays import Float32Array, FloatArray, Labels, Picture, Pictures, Rows
 from vlm_core.progress import track
 
@@ -79,7 +80,7 @@ class FeatureExtractor:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(OneLabel):
     """A fitted baseline: a Categoriser without text generation."""
 
     categories: tuple[str, ...]  # (C,)

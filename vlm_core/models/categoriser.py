@@ -16,6 +16,8 @@ from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
 from torch import Tensor, nn
 
 from vlm_core.atomic import write_atomically
+from vlm_core.evaluation.hierarchy import Hierarchy
+from vlm_core.evaluation.levels import LevelPredictions
 from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.evaluation.texts import closest_category
 from vlm_core.models.arithmetic import Precision, mixed_precision
@@ -24,6 +26,7 @@ from vlm_core.models.clip import Clip
 from vlm_core.models.fusion import Fusion, make_fusion_head, reading_stages, text_width
 from vlm_core.models.git import Git
 from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, generate_texts
+from vlm_core.models.levels import LevelScores, LevelsHead
 from vlm_core.models.lora import ADAPTER, add_adapters
 from vlm_core.models.preprocessing import write_preprocessing
 from vlm_core.models.pretrained import quiet_transformers
@@ -68,6 +71,13 @@ class Categoriser(Protocol):
     def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
         """Return generated texts and the category (B,) each maps to, -1 for none; None for a model without text."""
 
+    @property
+    def hierarchy(self) -> Hierarchy | None:
+        """Return the label levels that the model predicts, of which `categories` is the last; None for one label."""
+
+    def levels(self, pictures: Pictures) -> tuple[Float32Array, LevelPredictions] | None:
+        """Return the log-probabilities, and the categories of all levels; None for a model of one label."""
+
     def save(self, folder: Path) -> None:
         """Write safetensors and JSON that `load_categoriser` reads."""
 
@@ -92,6 +102,7 @@ class Description:
     preprocessing: Preprocessing = DEFAULT  # not in files of earlier versions
     reads: TextReading | None = None  # None for pictures alone, as in files of earlier versions
     fusion: Fusion = "own"  # of picture and text, if it reads both
+    hierarchy: Hierarchy | None = None  # of several label levels; None for one, as in files of earlier versions
 
 
 _DESCRIPTION = TypeAdapter(Description)
@@ -131,6 +142,8 @@ class VisionLanguageCategoriser:
         if reads and fusion != "own":
             return make_fusion_head(adapter, fusion, count)
         readout = self.description.readout
+        if self.hierarchy:
+            return LevelsHead(adapter.width(readout), self.hierarchy, readout)
         return LinearHead(adapter.width(readout), count, readout)
 
     @property
@@ -146,6 +159,11 @@ class VisionLanguageCategoriser:
     def reads_both(self) -> bool:
         """Return whether the model reads pictures and texts."""
         return self.reads is not None and self.reads.inputs == "image+text"
+
+    @property
+    def hierarchy(self) -> Hierarchy | None:
+        """Return the label levels that the model predicts; None for one label."""
+        return self.description.hierarchy
 
     @property
     def writes_text(self) -> bool:
@@ -299,6 +317,15 @@ class VisionLanguageCategoriser:
         return torch.cat(batches).cpu().numpy() if batches else np.empty((0, len(self.categories)), np.float32)
 
     @torch.inference_mode()
+    def levels(self, pictures: Pictures) -> tuple[Float32Array, LevelPredictions] | None:
+        """Return log-probabilities (B, C) of the last level, and the categories of all levels; None for one label."""
+        head, hierarchy = self.head, self.hierarchy
+        if not isinstance(head, LevelsHead) or hierarchy is None:
+            return None
+        self.hf.eval()
+        return joined_scores([head.scores(self.run((pixels,))) for _, pixels in self._batches(pictures)], hierarchy)
+
+    @torch.inference_mode()
     def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
         """Return greedy texts and the closest category (B,) of each, -1 for none; None without a sentence head."""
         if not (self.writes_text and isinstance(self.adapter, Captioner)):
@@ -343,3 +370,11 @@ class VisionLanguageCategoriser:
             categoriser.head.load_state_dict(load_file(folder / "head.safetensors"))
         hf.eval()
         return categoriser
+
+
+def joined_scores(batches: Sequence[LevelScores], hierarchy: Hierarchy) -> tuple[Float32Array, LevelPredictions]:
+    """Return the log-probabilities of batches, and their predictions at all levels."""
+    names = ("log_probabilities", "own", "chosen", "confidence")
+    joined = {name: torch.cat([getattr(batch, name) for batch in batches]).cpu().numpy() for name in names}
+    scores = joined.pop("log_probabilities")
+    return scores, LevelPredictions(hierarchy, **joined)

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, Field, TypeAdapter
 
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.models.one_label import OneLabel
 from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
 from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view
 
@@ -58,7 +59,7 @@ class OnnxDescription:
 _DESCRIPTION = TypeAdapter(OnnxDescription)
 
 
-class OnnxCategoriser:
+class OnnxCategoriser(OneLabel):
     """A Categoriser without text generation. `save` copies the folder it was loaded from, which must still exist."""
 
     def __init__(self, folder: Path, description: OnnxDescription, session: Any) -> None:

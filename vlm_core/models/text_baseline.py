@@ -18,6 +18,7 @@ from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.evaluation.summary import macro_f1
 from vlm_core.models.baseline import SCHEMA, Baseline, balanced_rows, fit_logistic_regression, log_softmax
+from vlm_core.models.one_label import OneLabel
 from vlm_core.pixels.arrays import Float32Array, FloatArray, Labels, Pictures, Rows
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _READING: Final = TypeAdapter(TextReading)
 
 
 @dataclass(frozen=True)
-class TextBaseline:
+class TextBaseline(OneLabel):
     """A fitted baseline that reads texts alone: a Categoriser without text generation."""
 
     categories: tuple[str, ...]  # (C,)
@@ -110,7 +111,7 @@ class TextBaseline:
 
 
 @dataclass(frozen=True)
-class StackedBaseline:
+class StackedBaseline(OneLabel):
     """Both baselines, stacked: a softmax of their log-probabilities, each times a coefficient."""
 
     picture: Baseline

@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vlm_core.config import CatalogueSettings, Config, Settings, WeightsSettings
+from vlm_core.config import CatalogueSettings, Config, WeightsSettings
+from vlm_core.config.settings import Settings
 from vlm_core.data import load_catalogue, load_data
 from vlm_core.progress import quiet
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan

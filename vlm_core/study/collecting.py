@@ -17,7 +17,7 @@ import pandas as pd
 from vlm_core.attention.faithfulness import Faithfulness
 from vlm_core.attention.statistics import LayerStatistics
 from vlm_core.config import StudyConfig
-from vlm_core.data import Data, split_list
+from vlm_core.data import Data
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.evaluation import Evaluation, evaluate
@@ -26,6 +26,7 @@ from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import DROP, POSITIVE, SHARE, over_seeds
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.evaluation.summary import macro_f1
+from vlm_core.lists import split_list
 from vlm_core.progress import track
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results

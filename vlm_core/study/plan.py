@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from vlm_core.config import Config, StudyConfig
-from vlm_core.data import split_list
 from vlm_core.errors import UserError
+from vlm_core.lists import split_list
 from vlm_core.presets import MECHANISM as BUDGET
 
 Part = Literal["families", "ablation", "robustness", "attention", "labels", "cost", "continual", "fusion"]

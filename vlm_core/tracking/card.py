@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vlm_core.catalogue.splitting import Split
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.levels import LevelsScore
     from vlm_core.evaluation.text_leak import TextFigures
 
 _SHOWN_SETTINGS: Final = (
@@ -56,6 +57,7 @@ def write_card(
         "## Texts\n\n" + _texts(texts) if texts else "",
         f"## What it learnt and forgot\n\n{learnt}" if learnt else "",
         "## Scores\n\n" + _scores(evaluation, split),
+        f"## Label levels\n\n{_levels(evaluation.levels)}" if evaluation.levels else "",
         "## Subgroups\n\n" + _subgroups(evaluation),
         "## Limits\n\n" + _limits(evaluation, split, weights_source),
         "## How to load it\n\n" + _loading(family, run_id),
@@ -159,6 +161,28 @@ def _scores(evaluation: Evaluation, split: Split) -> str:
             f"On {evaluation.n:,} test products, evaluated once, after training{marked}. 95 % bootstrap intervals.",
             markdown_table(("metric", "value", "interval"), rows),
             markdown_table(("category", "test products", "precision", "recall", "F1", "interval"), categories),
+        ]
+    )
+
+
+def _levels(score: LevelsScore) -> str:
+    rows = [
+        (
+            *(markdown_text(level.label), level.categories, level.products),
+            *(*_with_interval(level.accuracy), *_with_interval(level.macro_f1)),
+            *(f"{level.accuracy_without_rule:.4f}", f"{level.macro_f1_without_rule:.4f}"),
+        )
+        for level in score.levels
+    ]
+    head = ("label", "categories", "test products", "accuracy", "interval", "macro-F1", "interval")
+    return "\n\n".join(
+        [
+            "One head a level over shared features. The rule makes predictions consistent: a category stands below one "
+            "that it stands below in training. The scores above are those of the last level.",
+            markdown_table((*head, "accuracy without the rule", "macro-F1 without it"), rows),
+            f"Hierarchical F1 {score.hierarchical_f1:.4f} ({score.hierarchical_f1_without_rule:.4f} without the rule); "
+            f"{score.inconsistent:.2%} of the predictions are inconsistent ({score.inconsistent_without_rule:.2%} "
+            "without it).",
         ]
     )
 

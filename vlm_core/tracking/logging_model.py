@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import vlm_core
+from vlm_core.evaluation.levels import level_columns
 from vlm_core.models.checksums import write_checksums
 from vlm_core.tracking.store import open_mlflow
 
@@ -121,7 +122,7 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
             loader_module="vlm_core.tracking.serving",
             data_path=str(data),
             code_paths=[str(code)],
-            signature=_signature(description["categories"], writes_text, reads_text),
+            signature=_signature(description["categories"], writes_text, reads_text, description.get("hierarchy")),
             input_example=_example(reads_text),
             pip_requirements=requirements(description["family"], engine, reads_text),
             mlflow_model=meta,
@@ -140,7 +141,9 @@ def requirements(family: str, engine: str = "", reads_text: bool = False) -> lis
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 
-def _signature(categories: list[str], writes_text: bool, reads_text: bool) -> Any:
+def _signature(
+    categories: list[str], writes_text: bool, reads_text: bool, hierarchy: dict[str, Any] | None = None
+) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
@@ -149,6 +152,11 @@ def _signature(categories: list[str], writes_text: bool, reads_text: bool) -> An
     texts += [ColSpec(DataType.string, "read", required=False)] * reads_text
     picture = ColSpec(DataType.string, "picture", required=not reads_text)
     text = [ColSpec(DataType.string, "text", required=False)] * reads_text
+    kinds = {"category": DataType.string, "confidence": DataType.double}
+    levels = [
+        ColSpec(kinds[name.split("_")[0]], name, required=False)
+        for name in (level_columns(hierarchy["labels"]) if hierarchy else ())
+    ]
     return ModelSignature(
         inputs=Schema([picture, *text]),
         outputs=Schema(
@@ -156,6 +164,7 @@ def _signature(categories: list[str], writes_text: bool, reads_text: bool) -> An
                 ColSpec(DataType.string, "category", required=False),
                 ColSpec(DataType.double, "confidence", required=False),
                 *probabilities,
+                *levels,
                 *texts,
                 ColSpec(DataType.string, "error", required=False),
             ]

@@ -5,8 +5,9 @@ columns may be missing, or empty in a row.
 
 MLflow loads this module by name (`loader_module`) from the copy of vlm_core that lies in the model's own folder: no
 pickle, and no repository on the path. Columns in: `picture`. Columns out: `category`, `confidence`, one
-`p_<category>` each, for models that write also `text` and `text_category`, for models that read texts `read` (what the
-prediction is made from), and `error`.
+`p_<category>` each, for models of several labels `category_<label>` and `confidence_<label>` of those above the last,
+for models that write also `text` and `text_category`, for models that read texts `read` (what the prediction is made
+from), and `error`.
 """
 
 from __future__ import annotations

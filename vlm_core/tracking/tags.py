@@ -31,6 +31,7 @@ STUDY_PARTS: Final = "study_parts"  # on a study's cell: what was measured after
 WEIGHTS: Final = "weights_checksums"  # of a pretraining: SHA-256 of the checksums of the weights that it wrote
 COMMIT: Final = "weights_commit"  # of the hub's checkpoint that the run started from
 EXTENDS: Final = "extends"  # on a run that learnt more: the run whose model it went on from
+LABELS: Final = "labels"  # of a run of several label levels: all of them, `label` last
 SETTING: Final = "setting."  # prefix: the value of a param for which MLflow holds another text
 PRETRAINING_RULE: Final = "pretraining_rule"  # which products the weights may have seen
 PRETRAINING_CATALOGUE: Final = "pretraining_catalogue"  # fingerprint of the catalogue they saw
@@ -74,6 +75,7 @@ def data_tags(catalogue: Catalogue, split: Split) -> dict[str, str]:
         "leakage": f"{split.leakage.near:.4f}",
         "leakage_pretraining": f"{split.leakage.pretraining:.4f}",
         "leaking": str(split.leaking).lower(),
+        **({LABELS: ",".join([*(level.label for level in split.levels), split.label])} if split.levels else {}),
     }
 
 

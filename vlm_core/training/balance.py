@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vlm_core.pixels.arrays import Labels
+from vlm_core.pixels.arrays import Labels, Rows
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,24 @@ class BalancedLoss:
         return (losses * self.weights.to(labels.device)[labels]).mean()
 
 
+@dataclass(frozen=True)
+class LevelTargets:
+    """What a model of several label levels learns."""
+
+    labels: Labels  # (n_products, L) category of each catalogue row at each level, -1 where there is none
+    losses: tuple[BalancedLoss | None, ...]  # (L,) None for the plain cross-entropy
+
+    @classmethod
+    def of(cls, balance: str, labels: Labels, train: Rows, counts: Sequence[int]) -> LevelTargets:
+        """Return the targets of levels with that many categories (L,); `balance` is applied to each level by itself."""
+        losses = [balanced_loss(balance, labels[train, level], count) for level, count in enumerate(counts)]
+        return cls(labels, tuple(losses))
+
+
 def balanced_loss(balance: str, labels: Labels, count: int) -> BalancedLoss | None:
     """Return the loss of the setting `balance` for training rows of these categories (n,); None for the head's own.
+
+    Rows without a category (-1) do not count.
 
     `weights` makes each of the `count` categories weigh the same. `logit-adjusted` (Menon et al. 2021, arXiv
     2007.07314, equation 10 with tau = 1) adds the logarithm of a category's share of the training rows to its logit, in
@@ -35,6 +52,7 @@ def balanced_loss(balance: str, labels: Labels, count: int) -> BalancedLoss | No
     """
     if balance not in ("weights", "logit-adjusted"):
         return None
+    labels = labels[labels >= 0]
     counts = np.maximum(np.bincount(labels, minlength=count), 1)
     shares = torch.from_numpy(counts / counts.sum()).float()
     if balance == "weights":

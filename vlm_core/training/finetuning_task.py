@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from vlm_core.evaluation.summary import Summary, summarise
 from vlm_core.models.categoriser import VisionLanguageCategoriser
+from vlm_core.models.levels import LevelsHead
 from vlm_core.pixels.arrays import Rows
-from vlm_core.training.balance import BalancedLoss
+from vlm_core.training.balance import BalancedLoss, LevelTargets
 from vlm_core.training.batches import Batch, Batches
 
 
@@ -52,6 +53,7 @@ class FineTuning:
     batches: Batches
     validation: Rows
     balanced: BalancedLoss | None = None  # what is trained on instead of the head's own loss
+    levels: LevelTargets | None = None  # of a model of several label levels, in place of both
     _running: _RunningMetrics = field(default_factory=lambda: _RunningMetrics(0), init=False)
 
     @property
@@ -70,7 +72,7 @@ class FineTuning:
         self._running = _RunningMetrics(rows)
         interval = max(1, rows // len(self.validation))
         for step, batch in enumerate(self.batches.training(epoch)):
-            loss, log_probabilities = self._loss(batch, predict=step % interval == 0, balanced=self.balanced)
+            loss, log_probabilities = self._loss(batch, predict=step % interval == 0, training=True)
             self._running.add(batch, loss.detach(), log_probabilities)
             yield loss, len(batch.labels)
 
@@ -91,17 +93,24 @@ class FineTuning:
                 running.add(batch, *self._loss(batch, predict=True))
         return running.summary(self.model.categories)
 
-    def _loss(self, batch: Batch, predict: bool, balanced: BalancedLoss | None = None) -> tuple[Tensor, Tensor | None]:
+    def _loss(self, batch: Batch, predict: bool, training: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the loss () and log-probabilities (B, C) of a batch whose state is the input of `batches.start`.
+
+        Rare categories are made up for in `training` alone.
 
         If the loss does not give log-probabilities, they take another forward pass, made only if `predict`.
         """
         with self.model.training_arithmetic():
             state = self.model.run(batch.state, self.batches.start)
-            if balanced is not None:
-                scores = self.model.head.log_probabilities(state)
-                return balanced(scores, batch.labels.to(self.model.device)), scores.detach()
-            loss, log_probabilities = self.model.head.loss(state, batch.labels.to(self.model.device))
+            head, labels = self.model.head, batch.labels.to(self.model.device)
+            if isinstance(head, LevelsHead):
+                assert self.levels
+                labels = torch.from_numpy(self.levels.labels[batch.rows]).to(self.model.device)
+                return head.loss(state, labels, self.levels.losses if training else ())
+            if training and self.balanced is not None:
+                scores = head.log_probabilities(state)
+                return self.balanced(scores, labels), scores.detach()
+            loss, log_probabilities = head.loss(state, labels)
             if log_probabilities is None and predict:
                 log_probabilities = self.model.head.log_probabilities(tuple(part.detach() for part in state))
         return loss, log_probabilities

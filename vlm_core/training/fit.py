@@ -125,7 +125,7 @@ class Trainer:
         self, config: Config, cut: int, batches: Batches, checkpoint: Checkpoint, on_epoch: EpochCallback
     ) -> TrainingState:
         """Train everything from the cut on, and load the best epoch's weights."""
-        from vlm_core.training.balance import balanced_loss
+        from vlm_core.training.balance import LevelTargets, balanced_loss
         from vlm_core.training.finetuning_task import FineTuning
         from vlm_core.training.loop import EpochReport, TrainingArguments, show_steps, train
 
@@ -135,7 +135,12 @@ class Trainer:
         )
         split = self.data.split
         balanced = balanced_loss(config.balance, split.labels[split.train], len(self.model.categories))
-        reports = train(FineTuning(self.model, cut, batches, split.validation, balanced), arguments, checkpoint)
+        hierarchy, levels = self.model.description.hierarchy, None
+        if hierarchy:
+            counts = [len(names) for names in hierarchy.categories]
+            levels = LevelTargets.of(config.balance, split.level_labels, split.train, counts)
+        task = FineTuning(self.model, cut, batches, split.validation, balanced, levels)
+        reports = train(task, arguments, checkpoint)
         done = checkpoint.state().epoch
         for report in show_steps(reports, batches.steps, arguments.epochs, done):
             if isinstance(report, EpochReport):

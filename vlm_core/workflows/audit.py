@@ -22,10 +22,11 @@ from vlm_core.catalogue.pictures import tidy
 from vlm_core.catalogue.reading import Refusal, id_index
 from vlm_core.catalogue.sources import open_source
 from vlm_core.config import AuditConfig
-from vlm_core.data import columns_of, corrections_file, load_catalogue, split_list
+from vlm_core.data import columns_of, corrections_file, load_catalogue
 from vlm_core.errors import UserError, require_extra
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.inference import choose_device, set_threads
+from vlm_core.lists import split_list
 from vlm_core.workflows.corrections import fetch_corrections
 
 if TYPE_CHECKING:

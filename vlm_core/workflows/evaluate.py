@@ -45,7 +45,7 @@ def run_evaluation(reference: str, config: Config, root: Path) -> tuple[str, Eva
     run_id = run_of(reference)
     fetch_corrections(config, root)
     catalogue = load_catalogue(config, root)
-    column = catalogue.products[config.label]
+    column = catalogue.products[config.main_label]
     labels = _labels(column, model.categories, catalogue.name)
     has_category = labels >= 0
     reader = RunReader()

@@ -80,6 +80,11 @@ def run_export(run_id: str, precisions: Sequence[str], count: int, threads: int,
     set_threads(threads)
     folder = resolve(run_id)
     model = load_categoriser(folder)
+    if model.hierarchy:
+        raise UserError(
+            f"run={run_id} predicts several labels ({', '.join(model.hierarchy.labels)}), and an export holds one: "
+            f"serve the run's own model, or export one that was trained with label={model.hierarchy.labels[-1]}."
+        )
     with tempfile.TemporaryDirectory() as temporary:
         exported: dict[str, OnnxCategoriser] = {"fp32": export_onnx(model, Path(temporary) / "fp32")}
         if "int8" in precisions:

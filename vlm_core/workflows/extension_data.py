@@ -17,8 +17,9 @@ from vlm_core.catalogue.duplicates import near_duplicate_groups
 from vlm_core.catalogue.extending import OldParts, choose_new_categories, extend_split
 from vlm_core.catalogue.labels import match_labels
 from vlm_core.config import Config, ExtensionConfig
-from vlm_core.data import Data, evaluable_products, load_catalogue, split_list, tell_removed
+from vlm_core.data import Data, evaluable_products, load_catalogue, tell_removed
 from vlm_core.errors import UserError
+from vlm_core.lists import split_list
 from vlm_core.workflows.corrections import fetch_corrections
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ def open_old_run(reference: str) -> OldRun:
         raise UserError(
             f"run={reference} reads texts, whose features are not kept yet: train it again on all products, or extend "
             "a run with inputs=image."
+        )
+    if model.hierarchy:
+        raise UserError(
+            f"run={reference} predicts several labels ({', '.join(model.hierarchy.labels)}), and an extension adds "
+            "categories of one: train it again on all products, or extend a run of one label."
         )
     if not isinstance(model.head, LinearHead):
         raise UserError(

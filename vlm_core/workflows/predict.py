@@ -294,8 +294,10 @@ def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    texts = ("id", "category", "text", "text_category", "read", "error")
-    schema = pa.schema([(name, pa.string() if name in texts else pa.float64()) for name in columns])
+    numbers = [name == "confidence" or name.startswith(("confidence_", "p_")) for name in columns]
+    schema = pa.schema(
+        [(name, pa.float64() if number else pa.string()) for name, number in zip(columns, numbers, strict=True)]
+    )
     writers = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
     if path.suffix.lower() not in writers:
         raise UserError(f"output={path} must end in .csv or .parquet.")

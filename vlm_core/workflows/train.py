@@ -18,19 +18,12 @@ from numpy.typing import NDArray
 from vlm_core.catalogue.corrections import digest_of_corrections
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import Config, WeightsSettings
-from vlm_core.data import (
-    Data,
-    corrections_file,
-    load_data,
-    split_list,
-    text_reading,
-    words_of_labels,
-    write_dataset_info,
-)
+from vlm_core.data import Data, corrections_file, load_data, text_reading, words_of_labels, write_dataset_info
 from vlm_core.errors import UserError
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
 from vlm_core.evaluation.subsets import MEANING
 from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
+from vlm_core.lists import split_list
 from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
@@ -42,6 +35,7 @@ if TYPE_CHECKING:
 
     from vlm_core.catalogue.exposure import Exposure
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.hierarchy import Hierarchy
     from vlm_core.evaluation.product_texts import TextReading
     from vlm_core.evaluation.summary import Summary
     from vlm_core.evaluation.text_leak import TextFigures
@@ -356,8 +350,9 @@ def build_model(config: Config, data: Data, weights: LoadedWeights) -> VisionLan
         canvas=data.catalogue.pictures.canvas,
         head=head,
         readout=config.readout,
-        terms=category_terms(training, config.label),
+        terms=category_terms(training, config.main_label),
         preprocessing=weights.preprocessing,
+        hierarchy=_hierarchy(config, data.split),
     )
     if reads := text_reading(config, data.catalogue, data.split.categories):
         description = replace(description, reads=_with_tokens(reads, training, weights), fusion=config.fusion)
@@ -377,6 +372,16 @@ def _with_tokens(reads: TextReading, training: pd.DataFrame, weights: LoadedWeig
     if cut:
         logger.info(f"{cut:,} of {len(texts):,} training texts are longer than {tokens} tokens: the rest is not read.")
     return replace(reads, tokens=tokens)
+
+
+def _hierarchy(config: Config, split: Split) -> Hierarchy | None:
+    """Return the label levels, and what stands together in training; None for one label."""
+    from vlm_core.evaluation.hierarchy import Hierarchy
+
+    if not split.levels:
+        return None
+    categories = [*(level.categories for level in split.levels), split.categories]
+    return Hierarchy.learn(config.labels, categories, split.level_labels[np.unique(split.train)])
 
 
 def _fit(

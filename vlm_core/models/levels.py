@@ -1,0 +1,102 @@
+"""One head a label level over the same features, and what makes their predictions consistent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vlm_core.evaluation.hierarchy import Hierarchy
+from vlm_core.models.stages import Readout, State
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # from log-probabilities (B, C) and labels (B,) to their mean ()
+_LEAST: Final = 1e-200  # in place of a probability of zero, in double precision
+
+
+@dataclass(frozen=True)
+class LevelScores:
+    """What the heads say of a batch, and what the rule makes of it."""
+
+    log_probabilities: Tensor  # (B, C) of the last level, by the rule
+    own: Tensor  # (B, L) the most probable category of each level by itself
+    chosen: Tensor  # (B, L) by the rule
+    confidence: Tensor  # (B, L) of what was chosen
+
+
+class LevelsHead(nn.Module):
+    """A linear layer a level; the last level's categories are those that the model is known by.
+
+    The layers are independent softmaxes. The rule multiplies conditionals from the first level down: a category's
+    probability given its parent is its own, divided by that of all that stand below this parent in training.
+    """
+
+    def __init__(self, width: int, hierarchy: Hierarchy, readout: Readout) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(width, len(names)) for names in hierarchy.categories)
+        self.readout: Readout = readout
+        self._together = [
+            torch.from_numpy(hierarchy.together(level)).double() for level in range(len(hierarchy.labels) - 1)
+        ]
+
+    def own(self, state: State) -> tuple[Tensor, ...]:
+        """Return the log-softmax (B, C) of each level by itself."""
+        return tuple(functional.log_softmax(linear(state[0]), dim=-1) for linear in self.linears)
+
+    def log_probabilities(self, state: State) -> Tensor:
+        """Return the log-probabilities (B, C) of the last level by the rule; their exponentials sum to one."""
+        return _logs(self._by_rule(self.own(state))[0][-1])
+
+    def scores(self, state: State) -> LevelScores:
+        """Return the categories of all levels: the most probable one of the last level, and its likeliest parents."""
+        own = self.own(state)
+        shares, within = self._by_rule(own)
+        chosen = [shares[-1].argmax(dim=1)]
+        for level in reversed(range(len(own) - 1)):
+            together = self._tables(own[0])[level][:, chosen[0]].T  # (B, P)
+            chosen.insert(0, (shares[level] / within[level] * together).argmax(dim=1))
+        confidence = [share.gather(1, index[:, None])[:, 0] for share, index in zip(shares, chosen, strict=True)]
+        return LevelScores(
+            log_probabilities=_logs(shares[-1]),
+            own=torch.stack([each.argmax(dim=1) for each in own], dim=1),
+            chosen=torch.stack(chosen, dim=1),
+            confidence=torch.stack(confidence, dim=1).float(),
+        )
+
+    def loss(self, state: State, labels: Tensor, losses: Sequence[Loss | None] = ()) -> tuple[Tensor, Tensor]:
+        """Return the sum () of the levels' losses for labels (B, L), and the log-probabilities (B, C).
+
+        A level's loss is the cross-entropy of its own softmax, unless `losses` (L,) has another one, and a mean over
+        the products whose category of that level is known.
+        """
+        own = self.own(state)
+        total = own[0].new_zeros(())
+        for scores, targets, loss in zip(own, labels.T, losses or [None] * len(own), strict=True):
+            known = targets >= 0
+            if known.any():
+                total = total + (loss or functional.nll_loss)(scores[known], targets[known])
+        with torch.no_grad():
+            return total, _logs(self._by_rule([scores.detach() for scores in own])[0][-1])
+
+    def trainable_modules(self) -> tuple[nn.Module, ...]:
+        """Return the layers."""
+        return tuple(self.linears)
+
+    def _tables(self, like: Tensor) -> list[Tensor]:
+        return [table.to(like.device) for table in self._together]
+
+    def _by_rule(self, own: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the probabilities (B, C) of each level, and what the children of each parent have together (B, P)."""
+        shares, within = [own[0].double().exp()], list[Tensor]()
+        for scores, together in zip(own[1:], self._tables(own[0]), strict=True):
+            probabilities = scores.double().exp().clamp_min(_LEAST)
+            within.append(probabilities @ together.T)
+            shares.append(probabilities * ((shares[-1] / within[-1]) @ together))
+        return shares, within
+
+
+def _logs(shares: Tensor) -> Tensor:
+    return shares.clamp_min(_LEAST).log().float()
