@@ -41,10 +41,12 @@ def _by_category(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def epoch_line(report: EpochReport[Summary]) -> str:
-    """Return an epoch in one line for people."""
+    """Return an epoch in one line for people, with how long those that are left may take, from a minute on."""
+    left = 0.0 if report.stop else (report.epochs - report.epoch) * report.seconds
     return (
         f"Epoch {report.epoch}/{report.epochs}: "
         f"training loss {report.training.loss:.4f}, macro-F1 {report.training.macro_f1:.4f}; "
         f"validation loss {report.validation.loss:.4f}, macro-F1 {report.validation.macro_f1:.4f} "
         f"({report.seconds:.0f} s). {report.early_stopping}"
+        + (f" Up to {left / 60:.0f} min left." if left >= 60 else "")
     )
