@@ -88,10 +88,10 @@ class LevelScore:
 
 @dataclass(frozen=True)
 class LevelsScore:
-    """Scores of all levels; the last three on the products whose categories of all levels are known."""
+    """Scores of all levels; hierarchical F1 is that of the products whose categories of all levels are known."""
 
     levels: tuple[LevelScore, ...]
-    products: int
+    products: int  # with known categories of all levels
     hierarchical_f1: float
     hierarchical_f1_without_rule: float
     inconsistent: float  # share of all products
