@@ -243,7 +243,7 @@ def _normalise(config: CatalogueSettings, catalogue: Catalogue, label: str) -> C
             f"Each of these is a category of its own in the column {label}: {_listed(found)}. "
             "normalise_labels=true merges them."
         )
-    if label == config.main_label and (without := int((column == "").sum())):
+    if label == config.main_label and (without := int((catalogue.products[label] == "").sum())):
         logger.info(f"{number_of(without, 'product has', 'products have')} no category: neither trained nor tested on.")
     return catalogue
 

@@ -57,7 +57,7 @@ def test_a_run_of_two_levels_is_evaluated_predicted_served_shown_and_refused_whe
     written = stocked / "predictions.parquet"
     write_predictions(written, ["id", *record_columns(model)], [[{"id": "1", **record}]])
     assert pd.read_parquet(written)[ABOVE[0]].tolist() == [record[ABOVE[0]]]
-    prediction = _prediction(model, fit_picture(decode_picture(picture), model.canvas))
+    prediction = _prediction(model, fit_picture(decode_picture(picture), model.canvas), "")
     assert prediction["levels"] == [["masterCategory", record[ABOVE[0]], round(record[ABOVE[1]], 6)]]
 
     import mlflow
