@@ -20,6 +20,7 @@ from vlm_core.catalogue.reading import number_of
 from vlm_core.catalogue.splitting import KEEPS_PARTS, Split, dataset_info, split_catalogue
 from vlm_core.config import CatalogueSettings, TextColumns, TrainingSettings
 from vlm_core.errors import UserError
+from vlm_core.evaluation.subsets import MEANING
 from vlm_core.lists import split_list
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Data:
     evaluable: NDArray[np.bool_]  # (n_products,) what holdout may validate and test on: no weights known here saw it
 
     def test_subsets(self) -> dict[str, NDArray[np.bool_]]:
-        """Return which test products (n,) are new to models, by what to; none where all of them are new to all.
+        """Return and log which test products (n,) are new to models, by what to; none where all of them are new to all.
 
         `unseen`: no weights known here were pretrained on them, or on a near-copy; `new`: nor has training a near-copy.
         """
@@ -54,7 +55,10 @@ class Data:
         subsets = {"unseen": unseen, "new": new}
         if (new == unseen).all():
             del subsets["new"]
-        return {name: rows for name, rows in subsets.items() if rows.any() and not rows.all()}
+        subsets = {name: rows for name, rows in subsets.items() if rows.any() and not rows.all()}
+        for name, rows in subsets.items():
+            logger.info(f"Scored apart: {int(rows.sum()):,} of {len(rows):,} test products {MEANING[name]}.")
+        return subsets
 
     @property
     def held_out(self) -> NDArray[np.int64]:

@@ -4,10 +4,8 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
@@ -304,18 +302,6 @@ def test_what_cannot_be_done_is_refused_in_one_sentence_and_leaves_no_run(run, s
         run(**{"model": "clip", **settings})
     assert "\n" not in str(error.value)
     assert RunReader().runs().empty
-
-
-def test_which_test_products_are_new_to_the_model_is_an_artifact(tmp_path, caplog):
-    catalogue = SimpleNamespace(products=pd.DataFrame({"product_id": ["=1", "2", "3"]}))
-    data = SimpleNamespace(catalogue=catalogue, split=SimpleNamespace(test=np.array([2, 0])))
-    kept = {}
-    run = SimpleNamespace(artifact=lambda path, folder: kept.update({f"{folder}/{path.name}": path.read_text()}))
-    with caplog.at_level("INFO", logger="vlm_core"):
-        train._log_subsets(data, {"unseen": np.array([True, False])}, run)
-        train._log_subsets(data, {}, None)
-    assert kept == {"split/test_products.csv": "id,unseen\n3,1\n'=1,0\n"}
-    assert "Scored apart: 1 of 2 test products that no weights known here were pretrained on." in caplog.text
 
 
 TEXT_RUNS = [

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from pydantic import TypeAdapter
+
+from vlm_core.evaluation.spreadsheets import spreadsheet_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,3 +80,12 @@ def write_split(catalogue: Catalogue, split: Split, folder: Path) -> None:
             tuple(str(value) for value in pictures.iloc[rows]),
         )
         (folder / f"{name}.json").write_bytes(SPLIT_PART.dump_json(part) + b"\n")
+
+
+def write_subsets(catalogue: Catalogue, split: Split, subsets: Mapping[str, NDArray[np.bool_]], folder: Path) -> None:
+    """Write `test_products.csv`: the id of each test product, and 1 where it is in a subset (n,), else 0."""
+    import pandas as pd
+
+    ids = catalogue.products["product_id"].iloc[split.test].map(spreadsheet_text).to_numpy()
+    table = pd.DataFrame({"id": ids, **{name: rows.astype(int) for name, rows in subsets.items()}})
+    table.to_csv(folder / "test_products.csv", index=False, errors="backslashreplace")

@@ -26,7 +26,9 @@ from vlm_core.tracking.system import SystemMetrics
 from vlm_core.tracking.training_log import TrainingLog
 
 if TYPE_CHECKING:
+    import numpy as np
     from mlflow import MlflowClient
+    from numpy.typing import NDArray
 
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.exposure import Exposure
@@ -149,6 +151,15 @@ class RunWriter:
             self._client.log_inputs(self.run_id, datasets=dataset_inputs(catalogue, split))
             write_split(catalogue, split, Path(folder))
             self._client.log_artifacts(self.run_id, folder, "split")
+
+    def subsets(self, catalogue: Catalogue, split: Split, subsets: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Log which test products (n,) are in each subset, unless there is none, as an artifact."""
+        from vlm_core.tracking.lineage import write_subsets
+
+        if subsets:
+            with self._store(), tempfile.TemporaryDirectory() as folder:
+                write_subsets(catalogue, split, subsets, Path(folder))
+                self._client.log_artifacts(self.run_id, folder, "split")
 
     def exposure(self, exposure: Exposure) -> None:
         """Log what the weights that the run starts from have seen."""

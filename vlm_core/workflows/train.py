@@ -6,22 +6,19 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlm_core.catalogue.corrections import digest_of_corrections
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import Config, WeightsSettings
 from vlm_core.data import Data, corrections_file, load_data, text_reading, words_of_labels, write_dataset_info
 from vlm_core.errors import UserError
-from vlm_core.evaluation.spreadsheets import spreadsheet_text
-from vlm_core.evaluation.subsets import MEANING
 from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
 from vlm_core.lists import split_list
 from vlm_core.presets import HEAD, SUITING
@@ -417,22 +414,6 @@ def _remove_checkpoints(config: Config, run_id: str, root: Path) -> None:
     CheckpointCopies(config.shared_checkpoints, run_id).remove()
 
 
-def _log_subsets(data: Data, subsets: Mapping[str, NDArray[np.bool_]], run: RunWriter) -> None:
-    """Log which test products are new to the model, if others are tested on as well."""
-    if not subsets:
-        return
-    import pandas as pd
-
-    ids = data.catalogue.products["product_id"].iloc[data.split.test].to_numpy()
-    for name, rows in subsets.items():
-        logger.info(f"Scored apart: {int(rows.sum()):,} of {len(rows):,} test products {MEANING[name]}.")
-    table = pd.DataFrame({"id": ids, **{name: rows.astype(int) for name, rows in subsets.items()}})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "test_products.csv"
-        table.map(spreadsheet_text).to_csv(path, index=False, errors="backslashreplace")
-        run.artifact(path, "split")
-
-
 def _finish(
     config: Config, data: Data, model: Categoriser, run: RunWriter, source: str, register_model: bool
 ) -> TrainingOutcome:
@@ -446,7 +427,7 @@ def _finish(
 
     catalogue, split = data.catalogue, data.split
     subsets = data.test_subsets()
-    _log_subsets(data, subsets, run)
+    run.subsets(catalogue, split, subsets)
     evaluation = evaluate_rows(config, catalogue, model, split.test, split.labels, split.prior, split.trained, subsets)
     run.evaluation(evaluation)
     if evaluation.predictions.texts is not None:
