@@ -38,7 +38,7 @@ _LINE_PIXELS: Final = 18  # a second line of a column's name
 _LONGEST_LINE: Final = 9  # letters of a column's name
 _PADDING_PIXELS: Final = 32  # beside a text
 _WIDEST_PIXELS: Final = 360
-FAMILY_NAMES: Final = {"clip": "CLIP", "blip": "BLIP", "git": "GIT", "baseline": "HOG baseline"}
+FAMILY_NAMES: Final = {"clip": "CLIP", "blip": "BLIP", "git": "GIT", "baseline": "Baseline"}
 
 
 def aria(**names: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from vlm_core.tracking.serving import picture_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from vlm_core.attention.inputs import InputRelevance
     from vlm_core.models.categoriser import Categoriser
 
 MOST_CATEGORIES: Final = 5  # listed for each prediction
@@ -65,9 +66,9 @@ def categorise(
     A prediction has `top` (category and probability, at most five), `levels` (label, category and probability of each
     label above these), `confidence`, `ms`, `seen` (the picture as the
     model sees it), `map` (where it looks; None without attention) and, where the model writes, `text` and
-    `text_category`; or only an `error`.
-    Models that read texts read the `title`, and say so in `read`. `source` names the picture for
-    `dashboard.attention`. Each picture is decoded once for all models, and not again for what is already known of it.
+    `text_category`; or only an `error`. Models that read texts read the `title`, say so in `read`, and what it depends
+    on in `words`. `source` names the picture for `dashboard.attention`. Each picture is decoded once for all models,
+    and not again for what is already known of it.
     """
     title = title[:MOST_TITLE]
     return [_categorise_picture(models, uploads, picture, run_ids, title) for picture in pictures[:MOST_ENTRIES]]
@@ -112,6 +113,7 @@ def _prediction(model: Categoriser, picture: NDArray[np.uint8], title: str) -> d
 
     Raises UserError for a model that reads texts alone, and no title.
     """
+    from vlm_core.attention.inputs import explain_inputs
     from vlm_core.inference import predict_pictures
 
     text = model.reads.clean(title) if model.reads else ""
@@ -121,6 +123,7 @@ def _prediction(model: Categoriser, picture: NDArray[np.uint8], title: str) -> d
     started = time.perf_counter()
     (row,) = predict_pictures(model, picture[None], [text] if model.reads else None)
     seconds = time.perf_counter() - started
+    relevance = explain_inputs(model, picture, text) if model.reads else None
     probabilities = [(name[2:], value) for name, value in row.items() if name.startswith("p_")]
     top = sorted(probabilities, key=lambda pair: -pair[1])[:MOST_CATEGORIES]
     return {
@@ -128,8 +131,8 @@ def _prediction(model: Categoriser, picture: NDArray[np.uint8], title: str) -> d
         "confidence": row["confidence"],
         "ms": round(seconds * 1000, 1),
         "seen": _model_input(model, picture),
-        "map": _map(model, picture),
-        **({"read": inputs} if model.reads else {}),
+        "map": _map(model, picture, relevance),
+        **({"read": inputs, "words": _words(relevance)} if relevance else {}),
         "levels": _levels(model, row),
         **{name: row[name] for name in ("text", "text_category") if name in row},
     }
@@ -142,6 +145,12 @@ def _levels(model: Categoriser, row: Mapping[str, Any]) -> list[list[Any]]:
     return [
         [label, row[f"category_{label}"], round(row[f"confidence_{label}"], 6)] for label in model.hierarchy.labels[:-1]
     ]
+
+
+def _words(relevance: InputRelevance) -> list[list[Any]]:
+    """Return each word, or the whole of an input, with how far the log odds fall without it; the most telling first."""
+    words = sorted(relevance.words, key=lambda pair: -abs(pair[1]))[:MOST_CATEGORIES]
+    return [[word, round(fall, 2)] for word, fall in [("the image", relevance.picture), *words]]
 
 
 def predicted_category(prediction: Mapping[str, Any], threshold: float) -> str:
@@ -198,12 +207,14 @@ def _model_input(model: Categoriser, picture: NDArray[np.uint8]) -> str:
     return _data_url(image.resize((size, size), Image.Resampling.BILINEAR) if size else image)
 
 
-def _map(model: Categoriser, picture: NDArray[np.uint8]) -> str | None:
-    """Return what the prediction depends on, over the picture (H, W, 3); None without attention to pictures alone."""
+def _map(model: Categoriser, picture: NDArray[np.uint8], relevance: InputRelevance | None) -> str | None:
+    """Return what the prediction depends on, over the picture (H, W, 3); None for a model without attention to it."""
     from vlm_core.attention.maps import explain
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
-    if not isinstance(model, VisionLanguageCategoriser) or model.reads:
+    if relevance and model.reads:
+        return None if model.reads.inputs == "text" else overlay(picture, relevance.map(model.canvas))
+    if not isinstance(model, VisionLanguageCategoriser):
         return None
     return overlay(picture, explain(model, picture[None], method="gradient")[0])
 

@@ -284,7 +284,8 @@ def _prediction(
     if "read" in prediction:
         told = {"image": "From the image: no title.", "text": "From the title alone."}
         read = told.get(prediction["read"], "From image and title.")
-        parts.append(dmc.Text(read, size="xs", c="dimmed"))
+        words = ", ".join(f"{word} {fall:+.2f}" for word, fall in prediction["words"])
+        parts.append(dmc.Text(f"{read} The log odds fall without: {words}.", size="xs", c="dimmed"))
     parts.append(_model_views(prediction, run_id, source))
     return html.Div(parts)
 
@@ -299,7 +300,8 @@ def _model_views(prediction: Mapping[str, Any], run_id: str, source: str) -> Com
     views = [_captioned(prediction["seen"], "The image as the model sees it", "what the model sees")]
     if prediction["map"]:
         heatmap = _captioned(prediction["map"], "What the prediction is based on", "what it is based on")
-        views.append(dcc.Link(heatmap, href=f"/attention?models={quote(run_id)}&picture={quote(source)}"))
+        href = f"/attention?models={quote(run_id)}&picture={quote(source)}"
+        views.append(heatmap if "read" in prediction else dcc.Link(heatmap, href=href))  # that page reads no titles
     milliseconds = dmc.Text(f"{prediction['ms']:.0f} ms", size="xs", c="dimmed", className="numbers", mt="xs")
     return html.Div([html.Div(views, className="model-views"), milliseconds])
 

@@ -20,7 +20,7 @@ from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.training.continual import Memory
 from vlm_core.workflows.extend import run_extension
-from vlm_core.workflows.train import resumed_config
+from vlm_core.workflows.train import resumed_config, run_training
 
 pytestmark = pytest.mark.slow
 COLUMNS = {"label": "category", "picture_column": "photo", "title_column": "", "attributes": ""}
@@ -160,3 +160,25 @@ def test_what_cannot_be_done_is_refused_in_one_sentence_and_leaves_no_run(here, 
     with pytest.raises(UserError, match=message) as error:
         _extend(here, **settings)
     assert "\n" not in str(error.value) and len(RunReader().runs()) == before
+
+
+def test_a_model_that_reads_titles_learns_categories_whose_words_it_then_masks_too(here, shop):
+    given = {"preset": "demo", "model": "clip", "inputs": "image+text", "fusion": "own", "mask_label_words": "true"}
+    small = {"epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100}
+    old = run_training(Config.build({**given, **small, "data": str(shop)}), here)
+    table = here / "shop.csv"
+    products = pd.read_csv(table)
+    products["name"] = [f"{name} with a {'brim' if name == 'Hats' else 'buckle'}" for name in products["category"]]
+    products.to_csv(table, index=False)
+    outcome, said = _extend(here, run=old.run_id, title_column="name", max_forgetting=1.0)
+    assert outcome.new_categories == ("Belts", "Hats") and "The texts are masked. 0.0% of" in said
+    assert outcome.registered.startswith("Registered categoriser-clip-image-text version 2")
+    folder = resolve(outcome.run_id)
+    model = load_categoriser(folder)
+    assert {"hat", "belt", "shirt"} <= set(model.reads.masked) and model.reads.clean(
+        "a hat with a brim"
+    ) == "a with a brim"
+    assert "## Texts" in (folder / "README.md").read_text()
+    late = run_training(Config.build({**given, **small, "data": str(shop), "fusion": "late"}), here)
+    with pytest.raises(UserError, match="fusion=late, whose head cannot be extended: train one with fusion=own"):
+        _extend(here, run=late.run_id, title_column="name")

@@ -309,7 +309,7 @@ TEXT_RUNS = [
     {"model": "baseline", "inputs": "image+text", "mask_label_words": "true"},
     {"model": "clip", "inputs": "text", "text_columns": "title,gender"},
     {"model": "clip", "inputs": "image+text", "fusion": "late"},
-    {"model": "git", "inputs": "image+text", "mask_label_words": "true"},
+    {"model": "git", "inputs": "image+text", "fusion": "own", "mask_label_words": "true"},
 ]
 
 
@@ -319,6 +319,7 @@ def test_a_run_that_reads_texts_tells_what_they_give_away(run, settings):
     outcome, lines = run(**settings)
     masked = "mask_label_words" in settings
     assert outcome.texts is not None and outcome.texts.masked == masked
+    assert settings["inputs"] in RunReader().runs()["name"].item()
     metrics = RunReader().metrics(outcome.run_id)
     assert metrics["text_leak"] == pytest.approx(outcome.texts.leak.share)
     assert (metrics["text_leak"] == 0) == masked and metrics["text_absent"] < 0.5
@@ -338,8 +339,11 @@ def test_a_model_that_reads_texts_is_evaluated_on_them_elsewhere(run, shop):
     accuracy = {}
     for title_column in ("articleType", "id"):  # a type names the category as a title does, an id does not
         settings = {"data": str(shop), "experiment": "elsewhere", "title_column": title_column}
-        _, evaluation = run_evaluation(outcome.run_id, Config.build({**SMALL, **settings}), Path.cwd())
+        child, evaluation = run_evaluation(outcome.run_id, Config.build({**SMALL, **settings}), Path.cwd())
         accuracy[title_column] = evaluation.accuracy.value
+        leak = RunReader().metrics(child)["text_leak"]
+        assert (leak > 0.5) == (title_column == "articleType")
+        assert RunReader().params(child)["mask_label_words"] == "False"
     assert accuracy["articleType"] > accuracy["id"] + 0.1
 
 

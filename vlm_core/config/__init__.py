@@ -118,7 +118,7 @@ class ReadingSettings(TextColumns):
 
     inputs: Literal["image", "text", "image+text"] = Field("image", description="what predictions are made from")
     fusion: Literal["late", "concat", "cross-attention", "own"] = Field(
-        "own", description="how image+text are fused: docs/multimodal.md; own: as the family does"
+        "concat", description="how image+text are fused: docs/multimodal.md; own: as the family does"
     )
     mask_label_words: bool = Field(False, description="true: remove words that name categories from the texts")
     modality_dropout: float = Field(

@@ -85,6 +85,15 @@ def measure_text_leak(
     )
 
 
+def tell_leak(leak: TextLeak, masked: bool) -> str:
+    """Return what is told of texts that a model read, as it read them."""
+    state = "masked" if masked else UNMASKED
+    return (
+        f"The texts are {state}. {leak.share:.1%} of those of the test products have a word of their own category or "
+        f"its article types, and {leak.absent:.1%} of these products have no text."
+    )
+
+
 @dataclass(frozen=True)
 class TextFigures:
     """What is told of the texts that a run read: how often they name the category, and what they score alone."""
@@ -102,11 +111,9 @@ class TextFigures:
 
     def sentences(self) -> list[str]:
         """Return what is told wherever the run's scores are shown."""
-        state = "masked" if self.masked else UNMASKED
         return [
-            f"It reads the texts of {', '.join(self.columns)}, {state}.",
-            f"{self.leak.share:.1%} of the test products' texts have a word of their own category or its article "
-            f"types, and {self.leak.absent:.1%} of these products have no text.",
+            f"It reads the texts of {', '.join(self.columns)}.",
+            tell_leak(self.leak, self.masked),
             f"The texts alone (TF-IDF and logistic regression) score {self.alone_macro_f1:.4f} macro-F1 and "
             f"{self.alone_accuracy:.4f} accuracy.",
         ]

@@ -115,8 +115,8 @@ def _texts(texts: TextFigures) -> str:
     rows = [
         (markdown_text(name), "" if isnan(share) else f"{share:.1%}") for name, share in texts.leak.by_category.items()
     ]
-    first, *others = map(markdown_text, texts.sentences())
-    told = " ".join([first if texts.masked else f"**{first}**", *others])
+    columns, leak, alone = map(markdown_text, texts.sentences())
+    told = " ".join([columns, leak if texts.masked else f"**{leak}**", alone])
     return f"{told}\n\n{markdown_table(('category', 'texts with a word of it'), rows)}"
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vlm_core.catalogue.labels import counted, match_labels
 from vlm_core.config import Config
-from vlm_core.data import load_catalogue
+from vlm_core.data import load_catalogue, words_of_labels
 from vlm_core.errors import UserError
 from vlm_core.inference import evaluate_rows, set_threads
 from vlm_core.workflows.corrections import fetch_corrections
@@ -20,7 +20,10 @@ from vlm_core.workflows.corrections import fetch_corrections
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.evaluation.evaluation import Evaluation
+    from vlm_core.evaluation.product_texts import TextReading
+    from vlm_core.tracking.writer import RunWriter
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +72,28 @@ def run_evaluation(reference: str, config: Config, root: Path) -> tuple[str, Eva
         run.params({"evaluated_run": run_id, "data": config.data, "label": config.label, "seed": str(config.seed)})
         run.tags({"catalogue": catalogue.name, "fingerprint": catalogue.fingerprint})
         run.evaluation(evaluation, name="external")
+        if model.reads:
+            _tell_texts(model.reads, config, catalogue, model.categories, rows, labels, run)
     return run.run_id, evaluation
+
+
+def _tell_texts(
+    reads: TextReading,
+    config: Config,
+    catalogue: Catalogue,
+    categories: Sequence[str],
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    run: RunWriter,
+) -> None:
+    """Log how often the texts of the evaluated rows (n,) name their category, and that they may."""
+    from vlm_core.evaluation.text_leak import measure_text_leak, tell_leak
+
+    words = words_of_labels(config, catalogue, categories)
+    leak = measure_text_leak(reads.texts(catalogue.products.iloc[rows]), labels[rows], words)
+    run.params({"inputs": reads.inputs, "mask_label_words": str(bool(reads.masked))})
+    run.metrics(leak.metrics())
+    logger.info(tell_leak(leak, bool(reads.masked)))
 
 
 def _labels(column: pd.Series[str], categories: Sequence[str], catalogue: str) -> NDArray[np.int64]:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_core.config import ExtensionConfig
-from vlm_core.data import write_dataset_info
+from vlm_core.data import words_of_labels, write_dataset_info
 from vlm_core.errors import UserError
 from vlm_core.evaluation.forgetting import Forgetting, measure_forgetting
 from vlm_core.inference import choose_device, evaluate_rows, seconds_per_image, set_threads
 from vlm_core.workflows.extension_data import ExtensionData, OldRun, inherit, load_extension, open_old_run
+from vlm_core.workflows.train import measure_texts
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.splitting import Split
@@ -63,6 +64,7 @@ def run_extension(config: ExtensionConfig, root: Path) -> ExtensionOutcome:
     config = inherit(config, old)
     extension = load_extension(config, old, root)
     old.model.to(choose_device(config.device))
+    _mask_new_categories(old, extension)
     with _open_run(config, old, extension, root) as run:
         logger.info(f"Run {run.run_id} learns more from run {old.run_id}; if it is stopped, --resume {run.run_id}.")
         began = time.perf_counter()
@@ -70,6 +72,16 @@ def run_extension(config: ExtensionConfig, root: Path) -> ExtensionOutcome:
         seconds = time.perf_counter() - began
         weights = old.model.with_head(extension.data.split.categories, head.weights, head.bias)
         return _finish(config, old, extension, weights, memory, run, seconds)
+
+
+def _mask_new_categories(old: OldRun, extension: ExtensionData) -> None:
+    """Let a model that reads masked texts remove the words of the new categories from them, too."""
+    reads = old.model.reads
+    if reads is None or not reads.masked:
+        return
+    words = words_of_labels(old.config, extension.data.catalogue, extension.new_categories)
+    masked = tuple(sorted(set(reads.masked).union(*words.values())))
+    old.model.description = replace(old.model.description, reads=replace(reads, masked=masked))
 
 
 def _resumed(run_id: str) -> ExtensionConfig:
@@ -201,6 +213,10 @@ def _finish(
             "seconds_per_image": seconds_per_image(model, pictures),
         }
     )
+    texts = measure_texts(old.config, extension.data, model) if model.reads else None
+    if texts:
+        run.metrics(texts.metrics())
+        logger.info(" ".join(texts.sentences()))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save(folder)
@@ -215,6 +231,7 @@ def _finish(
             split=split,
             evaluation=evaluation,
             learnt=describe_extension(outcome),
+            texts=texts,
         )
         run.model(folder)
     return replace(outcome, registered=register(run.run_id))

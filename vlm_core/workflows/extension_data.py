@@ -72,6 +72,7 @@ class ExtensionData:
 def open_old_run(reference: str) -> OldRun:
     """Return the run that a setting names. Raises UserError for one that cannot learn more, with the way out."""
     from vlm_core.models.categoriser import VisionLanguageCategoriser
+    from vlm_core.models.fusion import FusionHead
     from vlm_core.models.heads import LinearHead
     from vlm_core.models.saved import load_categoriser
     from vlm_core.tracking.reader import RunReader
@@ -87,10 +88,10 @@ def open_old_run(reference: str) -> OldRun:
         raise UserError(
             f"run={reference} is the baseline, whose features are not kept: train it again on all products."
         )
-    if model.reads:
+    if isinstance(model.head, FusionHead):
         raise UserError(
-            f"run={reference} reads texts, whose features are not kept yet: train it again on all products, or extend "
-            "a run with inputs=image."
+            f"run={reference} fuses picture and text by fusion={model.description.fusion}, whose head cannot be "
+            "extended: train one with fusion=own, inputs=text or inputs=image to extend it."
         )
     if model.hierarchy:
         raise UserError(

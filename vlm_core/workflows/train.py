@@ -312,7 +312,8 @@ def _open_run(config: Config, data: Data, root: Path, parent: str = "") -> Itera
     """Open the run and log its settings and data."""
     from vlm_core.tracking.writer import RunWriter
 
-    name = config.run_name or f"{config.model}-{config.mode}-{config.seed}"
+    reading = {"image": "", "text": "-text"}.get(config.inputs, f"-image+text-{config.fusion}")
+    name = config.run_name or f"{config.model}-{config.mode}{reading}-{config.seed}"
     with RunWriter(config.experiment, name, resume=config.resume, parent=parent, folder=root) as run:
         run.params(config.to_params())
         run.dataset(data.catalogue, data.split)
@@ -439,7 +440,7 @@ def _finish(
     validation = evaluate_rows(config, catalogue, model, split.validation, split.labels, split.prior)
     run.predictions(validation.predictions, "validation")  # of the best epoch: thresholds are chosen on these
     run.metrics({"seconds_per_image": seconds_per_image(model, catalogue.pictures.take(split.validation[:32]))})
-    figures = _measure_texts(config, data, model) if model.reads else None
+    figures = measure_texts(config, data, model) if model.reads else None
     if figures:
         run.metrics(figures.metrics())
         logger.info(" ".join(figures.sentences()))
@@ -461,7 +462,7 @@ def _finish(
     return TrainingOutcome(run.run_id, config, split, evaluation, registered, figures)
 
 
-def _measure_texts(config: Config, data: Data, model: Categoriser) -> TextFigures:
+def measure_texts(config: Config, data: Data, model: Categoriser) -> TextFigures:
     """Return how often the texts name the category of test products, and what these texts alone score there."""
     from vlm_core.evaluation.summary import macro_f1
     from vlm_core.evaluation.text_leak import TextFigures, measure_text_leak
