@@ -27,8 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("", "score", "95 % interval"),
         evaluation_rows(outcome.evaluation),
     )
-    if outcome.texts:
-        print(" ".join(outcome.texts.sentences()))
     print(outcome.registered)
     print(f"MLflow run {outcome.run_id}: open it with `mlflow ui`.")
 

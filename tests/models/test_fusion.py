@@ -12,7 +12,7 @@ from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.models.fusion import LateHead, reading_stages, tokens_needed
 from vlm_core.models.saved import load_categoriser
-from vlm_core.models.stages import run_stages
+from vlm_core.models.stages import encode_texts, run_stages
 
 FUSIONS = ("late", "concat", "cross-attention", "own")
 TEXTS = ["Turtle Check Men Navy Blue Shirt", "Titan Women Silver Watch", "Footwear"]
@@ -56,13 +56,13 @@ def _tokenised(adapter, texts=TEXTS):
 def test_clips_text_tower_is_the_pooled_output():
     adapter = make_adapter("clip")
     theirs = adapter.hf.text_model(**_tokenised(adapter)).pooler_output
-    _close(_end(adapter.text_stages(True), adapter.encode(TEXTS, 16))[0], theirs)
+    _close(_end(adapter.text_stages(True), encode_texts(adapter, TEXTS, 16))[0], theirs)
 
 
 def test_clips_text_tokens_are_the_last_hidden_state():
     adapter = make_adapter("clip")
     words = _tokenised(adapter)
-    tokens, mask = _end(adapter.text_stages(False), adapter.encode(TEXTS, words["input_ids"].shape[1]))
+    tokens, mask = _end(adapter.text_stages(False), encode_texts(adapter, TEXTS, words["input_ids"].shape[1]))
     kept = words["attention_mask"].bool()
     assert torch.equal(mask.bool(), kept)
     _close(tokens[kept], adapter.hf.text_model(**words).last_hidden_state[kept])
@@ -71,7 +71,7 @@ def test_clips_text_tokens_are_the_last_hidden_state():
 def test_clips_own_fusion_is_the_mean_of_its_image_and_text_embeddings():
     adapter = make_adapter("clip")
     output = adapter.hf(pixel_values=PIXELS, **_tokenised(adapter))
-    ours = _end(adapter.own_stages(), PIXELS, adapter.encode(TEXTS, 16), BOTH)[0]
+    ours = _end(adapter.own_stages(), PIXELS, encode_texts(adapter, TEXTS, 16), BOTH)[0]
     _close(ours / adapter.width("fused") ** 0.5, (output.image_embeds + output.text_embeds) / 2)
 
 
@@ -86,7 +86,7 @@ def _retrieval(adapter):
 def test_blips_own_fusion_is_what_image_text_matching_reads():
     adapter = make_adapter("blip")
     theirs = _retrieval(adapter)(pixel_values=PIXELS, **{name: _tokenised(adapter)[name] for name in NAMES})
-    ours = _end(adapter.own_stages(), PIXELS, adapter.encode(TEXTS, 16), BOTH)[0]
+    ours = _end(adapter.own_stages(), PIXELS, encode_texts(adapter, TEXTS, 16), BOTH)[0]
     _close(ours, theirs.question_embeds[:, 0])
 
 
@@ -97,8 +97,8 @@ def test_blips_text_tower_is_the_unimodal_text_encoder():
     adapter = make_adapter("blip")
     words = {name: _tokenised(adapter)[name] for name in NAMES}
     theirs = _retrieval(adapter).text_encoder(**words).last_hidden_state
-    _close(_end(adapter.text_stages(True), adapter.encode(TEXTS, 16))[0], theirs[:, 0])
-    tokens, mask = _end(adapter.text_stages(False), adapter.encode(TEXTS, words["input_ids"].shape[1]))
+    _close(_end(adapter.text_stages(True), encode_texts(adapter, TEXTS, 16))[0], theirs[:, 0])
+    tokens, mask = _end(adapter.text_stages(False), encode_texts(adapter, TEXTS, words["input_ids"].shape[1]))
     kept = words["attention_mask"].bool()
     assert torch.equal(mask.bool(), kept)
     _close(tokens[kept], theirs[kept])
@@ -109,7 +109,7 @@ def test_gits_sentence_begins_with_the_title(with_picture):
     adapter = make_adapter("git")
     start, *prompt = adapter.prompt_ids()
     stages = adapter.own_stages() if with_picture else adapter.text_stages(True)
-    ids = adapter.encode(TEXTS, 16)
+    ids = encode_texts(adapter, TEXTS, 16)
     state = (PIXELS, ids, BOTH) if with_picture else (ids,)
     ours = _end(stages, *state)[0]
     for row, text in enumerate(TEXTS):
@@ -124,7 +124,7 @@ def test_gits_sentence_begins_with_the_title(with_picture):
 def test_a_chain_cut_anywhere_gives_the_same_end(family, inputs, fusion):
     adapter = make_adapter(family)
     stages = reading_stages(adapter, inputs, fusion)
-    ids = adapter.encode(TEXTS, 16)
+    ids = encode_texts(adapter, TEXTS, 16)
     state = (ids,) if inputs == "text" else (PIXELS, ids, torch.tensor([[1.0, 1], [0, 1], [1, 0]]))
     with torch.inference_mode():
         whole = run_stages(stages, state)
@@ -214,5 +214,5 @@ def test_texts_are_cut_to_what_the_model_can_read():
     tokens, cut = tokens_needed(adapter, ["blue " * 60, "blue"])
     assert (tokens, cut) == (40, 1)
     for family in FAMILIES:
-        ids = make_adapter(family).encode(["blue shirt " * 60, ""], 16)
+        ids = encode_texts(make_adapter(family), ["blue shirt " * 60, ""], 16)
         assert ids.shape == (2, 16) and (ids[0] >= 0).all() and (ids[1] >= 0).sum() >= 2

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, LAST_TOKEN, text_block, vision_stages
-from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, padded
+from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask
 
 PROMPT = "a picture of"  # of the original captioner's training
 
@@ -66,10 +65,9 @@ class Blip:
             Stage("fusion.read", "fusion", (), lambda state: (state[1][:, -1],)),  # (B, D)
         ]
 
-    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
-        """Return the ids (B, tokens) of the texts between [CLS] and [SEP], padded with -1."""
-        ids = self.tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"] if texts else []
-        return padded(ids, tokens)
+    def text_ends(self) -> tuple[list[int], list[int]]:
+        """Return [CLS] and [SEP]."""
+        return [self.tokenizer.cls_token_id], [self.tokenizer.sep_token_id]
 
     def text_stages(self, pooled: bool) -> tuple[Stage, ...]:
         """Return the chain of the text encoder; its pooled features are the first token's.

@@ -30,7 +30,7 @@ from vlm_core.models.levels import LevelScores, LevelsHead
 from vlm_core.models.lora import ADAPTER, add_adapters
 from vlm_core.models.preprocessing import write_preprocessing
 from vlm_core.models.pretrained import quiet_transformers
-from vlm_core.models.stages import Captioner, Readout, State, run_stages
+from vlm_core.models.stages import Captioner, Readout, State, encode_texts, run_stages
 from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
 from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view
 
@@ -279,7 +279,7 @@ class VisionLanguageCategoriser:
     def text_ids(self, texts: Sequence[str]) -> Tensor:
         """Return the token ids (B, T) of texts, padded with -1."""
         assert self.reads
-        return self.adapter.encode(texts, self.reads.tokens)
+        return encode_texts(self.adapter, texts, self.reads.tokens)
 
     def input_state(
         self, pixels: Tensor, texts: Sequence[str] | None = None, has_picture: NDArray[np.bool_] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, vision_block, vision_stages
-from vlm_core.models.stages import Readout, Stage, State, causal_mask, last_token, padded, side_by_side
+from vlm_core.models.stages import Readout, Stage, State, causal_mask, last_token, side_by_side
 
 
 class Clip:
@@ -48,10 +47,9 @@ class Clip:
             chain.append(Stage("fusion.project", "fusion", (projection,), lambda state: (projection(state[0]),)))
         return tuple(chain)
 
-    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
-        """Return the ids (B, tokens) of the texts between start and end token, padded with -1."""
-        ids = self.tokenizer(list(texts), truncation=True, max_length=tokens)["input_ids"] if texts else []
-        return padded(ids, tokens)
+    def text_ends(self) -> tuple[list[int], list[int]]:
+        """Return the start and the end token."""
+        return [self.tokenizer.bos_token_id], [self.tokenizer.eos_token_id]
 
     def text_stages(self, pooled: bool) -> tuple[Stage, ...]:
         """Return the chain of the text tower; its pooled features are the end token's."""

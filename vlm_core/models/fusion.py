@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlm_core.models.blocks import multi_head_attention
-from vlm_core.models.stages import Adapter, Readout, Stage, State, side_by_side
+from vlm_core.models.stages import Adapter, Readout, Stage, State, encode_texts, side_by_side
 
 Fusion = Literal["late", "concat", "cross-attention", "own"]
 MOST_TOKENS: Final = 128  # of a text
@@ -41,7 +41,7 @@ def reading_stages(adapter: Adapter, inputs: Literal["text", "image+text"], fusi
 def tokens_needed(adapter: Adapter, texts: Sequence[str]) -> tuple[int, int]:
     """Return the tokens that hold these texts, in steps of eight, and how many texts are longer than can be read."""
     most = min(MOST_TOKENS, int(adapter.hf.config.get_text_config().max_position_embeddings))
-    lengths = (adapter.encode(texts, most + 1) >= 0).sum(dim=1)
+    lengths = (encode_texts(adapter, texts, most + 1) >= 0).sum(dim=1)
     longest = int(lengths.max()) if len(texts) else 0
     return min(most, -(-longest // TOKEN_STEP) * TOKEN_STEP), int((lengths > most).sum())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from vlm_core.models.blip import PROMPT
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, LAST_TOKEN, text_block, vision_stages
-from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, last_token, padded
+from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, last_token
 
 
 class Git:
@@ -68,14 +67,10 @@ class Git:
             Stage("fusion.read", "fusion", (), lambda state: (state[0][:, -1],)),  # (B, D)
         ]
 
-    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
-        """Return the ids (B, tokens) of sentences that begin with [CLS] and a text, and end with the prompt.
-
-        They are padded with -1. Without a text it is the sentence that a picture alone is read with.
-        """
+    def text_ends(self) -> tuple[list[int], list[int]]:
+        """Return [CLS] and the prompt: without a text the sentence is that which a picture alone is read with."""
         start, *prompt = self.prompt_ids()
-        words = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        return padded([[start, *row[: tokens - 1 - len(prompt)], *prompt] for row in words], tokens)
+        return [start], prompt
 
     def text_stages(self, pooled: bool) -> tuple[Stage, ...]:
         """Return the chain over the sentence alone; its pooled features are the last token's."""

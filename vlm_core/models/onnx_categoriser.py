@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -15,7 +16,9 @@ from pydantic import AliasChoices, Field, TypeAdapter
 
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.models.one_label import OneLabel
+from vlm_core.models.token_ids import between_ends
 from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
 from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view
 
@@ -23,6 +26,11 @@ Precision = Literal["fp32", "int8"]
 ENGINE: Final = "onnx"  # `load_categoriser` tells an exported model by this field of categoriser.json
 GRAPH: Final = "model.onnx"  # a graph beyond 1.5 GB keeps its weights beside it, in model.onnx.data
 PIXELS: Final = "pixels"  # the graph's input (B, 3, S, S) float32
+# Further inputs of a model that reads texts: token ids (B, T) int64, and which inputs are given (B, 2) float32. A model
+# that reads texts alone has ids only.
+IDS: Final = "ids"
+GIVEN: Final = "given"
+TOKENIZER: Final = "tokenizer.json"  # of such a model, as the library tokenizers reads it
 LOG_PROBABILITIES: Final = "log_probabilities"  # its output (B, C) float32
 SCHEMA: Final = 1
 # Images per call. In int8 a call has one scale for all of its activations, and an image's prediction must not depend on
@@ -42,6 +50,8 @@ class OnnxDescription:
     head: Annotated[str, Field(validation_alias=AliasChoices("head", "answer"))]  # `answer` in earlier files
     readout: str
     preprocessing: Preprocessing = DEFAULT  # not in files of earlier versions
+    reads: TextReading | None = None
+    text_ends: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # token ids before and after the words of a text
     engine: Literal["onnx"] = ENGINE
     schema: Literal[1] = SCHEMA
 
@@ -75,30 +85,62 @@ class OnnxCategoriser(OneLabel):
         return False
 
     @property
-    def reads(self) -> None:
-        """Return None: models that read texts are not exported."""
-        return None
+    def reads(self) -> TextReading | None:
+        """Return which texts of products the model reads; None for pictures alone."""
+        return self.description.reads
 
     def log_probabilities(
         self, pictures: Pictures, texts: Sequence[str] | None = None, has_picture: NDArray[np.bool_] | None = None
     ) -> Float32Array:
-        """Return log-probabilities (B, C) of images (B, H, W, 3); there are no texts to read."""
-        rows = [self._session.run([LOG_PROBABILITIES], {PIXELS: pixels})[0] for pixels in self._pixels(pictures)]
-        return np.concatenate(rows) if rows else np.empty((0, len(self.categories)), np.float32)
+        """Return log-probabilities (B, C) of images (B, H, W, 3), and of texts (B,) if the model reads any.
 
-    def _pixels(self, pictures: Pictures) -> Iterator[Float32Array]:
-        count = IMAGES_PER_CALL[self.description.precision]
+        An empty text is missing, and so is a picture where `has_picture` (B,) is false.
+        """
+        count, calls = IMAGES_PER_CALL[self.description.precision], []
         for start in range(0, len(pictures), count):
-            batch = pictures[start : start + count]
-            yield plain_view(batch, self.description.image_size, self.description.preprocessing).numpy()
+            some = slice(start, start + count)
+            told = None if texts is None else texts[some]
+            inputs = self._inputs(pictures[some], told, None if has_picture is None else has_picture[some])
+            calls.append(self._session.run([LOG_PROBABILITIES], inputs)[0])
+        return np.concatenate(calls) if calls else np.empty((0, len(self.categories)), np.float32)
+
+    def _inputs(
+        self, pictures: Pictures, texts: Sequence[str] | None, has_picture: NDArray[np.bool_] | None
+    ) -> dict[str, NDArray[Any]]:
+        """Return the graph's inputs by their names."""
+        description, texts = self.description, [""] * len(pictures) if texts is None else texts
+        ids = {IDS: self._ids(texts)} if description.reads else {}
+        if description.reads and description.reads.inputs == "text":
+            return ids
+        pixels = {PIXELS: plain_view(pictures, description.image_size, description.preprocessing).numpy()}
+        if not ids:
+            return pixels
+        has_picture = np.ones(len(pictures), dtype=bool) if has_picture is None else has_picture
+        given = np.stack([has_picture, [bool(text) for text in texts]], axis=1).astype(np.float32)
+        return {**pixels, **ids, GIVEN: given}
+
+    def _ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return the token ids (B, T) of texts (B,)."""
+        assert self.description.reads
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return between_ends([each.ids for each in encoded], self.description.text_ends, self.description.reads.tokens)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
         """Return None: the graph generates no text."""
         return None
 
     def save(self, folder: Path) -> None:
-        """Write `model.onnx`, then `categoriser.json`, each atomically."""
-        for path in sorted(self.folder.glob(f"{GRAPH}*")):
+        """Write `model.onnx` and the tokenizer, if there is one, then `categoriser.json`, each atomically."""
+        for path in [*sorted(self.folder.glob(f"{GRAPH}*")), *self.folder.glob(TOKENIZER)]:
             with path.open("rb") as source:
                 write_atomically(folder / path.name, lambda file, source=source: shutil.copyfileobj(source, file))  # type: ignore[misc]
         self.description.write(folder)

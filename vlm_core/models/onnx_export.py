@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,19 @@ from typing import TYPE_CHECKING, Final
 
 from vlm_core.atomic import building
 from vlm_core.errors import UserError, require_extra
-from vlm_core.models.onnx_categoriser import GRAPH, LOG_PROBABILITIES, PIXELS, OnnxCategoriser, OnnxDescription
+from vlm_core.models.onnx_categoriser import (
+    GIVEN,
+    GRAPH,
+    IDS,
+    LOG_PROBABILITIES,
+    PIXELS,
+    TOKENIZER,
+    OnnxCategoriser,
+    OnnxDescription,
+)
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
@@ -35,11 +46,6 @@ def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
 
     if not isinstance(model, VisionLanguageCategoriser):
         raise UserError("only CLIP, BLIP and GIT can be exported to ONNX: choose a run of one of these families.")
-    if model.reads:
-        raise UserError(
-            "a model that reads texts is not exported to ONNX, whose graph starts from pixels: serve the run's own "
-            "model, or export one trained with inputs=image."
-        )
     source = model.description
     description = OnnxDescription(
         family=source.family,
@@ -50,11 +56,15 @@ def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
         head=source.head,
         readout=source.readout,
         preprocessing=source.preprocessing,
+        reads=source.reads,
+        text_ends=tuple(map(tuple, model.adapter.text_ends())) if source.reads else ((), ()),  # type: ignore[arg-type]
     )
     with building(folder) as partial:
         partial.mkdir()
         model.set_training(False, 0)
-        export_graph(_chain(model), model.image_size, [LOG_PROBABILITIES], partial / GRAPH)
+        export_graph(_chain(model), _example(model), [LOG_PROBABILITIES], partial / GRAPH)
+        if source.reads:
+            model.adapter.tokenizer.backend_tokenizer.save(str(partial / TOKENIZER))
         description.write(partial)
     return OnnxCategoriser.load(folder)
 
@@ -68,6 +78,8 @@ def quantise_onnx(exported: OnnxCategoriser, folder: Path) -> OnnxCategoriser:
     with building(folder) as partial:
         partial.mkdir()
         quantise_graph(exported.folder / GRAPH, partial / GRAPH)
+        if exported.reads:
+            shutil.copyfile(exported.folder / TOKENIZER, partial / TOKENIZER)
         replace(exported.description, precision="int8").write(partial)
     return OnnxCategoriser.load(folder)
 
@@ -93,23 +105,34 @@ def quantise_graph(graph: Path, output: Path) -> None:
         )
 
 
-def export_graph(compute: nn.Module, image_size: int, outputs: Sequence[str], path: Path) -> None:
-    """Write an ONNX file of the module's computation on pixels (B, 3, S, S), for any B."""
+def _example(model: VisionLanguageCategoriser) -> dict[str, torch.Tensor]:
+    """Return an input of the model's chain, by the names of its parts; of two products: one would be a constant."""
+    import torch
+
+    state = model.input_state(torch.zeros(2, 3, model.image_size, model.image_size), ["a shirt", "shoes"])
+    if len(state) == 1:
+        return {IDS if model.reads else PIXELS: state[0]}
+    return dict(zip((PIXELS, IDS, GIVEN), state, strict=True))
+
+
+def export_graph(compute: nn.Module, example: Mapping[str, torch.Tensor], outputs: Sequence[str], path: Path) -> None:
+    """Write an ONNX file of the module's computation on tensors (B, ...) like those of the example, for any B."""
     import torch
 
     require_extra("export")
-    # the exporter would treat a batch size of one as a constant
-    example = torch.zeros(2, 3, image_size, image_size, device=next(compute.parameters()).device)
+    device = next(compute.parameters()).device
+    tensors = tuple(tensor.to(device) for tensor in example.values())
+    batch = torch.export.Dim("batch")
     with torch.no_grad(), _quiet():
-        compute(example)  # fills the head's caches, which must not be computed while the graph is traced
+        compute(*tensors)  # fills the head's caches, which must not be computed while the graph is traced
         torch.onnx.export(
             compute.eval(),
-            (example,),
+            tensors,
             path,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=[PIXELS],
+            dynamic_shapes=(tuple({0: batch} for _ in tensors),),
+            input_names=list(example),
             output_names=list(outputs),
             external_data=False,
             verbose=False,
@@ -117,7 +140,7 @@ def export_graph(compute: nn.Module, image_size: int, outputs: Sequence[str], pa
 
 
 def _chain(model: VisionLanguageCategoriser) -> nn.Module:
-    """Return the model as one module from pixels (B, 3, S, S) to log-probabilities (B, C)."""
+    """Return the model as one module from the input of its chain to log-probabilities (B, C)."""
     import torch
 
     class Chain(torch.nn.Module):
@@ -125,8 +148,8 @@ def _chain(model: VisionLanguageCategoriser) -> nn.Module:
             super().__init__()
             self.weights = torch.nn.ModuleList([model.hf, *model.head.trainable_modules()])
 
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return model.head.log_probabilities(model.run((pixels,)))
+        def forward(self, *state: torch.Tensor) -> torch.Tensor:
+            return model.head.log_probabilities(model.run(state))
 
     return Chain()
 

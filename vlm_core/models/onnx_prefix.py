@@ -38,12 +38,15 @@ class OnnxPrefix:
     @cached_property
     def _session(self) -> Any:
         """Return an onnxruntime.InferenceSession of the graph; its file is temporary."""
+        import torch
+
         from vlm_core.models.onnx_export import export_graph, quantise_graph
 
         with tempfile.TemporaryDirectory() as temporary:
             fp32, folder = Path(temporary) / GRAPH, Path(temporary) / "int8"
             folder.mkdir()
-            export_graph(self._chain(), self.model.image_size, (), fp32)
+            size = self.model.image_size
+            export_graph(self._chain(), {PIXELS: torch.zeros(2, 3, size, size)}, (), fp32)
             quantise_graph(fp32, folder / GRAPH)
             return open_session(folder, threads=0)
 
@@ -57,7 +60,7 @@ class OnnxPrefix:
                 super().__init__()
                 self.weights = torch.nn.ModuleList([module for stage in model.stages[:cut] for module in stage.modules])
 
-            def forward(self, pixels: torch.Tensor) -> State:
-                return model.run((pixels,), 0, cut)
+            def forward(self, *state: torch.Tensor) -> State:
+                return model.run(state, 0, cut)
 
         return Chain()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.models.onednn_linear import use_onednn_linear
+from vlm_core.models.token_ids import between_ends
 
 State = tuple[Tensor, ...]  # the input and output of a stage: tensors of shape (B, ...)
 Part = Literal["vision", "text", "fusion"]
@@ -45,8 +46,8 @@ class Adapter(Protocol):
     def width(self, readout: Readout) -> int:
         """Return D, the width of the readout."""
 
-    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
-        """Return token ids (B, tokens) of the texts of products, each with the family's ends, padded with -1."""
+    def text_ends(self) -> tuple[list[int], list[int]]:
+        """Return the token ids that stand before and after the words of a product's text."""
 
     def text_stages(self, pooled: bool) -> tuple[Stage, ...]:
         """Return the chain of the text tower alone, from `(ids (B, T),)` to features (B, D).
@@ -87,9 +88,10 @@ class Captioner(Adapter, Protocol):
         """Remove the last `count` text tokens from the KV cache."""
 
 
-def padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
-    """Return lists of token ids as one tensor (B, length), padded with -1."""
-    return torch.tensor([[*row, *[-1] * (length - len(row))] for row in rows], dtype=torch.int64).view(-1, length)
+def encode_texts(adapter: Adapter, texts: Sequence[str], tokens: int) -> Tensor:
+    """Return the token ids (B, tokens) of the texts of products between the family's ends, padded with -1."""
+    words = adapter.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return torch.from_numpy(between_ends(words, adapter.text_ends(), tokens))
 
 
 def run_stages(stages: Sequence[Stage], state: State) -> State:

@@ -26,6 +26,7 @@ _ALWAYS: Final = ("mlflow", "numpy", "pandas", "pillow", "safetensors")
 _NETWORKS: Final = ("tokenizers", "torch", "transformers")
 _BASELINE: Final = ("scikit-image",)
 _TEXT_BASELINE: Final = ("scikit-learn",)
+_TEXT_ONNX: Final = ("tokenizers",)
 _ONNX: Final = ("onnxruntime", "torch")  # PyTorch fits pictures to the model's input
 
 
@@ -135,7 +136,8 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
 def requirements(family: str, engine: str = "", reads_text: bool = False) -> list[str]:
     """Return the packages that inference needs, pinned at the versions installed here; exports have engine "onnx"."""
     baseline = (*_BASELINE, *_TEXT_BASELINE) if reads_text else _BASELINE
-    own = _ONNX if engine == "onnx" else baseline if family == "baseline" else _NETWORKS
+    onnx = (*_ONNX, *_TEXT_ONNX) if reads_text else _ONNX
+    own = onnx if engine == "onnx" else baseline if family == "baseline" else _NETWORKS
     names = sorted((*_ALWAYS, *own))
     # "2.14.1+cpu" names a build of one index; any build of 2.14.1 will do
     return [f"{name}=={version(name).split('+')[0]}" for name in names]

@@ -89,10 +89,12 @@ def run_export(run_id: str, precisions: Sequence[str], count: int, threads: int,
         exported: dict[str, OnnxCategoriser] = {"fp32": export_onnx(model, Path(temporary) / "fp32")}
         if "int8" in precisions:
             exported["int8"] = quantise_onnx(exported["fp32"], Path(temporary) / "int8")
-        pictures = _comparison_pictures(run_id, model.canvas, count, root)
-        expected = model.log_probabilities(pictures)
-        pytorch = compare("PyTorch", model, folder, pictures, expected)
-        comparisons = {name: compare(name, form, form.folder, pictures, expected) for name, form in exported.items()}
+        pictures, texts = _comparison_products(run_id, model, count, root)
+        expected = model.log_probabilities(pictures, texts)
+        pytorch = compare("PyTorch", model, folder, pictures, expected, texts)
+        comparisons = {
+            name: compare(name, form, form.folder, pictures, expected, texts) for name, form in exported.items()
+        }
         for comparison in comparisons.values():
             check_parity(run_id, comparison)
         addresses = tuple(
@@ -103,17 +105,25 @@ def run_export(run_id: str, precisions: Sequence[str], count: int, threads: int,
 
 
 def compare(
-    form: str, model: Categoriser, folder: Path, pictures: NDArray[np.uint8], expected: NDArray[np.float32]
+    form: str,
+    model: Categoriser,
+    folder: Path,
+    pictures: NDArray[np.uint8],
+    expected: NDArray[np.float32],
+    texts: Sequence[str] | None = None,
 ) -> ExportComparison:
-    """Compare the model in `folder` on pictures (n, H, W, 3) with PyTorch's log-probabilities `expected` (n, C)."""
-    rows = model.log_probabilities(pictures)
+    """Compare the model in `folder` on pictures (n, H, W, 3) with PyTorch's log-probabilities `expected` (n, C).
+
+    A model that reads texts has those of the products (n,).
+    """
+    rows = model.log_probabilities(pictures, texts)
     weights = [path for path in folder.rglob("*") if ".onnx" in path.name or path.suffix == ".safetensors"]
     return ExportComparison(
         form,
         sum(path.stat().st_size for path in weights) / 1e6,
         float(np.abs(rows - expected).max()),
         float((rows.argmax(axis=1) == expected.argmax(axis=1)).mean()),
-        _batch_effect(model, pictures, rows),
+        _batch_effect(model, pictures, rows, texts),
         {batch: _seconds_per_image(model, pictures, batch) for batch in BATCHES},
     )
 
@@ -143,10 +153,14 @@ def check_parity(run_id: str, export: ExportComparison) -> None:
         )
 
 
-def _batch_effect(model: Categoriser, pictures: NDArray[np.uint8], rows: NDArray[np.float32]) -> float:
+def _batch_effect(
+    model: Categoriser, pictures: NDArray[np.uint8], rows: NDArray[np.float32], texts: Sequence[str] | None
+) -> float:
     """Return how far log-probabilities `rows` (n, C) are from those of each image alone, and of all in reverse."""
-    alone = np.concatenate([model.log_probabilities(pictures[place : place + 1]) for place in range(len(pictures))])
-    reverse = model.log_probabilities(np.ascontiguousarray(pictures[::-1]))[::-1]
+    each = [slice(place, place + 1) for place in range(len(pictures))]
+    alone = np.concatenate([model.log_probabilities(pictures[one], texts[one] if texts else None) for one in each])
+    backwards = texts[::-1] if texts else None
+    reverse = model.log_probabilities(np.ascontiguousarray(pictures[::-1]), backwards)[::-1]
     return float(max(np.abs(rows - alone).max(), np.abs(rows - reverse).max()))
 
 
@@ -162,8 +176,10 @@ def _seconds_per_image(model: Categoriser, pictures: NDArray[np.uint8], batch: i
     return statistics.median(passes)
 
 
-def _comparison_pictures(run_id: str, canvas: tuple[int, int], count: int, root: Path) -> NDArray[np.uint8]:
-    """Return pictures (n, H, W, 3), n at most `count`, evenly from the run's test split.
+def _comparison_products(
+    run_id: str, model: Categoriser, count: int, root: Path
+) -> tuple[NDArray[np.uint8], list[str] | None]:
+    """Return pictures (n, H, W, 3), n at most `count`, evenly from the run's test split, and the texts that are read.
 
     Uses the sample catalogue where the run's own cannot be read any more.
     """
@@ -182,4 +198,5 @@ def _comparison_pictures(run_id: str, canvas: tuple[int, int], count: int, root:
         catalogue = load_catalogue(Config(data="sample"), root)
         rows = np.arange(len(catalogue.products))
     spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
-    return fit_pictures(catalogue.pictures.take(spread), canvas)
+    texts = model.reads.texts(catalogue.products.iloc[spread]) if model.reads else None
+    return fit_pictures(catalogue.pictures.take(spread), model.canvas), texts
