@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
     from vlm_core.models.loading import LoadedWeights
 
-logger = logging.getLogger(__name__)
 BASELINE: Final = "baseline"
 MISSING: Final = (0.0, 0.25, 0.5, 1.0)  # shares of titles that are left out in tests
 
