@@ -35,7 +35,7 @@ MOST_REGISTERED: Final = 0.08  # and after
 FEWEST_CELLS: Final = 30  # smaller content is compared as if it had this many
 
 ROWS_PER_BLOCK: Final = 1024
-COLUMNS_PER_BLOCK: Final = 1024  # beside which a block's distances stay in the processor's cache
+COLUMNS_PER_BLOCK: Final = 512  # beside which a block's distances stay in the processor's cache
 ROWS_PER_TASK: Final = 512  # framed at once
 PAIRS_PER_BATCH: Final = 200_000
 WORTH_PROCESSES: Final = 5000  # rows
