@@ -194,6 +194,7 @@ def elsewhere(quick):
     """A search in a database, and a trial that a process of another machine runs: the search, and the trial's id."""
     outcome, _ = quick(trials=1, storage="sqlite:///search.db")
     trial = outcome.search.ask()
+    trial.set_user_attr("beats", True)
     trial.set_user_attr("process", "another-machine:1:1.00")
     outcome.search._storage.record_heartbeat(trial._trial_id)
     return outcome.search, trial
@@ -228,6 +229,14 @@ def test_a_trial_that_another_machine_runs_is_waited_for(elsewhere, quick, monke
     monkeypatch.setattr("vlm_core.workflows.tune.time", SimpleNamespace(sleep=end_it, **_CLOCKS))
     outcome, _ = quick(trials=2, storage="sqlite:///search.db")
     assert count_states(outcome.search) == {"complete": 2} and len(waited) == 1
+
+
+@pytest.mark.slow
+def test_a_trial_of_an_earlier_version_which_says_nothing_is_not_waited_for(quick):
+    outcome, _ = quick(trials=1, storage="sqlite:///search.db")
+    outcome.search.ask().set_user_attr("process", "another-machine:1:1.00")
+    outcome, _ = quick(trials=2, storage="sqlite:///search.db")
+    assert count_states(outcome.search) == {"complete": 1, "running": 1}
 
 
 @pytest.mark.slow

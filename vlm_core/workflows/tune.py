@@ -58,6 +58,7 @@ FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 SETTINGS: Final = "settings"
 WINNER: Final = "winner_run"
 LEADER_BEAT: Final = "leader_beat"
+BEATS: Final = "beats"  # on a trial whose process says that it is alive, if the search is in a database
 # Settings that may differ between the processes of one search.
 _MAY_DIFFER: Final = frozenset(
     {
@@ -297,6 +298,7 @@ class _Worker:
         while self._wants_trial(search):
             trial = search.ask(self.space)
             with self._alive(trial):
+                trial.set_user_attr(BEATS, True)
                 trial.set_user_attr(tags.PROCESS, tags.process_tag())
                 self._run_trial(search, trial, data, parent)
 
@@ -304,10 +306,13 @@ class _Worker:
         """Return whether the search wants another trial; where it is in a database, once one of those that run died."""
         while self.config.storage:
             self.repeat_dead_trials(search)
-            if len(search.get_trials(deepcopy=False, states=FINISHED)) >= self.config.trials:
-                return False
             if self._count_started(search) < self.config.trials:
                 return True
+            trials = search.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
+            finished = sum(trial.state in FINISHED for trial in trials)
+            heard = any(BEATS in trial.user_attrs for trial in trials if trial.state not in FINISHED)
+            if finished >= self.config.trials or not heard:  # those of an earlier version are not waited for
+                return False
             time.sleep(_SECONDS_BETWEEN_CHECKS)
         return self._count_started(search) < self.config.trials
 
