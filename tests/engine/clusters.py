@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.stores import ROOT
 from vlm_core.atomic import remove
 
 # Ray's nodes start workers that nobody has asked for yet: in tests they cost more than they save.
@@ -24,7 +25,7 @@ def running_cluster(nodes: int = 3, cpus: int = 1) -> Iterator[Any]:
     before = dict(os.environ)
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' names are short
     (Path(folder) / "ray").mkdir()
-    os.environ.update(_FRUGAL, RAY_TMPDIR=folder)
+    os.environ.update(_FRUGAL, RAY_TMPDIR=folder, PYTHONPATH=str(ROOT))
     try:
         from ray.cluster_utils import Cluster
 

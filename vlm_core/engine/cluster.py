@@ -32,6 +32,9 @@ OBJECT_STORE_BYTES: Final = 256 << 20  # Ray's default is 30 % of memory; what t
 _SECONDS_TO_ANSWER: Final = 5.0
 _SECONDS_OF_A_WAIT: Final = 1.0  # after which Python hears signals
 _LONGEST_FOLDER: Final = 35  # characters; below it are sockets, whose names may have 107
+_NEEDS_CODE: Final = (
+    "Every node needs this project in the same version: install it there, or call `ray start` in its folder."
+)
 # Variables that a task needs to find stores as its leader does. They travel as arguments: Ray shows the settings of a
 # job on its dashboard, and some of these are passwords.
 _HANDED_ON: Final = re.compile(r"(AWS|AZURE|GOOGLE|HF|MLFLOW|PG|STORE_WAIT|OMP_WAIT|GOMP)[A-Z0-9_]*")
@@ -218,8 +221,8 @@ class Cluster:
                     begun = running.pop(reference)
                     try:
                         ended: Ended[T, R] = ray.get(reference)
-                    except ray.exceptions.RayTaskError as error:  # before the task began, as where our code is missing
-                        ended = Ended(begun.task, None, _first_line(error.cause), 0.0)
+                    except ray.exceptions.RayTaskError as error:  # before the task began
+                        ended = Ended(begun.task, None, f"{_first_line(error.cause)} {_NEEDS_CODE}", 0.0)
                     except ray.exceptions.RayError as error:
                         if begun.number < TRIES:
                             logger.warning(
