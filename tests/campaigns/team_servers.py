@@ -62,7 +62,7 @@ _STUDY: Final = (
 _EXPORT: Final = ("--pictures", "8", "--threads", "1")
 _PREDICT: Final = ("--model", "models:/categoriser-clip/1", "--pictures", "shop/images", "--threads", "1")
 _EVALUATE: Final = (*_DATA, *_NAMED, "--resamples", "100")
-_OF_TIME: Final = re.compile(r"seconds|per_second|^system/|_ms$|memory|megabytes|cost")
+OF_TIME: Final = re.compile(r"seconds|per_second|^system/|_ms$|memory|megabytes|cost")
 READ: Final = """
 import json, sys
 from vlm_core.tracking.reader import RunReader
@@ -436,7 +436,7 @@ def _callback(port: int, outputs: Any, inputs: Any, state: Any) -> str:
 
 
 def _numbers(run: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in run["metrics"].items() if not _OF_TIME.search(name)}
+    return {name: value for name, value in run["metrics"].items() if not OF_TIME.search(name)}
 
 
 def _passwords_in_bucket(port: int) -> list[str]:
