@@ -176,7 +176,7 @@ def as_csv(results: Sequence[Mapping[str, Any]], names: Mapping[str, str], thres
             }
             if "error" not in prediction:
                 row["category"] = predicted_category(prediction, threshold)
-                row["levels"] = "; ".join(f"{label}={category}" for label, category, _ in prediction["levels"])
+                row["levels"] = "; ".join(f"{label}={category}" for label, category, _ in prediction.get("levels", []))
             writer.writerow(_safe(row))
     return buffer.getvalue()
 

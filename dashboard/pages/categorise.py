@@ -274,7 +274,7 @@ def _prediction(
         dmc.Text(category, size="lg", fw=650, className=f"prediction{unknown}"),
         html.Div([_bar(name, value, family_colour(model)) for name, value in prediction["top"]], className="bars"),
     ]
-    parts[1:1] = [_level(*level) for level in prediction["levels"]]
+    parts[1:1] = [_level(*level) for level in prediction.get("levels", [])]
     if "text" in prediction:
         parts.append(
             html.Div(

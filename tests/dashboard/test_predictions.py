@@ -210,6 +210,11 @@ def test_below_the_threshold_the_category_is_unknown_and_the_table_is_safe():
         rows[0]["category"] == "Unknown Category" and rows[0]["text"] == "'=cmd()" and rows[0]["picture"] == "'+1.jpg"
     )
     assert rows[1]["error"] == "broken" and rows[1]["category"] == ""
+    assert rows[0]["levels"] == ""
+    several = {**prediction, "levels": [["department", "=Clothes", 0.9], ["range", "Sale", 0.8]]}
+    results = [{"name": "1.jpg", "predictions": {"r": several}}]
+    (row,) = csv.DictReader(io.StringIO(as_csv(results, {"r": "run"}, 0.5)))
+    assert row["levels"] == "department==Clothes; range=Sale"
 
 
 def test_coverage_and_accuracy_by_hand():
