@@ -34,7 +34,7 @@ METHODS: Final = {
     "occlusion": "Occlusion",
 }
 _GONE: Final = "This image is no longer available: choose it again."
-_NO_ATTENTION: Final = "This model has no attention to show. Choose a CLIP, BLIP or GIT run."
+_NO_ATTENTION: Final = "This model has no attention to show. Choose a run of a transformer, such as CLIP or BLIP."
 
 
 @dataclass(frozen=True)

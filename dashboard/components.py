@@ -12,7 +12,8 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 
 from dashboard.runs import StoreSnapshot
-from dashboard.theme import family_colour, family_of
+from dashboard.theme import family_colour
+from vlm_core.families import FAMILIES, family_of
 
 GRAPH_CONFIG: Final[Any] = {"displaylogo": False, "displayModeBar": False, "responsive": True}
 # AG Grid in the theme's colours, which follow from light to dark by themselves.
@@ -38,7 +39,7 @@ _LINE_PIXELS: Final = 18  # a second line of a column's name
 _LONGEST_LINE: Final = 9  # letters of a column's name
 _PADDING_PIXELS: Final = 32  # beside a text
 _WIDEST_PIXELS: Final = 360
-FAMILY_NAMES: Final = {"clip": "CLIP", "blip": "BLIP", "git": "GIT", "baseline": "Baseline"}
+FAMILY_NAMES: Final = {**{name: family.label for name, family in FAMILIES.items()}, "baseline": "Baseline"}
 
 
 def aria(**names: str) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def family_dot(model: str) -> Component:
 
 def family_label(model: str) -> Component:
     """Return the dot and the family's name."""
-    name = FAMILY_NAMES.get(family_of(model), str(model))
+    name = FAMILY_NAMES.get(family_of(str(model)), str(model))
     return dmc.Group([family_dot(model), dmc.Text(name, size="sm", fw=550)], gap=6, wrap="nowrap")
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from dashboard.leaks import as_share
 from dashboard.live import LIVE, LOST
-from dashboard.theme import family_colour, family_of
+from dashboard.theme import family_colour
+from vlm_core.families import family_of
 
 SCORE: Final = "metrics.test_macro_f1"
 COMPARABLE: Final = ("tags.fingerprint", "tags.label", "tags.split")  # equal: tested on the same products

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from vlm_core.families import FAMILIES, family_of
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-# Okabe and Ito's palette, told apart by colour-blind readers too: https://jfly.uni-koeln.de/color/
-FAMILY_COLOURS: Final = {"clip": "#0072B2", "blip": "#D55E00", "git": "#009E73", "baseline": "#8A8F98"}
-OTHER_COLOUR: Final = "#CC79A7"
+FAMILY_COLOURS: Final = {**{name: family.colour for name, family in FAMILIES.items()}, "baseline": "#8A8F98"}
+OTHER_COLOUR: Final = "#56B4E9"  # of the same palette
 SERIES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # where runs, not families, differ
 DASHES: Final = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SEQUENTIAL: Final = ((0.0, "#F4F7FB"), (0.25, "#C6DBEF"), (0.5, "#7FB2DA"), (0.75, "#3182BD"), (1.0, "#08519C"))
@@ -26,14 +27,9 @@ MANTINE: Final[dict[str, Any]] = {
 }
 
 
-def family_of(model: str) -> str:
-    """Return the family of a model's name: "clip" for "clip-large"."""
-    return str(model).split("-")[0]
-
-
 def family_colour(model: str) -> str:
     """Return the colour of a model's family, the same on every page."""
-    return FAMILY_COLOURS.get(family_of(model), OTHER_COLOUR)
+    return FAMILY_COLOURS.get(family_of(str(model)), OTHER_COLOUR)
 
 
 def plain_text(text: str) -> str:

@@ -20,6 +20,7 @@ FLOORS = (
         "vlm_core/atomic",
         "vlm_core/progress",
         "vlm_core/aliases",
+        "vlm_core/families",
         "vlm_core/presets",
         "vlm_core/lists",
         "vlm_core/pixels",

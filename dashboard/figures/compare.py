@@ -12,8 +12,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, family_of, layout, no_data, plain_text
+from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, layout, no_data, plain_text
 from vlm_core.evaluation.evaluation import Evaluation
+from vlm_core.families import family_of
 
 MOST_BARS: Final = 20  # categories in the bars; of more, those in which the runs differ most
 MOST_NUMBERS: Final = 12  # categories or runs in a matrix whose cells still have room for a number

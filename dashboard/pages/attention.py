@@ -273,11 +273,12 @@ def attention_panel(
         layers = explainer.layers(run_id, source, category)
     except UserError as error:
         return AttentionPanel(run_id, error=str(error))
-    heads = max(each.maps.shape[1] for each in layers)
+    heads = max((each.maps.shape[1] for each in layers), default=1)
     if not layer:
         return AttentionPanel(run_id, view, view.map, f"method: {METHODS[method].lower()}", len(layers), heads)
     if layer > len(layers):
-        return AttentionPanel(run_id, layers=len(layers), heads=heads, error=f"This model has {len(layers)} layers.")
+        missing = f"This model has {len(layers)} layers." if layers else "This model has no attention layers."
+        return AttentionPanel(run_id, layers=len(layers), heads=heads, error=missing)
     shown = layers[layer - 1]
     maps = shown.maps[0]
     if head > len(maps):

@@ -42,7 +42,8 @@ from dashboard.pages.run_tables import category_table, interval_text, levels_car
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.settings import differing_params, effective_settings
-from dashboard.theme import family_colour, family_of, no_data
+from dashboard.theme import family_colour, no_data
+from vlm_core.families import family_of
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.evaluation import Evaluation

@@ -13,6 +13,14 @@ def attention_of_hugging_face(model: VisionLanguageCategoriser, pixels: torch.Te
     if family == "clip":
         output = hf.vision_model(pixels, output_attentions=True)
         return {"vision": output.attentions}, hf.visual_projection(output.pooler_output)
+    if family == "vision":
+        output = hf(pixels, output_attentions=True)
+        return {"vision": output.attentions}, output.pooler_output
+    if family == "siglip":
+        output, head = hf.vision_model(pixels, output_attentions=True), hf.vision_model.head
+        query, tokens = head.probe.expand(len(pixels), -1, -1), output.last_hidden_state
+        pooled = head.attention(query, tokens, tokens, average_attn_weights=False)[1]
+        return {"vision": output.attentions, "pool": [pooled]}, output.pooler_output
     texts = torch.tensor([ids or model.adapter.prompt_ids()] * len(pixels))
     if family == "blip":
         seen = hf.vision_model(pixels, output_attentions=True)
@@ -85,6 +93,8 @@ def chefer_by_hand(weighted: dict[str, list[np.ndarray]]) -> np.ndarray:
                 r_tt + across @ r_it,  # 11
             )
         return r_ti
+    if "pool" in weighted:
+        return weighted["pool"][0] @ normalised_by_hand(r_ii)  # 10 for one query that attends to nothing else
     if "joint" in weighted:
         r = np.eye(weighted["joint"][0].shape[-1])
         r[:images, :images] = normalised_by_hand(r_ii)  # our own addition: the paper has no tower before joint layers

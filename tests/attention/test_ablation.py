@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.models.families import FAMILIES, make_adapter, make_tiny
+from tests.models.families import SHIPPED, make_adapter, make_tiny
 from vlm_core.attention.ablation import Ablation, MechanismCategoriser, name_vectors
 from vlm_core.attention.mechanisms import MECHANISMS
 from vlm_core.config import Config
@@ -57,7 +57,7 @@ def test_a_mechanism_is_trained_where_the_settings_say(data, tmp_path, monkeypat
     assert devices == ["chosen for cuda"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHIPPED)
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_nothing_but_the_mechanism_learns(family, mechanism):
     model = MechanismCategoriser(mechanism, *make_tiny(family), family, CATEGORIES, CANVAS)
@@ -129,7 +129,7 @@ def test_a_picture_is_answered_alike_in_any_company():
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHIPPED)
 def test_a_penultimate_control_reads_the_tokens_before_the_last_block(family):
     whole, control = (
         MechanismCategoriser(name, *make_tiny(family), family, CATEGORIES, CANVAS)

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from tests.attention.planted import CATEGORIES, draw_pictures, learnt
-from tests.models.families import FAMILIES, make_categoriser
+from tests.models.families import SHIPPED, make_categoriser
 from vlm_core.attention.faithfulness import (
     Removal,
     _blanked,
@@ -31,7 +31,7 @@ PICTURES = np.random.default_rng(3).integers(0, 256, (3, 80, 60, 3), dtype=np.ui
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHIPPED)
 def test_gradient_maps_of_a_planted_cue_are_faithful(family: str) -> None:
     pictures, labels, _ = draw_pictures(40, seed=9)
     found = measure_faithfulness(

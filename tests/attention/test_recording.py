@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from tests.attention.reference import attention_of_hugging_face
-from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
+from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser, make_tower
 from vlm_core.attention.recording import category_scores, log_odds, record, record_text
+from vlm_core.attention.relevance import gradient_relevance
+from vlm_core.errors import UserError
 from vlm_core.models.blocks import multi_head_attention
+from vlm_core.models.vision import Vision
 from vlm_core.pixels.views import plain_view
 
 PICTURES = np.random.default_rng(3).integers(0, 256, (3, 80, 60, 3), dtype=np.uint8)
@@ -18,6 +21,7 @@ TARGETS = torch.tensor([0, 2, 1])
 ANSWERS = [
     *((family, "linear", readout) for family in FAMILIES for readout in ("fused", "vision")),
     ("clip", "prompts", "fused"),
+    ("siglip", "prompts", "fused"),
     *((family, "sentences", "tokens") for family in CAPTIONERS),
 ]
 
@@ -65,6 +69,24 @@ def test_one_row_is_computed_where_one_token_is_read() -> None:
     assert rows["clip"] == [65, 65, 65, 1]
     assert rows["blip"] == [65] * 4 + [text, text, 1, 1]
     assert rows["git"] == [65] * 4 + [65 + text, 1]
+    assert rows["siglip"] == [64] * 4 + [1]
+    assert rows["vision"] == [65, 65, 65, 1]
+
+
+def test_a_convolutional_network_has_no_attention_and_says_so() -> None:
+    model = make_categoriser("vision")
+    model.adapter = Vision(make_tower("convnext"))
+    with pytest.raises(UserError, match="convolutional network"):
+        record(model, PIXELS, TARGETS)
+
+
+def test_registers_are_no_patches() -> None:
+    model = make_categoriser("vision")
+    model.adapter = Vision(make_tower("dinov3_vit"))
+    model.stages = model.adapter.stages("fused")
+    recording = record(model, PIXELS, TARGETS)
+    assert (recording.image_tokens, recording.prefix_tokens) == (68, 4)
+    assert gradient_relevance(recording, recording.score_mask).shape == (3, 64)
 
 
 @pytest.mark.parametrize("family", CAPTIONERS)

@@ -118,6 +118,8 @@ def test_a_models_layers_are_named_and_within_bounds(family: str) -> None:
     asking = {
         "clip": [("vision", 65)] * 3 + [("vision", 1)],
         "blip": [("vision", 65)] * 4 + [("text", 4), ("cross", 4), ("text", 1), ("cross", 1)],
+        "siglip": [("vision", 64)] * 4 + [("pool", 1)],
+        "vision": [("vision", 65)] * 3 + [("vision", 1)],
         "git": [("vision", 65)] * 4 + [("joint, image", 65), ("joint, text", 4), ("joint, text", 1)],
     }[family]
     assert [(layer.kind, layer.tokens) for layer in figures] == asking
@@ -125,7 +127,8 @@ def test_a_models_layers_are_named_and_within_bounds(family: str) -> None:
         assert layer.entropy > 0 and 0 < layer.relative_entropy <= 1 + 1e-6  # type: ignore[operator]
         assert 0 <= layer.head_diversity <= 1  # type: ignore[operator]
         assert (layer.product_share is None) == (layer.kind == "text")
-        assert (layer.distance_patches is not None) == (layer.tokens == 65)
+        assert (layer.distance_patches is not None) == (layer.tokens >= 64)
+        assert (layer.class_share is None) == (layer.kind == "text" or family == "siglip")
     assert json.loads(json.dumps([asdict(layer) for layer in figures]))[0]["name"] == "vision.block.1"
 
 

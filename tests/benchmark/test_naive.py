@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.models.families import FAMILIES, make_adapter
+from tests.models.families import SHIPPED, make_adapter
 from vlm_core.benchmark.naive import augment, decode, fused_features, jpegs, naive_steps, trainer_steps
 from vlm_core.models.stages import run_stages
 
@@ -22,7 +22,7 @@ def _features(family):
     return adapter, *fused_features(family, adapter.hf, prompt)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHIPPED)
 def test_full_fine_tuning_has_hugging_faces_loss_and_gradients(family):
     adapter, compute, width = _features(family)
     head = torch.nn.Linear(width, 3)
@@ -40,7 +40,7 @@ def test_full_fine_tuning_has_hugging_faces_loss_and_gradients(family):
         torch.testing.assert_close(found[name], gradient, atol=2e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHIPPED)
 def test_a_naive_step_takes_time_and_moves_the_weights(family):
     adapter, compute, width = _features(family)
     before = next(adapter.hf.vision_model.parameters() if family != "git" else adapter.hf.parameters()).clone()

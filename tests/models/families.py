@@ -11,9 +11,12 @@ import torch
 
 from vlm_core.models import tiny
 from vlm_core.models.categoriser import ADAPTERS, Description, VisionLanguageCategoriser
+from vlm_core.models.vision import vision_class
 from vlm_core.pixels.views import DEFAULT, Preprocessing
 
-FAMILIES = ("clip", "blip", "git")
+FAMILIES = ("clip", "blip", "git", "siglip", "vision")
+WITH_LANGUAGE = ("clip", "blip", "git", "siglip")
+SHIPPED = ("clip", "blip", "git")  # with pretrained tiny weights, and in benchmarks and the ablation
 CAPTIONERS = ("blip", "git")
 CATEGORIES = ("Apparel", "Footwear", "Free Items")
 TITLES = ("Turtle Check Men Navy Blue Shirt", "Titan Women Silver Watch", "apparel", "footwear", "free items")
@@ -33,6 +36,34 @@ def make_tiny(family: str, width: int = 32) -> tuple[Any, Any]:
     """A fresh copy of a family's tiny model, in evaluation mode, and its tokenizer. The shipped ones are 128 wide."""
     hf, tokenizer = _tiny(family, width)
     return copy.deepcopy(hf).eval(), tokenizer
+
+
+_VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64, "patch_size": 8}
+_CONVOLUTIONAL = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "image_size": 64}
+_TOWERS = {
+    "vit": {**_VIT, "intermediate_size": 64},
+    "dinov2": {**_VIT, "layerscale_value": 0.5},
+    "dinov2_with_registers": {**_VIT, "num_register_tokens": 3},
+    "dinov3_vit": {**_VIT, "intermediate_size": 64, "num_register_tokens": 3, "layerscale_value": 0.5},
+    "convnext": _CONVOLUTIONAL,
+    "convnextv2": _CONVOLUTIONAL,
+    "dinov3_convnext": _CONVOLUTIONAL,
+    "efficientnet": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "image_size": 64, "hidden_dim": 128},
+    "resnet": {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "embedding_size": 8},
+}
+
+
+def make_tower(kind: str) -> Any:
+    """A tiny vision tower of a `model_type` with random weights and batch statistics, in evaluation mode."""
+    from transformers import CONFIG_MAPPING
+
+    torch.manual_seed(0)
+    hf_class, settings = vision_class({"model_type": kind})
+    hf = hf_class(CONFIG_MAPPING[kind](**_TOWERS[kind]), **settings)
+    for name, tensor in hf.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            tensor.uniform_(0.5, 1.5)
+    return hf.eval()
 
 
 def make_adapter(family: str, width: int = 32) -> Any:
@@ -58,9 +89,12 @@ def make_categoriser(
 def make_shallow(family: str, readout: str = "fused", blocks: int = 2) -> VisionLanguageCategoriser:
     """A categoriser whose vision tower has few blocks: its graph is quicker to trace."""
     model = make_categoriser(family, readout=readout)
-    tower = model.hf.git.image_encoder.vision_model if family == "git" else model.hf.vision_model
-    tower.encoder.layers = tower.encoder.layers[:blocks]
-    model.hf.config.vision_config.num_hidden_layers = blocks
+    if family == "vision":
+        model.hf.encoder.layer = model.hf.encoder.layer[:blocks]
+    else:
+        tower = model.hf.git.image_encoder.vision_model if family == "git" else model.hf.vision_model
+        tower.encoder.layers = tower.encoder.layers[:blocks]
+        model.hf.config.vision_config.num_hidden_layers = blocks
     model.stages = model.adapter.stages(readout)
     return model
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.models.families import CAPTIONERS, CATEGORIES, make_adapter
+from tests.models.families import CAPTIONERS, CATEGORIES, make_adapter, make_tower
 from vlm_core.models.heads import PromptHead, SentenceHead, generate_texts
 from vlm_core.models.stages import run_stages
+from vlm_core.models.vision import TOWERS, Vision
 
 PIXELS = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 
@@ -124,6 +125,35 @@ def test_written_text_is_what_generate_writes(family):
     assert any(texts)
 
 
+def test_siglip_fused_state_is_the_pooled_embedding():
+    adapter = make_adapter("siglip")
+    _close(_end(adapter, "fused"), adapter.hf.get_image_features(PIXELS).pooler_output)
+
+
+def test_siglip_tokens_are_the_normalised_last_blocks_and_its_vision_state_is_their_mean():
+    adapter = make_adapter("siglip")
+    theirs = adapter.hf.vision_model(PIXELS).last_hidden_state
+    _close(_end(adapter, "tokens"), theirs)
+    _close(_end(adapter, "vision"), theirs.mean(dim=1))
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_vision_towers_state_is_its_pooled_output(kind):
+    hf = make_tower(kind)
+    output = hf(PIXELS)
+    theirs = output.last_hidden_state[:, 0] if kind == "vit" else output.pooler_output.flatten(1)
+    for readout in ("fused", "vision"):
+        _close(_end(Vision(hf), readout), theirs)
+    assert Vision(hf).width("fused") == theirs.shape[1]
+
+
+@pytest.mark.parametrize(("kind", "registers"), [("vit", 0), ("dinov2", 0), ("dinov3_vit", 3)])
+def test_a_vision_towers_tokens_are_its_last_ones_without_registers(kind, registers):
+    hf = make_tower(kind)
+    theirs = hf(PIXELS).last_hidden_state
+    _close(_end(Vision(hf), "tokens"), torch.cat((theirs[:, :1], theirs[:, 1 + registers :]), dim=1))
+
+
 def test_prompts_are_clips_zero_shot_probabilities_for_one_template(monkeypatch):
     monkeypatch.setattr("vlm_core.models.heads.TEMPLATES", ("a photo of {}.",))
     adapter = make_adapter("clip")
@@ -131,3 +161,16 @@ def test_prompts_are_clips_zero_shot_probabilities_for_one_template(monkeypatch)
     inputs = adapter.tokenizer(texts, padding=True, return_tensors="pt")
     theirs = adapter.hf(pixel_values=PIXELS, **inputs).logits_per_image.log_softmax(-1)
     _close(PromptHead(adapter, CATEGORIES).log_probabilities((_end(adapter, "fused"),)), theirs)
+
+
+def test_prompts_are_siglips_odds_given_that_one_category_is_right(monkeypatch):
+    monkeypatch.setattr("vlm_core.models.heads.TEMPLATES", ("A photo of {}!",))
+    adapter = make_adapter("siglip")
+    texts = [f"a photo of {name.lower()}" for name in CATEGORIES]
+    ids = adapter.tokenizer(texts, padding="max_length", max_length=40, return_tensors="pt")["input_ids"]
+    matches = adapter.hf(pixel_values=PIXELS, input_ids=ids).logits_per_image.sigmoid()
+    one = torch.stack(  # the probability that this match alone holds, if matches are independent
+        [matches[:, c] * (1 - matches[:, [o for o in range(3) if o != c]]).prod(dim=1) for c in range(3)], dim=1
+    )
+    ours = PromptHead(adapter, CATEGORIES).log_probabilities((_end(adapter, "fused"),))
+    _close(ours, (one / one.sum(dim=1, keepdim=True)).log())

@@ -74,8 +74,8 @@ def test_few_queries_use_absorbed_attention(family, short):
     state = (_draw(2, 3, 64, 64, seed=5),)
     for stage in adapter.stages("fused"):
         state = stage.run(state)
-    # CLIP's last vision block; BLIP's crossings and the last block's own text; GIT's last joint block.
-    assert len(short) == {"clip": 1, "blip": 3, "git": 1}[family]
+    # CLIP's and the tower's last vision block; BLIP's crossings and the last block's own text; GIT's last joint block.
+    assert len(short) == {"clip": 1, "blip": 3, "git": 1, "siglip": 0, "vision": 1}[family]
 
 
 def test_absorbed_attention_is_not_used_where_it_costs_more_or_differs(short):

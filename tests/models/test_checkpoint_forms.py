@@ -13,7 +13,7 @@ import torch
 from transformers import BlipForImageTextRetrieval
 
 from tests.messages import collected_messages
-from tests.models.families import FAMILIES, make_tiny
+from tests.models.families import WITH_LANGUAGE, make_tiny
 from vlm_core.errors import UserError
 from vlm_core.models.checkpoint_forms import best_checkpoint, common_prefix
 from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint
@@ -181,7 +181,7 @@ def _adapter(folder: Path, family: str, base: Path | str, **settings: Any) -> An
     return model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_LANGUAGE)
 def test_an_adapter_is_merged_into_its_model(tmp_path: Path, family: str) -> None:
     base = _save(tmp_path / "base", family)
     expected = _adapter(tmp_path / "adapter", family, base).merge_and_unload().eval()

@@ -320,7 +320,10 @@ def test_checkpoint_of_another_family_is_refused(tmp_path: Path) -> None:
     model_class = save_tiny("blip", tmp_path / "blip")
     with pytest.raises(UserError, match="is of the family git, not blip: use model=git"):
         load_pretrained(find(tmp_path / "git"), model_class)
-    for name, reason in {"blip_vision_model": "a part of a blip alone", "siglip": "family siglip.*one of blip"}.items():
+    for name, reason in {
+        "blip_vision_model": "a part of a blip alone",
+        "siglip_text_model": "family siglip_text.*one of blip",
+    }.items():
         (tmp_path / "git" / "config.json").write_text(json.dumps({"model_type": name}))
         with pytest.raises(UserError, match=reason):
             load_pretrained(find(tmp_path / "git"), model_class)

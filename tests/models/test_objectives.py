@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import BlipForImageTextRetrieval
 
-from tests.models.families import CAPTIONERS, FAMILIES, make_adapter
+from tests.models.families import CAPTIONERS, WITH_LANGUAGE, make_adapter
 from vlm_core.models.objectives import (
     Bootstrapping,
     captioning_loss,
@@ -15,6 +15,7 @@ from vlm_core.models.objectives import (
     hard_negatives,
     make_objective,
     max_text_length,
+    sigmoid_loss,
 )
 from vlm_core.models.stages import run_stages
 
@@ -68,7 +69,7 @@ def test_the_captioning_loss_is_the_cross_entropy_of_hugging_faces_logits(family
     torch.testing.assert_close(captioning_loss(adapter, tokens, TEXTS), theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_LANGUAGE)
 def test_sentences_longer_than_the_text_positions_are_cut(family):
     adapter = make_adapter(family)
     objective = make_objective(adapter)
@@ -108,7 +109,7 @@ def test_blips_encoder_shares_all_but_its_self_attention_with_the_decoder():
 
 
 def test_every_weight_of_the_objective_gets_a_gradient():
-    for family in FAMILIES:
+    for family in WITH_LANGUAGE:
         adapter = make_adapter(family)
         objective = make_objective(adapter)
         weights = dict(objective.named_parameters())
@@ -133,3 +134,18 @@ def test_hard_negatives_are_wrong_and_mostly_the_likeliest():
 
 def test_guessing_costs_the_logarithm_of_the_batch():
     assert float(contrastive_loss(torch.zeros(8, 8), list("abcdefgh"))) == pytest.approx(math.log(8))
+
+
+def test_siglips_loss_is_hugging_faces_where_all_sentences_differ():
+    adapter = make_adapter("siglip")
+    objective = make_objective(adapter)
+    texts = ["blue shirt", "silver watch", "red shoes", "black belt"][: len(PIXELS)]
+    ids = adapter.tokenizer(texts, padding="max_length", max_length=40, return_tensors="pt")["input_ids"]
+    theirs = adapter.hf(pixel_values=PIXELS, input_ids=ids, return_loss=True).loss
+    torch.testing.assert_close(objective.terms(_state(adapter, objective), texts)["sigmoid"], theirs)
+
+
+def test_equal_sentences_are_pairs_of_all_their_images():
+    logits = torch.tensor([[2.0, 3.0, -1.0]] * 3)
+    expected = -torch.nn.functional.logsigmoid(torch.tensor([[2.0, 3.0, 1.0], [2.0, 3.0, 1.0], [-2.0, -3.0, -1.0]]))
+    torch.testing.assert_close(sigmoid_loss(logits, ["a", "a", "b"]), expected.sum(dim=1).mean())

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tests.messages import collected_messages
-from tests.models.families import CAPTIONERS, FAMILIES
+from tests.models.families import CAPTIONERS, SHIPPED
 from vlm_core.catalogue.exposure import RULE, Exposure
 from vlm_core.errors import UserError
 from vlm_core.models.heads import generate_texts
 from vlm_core.models.loading import load_weights
+from vlm_core.models.positions import input_size
 from vlm_core.models.shipped import FOLDER, shipped_weights
 from vlm_core.models.stages import run_stages
 
@@ -23,7 +24,7 @@ def _load(family, **changes):
         return load_weights(family, **{**given, **changes}), lines
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHIPPED)
 def test_a_familys_weights_are_whole_small_and_carry_what_they_saw(family):
     found = shipped_weights(family)
     folder = FOLDER / family
@@ -39,10 +40,10 @@ def test_a_familys_weights_are_whole_small_and_carry_what_they_saw(family):
 
 
 def test_the_families_saw_the_same_products_and_share_the_towers_shape():
-    exposures = [Exposure.read(FOLDER / family) for family in FAMILIES]
+    exposures = [Exposure.read(FOLDER / family) for family in SHIPPED]
     assert len({exposure.products_fingerprint for exposure in exposures}) == 1
     shapes = []
-    for family in FAMILIES:
+    for family in SHIPPED:
         config = json.loads((FOLDER / family / "config.json").read_text())["vision_config"]
         shapes.append(
             [config[name] for name in ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "hidden_act")]
@@ -50,13 +51,23 @@ def test_the_families_saw_the_same_products_and_share_the_towers_shape():
     assert shapes[0] == shapes[1] == shapes[2]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHIPPED)
 def test_tiny_means_the_shipped_weights_and_tiny_random_means_nothing_was_learnt(family):
     shipped, _ = _load(family)
     assert shipped.source == f"shipped:{family}" and shipped.pretrained and shipped.exposure is not None
     assert all(weight.dtype == torch.float32 for weight in shipped.hf.parameters())
     random, _ = _load(family, weights="tiny-random", texts=["men shirt"])
     assert random.source == "tiny-random" and not random.pretrained and random.exposure is None
+
+
+@pytest.mark.parametrize("family", ["siglip", "vision"])
+def test_a_family_without_shipped_weights_says_what_to_do(family, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for weights in ("tiny", "auto"):
+        with pytest.raises(UserError, match=f"no tiny weights of {family} are included.*use weights=tiny-random"):
+            _load(family, weights=weights)
+    random, _ = _load(family, weights="tiny-random", texts=["men shirt"], image_size=128)
+    assert input_size(random.hf) == 128 and (random.tokenizer is None) == (family == "vision")
 
 
 def test_auto_falls_back_on_the_shipped_weights_and_says_so(monkeypatch):

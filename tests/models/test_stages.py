@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.families import CATEGORIES, FAMILIES, make_adapter, make_categoriser
+from tests.models.families import CATEGORIES, FAMILIES, WITH_LANGUAGE, make_adapter, make_categoriser, make_tower
+from vlm_core.errors import UserError
+from vlm_core.models.categoriser import ADAPTERS
 from vlm_core.models.saved import load_categoriser
 from vlm_core.models.stages import run_stages
+from vlm_core.models.vision import TOWERS, Vision
 
 KINDS = [
     *((family, "linear", readout) for family in FAMILIES for readout in ("fused", "vision")),
     ("clip", "prompts", "fused"),
+    ("siglip", "prompts", "fused"),
     ("blip", "sentences", "fused"),
     ("git", "sentences", "fused"),
 ]
@@ -72,14 +76,16 @@ def test_saved_weights_load_with_transformers_alone(family, tmp_path):
 
     model = make_categoriser(family)
     model.save(tmp_path)
-    hf_class = getattr(transformers, model.adapter.hf_class)
+    hf_class = getattr(transformers, ADAPTERS[family].hf_class)
     theirs, info = hf_class.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert AutoConfig.from_pretrained(tmp_path / "model").model_type == family
-    assert (
-        AutoTokenizer.from_pretrained(tmp_path / "model")("blue shirt")["input_ids"]
-        == model.adapter.tokenizer("blue shirt")["input_ids"]
-    )
+    kind = AutoConfig.from_pretrained(tmp_path / "model").model_type
+    assert kind == family if family in WITH_LANGUAGE else kind in TOWERS
+    if family in WITH_LANGUAGE:
+        assert (
+            AutoTokenizer.from_pretrained(tmp_path / "model")("blue shirt")["input_ids"]
+            == model.adapter.tokenizer("blue shirt")["input_ids"]
+        )
     for name, weight in theirs.state_dict().items():
         torch.testing.assert_close(weight, model.hf.state_dict()[name], rtol=0, atol=0)
 
@@ -121,8 +127,36 @@ def test_a_chain_cut_anywhere_gives_the_same_end(family, readout):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tiny_models_hold_one_to_four_million_weights_and_share_the_vision_shape(family):
+def test_tiny_models_hold_at_most_four_million_weights_and_share_the_vision_shape(family):
     hf = make_adapter(family, width=128).hf
-    assert 1e6 < sum(weight.numel() for weight in hf.parameters()) < 4e6
-    vision = hf.config.vision_config
+    assert 8e5 < sum(weight.numel() for weight in hf.parameters()) < 4e6
+    vision = getattr(hf.config, "vision_config", hf.config)
     assert (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size) == (128, 4, 8, 64)
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_every_tower_is_cut_anywhere_and_an_image_stands_alone_in_training(kind):
+    model = make_categoriser("vision")
+    model.hf = make_tower(kind)
+    model.adapter = Vision(model.hf)
+    model.stages = model.adapter.stages("fused")
+    pixels = torch.randn(2, 3, 64, 64)
+    model.set_training(True, 0)
+    for layer in model.hf.modules():  # dropout is random, and of no batch
+        if isinstance(layer, torch.nn.Dropout) or "DropPath" in type(layer).__name__:
+            layer.eval()
+    with torch.inference_mode():
+        whole = model.run((pixels,))[0]
+        for cut in range(len(model.stages) + 1):
+            torch.testing.assert_close(model.run(model.run((pixels,), 0, cut), cut)[0], whole)
+        torch.testing.assert_close(model.run((pixels[:1],))[0], whole[:1], atol=1e-5, rtol=1e-5)
+    assert 0 < model.cut("last-blocks", 1) < len(model.stages)
+
+
+def test_adapters_need_attention():
+    model = make_categoriser("vision")
+    model.hf = make_tower("resnet")
+    model.adapter = Vision(model.hf)
+    model.stages = model.adapter.stages("fused")
+    with pytest.raises(UserError, match="mode=lora adapts attention"):
+        model.add_adapters(0, 2)

@@ -112,3 +112,15 @@ def test_an_unknown_name_is_refused_with_the_known_ones(settings: dict[str, str]
 def test_the_continual_part_needs_no_cell() -> None:
     plan = planned(parts="continual", families="git,clip", seeds=1)
     assert plan.cells == () and plan.probe_settings().model == "git"
+
+
+def test_a_family_has_no_cells_of_modes_that_it_lacks() -> None:
+    config = StudyConfig.build(
+        {"families": "siglip,vision", "modes": "zero-shot,fusion,probe", "seeds": 1, "parts": "families"}
+    )
+    cells = [(cell.model, cell.mode) for cell in plan_study(config, []).cells if cell.protocol == "holdout"]
+    assert cells == [
+        ("baseline", "full"),
+        *(("siglip", mode) for mode in ("zero-shot", "fusion", "probe")),
+        ("vision", "probe"),
+    ]

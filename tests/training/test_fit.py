@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.messages import collected_messages
-from tests.models.families import CAPTIONERS, FAMILIES, RoundedPrefix, make_categoriser, make_shallow
+from tests.models.families import CAPTIONERS, FAMILIES, SHIPPED, RoundedPrefix, make_categoriser, make_shallow
 from vlm_core.config import Config
 from vlm_core.models.onnx_prefix import OnnxPrefix
 from vlm_core.pixels.picture_store import PictureStore
@@ -84,7 +84,7 @@ def _compare(model, cut, cached, pixels, loss_error, gradient_error):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHIPPED)
 @pytest.mark.parametrize(
     ("settings", "precision", "loss_error", "gradient_error"),
     [
@@ -150,6 +150,8 @@ def test_eight_cached_steps_end_in_the_uncached_weights(data, tmp_path, family, 
     "settings", [*MODES, {"mode": "lp-ft", "blocks": 2}], ids=lambda s: "-".join(map(str, s.values()))
 )
 def test_each_mode_learns_what_it_says_and_nothing_else(data, tmp_path, family, settings):
+    if family == "vision" and settings["mode"] == "fusion":
+        pytest.skip("nothing comes after the tower")
     model = _make(family, settings)
     before = {name: weight.detach().clone() for name, weight in model.hf.named_parameters()}
     trainer = _fit(data, model, tmp_path, epochs=2, **settings)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.models.families import FAMILIES, make_adapter
+from tests.models.families import WITH_LANGUAGE, make_adapter
 from vlm_core.catalogue.captions import describe_products
 from vlm_core.models.blip import PROMPT
 from vlm_core.models.heads import TEMPLATES
@@ -57,7 +57,7 @@ def _epochs(reports):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_LANGUAGE)
 def test_terms_in_bf16_are_near_those_in_fp32(pictures, family):
     losses = []
     for precision in ("fp32", "bf16"):
@@ -72,7 +72,7 @@ def test_terms_in_bf16_are_near_those_in_fp32(pictures, family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_LANGUAGE)
 def test_a_stopped_pretraining_ends_with_the_same_weights(pictures, tmp_path, family):
     whole = _task(pictures, family)
     losses = [report.training.metrics for report in _epochs(train(whole, PLAN, Checkpoint(tmp_path / "whole")))]
@@ -89,14 +89,14 @@ def test_a_stopped_pretraining_ends_with_the_same_weights(pictures, tmp_path, fa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_LANGUAGE)
 def test_every_term_falls(pictures, tmp_path, family):
     task = _task(pictures, family, patches_kept=1.0)
     plan = TrainingArguments(**{**PLAN.__dict__, "epochs": 12, "patience": 12})
     epochs = _epochs(train(task, plan, Checkpoint(tmp_path)))
     first, last = epochs[0].training.metrics, epochs[-1].training.metrics
     assert sum(last.values()) < 0.9 * sum(first.values())
-    assert first.keys() == {"clip": {"contrastive"}, "git": {"captioning"}}.get(
+    assert first.keys() == {"clip": {"contrastive"}, "git": {"captioning"}, "siglip": {"sigmoid"}}.get(
         family, {"contrastive", "matching", "captioning"}
     )
 
@@ -113,7 +113,7 @@ def test_kept_patches_are_the_pictures_own_in_their_order_behind_the_class_token
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_LANGUAGE)
 def test_scores_name_what_each_family_can_do(pictures, family):
     task = _task(pictures, family, products=24)
     task.adapter.hf.eval()
@@ -121,7 +121,7 @@ def test_scores_name_what_each_family_can_do(pictures, family):
     scores = evaluate_adapter(task.adapter, task.batches, task.captions, labels, KINDS)
     expected = (
         {"zero_shot_accuracy"}
-        if family == "clip"
+        if family in ("clip", "siglip")
         else {"caption_colour", "caption_kind", "caption_all", "caption_bleu"}
     )
     assert scores.keys() == {"probe_macro_f1"} | expected

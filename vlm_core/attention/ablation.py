@@ -20,10 +20,9 @@ from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.inference import choose_device
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
-from vlm_core.models.clip import Clip
 from vlm_core.models.heads import Head
 from vlm_core.models.loading import LoadedWeights
-from vlm_core.models.stages import Adapter, Captioner
+from vlm_core.models.stages import Adapter, Captioner, Matcher
 from vlm_core.pixels.views import DEFAULT, Preprocessing
 from vlm_core.presets import MECHANISM_LEARNING_RATES
 from vlm_core.training.batches import PLAIN_BATCH, chunks
@@ -152,7 +151,7 @@ def _predict(trainer: Trainer, rows: NDArray[np.int64]) -> Predictions:
 def name_vectors(adapter: Adapter, categories: Sequence[str]) -> Tensor:
     """Return frozen vectors (C, T) of category names: CLIP's text embeddings, else the mean of token embeddings."""
     names = [name.lower() for name in categories]
-    if isinstance(adapter, Clip):
+    if isinstance(adapter, Matcher):
         return adapter.text_embeddings(names).clone()
     assert isinstance(adapter, Captioner)
     embeddings = adapter.hf.get_input_embeddings().weight

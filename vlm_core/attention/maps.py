@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,11 +31,13 @@ from vlm_core.attention.relevance import gradient_relevance, raw_relevance
 from vlm_core.errors import UserError
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.heads import generate_ids
+from vlm_core.models.positions import patch_size
 from vlm_core.models.stages import Captioner
 
 # The attention weights; those weighted by gradients; and two methods that do not use attention (Captum's).
 Method = Literal["raw", "gradient", "saliency", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
+_OCCLUSIONS: Final = 14  # per side, of a model without patches
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,11 @@ def layer_maps(
 ) -> tuple[LayerMaps, ...]:
     """Return the maps of every layer and head that attends to image tokens, in order.
 
-    Vision layers give the class token's row, which every tower has; layers from text to the picture give the mean over
-    the text tokens that are scored.
+    Vision layers give the class token's row, or the mean of all rows in a tower without one (SigLIP); layers from text
+    to the picture give the mean over the text tokens that are scored. A convolutional network has none.
     """
+    if not model.adapter.has_attention:
+        return ()
     parts = [_layer_maps(recording, pictures.shape[1:3]) for recording in record_batches(model, pictures, target)]
     return tuple(
         LayerMaps(first.name, first.kind, np.concatenate([layer.maps for layer in (first, *rest)]))
@@ -180,7 +184,8 @@ def _occlusion(model: VisionLanguageCategoriser, pixels: Tensor, targets: Tensor
     """Return how far the score falls when a patch becomes the mean colour (Zeiler & Fergus 2014, arXiv 1311.2901)."""
     from captum.attr import Occlusion
 
-    patch = model.hf.config.vision_config.patch_size
+    patch = patch_size(model.hf)
+    patch = patch if patch > 1 else model.image_size // _OCCLUSIONS
     occlusion = Occlusion(lambda pixels: category_scores(model, pixels, targets))
     with torch.no_grad():
         drops: Tensor = occlusion.attribute(pixels, (3, patch, patch), strides=(3, patch, patch), baselines=0)
@@ -188,11 +193,11 @@ def _occlusion(model: VisionLanguageCategoriser, pixels: Tensor, targets: Tensor
 
 
 def _rows(recording: Recording, layer: AttentionLayer) -> Tensor:
-    """Return the attention of a layer's heads to patches (B, heads, N - 1)."""
-    weights, mask = layer.probabilities.detach(), recording.score_mask
+    """Return the attention of a layer's heads to patches (B, heads, P)."""
+    weights, mask, prefix = layer.probabilities.detach(), recording.score_mask, recording.prefix_tokens
     if layer.kind == "vision":
-        return weights[:, :, 0, 1:]
-    return torch.einsum("bk,bhkn->bhn", mask, weights[:, :, -mask.shape[1] :, 1 : recording.image_tokens])
+        return weights[:, :, 0, prefix:] if prefix else weights.mean(dim=2)
+    return torch.einsum("bk,bhkn->bhn", mask, weights[:, :, -mask.shape[1] :, prefix : recording.image_tokens])
 
 
 def _resize(relevance: Tensor, size: tuple[int, ...]) -> NDArray[np.float32]:

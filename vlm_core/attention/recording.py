@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.heads import SentenceHead
 from vlm_core.models.stages import Captioner, State
 
-# Image tokens to image tokens; text to text (BLIP); text to image tokens (BLIP); image and text jointly (GIT).
-LayerKind = Literal["vision", "text", "cross", "joint"]
+# Image tokens to image tokens; text to text (BLIP); text to image tokens (BLIP); image and text jointly (GIT); a learnt
+# query to image tokens (SigLIP).
+LayerKind = Literal["vision", "text", "cross", "joint", "pool"]
 
 
+NO_ATTENTION: Final = "This model is a convolutional network, which has no attention: choose saliency or occlusion."
 _BATCH = 8  # pictures; a full-sized model needs about 0.2 GB per picture for its gradients
 
 
@@ -42,7 +44,8 @@ class Recording:
     layers: tuple[AttentionLayer, ...]
     scores: Tensor  # (B, K) log odds of the target of each of the last K text tokens; K = 1 for a pooled state
     score_mask: Tensor  # (B, K) 1, or 0 where a text token has no target
-    image_tokens: int  # N, the class token first
+    image_tokens: int  # N
+    prefix_tokens: int = 1  # of these, before the patches: the class token first, if there is one, and registers
 
     def of_kind(self, kind: LayerKind) -> list[Tensor]:
         """Return the attention weights of the layers of one kind, first layer first."""
@@ -84,12 +87,14 @@ def resolve_targets(
 def record(model: VisionLanguageCategoriser, pixels: Tensor, targets: Tensor) -> Recording:
     """Record the pass that scores the categories `targets` (B,) for `pixels` (B, 3, S, S).
 
-    It is deterministic if the caller has set the model to evaluation mode.
+    It is deterministic if the caller has set the model to evaluation mode. Raise UserError for a convolutional network.
     """
+    if not model.adapter.has_attention:
+        raise UserError(NO_ATTENTION)
     with _recorded_attention() as weights, torch.enable_grad():
         state = model.run((pixels,))
         scores, score_mask = _category_scores(model, state, targets)
-    return _recording(weights, _vision_blocks(model), scores, score_mask)
+    return _recording(model, weights, scores, score_mask)
 
 
 def record_text(model: VisionLanguageCategoriser, pixels: Tensor, ids: Sequence[Sequence[int]]) -> Recording:
@@ -102,7 +107,7 @@ def record_text(model: VisionLanguageCategoriser, pixels: Tensor, ids: Sequence[
         texts = torch.tensor([[*prompt, *row] for row in ids], device=tokens.device)
         logits = captioner.token_logits(tokens, texts[:, :-1])[:, len(prompt) - 1 :]
         scores = log_odds(logits, texts[:, len(prompt) :])
-    return _recording(weights, _vision_blocks(model), scores, torch.ones_like(scores))
+    return _recording(model, weights, scores, torch.ones_like(scores))
 
 
 def category_scores(model: VisionLanguageCategoriser, pixels: Tensor, targets: Tensor) -> Tensor:
@@ -158,18 +163,27 @@ def _recorded_attention() -> Iterator[list[tuple[Tensor, bool]]]:
         ATTENTION_KERNEL.reset(token)
 
 
-def _vision_blocks(model: VisionLanguageCategoriser) -> int:
-    return sum(stage.part == "vision" and ".block." in stage.name for stage in model.stages)
-
-
-def _recording(weights: list[tuple[Tensor, bool]], vision: int, scores: Tensor, score_mask: Tensor) -> Recording:
+def _recording(
+    model: VisionLanguageCategoriser, weights: list[tuple[Tensor, bool]], scores: Tensor, score_mask: Tensor
+) -> Recording:
     """Name the layers by kind: after the tower, masked ones are text and unmasked ones cross-attention, if any."""
+    pools = [stage.name for stage in model.stages if stage.name == "fusion.pool"]
+    vision = sum(stage.part == "vision" and ".block." in stage.name for stage in model.stages)
     layers = [
         AttentionLayer(f"vision.block.{number}", "vision", weights[number - 1][0]) for number in range(1, vision + 1)
     ]
     fusion = weights[vision:]
     crosses = any(not masked for _, masked in fusion)
     for index, (probabilities, masked) in enumerate(fusion):
+        if pools:
+            layers.append(AttentionLayer(pools[index], "pool", probabilities))
+            continue
         kind: LayerKind = ("text" if masked else "cross") if crosses else "joint"
         layers.append(AttentionLayer(f"fusion.block.{(index // 2 if crosses else index) + 1}", kind, probabilities))
-    return Recording(tuple(layers), scores, score_mask, image_tokens=weights[0][0].shape[-1])
+    return Recording(
+        tuple(layers),
+        scores,
+        score_mask,
+        image_tokens=weights[0][0].shape[-1],
+        prefix_tokens=model.adapter.prefix_tokens,
+    )

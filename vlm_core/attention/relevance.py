@@ -1,7 +1,8 @@
 """Relevance of image tokens to a prediction, from the attention weights of a recorded pass.
 
 The kinds of layers decide which rule applies: cross-attention from text to image tokens (BLIP), joint attention over
-image and text (GIT), or else what reaches the class token (CLIP).
+image and text (GIT), a learnt query's attention (SigLIP), or else what reaches the class token (CLIP), or the mean of
+all tokens where there is none.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ def raw_relevance(recording: Recording, weights: Tensor) -> Tensor:
     """Return the attention to each patch (B, N - 1), unscaled, whatever the prediction.
 
     Where text attends to the picture (BLIP, GIT): the attention of the last K text tokens to image tokens, weighted by
-    `weights` (B, K), mean over heads and layers. Else (CLIP): the class token's row of the rollout.
+    `weights` (B, K), mean over heads and layers; that of a learnt query (SigLIP) likewise. Else (CLIP): the class
+    token's row of the rollout.
     """
-    text_layers = recording.of_kind("cross") + recording.of_kind("joint")
-    if not text_layers:
-        return rollout([layer.detach().mean(dim=1) for layer in recording.of_kind("vision")])[:, 0, 1:]
-    count, images = weights.shape[1], recording.image_tokens
-    rows = torch.stack([layer.detach()[:, :, -count:, 1:images].mean(dim=1) for layer in text_layers]).mean(dim=0)
+    layers = recording.of_kind("cross") + recording.of_kind("joint") + recording.of_kind("pool")
+    if not layers:
+        return _read(rollout([layer.detach().mean(dim=1) for layer in recording.of_kind("vision")]), recording)
+    count, patches = weights.shape[1], slice(recording.prefix_tokens, recording.image_tokens)
+    rows = torch.stack([layer.detach()[:, :, -count:, patches].mean(dim=1) for layer in layers]).mean(dim=0)
     return torch.einsum("bk,bkn->bn", weights, rows)
 
 
@@ -33,15 +35,24 @@ def gradient_relevance(recording: Recording, weights: Tensor) -> Tensor:
     """
     weighted = _weighted_attention(recording, weights)
     kinds = [layer.kind for layer in recording.layers]
-    vision, text, cross, joint = (
+    vision, text, cross, joint, pool = (
         [layer for layer, layer_kind in zip(weighted, kinds, strict=True) if layer_kind == kind]
-        for kind in ("vision", "text", "cross", "joint")
+        for kind in ("vision", "text", "cross", "joint", "pool")
     )
     images = _self_relevance(vision)  # (B, N, N)
-    if not cross and not joint:
-        return images[:, 0, 1:]
-    rows = _cross_relevance(images, text, cross) if cross else _joint_relevance(images, joint)
-    return torch.einsum("bk,bkn->bn", weights.double(), rows[:, -weights.shape[1] :, 1:])
+    if pool:
+        rows = pool[0] @ _normalised(images)  # equation 10 for a query that attends to nothing else
+    elif cross or joint:
+        rows = _cross_relevance(images, text, cross) if cross else _joint_relevance(images, joint)
+    else:
+        return _read(images, recording)
+    return torch.einsum("bk,bkn->bn", weights.double(), rows[:, -weights.shape[1] :, recording.prefix_tokens :])
+
+
+def _read(tokens: Tensor, recording: Recording) -> Tensor:
+    """Return the patches' columns (B, P) of a matrix (B, N, N) in the row that the head reads, or the rows' mean."""
+    prefix = recording.prefix_tokens
+    return tokens[:, 0, prefix:] if prefix else tokens.mean(dim=1)
 
 
 def rollout(layers: list[Tensor]) -> Tensor:

@@ -28,13 +28,13 @@ class LayerStatistics:
     """
 
     name: str  # the layer's
-    kind: str  # vision, text, cross, "joint, image" or "joint, text"
+    kind: str  # vision, text, cross, pool, "joint, image" or "joint, text"
     tokens: int  # queries
     entropy: float  # nats
     relative_entropy: float | None  # share of uniform attention's; None where no query has more than one token
     distance_patches: float | None  # from the querying patch, in patches; None where queries are no patches
     distance_share: float | None  # the same as a share of the picture's side
-    class_share: float | None  # of the attention that goes to the class token, which maps do not show
+    class_share: float | None  # of the attention that goes to the class token, if any, which maps do not show
     product_share: float | None  # of the attention to patches that is on the product; None for text to text
     product_area: float  # the product's share of the picture: its share under uniform attention
     head_diversity: float | None  # 0 where all heads are equal, 1 where none share a token; None for one head
@@ -50,11 +50,13 @@ def attention_statistics(model: VisionLanguageCategoriser, pictures: NDArray[np.
 
     statistics: list[list[LayerStatistics]] = []
     for recording in record_batches(model, pictures):
-        images = recording.image_tokens
+        images, prefix = recording.image_tokens, recording.prefix_tokens
         layers = [part for layer in recording.layers for part in _parts(layer, images)]
         for row in range(len(recording.scores)):
-            product = product_shares(pictures[len(statistics)], isqrt(images - 1))
-            statistics.append([describe_layer(name, kind, part[row], images, product) for name, kind, part in layers])
+            product = product_shares(pictures[len(statistics)], isqrt(images - prefix))
+            statistics.append(
+                [describe_layer(name, kind, part[row], images, product, prefix) for name, kind, part in layers]
+            )
     return tuple(_mean(layers) for layers in zip(*statistics, strict=True))
 
 
@@ -69,14 +71,17 @@ def product_shares(picture: NDArray[np.uint8], side: int) -> NDArray[np.float64]
 
 
 def describe_layer(
-    name: str, kind: str, attention: AttentionWeights, images: int, product: NDArray[np.float64]
+    name: str, kind: str, attention: AttentionWeights, images: int, product: NDArray[np.float64], prefix: int = 1
 ) -> LayerStatistics:
-    """Return one layer's statistics on one picture with `images` image tokens and patches' product shares (g * g,)."""
+    """Return one layer's statistics on one picture with `images` image tokens and patches' product shares (g * g,).
+
+    The first `prefix` image tokens are no patches: the class token, and registers.
+    """
     entropy, relative = _entropies(attention)
-    patches = attention[:, :, 1:images]
+    patches = attention[:, :, prefix:images]
     from_patches = kind in ("vision", "joint, image") and attention.shape[1] == images
-    side = isqrt(images - 1)
-    distance = mean_distance(patches[:, 1:]) if from_patches else None
+    side = isqrt(images - prefix)
+    distance = mean_distance(patches[:, prefix:]) if from_patches else None
     return LayerStatistics(
         name=name,
         kind=kind,
@@ -85,7 +90,7 @@ def describe_layer(
         relative_entropy=relative,
         distance_patches=distance,
         distance_share=None if distance is None else distance / side,
-        class_share=None if kind == "text" else float(attention[:, :, 0].mean()),
+        class_share=None if kind == "text" or not prefix else float(attention[:, :, 0].mean()),
         product_share=None if kind == "text" else float((_normalised(patches) @ product).mean()),
         product_area=float(product.mean()),
         head_diversity=head_diversity(attention),

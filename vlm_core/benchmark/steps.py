@@ -30,6 +30,7 @@ from vlm_core.benchmark.profiling import count_flops, timed
 from vlm_core.config import Config
 from vlm_core.data import Data, load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.models.stages import Captioner
 from vlm_core.pixels.arrays import Rows
 from vlm_core.training.batches import Batches, PixelBatches
 from vlm_core.training.checkpoint import Checkpoint
@@ -149,7 +150,7 @@ def _published(family: str, image_size: int, data: Data) -> tuple[Any, FusedFeat
     """Return the family's published network, the function to its fused features, and their width."""
     hf, tokenizer = full_size(family, image_size)
     adapter = categoriser_of(family, hf, tokenizer, data).adapter
-    prompt = adapter.prompt_ids() if family != "clip" else ()  # type: ignore[union-attr]
+    prompt = adapter.prompt_ids() if isinstance(adapter, Captioner) else ()
     return (hf, *fused_features(family, hf, prompt))
 
 

@@ -8,15 +8,19 @@ take the group or the configuration whose settings they read.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from vlm_core.config.settings import Settings
+from vlm_core.families import PUBLISHED_MODELS, family_of, family_problem
 from vlm_core.lists import split_list
 from vlm_core.presets import reading_problem
 
-Model = Literal["clip", "clip-large", "blip", "blip-large", "git", "git-large", "baseline"]
+if TYPE_CHECKING:  # the choices are those of `vlm_core.families`, and the baseline
+    Model = str
+else:
+    Model = Literal[(*PUBLISHED_MODELS, "baseline")]
 
 
 def _search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
@@ -52,8 +56,8 @@ class ModelSettings(WeightsSettings):
 
     @property
     def family(self) -> str:
-        """The model's family: clip, blip, git or baseline."""
-        return self.model.split("-")[0]
+        """The model's family, one of FAMILIES or baseline."""
+        return family_of(self.model)
 
 
 class CatalogueSettings(Settings):
@@ -247,13 +251,10 @@ class TrainingSettings(ReadingSettings, FineTuningSettings, SplitSettings, Model
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        generative = self.model.startswith(("blip", "git"))
-        if self.objective == "generate" and not generative:
-            raise ValueError(f"objective=generate needs a generative model (blip or git), not {self.model}")
+        if problem := family_problem(self.family, dict(self)):
+            raise ValueError(problem)
         if self.objective == "generate" and self.mode in ("probe", "lp-ft"):
             raise ValueError(f"mode={self.mode} trains a classification head: use objective=classify, or mode=full")
-        if self.model == "baseline" and self.mode == "zero-shot":
-            raise ValueError("the baseline has no zero-shot mode: use clip, blip or git")
         if self.objective == "generate" and self.balance in ("weights", "logit-adjusted"):
             raise ValueError(
                 f"balance={self.balance} changes the loss of a classification head, which objective=generate does not "
@@ -363,7 +364,7 @@ class SearchConfig(WorkersSettings, TrainingSettings):
 class StudyConfig(TextColumns, WorkersSettings, FineTuningSettings):
     """Study."""
 
-    families: str = Field("clip,blip,git", description="comma-separated models to compare")
+    families: str = Field("clip,blip,git", description="comma-separated models to compare, siglip and vision too")
     modes: str = Field("zero-shot,probe,full", description="comma-separated modes; the last is compared in most detail")
     objectives: str = Field("classify,generate", description="comma-separated objectives (generate: only blip and git)")
     protocols: str = Field("holdout,original", description="comma-separated protocols; original shows the leak")

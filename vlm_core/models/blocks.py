@@ -23,20 +23,25 @@ from vlm_core.models.stages import Stage
 ALL_TOKENS = slice(None)
 FIRST_TOKEN = slice(0, 1)
 LAST_TOKEN = slice(-1, None)
+_UNCHANGED = nn.Identity()
 # The fused operation keeps no attention weights; `vlm_core.attention` sets a kernel that does.
 ATTENTION_KERNEL: ContextVar[Callable[..., Tensor]] = ContextVar(
     "ATTENTION_KERNEL", default=scaled_dot_product_attention
 )
 
 
-def vision_stages(blocks: Any, outputs: slice = ALL_TOKENS) -> list[Stage]:
-    """Return a vision tower's blocks as stages; the last one computes only the tokens `outputs`."""
+def vision_stages(
+    blocks: Any, outputs: slice = ALL_TOKENS, run: Callable[[Any, Tensor, slice], Tensor] | None = None
+) -> list[Stage]:
+    """Return a vision tower's blocks as stages; the last one computes only the tokens `outputs`.
+
+    `run` computes a block; `vision_block` without it.
+    """
+    run = run or vision_block
 
     def stage(number: int, block: Any) -> Stage:
         tokens = outputs if number == len(blocks) else ALL_TOKENS
-        return Stage(
-            f"vision.block.{number}", "vision", (block,), lambda state: (vision_block(block, state[0], tokens),)
-        )
+        return Stage(f"vision.block.{number}", "vision", (block,), lambda state: (run(block, state[0], tokens),))
 
     return [stage(number, block) for number, block in enumerate(blocks, start=1)]
 
@@ -57,6 +62,42 @@ def vision_block(block: Any, x: Tensor, outputs: slice = ALL_TOKENS, mask: Tenso
         y = _attention(q, normed, attention.k_proj, attention.v_proj, attention.num_heads, mask)
     x = x[:, outputs] + out_proj(y)  # (B, R, D)
     return x + block.mlp(block.layer_norm2(x))  # type: ignore[no-any-return]
+
+
+def scaled_block(
+    block: Any, x: Tensor, outputs: slice = ALL_TOKENS, rotation: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Return the tokens `outputs` (B, R, D) of a pre-norm block of ViT or DINO over tokens x (B, N, D).
+
+    DINO scales what each half of a block adds. `rotation`, cosines and sines (P, E), turns queries and keys of the last
+    P tokens by their places (Su et al. 2021, arXiv 2104.09864). Dropout is not applied; it is 0 in published towers.
+    """
+    attention = block.attention
+    norms = ("norm1", "norm2") if hasattr(block, "norm1") else ("layernorm_before", "layernorm_after")
+    norm1, norm2 = (getattr(block, name) for name in norms)
+    scale1, scale2, drop_path = (
+        getattr(block, name, _UNCHANGED) for name in ("layer_scale1", "layer_scale2", "drop_path")
+    )
+    n_head = x.shape[2] // attention.head_dim
+    normed = norm1(x)  # (B, N, D)
+    q = attention.q_proj(normed[:, outputs])  # (B, R, D)
+    if rotation is None:
+        y = _attention(q, normed, attention.k_proj, attention.v_proj, n_head)
+    else:
+        k = _rotate(attention.k_proj(normed), n_head, *rotation)
+        q = q if outputs == FIRST_TOKEN else _rotate(q, n_head, *rotation)  # the class token has no place
+        y = multi_head_attention(q, k, attention.v_proj(normed), n_head)
+    x = x[:, outputs] + drop_path(scale1(attention.o_proj(y)))  # (B, R, D)
+    return x + drop_path(scale2(block.mlp(norm2(x))))  # type: ignore[no-any-return]
+
+
+def _rotate(x: Tensor, n_head: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return x (B, N, D) with the heads of its last P tokens turned by cosines and sines (P, E)."""
+    prefix, patches = x.tensor_split([x.shape[1] - len(cos)], dim=1)
+    heads = patches.view(*patches.shape[:2], n_head, -1)  # (B, P, H, E)
+    first, second = heads.chunk(2, dim=-1)
+    turned = heads * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
+    return torch.cat((prefix, turned.flatten(2)), dim=1)
 
 
 def text_block(
@@ -102,7 +143,8 @@ def _attention(
     # multiply-adds of absorbed attention, as a share of those of projecting all tokens to keys and values
     cost = n_queries / x.shape[1] + n_queries * n_head / q.shape[2]
     plain = type(key) is type(value) is nn.Linear  # a layer with adapters has no weight of its own
-    if plain and cost <= 0.5 and ATTENTION_KERNEL.get() is scaled_dot_product_attention:
+    biased = plain and key.bias is not None and value.bias is not None
+    if biased and cost <= 0.5 and ATTENTION_KERNEL.get() is scaled_dot_product_attention:
         return absorbed_attention(q, x, key, value, n_head, mask, dropout)  # type: ignore[arg-type]
     return multi_head_attention(q, key(x), value(x), n_head, mask, dropout)
 

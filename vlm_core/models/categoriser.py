@@ -20,21 +20,52 @@ from vlm_core.evaluation.hierarchy import Hierarchy
 from vlm_core.evaluation.levels import LevelPredictions
 from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.evaluation.texts import closest_category
+from vlm_core.families import FAMILIES
 from vlm_core.models.arithmetic import Precision, mixed_precision
 from vlm_core.models.blip import Blip
+from vlm_core.models.checkpoint_forms import read_json
 from vlm_core.models.clip import Clip
 from vlm_core.models.fusion import Fusion, make_fusion_head, reading_stages, text_width
 from vlm_core.models.git import Git
 from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, generate_texts
 from vlm_core.models.levels import LevelScores, LevelsHead
 from vlm_core.models.lora import ADAPTER, add_adapters
+from vlm_core.models.positions import input_size
 from vlm_core.models.preprocessing import write_preprocessing
+<<<<<<< HEAD
 from vlm_core.models.pretrained import quiet_transformers
 from vlm_core.models.stages import Captioner, Readout, State, encode_texts, run_stages
+=======
+from vlm_core.models.pretrained import quiet_transformers, read_tokenizer
+from vlm_core.models.siglip import Siglip
+from vlm_core.models.stages import Adapter, Captioner, Matcher, Readout, State, run_stages
+from vlm_core.models.vision import Vision, vision_class
+>>>>>>> aba342a (Add the families siglip and vision)
 from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
 from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view
 
-ADAPTERS: dict[str, type[Clip] | type[Blip] | type[Git]] = {"clip": Clip, "blip": Blip, "git": Git}
+# One line for each of `vlm_core.families`.
+ADAPTERS: dict[str, type[Clip] | type[Blip] | type[Git] | type[Siglip] | type[Vision]] = {
+    "clip": Clip,
+    "blip": Blip,
+    "git": Git,
+    "siglip": Siglip,
+    "vision": Vision,
+}
+
+
+def model_class(family: str, config: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return transformers' class for a family's `config.json`, and what its `from_pretrained` takes.
+
+    Raise UserError for a vision tower of a kind that is not read.
+    """
+    import transformers
+
+    if family == Vision.family:
+        return vision_class(config)
+    return getattr(transformers, ADAPTERS[family].hf_class), {}
+
+
 HeadKind = Literal["linear", "prompts", "sentences"]
 SCHEMA = 1
 IMAGES_PER_BATCH = 32
@@ -109,13 +140,13 @@ _DESCRIPTION = TypeAdapter(Description)
 
 
 class VisionLanguageCategoriser:
-    """CLIP, BLIP or GIT with a head. `stages[:cut]` are frozen; the later stages and the head are trainable."""
+    """A family's model with a head. `stages[:cut]` are frozen; the later stages and the head are trainable."""
 
     def __init__(self, hf: Any, tokenizer: Any, description: Description) -> None:
         self.description = description
         self.categories = description.categories
         self.canvas = description.canvas
-        self.adapter = ADAPTERS[description.family](hf, tokenizer)
+        self.adapter: Adapter = ADAPTERS[description.family](hf, tokenizer)
         self.head: Head = self.make_head()
         reads = self.reads
         self.stages = (
@@ -124,7 +155,7 @@ class VisionLanguageCategoriser:
             else self.adapter.stages(self.head.readout)
         )
         self.hf = hf
-        self.image_size = int(hf.config.vision_config.image_size)
+        self.image_size = input_size(hf)
         self.precision: Precision = "fp32"  # of training and of frozen layers; predictions are in fp32
 
     def make_head(self) -> Head:
@@ -134,7 +165,7 @@ class VisionLanguageCategoriser:
             assert isinstance(adapter, Captioner)
             return SentenceHead(adapter, self.categories)
         if kind == "prompts":
-            assert isinstance(adapter, Clip)
+            assert isinstance(adapter, Matcher)
             return PromptHead(adapter, self.categories)
         reads, fusion, count = self.reads, self.description.fusion, len(self.categories)
         if reads and reads.inputs == "text":
@@ -263,10 +294,17 @@ class VisionLanguageCategoriser:
         return mixed_precision(self.device, self.precision)
 
     def set_training(self, training: bool, cut: int) -> None:
-        """Set training mode (dropout) in what is trainable, and evaluation mode in what is frozen."""
+        """Set training mode (dropout) in what is trainable, and evaluation mode in what is frozen.
+
+        Batch norms keep the statistics of pretraining, which small batches would spoil: an image's features do not
+        depend on the images beside it.
+        """
         self.hf.eval()
         for module in self.trainable_modules(cut):
             module.train(training)
+        for layer in self.hf.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
 
     def run(self, state: State, start: int = 0, end: int | None = None) -> State:
         """Return the state after `stages[start:end]`, on the model's device."""
@@ -344,7 +382,8 @@ class VisionLanguageCategoriser:
         folder.mkdir(parents=True, exist_ok=True)
         with quiet_transformers():
             self.hf.save_pretrained(folder / "model")
-        self.adapter.tokenizer.save_pretrained(folder / "model")
+        if self.adapter.tokenizer is not None:
+            self.adapter.tokenizer.save_pretrained(folder / "model")
         write_preprocessing(self.description.preprocessing, self.image_size, folder / "model")
         if isinstance(self.head, nn.Module):
             save_file(
@@ -357,14 +396,13 @@ class VisionLanguageCategoriser:
     @classmethod
     def load(cls, folder: Path) -> VisionLanguageCategoriser:
         """Return the categoriser that `save` wrote, in evaluation mode."""
-        import transformers
         from safetensors.torch import load_file
 
         description = _DESCRIPTION.validate_json((folder / "categoriser.json").read_bytes())
-        hf_class = getattr(transformers, ADAPTERS[description.family].hf_class)
+        hf_class, settings = model_class(description.family, read_json(folder / "model" / "config.json"))
         with quiet_transformers():
-            hf = hf_class.from_pretrained(folder / "model", dtype=torch.float32, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model", local_files_only=True)
+            hf = hf_class.from_pretrained(folder / "model", dtype=torch.float32, local_files_only=True, **settings)
+        tokenizer = read_tokenizer(folder / "model") if FAMILIES[description.family].has_language else None
         categoriser = cls(hf, tokenizer, description)
         if isinstance(categoriser.head, nn.Module):
             categoriser.head.load_state_dict(load_file(folder / "head.safetensors"))

@@ -26,8 +26,8 @@ _OTHER_LIBRARIES: Final = {
 _WRAPPERS: Final = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _TRAINERS_CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 _OPEN_CLIP: Final = (
-    f"a model of open_clip that is not read here ({OPEN_CLIP_CONFIG} with a plain vision transformer, and "
-    f"{OPEN_CLIP_WEIGHTS[0]}, would be): take the same model in Hugging Face's format, as "
+    f"a model of open_clip that is not read here ({OPEN_CLIP_CONFIG} with a plain vision transformer or SigLIP's, "
+    f"and {OPEN_CLIP_WEIGHTS[0]}, would be): take the same model in Hugging Face's format, as "
     "laion/CLIP-ViT-B-32-laion2B-s34B-b79K, or convert it with transformers' convert_clip_original_pytorch_to_hf.py"
 )
 

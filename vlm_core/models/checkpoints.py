@@ -82,14 +82,14 @@ class UnavailableCheckpoint:
 
 
 def find_checkpoint(
-    name: str, *, commit: str = "", seconds: float = 4.0, adapter: bool = True
+    name: str, *, commit: str = "", seconds: float = 4.0, adapter: bool = True, has_language: bool = True
 ) -> AvailableCheckpoint | UnavailableCheckpoint:
     """Return where to load a checkpoint from: a folder of that name, else the hub's cache, else the hub.
 
     `name` is a hub name such as `openai/clip-vit-base-patch32`, or a folder in Hugging Face format. `commit` asks for
     that commit on the hub instead of the newest; a folder has none. The hub has `seconds` to respond. HF_ENDPOINT,
     HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are respected. Raise UserError for a folder that is missing or incomplete,
-    or holds an adapter if it may not, and for an invalid name.
+    or holds an adapter if it may not, and for an invalid name. A model that `has_language` needs a vocabulary.
     """
     if Path(name).expanduser().is_dir():
         return _in_folder(name, adapter)
@@ -109,7 +109,7 @@ def find_checkpoint(
             f"checkpoint={name} is not a valid name on the hub: use one such as "
             "openai/clip-vit-base-patch32, or a folder."
         ) from None
-    return _in_cache(name, commit) or _on_hub(name, commit, seconds)
+    return _in_cache(name, commit, has_language) or _on_hub(name, commit, seconds)
 
 
 def _in_folder(name: str, adapter: bool) -> AvailableCheckpoint:
@@ -180,7 +180,7 @@ def _adapter(name: str, folder: Path, names: Collection[str]) -> AvailableCheckp
     return AvailableCheckpoint(name, "folder", str(folder), None, _needed_files(names), base=base)
 
 
-def _in_cache(name: str, commit: str) -> AvailableCheckpoint | None:
+def _in_cache(name: str, commit: str, has_language: bool) -> AvailableCheckpoint | None:
     """Return the commit, or else the last requested one of the hub's main branch, if the cache holds all of it."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -192,7 +192,7 @@ def _in_cache(name: str, commit: str) -> AvailableCheckpoint | None:
     complete = (
         read_json(folder / CONFIG)
         and _has_complete_weights(folder, files)
-        and any(file in VOCABULARIES for file in files)
+        and (not has_language or any(file in VOCABULARIES for file in files))
     )
     return AvailableCheckpoint(name, "cache", str(folder), folder.name, files, bool(commit)) if complete else None
 

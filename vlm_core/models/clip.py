@@ -9,7 +9,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, vision_block, vision_stages
+<<<<<<< HEAD
 from vlm_core.models.stages import Readout, Stage, State, causal_mask, last_token, side_by_side
+=======
+from vlm_core.models.stages import Readout, Stage, State, causal_mask, last_token, padded, side_by_side
+from vlm_core.pixels.views import DEFAULT
+>>>>>>> aba342a (Add the families siglip and vision)
 
 
 class Clip:
@@ -17,6 +22,9 @@ class Clip:
 
     family = "clip"
     hf_class = "CLIPModel"
+    has_attention = True
+    prefix_tokens = 1  # the class token
+    preprocessing = DEFAULT
 
     def __init__(self, hf: Any, tokenizer: Any) -> None:
         self.hf = hf
@@ -110,6 +118,6 @@ class Clip:
         features = self.hf.get_text_features(ids["input_ids"], ids["attention_mask"]).pooler_output
         return normalize(features, dim=-1)
 
-    def logit_scale(self) -> Tensor:
-        """Return exp(`logit_scale`) (), which cosines are multiplied by before the softmax: one over a temperature."""
-        return torch.exp(self.hf.logit_scale)
+    def match_logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Return the cosines (B, C) of unit vectors (B, D) and (C, D) over the learnt temperature."""
+        return torch.exp(self.hf.logit_scale) * images @ texts.T

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from vlm_core.models.blip import PROMPT
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, LAST_TOKEN, text_block, vision_stages
+<<<<<<< HEAD
 from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, last_token
+=======
+from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, last_token, padded
+from vlm_core.pixels.views import DEFAULT
+>>>>>>> aba342a (Add the families siglip and vision)
 
 
 class Git:
@@ -17,6 +22,9 @@ class Git:
 
     family = "git"
     hf_class = "GitForCausalLM"
+    has_attention = True
+    prefix_tokens = 1  # the class token
+    preprocessing = DEFAULT
 
     def __init__(self, hf: Any, tokenizer: Any) -> None:
         self.hf = hf

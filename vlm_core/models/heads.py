@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlm_core.models.clip import Clip
 from vlm_core.models.onednn_linear import use_onednn_linear
-from vlm_core.models.stages import Captioner, Readout, State
+from vlm_core.models.stages import Captioner, Matcher, Readout, State
 
 # A prompt ensemble as in CLIP (Radford et al. 2021, section 3.1.4), worded for product photos.
 TEMPLATES = (
@@ -63,12 +62,16 @@ class LinearHead(nn.Module):
 
 
 class PromptHead:
-    """CLIP's zero-shot classifier: the cosine to the mean embedding of each category's prompts."""
+    """CLIP's and SigLIP's zero-shot classifier: the match with the mean embedding of each category's prompts.
+
+    SigLIP learns each match by itself, with a sigmoid. Here one category is right, and given that exactly one is, the
+    odds of independent matches are the softmax of their logits: so rows sum to one for both families.
+    """
 
     readout: Readout = "fused"
 
-    def __init__(self, clip: Clip, categories: Sequence[str]) -> None:
-        self.clip = clip
+    def __init__(self, matcher: Matcher, categories: Sequence[str]) -> None:
+        self.matcher = matcher
         self.categories = categories
         self._prompt_embeddings: Tensor | None = None
 
@@ -78,17 +81,16 @@ class PromptHead:
         """Return a unit vector (C, D) per category, computed once."""
         if self._prompt_embeddings is None:
             means = [
-                self.clip.text_embeddings([template.format(name.lower()) for template in TEMPLATES]).mean(dim=0)
+                self.matcher.text_embeddings([template.format(name.lower()) for template in TEMPLATES]).mean(dim=0)
                 for name in self.categories
             ]
             self._prompt_embeddings = functional.normalize(torch.stack(means), dim=-1)
         return self._prompt_embeddings
 
     def log_probabilities(self, state: State) -> Tensor:
-        """Return the log-softmax (B, C) of the cosines times the logit scale."""
+        """Return the log-softmax (B, C) of the match's logits."""
         image_embeddings = functional.normalize(state[0], dim=-1)  # (B, D)
-        logits = self.clip.logit_scale() * image_embeddings @ self._category_embeddings().T
-        return functional.log_softmax(logits, dim=-1)
+        return functional.log_softmax(self.matcher.match_logits(image_embeddings, self._category_embeddings()), dim=-1)
 
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the negative log-likelihood () and the log-probabilities (B, C); for evaluation, never trained."""

@@ -11,9 +11,11 @@ import torch
 
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
-from vlm_core.models.categoriser import ADAPTERS
-from vlm_core.models.checkpoints import AvailableCheckpoint, fetch_checkpoint, find_checkpoint
-from vlm_core.models.positions import resize_input
+from vlm_core.families import FAMILIES, PUBLISHED_MODELS, family_of
+from vlm_core.models.categoriser import ADAPTERS, model_class
+from vlm_core.models.checkpoint_forms import read_json
+from vlm_core.models.checkpoints import CONFIG, AvailableCheckpoint, fetch_checkpoint, find_checkpoint
+from vlm_core.models.positions import input_size, patch_size, resize_input
 from vlm_core.models.preprocessing import read_preprocessing
 from vlm_core.models.pretrained import load_pretrained
 from vlm_core.models.shipped import read_exposure, shipped_weights
@@ -21,24 +23,6 @@ from vlm_core.models.tiny import build_tiny
 from vlm_core.pixels.views import DEFAULT, Preprocessing
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PublishedModel:
-    """A published model: its hub name, and an input size that suits images of 60x80 pixels."""
-
-    checkpoint: str
-    image_size: int  # pixels per side; BLIP's own 384 costs 3.9 times as much and adds no detail
-
-
-PUBLISHED_MODELS = {
-    "clip": PublishedModel("openai/clip-vit-base-patch32", 224),
-    "clip-large": PublishedModel("openai/clip-vit-large-patch14", 224),
-    "blip": PublishedModel("Salesforce/blip-image-captioning-base", 224),
-    "blip-large": PublishedModel("Salesforce/blip-image-captioning-large", 224),
-    "git": PublishedModel("microsoft/git-base", 224),
-    "git-large": PublishedModel("microsoft/git-large", 224),
-}
 
 
 @dataclass(frozen=True)
@@ -70,27 +54,27 @@ def load_weights(
     back to the shipped tiny weights, with a warning, if the checkpoint is not available within seconds. Raise UserError
     if `pretrained` weights are not available, or the checkpoint is unusable.
     """
-    family = model.split("-")[0]
+    family = family_of(model)
     if weights == "tiny-random":
         torch.manual_seed(seed)
         hf, tokenizer = build_tiny(family, texts)
-        resize_input(hf, image_size or hf.config.vision_config.image_size)
+        resize_input(hf, image_size or input_size(hf))
         return LoadedWeights(hf, tokenizer, "tiny-random", pretrained=False, exposure=None)
     name = checkpoint or PUBLISHED_MODELS[model].checkpoint
-    published = None if weights == "tiny" else _find(name, commit, weights)
+    has_language = FAMILIES[family].has_language
+    published = None if weights == "tiny" else _find(name, commit, weights, has_language)
     source = f"{published.source}:{published.name}" if published else f"shipped:{family}"
     keep_size = not published or bool(checkpoint)
     available = published or shipped_weights(family)
-    import transformers
-
     folder = fetch_checkpoint(available)
     available = replace(
         available, source="cache" if available.source == "hub" else available.source, reference=str(folder)
     )
-    hf, tokenizer = load_pretrained(available, getattr(transformers, ADAPTERS[family].hf_class))
-    preprocessing, stated = _preprocessing(available)
-    own = int(hf.config.vision_config.image_size)
-    if stated % int(hf.config.vision_config.patch_size):
+    hf_class, settings = model_class(family, read_json(fetch_checkpoint(available.base or available) / CONFIG))
+    hf, tokenizer = load_pretrained(available, hf_class, has_language=has_language, **settings)
+    preprocessing, stated = _preprocessing(available, ADAPTERS[family].preprocessing)
+    own = input_size(hf)
+    if stated % patch_size(hf):
         logger.warning(f"{available.name} asks for {stated} pixels per side, which its patches do not divide: {own}.")
         stated = 0
     size = image_size or ((stated or own) if keep_size else PUBLISHED_MODELS[model].image_size)
@@ -98,22 +82,22 @@ def load_weights(
     if size != own:
         logger.info(
             f"{available.name} runs at {size} pixels per side instead of its {own}: "
-            "its position embeddings are interpolated."
+            "position embeddings, if it has any, are interpolated."
         )
     exposure = read_exposure(available) or (read_exposure(available.base) if available.base else None)
     return LoadedWeights(hf, tokenizer, source, True, exposure, available.revision or "", preprocessing)
 
 
-def _preprocessing(checkpoint: AvailableCheckpoint) -> tuple[Preprocessing, int]:
-    """Return a local checkpoint's preprocessing, or its base's, and the side of its input (0: not stated)."""
+def _preprocessing(checkpoint: AvailableCheckpoint, own: Preprocessing) -> tuple[Preprocessing, int]:
+    """Return a local checkpoint's preprocessing, or its base's, or the family's own, and its input's side (0: none)."""
     places = [checkpoint, *([checkpoint.base] if checkpoint.base else [])]
     read = (read_preprocessing(fetch_checkpoint(place)) for place in places)
-    return next((found for found in read if found), (DEFAULT, 0))
+    return next((found for found in read if found), (own, 0))
 
 
-def _find(name: str, commit: str, weights: str) -> AvailableCheckpoint | None:
+def _find(name: str, commit: str, weights: str, has_language: bool) -> AvailableCheckpoint | None:
     """Return the checkpoint; None if `auto` may fall back to the shipped weights. Raise UserError for `pretrained`."""
-    checkpoint = find_checkpoint(name, commit=commit)
+    checkpoint = find_checkpoint(name, commit=commit, has_language=has_language)
     if isinstance(checkpoint, AvailableCheckpoint):
         return checkpoint
     if weights == "pretrained":

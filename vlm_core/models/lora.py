@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from torch import nn
 
+from vlm_core.errors import UserError
+
 ADAPTER = ".lora_"  # in the names of the adapters' weights
 ALPHA_PER_RANK = 2  # the usual scale of the adapters' output, whatever their rank
 HIGHEST_RANK: Final = 4096  # of an adapter that is read
@@ -23,7 +25,7 @@ def add_adapters(hf: Any, modules: Iterable[nn.Module], rank: int) -> Callable[[
     """Add adapters to every attention projection within `modules`; return a function that merges them.
 
     Hu et al. 2021, arXiv 2106.09685. New adapters add zero, so the model's output does not change. Merging adds them
-    to the projections and leaves an ordinary model.
+    to the projections and leaves an ordinary model. Raise UserError if there is no attention.
     """
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
@@ -37,6 +39,11 @@ def add_adapters(hf: Any, modules: Iterable[nn.Module], rank: int) -> Callable[[
         if isinstance(layer, nn.Linear)
     }
     names = [name for name, layer in hf.named_modules() if id(layer) in targets]
+    if not names:
+        raise UserError(
+            "mode=lora adapts attention layers, and none are among what is trained here: use mode=last-blocks, or "
+            "more blocks=."
+        )
     config = LoraConfig(r=rank, lora_alpha=ALPHA_PER_RANK * rank, lora_dropout=0.0, target_modules=names)
     tuner = LoraModel(hf, config, "default")
 

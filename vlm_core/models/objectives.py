@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
 from transformers import BlipForImageTextRetrieval
 
 from vlm_core.models.blip import Blip
 from vlm_core.models.clip import Clip
 from vlm_core.models.git import Git
+from vlm_core.models.siglip import Siglip
 from vlm_core.models.stages import Adapter, Captioner, Readout, State
 
 MAX_LOGIT_SCALE = 100.0  # as in CLIP
@@ -55,6 +56,25 @@ class Contrastive(nn.Module):
         scale = self.hf.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
         logits = scale * normalize(state[0], dim=-1) @ self.clip.text_embeddings(list(texts)).T
         return {"contrastive": contrastive_loss(logits, texts)}
+
+
+class Sigmoid(nn.Module):
+    """SigLIP: for each image and sentence of a batch, whether they are a pair. Zhai et al. 2023, arXiv 2303.15343.
+
+    As for CLIP, images with equal sentences are all pairs.
+    """
+
+    readout: Readout = "fused"
+
+    def __init__(self, siglip: Siglip) -> None:
+        super().__init__()
+        self.siglip = siglip
+        self.hf = siglip.hf
+
+    def terms(self, state: State, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return the loss `sigmoid`."""
+        logits = self.siglip.match_logits(normalize(state[0], dim=-1), self.siglip.text_embeddings(list(texts)))
+        return {"sigmoid": sigmoid_loss(logits, texts)}
 
 
 class Captioning(nn.Module):
@@ -139,6 +159,8 @@ class Bootstrapping(nn.Module):
 
 def make_objective(adapter: Adapter) -> Objective:
     """Return the family's own objective."""
+    if isinstance(adapter, Siglip):
+        return Sigmoid(adapter)
     if isinstance(adapter, Clip):
         return Contrastive(adapter)
     if isinstance(adapter, Blip):
@@ -173,6 +195,12 @@ def contrastive_loss(logits: Tensor, texts: Sequence[str]) -> Tensor:
     targets = _equal_texts(texts, logits.device).to(logits.dtype)
     targets = targets / targets.sum(dim=1, keepdim=True)
     return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
+
+
+def sigmoid_loss(logits: Tensor, texts: Sequence[str]) -> Tensor:
+    """Return the loss () of logits (images, sentences), summed over sentences: equation 1 of the paper."""
+    signs = 2 * _equal_texts(texts, logits.device).to(logits.dtype) - 1
+    return -logsigmoid(signs * logits).sum(dim=1).mean()
 
 
 def captioning_loss(captioner: Captioner, tokens: Tensor, texts: Sequence[str]) -> Tensor:

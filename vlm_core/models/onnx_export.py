@@ -1,4 +1,4 @@
-"""Export of CLIP, BLIP and GIT to ONNX, from pixels to log-probabilities, in fp32 and in int8."""
+"""Export of a family's model to ONNX, from pixels to log-probabilities, in fp32 and in int8."""
 
 from __future__ import annotations
 
@@ -45,7 +45,18 @@ def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
     if not isinstance(model, VisionLanguageCategoriser):
+<<<<<<< HEAD
         raise UserError("only CLIP, BLIP and GIT can be exported to ONNX: choose a run of one of these families.")
+=======
+        raise UserError(
+            "the baseline and models that are ONNX already cannot be exported to ONNX: choose a run of another family."
+        )
+    if model.reads:
+        raise UserError(
+            "a model that reads texts is not exported to ONNX, whose graph starts from pixels: serve the run's own "
+            "model, or export one trained with inputs=image."
+        )
+>>>>>>> aba342a (Add the families siglip and vision)
     source = model.description
     description = OnnxDescription(
         family=source.family,

@@ -1,4 +1,4 @@
-"""CLIP models that open_clip has saved, under the names and in the shapes of transformers' CLIPModel."""
+"""CLIP and SigLIP models that open_clip has saved, under transformers' names; here CLIP's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from vlm_core.models.checkpoint_forms import OPEN_CLIP_CONFIG, read_json
+from vlm_core.models.open_clip_siglip import convert_siglip_weights, siglip_settings
 
 # What CLIPModel has a setting for; other settings name text towers, pooling or attention of other models.
 _MODEL: Final = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
@@ -47,8 +48,10 @@ _LAYERS: Final = {
 
 
 def open_clip_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of a CLIPModel for the model that open_clip has saved in `folder`; None if it is another."""
+    """Return the settings of a CLIPModel, or SiglipModel, for what open_clip has saved; None if it is another model."""
     model = read_json(folder / OPEN_CLIP_CONFIG).get("model_cfg")
+    if isinstance(model, dict) and (siglip := siglip_settings(model)):
+        return siglip
     if not isinstance(model, dict) or not set(model) <= _MODEL:
         return None
     vision, text = model.get("vision_cfg"), model.get("text_cfg")
@@ -86,8 +89,16 @@ def open_clip_settings(folder: Path) -> dict[str, Any] | None:
     }
 
 
+def open_clip_family(folder: Path) -> str:
+    """Return the family of the model that open_clip has saved in `folder`."""
+    model = read_json(folder / OPEN_CLIP_CONFIG).get("model_cfg")
+    return "siglip" if isinstance(model, dict) and siglip_settings(model) else "clip"
+
+
 def convert_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return open_clip's weights as CLIPModel names them; names that it does not know stay as they are."""
+    """Return open_clip's weights as transformers names them; names that it does not know stay as they are."""
+    if any(name.startswith("visual.trunk.") for name in weights):
+        return convert_siglip_weights(weights)
     converted: dict[str, Tensor] = {}
     for name, weight in weights.items():
         block = _BLOCK.fullmatch(name)

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vlm_core.errors import UserError
+from vlm_core.families import FAMILIES
 from vlm_core.models.checkpoint_forms import common_prefix, read_json, without_wrappers
 from vlm_core.models.checkpoints import CONFIG, VOCABULARIES, AvailableCheckpoint, fetch_checkpoint, first_line
 from vlm_core.models.checksums import verify_checksums
 from vlm_core.models.lora import merge_saved_adapter
-from vlm_core.models.open_clip import convert_weights, open_clip_settings
+from vlm_core.models.open_clip import convert_weights, open_clip_family, open_clip_settings
+from vlm_core.models.vision import TOWERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,40 +28,44 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="PreTrainedModel")
 logger = logging.getLogger(__name__)
 
-_FAMILIES: Final = ("clip", "blip", "git")
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 
 
-def load_pretrained(checkpoint: AvailableCheckpoint, model_class: type[Model], **settings: Any) -> tuple[Model, Any]:
-    """Return the checkpoint's model, in float32 and evaluation mode, and its tokenizer.
+def load_pretrained(
+    checkpoint: AvailableCheckpoint, model_class: type[Model], *, has_language: bool = True, **settings: Any
+) -> tuple[Model, Any]:
+    """Return the checkpoint's model, in float32 and evaluation mode, and its tokenizer; None without language.
 
     An adapter is merged into its model. `settings` go to `model_class.from_pretrained`. Raise UserError for a
     checkpoint that is not the one of its `checksums.json`, is of another family, cannot be read, lacks weights of the
     model, or has no matching tokenizer.
     """
     if checkpoint.base:
-        return _load_adapter(checkpoint, model_class, **settings)
+        return _load_adapter(checkpoint, model_class, has_language, **settings)
     folder = fetch_checkpoint(checkpoint)
     verify_checksums(folder)
-    config = {"model_type": "clip"} if checkpoint.open_clip else read_json(folder / CONFIG)
+    config = {"model_type": open_clip_family(folder)} if checkpoint.open_clip else read_json(folder / CONFIG)
     _require_family(checkpoint, config, model_class)
     read = _read_open_clip if checkpoint.open_clip else _read_weights
     with _naming(checkpoint), quiet_transformers():
         model, report = read(checkpoint, folder, model_class, settings)
-        tokenizer = _load_tokenizer(checkpoint, folder, model.config)
+        tokenizer = _load_tokenizer(checkpoint, folder, model.config) if has_language else None
     _require_fit(checkpoint, report, config, model_class)
     _require_numbers(checkpoint, model)
     model.config._name_or_path = checkpoint.name  # saved with the model, where a local path would be of no use
     return model, tokenizer
 
 
-def _load_adapter(checkpoint: AvailableCheckpoint, model_class: type[Model], **settings: Any) -> tuple[Model, Any]:
+def _load_adapter(
+    checkpoint: AvailableCheckpoint, model_class: type[Model], has_language: bool, **settings: Any
+) -> tuple[Model, Any]:
     """Return the model that an adapter belongs to, with the adapter merged into it, and the tokenizer of either."""
     assert checkpoint.base
     folder = Path(checkpoint.reference)
-    model, tokenizer = load_pretrained(checkpoint.base, model_class, **settings)
+    model, tokenizer = load_pretrained(checkpoint.base, model_class, has_language=has_language, **settings)
     with _naming(checkpoint):
         merge_saved_adapter(model, folder)
-        if any(file in VOCABULARIES for file in checkpoint.files):
+        if has_language and any(file in VOCABULARIES for file in checkpoint.files):
             tokenizer = _load_tokenizer(checkpoint, folder, model.config)
     _require_numbers(checkpoint, model)
     logger.info(f"The adapter in {checkpoint.name} is merged into {checkpoint.base.name}.")
@@ -141,9 +147,9 @@ def _require_family(checkpoint: AvailableCheckpoint, config: dict[str, Any], mod
     if family == expected:
         return
     name = f"The checkpoint {checkpoint.name}"
-    if family in _FAMILIES:
+    if suiting := "vision" if family in TOWERS else family if family in FAMILIES else "":
         raise UserError(
-            f"{name} is of the family {family}, not {expected}: use model={family}, or another checkpoint=."
+            f"{name} is of the family {family}, not {expected}: use model={suiting}, or another checkpoint=."
         )
     if str(family).startswith(f"{expected}_"):
         raise UserError(f"{name} is a part of a {expected} alone ({family}): name a checkpoint= with the whole model.")
@@ -186,15 +192,13 @@ def _require_numbers(checkpoint: AvailableCheckpoint, model: PreTrainedModel) ->
 
 
 def _load_tokenizer(checkpoint: AvailableCheckpoint, folder: Path, config: Any) -> Any:
-    from transformers import AutoTokenizer
-
     # Otherwise transformers would return a tokenizer with special tokens only.
     if not any((folder / file).is_file() for file in VOCABULARIES):
         raise UserError(
             f"The checkpoint {checkpoint.name} holds no tokenizer ({', '.join(VOCABULARIES)}): save the tokenizer "
             "into the same folder with save_pretrained."
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = read_tokenizer(folder)
     vocabulary = int(config.get_text_config().vocab_size)
     if len(tokenizer) > vocabulary:
         raise UserError(
@@ -202,6 +206,16 @@ def _load_tokenizer(checkpoint: AvailableCheckpoint, folder: Path, config: Any) 
             f"{vocabulary}: save the tokenizer that belongs to the model."
         )
     return tokenizer
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer in a folder. SigLIP's is read from `tokenizer.json`: its own class needs sentencepiece."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    kind = read_json(folder / TOKENIZER_CONFIG).get("tokenizer_class")
+    own = kind == "SiglipTokenizer" and (folder / "tokenizer.json").is_file()
+    reader: Any = PreTrainedTokenizerFast if own else AutoTokenizer
+    return reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 @contextlib.contextmanager

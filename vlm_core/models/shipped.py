@@ -7,8 +7,10 @@ from typing import Any, Final
 
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
+from vlm_core.families import FAMILIES
 from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint
 from vlm_core.models.checksums import changed_file
+from vlm_core.models.positions import input_size
 from vlm_core.models.preprocessing import write_preprocessing
 from vlm_core.models.pretrained import quiet_transformers
 from vlm_core.pixels.views import Preprocessing
@@ -23,13 +25,19 @@ def write_weights(hf: Any, tokenizer: Any, exposure: Exposure, preprocessing: Pr
         hf.half().save_pretrained(folder)
     hf.float()
     tokenizer.save_pretrained(folder)
-    write_preprocessing(preprocessing, int(hf.config.vision_config.image_size), folder)
+    write_preprocessing(preprocessing, input_size(hf), folder)
     exposure.write(folder)
 
 
 def shipped_weights(family: str, folder: Path = FOLDER) -> AvailableCheckpoint:
     """Return a family's shipped weights. Raise UserError if a file is missing or not the one that was shipped."""
     path = folder / family
+    if not FAMILIES[family].has_tiny_weights:
+        included = ", ".join(name for name, other in FAMILIES.items() if other.has_tiny_weights)
+        raise UserError(
+            f"no tiny weights of {family} are included, only of {included}: name a checkpoint= that is on this "
+            "machine, or use weights=tiny-random."
+        )
     try:
         changed = changed_file(path)
     except (OSError, ValueError) as error:

@@ -38,7 +38,15 @@ class Adapter(Protocol):
 
     family: str
     hf: Any  # transformers.PreTrainedModel
-    tokenizer: Any  # transformers.PreTrainedTokenizerBase
+    tokenizer: Any  # transformers.PreTrainedTokenizerBase; None without language
+
+    @property
+    def has_attention(self) -> bool:
+        """Return whether the vision tower attends, which convolutional networks do not."""
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Return the number of image tokens before the patches: a class token, registers."""
 
     def stages(self, readout: Readout) -> tuple[Stage, ...]:
         """Return the chain from `(pixels (B, 3, S, S),)` to the readout."""
@@ -60,6 +68,17 @@ class Adapter(Protocol):
 
         `given` (B, 2) is 1 where there is a picture, and where there is a text.
         """
+
+
+@runtime_checkable
+class Matcher(Adapter, Protocol):
+    """A family that embeds images and texts in one space; the fused features are an image's embedding."""
+
+    def text_embeddings(self, texts: list[str]) -> Tensor:
+        """Return unit vectors (n, D) of texts."""
+
+    def match_logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Return how well each text fits each image (B, C), for unit vectors (B, D) and (C, D), before the softmax."""
 
 
 @runtime_checkable

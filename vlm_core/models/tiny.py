@@ -1,14 +1,17 @@
 """Tiny models of the same architectures with their own tokenizers, trained from scratch without a network.
 
-All three have the same vision tower (width 128, 4 blocks, patch 8 at 64 px, 0.8 M weights), so that they differ in
-the family's mechanism only. Each model has 1.4 to 1.8 million weights.
+All have the same vision tower (width 128, 4 blocks, patch 8 at 64 px, 0.8 M weights), so that they differ in the
+family's mechanism only. Each model has 1.4 to 1.9 million weights; the tower alone, which has no language, 0.8.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
+
+from torch import nn
 
 from vlm_core.models.blip import PROMPT
 from vlm_core.models.heads import TEMPLATES
@@ -37,12 +40,12 @@ TEXT: dict[str, Any] = {
 
 
 def build_tiny(family: str, texts: Iterable[str]) -> tuple[Any, Any]:
-    """Return a family's Hugging Face model with random weights, and its tokenizer trained on `texts`.
+    """Return a family's Hugging Face model with random weights, and its tokenizer trained on `texts`, None without.
 
     The weights depend on torch's random state. Raise KeyError for an unknown family.
     """
     corpus = [*texts, PROMPT, *(template.format("") for template in TEMPLATES)]
-    return {"clip": _clip, "blip": _blip, "git": _git}[family](corpus)
+    return {"clip": _clip, "blip": _blip, "git": _git, "siglip": _siglip, "vision": _vision}[family](corpus)
 
 
 def _clip(corpus: list[str]) -> tuple[Any, Any]:
@@ -91,6 +94,29 @@ def _git(corpus: list[str]) -> tuple[Any, Any]:
         **TEXT,
     )
     return GitForCausalLM(config), tokenizer
+
+
+def _siglip(corpus: list[str]) -> tuple[Any, Any]:
+    from transformers import SiglipConfig, SiglipModel
+
+    tokenizer = _train_bert_tokenizer(corpus)
+    ends = {
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text = {**TEXT, "vocab_size": len(tokenizer), "projection_size": VISION["hidden_size"], **ends}
+    hf = SiglipModel(SiglipConfig(text_config=text, vision_config=VISION))
+    nn.init.constant_(hf.logit_scale, math.log(10))  # with the bias as in the paper: at first, hardly any pair matches
+    nn.init.constant_(hf.logit_bias, -10)
+    return hf, tokenizer
+
+
+def _vision(corpus: list[str]) -> tuple[Any, Any]:
+    from transformers import Dinov2Config, Dinov2Model
+
+    hidden = {"mlp_ratio": VISION["intermediate_size"] // VISION["hidden_size"], "layerscale_value": 1.0}
+    return Dinov2Model(Dinov2Config(**VISION, **hidden, use_mask_token=False)), None
 
 
 # The trainers number affixed characters in the order of a hash map, which differs between processes, and break ties by

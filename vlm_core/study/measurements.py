@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
 from vlm_core.study.results_json import to_json
+
+logger = logging.getLogger(__name__)
 
 FOLDER: Final = "study"  # of a run's artifacts
 MOST_UNKNOWN: Final = 500  # products of other categories
@@ -122,6 +125,9 @@ def _attention(trained: TrainedCell) -> None:
     from vlm_core.attention.statistics import attention_statistics
 
     assert isinstance(trained.model, VisionLanguageCategoriser)
+    if not trained.model.adapter.has_attention:
+        logger.info(f"{trained.config.model} is a convolutional network, which has no attention to measure.")
+        return
     order = np.argsort(trained.data.split.labels[trained.test], kind="stable")
     places = np.linspace(0, len(order) - 1, min(PICTURES_EXPLAINED, len(order))).astype(np.int64)
     pictures = trained.pictures(trained.test[order[places]])

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, get_args
 
 from vlm_core.config import Config, StudyConfig
 from vlm_core.errors import UserError
+from vlm_core.families import FAMILIES, PUBLISHED_MODELS, family_of
 from vlm_core.lists import split_list
 from vlm_core.presets import MECHANISM as BUDGET
 
@@ -16,7 +17,7 @@ PARTS: Final[tuple[str, ...]] = get_args(Part)
 BASELINE: Final = "baseline"
 MECHANISM: Final = "mechanism"
 TOWERS: Final = ("clip", "blip", "git", "random")  # whose vision tower is frozen; random: CLIP's, untrained
-GENERATIVE: Final = ("blip", "git")
+MODES: Final = ("zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full")
 # Generative cells keep the vision tower frozen, so that its tokens are cached, and train all that writes text.
 GENERATIVE_MODE: Final = "fusion"
 
@@ -124,8 +125,8 @@ class StudyPlan:
 
 def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
     """Return the study that the settings ask for, one seed after the other. Raises UserError for unknown names."""
-    families = _listed("families", config.families, ("clip", "clip-large", "blip", "blip-large", "git", "git-large"))
-    modes = _listed("modes", config.modes, ("zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full"))
+    families = _listed("families", config.families, tuple(PUBLISHED_MODELS))
+    modes = _listed("modes", config.modes, MODES)
     objectives = _listed("objectives", config.objectives, ("classify", "generate"))
     protocols = _listed("protocols", config.protocols, ("holdout", "original"))
     parts = frozenset(_listed("parts", config.parts, PARTS))
@@ -149,14 +150,24 @@ def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
 def _family_cells(
     families: Sequence[str], modes: Sequence[str], objectives: Sequence[str], protocols: Sequence[str], seed: int
 ) -> Iterator[Cell]:
-    """Yield one seed's cells; the original protocol has only the baseline and the main mode, to show the leak."""
+    """Yield one seed's cells; the original protocol has only the baseline and the main mode, to show the leak.
+
+    A family without language or fusion has no cells of the modes that need it.
+    """
     for protocol in protocols:
         yield Cell(BASELINE, "full", "classify", protocol, seed)
         for family in families:
             for mode in modes if protocol == "holdout" else modes[-1:]:
-                yield Cell(family, mode, "classify", protocol, seed)
-            if protocol == "holdout" and "generate" in objectives and family.split("-")[0] in GENERATIVE:
+                if mode in _modes_of(family):
+                    yield Cell(family, mode, "classify", protocol, seed)
+            if protocol == "holdout" and "generate" in objectives and FAMILIES[family_of(family)].generates:
                 yield Cell(family, GENERATIVE_MODE, "generate", protocol, seed)
+
+
+def _modes_of(model: str) -> Sequence[str]:
+    family = FAMILIES[family_of(model)]
+    missing = {"zero-shot": not family.has_language, "fusion": not family.fuses}
+    return [mode for mode in MODES if not missing.get(mode, False)]
 
 
 def _listed(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import numpy as np
 
+from vlm_core.families import FAMILIES, family_of
 from vlm_core.study.report_contents import (
     CostPlot,
     FaithfulnessPlot,
@@ -21,14 +22,13 @@ from vlm_core.study.report_contents import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; by the first word of a label.
-COLOURS: Final = {"clip": "#0072B2", "blip": "#D55E00", "git": "#009E73"}
 _GREY: Final = "#6B7280"
 
 
 def colour_of(label: str) -> str:
     """Return the colour of the family that a label begins with; grey for any other label."""
-    return COLOURS.get(label.split(" ")[0].split("-")[0], _GREY)
+    family = FAMILIES.get(family_of(label.split(" ")[0]))
+    return family.colour if family else _GREY
 
 
 def plot_svg(plot: Plot) -> str:

@@ -15,6 +15,7 @@ from vlm_core.atomic import write_atomically
 from vlm_core.evaluation.long_tail import RANGES
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.evaluation.subsets import MEANING
+from vlm_core.families import FAMILIES
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -242,14 +243,15 @@ def _loading(family: str, run_id: str) -> str:
     if family not in ADAPTERS:
         return served
     hf_class = ADAPTERS[family].hf_class
+    reads_text = FAMILIES[family].has_language
     own = "\n".join(
         [
             "The network alone, without its classification head, from the folder of this card:",
             "",
             "```python",
-            f"from transformers import AutoTokenizer, {hf_class}",
+            f"from transformers import {'AutoTokenizer, ' if reads_text else ''}{hf_class}",
             f'network = {hf_class}.from_pretrained("model")',
-            'tokenizer = AutoTokenizer.from_pretrained("model")',
+            *(['tokenizer = AutoTokenizer.from_pretrained("model")'] if reads_text else []),
             "```",
         ]
     )

@@ -59,13 +59,14 @@ class Pretraining:
     def batch_losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
         """Yield the sum of the objective's loss terms () and the number of images of each batch."""
         first, *rest = self.adapter.stages(self.objective.readout)
+        prefix = self.adapter.prefix_tokens
         self.adapter.hf.train()
         self._loss_sums = {}
         for batch in self.batches.training(epoch):
             pixels = tuple(part.to(self.adapter.hf.device) for part in batch.state)
             captions = self.captions.sample_captions(self.batches.seed, epoch, batch.rows)
             with mixed_precision(self.adapter.hf.device, self.precision):
-                state = run_stages(rest, sample_patches(first.run(pixels), self.patches_kept))
+                state = run_stages(rest, sample_patches(first.run(pixels), self.patches_kept, prefix))
                 terms = self.objective.terms(state, captions)
             for name, term in terms.items():
                 self._loss_sums[name] = self._loss_sums.get(name, 0.0) + float(term.detach()) * len(batch.rows)
@@ -81,12 +82,17 @@ class Pretraining:
         return PretrainingMetrics(self.score())
 
 
-def sample_patches(state: State, share: float) -> State:
-    """Return the state with the class token and a random share of the patch tokens (B, N - 1, D), in their order."""
+def sample_patches(state: State, share: float, prefix: int = 1) -> State:
+    """Return the state with its first `prefix` tokens, such as the class token, and a random share of its patches.
+
+    Patch tokens (B, N - prefix, D) keep their order.
+    """
     tokens = state[0]
-    count = round((tokens.shape[1] - 1) * share)
-    if count >= tokens.shape[1] - 1:
+    total = tokens.shape[1] - prefix
+    count = round(total * share)
+    if count >= total:
         return state
-    patches = torch.rand(len(tokens), tokens.shape[1] - 1, device=tokens.device).topk(count, dim=1).indices
-    indices = torch.cat([patches.new_zeros(len(tokens), 1), patches.sort(dim=1).values + 1], dim=1)  # (B, 1 + count)
+    patches = torch.rand(len(tokens), total, device=tokens.device).topk(count, dim=1).indices
+    first = torch.arange(prefix, device=tokens.device).expand(len(tokens), -1)
+    indices = torch.cat([first, patches.sort(dim=1).values + prefix], dim=1)  # (B, prefix + count)
     return (tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[2])), *state[1:])

@@ -15,6 +15,7 @@ from vlm_core.atomic import building
 from vlm_core.config import PretrainingConfig
 from vlm_core.data import load_catalogue
 from vlm_core.errors import UserError
+from vlm_core.families import FAMILIES
 from vlm_core.inference import choose_device, set_threads
 from vlm_core.lists import split_list
 from vlm_core.models.checksums import CHECKSUMS, digest_of, write_checksums
@@ -70,7 +71,9 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
     `root` is the folder of `data/`, `checkpoints/` and `pretrained/`. Raises UserError.
     """
     if config.model == "baseline":
-        raise UserError("The baseline cannot be pretrained: use model=clip, blip or git.")
+        raise UserError("The baseline cannot be pretrained: use model=clip, blip, git or siglip.")
+    if not FAMILIES[config.family].has_language:
+        raise UserError(f"model={config.model} has no language to pretrain on: use model=clip, blip, git or siglip.")
     from vlm_core.tracking.opening import prepare_store
 
     prepare_store(config.experiment)
@@ -145,6 +148,7 @@ def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Ad
     from vlm_core.catalogue.recognition import SeenProducts
     from vlm_core.models.categoriser import ADAPTERS
     from vlm_core.models.loading import load_weights
+    from vlm_core.models.positions import input_size
     from vlm_core.models.preprocessing import read_preprocessing
     from vlm_core.models.towers import load_vision_tower
     from vlm_core.pixels.views import plain_view
@@ -161,7 +165,7 @@ def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Ad
     )
     before = [weights.exposure]
     if config.tower:
-        size = int(weights.hf.config.vision_config.image_size)
+        size = input_size(weights.hf)
         if stated := read_preprocessing(Path(config.tower).expanduser()):
             weights = replace(weights, preprocessing=stated[0])
         examples = data.catalogue.pictures.take(data.training[:TOWER_EXAMPLES])
@@ -183,6 +187,7 @@ def _make_task(
 
     from vlm_core.models.arithmetic import choose_precision
     from vlm_core.models.objectives import make_objective
+    from vlm_core.models.positions import input_size
     from vlm_core.models.stages import run_stages
     from vlm_core.training.batches import PixelBatches
     from vlm_core.training.pretraining_task import Pretraining
@@ -192,7 +197,7 @@ def _make_task(
         catalogue.pictures,
         np.zeros(len(catalogue.products), dtype=np.int64),
         data.training,
-        int(adapter.hf.config.vision_config.image_size),
+        input_size(adapter.hf),
         config.batch_size,
         config.seed,
         config.augmentation,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from vlm_core.catalogue.splitting import Split
 from vlm_core.config import Config, WeightsSettings
 from vlm_core.data import Data, corrections_file, load_data, text_reading, words_of_labels, write_dataset_info
 from vlm_core.errors import UserError
+from vlm_core.families import FAMILIES
 from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
 from vlm_core.lists import split_list
 from vlm_core.presets import HEAD, SUITING
@@ -340,7 +341,7 @@ def build_model(config: Config, data: Data, weights: LoadedWeights) -> VisionLan
 
     head: HeadKind = "linear"
     if config.mode == "zero-shot" or config.objective == "generate":
-        head = "prompts" if config.family == "clip" else "sentences"
+        head = cast("HeadKind", FAMILIES[config.family].zero_shot)
     training = data.catalogue.products.iloc[np.unique(data.split.train)]
     description = Description(
         family=config.family,
