@@ -10,6 +10,10 @@ from vlm_core.study.fusion import MISSING, Tested, _headline, readers
 from vlm_core.study.running import run_study
 
 
+def test_a_family_without_language_reads_pictures_alone():
+    assert [reader.label for reader in readers(["vision"]) if reader.family == "vision"] == ["vision picture"]
+
+
 def test_every_way_stands_beside_its_inputs_alone_masked_and_not():
     found = readers(["clip"])
     assert [reader.label for reader in found if reader.family == "baseline"] == [

@@ -7,12 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, LAST_TOKEN, text_block, vision_stages
-<<<<<<< HEAD
 from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask
-=======
-from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, padded
 from vlm_core.pixels.views import DEFAULT
->>>>>>> aba342a (Add the families siglip and vision)
 
 PROMPT = "a picture of"  # of the original captioner's training
 

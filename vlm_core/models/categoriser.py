@@ -32,15 +32,10 @@ from vlm_core.models.levels import LevelScores, LevelsHead
 from vlm_core.models.lora import ADAPTER, add_adapters
 from vlm_core.models.positions import input_size
 from vlm_core.models.preprocessing import write_preprocessing
-<<<<<<< HEAD
-from vlm_core.models.pretrained import quiet_transformers
-from vlm_core.models.stages import Captioner, Readout, State, encode_texts, run_stages
-=======
 from vlm_core.models.pretrained import quiet_transformers, read_tokenizer
 from vlm_core.models.siglip import Siglip
-from vlm_core.models.stages import Adapter, Captioner, Matcher, Readout, State, run_stages
+from vlm_core.models.stages import Adapter, Captioner, Matcher, Readout, State, encode_texts, run_stages
 from vlm_core.models.vision import Vision, vision_class
->>>>>>> aba342a (Add the families siglip and vision)
 from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
 from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view
 

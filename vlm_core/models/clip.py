@@ -9,12 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, vision_block, vision_stages
-<<<<<<< HEAD
 from vlm_core.models.stages import Readout, Stage, State, causal_mask, last_token, side_by_side
-=======
-from vlm_core.models.stages import Readout, Stage, State, causal_mask, last_token, padded, side_by_side
 from vlm_core.pixels.views import DEFAULT
->>>>>>> aba342a (Add the families siglip and vision)
 
 
 class Clip:

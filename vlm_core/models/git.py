@@ -9,12 +9,8 @@ from torch import Tensor, nn
 
 from vlm_core.models.blip import PROMPT
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, LAST_TOKEN, text_block, vision_stages
-<<<<<<< HEAD
 from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, last_token
-=======
-from vlm_core.models.stages import Readout, Stage, State, beside_text, causal_mask, last_token, padded
 from vlm_core.pixels.views import DEFAULT
->>>>>>> aba342a (Add the families siglip and vision)
 
 
 class Git:

@@ -45,18 +45,9 @@ def export_onnx(model: Categoriser, folder: Path) -> OnnxCategoriser:
     from vlm_core.models.categoriser import VisionLanguageCategoriser
 
     if not isinstance(model, VisionLanguageCategoriser):
-<<<<<<< HEAD
-        raise UserError("only CLIP, BLIP and GIT can be exported to ONNX: choose a run of one of these families.")
-=======
         raise UserError(
             "the baseline and models that are ONNX already cannot be exported to ONNX: choose a run of another family."
         )
-    if model.reads:
-        raise UserError(
-            "a model that reads texts is not exported to ONNX, whose graph starts from pixels: serve the run's own "
-            "model, or export one trained with inputs=image."
-        )
->>>>>>> aba342a (Add the families siglip and vision)
     source = model.description
     description = OnnxDescription(
         family=source.family,

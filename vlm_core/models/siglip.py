@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from vlm_core.models.blocks import multi_head_attention, vision_block, vision_stages
-from vlm_core.models.stages import Readout, Stage, State, padded, run_stages, side_by_side
+from vlm_core.models.stages import Readout, Stage, State, encode_texts, run_stages, side_by_side
 from vlm_core.pixels.views import Preprocessing
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -52,12 +51,12 @@ class Siglip:
             chain.append(Stage("fusion.pool", "fusion", (head,), lambda state: (attention_pool(head, state[0]),)))
         return tuple(chain)
 
-    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
-        """Return the ids (B, tokens) of the texts in lower case without punctuation, padded with -1."""
-        plain = [" ".join(text.lower().translate(_PUNCTUATION).split()) for text in texts]
-        length = min(tokens, int(self.hf.config.text_config.max_position_embeddings))
-        ids = self.tokenizer(plain, truncation=True, max_length=length)["input_ids"] if plain else []
-        return padded(ids, tokens)
+    def text_ends(self) -> tuple[list[int], list[int]]:
+        """Return what the tokenizer puts before and after a text's words: of most checkpoints an end token."""
+        words = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = list(self.tokenizer("a")["input_ids"])
+        start = next(place for place in range(len(whole)) if whole[place : place + len(words)] == words)
+        return whole[:start], whole[start + len(words) :]
 
     def text_stages(self, pooled: bool) -> tuple[Stage, ...]:
         """Return the chain of the text tower over all its positions; as in training, padding is attended to.
@@ -101,8 +100,10 @@ class Siglip:
         )
 
     def text_embeddings(self, texts: list[str]) -> Tensor:
-        """Return unit vectors (n, D) of texts in the shared space."""
-        ids = self.encode(texts, int(self.hf.config.text_config.max_position_embeddings)).to(self.hf.device)
+        """Return unit vectors (n, D) of texts in the shared space; as in training, in lower case, unpunctuated."""
+        plain = [" ".join(text.lower().translate(_PUNCTUATION).split()) for text in texts]
+        length = int(self.hf.config.text_config.max_position_embeddings)
+        ids = encode_texts(self, plain, length).to(self.hf.device)
         return normalize(run_stages(self.text_stages(pooled=True), (ids,))[0], dim=-1)
 
     def match_logits(self, images: Tensor, texts: Tensor) -> Tensor:

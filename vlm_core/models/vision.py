@@ -5,7 +5,7 @@ Nothing is fused, so that both readouts are the same. Beside the other families 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -94,7 +94,7 @@ class Vision:
             return self._transformer_stages(self._tower, readout)
         return self._convolutional_stages(self._tower)
 
-    def encode(self, texts: Sequence[str], tokens: int) -> Tensor:
+    def text_ends(self) -> tuple[list[int], list[int]]:
         """Raise TypeError: there is no language."""
         raise TypeError(_NO_LANGUAGE)
 

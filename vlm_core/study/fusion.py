@@ -18,6 +18,7 @@ from vlm_core.evaluation.seeds import SHARE, over_seeds
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.evaluation.summary import macro_f1
 from vlm_core.evaluation.text_leak import TextLeak, measure_text_leak
+from vlm_core.families import FAMILIES, family_of
 from vlm_core.inference import predict_rows
 from vlm_core.progress import quiet, track
 from vlm_core.study.cells import load_encoder
@@ -66,13 +67,15 @@ class Tested:
 
 
 def readers(families: Sequence[str]) -> list[Reader]:
-    """Return all that are compared, the baseline first."""
+    """Return all that are compared, the baseline first; a family without language reads pictures alone."""
     from vlm_core.models.fusion import Fusion
 
     found = []
     for family in (BASELINE, *families):
         ways = ("stacked",) if family == BASELINE else get_args(Fusion)
         found.append(Reader(family, "image"))
+        if family != BASELINE and not FAMILIES[family_of(family)].has_language:
+            continue
         for masked in (False, True):
             found.append(Reader(family, "text", masked=masked))
             found += [Reader(family, "image+text", way, masked) for way in ways]
