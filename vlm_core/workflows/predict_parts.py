@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -244,7 +243,6 @@ def _predict(engine: EngineSettings, job: Job, parts: Sequence[Part], workers: i
     from vlm_core.engine.cluster import connected
     from vlm_core.engine.streaming import through_actors
 
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it calls it an error that Ray Data gives actors arguments
     with connected(engine.address):
         yield from through_actors(make, parts, workers=workers, cpus=job.threads)
 
