@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from vlm_core.catalogue.reading import number_of
 from vlm_core.evaluation.text_leak import is_unmasked
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         ("accuracy", evaluation.accuracy),
         ("macro-F1, natural prior", evaluation.natural.macro_f1),
         ("accuracy, natural prior", evaluation.natural.accuracy),
-        *((f"macro-F1, {part.part} ({part.categories} categories)", part.macro_f1) for part in evaluation.long_tail),
+        *(
+            (f"macro-F1, {part.part} ({number_of(part.categories, 'category', 'categories')})", part.macro_f1)
+            for part in evaluation.long_tail
+        ),
         *((f"F1 {score.category} (n={score.support})", score.f1) for score in evaluation.per_category if score.support),
     ]
     rows = [(name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}") for name, metric in metrics]

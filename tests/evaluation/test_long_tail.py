@@ -20,7 +20,7 @@ def _evaluate(trained):
 
 def test_parts_are_by_training_products_and_their_scores_means_of_f1():
     parts = _evaluate(np.array([101, 100, 20, 3])).long_tail
-    assert [(part.part, part.categories, part.products) for part in parts] == [("head", 1, 10), ("middle", 2, 20)]
+    assert [(part.part, part.categories, part.products) for part in parts] == [("frequent", 1, 10), ("middle", 2, 20)]
     assert parts[0].macro_f1.value == pytest.approx(F1[0])
     assert parts[1].macro_f1.value == pytest.approx((F1[1] + F1[2]) / 2)
     assert all(part.macro_f1.low < part.macro_f1.value < part.macro_f1.high for part in parts)
@@ -39,11 +39,11 @@ def test_the_interval_of_a_part_of_all_categories_would_be_that_of_macro_f1():
 def test_there_are_no_parts_where_all_tested_categories_are_in_one(trained):
     evaluation = _evaluate(trained)
     assert evaluation.long_tail == ()
-    assert not any("_tail" in name or "_head" in name for name in evaluation.metrics("test_"))
+    assert not any("_rare" in name or "_frequent" in name for name in evaluation.metrics("test_"))
 
 
 def test_parts_are_metrics_and_survive_a_file(tmp_path):
     evaluation = _evaluate(np.array([500, 400, 3, 3]))
-    assert evaluation.metrics("test_")["test_macro_f1_tail"] == pytest.approx(F1[2])
+    assert evaluation.metrics("test_")["test_macro_f1_rare"] == pytest.approx(F1[2])
     evaluation.write(tmp_path)
     assert Evaluation.read(tmp_path).long_tail == evaluation.long_tail

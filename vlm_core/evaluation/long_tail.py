@@ -12,12 +12,12 @@ from vlm_core.evaluation.bootstrap import Estimate, ResampledMetrics, corrected_
 from vlm_core.evaluation.summary import Summary
 
 # Training products of a category in each part, as in Liu et al. 2019 (arXiv 1904.05160): many, medium and few shots.
-HEAD_ABOVE: Final = 100
-TAIL_BELOW: Final = 20
+FREQUENT_ABOVE: Final = 100
+RARE_BELOW: Final = 20
 RANGES: Final = {
-    "head": f"more than {HEAD_ABOVE}",
-    "middle": f"{TAIL_BELOW} to {HEAD_ABOVE}",
-    "tail": f"fewer than {TAIL_BELOW}",
+    "frequent": f"more than {FREQUENT_ABOVE}",
+    "middle": f"{RARE_BELOW} to {FREQUENT_ABOVE}",
+    "rare": f"fewer than {RARE_BELOW}",
 }
 
 
@@ -32,13 +32,16 @@ class TailPart:
 
 
 def long_tail_scores(trained: NDArray[np.int64], summary: Summary, resampled: ResampledMetrics) -> tuple[TailPart, ...]:
-    """Return macro-F1 of head, middle and tail by the categories' training products (C,); empty if one part has all."""
+    """Return macro-F1 of frequent, middle and rare categories, by their training products (C,).
+
+    Empty if one part has all.
+    """
     support = summary.confusion.sum(axis=1)
     f1 = np.array(list(summary.per_category_f1.values()))
     members = {
-        "head": trained > HEAD_ABOVE,
-        "middle": (trained >= TAIL_BELOW) & (trained <= HEAD_ABOVE),
-        "tail": trained < TAIL_BELOW,
+        "frequent": trained > FREQUENT_ABOVE,
+        "middle": (trained >= RARE_BELOW) & (trained <= FREQUENT_ABOVE),
+        "rare": trained < RARE_BELOW,
     }
     tested = {part: chosen & (support > 0) for part, chosen in members.items()}
     parts = tuple(

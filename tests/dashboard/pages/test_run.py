@@ -105,7 +105,7 @@ def test_details_show_scores_mistakes_settings_and_the_card(runs, clip):
 def test_frequent_and_rare_categories_are_shown_apart_where_there_are_both(runs, clip):
     evaluation = runs.evaluation(clip)
     assert evaluation.long_tail == () and long_tail_card(evaluation) == []
-    tail = (TailPart("head", 2, 40, evaluation.macro_f1), TailPart("tail", 1, 3, Estimate(0.25, 0.1, 0.4)))
+    tail = (TailPart("frequent", 2, 40, evaluation.macro_f1), TailPart("rare", 1, 3, Estimate(0.25, 0.1, 0.4)))
     text = _text(long_tail_card(replace(evaluation, long_tail=tail)))
     assert "fewer than 20" in text and "0.250 (0.100 to 0.400)" in text
 
