@@ -23,7 +23,7 @@ _SEARCH_SETTINGS: Final = {"study": "search_name", "objectives": "search_objecti
 _TAGS: Final = {"study_log": "training_log"}
 _SEARCH_TAGS: Final = {"study": "search_name"}
 # What settings that came later stood for in runs that have not stored them.
-BEFORE: Final = {"test_ids": "reserved", "row_order": "table"}
+BEFORE: Final = {"test_ids": "reserved", "row_order": "table", "resize": "stretch"}
 # Parts of metrics' names, such as onnx_fp32_seconds_per_image_batch_1.
 _METRICS: Final = {"seconds_a_picture": "seconds_per_image", "equal_answers": "equal_predictions"}
 _KEY_PARTS: Final = 5  # of a study's cell: model/mode/objective/protocol/seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ FAMILIES: Final[Mapping[str, Family]] = {
 PUBLISHED_MODELS: Final[Mapping[str, PublishedModel]] = {
     name: published for family in FAMILIES.values() for name, published in family.models.items()
 }
+
+
+if TYPE_CHECKING:
+    Model = str
+else:
+    Model = Literal[(*PUBLISHED_MODELS, "baseline")]  # the choices of the setting `model`
 
 
 def family_problem(name: str, settings: Mapping[str, object]) -> str:

@@ -12,7 +12,7 @@ from vlm_core.attention.maps import _resize, _words, explain, explain_words, lay
 from vlm_core.attention.recording import record
 from vlm_core.errors import UserError
 from vlm_core.models.heads import generate_ids
-from vlm_core.pixels.views import plain_view
+from vlm_core.pixels.views import Preprocessing, plain_view
 
 PICTURES = np.random.default_rng(3).integers(0, 256, (9, 80, 60, 3), dtype=np.uint8)
 CHANCE = 1 / SIDE**2
@@ -105,6 +105,17 @@ def test_a_grid_lies_over_the_picture_as_over_the_square() -> None:
     rows, columns = np.indices((80, 60)) + 0.5
     assert (resized * rows).sum() == pytest.approx(30, abs=0.5)  # the middle of rows 20 to 40
     assert resized[:, 45:].sum() > 0.85 and (resized * columns).sum() > 50
+
+
+def test_a_map_lies_where_the_model_looked() -> None:
+    even = torch.ones(1, 16)
+    (cropped,) = _resize(even, (80, 60), Preprocessing(resize="crop"))
+    assert cropped[:10].max() == cropped[70:].max() == 0 and cropped[10:70].min() > 0
+    (padded,) = _resize(even, (80, 60), Preprocessing(resize="pad"))
+    np.testing.assert_allclose(padded, 1 / (80 * 60), rtol=1e-5)
+    left = torch.zeros(1, 4, 4)
+    left[:, :, 0] = 1  # the column of patches that is half padding
+    assert _resize(left.flatten(1), (80, 60), Preprocessing(resize="pad"))[0, :, 20:].max() == 0
 
 
 def test_a_picture_that_nothing_speaks_for_has_an_even_map() -> None:

@@ -13,7 +13,7 @@ from vlm_core.errors import UserError
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.loading import load_weights
 from vlm_core.models.preprocessing import FILE, NEWER_FILE, read_preprocessing, write_preprocessing
-from vlm_core.pixels.views import DEFAULT, MEAN, STD, Preprocessing
+from vlm_core.pixels.views import DEFAULT, MEAN, STD, Preprocessing, Resize
 
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 1.0]}
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 80, 60, 3), np.uint8)
@@ -70,6 +70,39 @@ def test_mean_deviation_and_interpolation(tmp_path: Path, settings: dict[str, ob
 def test_the_side_of_the_input(tmp_path: Path, settings: dict[str, object], side: int) -> None:
     stated = _stated(tmp_path, **settings)
     assert stated is not None and stated[1] == side
+
+
+@pytest.mark.parametrize(
+    ("settings", "resize", "shorter_side"),
+    [
+        ({"size": {"height": 224, "width": 224}}, "stretch", 1.0),  # ViT, BLIP, SigLIP
+        ({"size": 224}, "stretch", 1.0),
+        ({"size": {"shortest_edge": 224}, "crop_size": 224, "do_center_crop": True}, "crop", 1.0),  # CLIP
+        ({"size": {"shortest_edge": 256}, "crop_size": 224, "do_center_crop": True}, "crop", 256 / 224),  # DINOv2
+        ({"size": {"shortest_edge": 256}, "crop_size": 224, "do_center_crop": False}, "stretch", 1.0),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, "crop", 1 / 0.875),  # ConvNeXt
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, "stretch", 1.0),
+    ],
+)
+def test_how_images_become_square(
+    tmp_path: Path, settings: dict[str, object], resize: str, shorter_side: float
+) -> None:
+    stated = _stated(tmp_path, **settings)
+    assert stated is not None
+    assert (stated[0].resize, stated[0].shorter_side) == (resize, pytest.approx(shorter_side))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_what_is_written_is_read_as_it_was(tmp_path: Path, resize: Resize) -> None:
+    written = Preprocessing(interpolation="bicubic", resize=resize, shorter_side=1.25 if resize == "crop" else 1.0)
+    write_preprocessing(written, 64, tmp_path)
+    assert read_preprocessing(tmp_path) == (written, 64)
+
+
+def test_efficientnets_second_division_is_kept(tmp_path: Path) -> None:
+    stated = _stated(tmp_path, **HALF, include_top=True)
+    assert stated is not None
+    np.testing.assert_allclose(stated[0].std, (0.25**2, 0.5**2, 1.0))
 
 
 def test_a_processor_of_transformers_5_holds_it_as_well(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vlm_core.pixels.augmentation_params import AugmentationParams, sample_params
-from vlm_core.pixels.views import MEAN, STD, augmented_view, mirrored_view, plain_view
+from vlm_core.pixels.views import MEAN, STD, Preprocessing, augmented_view, mirrored_view, plain_view
 
 ROWS = np.arange(4)
 COPIES = np.zeros(4, dtype=np.int64)
@@ -50,6 +50,35 @@ def test_plain_view_is_torchvisions_antialiased_resize_normalised(reference):
     pictures = _pictures()
     theirs = reference.normalize(reference.resize(_tensor(pictures), [64, 64], antialias=True), list(MEAN), list(STD))
     torch.testing.assert_close(plain_view(pictures, 64), theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(80, 60), (60, 81), (64, 64)])
+@pytest.mark.parametrize("edge", [64, 73])
+def test_a_cropped_view_is_torchvisions_centre_of_the_shorter_side_resized(reference, height, width, edge):
+    pictures = _pictures(height, width)
+    cropped = reference.center_crop(reference.resize(_tensor(pictures), [edge], antialias=True), [64, 64])
+    ours = _undo(plain_view(pictures, 64, Preprocessing(resize="crop", shorter_side=edge / 64)))
+    torch.testing.assert_close(ours, cropped, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(80, 60), (60, 80)])
+def test_a_padded_view_is_the_whole_picture_between_its_own_border(reference, height, width):
+    pictures = _pictures(height, width)
+    ours = _undo(plain_view(pictures, 64, Preprocessing(resize="pad")))
+    ours = ours if height > width else ours.transpose(2, 3)
+    inner = reference.resize(_tensor(pictures), [64, 48] if height > width else [48, 64], antialias=True)
+    inner = inner if height > width else inner.transpose(2, 3)
+    torch.testing.assert_close(ours[..., 8:56], inner, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours[..., :8], inner[..., :1].expand(-1, -1, -1, 8), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours[..., 56:], inner[..., -1:].expand(-1, -1, -1, 8), atol=1e-5, rtol=1e-5)
+
+
+# A plain crop begins at a whole pixel, as processors have it: here at 10 instead of 10.67, by which the two differ.
+@pytest.mark.parametrize(("resize", "tolerance"), [("crop", 0.15), ("pad", 0.05)])
+def test_so_is_a_draw_that_changes_nothing(resize, tolerance):
+    pictures, preprocessing = _pictures(), Preprocessing(resize=resize)
+    plain = plain_view(pictures, 64, preprocessing)
+    torch.testing.assert_close(augmented_view(pictures, 64, _still(), preprocessing), plain, atol=tolerance, rtol=0)
 
 
 def test_a_draw_that_changes_nothing_is_the_plain_view():

@@ -128,7 +128,7 @@ class Ablation:
             config.family,
             self.data.split.categories,
             self.data.catalogue.pictures.canvas,
-            self.tower.preprocessing,
+            self.tower.resized_as(config.resize, "probe"),
         )
         return Trainer(config, self.data, model.to(choose_device(config.device)), folder, self.cache)
 

@@ -1,7 +1,7 @@
 """Explanation maps of a picture's own size, from attention or from perturbed pixels.
 
-Models see a picture resized to a square, and the grid of patches covers the picture just as it covers the square: maps
-are resized back the same way, bilinearly.
+Models see a picture resized to a square, and the grid of patches covers the picture, or its centre, just as it covers
+the square: maps are resized back the same way, bilinearly.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.heads import generate_ids
 from vlm_core.models.positions import patch_size
 from vlm_core.models.stages import Captioner
+from vlm_core.pixels.views import DEFAULT, Preprocessing, centred
 
 # The attention weights; those weighted by gradients; and two methods that do not use attention (Captum's).
 Method = Literal["raw", "gradient", "saliency", "occlusion"]
@@ -71,7 +72,7 @@ def explain(
     """
     size = pictures.shape[1:3]
     maps = [
-        _resize(_relevance(model, pixels, targets, method), size)
+        _resize(_relevance(model, pixels, targets, method), size, model.description.preprocessing)
         for pixels, targets in batches(model, pictures, target)
     ]
     return np.concatenate(maps) if maps else np.empty(pictures.shape[:3], np.float32)
@@ -87,16 +88,17 @@ def layer_maps(
     """
     if not model.adapter.has_attention:
         return ()
-    parts = [_layer_maps(recording, pictures.shape[1:3]) for recording in record_batches(model, pictures, target)]
+    size, preprocessing = pictures.shape[1:3], model.description.preprocessing
+    parts = [_layer_maps(recording, size, preprocessing) for recording in record_batches(model, pictures, target)]
     return tuple(
         LayerMaps(first.name, first.kind, np.concatenate([layer.maps for layer in (first, *rest)]))
         for first, *rest in zip(*parts, strict=True)
     )
 
 
-def _layer_maps(recording: Recording, size: tuple[int, ...]) -> list[LayerMaps]:
+def _layer_maps(recording: Recording, size: tuple[int, ...], preprocessing: Preprocessing) -> list[LayerMaps]:
     return [
-        LayerMaps(layer.name, layer.kind, _resize(_rows(recording, layer), size))
+        LayerMaps(layer.name, layer.kind, _resize(_rows(recording, layer), size, preprocessing))
         for layer in recording.layers
         if layer.kind != "text"
     ]
@@ -156,7 +158,7 @@ def _word_maps(
         weights = torch.zeros_like(recording.score_mask)
         for row, written in enumerate(words):
             weights[row, written[index].tokens if index < len(written) else []] = 1
-        maps.append(_resize(relevance(recording, weights), size))
+        maps.append(_resize(relevance(recording, weights), size, model.description.preprocessing))
     return [
         tuple(WordMap(word.text, maps[index][row]) for index, word in enumerate(written))
         for row, written in enumerate(words)
@@ -200,11 +202,15 @@ def _rows(recording: Recording, layer: AttentionLayer) -> Tensor:
     return torch.einsum("bk,bhkn->bhn", mask, weights[:, :, -mask.shape[1] :, prefix : recording.image_tokens])
 
 
-def _resize(relevance: Tensor, size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return maps (..., H, W) that sum to one, from square grids (..., g * g)."""
+def _resize(relevance: Tensor, size: tuple[int, ...], preprocessing: Preprocessing = DEFAULT) -> NDArray[np.float32]:
+    """Return maps (..., H, W) that sum to one, from square grids (..., g * g); zero where the model sees nothing."""
     side = isqrt(relevance.shape[-1])
     grids = relevance.detach().reshape(-1, 1, side, side)
-    maps = interpolate(grids, size=size, mode="bilinear", antialias=True, align_corners=False)
+    height, width = size
+    tall, wide = preprocessing.extent(height, width)
+    covered = (round(height * tall), round(width * wide))
+    maps = interpolate(grids, size=covered, mode="bilinear", antialias=True, align_corners=False)
+    maps = centred(maps, (height, width), "constant")
     maps = maps.clamp(min=0)
     total = maps.sum(dim=(2, 3), keepdim=True)
     uniform = torch.full_like(maps, 1 / maps[0, 0].numel())

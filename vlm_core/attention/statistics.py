@@ -16,6 +16,7 @@ from vlm_core.pixels.corruptions import studio_background
 if TYPE_CHECKING:
     from vlm_core.attention.recording import AttentionLayer
     from vlm_core.models.categoriser import VisionLanguageCategoriser
+    from vlm_core.pixels.views import Preprocessing
 
 AttentionWeights = NDArray[np.float32]  # (heads, Q, N): of Q queries to N tokens; rows sum to one
 
@@ -53,19 +54,26 @@ def attention_statistics(model: VisionLanguageCategoriser, pictures: NDArray[np.
         images, prefix = recording.image_tokens, recording.prefix_tokens
         layers = [part for layer in recording.layers for part in _parts(layer, images)]
         for row in range(len(recording.scores)):
-            product = product_shares(pictures[len(statistics)], isqrt(images - prefix))
+            picture, side = pictures[len(statistics)], isqrt(images - prefix)
+            product = product_shares(picture, side, model.description.preprocessing)
             statistics.append(
                 [describe_layer(name, kind, part[row], images, product, prefix) for name, kind, part in layers]
             )
     return tuple(_mean(layers) for layers in zip(*statistics, strict=True))
 
 
-def product_shares(picture: NDArray[np.uint8], side: int) -> NDArray[np.float64]:
+def product_shares(
+    picture: NDArray[np.uint8], side: int, preprocessing: Preprocessing | None = None
+) -> NDArray[np.float64]:
     """Return the share (side * side,) of each patch of a picture (H, W, 3) that shows the product."""
     from torch import from_numpy
     from torch.nn.functional import interpolate
 
+    from vlm_core.pixels.views import DEFAULT, centred
+
     product = from_numpy(~studio_background(picture)).double()[None, None]
+    tall, wide = (preprocessing or DEFAULT).extent(*picture.shape[:2])
+    product = centred(product, (round(picture.shape[0] * tall), round(picture.shape[1] * wide)), "constant")
     shares: NDArray[np.float64] = interpolate(product, size=(side, side), mode="area").numpy()
     return shares.ravel()
 

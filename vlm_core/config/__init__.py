@@ -8,19 +8,14 @@ take the group or the configuration whose settings they read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from vlm_core.config.settings import Settings
-from vlm_core.families import PUBLISHED_MODELS, family_of, family_problem
+from vlm_core.families import Model, family_of, family_problem
 from vlm_core.lists import split_list
 from vlm_core.presets import reading_problem
-
-if TYPE_CHECKING:  # the choices are those of `vlm_core.families`, and the baseline
-    Model = str
-else:
-    Model = Literal[(*PUBLISHED_MODELS, "baseline")]
 
 
 def _search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
@@ -194,6 +189,9 @@ class FreezingSettings(Settings):
     )
     readout: Literal["fused", "vision"] = Field(
         "fused", description="features that the head reads: after the model's fusion, or of its vision tower alone"
+    )
+    resize: Literal["auto", "stretch", "crop", "pad"] = Field(
+        "auto", description="how images become square; auto: for zero-shot as the checkpoint states, else stretch"
     )
 
 

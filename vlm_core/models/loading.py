@@ -20,7 +20,7 @@ from vlm_core.models.preprocessing import read_preprocessing
 from vlm_core.models.pretrained import load_pretrained
 from vlm_core.models.shipped import read_exposure, shipped_weights
 from vlm_core.models.tiny import build_tiny
-from vlm_core.pixels.views import DEFAULT, Preprocessing
+from vlm_core.pixels.views import DEFAULT, Preprocessing, Resize
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,13 @@ class LoadedWeights:
     pretrained: bool
     exposure: Exposure | None  # products seen in pretraining, if known
     commit: str = ""  # on the hub, if they come from there
-    preprocessing: Preprocessing = DEFAULT  # the checkpoint's own, if it states one
+    preprocessing: Preprocessing = DEFAULT  # the checkpoint's own, if it states one, but for its way to resize
+    own_resize: Resize = "stretch"
+
+    def resized_as(self, resize: str, mode: str) -> Preprocessing:
+        """Return the preprocessing with that `resize`; auto: the checkpoint's own for zero-shot, else stretch."""
+        automatic = self.own_resize if mode == "zero-shot" else "stretch"
+        return replace(self.preprocessing, resize=automatic if resize == "auto" else resize)  # type: ignore[arg-type]
 
 
 def load_weights(
@@ -85,7 +91,9 @@ def load_weights(
             "position embeddings, if it has any, are interpolated."
         )
     exposure = read_exposure(available) or (read_exposure(available.base) if available.base else None)
-    return LoadedWeights(hf, tokenizer, source, True, exposure, available.revision or "", preprocessing)
+    plain = replace(preprocessing, resize="stretch")
+    commit = available.revision or ""
+    return LoadedWeights(hf, tokenizer, source, True, exposure, commit, plain, preprocessing.resize)
 
 
 def _preprocessing(checkpoint: AvailableCheckpoint, own: Preprocessing) -> tuple[Preprocessing, int]:

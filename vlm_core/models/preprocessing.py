@@ -12,7 +12,7 @@ from typing import Any, Final
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.models.checkpoint_forms import OPEN_CLIP_CONFIG, read_json
-from vlm_core.pixels.views import MEAN, STD, Interpolation, Preprocessing
+from vlm_core.pixels.views import MEAN, STD, Interpolation, Preprocessing, Resize
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ FILE: Final = "preprocessor_config.json"
 NEWER_FILE: Final = "processor_config.json"  # of transformers 5, which writes image processor and tokenizer as one
 _MOST_BYTES: Final = 1_000_000
 _MOST_PIXELS: Final = 1024  # per side, as of the setting image_size
+_WARPED: Final = 384  # from this side on, ConvNeXt stretches
 _LARGEST: Final = 1e6  # of a number; the smallest is its inverse
 _EIGHT_BITS: Final = 255
 # Pillow's numbers, in which the files name an interpolation; PyTorch has no others.
@@ -41,22 +42,31 @@ def read_preprocessing(folder: Path) -> tuple[Preprocessing, int] | None:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if not all(value > 1 / _LARGEST for value in std):
         raise _unusable(folder, f"image_std={list(std)} is not above zero")
+    if settings.get("include_top", False) is True:  # EfficientNet's processor divides by the deviation twice
+        std = (std[0] ** 2, std[1] ** 2, std[2] ** 2)
     highest = _highest(folder, settings)
     if not math.isclose(highest, 1.0):  # values between 0 and 1 are normalised to the same by
         mean = (mean[0] / highest, mean[1] / highest, mean[2] / highest)
         std = (std[0] / highest, std[1] / highest, std[2] / highest)
-    return Preprocessing(mean, std, _interpolation(settings)), _side(settings)
+    side = _side(settings)
+    resize, shorter_side = _resize(settings, side)
+    return Preprocessing(mean, std, _interpolation(settings), resize, shorter_side), side
 
 
 def write_preprocessing(preprocessing: Preprocessing, image_size: int, folder: Path) -> None:
     """Write what `read_preprocessing` reads, as Hugging Face's image processors understand it."""
+    is_cropped = preprocessing.resize == "crop"
+    edges = {"shortest_edge": round(image_size * preprocessing.shorter_side)}
+    size = edges if is_cropped else {"height": image_size, "width": image_size}
     settings = {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": image_size, "width": image_size},
+        "size": size,
         "resample": _NUMBERS[preprocessing.interpolation],
-        "do_center_crop": False,
+        "do_center_crop": is_cropped,
+        **({"crop_size": {"height": image_size, "width": image_size}} if is_cropped else {}),
+        **({"do_pad": True} if preprocessing.resize == "pad" else {}),
         "do_rescale": True,
         "rescale_factor": 1 / _EIGHT_BITS,
         "do_normalize": True,
@@ -128,6 +138,20 @@ def _interpolation(settings: Mapping[str, Any]) -> Interpolation:
         return _INTERPOLATIONS[number]
     logger.warning(f"{FILE} asks for the interpolation {number}, which PyTorch does not have: bicubic is used.")
     return "bicubic"
+
+
+def _resize(settings: Mapping[str, Any], side: int) -> tuple[Resize, float]:
+    """Return how the file makes images square, and the shorter side before a crop, in sides of the input."""
+    if settings.get("do_pad", False) is True:
+        return "pad", 1.0
+    size = settings.get("size")
+    shorter = size.get("shortest_edge") if isinstance(size, dict) else None
+    share = settings.get("crop_pct")  # ConvNeXt's, which crops images of up to 384 pixels to this share
+    if shorter == side < _WARPED and _is_number(share) and 0 < float(str(share)) < 1:
+        return "crop", 1 / float(str(share))
+    if settings.get("do_center_crop", False) is not True or not side:
+        return "stretch", 1.0
+    return "crop", max(1.0, float(str(shorter)) / side) if _is_number(shorter) else 1.0
 
 
 def _side(settings: Mapping[str, Any]) -> int:

@@ -1,18 +1,18 @@
 """A model's input: plain or augmented views of images, as normalised tensors.
 
-The whole image is stretched to a square, as by BLIP's own processor: the centre crop of a 60x80 garment would lose a
-quarter of it.
+By default the whole image is stretched to a square, as by BLIP's own processor: the centre crop of a 60x80 garment
+would lose a quarter of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import grid_sample, interpolate, pad
 
 from vlm_core.pixels.arrays import Float32Array, Pictures
 from vlm_core.pixels.augmentation_params import AugmentationParams
@@ -22,7 +22,11 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's and torchvision's grey
 
+_ROUNDING: Final = 1e-6  # Hugging Face's processors cut a side to whole pixels, which an inexact quotient would halve
+
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+# stretch: the whole image, in other proportions; crop: its centre, in its own; pad: the whole, its border repeated.
+Resize = Literal["stretch", "crop", "pad"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,16 @@ class Preprocessing:
     mean: tuple[float, float, float] = MEAN  # of values between 0 and 1
     std: tuple[float, float, float] = STD
     interpolation: Interpolation = "bilinear"
+    # Not in the repr, which is part of the feature cache's key from before there was a choice.
+    resize: Resize = field(default="stretch", repr=False)
+    shorter_side: float = field(default=1.0, repr=False)  # of the image before it is cropped, in sides of the input
+
+    def extent(self, height: int, width: int) -> tuple[float, float]:
+        """Return how many of the image's heights and widths the square input covers."""
+        if self.resize == "stretch":
+            return 1.0, 1.0
+        side = min(height, width) / self.shorter_side if self.resize == "crop" else max(height, width)
+        return side / height, side / width
 
 
 DEFAULT: Final = Preprocessing()  # of the shipped weights, and of checkpoints that do not state their own
@@ -39,8 +53,23 @@ DEFAULT: Final = Preprocessing()  # of the shipped weights, and of checkpoints t
 
 def plain_view(pictures: Pictures, image_size: int, preprocessing: Preprocessing = DEFAULT) -> Tensor:
     """Return pixels (B, 3, S, S) of images (B, H, W, 3), resized with antialiasing and normalised."""
-    pixels = _resize(_to_tensor(pictures), (image_size, image_size), preprocessing.interpolation)
-    return _normalise(pixels, preprocessing)
+    pixels, mode = _to_tensor(pictures), preprocessing.interpolation
+    tall, wide = preprocessing.extent(*pixels.shape[2:])
+    whole = (max(1, int(image_size / tall + _ROUNDING)), max(1, int(image_size / wide + _ROUNDING)))
+    pixels = _resize(pixels, whole, mode)
+    return _normalise(centred(pixels, (image_size, image_size), "replicate"), preprocessing)
+
+
+def centred(pixels: Tensor, size: tuple[int, int], beyond: Literal["replicate", "constant"]) -> Tensor:
+    """Return the middle (B, C, H, W) of pixels (B, C, h, w), with the border repeated beyond it, or zeros."""
+    if pixels.shape[2:] == size:
+        return pixels
+    (top, bottom), (left, right) = (
+        (int(missing / 2), missing - int(missing / 2))  # of an odd number of pixels, processors cut the fewer first
+        for missing in (wanted - given for wanted, given in zip(size, pixels.shape[2:], strict=True))
+    )
+    pixels = pixels[:, :, max(0, -top) :, max(0, -left) :][:, :, : size[0], : size[1]]
+    return pad(pixels, [max(0, side) for side in (left, right, top, bottom)], mode=beyond)
 
 
 def augmented_view(
@@ -57,7 +86,11 @@ def augmented_view(
         scale = 2 * image_size / max(height, width)
         pixels = _resize(pixels, (round(height * scale), round(width * scale)), preprocessing.interpolation)
     pixels = _jitter(pixels, params)
-    grid = _grid(params.homographies(height, width), image_size)
+    homographies = params.homographies(height, width)
+    if preprocessing.resize != "stretch":
+        tall, wide = preprocessing.extent(height, width)
+        homographies = homographies @ np.diag([wide, tall, 1]).astype(np.float32)
+    grid = _grid(homographies, image_size)
     mode = preprocessing.interpolation
     pixels = grid_sample(pixels, grid, mode=mode, padding_mode="border", align_corners=False)
     return _normalise(_within_range(pixels, mode), preprocessing)

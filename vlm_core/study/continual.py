@@ -130,7 +130,13 @@ def _features(
     weights = load_encoder(config, family)
     split, canvas = orders[0].split, data.catalogue.pictures.canvas
     description = Description(
-        family.split("-")[0], split.categories, canvas, "linear", "fused", {}, weights.preprocessing
+        family.split("-")[0],
+        split.categories,
+        canvas,
+        "linear",
+        "fused",
+        {},
+        weights.resized_as(config.resize, "probe"),
     )
     model = VisionLanguageCategoriser(weights.hf, weights.tokenizer, description)
     cache = FeatureCache(root / "cache", int(settings.cache_gib * GIB), settings.cache_precision)

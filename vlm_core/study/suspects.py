@@ -53,6 +53,8 @@ def _features(rows: NDArray[np.int64], data: Data, config: StudyConfig) -> NDArr
     tower = load_encoder(config)
     pictures = data.catalogue.pictures
     categories, canvas = data.split.categories, pictures.canvas
-    description = Description(ENCODER, categories, canvas, "linear", "fused", {}, tower.preprocessing)
+    description = Description(
+        ENCODER, categories, canvas, "linear", "fused", {}, tower.resized_as(config.resize, "probe")
+    )
     model = VisionLanguageCategoriser(tower.hf, tower.tokenizer, description)
     return frozen_features(model, pictures, rows)

@@ -228,6 +228,8 @@ class Trainer:
         preprocessing = self.model.description.preprocessing
         if preprocessing != DEFAULT:  # otherwise as in the entries of earlier versions
             key["preprocessing"] = str(preprocessing)
+        if preprocessing.resize != "stretch":
+            key["resize"] = f"{preprocessing.resize} {preprocessing.shorter_side:g}"
         return self.cache.entry(key, len(catalogue.products))
 
     def _entries(self, features: FrozenFeatures, fingerprint: str) -> list[tuple[Rows, CacheEntry]]:

@@ -212,6 +212,8 @@ def _prepare(
     )
     data = data.exposed(weights.exposure)
     config = adapt_settings(config, weights.source)
+    weights = replace(weights, preprocessing=weights.resized_as(config.resize, config.mode))
+    config = config.model_copy(update={"resize": weights.preprocessing.resize})
     model = build_model(config, data, weights)
     config = _choose_precision(config, model)
     tags = {
