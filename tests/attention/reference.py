@@ -6,6 +6,18 @@ import torch
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 
 
+def _pooled(head, weights: torch.Tensor, tokens: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """SigLIP's pooled state as it depends on these weights: PyTorch's module returns a copy that nothing depends on."""
+    _, _, w_v = head.attention.in_proj_weight.chunk(3)
+    _, _, b_v = head.attention.in_proj_bias.chunk(3)
+    values = torch.nn.functional.linear(tokens, w_v, b_v)  # (B, N, D)
+    values = values.unflatten(2, (weights.shape[1], -1)).transpose(1, 2)  # (B, H, N, E)
+    y = head.attention.out_proj((weights @ values).transpose(1, 2).flatten(2))
+    state = (y + head.mlp(head.layernorm(y)))[:, 0]
+    torch.testing.assert_close(state, expected)
+    return state
+
+
 def attention_of_hugging_face(model: VisionLanguageCategoriser, pixels: torch.Tensor, ids: list[int] | None = None):
     """Eager attention by kind (lists of (B, heads, rows, columns), in the graph); the state, or logits after `ids`."""
     hf, family = model.hf, model.description.family
@@ -19,8 +31,8 @@ def attention_of_hugging_face(model: VisionLanguageCategoriser, pixels: torch.Te
     if family == "siglip":
         output, head = hf.vision_model(pixels, output_attentions=True), hf.vision_model.head
         query, tokens = head.probe.expand(len(pixels), -1, -1), output.last_hidden_state
-        pooled = head.attention(query, tokens, tokens, average_attn_weights=False)[1]
-        return {"vision": output.attentions, "pool": [pooled]}, output.pooler_output
+        weights = head.attention(query, tokens, tokens, average_attn_weights=False)[1]  # (B, H, 1, N)
+        return {"vision": output.attentions, "pool": [weights]}, _pooled(head, weights, tokens, output.pooler_output)
     texts = torch.tensor([ids or model.adapter.prompt_ids()] * len(pixels))
     if family == "blip":
         seen = hf.vision_model(pixels, output_attentions=True)

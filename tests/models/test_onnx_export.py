@@ -99,7 +99,7 @@ def test_int8_mostly_predicts_the_same_and_is_smaller(family, head, readout, tmp
     np.testing.assert_allclose(np.exp(rows).sum(axis=1), 1, atol=1e-5)
     sizes = [(each.folder / "model.onnx").stat().st_size for each in (onnx, small)]
     assert sizes[1] < 0.85 * sizes[0]  # embeddings of tokens and patches stay as they are
-    assert (rows.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.75  # random weights hardly prefer one
+    assert (rows.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.7  # random weights hardly prefer one
     assert np.abs(rows - expected).max() < 0.2
 
 

@@ -75,17 +75,20 @@ class PromptHead:
         self.categories = categories
         self._prompt_embeddings: Tensor | None = None
 
+    def _category_embeddings(self) -> Tensor:
+        """Return a unit vector (C, D) per category, computed once; later calls leave no trace in an exported graph."""
+        if self._prompt_embeddings is None:
+            self._prompt_embeddings = self._embed_prompts()
+        return self._prompt_embeddings
+
     @torch.inference_mode(False)  # the cached embeddings must also serve a pass with gradients
     @torch.no_grad()
-    def _category_embeddings(self) -> Tensor:
-        """Return a unit vector (C, D) per category, computed once."""
-        if self._prompt_embeddings is None:
-            means = [
-                self.matcher.text_embeddings([template.format(name.lower()) for template in TEMPLATES]).mean(dim=0)
-                for name in self.categories
-            ]
-            self._prompt_embeddings = functional.normalize(torch.stack(means), dim=-1)
-        return self._prompt_embeddings
+    def _embed_prompts(self) -> Tensor:
+        means = [
+            self.matcher.text_embeddings([template.format(name.lower()) for template in TEMPLATES]).mean(dim=0)
+            for name in self.categories
+        ]
+        return functional.normalize(torch.stack(means), dim=-1)
 
     def log_probabilities(self, state: State) -> Tensor:
         """Return the log-softmax (B, C) of the match's logits."""

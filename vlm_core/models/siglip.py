@@ -115,7 +115,7 @@ def attention_pool(head: Any, tokens: Tensor) -> Tensor:
     """Return the features (B, D) of the learnt query that attends to tokens (B, N, D): SigLIP's pooling head."""
     attention = head.attention  # torch.nn.MultiheadAttention, whose own code keeps no attention weights
     (w_q, w_k, w_v), (b_q, b_k, b_v) = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
-    q = linear(head.probe, w_q, b_q).expand(len(tokens), -1, -1)  # (B, 1, D)
+    q = linear(head.probe, w_q, b_q).expand(tokens.shape[0], -1, -1)  # (B, 1, D)
     pooled = attention.out_proj(
         multi_head_attention(q, linear(tokens, w_k, b_k), linear(tokens, w_v, b_v), attention.num_heads)
     )
