@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.shard",
         description="Pack a catalogue and its pictures into Parquet files that every command reads as data=<output>. "
-        "A packing that was stopped goes on when the command is repeated.",
+        "A packing that was stopped resumes when the command is repeated.",
     )
     parser.add_argument("--output", required=True, help="folder to write, which must not be there yet")
     parser.add_argument("--rows", type=int, default=10_240, help="most rows of a file (default: 10240)")

@@ -62,7 +62,7 @@ def test_epochs_are_kept_until_the_store_is_back_and_logged_in_order(tmp_path: P
         backlog.add(_epoch(4))
     assert store.taken == [1, 2, 3, 4] and not path.exists()
     assert len(lines) == 2 and "hunter2" not in "".join(lines)
-    assert "training goes on" in lines[0] and str(path) in lines[0] and "is back" in lines[1]
+    assert "training continues" in lines[0] and str(path) in lines[0] and "is back" in lines[1]
 
 
 def test_the_next_process_logs_what_a_killed_one_kept(tmp_path: Path) -> None:

@@ -95,19 +95,19 @@ def test_bad_pictures_are_answered_in_their_row_and_good_ones_in_theirs() -> Non
     good = [_picture(shade) for shade in range(70)]  # more than two batches
     bad = {3: "bad!", 31: None, 32: _text(good[0][:90]), 50: _text(_huge_picture()), 69: _text(b"x" * 10_000_001)}
     column: list[object] = [bad.get(row, _text(picture)) for row, picture in enumerate(good)]
-    answers = ServedCategoriser(model).predict(pd.DataFrame({"picture": column}))
-    assert list(answers) == [*COLUMNS, "error"]
-    wrong = answers.index[answers["error"].notna()].tolist()
+    rows = ServedCategoriser(model).predict(pd.DataFrame({"picture": column}))
+    assert list(rows) == [*COLUMNS, "error"]
+    wrong = rows.index[rows["error"].notna()].tolist()
     assert wrong == sorted(bad)
-    assert answers.loc[wrong, COLUMNS].map(lambda value: value is None).all(axis=None)
-    assert "megapixels" in answers["error"][50]
-    assert "MB" in answers["error"][69]
+    assert rows.loc[wrong, COLUMNS].map(lambda value: value is None).all(axis=None)
+    assert "megapixels" in rows["error"][50]
+    assert "MB" in rows["error"][69]
     right = [row for row in range(70) if row not in bad]
     fitted = np.stack([fit_picture(decode_picture(good[row]), model.canvas) for row in right])
     expected = np.exp(model.log_probabilities(fitted))
-    np.testing.assert_allclose(answers.loc[right, COLUMNS[2:]].astype(float), expected, atol=1e-5)
-    assert answers["category"][right].tolist() == [CATEGORIES[index] for index in expected.argmax(axis=1)]
-    np.testing.assert_allclose(answers["confidence"][right].astype(float), expected.max(axis=1), atol=1e-5)
+    np.testing.assert_allclose(rows.loc[right, COLUMNS[2:]].astype(float), expected, atol=1e-5)
+    assert rows["category"][right].tolist() == [CATEGORIES[index] for index in expected.argmax(axis=1)]
+    np.testing.assert_allclose(rows["confidence"][right].astype(float), expected.max(axis=1), atol=1e-5)
 
 
 def test_a_request_is_bounded_in_all_and_says_which_pictures_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +116,9 @@ def test_a_request_is_bounded_in_all_and_says_which_pictures_it_left_out(monkeyp
     served = ServedCategoriser(make_categoriser("clip"))
     column = [_text(_picture(shade)) for shade in range(4)]
     for _ in range(2):  # a budget for each request
-        answers = served.predict(pd.DataFrame({"picture": [*column, "bad!", _text(_picture(7, (2, 2)))]}))
-        assert answers.index[answers["error"].notna()].tolist() == [3, 4]
-        assert "send fewer at once" in answers["error"][3]
+        rows = served.predict(pd.DataFrame({"picture": [*column, "bad!", _text(_picture(7, (2, 2)))]}))
+        assert rows.index[rows["error"].notna()].tolist() == [3, 4]
+        assert "send fewer at once" in rows["error"][3]
 
 
 def test_a_long_request_lets_short_ones_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,25 +154,23 @@ class _Turns:
 def test_a_model_that_writes_answers_with_its_text() -> None:
     model = make_categoriser("git", "sentences")
     picture = _picture(7)
-    answers = ServedCategoriser(model).predict(pd.DataFrame({"picture": ["bad!", _text(picture)]}))
-    assert list(answers) == [*COLUMNS, "text", "text_category", "error"]
+    rows = ServedCategoriser(model).predict(pd.DataFrame({"picture": ["bad!", _text(picture)]}))
+    assert list(rows) == [*COLUMNS, "text", "text_category", "error"]
     described = model.describe(np.stack([fit_picture(decode_picture(picture), model.canvas)]))
     assert described is not None
     index = int(described[1][0])
-    assert answers["text"].tolist() == [None, described[0][0]]
-    assert answers["text_category"].tolist() == [None, CATEGORIES[index] if index >= 0 else "Unknown Category"]
+    assert rows["text"].tolist() == [None, described[0][0]]
+    assert rows["text_category"].tolist() == [None, CATEGORIES[index] if index >= 0 else "Unknown Category"]
 
 
 def test_an_answer_is_json_without_nan() -> None:
-    answers = ServedCategoriser(make_categoriser("clip")).predict(
-        pd.DataFrame({"picture": ["bad!", _text(_picture(1))]})
-    )
-    json.dumps(answers.to_dict(orient="records"), allow_nan=False)
+    rows = ServedCategoriser(make_categoriser("clip")).predict(pd.DataFrame({"picture": ["bad!", _text(_picture(1))]}))
+    json.dumps(rows.to_dict(orient="records"), allow_nan=False)
 
 
 def test_no_pictures_no_answers() -> None:
-    answers = ServedCategoriser(make_categoriser("clip")).predict(pd.DataFrame({"picture": []}))
-    assert (len(answers), list(answers)) == (0, [*COLUMNS, "error"])
+    rows = ServedCategoriser(make_categoriser("clip")).predict(pd.DataFrame({"picture": []}))
+    assert (len(rows), list(rows)) == (0, [*COLUMNS, "error"])
 
 
 def test_requirements_are_pinned_to_what_is_installed_and_any_build_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,9 +230,9 @@ allowed = brought(model)
 served = mlflow.pyfunc.load_model(str(model))
 import vlm_core
 example = served.input_example
-answers = served.predict(pandas.DataFrame({"picture": [example["picture"][0], "bad!"]}))
+rows = served.predict(pandas.DataFrame({"picture": [example["picture"][0], "bad!"]}))
 schema = {spec["name"] for spec in served.metadata.signature.outputs.to_dict()}
-print(json.dumps([vlm_core.__file__, sorted(schema), answers.to_dict(orient="records")]))
+print(json.dumps([vlm_core.__file__, sorted(schema), rows.to_dict(orient="records")]))
 """
 ENGINES = ("baseline", "blip", "onnx")
 
@@ -280,27 +278,27 @@ def test_a_model_that_reads_texts_answers_from_what_there_is() -> None:
     picture, title = _text(_picture(7)), "Blue Jacket"
     pictures, sent = [picture, None, "", "bad!", "bad!", picture], [title, title, "", title, "", None]
     table = pd.DataFrame({"picture": pictures, "text": sent})
-    answers = served.predict(table)
-    assert list(answers) == [*COLUMNS, "read", "error"]
-    assert answers["read"].tolist() == ["image+text", "text", None, "text", None, "image"]
-    assert answers["error"].notna().tolist() == [False, False, True, True, True, False]
-    assert "neither an image nor a text" in answers["error"][2] and "base64" in answers["error"][3]
-    assert answers["category"].notna().tolist() == [True, True, False, True, False, True]
+    rows = served.predict(table)
+    assert list(rows) == [*COLUMNS, "read", "error"]
+    assert rows["read"].tolist() == ["image+text", "text", None, "text", None, "image"]
+    assert rows["error"].notna().tolist() == [False, False, True, True, True, False]
+    assert "neither an image nor a text" in rows["error"][2] and "base64" in rows["error"][3]
+    assert rows["category"].notna().tolist() == [True, True, False, True, False, True]
     old = served.predict(table[["picture"]])  # a client of before
-    np.testing.assert_allclose(old["confidence"][5], answers["confidence"][5], atol=1e-6)
+    np.testing.assert_allclose(old["confidence"][5], rows["confidence"][5], atol=1e-6)
     assert old["read"].tolist() == ["image", None, None, None, None, "image"]
     titles = served.predict(table[["text"]])
     assert titles["read"].tolist() == ["text", "text", None, "text", None, None]
-    np.testing.assert_allclose(titles["confidence"][0], answers["confidence"][1], atol=1e-6)
+    np.testing.assert_allclose(titles["confidence"][0], rows["confidence"][1], atol=1e-6)
 
 
 def test_a_model_of_texts_alone_needs_no_picture() -> None:
     from tests.models.test_fusion import make_reader
 
     served = ServedCategoriser(make_reader("blip", "text"))
-    answers = served.predict(pd.DataFrame({"text": ["Blue Jacket", "", "Shirt"]}))  # the model masks "shirt"
-    assert answers["read"].tolist() == ["text", None, None]
-    assert answers["error"].notna().tolist() == [False, True, True]
+    rows = served.predict(pd.DataFrame({"text": ["Blue Jacket", "", "Shirt"]}))  # the model masks "shirt"
+    assert rows["read"].tolist() == ["text", None, None]
+    assert rows["error"].notna().tolist() == [False, True, True]
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def test_a_journal_whose_last_line_was_cut_is_mended_and_goes_on(quick, stocked)
     for trials, cut in enumerate((1, 9, 25, 120), start=2):
         journal.write_bytes(journal.read_bytes()[:-cut])
         outcome, lines = quick(trials=trials)
-        assert len([line for line in lines if "The last line of" in line and "goes on without it" in line]) == 1
+        assert len([line for line in lines if "The last line of" in line and "continues without it" in line]) == 1
         assert not any("resume=" in line for line in lines)
         assert len(outcome.search.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))) == trials
         assert all(json.loads(line) for line in journal.read_text().splitlines())

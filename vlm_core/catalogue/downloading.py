@@ -1,6 +1,6 @@
 """Pictures at web addresses: downloaded once into a cache, within bounds, and read from there.
 
-A picture is in the cache whole or not at all, so that a download that was stopped goes on where it was.
+A picture is in the cache whole or not at all, so that a download that was stopped resumes where it was.
 """
 
 from __future__ import annotations

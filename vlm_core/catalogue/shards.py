@@ -2,7 +2,7 @@
 
 A shard has every column of the table as text and a column of pictures: their bytes as they are, their cell in the
 table, and why one is missing. Shards are written one after the other into a folder beside the place, which takes its
-name when the last one is done; a packing that was killed goes on after the shards that are whole.
+name when the last one is done; a packing that was killed resumes after the shards that are whole.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Settings(BaseModel):
         return cls._build({name: text for name, text in current.items() if name in cls.model_fields})
 
     def resuming(self, stored: Mapping[str, str]) -> Self:
-        """Return the settings with which a stored search or study goes on, given its own.
+        """Return the settings with which a stored search or study is resumed, given its own.
 
         What a setting that came later stood for then is kept, unless the user gives it.
         """

@@ -258,6 +258,6 @@ def _cancel(running: Mapping[Any, object]) -> None:
 
 
 def _first_line(error: object) -> str:
-    """Return what an error says first; Ray's go on for pages."""
+    """Return what an error says first; Ray's texts take pages."""
     lines = [line.strip() for line in redact(str(error)).splitlines()]
     return next(filter(None, lines), type(error).__name__)

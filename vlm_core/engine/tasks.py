@@ -48,7 +48,7 @@ def attempt(work: Callable[[T], R], task: T) -> Ended[T, R]:
     result, error = None, ""
     try:
         result = work(task)
-    except Exception as problem:  # whatever a task fails with, the others go on
+    except Exception as problem:  # whatever a task fails with, the others continue
         error = redact(f"{type(problem).__name__}: {problem}")
     return Ended(task, result, error, time.monotonic() - started)
 

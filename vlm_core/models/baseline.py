@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
-from vlm_core.models.one_label import OneLabel
+from vlm_core.models.category_only import CategoryOnly
 from vlm_core.pixels.arrays import Float32Array, FloatArray, Labels, Picture, Pictures, Rows
 from vlm_core.progress import track
 
@@ -80,7 +80,7 @@ class FeatureExtractor:
 
 
 @dataclass(frozen=True)
-class Baseline(OneLabel):
+class Baseline(CategoryOnly):
     """A fitted baseline: a Categoriser without text generation."""
 
     categories: tuple[str, ...]  # (C,)
@@ -106,15 +106,6 @@ class Baseline(OneLabel):
     def logits(self, features: Float32Array) -> Float32Array:
         """Return logits (B, C) of features (B, D)."""
         return np.asarray((features - self.mean) / self.scale @ self.weights.T + self.bias, dtype=np.float32)
-
-    @property
-    def writes_text(self) -> bool:
-        """Return False."""
-        return False
-
-    def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
-        """Return None: the baseline generates no text."""
-        return None
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`, then `categoriser.json`, each atomically."""

@@ -6,6 +6,7 @@ where there is a picture, and where there is a text: a product without one of th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -57,7 +58,7 @@ def make_fusion_head(adapter: Adapter, fusion: Fusion, categories: int) -> Fusio
     return kinds[fusion](adapter.width("vision"), text_width(adapter), categories)
 
 
-class FusionHead(nn.Module):
+class FusionHead(nn.Module, ABC):
     """A head that fuses the states of both towers; `width` is the vision tower's, `text_width` the text tower's."""
 
     readout: Readout = "fused"
@@ -69,9 +70,9 @@ class FusionHead(nn.Module):
         """Return the log-softmax (B, C) of the logits."""
         return functional.log_softmax(self.logits(state), dim=-1)
 
+    @abstractmethod
     def logits(self, state: State) -> Tensor:
         """Return logits (B, C)."""
-        raise NotImplementedError
 
     def loss(self, state: State, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy () and the log-probabilities (B, C)."""

@@ -17,9 +17,9 @@ from pydantic import AliasChoices, Field, TypeAdapter
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TextReading
-from vlm_core.models.one_label import OneLabel
+from vlm_core.models.category_only import CategoryOnly
 from vlm_core.models.token_ids import between_ends
-from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
+from vlm_core.pixels.arrays import Float32Array, Pictures
 from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view
 
 Precision = Literal["fp32", "int8"]
@@ -69,7 +69,7 @@ class OnnxDescription:
 _DESCRIPTION = TypeAdapter(OnnxDescription)
 
 
-class OnnxCategoriser(OneLabel):
+class OnnxCategoriser(CategoryOnly):
     """A Categoriser without text generation. `save` copies the folder it was loaded from, which must still exist."""
 
     def __init__(self, folder: Path, description: OnnxDescription, session: Any) -> None:
@@ -78,11 +78,6 @@ class OnnxCategoriser(OneLabel):
         self.categories = description.categories
         self.canvas = description.canvas
         self._session = session  # onnxruntime.InferenceSession
-
-    @property
-    def writes_text(self) -> bool:
-        """Return False, even if the head scores sentences."""
-        return False
 
     @property
     def reads(self) -> TextReading | None:
@@ -133,10 +128,6 @@ class OnnxCategoriser(OneLabel):
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
-
-    def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
-        """Return None: the graph generates no text."""
-        return None
 
     def save(self, folder: Path) -> None:
         """Write `model.onnx` and the tokenizer, if there is one, then `categoriser.json`, each atomically."""

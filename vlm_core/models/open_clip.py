@@ -10,7 +10,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from vlm_core.models.checkpoint_forms import OPEN_CLIP_CONFIG, read_json
-from vlm_core.models.open_clip_siglip import convert_siglip_weights, siglip_settings
+from vlm_core.models.open_clip_siglip import convert_siglip_weights, siglip_settings, text_settings
 
 # What CLIPModel has a setting for; other settings name text towers, pooling or attention of other models.
 _MODEL: Final = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
@@ -77,12 +77,7 @@ def open_clip_settings(folder: Path) -> dict[str, Any] | None:
         "text_config": {
             **activation,
             **size,
-            "hidden_size": text["width"],
-            "intermediate_size": int(text["width"] * text.get("mlp_ratio", 4)),
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            "vocab_size": text["vocab_size"],
-            "max_position_embeddings": text["context_length"],
+            **text_settings(text),
             "bos_token_id": text["vocab_size"] - 2,
             "eos_token_id": text["vocab_size"] - 1,  # open_clip reads a text at its highest token
         },

@@ -81,15 +81,22 @@ def siglip_settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
             "hidden_act": activation,
         },
         "text_config": {
-            "hidden_size": text["width"],
-            "intermediate_size": int(text["width"] * text.get("mlp_ratio", 4)),
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            "vocab_size": text["vocab_size"],
-            "max_position_embeddings": text["context_length"],
+            **text_settings(text),
             "projection_size": model["embed_dim"],
             "hidden_act": "gelu_pytorch_tanh" if approximate else "gelu",
         },
+    }
+
+
+def text_settings(text: Mapping[str, Any]) -> dict[str, int]:
+    """Return the size of a text tower as transformers names it, for open_clip's `text_cfg`."""
+    return {
+        "hidden_size": text["width"],
+        "intermediate_size": int(text["width"] * text.get("mlp_ratio", 4)),
+        "num_hidden_layers": text["layers"],
+        "num_attention_heads": text["heads"],
+        "vocab_size": text["vocab_size"],
+        "max_position_embeddings": text["context_length"],
     }
 
 

@@ -18,7 +18,7 @@ from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.evaluation.summary import macro_f1
 from vlm_core.models.baseline import SCHEMA, Baseline, balanced_rows, fit_logistic_regression, log_softmax
-from vlm_core.models.one_label import OneLabel
+from vlm_core.models.category_only import CategoryOnly
 from vlm_core.pixels.arrays import Float32Array, FloatArray, Labels, Pictures, Rows
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _READING: Final = TypeAdapter(TextReading)
 
 
 @dataclass(frozen=True)
-class TextBaseline(OneLabel):
+class TextBaseline(CategoryOnly):
     """A fitted baseline that reads texts alone: a Categoriser without text generation."""
 
     categories: tuple[str, ...]  # (C,)
@@ -42,15 +42,6 @@ class TextBaseline(OneLabel):
     weights: Float32Array  # (C, V)
     bias: Float32Array  # (C,)
     penalty: float  # scikit-learn's C, the inverse regularisation strength
-
-    @property
-    def writes_text(self) -> bool:
-        """Return False."""
-        return False
-
-    def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
-        """Return None: the baseline generates no text."""
-        return None
 
     def log_probabilities(
         self, pictures: Pictures, texts: Sequence[str] | None = None, has_picture: NDArray[np.bool_] | None = None
@@ -111,7 +102,7 @@ class TextBaseline(OneLabel):
 
 
 @dataclass(frozen=True)
-class StackedBaseline(OneLabel):
+class StackedBaseline(CategoryOnly):
     """Both baselines, stacked: a softmax of their log-probabilities, each times a coefficient."""
 
     picture: Baseline
@@ -132,15 +123,6 @@ class StackedBaseline(OneLabel):
     def reads(self) -> TextReading:
         """Return which texts of products it reads."""
         return replace(self.text.reads, inputs="image+text")
-
-    @property
-    def writes_text(self) -> bool:
-        """Return False."""
-        return False
-
-    def describe(self, pictures: Pictures) -> tuple[list[str], Labels] | None:
-        """Return None: the baseline generates no text."""
-        return None
 
     def log_probabilities(
         self, pictures: Pictures, texts: Sequence[str] | None = None, has_picture: NDArray[np.bool_] | None = None

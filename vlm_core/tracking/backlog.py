@@ -1,4 +1,4 @@
-"""Epochs that a run has yet to log, because its store is locked or away while it trains: training goes on meanwhile."""
+"""Epochs that a run has yet to log, because its store is locked or away while it trains: training continues."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Backlog:
         if not self._is_told:
             self._is_told = True
             _log.warning(
-                "The store %s is locked or does not answer: training goes on, and its epochs are logged when the store "
+                "The store %s is locked or does not answer: training continues, and its epochs are logged when it "
                 "is back. Until then they are in %s.",
                 redact(self._uri),
                 self._path,

@@ -36,7 +36,7 @@ class CheckpointCopies:
                 self._fetch_phase(files, folder / phase, f"{base}/{phase}".rstrip("/"))
 
     def store(self, folder: Path) -> None:
-        """Copy what an epoch has left in `folder`. Where that fails the training goes on, and says so."""
+        """Copy what an epoch has left in `folder`. Where that fails the training continues, and says so."""
         if not self._address:
             return
         try:
@@ -45,7 +45,7 @@ class CheckpointCopies:
                 for phase in _PHASES:
                     self._store_phase(files, folder / phase, f"{base}/{phase}".rstrip("/"))
         except UserError as error:
-            logger.warning(f"{error} The training goes on, and could be resumed elsewhere from an earlier epoch.")
+            logger.warning(f"{error} The training continues, and could be resumed elsewhere from an earlier epoch.")
 
     def remove(self) -> None:
         """Remove the copies of a training that has ended."""

@@ -1,7 +1,7 @@
 """Predict a whole catalogue into a folder of Parquet files, one for each group of its rows, here or on a Ray cluster.
 
 The pictures lie in shards (`catalogue/shards.py`); what is not packed is packed first. A part is written whole or not
-at all, so that one that is there is done: a prediction that was killed goes on with the others. Nothing of it depends
+at all, so that one that is there is done: a prediction that was killed resumes with the others. Nothing of it depends
 on who predicts a part, or how often that was tried.
 """
 

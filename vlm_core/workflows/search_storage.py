@@ -67,7 +67,7 @@ def _mend_journal(path: Path) -> None:
         if whole < path.stat().st_size:
             os.truncate(path, whole)
             logger.warning(
-                f"The last line of {path} was cut when its process was killed: the search goes on without it."
+                f"The last line of {path} was cut when its process was killed: the search continues without it."
             )
     finally:
         lock.release()
