@@ -31,6 +31,8 @@ from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter
 
 NAMES = ("Bags", "Shoes", "Tops")
+TRAINED = (150, 50, 10)  # products of each: a frequent category, one in the middle and a rare one
+UNSEEN = 25  # of the test products, the first ones
 _FEW = settings(
     max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -70,6 +72,8 @@ def _write_runs(generator, folder, count):
             np.full(3, 1 / 3),
             resamples=100,
             seed=0,
+            trained=np.array(TRAINED),
+            subsets={"unseen": np.arange(60) < UNSEEN},
         )
         with RunWriter("random", f"run {number}", folder=folder) as each:
             each.params({"model": str(generator.choice(["clip", "blip", "git"])), "mode": "probe", "seed": str(number)})
@@ -84,11 +88,15 @@ def _write_runs(generator, folder, count):
     return run_ids
 
 
-def _predicted(client, run_id):
+def _stored(client, run_id):
     """True and predicted categories by product, as MLflow's artifact of the run holds them."""
     with tempfile.TemporaryDirectory() as folder:
         path = client.download_artifacts(run_id, "evaluation/test/predictions.csv", folder)
-        table = pd.read_csv(path).sort_values("product_id")
+        return pd.read_csv(path).sort_values("product_id")
+
+
+def _predicted(client, run_id):
+    table = _stored(client, run_id)
     return table["true"].to_numpy(), table["predicted"].to_numpy()
 
 
@@ -160,12 +168,31 @@ def _check_run(runs, client, run_id, data):
     f1 = dict(zip(NAMES, f1_score(true, predicted, labels=NAMES, average=None), strict=True))
     for category, count, _, recall, score in table:
         assert (count, recall) == (f"{(true == category).sum():,}", f"{recalls[category]:.3f}")
-        value, low, high = map(float, re.findall(r"\d\.\d+", score))
-        assert value == pytest.approx(f1[category], abs=6e-4) and 0 <= low <= value <= high <= 1
+        _check_score(score, f1[category])
+    _check_parts(details, _stored(client, run_id), f1)
     figure = run.update_confusion(runs, 99, "counts", 1, run_id)[0]
     for i, one in enumerate(NAMES):
         for j, other in enumerate(NAMES):
             assert figure.data[0].z[i][j] == ((true == one) & (predicted == other)).sum()
+
+
+def _check_parts(details, stored, f1):
+    """Check the scores of frequent and rare categories, and those of the products that no weights have seen."""
+    tables = {table["head"][0]: table["body"] for table in _tables(details)}
+    for (_, _, categories, products, score), name in zip(tables["Part"], NAMES, strict=True):
+        assert (categories, products) == ("1", str((stored["true"] == name).sum()))
+        _check_score(score, f1[name])
+    ((_, products, accuracy, score),) = tables["Test products"]
+    few = stored[stored["product_id"].str.removeprefix("p").astype(int) < UNSEEN]
+    assert products == f"{UNSEEN} of {len(stored)}"
+    _check_score(accuracy, accuracy_score(few["true"], few["predicted"]))
+    present = sorted(set(few["true"]))
+    _check_score(score, f1_score(few["true"], few["predicted"], labels=present, average="macro"))
+
+
+def _check_score(text, expected):
+    value, low, high = map(float, re.findall(r"\d\.\d+", text))
+    assert value == pytest.approx(expected, abs=6e-4) and 0 <= low <= value <= high <= 1
 
 
 def _tables(component):
