@@ -11,7 +11,7 @@ import pandas as pd
 
 from vlm_core.evaluation.text_leak import is_unmasked
 
-UNMASKED: Final = " · UNMASKED texts"
+UNMASKED: Final = "UNMASKED texts · "  # in front, where no narrow column cuts it off
 MEMORISED: Final = "Scores there reward memorisation."
 
 
@@ -82,4 +82,4 @@ def mark_unmasked(table: pd.DataFrame) -> pd.DataFrame:
     masked = table.get("params.mask_label_words", pd.Series("", index=table.index))
     settings = zip(table["params.inputs"], masked, strict=True)
     marks = [UNMASKED if is_unmasked(*each) else "" for each in settings]
-    return table.assign(name=[f"{name}{mark}" for name, mark in zip(table["name"], marks, strict=True)])
+    return table.assign(name=[f"{mark}{name}" for name, mark in zip(table["name"], marks, strict=True)])

@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +111,11 @@ def predict_rows(
     catalogue: Catalogue,
     rows: NDArray[np.int64],
     labels: NDArray[np.int64],
-    without_text: NDArray[np.bool_] | None = None,
+    without: Literal["text", "picture"] | None = None,
 ) -> Predictions:
     """Predict catalogue rows (n,), from their texts, too, if the model reads any; labels (n_products,) are for all.
 
-    Rows `without_text` (n,) are predicted as if they had none.
+    `without` withholds the texts or the pictures from a model that reads both.
     """
     from vlm_core.evaluation.levels import LevelPredictions
     from vlm_core.evaluation.predictions import Predictions
@@ -128,13 +128,14 @@ def predict_rows(
         chosen = slice(start, start + PREDICTION_BATCH)
         batch = fit_pictures(catalogue.pictures.take(rows[chosen]), model.canvas)
         told = model.reads.texts(catalogue.products.iloc[rows[chosen]]) if model.reads else None
-        if told is not None and without_text is not None:
-            told = ["" if missing else text for text, missing in zip(told, without_text[chosen], strict=True)]
+        if without == "text":
+            told = [""] * len(batch)
+        has_picture = np.zeros(len(batch), dtype=bool) if without == "picture" else None
         if several := model.levels(batch):
             scores.append(several[0])
             levels.append(several[1])
         else:
-            scores.append(model.log_probabilities(batch, told))
+            scores.append(model.log_probabilities(batch, told, has_picture))
         if described := model.describe(batch):
             texts.extend(described[0])
             closest.append(described[1])

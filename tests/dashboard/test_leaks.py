@@ -48,6 +48,6 @@ def test_a_run_on_unmasked_texts_says_so_in_its_name_on_every_page():
             "params.mask_label_words": ["False", "True", "False", nan],
         }
     )
-    assert mark_unmasked(table)["name"].tolist() == ["a · UNMASKED texts", "b", "c", "d"]
+    assert mark_unmasked(table)["name"].tolist() == ["UNMASKED texts · a", "b", "c", "d"]
     before = table[["name"]]  # a store of earlier versions
     assert mark_unmasked(before)["name"].tolist() == ["a", "b", "c", "d"]

@@ -6,8 +6,10 @@ import pytest
 from tests.study.made_cells import FAIR, GOOD, make_predictions
 from vlm_core.config import StudyConfig
 from vlm_core.errors import UserError
-from vlm_core.study.fusion import MISSING, Tested, _headline, readers
+from vlm_core.study.fusion import MISSING, Reader, Tested, _headline, _pairs, readers
 from vlm_core.study.running import run_study
+
+POOR = ((4, 6), (6, 4))
 
 
 def test_a_family_without_language_reads_pictures_alone():
@@ -46,6 +48,19 @@ def test_more_titles_are_missing_with_a_larger_share_and_the_others_stay():
     np.testing.assert_array_equal(tested.missing(0, 1).log_probabilities, tested.complete.log_probabilities)
 
 
+@pytest.mark.parametrize(("withheld", "best"), [(GOOD, "clip both, concat, texts withheld"), (POOR, "clip picture")])
+def test_a_fusion_that_is_as_good_without_an_input_has_that_for_its_control(withheld, best):
+    picture, text, both = Reader("clip", "image"), Reader("clip", "text"), Reader("clip", "image+text", "concat")
+    good, fair, poor = (make_predictions(each) for each in (GOOD, FAIR, POOR))
+    tested = {
+        picture: [Tested(fair, fair)],
+        text: [Tested(poor, poor)],
+        both: [Tested(good, make_predictions(withheld), poor)],
+    }
+    (pair,) = _pairs(tested, frozenset({"A", "B"}))
+    assert (pair.a, pair.b) == ("clip both, concat", best)
+
+
 def test_thin_categories_are_no_headline_unless_all_are():
     tested = Tested(make_predictions(GOOD), make_predictions(GOOD))
     assert _headline([tested]) == {"A", "B"}  # ten products each: all are thin
@@ -63,8 +78,9 @@ def test_the_part_alone_is_a_study(shop, stocked):
     fused = [reader.label for reader in readers(["clip"]) if reader.inputs == "image+text"]
     assert [pair.a for pair in found.pairs] == fused
     for pair in found.pairs:
-        assert pair.b.split(" ")[0] == pair.a.split(" ")[0] and "both" not in pair.b
-        assert pair.b.endswith("picture") or pair.b.endswith("(masked)") == pair.a.endswith("(masked)")
+        family, masked = pair.a.split(" ")[0], " (masked)" * pair.a.endswith("(masked)")
+        withheld = {f"{pair.a}, {what} withheld" for what in ("texts", "pictures")}
+        assert pair.b in {f"{family} picture", f"{family} text{masked}", *withheld}
     scores = {row.label: row for row in found.rows}
     assert scores["clip picture"].missing == {}
     text = scores["baseline text"]

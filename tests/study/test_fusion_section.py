@@ -55,7 +55,7 @@ def test_the_leak_and_the_texts_own_score_stand_at_the_top():
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
-        (PAIRS, "1 of 2 fusion beats the better of their inputs alone in macro-F1"),
+        (PAIRS, "1 of 2 fusion beats the best of one input alone in macro-F1"),
         (PAIRS[1:], "No fusion beats"),
         ((_pair("clip late", "clip text", 0.1, 0.06),), "No fusion beats"),
     ],

@@ -26,8 +26,6 @@ from vlm_core.study.plan import StudyPlan
 from vlm_core.study.results import FusionResults, FusionRow, PairRow, TextLeakRow
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.models.categoriser import Categoriser
     from vlm_core.models.loading import LoadedWeights
@@ -54,10 +52,11 @@ class Reader:
 
 @dataclass(frozen=True)
 class Tested:
-    """What a reader predicts for the test products of one seed: with all texts, and without any."""
+    """What a reader predicts for the test products of one seed, and what it does with an input withheld."""
 
     complete: Predictions
     without_text: Predictions
+    without_picture: Predictions | None = None  # of a reader of both
 
     def missing(self, share: float, seed: int) -> Predictions:
         """Return the predictions where a share of the products has no text: more of them with a larger share."""
@@ -101,7 +100,7 @@ def measure_fusion(plan: StudyPlan, config: StudyConfig, data: Data, root: Path)
             tested[reader].append(each)
     headline = _headline(next(iter(tested.values())))
     rows = [_row(reader, each, headline, seeds) for reader, each in tested.items()]
-    return FusionResults(tuple(rows), _pairs(tested, rows, headline), _leak_rows(leaks))
+    return FusionResults(tuple(rows), _pairs(tested, headline), _leak_rows(leaks))
 
 
 def _leak(settings: Config, data: Data) -> TextLeak:
@@ -160,13 +159,15 @@ def _fit_probe(config: Config, data: Data, weights: LoadedWeights, root: Path) -
 
 
 def _test(model: Categoriser, data: Data) -> Tested:
-    """Return what a model predicts for the test products, with their texts and without."""
-    rows, labels = data.split.test, data.split.labels
-    complete = predict_rows(model, data.catalogue, rows, labels)
+    """Return what a model predicts for the test products, with each of its inputs and without."""
+    place = data.catalogue, data.split.test, data.split.labels
+    complete = predict_rows(model, *place)
     if model.reads is None:
         return Tested(complete, complete)
-    none: NDArray[np.bool_] = np.ones(len(rows), dtype=bool)
-    return Tested(complete, predict_rows(model, data.catalogue, rows, labels, none))
+    without_text = predict_rows(model, *place, without="text")
+    if model.reads.inputs == "text":
+        return Tested(complete, without_text)
+    return Tested(complete, without_text, predict_rows(model, *place, without="picture"))
 
 
 def _headline(seeds: Sequence[Tested]) -> frozenset[str]:
@@ -202,21 +203,36 @@ def _row(reader: Reader, seeds: Sequence[Tested], headline: frozenset[str], numb
     )
 
 
-def _pairs(
-    tested: Mapping[Reader, Sequence[Tested]], rows: Sequence[FusionRow], headline: frozenset[str]
-) -> tuple[PairRow, ...]:
-    """Test each fusion against the better of its inputs alone, by their means."""
+def _pairs(tested: Mapping[Reader, Sequence[Tested]], headline: frozenset[str]) -> tuple[PairRow, ...]:
+    """Test each fusion against the best of one input alone, by their means.
+
+    One input alone is the picture or the text under a linear layer, or the fused model itself with the other withheld:
+    its head may have a hidden layer, whose gain is none of fusion.
+    """
     from vlm_core.study.collecting import pair_rows
 
-    scores = {row.label: row.headline_macro_f1.value for row in rows}
+    predictions: dict[str, list[Predictions]] = {}
+    for reader, seeds in tested.items():
+        predictions[reader.label] = [each.complete.of_categories(headline) for each in seeds]
+        if reader.inputs == "image+text":
+            predictions[f"{reader.label}, texts withheld"] = [
+                each.without_text.of_categories(headline) for each in seeds
+            ]
+            predictions[f"{reader.label}, pictures withheld"] = [
+                each.without_picture.of_categories(headline) for each in seeds if each.without_picture
+            ]
+    scores = {
+        label: np.mean([macro_f1(each.labels, each.predicted) for each in found])
+        for label, found in predictions.items()
+    }
     pairs = []
     for reader in tested:
         if reader.inputs == "image+text":
             alone = (Reader(reader.family, "image"), Reader(reader.family, "text", masked=reader.masked))
-            pairs.append((reader.label, max((each.label for each in alone), key=lambda label: scores[label])))
-    predictions = {
-        reader.label: [each.complete.of_categories(headline) for each in seeds] for reader, seeds in tested.items()
-    }
+            withheld = (f"{reader.label}, {what} withheld" for what in ("texts", "pictures"))
+            pairs.append(
+                (reader.label, max((*(each.label for each in alone), *withheld), key=lambda name: scores[name]))
+            )
     return tuple(pair_rows("fusion", predictions, pairs))
 
 

@@ -219,7 +219,7 @@ class TextLeakRow:
 
 @dataclass(frozen=True)
 class FusionResults:
-    """Pictures, texts and both, in every way: scores, fusion against the better input alone, how far texts leak."""
+    """Pictures, texts and both, in every way: scores, fusion against one input alone, how far texts leak."""
 
     rows: tuple[FusionRow, ...]
     pairs: tuple[PairRow, ...]
