@@ -13,11 +13,20 @@
   if (!window.Plotly) window.Plotly = { then: (done, failed) => (coming = coming || load()).then(done, failed) };
 })();
 
-// Saves the figure above a button, whatever the theme, on white.
-document.addEventListener("click", (event) => {
+// Saves the figure above a button, whatever the theme, on white. One that is still being drawn is waited for.
+async function drawnPlot(figure) {
+  while (figure.isConnected) {
+    const plot = figure.querySelector(".js-plotly-plot");
+    if (plot && plot._fullLayout && plot.querySelector(".main-svg")) return plot;
+    await new Promise((passed) => setTimeout(passed, 100));
+  }
+}
+
+document.addEventListener("click", async (event) => {
   const button = event.target.closest && event.target.closest(".save-figure");
-  const plot = button && button.parentElement.querySelector(".js-plotly-plot");
+  const plot = button && (await drawnPlot(button.parentElement));
   if (!plot) return;
-  const name = button.title.replace(/^Save as SVG: /, "").toLowerCase().replace(/[^a-z0-9]+/g, "-");
-  window.Plotly.downloadImage(plot, { format: "svg", filename: name, width: plot.clientWidth, height: plot.clientHeight, setBackground: "white" });
+  const filename = button.title.replace(/^Save as SVG: /, "").toLowerCase().replace(/[^a-z0-9]+/g, "-");
+  const { clientWidth: width, clientHeight: height } = plot;
+  window.Plotly.downloadImage(plot, { format: "svg", filename, width, height, setBackground: "white" });
 });

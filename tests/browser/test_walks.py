@@ -195,8 +195,7 @@ def test_by_keyboard_alone_runs_are_opened_and_compared_a_figure_saved_and_a_pic
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"/run\?run=\w+"))
-    expect(page.locator(".js-plotly-plot").first).to_be_visible()
-    _tab_to(page, ".save-figure")
+    _tab_to(_settled(page), ".save-figure")
     with page.expect_download() as saved:
         page.keyboard.press("Enter")
     assert saved.value.suggested_filename.endswith(".svg") and saved.value.path().read_bytes().startswith(b"<svg")
@@ -204,6 +203,23 @@ def test_by_keyboard_alone_runs_are_opened_and_compared_a_figure_saved_and_a_pic
     _tab_to(page, ".sample")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Results")).to_be_visible(timeout=60_000)
+
+
+def test_a_figure_that_is_asked_for_before_it_is_drawn_is_saved_when_it_is(site):
+    link = _run_link(_settled(site.open("/"))).get_attribute("href")
+    held = []
+    site.page.route(re.compile(r"plotly.*\.js"), lambda route: held.append(route))
+    page = site.open(link)
+    button = page.locator(".save-figure").first
+    expect(button).to_be_attached()
+    with page.expect_download() as saved:
+        button.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(500)
+        assert held and not page.locator(".main-svg").count()
+        for route in held:
+            route.continue_()
+    assert saved.value.path().read_bytes().startswith(b"<svg")
 
 
 def test_one_file_that_is_too_large_costs_the_others_nothing_and_back_keeps_what_was_found(site, tmp_path):
