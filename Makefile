@@ -112,7 +112,11 @@ verify: $(VENV)/.ready  ## compare every installed file with its package's, and 
 
 audit: $(TOOLS)/.ready  ## look up known weaknesses of the locked packages
 	@# strict: a package that could not be looked up is no package without weaknesses
-	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements-hashed.lock $(FLAGS)
+	@$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements-hashed.lock \
+	  --progress-spinner off $(FLAGS) 2> $(TOOLS)/audit.txt && cat $(TOOLS)/audit.txt || { \
+	  grep '^Found' $(TOOLS)/audit.txt >&2 || \
+	    echo "Nothing is known of the locked packages' weaknesses, because they could not be looked up: run make audit where pypi.org can be reached, or with FLAGS='-s osv' where api.osv.dev can. The reason: $$(tail -n 1 $(TOOLS)/audit.txt)" >&2; \
+	  exit 1; }
 
 sbom: $(VENV)/.ready $(TOOLS)/.ready  ## write sbom.json: what is installed, in CycloneDX's format
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(FLAGS) \

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_MODELS: Final = 4
 MOST_UPLOADED_BYTES: Final = 96_000_000  # of all visitors together
+BYTES_BESIDE: Final = 1000  # that a kept upload takes beside its own: names, and the tables that find it
 MOST_MADE: Final = 128  # thumbnails, fitted pictures and predictions of uploads, some 100 KB each
 
 
@@ -55,7 +56,9 @@ class Uploads:
     """
 
     def __init__(self, most_bytes: int = MOST_UPLOADED_BYTES) -> None:
-        self._uploads: FIFOCache[tuple[str, str], bytes] = FIFOCache(most_bytes, getsizeof=len)
+        self._uploads: FIFOCache[tuple[str, str], bytes] = FIFOCache(
+            most_bytes, getsizeof=lambda data: len(data) + BYTES_BESIDE
+        )
         self._made: LRUCache[tuple[str, str, Hashable], Any] = LRUCache(MOST_MADE)
         self._lock = threading.Lock()
 

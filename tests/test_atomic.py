@@ -58,7 +58,7 @@ def test_what_was_built_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, m
 def test_many_files_are_synchronised_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     monkeypatch.setattr("vlm_core.atomic._MANY", 3)
-    monkeypatch.setattr(os, "sync", lambda: steps.append("all"))
+    monkeypatch.setattr("vlm_core.atomic.synchronise", lambda folder: steps.append("all"))
     monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append("one"))
     with building(tmp_path / "folder") as partial:
         partial.mkdir()

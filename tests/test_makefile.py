@@ -117,6 +117,33 @@ def test_threads_of_tests_wait_passively(tmp_path: Path, target: str) -> None:
     assert _make("-s", f"VENV={environment}", target).stdout == "PASSIVE 0\n"
 
 
+@pytest.mark.parametrize(
+    ("said", "code", "expected"),
+    [
+        ("No known vulnerabilities found", 0, "No known vulnerabilities found\n"),
+        ("Found 2 known vulnerabilities in 1 package", 1, "Found 2 known vulnerabilities in 1 package\n"),
+        (
+            "Traceback (most recent call last):\nConnectionError: no route",
+            1,
+            "Nothing is known of the locked packages' weaknesses, because they could not be looked up: run make audit "
+            "where pypi.org can be reached, or with FLAGS='-s osv' where api.osv.dev can. The reason: ConnectionError: "
+            "no route\n",
+        ),
+    ],
+)
+def test_an_audit_says_what_it_found_or_why_it_found_nothing(
+    tmp_path: Path, said: str, code: int, expected: str
+) -> None:
+    environment = _installed(tmp_path)
+    (environment / "tools/bin").mkdir()
+    audit = environment / "tools/bin/pip-audit"
+    audit.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said}\nEND\nexit {code}\n")
+    audit.chmod(0o755)
+    done = _make("-s", f"VENV={environment}", "audit")
+    printed = [line for line in (done.stdout + done.stderr).splitlines(keepends=True) if not line.startswith("make")]
+    assert (done.returncode != 0, "".join(printed)) == (code != 0, expected)
+
+
 def test_a_missing_python_gives_one_sentence_and_makes_nothing(tmp_path: Path) -> None:
     done = _make("train", "PYTHON=python3.11-that-is-missing", f"VENV={tmp_path / 'environment'}")
     assert done.returncode != 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -68,12 +70,24 @@ def replace(path: Path, target: Path) -> None:
     """Give a file, or a folder with all that it holds, the name `target`, once the disk has it."""
     built = [each for each in (*path.rglob("*"), path) if not each.is_symlink() and (each.is_file() or each.is_dir())]
     if len(built) > _MANY and hasattr(os, "sync"):
-        os.sync()  # each by itself would take minutes
+        synchronise(path)  # each by itself would take minutes
     else:
         for each in built:
             _synchronise(each)
     os.replace(path, target)
     _synchronise(target.parent)
+
+
+def synchronise(folder: Path) -> None:
+    """Wait until the disk has all that was written to the file system of `folder`. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if sync := getattr(ctypes.CDLL(None), "syncfs", None) if sys.platform == "linux" else None:
+            sync(descriptor)
+        elif hasattr(os, "sync"):
+            os.sync()
+    finally:
+        os.close(descriptor)
 
 
 def _synchronise(path: Path) -> None:

@@ -43,20 +43,34 @@ class Command:
     arguments: tuple[str, ...]
     start: str = "prepared"  # what its folder holds: "empty", "data", that and a store ("prepared"), a run ("trained")
     resumes: bool = False  # by `--resume`; the others are repeated as they are
+    output: str = ""  # the folder that it writes, where that is no run
     workers: int = 1
     files: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     weight: int = 3  # how often it is killed, relative to others
 
 
-def _training(model: str, mode: str) -> Command:
+def _training(model: str, mode: str, name: str = "", *settings: str) -> Command:
     return Command(
-        f"train {model} {mode}",
+        f"train {model} {name or mode}",
         "experiments.train",
-        (*_SMALL, "--model", model, "--mode", mode),
+        (*_SMALL, "--model", model, "--mode", mode, *settings),
         resumes=True,
         files=(*_CACHE_FILES, *_CHECKPOINTS, *_MODEL_FILES, "logs/*"),
         steps=(*_STORE_STEPS, *_EPOCH_STEPS, *_END_STEPS),
+    )
+
+
+def _prediction(name: str, pictures: str) -> Command:
+    return Command(
+        name,
+        "experiments.predict",
+        ("--model", "{run}", "--pictures", pictures, "--output", "predicted", "--threads", "1"),
+        start="trained",
+        output="predicted",
+        files=(".predicted.predicting/*", ".predicted.predicting/.*", ".predicted.*", "predicted"),
+        steps=("os:replace", "vlm_core.workflows.predict_parts:write_predictions"),
+        weight=2,
     )
 
 
@@ -104,6 +118,28 @@ COMMANDS: Final = (
         _training(model, mode)
         for model, mode in (("clip", "probe"), ("blip", "lp-ft"), ("git", "lora"), ("clip", "full"))
     ),
+    _training("clip", "probe", "with texts", "--inputs", "image+text", "--fusion", "concat"),
+    _training("clip", "probe", "on two levels", "--label", "masterCategory,subCategory"),
+    Command(
+        "extend",
+        "experiments.extend",
+        ("--run", "{run}", "--data", "{more}", "--threads", "1", "--resamples", "100", "--method", "head"),
+        start="trained",
+        resumes=True,
+        files=(*_CACHE_FILES, *_MODEL_FILES),
+        steps=(*_STORE_STEPS, *_END_STEPS),
+    ),
+    Command(
+        "shard",
+        "experiments.shard",
+        ("--data", "{shop}", "--output", "packed", "--rows", "32"),
+        start="empty",
+        output="packed",
+        files=(".packed.packing/*", ".packed.packing/.*", ".packed.lock", "packed"),
+        steps=("os:replace", "vlm_core.catalogue.shards:Packed.write"),
+    ),
+    _prediction("predict into a folder", "packed"),
+    _prediction("pack and predict into a folder", "{shop}"),
     Command(
         "pretrain",
         "experiments.pretrain",

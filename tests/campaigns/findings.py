@@ -6,13 +6,22 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 # Metrics of the clock and of the machine, which differ between any two runs.
 _OF_THE_CLOCK: Final = ("seconds", "system/", "megabytes_per_second", "cost")
 # What no command may leave: unfinished files, by pattern.
-_UNFINISHED: Final = ("**/*.part", "data/processed/.*", "pretrained/.*", ".mlflow.db.new*", "tmp/*")
+_UNFINISHED: Final = (
+    "**/*.part",
+    "data/processed/.*",
+    "pretrained/.*",
+    ".mlflow.db.new*",
+    ".packed.*",
+    ".predicted.*",
+    "tmp/*",
+)
 
 Metrics = dict[str, dict[str, float]]
 
@@ -66,6 +75,13 @@ def prepared_metrics(folder: Path) -> Metrics:
     path = folder / "data" / "processed" / "dataset_info.json"
     text = json.dumps(json.loads(path.read_text()), sort_keys=True) if path.exists() else ""
     return {"dataset_info.json": {text: 1.0}} if text else {}
+
+
+def checksums(folder: Path) -> Metrics:
+    """Return the checksum of each file of a folder as the metrics of a finished run of that name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    of_files = {f"{path.relative_to(folder)} {sha256(path.read_bytes()).hexdigest()}": 1.0 for path in files}
+    return {folder.name: of_files} if of_files else {}
 
 
 def _searched_name(folder: Path, run_id: str, name: str) -> str:

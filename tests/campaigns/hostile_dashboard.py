@@ -66,7 +66,7 @@ def _callback(outputs: Sequence[tuple[str, str]], inputs: Any, state: Any, chang
 def upload(contents: Any, names: Any) -> dict[str, Any]:
     """Return the callback that the browser calls when images are dropped on the categorise page."""
     values = (("categorise-upload", "contents", contents), ("categorise-paste", "data", None))
-    more = ("categorise-refused", "data", None)
+    more = ("categorise-drop", "data", None)
     inputs: list[Any] = [{"id": i, "property": p, "value": value} for i, p, value in (*values, more)]
     state = [{"id": "categorise-upload", "property": "filename", "value": names}]
     outputs = (("categorise-pictures", "data"), ("categorise-upload", "contents"))
@@ -78,6 +78,7 @@ def results(pictures: Any, models: Any) -> dict[str, Any]:
     inputs = [
         {"id": "categorise-pictures", "property": "data", "value": pictures},
         {"id": "categorise-models", "property": "value", "value": models},
+        {"id": "categorise-title", "property": "value", "value": ""},
     ]
     return _callback((("categorise-results", "data"),), inputs, [], "categorise-pictures.data")
 

@@ -78,6 +78,7 @@ class Campaign:
 
     def __init__(self, folder: Path, shop: Path | None = None) -> None:
         self.folder, self.shop, self.starts = folder / "run", shop or folder / "shop", folder / "starts"
+        self.more = folder / "more"  # other products, which a finished run learns
         self.references: dict[str, Reference] = {}
         self._run_id = ""  # of the finished run that is exported
         self._modules = folder / "modules.txt"
@@ -88,6 +89,8 @@ class Campaign:
 
         if not self.shop.exists():
             draw_sample(self.shop, products=PRODUCTS)
+        if any("{more}" in command.arguments for command in commands):
+            draw_sample(self.more, products=PRODUCTS, seed=8)
         wanted = {command.start for command in commands} - {"empty"}
         if wanted:
             _hurry()
@@ -159,13 +162,16 @@ class Campaign:
 
         With `name` the folder has runs of others as well, and those count whose name starts like that.
         """
-        leading = [run for run in findings.runs(self.folder) if not run[3] and run[1].startswith(name)]
+        others = [run for run in findings.runs(self.folder) if run[0] != self._run_id and run[1].startswith(name)]
+        leading = [
+            run for run in others if run[3] in ("", self._run_id)
+        ]  # an extension is below the run that it extends
         unfinished = [run for run in leading if run[2] != "FINISHED" and findings.has_settings(self.folder, run[0])]
         finished = [run for run in leading if run[2] == "FINISHED"]
         if command.resumes and unfinished and not finished:
             return "resumed", self.run(command, extra=("--resume", unfinished[-1][0]))
         if command.resumes and finished:
-            return "was done", Ended(0, 0.0)
+            return "was done", self.run(command, extra=("--resume", finished[-1][0]))
         return "repeated", self.run(command, extra=settings)
 
     def run(
@@ -176,13 +182,16 @@ class Campaign:
 
     def arguments(self, command: Command, extra: Sequence[str] = ()) -> list[str]:
         """Return the command's flags, with the paths and ids of this campaign."""
-        named = {"{shop}": str(self.shop), "{run}": self._run_id}
+        named = {"{shop}": str(self.shop), "{more}": str(self.more), "{run}": self._run_id}
         return [named.get(text, text) for text in (*command.arguments, *extra)]
 
     def _found(self, command: Command) -> findings.Metrics:
         if command.module == "experiments.prepare":
             return findings.prepared_metrics(self.folder)
-        return findings.metrics(self.folder)
+        return {
+            **findings.metrics(self.folder),
+            **(findings.checksums(self.folder / command.output) if command.output else {}),
+        }
 
     def set_up(self, command: Command) -> None:
         """Make the folder what the command finds."""
@@ -209,6 +218,7 @@ class Campaign:
             training = next(command for command in COMMANDS if command.name == "train clip probe")
             self._check(self.run(training))
             self._run_id = findings.runs(self.folder)[-1][0]
+            self._check(self.run(next(command for command in COMMANDS if command.name == "shard")))
             shutil.copytree(self.folder, self.starts / "trained")
 
     def _check(self, ended: Ended) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Final
 SECONDS_TO_FINISH: Final = 300.0
 SECONDS_OF_ORPHANS: Final = 5.0
 _SECONDS_BETWEEN_LOOKS: Final = 0.002
+_ALL: Final = "all"  # files that were written before that moment (ns) are synchronised
 POWER: Final = "POWER"  # in the place of a signal: SIGKILL, and the disk loses what was not synchronised
 
 
@@ -128,15 +129,23 @@ def _syncs(log: Path) -> Path:
 
 
 def _note_syncs(path: Path) -> None:
-    """Note in a file at `path` what each file is like that this process has synchronised."""
+    """Note in a file at `path` what each file is like that this process has synchronised, and when it did so to all."""
+    from vlm_core import atomic
+
     synchronise, notes = os.fsync, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    synchronise_all = atomic.synchronise
 
     def noted(file: Any) -> None:
         synchronise(file)
         found = os.fstat(file if isinstance(file, int) else file.fileno())
         os.write(notes, f"{_state(found)}\n".encode())
 
-    os.fsync = noted
+    def noted_all(folder: Path) -> None:
+        began = time.time_ns()
+        synchronise_all(folder)
+        os.write(notes, f"{_ALL} {began}\n".encode())
+
+    os.fsync, atomic.synchronise = noted, noted_all
 
 
 def _state(found: os.stat_result) -> str:
@@ -149,6 +158,7 @@ def lose_power(folder: Path, syncs: Path, since: int) -> list[Path]:
     That is what a loss of power may do to them. Databases stay: SQLite synchronises them by itself. So do names.
     """
     kept = {*syncs.read_text().splitlines()} if syncs.exists() else set[str]()
+    since = max([since, *(int(line.split()[1]) for line in kept if line.startswith(_ALL))])
     syncs.unlink(missing_ok=True)
     lost = []
     for path in folder.rglob("*"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.campaigns.hostile import attack_decoder, isolated, table
-from tests.campaigns.hostile_dashboard import dashboard_requests
+from tests.campaigns.hostile_dashboard import dashboard_requests, results, upload
 from tests.campaigns.hostile_pictures import hostile_picture, hostile_text
 from tests.campaigns.hostile_server import Outcome, Request, attack_server
 from vlm_core.inference import predict_records
@@ -60,6 +60,21 @@ def test_hostile_uploads_are_never_an_error_of_the_dashboard(tmp_path: Path) -> 
     for request in dashboard_requests(0, 40):
         answer = client.post(request.path, data=request.body, content_type=request.kind or None)
         assert request.check(answer.status_code, answer.data) == ""
+
+
+def test_uploads_have_the_form_that_the_page_sends(tmp_path: Path) -> None:
+    from dashboard.app import create_app
+    from dashboard.runs import Runs
+
+    callbacks = create_app(Runs("sqlite:///nowhere.db", tmp_path)).callback_map
+    for sent in (upload([], []), results([], [])):
+        expected, (groups, state) = callbacks[sent["output"]], (sent["inputs"], sent["state"])
+        named = [(each["id"], each["property"]) for each in groups if each]  # [] stands for the samples
+        inputs = [(each["id"], each["property"]) for each in expected["inputs"] if not each["id"].startswith("{")]
+        assert named == inputs and len(groups) == len(expected["inputs"])
+        assert [(each["id"], each["property"]) for each in state] == [
+            (each["id"], each["property"]) for each in expected["state"]
+        ]
 
 
 class _Server(BaseHTTPRequestHandler):

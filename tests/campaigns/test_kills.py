@@ -100,3 +100,16 @@ def test_a_loss_of_power_empties_what_was_written_since_and_not_synchronised(tmp
     assert sorted(path.name for path in lost) == ["changed", "written"]
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert sizes == {"before": 1, "written": 0, "synchronised": 1, "changed": 0}
+
+
+def test_a_loss_of_power_keeps_what_was_written_before_all_was_synchronised(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from tests.campaigns.processes import _note_syncs\n"
+        "from vlm_core import atomic; here = Path(sys.argv[1]); _note_syncs(here / 'syncs')\n"
+        "(here / 'first').write_text('x'); time.sleep(0.02); atomic.synchronise(here); time.sleep(0.02)\n"
+        "(here / 'later').write_text('x')\n"
+    )
+    since = time.time_ns()
+    time.sleep(0.02)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=True)
+    assert [path.name for path in lose_power(tmp_path, tmp_path / "syncs", since)] == ["later"]

@@ -186,13 +186,19 @@ def test_a_run_without_a_model_has_an_error_on_its_card(models):
 
 
 def test_uploads_are_bounded_and_the_oldest_make_way():
-    uploads = Uploads(most_bytes=100)
-    first, second = uploads.put(b"a" * 60), uploads.put(b"b" * 60)
-    assert uploads.get(first) is None and uploads.get(second) == b"b" * 60
+    uploads = Uploads(most_bytes=10_000)
+    first, second = uploads.put(b"a" * 6_000), uploads.put(b"b" * 6_000)
+    assert uploads.get(first) is None and uploads.get(second) == b"b" * 6_000
     (result,) = categorise(
         ModelCache(lambda name: pytest.fail("a model was used")), uploads, [{"name": "x", "token": first}], []
     )
     assert "upload it again" in result["error"]
+
+
+def test_many_small_uploads_are_bounded_too():
+    uploads = Uploads(most_bytes=10_000)
+    names = [uploads.put(b"a") for _ in range(100)]
+    assert 5 <= sum(uploads.get(name) is not None for name in names) <= 10  # each has a name beside its byte
 
 
 def test_below_the_threshold_the_category_is_unknown_and_the_table_is_safe():

@@ -184,6 +184,16 @@ def test_the_next_command_ends_runs_that_died_and_no_others(store: Path) -> None
     assert len(lines) == 1 and f"resume={run_id} continues" in lines[0]
 
 
+def test_the_next_command_removes_checkpoints_of_finished_runs_and_no_others(store: Path) -> None:
+    with RunWriter("made") as finished:
+        pass
+    names = {finished.run_id: False, _ended_with(ValueError("boom")): True, "mine": True, "0" * 32: True}
+    for name in names:
+        (store / "checkpoints" / name).mkdir(parents=True)
+    prepare_store(root=store)
+    assert {name: (store / "checkpoints" / name).exists() for name in names} == names
+
+
 @pytest.mark.parametrize("given", [{}, {"resume": True}, {"launched": True}])
 def test_a_run_that_is_running_always_names_its_process(
     store: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, bool]

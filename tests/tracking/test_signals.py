@@ -184,6 +184,23 @@ def test_a_signal_that_python_loses_is_sent_again(monkeypatch: pytest.MonkeyPatc
         assert _exit_code(process) == 3
 
 
+def test_a_signal_that_comes_right_before_the_main_thread_waits_ends_the_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SECONDS_TO_HEAR", 30.0)  # for a busy machine
+
+    def interrupt() -> None:
+        time.sleep(0.2)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # the system does not wake the main thread
+
+    def work(here: Callable[[], None]) -> None:
+        threading.Thread(target=interrupt).start()
+        time.sleep(60)
+
+    with _command(work) as (process, _):
+        assert _exit_code(process) == 3
+
+
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_worker_ends_soon_after_its_leader_was_killed(deaf: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKS", 0.01)

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.tracking.made import CATEGORIES, make_catalogue, make_evaluation, make_report, make_split
+from vlm_core import atomic
 from vlm_core.config import Config
 from vlm_core.errors import UserError
 from vlm_core.evaluation.evaluation import Evaluation
@@ -170,6 +172,22 @@ def test_an_evaluation_is_kept_whole(store: Path, texts: bool) -> None:
     head, *rows = (folder / "predictions.csv").read_text().splitlines()
     assert head.startswith("product_id,true,predicted,confidence,p_Apparel,")
     assert len(rows) == 30
+
+
+def test_artifacts_are_on_the_disk_before_their_run_is_finished(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[str, str]] = []
+    end = MlflowClient.set_terminated
+    monkeypatch.setattr(atomic, "synchronise", lambda folder: steps.append((folder.parent.name, "synchronised")))
+    monkeypatch.setattr(
+        MlflowClient,
+        "set_terminated",
+        lambda client, run_id, status: (steps.append((run_id, status)), end(client, run_id, status)),
+    )
+    with RunWriter("made") as run:
+        run.predictions(make_evaluation().predictions, "validation")
+    with pytest.raises(ValueError, match="boom"), RunWriter("made") as failed:
+        raise ValueError("boom")
+    assert steps == [(run.run_id, "synchronised"), (run.run_id, "FINISHED"), (failed.run_id, "FAILED")]
 
 
 def test_files_and_folders_become_artifacts(store: Path) -> None:

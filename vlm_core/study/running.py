@@ -53,7 +53,7 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
 
     plan = plan_study(config, tuple(MECHANISMS))
     name = config.study or config.preset
-    prepare_store(config.experiment)
+    prepare_store(config.experiment, root)
     if resume := _unfinished(name, config):
         config = config.resuming(RunReader().params(resume))
         plan = plan_study(config, tuple(MECHANISMS))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import vlm_core
 from vlm_core.evaluation.levels import level_columns
 from vlm_core.models.checksums import write_checksums
+from vlm_core.tracking.artifacts import synchronise_artifacts
 from vlm_core.tracking.store import open_mlflow
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def _store_model(client: MlflowClient, run: Any, folder: Path) -> str:
             )
             save_model(folder, path, meta=meta)
             client.log_model_artifacts(model.model_id, str(path))
+        synchronise_artifacts(model.artifact_location)
     except BaseException:
         client.finalize_logged_model(model.model_id, "FAILED")
         raise

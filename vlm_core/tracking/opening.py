@@ -8,10 +8,13 @@ import re
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from vlm_core.atomic import remove
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
+from vlm_core.tracking.artifacts import synchronise_artifacts
 from vlm_core.tracking.patience import waiting_at_most
 from vlm_core.tracking.relocation import require_place
 from vlm_core.tracking.store import connect, short_timeouts, store_errors, store_uri
@@ -72,6 +75,7 @@ def end_run(
 ) -> None:
     """Mark the run, and its launcher, as FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED.
 
+    The disk has all artifacts of a run that is FINISHED: nobody would write them again.
     Raises UserError when the store cannot be written to, unless something else went wrong before.
     """
     status = _status(error)
@@ -79,6 +83,8 @@ def end_run(
         with store_errors(uri), short_timeouts():
             if system is not None:
                 system.stop()
+            if status == "FINISHED":
+                synchronise_artifacts(client.get_run(run.run_id).info.artifact_uri)
             for name, text in {**tags.load_tag("end"), tags.ENDED: status}.items():
                 client.set_tag(run.run_id, name, text)
             client.set_tag(run.run_id, tags.FAILURE, "" if status == "FINISHED" else _reason(error))
@@ -102,18 +108,23 @@ def patience_after(error: BaseException | None) -> AbstractContextManager[None]:
     return nullcontext() if error is None else waiting_at_most(_SECONDS_TO_END)
 
 
-def prepare_store(experiment: str = "") -> None:
+def prepare_store(experiment: str = "", root: Path | None = None) -> None:
     """Check, before a command does any work, that the store and the experiment's artifacts can be written to.
 
     Without an experiment, the store alone is checked.
 
-    Runs of this machine whose process was killed are marked as KILLED. Raises UserError.
+    Runs of this machine whose process was killed are marked as KILLED, and the checkpoints below `root` of runs that
+    are FINISHED are removed, which a process that was killed right then has left. Raises UserError.
     """
     uri = store_uri()
     client = connect(uri, to_write=True)
     with store_errors(uri):
         for run in dead_runs(client):
             end_dead_run(client, run)
+        for folder in (root / "checkpoints").glob("*/") if root else ():
+            run = find_run(client, folder.name)
+            if run and run.info.status == "FINISHED":
+                remove(folder)
         if experiment:
             _check_artifacts(client, uri, experiment)
 

@@ -10,9 +10,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
 
 from vlm_core.errors import UserError
+from vlm_core.tracking.artifacts import local_path
 from vlm_core.tracking.database_file import sqlite_path
 from vlm_core.tracking.store import connect, store_errors, store_uri
 
@@ -52,11 +52,10 @@ class Move:
 
 def find_move(uri: str, location: str) -> Move | None:
     """Return what happened to a store in a file since it got this address of artifacts; None if that still holds."""
-    database = sqlite_path(uri)
-    parts = urlsplit(location)
-    if database is None or parts.scheme not in ("", "file"):
+    database, path = sqlite_path(uri), local_path(location)
+    if database is None or path is None:
         return None
-    path, new = Path(unquote(parts.path) if parts.scheme else location), database.resolve().parent
+    new = database.resolve().parent
     if _ARTIFACTS not in path.parts:
         return None
     old = Path(*path.parts[: path.parts.index(_ARTIFACTS)])

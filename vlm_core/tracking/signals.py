@@ -19,6 +19,7 @@ from typing import Any, Final
 SECONDS_TO_STOP: Final = 5.0  # for a process to mark its run as stopped
 SECONDS_TO_HEAR: Final = 2.0  # for a command to begin its end, after a signal
 SECONDS_OF_AN_ECHO: Final = 1.0  # after a signal, in which another one means the same
+SECONDS_OF_WAKING: Final = 0.5  # after a signal that the main thread has not heard, in which it is sent again
 SECONDS_OF_MLFLOW: Final = 5.0  # after a Ctrl-C, in which a SIGTERM means the same
 SECONDS_BETWEEN_CHECKS: Final = 0.5  # of a worker, whether the process that started it is alive
 SECONDS_WITHOUT_LEADER: Final = 2.5  # for a worker to mark its run as stopped
@@ -39,7 +40,7 @@ class _Process:
     first: tuple[int, float] | None = None  # the signal that was heard, and when, by `time.monotonic`
     pending: int = 0  # a signal that was heard while it was held
     lost: int = 0  # one whose exception Python could not pass on
-    sent_again: int = 0  # how often it was
+    sent_again: float = -math.inf  # when a signal was, by `time.monotonic`
     ending: bool = False  # whether what the first signal raised has arrived where the work ends
     is_command: bool = False
     is_over: bool = False  # the command, while Python still ends
@@ -95,8 +96,9 @@ class StopSignals:
 def catching() -> Iterator[None]:
     """Handle both signals for a whole command: heard within two seconds, and a second one ends the process at once.
 
-    A thread watches, because Python calls no handler while a library computes or waits, as SQLite does for a lock, and
-    because what a handler raises is lost where Python cannot pass it on, as in the midst of an import.
+    A thread watches, because Python calls no handler while a library computes or waits, as SQLite does for a lock,
+    because what a handler raises is lost where Python cannot pass it on, as in the midst of an import, and because a
+    signal that comes right before a call that waits does not end the waiting.
     """
     signals = StopSignals()
     signals.catch()
@@ -136,22 +138,23 @@ def _watch_signals(ears: socket.socket) -> None:
     first = None
     with ears:
         while number := ears.recv(1)[:1]:
-            if _process.sent_again:
-                _process.sent_again -= 1
-            elif _process.before.keys() & {*number} and not _is_echo(number[0], first):
+            if time.monotonic() - _process.sent_again < SECONDS_OF_AN_ECHO:
+                continue
+            if _process.before.keys() & {*number} and not _is_echo(number[0], first):
                 if first:
                     _end_at_once()
                 first = (number[0], time.monotonic())
-                threading.Thread(target=_watch_end, name="end", daemon=True).start()
+                threading.Thread(target=_watch_end, args=first, name="end", daemon=True).start()
 
 
-def _watch_end() -> None:
+def _watch_end(number: int, sent: float) -> None:
     """End the process where nothing ends; where a run is open, say how to end it at once."""
     limit = time.monotonic() + SECONDS_TO_HEAR
     while not _process.ending:
         if _process.lost:
-            number, _process.lost, _process.first = _process.lost, 0, None
-            _process.sent_again += 1
+            number, _process.lost, _process.first, sent = _process.lost, 0, None, time.monotonic()
+        if _process.first is None and time.monotonic() - sent < SECONDS_OF_WAKING:
+            _process.sent_again = time.monotonic()
             os.kill(os.getpid(), number)
         if time.monotonic() > limit:
             if _process.users == 1:  # no run is open: nothing is lost

@@ -56,7 +56,7 @@ def run_extension(config: ExtensionConfig, root: Path) -> ExtensionOutcome:
     """
     from vlm_core.tracking.opening import prepare_store
 
-    prepare_store(config.experiment)
+    prepare_store(config.experiment, root)
     if config.resume:
         config = _resumed(config.resume)
     set_threads(config.threads)

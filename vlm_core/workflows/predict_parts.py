@@ -147,6 +147,8 @@ def predict_into_folder(
         if _read_plan(output) != plan:
             raise UserError(f"output={output} is there already and holds something else: give a new folder.")
         logger.info(f"{output} is whole already.")
+        with alone(output, output):  # whose lock a killed process may have left
+            pass
     else:
         folder = output.with_name(f".{output.name}.predicting")
         with alone(folder, output):

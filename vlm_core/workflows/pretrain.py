@@ -76,7 +76,7 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
         raise UserError(f"model={config.model} has no language to pretrain on: use model=clip, blip, git or siglip.")
     from vlm_core.tracking.opening import prepare_store
 
-    prepare_store(config.experiment)
+    prepare_store(config.experiment, root)
     if config.resume:
         config = resumed_config(config.resume, PretrainingConfig)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}.")

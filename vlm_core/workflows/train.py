@@ -91,7 +91,7 @@ def run_training(
     from vlm_core.tracking.opening import prepare_store
 
     if not parent:
-        prepare_store(config.experiment)
+        prepare_store(config.experiment, root)
     if config.resume:
         config = resumed_config(config.resume, Config)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}, mode={config.mode}.")

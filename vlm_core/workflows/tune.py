@@ -113,7 +113,7 @@ def run_search(config: SearchConfig, root: Path) -> SearchOutcome:
         )
     worker = _Worker(config, root)
     logger.info(f"Search {worker.name} in {worker.storage_name}: {', '.join(worker.space)}.")
-    prepare_store(config.experiment)
+    prepare_store(config.experiment, root)
     search = worker.open_search()
     config = config.resuming(stored_settings(search.user_attrs[SETTINGS]))
     worker = _Worker(config, root)
