@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.labels import counted
 from vlm_core.catalogue.levels import find_levels
-from vlm_core.catalogue.reading import number_of
+from vlm_core.catalogue.reading import SHORTENED, is_shortened, number_of
 from vlm_core.catalogue.splitting import KEEPS_PARTS, Split, dataset_info, split_catalogue
 from vlm_core.config import CatalogueSettings, TextColumns, TrainingSettings
 from vlm_core.errors import UserError
@@ -101,6 +101,8 @@ def load_catalogue(config: CatalogueSettings, root: Path) -> Catalogue:
     if reasons := reading.first_reasons():
         logger.info(f"Left out: {reasons} All are listed in {catalogue.left_out}.")
     _warn_of_columns(config, catalogue)
+    if shortened := next(filter(is_shortened, catalogue.products["product_id"]), ""):
+        logger.warning(f"{catalogue.name} has ids {SHORTENED.format(shortened)}")
     catalogue = _correct(config, catalogue, root)
     for label in config.labels:
         catalogue = _normalise(config, catalogue, label)

@@ -78,7 +78,7 @@ def test_what_cannot_be_downloaded_is_explained_and_costs_no_other(tmp_path, sho
     catalogue = prepare_catalogue(str(table), COLUMNS, tmp_path, download=True)
     assert catalogue.reading.products == 1
     reasons = [found.reason.rpartition(": ")[2] for found in catalogue.reading.missing]
-    assert reasons[:4] == ["HTTP 404", "more than 0 MB", "it is empty", "only http and https are downloaded"]
+    assert reasons[:4] == ["HTTP 404", "more than 0 MB", "it is empty", downloading._NO_WEB]
     assert len(reasons) == 6 and all(reasons)
     assert not list((tmp_path / "data" / "downloads").rglob("*.part"))
 

@@ -7,6 +7,7 @@ from vlm_core.catalogue.reading import (
     Record,
     Refusal,
     TableRow,
+    is_shortened,
     number_of,
     read_products,
 )
@@ -47,9 +48,18 @@ def test_the_picture_is_the_id_where_there_is_no_id_column():
 
 
 def test_whole_numbers_with_a_fraction_are_ids_without():
-    rows = _read(["id", "kind"], ("1001.0", "2.0"), ("1001", "3"), ("1.5", "4"), ("v1.0", "5"))
-    assert [row.values["id"] for row in rows if isinstance(row, TableRow)] == ["1001", "1.5", "v1.0"]
+    rows = _read(
+        ["id", "kind"], ("1001.0", "2.0"), ("1001", "3"), ("1.5", "4"), ("v1.0", "5"), ("7,00", "6"), ("8,000", "7")
+    )
+    assert [row.values["id"] for row in rows if isinstance(row, TableRow)] == ["1001", "1.5", "v1.0", "7", "8,000"]
     assert rows[0].values["kind"] == "2.0"
+
+
+def test_ids_that_a_spreadsheet_has_shortened_are_said_to_be():
+    first, second = _read(["id", "photo"], ("4.00638E+12", "a.jpg"), ("4.00638E+12", "b.jpg"))
+    assert isinstance(first, TableRow) and second.reason.endswith("line 2: a spreadsheet has shortened both")
+    assert all(map(is_shortened, ("4,00638E+12", "1E+12", "4.006381e+12")))
+    assert not any(map(is_shortened, ("4006381000000", "E12", "1E12", "SHE+12")))
 
 
 def test_blank_rows_and_columns_without_a_name_are_nothing():

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import tracemalloc
 import zipfile
 
@@ -207,6 +208,8 @@ def test_what_datasets_saves_to_disk(tmp_path, split):
         with pa.ipc.new_stream(tmp_path / folder / "data-0.arrow", table.schema) as stream:
             stream.write_table(table)
     assert _pictures(_open(tmp_path / "shop")) == {"1": b"one", "2": b"two"}
+    shutil.make_archive(str(tmp_path / "shop"), "zip", tmp_path / "shop")
+    assert _pictures(_open(tmp_path / "shop.zip")) == {"1": b"one", "2": b"two"}
 
 
 @pytest.mark.parametrize("make", [_folder, _zip])

@@ -242,7 +242,10 @@ def test_what_is_no_image_is_counted_and_a_macs_own_files_are_among_it(photos, t
         (photos / name).write_bytes(b"x")
     ids, messages = _ids(photos)
     assert ids == ["a", "b", "broken", "deep/c"]
-    assert messages == ["Passed over 4 files that are no images: .DS_Store, ._a.jpg, notes.pdf, table.csv."]
+    assert messages == [
+        "Passed over 4 files that are no images: .DS_Store, ._a.jpg, notes.pdf, table.csv. "
+        "To predict the rows of table.csv, name its columns: --id_column, --picture_column."
+    ]
     with zipfile.ZipFile(tmp_path / "mac.zip", "w") as archive:
         for name in ("photos/0.jpg", "__MACOSX/photos/._0.jpg", "photos/.DS_Store"):
             archive.writestr(name, b"x")
@@ -250,6 +253,44 @@ def test_what_is_no_image_is_counted_and_a_macs_own_files_are_among_it(photos, t
         ["photos/0"],
         ["Passed over 2 files that are no images: __MACOSX/photos/._0.jpg, photos/.DS_Store."],
     )
+
+
+@pytest.mark.parametrize("place", ["photos", "photos.zip"])
+def test_the_table_of_a_folder_or_zip_is_predicted_where_its_columns_are_named(photos, tmp_path, place):
+    (photos / "again.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    pictures = find_pictures([str(tmp_path / place)], "id", "photo", tmp_path)
+    assert [picture.id for picture in pictures] == ["1", "2", "3"]
+    pictures = find_pictures([str(tmp_path / place)], "sku", "image", tmp_path)  # as one of several places
+    assert "deep/c" in [picture.id for picture in pictures]
+
+
+def test_a_zip_within_a_zip_is_named(photos, tmp_path):
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(photos.with_suffix(".zip"), "photos.zip")
+    with pytest.raises(UserError, match=r"no images but another zip, photos.zip: unpack it"):
+        find_pictures([str(tmp_path / "outer.zip")], "id", "", tmp_path)
+
+
+def test_a_web_address_in_the_place_of_a_file_is_said_to_be_one(tmp_path):
+    with pytest.raises(UserError, match="is a web address: download"):
+        find_pictures(["https://shop.example/1.jpg"], "id", "", tmp_path)
+
+
+def test_what_is_assumed_of_a_table_and_not_used_of_its_cells_is_said(photos):
+    rows = ["1,00;a.jpg|b.png", "4,00638E+12;b.png", "Möbel;a.jpg, b.png, deep/c.webp"]
+    (photos / "shop.csv").write_bytes("\n".join(["id;photo", *rows]).encode("cp1252"))
+    with collected_messages() as messages:
+        pictures = find_pictures([str(photos / "shop.csv")], "id", "photo", photos)
+    assert [picture.id for picture in pictures] == ["1", "4,00638E+12", "Möbel"]
+    told = " ".join(messages)
+    assert "semicolon" in told and "cp1252" in told and "3 further pictures in cells" in told
+    assert "ids such as 4,00638E+12, which a spreadsheet has shortened" in told
+
+
+def test_the_column_that_names_the_pictures_is_proposed(photos):
+    with collected_messages() as messages:
+        find_pictures([str(photos / "table.csv")], "id", "", photos)
+    assert messages == ["The column photo seems to name the pictures: give picture_column=photo."]
 
 
 def test_a_file_of_any_name_is_tried_and_a_link_that_is_named_is_followed(photos, tmp_path):

@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, partial
@@ -27,9 +27,9 @@ from vlm_core.atomic import building, write_atomically
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.ordering import places_in_order
 from vlm_core.catalogue.parts import PART, part_of_picture
-from vlm_core.catalogue.pictures import PictureMissing, Pictures, address_of, tidy
+from vlm_core.catalogue.pictures import PictureMissing, Pictures, tidy
 from vlm_core.catalogue.processes import in_processes
-from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, TableRow, number_of, read_products
+from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, number_of, read_products
 from vlm_core.catalogue.sources import Source, open_source
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
@@ -335,7 +335,7 @@ def _read(source: Source, table: OpenTable, by_id: bool) -> _Reading:
         try:
             found = table.find(row)
         except PictureMissing as error:
-            hint = hint or ("" if rows or missing else _propose_column(table, row))
+            hint = hint or ("" if rows or missing else table.propose_column(row))
             missing.append(Refusal(row.line, str(error), row.sheet))
             continue
         names = names or tuple(row.values)
@@ -365,19 +365,6 @@ def _read(source: Source, table: OpenTable, by_id: bool) -> _Reading:
         rows = [rows[place] for place in places_in_order(ids)]
     key = table.key(row.path for row in rows)
     return _Reading(names, rows, report, table.columns, table.pictures, key, hint)
-
-
-def _propose_column(table: OpenTable, row: TableRow) -> str:
-    """Return a sentence with the column that holds a row's picture, where the user named none or another."""
-    for name, cell in row.values.items():
-        if name in (table.columns.picture, table.columns.id, table.columns.label):
-            continue
-        if address_of(cell):
-            return f" The column {name} holds web addresses: give picture_column={name} and download=true."
-        with suppress(PictureMissing):
-            table.pictures.find(cell)
-            return f" The column {name} seems to name the pictures: give picture_column={name}."
-    return ""
 
 
 def _canvas(reading: _Reading) -> tuple[int, int]:

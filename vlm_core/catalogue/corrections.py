@@ -22,7 +22,7 @@ NEEDED: Final = COLUMNS[:4]
 NOTHING: Final = "-"  # as the new cell: an empty one, such as a product without a category
 MOST_BYTES: Final = 100_000_000
 _NOT_CORRECTABLE: Final = ("product_id", "picture_digest", PART)
-_NUMBER: Final = re.compile(r"0*(\d+)(?:\.0+)?", re.ASCII)
+_NUMBER: Final = re.compile(r"0*(\d+)(?:\.0+|,00?)?", re.ASCII)
 _FORMULA: Final = ("'=", "'+", "'-", "'@", "'\t", "'\r")
 
 

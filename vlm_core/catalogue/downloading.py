@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles
-from vlm_core.catalogue.pictures import Found, PictureMissing, Pictures, address_of
+from vlm_core.catalogue.pictures import Found, PictureMissing, Pictures, address_of, count_further
 from vlm_core.progress import track
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ AT_ONCE: Final = 8
 SECONDS_TO_ANSWER: Final = 20.0
 MOST_REDIRECTIONS: Final = 5
 _SCHEMES: Final = ("http://", "https://")
+_NO_WEB: Final = "only http and https are downloaded, so copy these pictures to a folder and give their paths"
 logger = logging.getLogger(__name__)
 
 
@@ -43,8 +44,9 @@ class DownloadedPictures:
             return self._pictures.find(cell)
         name = name_of(address)
         if self._files.contains(name):
-            return Found(f"{DOWNLOADS}/{name}", cell.count("://") - 1)
-        problem = self._problems.get(address, "add --download true to download it")
+            return Found(f"{DOWNLOADS}/{name}", count_further(cell))
+        is_web = address.lower().startswith((*_SCHEMES, "//", "www."))
+        problem = self._problems.get(address, "add --download true to download it" if is_web else _NO_WEB)
         raise PictureMissing(f"a web address that is not downloaded, {address[:200]}: {problem}")
 
     def read(self, path: str) -> bytes:
@@ -90,7 +92,7 @@ def _fetch(client: httpx2.Client, address: str, folder: Path) -> str:
     import httpx2
 
     if not address.lower().startswith(_SCHEMES):
-        return "only http and https are downloaded"
+        return _NO_WEB
     try:
         with client.stream("GET", address) as response:
             if response.status_code != 200:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from vlm_core.catalogue.containers.arrow_table import ArrowTable, EmbeddedPictures, RowPicture
-from vlm_core.catalogue.pictures import IMAGES, Found, PictureMissing, Pictures
-from vlm_core.catalogue.reading import Columns, Record, Refusal, Table, TableRow
+from vlm_core.catalogue.pictures import IMAGES, Found, PictureMissing, Pictures, address_of
+from vlm_core.catalogue.reading import Columns, Record, Refusal, Table, TableRow, id_index, plain_id
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,18 @@ class OpenTable:
             return self.pictures.of_row(row.line)
         return self.pictures.find(self.picture_cell(row))
 
+    def propose_column(self, row: TableRow) -> str:
+        """Return a sentence with the column that holds a row's picture, where the user named none or another."""
+        for name, cell in row.values.items():
+            if name in (self.columns.picture, self.columns.id, self.columns.label):
+                continue
+            if address_of(cell):
+                return f" The column {name} holds web addresses: give picture_column={name} and download=true."
+            with suppress(PictureMissing):
+                self.pictures.find(cell)
+                return f" The column {name} seems to name the pictures: give picture_column={name}."
+        return ""
+
     def records(self) -> Iterator[TableRow | Refusal]:
         """Yield each row that is not empty, its cells without blanks around them.
 
@@ -60,6 +73,8 @@ class OpenTable:
         if isinstance(record, Refusal):
             return record
         cells = [cell.strip() for cell in record.cells]
+        at = id_index(self.table.names, self.columns)
+        cells[at] = plain_id(cells[at])
         values = dict(zip(self.table.names, cells, strict=True))
         return TableRow(record.line, values, record.repaired, record.sheet) if any(cells) else None
 

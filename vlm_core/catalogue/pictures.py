@@ -30,9 +30,15 @@ _INLINE: Final = re.compile(  # also without what is before it, as the first byt
 )
 _OBJECT: Final = re.compile(r"\s*\[?\s*\{\s*[\"']")
 _PATH_KEYS: Final = ("path", "src", "url", "file_name")
+# What spreadsheets, web pages, texts and Airtable write around a picture's path or address
+_WRAPPED: Final = re.compile(
+    r"""=(?:IMAGE|HYPERLINK)\(\s*"([^"]+)".*|.*?<img\s[^>]*?src=["']?([^"'\s>]+).*"""
+    r"""|!?\[[^\]]*\]\(([^)\s]+)\)|[^()|]*\((https?://[^)\s]+)\).*""",
+    re.IGNORECASE | re.DOTALL,
+)
 _FILE_ADDRESS: Final = re.compile(r"file:///?", re.IGNORECASE)
 _DRIVE: Final = re.compile(r"[a-z]:(?=/)", re.IGNORECASE)
-_SEPARATORS: Final = ("|", "\n", ";", ",", " ")  # between the pictures of one cell
+_SEPARATORS: Final = ("|", "\n", "\t", ";", ",", " ")  # between the pictures of one cell
 _PICTURES: Final = frozenset(ENDINGS)
 _WHOLE_NUMBER: Final = re.compile(r"(\d+)\.0+")
 
@@ -101,6 +107,7 @@ class FilePictures:
                 "the cell holds a picture itself, as text, and pictures are read from files: save each as a file, and "
                 "give a column with their paths"
             )
+        cell = _unwrapped(cell)
         parts = split_cell(cell)
         if _OBJECT.match(parts[0]):
             raise PictureMissing(
@@ -278,10 +285,10 @@ def _rank(ending: str) -> int:
 
 def tidy(path: str) -> str:
     """Return a path with slashes, without quotes, a drive and steps that lead nowhere, in composed letters."""
-    path = _FILE_ADDRESS.sub("/", path.strip().strip("\"'")).replace("\\", "/")
+    path = _DRIVE.sub("", _FILE_ADDRESS.sub("/", path.strip().strip("\"'")).replace("\\", "/"), count=1)
     if path.startswith("//"):  # a share, as //server/pics, which normpath would keep
         path = "/" + path.lstrip("/")
-    return unicodedata.normalize("NFC", posixpath.normpath(_DRIVE.sub("", path, count=1)))
+    return unicodedata.normalize("NFC", posixpath.normpath(path))
 
 
 def split_cell(cell: str) -> list[str]:
@@ -298,10 +305,21 @@ def split_cell(cell: str) -> list[str]:
         if _OBJECT.match(text):
             return [cell]
     for separator in _SEPARATORS:
-        parts = [part.strip() for part in text.split(separator) if part.strip()]
-        if len(parts) > 1 and all(is_picture(part) for part in parts):
+        parts = [part for name in text.split(separator) if (part := name.strip(" \t\n\"'"))]
+        if len(parts) > 1 and all(is_picture(part.partition("?")[0]) for part in parts):
             return parts
     return [cell]
+
+
+def count_further(cell: str) -> int:
+    """Return how many pictures a cell names beside the first."""
+    return max(0, cell.count("://") - 1) if address_of(cell) else len(split_cell(cell)) - 1
+
+
+def _unwrapped(cell: str) -> str:
+    """Return the path or address that a formula, an element of HTML or a link of Markdown holds; else the cell."""
+    match = _WRAPPED.fullmatch(cell.strip()) if "(" in cell or "<" in cell else None
+    return next(filter(None, match.groups()), cell) if match else cell
 
 
 def _path_in(value: object) -> str:
@@ -316,6 +334,7 @@ def address_of(cell: str) -> str:
     """Return the first web address that a cell holds; "" if it holds none."""
     if "//" not in cell and "www." not in cell.lower():
         return ""
+    cell = _unwrapped(cell)
     text = (split_cell(cell)[0] if _OBJECT.match(cell) else cell).strip(" \n\"'[]")
     return _ADDRESS_END.split(text, maxsplit=1)[0] if _ADDRESS.match(text) else ""
 

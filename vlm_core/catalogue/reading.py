@@ -14,7 +14,12 @@ MOST_CELLS: Final = 20_000_000  # of all rows; each takes about 100 bytes of mem
 MOST_ABOVE_NAMES: Final = 20  # lines of a table, such as a title, in which its column names are looked for
 FURTHER: Final = ", and this is a further picture of it"
 REASONS_SHOWN: Final = 3
-_WHOLE_NUMBER: Final = re.compile(r"(\d+)\.0+")
+SHORTENED: Final = (  # of what is said of ids
+    "such as {}, which a spreadsheet has shortened: format that column as a number without decimals, and save the "
+    "table again, or name another id_column."
+)
+_WHOLE_NUMBER: Final = re.compile(r"(\d+)(?:\.0+|,00?)")
+_SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d{2,}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,13 @@ def number_of(count: int, one: str, many: str = "") -> str:
 
 
 def plain_id(text: str) -> str:
-    """Return an id without the decimals that spreadsheets give whole numbers: 1001.0 is 1001."""
-    return match[1] if "." in text and (match := _WHOLE_NUMBER.fullmatch(text)) else text
+    """Return an id without the decimals that spreadsheets give whole numbers: 1001.0 and 1001,00 are 1001."""
+    return match[1] if text.endswith("0") and (match := _WHOLE_NUMBER.fullmatch(text)) else text
+
+
+def is_shortened(text: str) -> bool:
+    """Return whether an id is a long number as spreadsheets show it, of which digits are lost: 4.00638E+12."""
+    return "E" in text.upper() and _SHORTENED.fullmatch(text) is not None
 
 
 def id_index(names: Sequence[str], columns: Columns) -> int:
@@ -170,7 +180,8 @@ def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal
         elif product in first_rows:
             line, sheet, picture = first_rows[product]
             further = "" if cells[picture_at] == picture else FURTHER
-            reason = f"the id {product} is already used in {place(line, sheet)}{further}"
+            reason = f"the id {product} is already used in {place(line, sheet)}"
+            reason += ": a spreadsheet has shortened both" if is_shortened(product) else further
             yield Refusal(record.line, reason, record.sheet)
         else:
             first_rows[product] = record.line, record.sheet, cells[picture_at]

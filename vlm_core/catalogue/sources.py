@@ -47,6 +47,7 @@ SAMPLE: Final = Path("data/raw/sample")
 USUAL_LABEL: Final = "masterCategory"  # the setting's default: where a table lacks it, its own label may stand in
 ROWS_LOOKED_AT: Final = 20  # of a table, for names of pictures
 MOST_TABLE_BYTES: Final = 500_000_000
+MOST_STATE_BYTES: Final = 10_000_000  # of what `datasets` says of a split
 TEXT: Final = (".csv", ".tsv", ".tab", ".txt")
 JSON: Final = (".jsonl", ".ndjson", ".json")
 WORKBOOK: Final = (".xlsx", ".xlsm")
@@ -149,8 +150,9 @@ def _in_files(files: Files, name: str, folder: Path | None = None) -> Source:
     paths = list(files.walk())
     if kaggle := [path for path in paths if path == TABLE or path.endswith(f"/{TABLE}")]:
         return _of_file(files, min(kaggle, key=lambda path: _nesting(files, path)), name=name)
-    if folder and (saved := _saved_datasets(folder, paths)):
-        return _of_arrow(open_arrow(saved, name), FilePictures(files))
+    if saved := _saved_datasets(files, paths):
+        table = open_arrow({path: folder / path for path in saved}, name) if folder else _unpack(files, saved, name)
+        return _of_arrow(table, FilePictures(files))
     if metadata := [
         path for path in paths if posixpath.basename(path).lower().startswith("metadata.") and is_table(path)
     ]:
@@ -201,7 +203,7 @@ def open_table_file(files: Files, path: str, columns: Columns) -> tuple[Table, C
         copy.seek(0)
         digest = raw.digest()
         return Workbook(cast(BinaryIO, copy), name, needed), lambda: digest
-    return JsonLines(stream, name) if ending in JSON else TextTable(stream, name, needed), raw.digest
+    return (JsonLines if ending in JSON else TextTable)(stream, name, needed), raw.digest
 
 
 def open_group(path: Path, group: int, before: int, columns: Columns) -> OpenTable:
@@ -228,27 +230,24 @@ def _of_parts(files: Files, paths: Sequence[str], name: str) -> Source:
 def _open_any(files: Files, path: str, columns: Columns) -> tuple[Table, Callable[[], str]]:
     if _endings(path)[0] not in PARQUET:
         return open_table_file(files, path, columns)
-    return _unpack_parquet(files, [path], posixpath.basename(path)), lambda: files.state(path)
+    return _unpack(files, [path], posixpath.basename(path)), lambda: files.state(path)
 
 
-def _unpack_parquet(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
-    """Return the table in Parquet files, copied to where they can be read from any place on."""
+def _unpack(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
+    """Return the table in Parquet or Arrow files, copied to where they can be read from any place on."""
     place = Path(tempfile.mkdtemp())
-    copies = {path: place / f"{number}.parquet" for number, path in enumerate(paths)}
+    copies = {path: place / str(number) for number, path in enumerate(paths)}
     for path, copy in copies.items():
         with naming_table(path), files.open(path) as file, copy.open("wb") as target:
             shutil.copyfileobj(file, target)
-    return open_parquet(copies, name, lambda: shutil.rmtree(place, ignore_errors=True))
+    open_them = open_arrow if _endings(paths[0])[0] == ARROW else open_parquet
+    return open_them(copies, name, lambda: shutil.rmtree(place, ignore_errors=True))
 
 
 def _of_tables(files: Files, tables: Sequence[str], name: str, folder: Path | None) -> Source:
     """Return the source of the only table, of those called train and test, or of all Parquet files."""
     if all(_endings(path)[0] in PARQUET for path in tables):
-        table = (
-            open_parquet({path: folder / path for path in tables}, name)
-            if folder
-            else _unpack_parquet(files, tables, name)
-        )
+        table = open_parquet({path: folder / path for path in tables}, name) if folder else _unpack(files, tables, name)
         return _of_arrow(table, FilePictures(files, posixpath.dirname(tables[0])))
     if len(tables) == 1:
         return _of_file(files, tables[0], name=name)
@@ -316,18 +315,18 @@ def _nesting(files: Files, path: str) -> tuple[bool, int, str]:
     return not files.folder(beside)[1], path.count("/"), path
 
 
-def _saved_datasets(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
+def _saved_datasets(files: Files, paths: Sequence[str]) -> list[str]:
     """Return the Arrow files of what `datasets` saved: of all splits, in the order that each split's state names."""
-    files: dict[str, Path] = {}
+    saved: list[str] = []
     for path in sorted((path for path in paths if posixpath.basename(path) == "state.json"), key=part_order):
         try:
-            state = json.loads((folder / path).read_text())
+            with files.open(path) as file:
+                state = json.loads(file.read(MOST_STATE_BYTES))
             names = [str(part["filename"]) for part in state["_data_files"]]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, TypeError, *BROKEN_ENTRY):
             continue
-        saved = [posixpath.join(posixpath.dirname(path), Path(name).name) for name in names]
-        files |= {name: folder / name for name in saved}
-    return files
+        saved += [posixpath.join(posixpath.dirname(path), Path(name).name) for name in names]
+    return list(dict.fromkeys(saved))
 
 
 def _tables(paths: Sequence[str], endings: Sequence[str]) -> list[str]:

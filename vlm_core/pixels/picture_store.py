@@ -50,6 +50,7 @@ _JPEG_ENDS: Final = (
     b"\xff\xd9",
     b"".join(b"\xaa" * 32 + bytes((0xFF, restart)) for restart in range(0xD0, 0xD8)) + b"\xff\xd9",
 )
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _HEIC: Final = re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cx])", re.DOTALL)
 _BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16}  # their decoders hold several copies
 _LEAST_WHITE: Final = 16.0  # of pixels that are not whole numbers: up to here, 1 is white, and more is glare
@@ -128,6 +129,10 @@ def decode_picture(data: bytes, budget: PixelBudget | None = None) -> Image.Imag
         )
         if _HEIC.match(data):
             reason = "it is a HEIC picture, whose format is not supported: save it as JPEG"
+        if data.startswith(_LFS_POINTER):
+            reason = "it is a Git LFS pointer in place of the picture: run git lfs pull"
+        if data[:100].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            reason = "it is a web page, not a picture: download the picture again"
         raise UnreadablePicture(reason) from error
 
 

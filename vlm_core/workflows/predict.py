@@ -23,7 +23,8 @@ from vlm_core.catalogue.containers.files import ENDINGS, MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles, open_regular
 from vlm_core.catalogue.containers.zip_files import readable_name
 from vlm_core.catalogue.open_table import OpenTable
-from vlm_core.catalogue.reading import Columns, Refusal, TableRow, id_index, number_of
+from vlm_core.catalogue.pictures import PictureMissing, address_of, count_further
+from vlm_core.catalogue.reading import SHORTENED, Columns, Refusal, TableRow, id_index, is_shortened, number_of
 from vlm_core.catalogue.sources import TABLES, Source, is_table, open_path
 from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from vlm_core.models.categoriser import Categoriser
 
 logger = logging.getLogger(__name__)
+ID: Final = "id"  # the column of ids unless another is named
 MOST_NAMED: Final = 5  # files that are passed over
 ROWS_PER_WRITE: Final = 4096  # a group of rows in Parquet, of which each takes some kilobytes of the file's index
 
@@ -101,12 +103,12 @@ def find_pictures(
     if len(paths) == 1 and (paths[0].is_dir() or zipfile.is_zipfile(paths[0])):
         top = paths[0]
     columns = Columns(id_column, picture_column, "", "", ())
+    names_columns = bool(picture_column) or id_column != ID
     for path in paths:
         is_one_table = path.is_file() and (is_table(path.name) or is_workbook(path))
         found, others = ([], []) if is_one_table else _in_place(path)
-        if not found and (
-            is_one_table or any(map(is_table, [*others, path.name]))
-        ):  # also a folder or zip of Parquet files
+        holds_table = is_one_table or any(map(is_table, [*others, path.name]))  # also a folder or zip of Parquet files
+        if holds_table and (not found or (names_columns and _has_columns(path, columns, root))):
             source = open_path(path, root)
             in_tables += _count(source, columns, text_columns)
             if download:
@@ -117,14 +119,31 @@ def find_pictures(
         files += [file._replace(name=posixpath.join(start, file.name) if file.name else start) for file in found]
         passed_over += [posixpath.join(start, name) for name in others]
     if passed_over:
-        more = f" and {len(passed_over) - MOST_NAMED:,} more" if len(passed_over) > MOST_NAMED else ""
-        logger.info(
-            f"Passed over {len(passed_over):,} files that are no images: {', '.join(passed_over[:MOST_NAMED])}{more}."
-        )
+        _tell_of(passed_over)
     if not (number := len(files) + in_tables):
-        raise UserError(f"pictures={' '.join(places)} contains no images ({', '.join(ENDINGS)}).")
+        zips = [name for name in passed_over if name.lower().endswith(".zip")]
+        within = f" but another zip, {zips[0]}: unpack it, and give its folder" if zips else f" ({', '.join(ENDINGS)})"
+        raise UserError(f"pictures={' '.join(places)} contains no images{within}.")
     of_tables = (picture for source in tables for picture in _in_source(source, columns, text_columns))
     return UnlabelledPictures(chain(_with_ids(files), of_tables), number)
+
+
+def _has_columns(path: Path, columns: Columns, root: Path) -> bool:
+    """Return whether a folder or zip has a table with the columns that are needed."""
+    try:
+        with open_path(path, root).open_table(columns) as table:
+            return set(table.columns.needed().values()) <= set(table.table.names)
+    except UserError:
+        return False
+
+
+def _tell_of(passed_over: Sequence[str]) -> None:
+    """Log which files are no images, and how the rows of a table among them are predicted."""
+    number = number_of(len(passed_over), "file that is no image", "files that are no images")
+    more = f" and {len(passed_over) - MOST_NAMED:,} more" if len(passed_over) > MOST_NAMED else ""
+    table = next((name for name in passed_over if name.lower().endswith((".csv", ".xlsx", ".parquet", ".tsv"))), "")
+    way = f" To predict the rows of {table}, name its columns: --id_column, --picture_column." if table else ""
+    logger.info(f"Passed over {number}: {', '.join(passed_over[:MOST_NAMED])}{more}.{way}")
 
 
 def _expand(place: str) -> list[Path]:
@@ -137,6 +156,8 @@ def _expand(place: str) -> list[Path]:
         found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if is_pattern else []
     except (OSError, ValueError):  # a name that is too long or not allowed
         found = []
+    if not found and address_of(place):
+        raise UserError(f"pictures={place} is a web address: download the image, and give its file.")
     if not found:
         raise UserError(
             f"pictures={place} does not exist: give images, folders, zips, patterns in quotes such as 'photos/*.jpg', "
@@ -217,15 +238,28 @@ def _with_ids(files: Sequence[_File]) -> Iterator[UnlabelledPicture]:
 
 
 def _count(source: Source, columns: Columns, text_columns: Sequence[str]) -> int:
-    """Return how many images the rows of a table give, of which none is read; log whether ids stand in several rows.
+    """Return how many images the rows of a table give, of which none is read; log what users should know of it.
 
     Raises UserError when a column is missing, or the table cannot be read to its end.
     """
     hashes = array("q")  # of all ids, eight bytes each
+    further, shortened = 0, ""
     with source.open_table(columns) as table:
         check_table(source.name, table, text_columns)
         for row in table.records():
-            hashes.append(hash(_name(row, table)))
+            name = _name(row, table)
+            if isinstance(row, TableRow):
+                if not hashes:
+                    _propose_column(table, row)
+                further += count_further(row.values[table.columns.picture]) if table.columns.picture else 0
+            shortened = shortened or (name if is_shortened(name) else "")
+            hashes.append(hash(name))
+    if table.table.notes:
+        logger.info(f"Assumed of {source.name}: {'; '.join(table.table.notes)}.")
+    if further:
+        logger.info(f"{number_of(further, 'further picture')} in cells of {source.name} not used: the first counts.")
+    if shortened:
+        logger.warning(f"{source.name} has ids {SHORTENED.format(shortened)}")
     _, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
     if repeated := int((counts > 1).sum()):
         logger.info(
@@ -233,6 +267,15 @@ def _count(source: Source, columns: Columns, text_columns: Sequence[str]) -> int
             "what is written is in the table's order."
         )
     return len(hashes)
+
+
+def _propose_column(table: OpenTable, row: TableRow) -> None:
+    """Log which column holds the pictures if a table's first row has none where they are looked for."""
+    try:
+        table.find(row)
+    except PictureMissing:
+        if proposal := table.propose_column(row):
+            logger.info(proposal.strip())
 
 
 def check_table(name: str, table: OpenTable, texts: Sequence[str]) -> None:

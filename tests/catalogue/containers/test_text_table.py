@@ -108,6 +108,41 @@ def test_dialects(content, assumed):
         assert re.search(assumed, table.notes[0])
 
 
+@pytest.mark.parametrize("sign", [":", "~", "^", "\x01", "#", "||"])
+def test_needed_names_tell_what_separates_fields(sign):
+    header, row = sign[0].join(["id", "photo", "category"]), sign[0].join(["1", "1.jpg" + sign + "2.jpg", "Shoes"])
+    row = row if len(sign) > 1 else row.replace(f"{sign}2.jpg", "", 1)
+    if len(sign) > 1:  # between the pictures of a cell
+        header, row = "id,photo,category", "1,1.jpg||2.jpg,Shoes"
+    table = TextTable(io.BytesIO(f"{header}\n{row}\n{row}\n".encode()), "products.csv", {"category", "photo"})
+    assert table.names == ["id", "photo", "category"]
+    assert next(table.records(KAGGLE)).cells[2] == "Shoes"
+
+
+def test_cells_of_unnamed_columns_at_the_end_are_passed_over_and_said_to_be():
+    table = _table(HEADER.strip() + b",,\n1,Men,Apparel,Tie,red,\n2,Men,Apparel,Tie, red\n3,Men,Apparel,Tie,,\n")
+    titles = [row.values["title"] for row in read_products(table, KAGGLE)]
+    assert titles == ["Tie", "Tie, red", "Tie"]
+    assert table.notes == ["columns at the end without a name are passed over"]
+
+
+def test_a_text_that_excel_is_told_to_keep_is_that_text():
+    table = _table(HEADER + b'="007",Men,Apparel,"=""x"""\n="8",Men,Apparel,<p class="a">b</p>\n')
+    rows = list(read_products(table, KAGGLE))
+    assert [(row.values["id"], row.values["title"]) for row in rows] == [("007", "x"), ("8", '<p class="a">b</p>')]
+
+
+@pytest.mark.parametrize("texts", [["Möbel"], ["Mäntel für Jürgen", "Möbel"], ["Été", "Vêtements à café"]])
+@pytest.mark.parametrize("newline", ["\r", "\n"])
+def test_a_table_of_an_old_mac(texts, newline):
+    if newline == "\n" and texts == ["Möbel"]:
+        return  # nothing tells
+    lines = ["id,gender,category,title", *(f"{number},Men,Apparel,{text}" for number, text in enumerate(texts))]
+    table = _table(newline.join(lines).encode("mac_roman"))
+    assert [row.values["title"] for row in read_products(table, KAGGLE)] == texts
+    assert "mac_roman" in table.notes[0]
+
+
 @pytest.mark.parametrize(
     ("header", "row", "names"),
     [
@@ -221,7 +256,9 @@ def test_a_table_without_column_names_is_empty(content):
         _table(content)
 
 
-@pytest.mark.parametrize("start", [b"PK\3\4", b"\x1f\x8b\x08", b"PAR1", b"\x89PNG\r\n", b"\xd0\xcf\x11\xe0"])
+@pytest.mark.parametrize(
+    "start", [b"PK\3\4", b"\x1f\x8b\x08", b"PAR1", b"\x89PNG\r\n", b"\xd0\xcf\x11\xe0", b"<table>", b"{\\rtf1"]
+)
 def test_a_file_that_is_no_text_is_said_to_be_none(start):
     with pytest.raises(UserError, match=r"products\.csv is .*not text"):
         _table(start + bytes(range(256)) * 4)

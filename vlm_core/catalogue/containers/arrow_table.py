@@ -219,8 +219,11 @@ def open_parquet(
     return ArrowTable(name, files, schema, batches, before)
 
 
-def open_arrow(files: Mapping[str, Path], name: str) -> ArrowTable:
-    """Return the table in Arrow stream files, as `datasets` saves them. Raises UserError when they cannot be read."""
+def open_arrow(files: Mapping[str, Path], name: str, cleanup: Callable[[], object] | None = None) -> ArrowTable:
+    """Return the table in Arrow stream files, as `datasets` saves them; `cleanup` as in `open_parquet`.
+
+    Raises UserError when they cannot be read.
+    """
     import pyarrow as pa
 
     def batches(columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
@@ -230,6 +233,8 @@ def open_arrow(files: Mapping[str, Path], name: str) -> ArrowTable:
                     for start in range(0, batch.num_rows, ROWS_PER_BATCH):
                         yield called, batch.slice(start, ROWS_PER_BATCH).select(list(columns))
 
+    if cleanup:
+        weakref.finalize(batches, cleanup)
     first = next(iter(files.values()))
     with naming(first), pa.memory_map(str(first)) as file, pa.ipc.open_stream(file) as reader:
         schema = reader.schema

@@ -1,31 +1,34 @@
-"""A table of JSON objects: one a line, or in one list."""
+"""A table of JSON objects: one a line, or those of a document that is read as a whole."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import islice
+import re
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, islice
 from typing import Any, BinaryIO, Final
 
+from vlm_core.catalogue.containers.json_documents import Rows, rows_in
+from vlm_core.catalogue.containers.text_lines import TextLines
 from vlm_core.catalogue.reading import Columns, Record, Refusal
 from vlm_core.errors import UserError
 
-LONGEST_LINE: Final = 1_000_000
-MOST_LIST_BYTES: Final = 100_000_000  # of a list, which is read as a whole
+MOST_LETTERS: Final = 100_000_000  # of a document
 OBJECTS_FOR_NAMES: Final = 1000  # whose keys are the columns
+_NOT_JSON: Final = "not valid JSON"
+_NO_BLANK: Final = re.compile(r"\S")
 
 
 class JsonLines:
     """A table of objects, opened at its start and read once; the keys of the first thousand are the columns."""
 
-    picture = ""
-    label = ""
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        """Read the column names. Raises UserError when there are none."""
+    def __init__(self, file: BinaryIO, name: str, needed: Collection[str] = ()) -> None:
+        """Read the column names; `needed` ones as in `rows_in`. Raises UserError when there are none."""
         self.name = name
-        self.notes: list[str] = []
-        self._file = file
+        self.picture = self.label = ""
+        self._needed = needed
+        self._lines = TextLines(file)
+        self.notes = self._lines.notes
         self._objects = self._read()
         self._first = list(islice(self._objects, OBJECTS_FOR_NAMES))
         self.names = list(dict.fromkeys(key for _, found in self._first if isinstance(found, dict) for key in found))
@@ -41,7 +44,7 @@ class JsonLines:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()
 
     def _record(self, line: int, found: Any) -> Record | Refusal:
         if not isinstance(found, dict):
@@ -52,25 +55,34 @@ class JsonLines:
             return Refusal(line, "nested too deeply")
 
     def _read(self) -> Iterator[tuple[int, Any]]:
-        """Yield the line and the object of each line, or what is wrong with it as a text."""
-        for number, data in enumerate(iter(lambda: self._file.readline(LONGEST_LINE), b""), start=1):
-            text = data.decode("utf-8-sig" if number == 1 else "utf-8", "replace").strip()
-            if number == 1 and text.startswith("["):
-                yield from self._read_list(data)
-                return
-            if text:
-                yield number, _parse(text)
+        """Yield the line and the object of each line, or those of a document, or what is wrong with it as a text."""
+        lines = ((number, text) for number, text in self._lines if text.strip())
+        first = list(islice(lines, 2))
+        one_each = len(first) > 1 and not first[0][1].lstrip().startswith("[")
+        if one_each and any(isinstance(_parse(text), dict) for _, text in first):
+            yield from ((number, _parse(text)) for number, text in chain(first, lines))
+        else:
+            yield from self._read_document(chain(first, lines))
 
-    def _read_list(self, start: bytes) -> Iterator[tuple[int, Any]]:
-        data = start + self._file.read(MOST_LIST_BYTES + 1)
-        if len(data) > MOST_LIST_BYTES:
-            raise UserError(
-                f"{self.name} is a list of more than {MOST_LIST_BYTES // 1_000_000} MB: save one object a line."
-            )
-        found = _parse(data.decode("utf-8-sig", "replace"))
-        if not isinstance(found, list):
-            raise UserError(f"{self.name} is not valid JSON: give one object a line, or a list of them.")
-        yield from enumerate(found, start=1)
+    def _read_document(self, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
+        kept: list[tuple[int, str]] = []
+        letters = 0
+        for line in lines:
+            kept.append(line)
+            letters += len(line[1])
+            if letters > MOST_LETTERS:
+                raise UserError(
+                    f"{self.name} is one JSON document of more than {MOST_LETTERS // 1_000_000} MB: save one object a "
+                    "line."
+                )
+        documents = _parse_all("".join(text for _, text in kept))
+        if not documents:
+            yield from ((number, _NOT_JSON) for number, _ in kept)
+            return
+        rows = rows_in(documents[0], self._needed) if len(documents) == 1 else Rows(documents)
+        self.picture, self.label = rows.picture, rows.label
+        self.notes += [rows.note] if rows.note else []
+        yield from enumerate(rows.objects, start=1)
 
 
 def _parse(text: str) -> Any:
@@ -78,7 +90,20 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return "not valid JSON"
+        return _NOT_JSON
+
+
+def _parse_all(text: str) -> list[Any]:
+    """Return the objects and lists that a text holds one after the other; none if there is anything else in it."""
+    found: list[Any] = []
+    decoder, place = json.JSONDecoder(), 0
+    while next_one := _NO_BLANK.search(text, place):
+        try:
+            value, place = decoder.raw_decode(text, next_one.start())
+        except (ValueError, RecursionError):
+            return []
+        found.append(value)
+    return found if all(isinstance(value, dict | list) for value in found) else []
 
 
 def _told(value: object) -> str:

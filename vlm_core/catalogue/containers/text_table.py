@@ -11,37 +11,18 @@ import io
 import re
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from typing import BinaryIO, Final
 
+from vlm_core.catalogue.containers.text_lines import QUOTED, TextLines
 from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, id_index
 from vlm_core.errors import UserError
 
 DELIMITERS: Final = ("\t", ";", "|", ",")  # the first of those that fit equally well
-LONGEST_LINE: Final = 1_000_000
-SAMPLE_BYTES: Final = 1 << 20
 SAMPLE_LINES: Final = 100
-TELLING_BYTES: Final = 50_000  # from which an encoding is guessed
 MOST_LINES_PER_ROW: Final = 1000  # a quote still open after so many lines is a stray one
 FEWEST_LINES_PER_ROW: Final = 50  # each stray quote halves how far the next one is followed
 FEWEST_COLUMNS: Final = 4  # of a row; a line of prose may have as many commas as fewer columns need
-_BYTE_ORDER_MARKS: Final = (
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-    (b"\xff\xfe\0\0", "utf-32"),
-    (b"\0\0\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
-_LATIN: Final = ("cp1252", "cp1250", "cp1254", "cp1257", "mac_roman", "cp850")  # the first where nothing tells
-_LEGACY: Final = (
-    *_LATIN,
-    *("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "gb18030", "big5", "cp949"),
-)
-_WORDS: Final = re.compile(r'[^\s,;|"]+')
-_IN_WORDS: Final = "’‘–—®™…´`"  # signs that may stand between letters
-# Letters of which no language has one of each in one word: Czech that was read as of Western Europe
-_NEVER_TOGETHER: Final = re.compile(r"(?=.*[øìòùè])(?=.*[šžáíýú])", re.IGNORECASE)
-MOST_MARGIN: Final = 0.05  # by which another encoding must fit a language better than that of Western Europe
 _NO_TEXT: Final = {
     b"PK\3\4": "a zip or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an Excel workbook of before 2007",
@@ -53,10 +34,13 @@ _NO_TEXT: Final = {
     b"<!DOCTYPE": "a web page",
     b"<!doctype": "a web page",
     b"<html": "a web page",
+    b"<table": "a web page",
+    b"<?xml": "XML",
+    b"{\\rtf": "a text document",
 }
-_ESCAPED: Final = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python escapes them
-_QUOTED: Final = re.compile(r'"[^"]*"')
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=(.)"?;*,*', re.IGNORECASE)
+_GUARDED: Final = re.compile(r'="([^"]*)"')
+_SIGN: Final = re.compile(r"[^\w\s\"'.-]|[\x01-\x08\x1c-\x1f]")  # that may separate fields
 _DIGITS, _LETTERS = re.compile(r"\d+"), re.compile(r"[^\W\d_]+")
 _NAMES_OF_DELIMITERS: Final = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
 
@@ -73,26 +57,22 @@ class TextTable:
         Raises UserError when there are none, or one stands twice.
         """
         self.name = name
-        self.notes: list[str] = []
-        sample, rest = _peek(file)
+        self._lines = TextLines(file)
+        self.notes = self._lines.notes
         for start, kind in _NO_TEXT.items():
-            if sample.startswith(start):
+            if self._lines.sample.startswith(start):
                 raise UserError(
                     f"{name} is {kind}, not text: give it its right ending, or save the table as CSV UTF-8."
                 )
-        self._encoding = _encoding_by_bytes(sample)
-        self._legacy = ""
-        self._sample = sample
-        errors = "surrogateescape" if self._is_utf8 else "replace"
-        newline = _newline(sample.decode(self._encoding, "replace"))
-        self._text = io.TextIOWrapper(rest, self._encoding, errors, newline=newline)
-        self._rest = self._lines()
+        self._rest = iter(self._lines)
         self._waiting = deque(islice(self._rest, SAMPLE_LINES))
         self._has_comments = False
         self._patience = MOST_LINES_PER_ROW
         self.delimiter = ""
+        self._needed = set(needed)
+        self._unnamed = 0  # columns at the end
         self._skip_preamble(self._waiting)
-        self._skip_to(set(needed))
+        self._skip_to_names()
         self.delimiter = self.delimiter or find_delimiter([text for _, text in self._waiting])
         self.names = self._read_names()
         self._note_dialect()
@@ -111,6 +91,8 @@ class TextTable:
             if len(cells) == width:
                 yield Record(line, cells)
                 continue
+            if self._unnamed and len(cells) == width + self._unnamed:
+                self._cut_unnamed(cells)
             while len(cells) > width and not cells[-1].strip():
                 cells.pop()
             if len(cells) > width and repairable:
@@ -120,29 +102,16 @@ class TextTable:
             elif any(cell.strip() for cell in cells):
                 yield Refusal(line, f"{len(cells)} fields where the header has {width}")
 
+    def _cut_unnamed(self, cells: list[str]) -> None:
+        """Drop the cells of the columns at the end that have no name, and note it where there are any."""
+        note = "columns at the end without a name are passed over"
+        if any(cell.strip() for cell in cells[-self._unnamed :]) and note not in self.notes:
+            self.notes.append(note)
+        del cells[-self._unnamed :]
+
     def close(self) -> None:
         """Close the file."""
-        self._text.close()
-
-    @property
-    def _is_utf8(self) -> bool:
-        return self._encoding.startswith("utf-8")
-
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        """Yield each line's number and text; what is no UTF-8 is read in the encoding that it seems to have."""
-        for number, text in enumerate(iter(lambda: self._text.readline(LONGEST_LINE), ""), start=1):
-            if "\0" in text:
-                text = text.replace("\0", "")
-            if not text.isascii() and self._is_utf8 and _ESCAPED.search(text):
-                text = self._decode_again(number, text)
-            yield number, text
-
-    def _decode_again(self, number: int, text: str) -> str:
-        data = text.encode("utf-8", "surrogateescape")
-        if not self._legacy:
-            self._legacy = guess_legacy_encoding(data if _is_utf8(self._sample) else self._sample)
-            self.notes.append(f"read as {self._legacy}, because line {number:,} is no UTF-8")
-        return data.decode(self._legacy, "replace")
+        self._lines.close()
 
     def _skip_preamble(self, head: deque[tuple[int, str]]) -> None:
         """Drop what stands before the column names: Excel's sep=, blank lines, comments and a title."""
@@ -151,24 +120,32 @@ class TextTable:
         if head and (match := _SEPARATOR_LINE.fullmatch(head[0][1].strip("\r\n "))):
             self.delimiter = match[1]
             head.popleft()
-        while len(head) > 1 and (not head[0][1].strip() or self._is_above_names(head)):
+        while len(head) > 1 and not self._delimiter_of(head[0][1]):
+            if head[0][1].strip() and not self._is_above_names(head):
+                break
             head.popleft()
 
-    def _skip_to(self, needed: set[str]) -> None:
-        """Drop the lines above the first one that has all of these names, if the table has one near its start."""
+    def _skip_to_names(self) -> None:
+        """Drop the lines above the first one that has all needed names, if the table has one near its start."""
         for place, (number, text) in enumerate(islice(self._waiting, MOST_ABOVE_NAMES)):
-            delimiter = next((each for each in self.delimiter or DELIMITERS if needed <= _names(text.split(each))), "")
-            has_blanks = not delimiter and len(needed) > 1 and needed <= _names(text.split())
-            if needed and (delimiter or has_blanks):
+            delimiter = self._delimiter_of(text)
+            has_blanks = not delimiter and len(self._needed) > 1 and self._needed <= _names(text.split())
+            if delimiter or has_blanks:
                 for _ in range(place):
                     self._waiting.popleft()
                 if has_blanks:
                     self._separate_at_blanks()
-                elif place:
+                elif delimiter in text:
                     self.delimiter = delimiter
                 if place:
                     self.notes.append(f"column names in line {number}")
                 return
+
+    def _delimiter_of(self, text: str) -> str:
+        """Return what separates the needed names in a line, of two or more also any sign; "" if it has them not."""
+        signs = (*DELIMITERS, *dict.fromkeys(_SIGN.findall(text) if len(self._needed) > 1 else ()))
+        found = (each for each in self.delimiter or signs if self._needed <= _names(text.split(each)))
+        return next(found, "") if self._needed else ""
 
     def _separate_at_blanks(self) -> None:
         """Read the lines as if tabs were in the place of blanks."""
@@ -197,6 +174,7 @@ class TextTable:
         names = [cell.strip().lstrip("\ufeff") for cell in cells]
         while names and not names[-1]:
             names.pop()
+            self._unnamed += 1
         if not names:
             raise UserError(f"{self.name} is empty: its first line must name the columns.")
         if twice := [name for name, count in Counter(names).items() if name and count > 1]:
@@ -204,7 +182,7 @@ class TextTable:
         return names
 
     def _note_dialect(self) -> None:
-        assumed = [] if self._is_utf8 else [self._encoding.upper()]
+        assumed = [] if self._lines.is_utf8 else [self._lines.encoding.upper()]
         if self.delimiter != ",":
             assumed.append(f"fields end at a {_NAMES_OF_DELIMITERS.get(self.delimiter, self.delimiter)}")
         if assumed:
@@ -224,7 +202,8 @@ class TextTable:
                 cells, used = self._quoted(text, width, id_place)
                 for _ in range(used):
                     waiting.popleft()
-                yield number, cells or text.rstrip("\r\n").split(delimiter)
+                cells = cells or text.rstrip("\r\n").split(delimiter)
+                yield number, list(map(_unguarded, cells)) if '="' in text else cells
             elif text.strip():
                 yield number, text.rstrip("\r\n").split(delimiter)
 
@@ -280,7 +259,7 @@ class TextTable:
 
 def find_delimiter(lines: Sequence[str]) -> str:
     """Return what separates the fields, of column names in the first line and of rows; quoted text does not count."""
-    header, *rows = [_QUOTED.sub("", line) for line in lines if line.strip()] or [""]
+    header, *rows = [QUOTED.sub("", line) for line in lines if line.strip()] or [""]
 
     def fit(delimiter: str) -> tuple[bool, float, int]:
         fields = header.count(delimiter)
@@ -291,105 +270,14 @@ def find_delimiter(lines: Sequence[str]) -> str:
     return best if best in header else ","
 
 
-def guess_legacy_encoding(data: bytes) -> str:
-    """Return the encoding that text which is no UTF-8 seems to have: Windows' of Western Europe if nothing tells.
-
-    Scripts are told apart by charset-normalizer. Among Latin ones it mistakes short texts, so that what looks odd in
-    words decides first.
-    """
-    from charset_normalizer import from_bytes
-
-    telling = b"".join(line for line in data.splitlines(keepends=True) if not _is_utf8(line))[:TELLING_BYTES]
-    found = from_bytes(telling, cp_isolation=list(_LEGACY), threshold=0.4)
-    best = found.best()
-    if best and best.encoding not in _LATIN:
-        return best.encoding
-    odd = {name: _oddities(telling.decode(name, "replace")) for name in _LATIN}
-    fitting = [name for name in _LATIN if odd[name] == min(odd.values())]
-    fits = {name: match.coherence for match in found for name in (match.encoding, *match.could_be_from_charset)}
-    closest = max(fitting, key=lambda name: fits.get(name, 0.0))
-    first = fitting[0]
-    return closest if fits.get(closest, 0.0) > fits.get(first, 0.0) + MOST_MARGIN else first
-
-
-def _oddities(text: str) -> int:
-    """Return how much in the words of a text no language has: signs and capitals amid letters, and some pairs."""
-    count = 0
-    for word in _WORDS.findall(text):
-        if word.isascii():
-            continue
-        count += bool(_NEVER_TOGETHER.search(word)) + word.count("\N{REPLACEMENT CHARACTER}")
-        for before, letter, after in zip(word, word[1:], f"{word[2:]} ", strict=False):
-            if letter.isalpha():
-                count += letter.isupper() and before.islower() and not (letter.isascii() and before.isascii())
-            elif not letter.isascii() and before.isalpha() and after.isalpha() and letter not in _IN_WORDS:
-                count += 1
-    return count
+def _unguarded(cell: str) -> str:
+    """Return the text of a cell such as ="007", with which Excel keeps its zeros; any other cell as it is."""
+    return match[1] if (match := _GUARDED.fullmatch(cell.strip())) else cell
 
 
 def _names(cells: Sequence[str]) -> set[str]:
     return {cell.strip(' "\r\n\ufeff') for cell in cells}
 
 
-def _newline(text: str) -> str:
-    """Return what ends the lines of a text: a line feed, or a carriage return as in files of old Macs."""
-    if "\r" not in text:
-        return "\n"
-    unquoted = _QUOTED.sub("", text).replace("\r\n", "\n")
-    return "\r" if unquoted.count("\r") > unquoted.count("\n") else "\n"
-
-
 def _count(line: str, delimiter: str) -> int:
-    return _QUOTED.sub("", line).count(delimiter)
-
-
-def _peek(file: BinaryIO) -> tuple[bytes, io.BufferedReader]:
-    """Return the first bytes of a file, and the whole file."""
-    sample = bytearray()
-    while len(sample) < SAMPLE_BYTES and (part := file.read(SAMPLE_BYTES - len(sample))):
-        sample += part
-    return bytes(sample), io.BufferedReader(_Again(bytes(sample), file), 1 << 16)
-
-
-class _Again(io.RawIOBase):
-    """A file of which the first bytes were read already."""
-
-    def __init__(self, first: bytes, file: BinaryIO) -> None:
-        self._parts = chain([first], iter(lambda: file.read(1 << 16), b""))
-        self._file, self._part = file, memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        if not self._part:
-            self._part = memoryview(next(self._parts, b""))
-        count = min(len(target), len(self._part))
-        target[:count] = self._part[:count]
-        self._part = self._part[count:]
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _is_utf8(data: bytes) -> bool:
-    """Return whether bytes, of which the last letter may be cut, are UTF-8."""
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        return error.end == len(data) and error.reason == "unexpected end of data"
-    return True
-
-
-def _encoding_by_bytes(sample: bytes) -> str:
-    """Return the encoding that a file begins with: UTF-8 unless a mark or every second byte says otherwise."""
-    for mark, name in _BYTE_ORDER_MARKS:
-        if sample.startswith(mark):
-            return name
-    even, odd = sample[0::2].count(0), sample[1::2].count(0)
-    if max(even, odd) > 0.3 * len(sample) / 2 and min(even, odd) < 0.05 * len(sample):
-        return "utf-16-le" if odd > even else "utf-16-be"
-    return "utf-8"
+    return QUOTED.sub("", line).count(delimiter)
