@@ -86,15 +86,28 @@ def make_categoriser(
     return VisionLanguageCategoriser(hf, tokenizer, description)
 
 
-def make_shallow(family: str, readout: str = "fused", blocks: int = 2) -> VisionLanguageCategoriser:
-    """A categoriser whose vision tower has few blocks: its graph is quicker to trace."""
-    model = make_categoriser(family, readout=readout)
+def trim(family: str, hf: Any, blocks: int, text_blocks: int | None = None) -> None:
+    """Keep few blocks of a tiny model's towers, all of the text's by default: its graph is quicker to trace."""
     if family == "vision":
-        model.hf.encoder.layer = model.hf.encoder.layer[:blocks]
+        hf.encoder.layer = hf.encoder.layer[:blocks]
+        return
+    tower = hf.git.image_encoder.vision_model if family == "git" else hf.vision_model
+    tower.encoder.layers = tower.encoder.layers[:blocks]
+    hf.config.vision_config.num_hidden_layers = blocks
+    if text_blocks is None:
+        return
+    if family in CAPTIONERS:
+        encoder = hf.git.encoder if family == "git" else hf.text_decoder.bert.encoder
+        encoder.layer = encoder.layer[:text_blocks]
     else:
-        tower = model.hf.git.image_encoder.vision_model if family == "git" else model.hf.vision_model
-        tower.encoder.layers = tower.encoder.layers[:blocks]
-        model.hf.config.vision_config.num_hidden_layers = blocks
+        hf.text_model.encoder.layers = hf.text_model.encoder.layers[:text_blocks]
+    (hf.config if family == "git" else hf.config.text_config).num_hidden_layers = text_blocks
+
+
+def make_shallow(family: str, readout: str = "fused", blocks: int = 2) -> VisionLanguageCategoriser:
+    """A categoriser whose vision tower has few blocks."""
+    model = make_categoriser(family, readout=readout)
+    trim(family, model.hf, blocks)
     model.stages = model.adapter.stages(readout)
     return model
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.models.families import CATEGORIES, make_categoriser, make_tiny
+from tests.models.families import CATEGORIES, make_categoriser, make_tiny, trim
 from tests.stores import make_once
 from tests.tracking.models import save_categoriser
 from vlm_core.errors import UserError
@@ -36,19 +36,10 @@ PICTURES = np.random.default_rng(3).integers(0, 256, (40, 80, 60, 3), dtype=np.u
 def _make_shallow(family, head, readout):
     """A tiny model with fewer blocks and, where it writes, two categories: a graph is quicker to trace."""
     hf, tokenizer = make_tiny(family)
-    if family == "vision":
-        hf.encoder.layer = hf.encoder.layer[:1]
-    else:
-        tower = hf.git.image_encoder.vision_model if family == "git" else hf.vision_model
-        blocks = 2 if (family, head) == ("clip", "linear") else 1  # whose last block is not as the rest
-        tower.encoder.layers = tower.encoder.layers[:blocks]
-        hf.config.vision_config.num_hidden_layers = blocks
-    categories = CATEGORIES
-    if head == "sentences":
-        categories = CATEGORIES[1:]
-        encoder = hf.git.encoder if family == "git" else hf.text_decoder.bert.encoder
-        encoder.layer = encoder.layer[:1]
-        (hf.config if family == "git" else hf.config.text_config).num_hidden_layers = 1
+    blocks = 2 if (family, head) == ("clip", "linear") else 1  # whose last block is not as the rest
+    sentences = head == "sentences"
+    trim(family, hf, blocks, 1 if sentences else None)
+    categories = CATEGORIES[1:] if sentences else CATEGORIES
     torch.manual_seed(1)
     return VisionLanguageCategoriser(hf, tokenizer, Description(family, categories, (80, 60), head, readout, {}))
 

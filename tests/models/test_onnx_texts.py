@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow  # a graph is traced for seconds
     ],
 )
 def test_fp32_equals_pytorch_whatever_is_missing(family, inputs, fusion, tmp_path):
-    model = make_reader(family, inputs, fusion)
+    model = make_reader(family, inputs, fusion, shallow=True)
     onnx = export_onnx(model, tmp_path / "onnx")
     assert onnx.reads == model.reads
     has_picture = np.array([True, False, True])
@@ -34,7 +34,7 @@ def test_fp32_equals_pytorch_whatever_is_missing(family, inputs, fusion, tmp_pat
 
 
 def test_int8_keeps_its_tokenizer_wherever_it_is_saved(tmp_path):
-    model = make_reader("clip", fusion="concat")
+    model = make_reader("clip", fusion="concat", shallow=True)
     small = quantise_onnx(export_onnx(model, tmp_path / "onnx"), tmp_path / "int8")
     rows = small.log_probabilities(PICTURES, TEXTS)
     assert np.abs(rows - model.log_probabilities(PICTURES, TEXTS)).max() < 0.3
