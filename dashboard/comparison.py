@@ -13,7 +13,7 @@ from dashboard.figures.compare import RunStyle, run_styles
 from dashboard.leaderboard import COMPARABLE, distinct_names
 from dashboard.runs import Runs
 from dashboard.settings import effective_settings
-from vlm_core.config import Config
+from vlm_core.config import OF_MACHINES, Config
 from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.evaluation.paired import PairedTest, better_first, match_rows, paired_tests
 
@@ -110,9 +110,8 @@ def differing_settings(comparison: RunComparison) -> list[tuple[str, ...]]:
 def scores_over_seeds(comparison: RunComparison) -> list[tuple[str, int, float, float]]:
     """Return name, number, and mean and standard deviation (n - 1) of macro-F1 of runs that differ only in seed."""
     groups: dict[tuple[str, ...], list[ComparedRun]] = {}
-    names = [
-        name for name in Config.model_fields if name not in ("seed", "run_name", "resume", "experiment", "threads")
-    ]
+    others = {"seed", "run_name", "resume", "experiment", "threads", *OF_MACHINES}
+    names = [name for name in Config.model_fields if name not in others]
     for run in comparison.runs:
         groups.setdefault(tuple(str(run.row.get(f"params.{name}", "")) for name in names), []).append(run)
     lines = []

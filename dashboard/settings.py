@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from vlm_core.config import Config
+from vlm_core.config import OF_MACHINES, Config
 from vlm_core.errors import UserError
 from vlm_core.presets import HEAD, SUITING
 
-_OF_THE_RUN: Final = ("preset", "run_name", "resume", "experiment")  # these do not change how it learns
+_OF_THE_RUN: Final = ("preset", "run_name", "resume", "experiment", *OF_MACHINES)  # these do not change how it learns
 _UNTRAINED: Final = ("baseline", "zero-shot")  # models or modes that take no step of training
 _STEPS: Final = (
     *("augmentation", "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "clip_norm", "patience"),

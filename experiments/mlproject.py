@@ -72,7 +72,7 @@ def render() -> str:
     for verb, what in _VERBS.items():
         lines += ["", f"  # {what}"]
         kind = _CONFIGS.get(verb, Config)
-        lines += [f"  # {name}: {_help(kind, name)}" for name in kind.model_fields if name not in Config.model_fields]
+        lines += [f"  # {name}: {_help(kind, name)}" for name in kind.model_fields if _is_own(kind, name)]
         lines += [f"  {verb}:", f"    command: exec python -m experiments.{verb}"]
     return "\n".join(lines) + "\n"
 
@@ -95,6 +95,11 @@ def declared_settings() -> dict[str, str]:
 
 def _declaration(name: str, default: str) -> tuple[str, str]:
     return f"      # {_help(Config, name)}", f'      {name}: {{default: "{default}"}}'
+
+
+def _is_own(kind: type[Settings], name: str) -> bool:
+    """Return whether a command has a setting that training has not, or has with another meaning."""
+    return name not in Config.model_fields or _help(kind, name) != _help(Config, name)
 
 
 def _help(kind: type[Settings], name: str) -> str:

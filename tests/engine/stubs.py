@@ -51,3 +51,33 @@ def work_until_stopped(mark: Path) -> None:
 
 def same(task: object) -> object:
     return task
+
+
+def meet(folder: Path, place: object) -> list[str]:
+    """As one of several processes, return what all of them have to say, once one of them was killed."""
+    import torch
+    from torch import distributed
+
+    rank = distributed.get_rank()
+    told = [f"{rank}: {Path.cwd().name} with {torch.get_num_threads()} of {place}"] * distributed.get_world_size()
+    if rank:
+        die_once(folder / "died")
+    distributed.all_gather_object(told, told[0])
+    return told
+
+
+def refuse_in_second(folder: Path, place: object) -> None:
+    """Raise an error that does not survive being pickled, where the others wait."""
+    from torch import distributed
+
+    if distributed.get_rank():
+        raise MissingExtra("two", "three")
+    distributed.barrier()
+
+
+def work_together_until_stopped(folder: Path, place: object) -> None:
+    """Say who works, and work."""
+    from torch import distributed
+
+    (folder / f"{distributed.get_rank()}.began").write_text(str(os.getpid()))
+    time.sleep(600)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.engine.clusters import running_cluster
 from tests.engine.stubs import always_die, die_once, fail_at_two, same, say_where, work_until_stopped
 from tests.messages import collected_messages
 from tests.standins import wait_for
@@ -54,12 +53,6 @@ def test_a_node_without_the_folder_is_one_sentence(tmp_path: Path) -> None:
 def test_the_address_of_rays_client_is_refused() -> None:
     with pytest.raises(UserError, match="that of Ray's client, which is not supported"), connected("ray://head:10001"):
         pass
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    with running_cluster() as started:
-        yield started
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.training.continual import Memory
 from vlm_core.workflows.extend import run_extension
-from vlm_core.workflows.train import resumed_config, run_training
+from vlm_core.workflows.resuming import resumed_config
+from vlm_core.workflows.train import run_training
 
 pytestmark = pytest.mark.slow
 COLUMNS = {"label": "category", "picture_column": "photo", "title_column": "", "attributes": ""}

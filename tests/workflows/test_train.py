@@ -24,6 +24,7 @@ from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows import train
 from vlm_core.workflows.evaluate import run_evaluation
+from vlm_core.workflows.resuming import resumed_config
 
 SMALL = {
     "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
@@ -133,7 +134,7 @@ def test_a_run_that_was_stopped_before_its_settings_were_logged_is_not_resumed_w
     with suppress(ValueError), RunWriter("made") as run:
         raise ValueError
     with pytest.raises(UserError, match="before its settings were logged: repeat its command"):
-        train.resumed_config(run.run_id, Config)
+        resumed_config(run.run_id, Config)
 
 
 def test_a_resumed_run_asks_for_the_commit_it_started_from(run, hub: HubStandIn, tmp_path, monkeypatch):

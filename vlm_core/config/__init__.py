@@ -8,7 +8,7 @@ take the group or the configuration whose settings they read.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -319,10 +319,30 @@ class WorkersSettings(EngineSettings):
     )
 
 
-class Config(RunSettings, TrainingSettings):
+# What says where a command works, and not what it does.
+OF_MACHINES: Final = frozenset(WorkersSettings.model_fields.keys() - Settings.model_fields.keys())
+
+
+class Config(RunSettings, WorkersSettings, TrainingSettings):
     """Training run."""
 
     takes_several_labels: ClassVar[bool] = True
+
+    workers: int = Field(
+        1, ge=1, le=1000, description="engine=ray: processes that train the model, each on its part of every batch"
+    )
+
+    @model_validator(mode="after")
+    def _workers_have_work(self) -> Self:
+        if self.engine == "local" and self.workers > 1:
+            raise ValueError(f"workers={self.workers} train one model on a Ray cluster: add engine=ray")
+        if self.engine == "ray" and (self.model == "baseline" or self.mode in ("zero-shot", "probe")):
+            what = "model=baseline" if self.model == "baseline" else f"mode={self.mode}"
+            raise ValueError(
+                f"engine=ray shares the training of blocks, and {what} trains none: omit engine=, or choose mode=full, "
+                "last-blocks, lora, lp-ft or fusion"
+            )
+        return self
 
 
 class ExtensionConfig(RunSettings, EvaluationSettings, SamplingSettings):

@@ -13,7 +13,7 @@ import re
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 TRIES: Final = 4  # of a task whose node or process dies: what kills every node it is on ends there
 OBJECT_STORE_BYTES: Final = 256 << 20  # Ray's default is 30 % of memory; what tasks are given and return is small
 _SECONDS_TO_ANSWER: Final = 5.0
-_SECONDS_OF_A_WAIT: Final = 1.0  # after which Python hears signals
+SECONDS_OF_A_WAIT: Final = 1.0  # after which Python hears signals
 _LONGEST_FOLDER: Final = 35  # characters; below it are sockets, whose names may have 107
-_NEEDS_CODE: Final = (
+NEEDS_CODE: Final = (
     "Every node needs this project in the same version: install it there, or call `ray start` in its folder."
 )
 # Variables that a task needs to find stores as its leader does. They travel as arguments: Ray shows the settings of a
@@ -70,7 +70,7 @@ def connected(address: str, *, object_store_bytes: int = OBJECT_STORE_BYTES) -> 
         ray.shutdown()
         where = f"The Ray cluster at address={address} cannot be reached" if address else "Ray cannot be started"
         raise UserError(
-            f"{where}: {_first_line(error)} This machine must be a node of it (`ray start --address=...`) and have "
+            f"{where}: {first_line(error)} This machine must be a node of it (`ray start --address=...`) and have "
             "its token in ~/.ray/auth_token; an empty address= starts a cluster of this machine."
         ) from error
     nodes = cpus_of_nodes()
@@ -205,7 +205,7 @@ class Cluster:
         given = Surroundings.here()
         waiting = deque((task, 1) for task in tasks)
         running: dict[Any, _Try[T]] = {}
-        with ending_workers(partial(_cancel, running)):
+        with ending_workers(partial(cancel_tasks, running)):
             while waiting or running:
                 largest = max(cpus_of_nodes(), default=0) or cpus  # 0: nodes are still to come
                 for reference in [each for each, begun in running.items() if begun.cpus > largest]:
@@ -216,18 +216,16 @@ class Cluster:
                     task, number = waiting.popleft()
                     now = min(cpus, largest)
                     running[remote.options(num_cpus=now).remote(given, work, task)] = _Try(task, number, now)
-                done, _ = ray.wait([*running], timeout=_SECONDS_OF_A_WAIT)
+                done, _ = ray.wait([*running], timeout=SECONDS_OF_A_WAIT)
                 for reference in done:
                     begun = running.pop(reference)
                     try:
                         ended: Ended[T, R] = ray.get(reference)
                     except ray.exceptions.RayTaskError as error:  # before the task began
-                        ended = Ended(begun.task, None, f"{_first_line(error.cause)} {_NEEDS_CODE}", 0.0)
+                        ended = Ended(begun.task, None, f"{first_line(error.cause)} {NEEDS_CODE}", 0.0)
                     except ray.exceptions.RayError as error:
                         if begun.number < TRIES:
-                            logger.warning(
-                                f"A task is repeated, because its node or process died. {_first_line(error)}"
-                            )
+                            logger.warning(f"A task is repeated, because its node or process died. {first_line(error)}")
                             waiting.append((again(begun.task), begun.number + 1))
                             continue
                         ended = Ended(begun.task, None, f"It died {TRIES} times with its node or process.", 0.0)
@@ -244,7 +242,7 @@ def _attempt(given: Surroundings, work: Callable[[T], R], task: T) -> Ended[T, R
     return attempt(there, task)
 
 
-def _cancel(running: Mapping[Any, object]) -> None:
+def cancel_tasks(running: Iterable[Any]) -> None:
     """End tasks politely, as Ctrl-C would, then by force."""
     import ray
 
@@ -257,7 +255,7 @@ def _cancel(running: Mapping[Any, object]) -> None:
         ray.cancel(reference, force=True)
 
 
-def _first_line(error: object) -> str:
+def first_line(error: object) -> str:
     """Return what an error says first; Ray's texts take pages."""
     lines = [line.strip() for line in redact(str(error)).splitlines()]
     return next(filter(None, lines), type(error).__name__)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from vlm_core.config import Config, StudyConfig
+from vlm_core.config import OF_MACHINES, Config, StudyConfig
 from vlm_core.errors import UserError
 from vlm_core.families import FAMILIES, PUBLISHED_MODELS, family_of
 from vlm_core.lists import split_list
@@ -142,7 +142,8 @@ def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
         raise UserError(
             f"parts={config.parts} leaves nothing to run: name families, ablation, continual or fusion among them."
         )
-    settings = {name: getattr(config, name) for name in config.model_fields_set if name in Config.model_fields}
+    names = config.model_fields_set & Config.model_fields.keys() - OF_MACHINES
+    settings = {name: getattr(config, name) for name in names}
     settings |= {"preset": config.preset}
     return StudyPlan(tuple(cells), parts, modes[-1], config.seed, settings, families)
 

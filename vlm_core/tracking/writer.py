@@ -59,6 +59,7 @@ class RunWriter:
         self.folder = folder or Path.cwd()
         self._wanted = {"experiment": experiment, "name": name, "resume": resume, "parent": parent}
         self._signals = StopSignals()
+        self._run = OpenRun(resume, resumed=bool(resume))  # until it is open
         self._log: TrainingLog | None = None
         self._config: dict[str, str] = {}
         self._epochs_logged: set[int] = set()
@@ -70,9 +71,8 @@ class RunWriter:
         self._signals.catch()
         try:
             with store_errors(self._uri):
-                self._run: OpenRun = open_run(self._client, self._uri, **self._wanted)
-                path = self.folder / "checkpoints" / self.run_id / BACKLOG
-                self._backlog = Backlog(path, self._uri, self._log_epoch)
+                self._run = open_run(self._client, self._uri, **self._wanted)
+                self._open_backlog()
         except BaseException:
             self._signals.release()
             raise
@@ -212,6 +212,10 @@ class RunWriter:
         for part in _batches(entities, _METRICS_PER_CALL):
             self._client.log_batch(self.run_id, metrics=part)
 
+    def _open_backlog(self) -> None:
+        path = self.folder / "checkpoints" / self.run_id / BACKLOG
+        self._backlog = Backlog(path, self._uri, self._log_epoch)
+
     def _end_backlog(self, error: BaseException | None) -> None:
         """Log the epochs that are kept. Those of a run that failed may stay in their file, for its resumption."""
         try:
@@ -306,6 +310,28 @@ class RunWriter:
         with store_errors(self._uri):
             self._backlog.log()
             yield
+
+
+class EpochWriter(RunWriter):
+    """Writes epochs and metrics of a run that another process has opened, and ends; `params` are its settings."""
+
+    def __init__(self, run_id: str, params: Mapping[str, str], folder: Path) -> None:
+        super().__init__("", folder=folder)
+        self._run, self._config = OpenRun(run_id, resumed=True), dict(params)
+
+    def __enter__(self) -> Self:
+        self._uri = store_uri()
+        self._client = connect(self._uri, to_write=True)
+        self._open_backlog()
+        with self._store():
+            self._read_back()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with patience_after(error):
+            self._end_backlog(error)
 
 
 def _batches(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

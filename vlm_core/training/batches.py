@@ -17,6 +17,7 @@ from vlm_core.pixels.arrays import Labels, Pictures, Rows
 from vlm_core.pixels.augmentation_params import sample_params
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.pixels.views import DEFAULT, Preprocessing, augmented_view, mirrored_view, plain_view
+from vlm_core.training.parallel import ALONE, Group
 
 Augmentation = Literal["standard", "mirror"]
 # Plain views of products whose text, or whose picture, is left out; views from 1 on are augmented.
@@ -67,7 +68,7 @@ class Batches(Protocol):
         """Return the number of batches per epoch."""
 
     def training(self, epoch: int) -> Iterator[Batch]:
-        """Yield one pass over the training rows in the epoch's order."""
+        """Yield one pass over the training rows in the epoch's order; of a group, its process's part of each batch."""
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
         """Yield the rows in their order, without augmentation."""
@@ -105,6 +106,7 @@ class PixelBatches:
     texts: Texts | None = None
     dropout: float = 0.0  # share of augmented views without text, and of those without picture
     start: int = 0
+    group: Group = ALONE  # of processes that share the batches of training
 
     @property
     def steps(self) -> int:
@@ -118,9 +120,16 @@ class PixelBatches:
         for indices in chunks(order, self.batch_size):
             yield self.rows[indices], copies[indices]
 
+    def parts(self, epoch: int) -> Iterator[tuple[Rows, Rows]]:
+        """Yield rows and copies of this process's part of each batch; of an empty part the batch's first row."""
+        for rows, copies in self.order(epoch):
+            part = self.group.part(len(rows))
+            mine = part if part.start < part.stop else slice(1)
+            yield rows[mine], copies[mine]
+
     def training(self, epoch: int) -> Iterator[Batch]:
         """Yield augmented views; order and pixels depend on seed and epoch only."""
-        for rows, copies in self.order(epoch):
+        for rows, copies in self.parts(epoch):
             yield self._augmented(epoch, rows, copies)
 
     def plain(self, rows: Rows) -> Iterator[Batch]:
@@ -198,7 +207,7 @@ class FeatureBatches:
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """Yield features in the epoch's order."""
-        for rows, copies in self.pixels.order(epoch):
+        for rows, copies in self.pixels.parts(epoch):
             yield self._batch(rows, self._views(epoch, rows, copies))
 
     def plain(self, rows: Rows) -> Iterator[Batch]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vlm_core.training.feature_cache import CachedFeatures, CacheEntry, FeatureCache
     from vlm_core.training.frozen_features import FrozenFeatures
     from vlm_core.training.loop import EpochReport
+    from vlm_core.training.parallel import Group
 
     EpochCallback = Callable[[EpochReport[Summary]], None]
 
@@ -50,6 +51,7 @@ class Trainer:
     log: Callable[[Mapping[str, float]], None] = lambda metrics: None
     cost: PrefixCost = field(default_factory=PrefixCost)  # of the frozen layers so far
     on_save: Callable[[], None] = lambda: None  # called when an epoch's checkpoint is whole
+    group: Group | None = None  # of processes that train together; None for this one alone
 
     def fit(self, on_start: Callable[[int], None], on_epoch: EpochCallback) -> TrainingState:
         """Train as the mode says, load the best epoch's weights into the model and return the final state.
@@ -58,8 +60,6 @@ class Trainer:
         et al. 2022, arXiv 2202.10054) first trains the head alone: the gradients of a random head would distort
         pretrained features.
         """
-        from vlm_core.training.checkpoint import Checkpoint
-
         config, model = self.config, self.model
         cut = model.cut(config.mode, config.blocks)
         batches = self.feature_batches(self.pixel_batches(), cut, config.views)
@@ -67,7 +67,7 @@ class Trainer:
         on_start(sum(weight.numel() for weight in model.freeze_before(cut).values()))
         if config.mode == "lp-ft":
             self._train_head(batches)
-        state = self._train(config, cut, batches, Checkpoint(self.folder, self.on_save), on_epoch)
+        state = self._train(config, cut, batches, self._checkpoint(self.folder), on_epoch)
         if merge_adapters:
             merge_adapters()
         self._fit_fusion(batches)
@@ -94,17 +94,24 @@ class Trainer:
 
     def _train_head(self, batches: Batches) -> None:
         """Train the head alone on frozen features."""
-        from vlm_core.training.checkpoint import Checkpoint
-
         settings = ", ".join(f"{name}={value}" for name, value in HEAD.items())
         logger.info(f"First phase: the head alone, on frozen features, with {settings}.")
         config, cut = self.config.model_copy(update=HEAD), len(self.model.stages)
         features = self.feature_batches(batches, cut, self.config.views if batches.start else 0)
-        self._train(config, cut, features, Checkpoint(self.folder / "head", self.on_save), lambda report: None)
+        self._train(config, cut, features, self._checkpoint(self.folder / "head"), lambda report: None)
+
+    def _checkpoint(self, folder: Path) -> Checkpoint:
+        from vlm_core.training.checkpoint import Checkpoint
+        from vlm_core.training.parallel import GroupCheckpoint
+
+        if self.group is None:
+            return Checkpoint(folder, self.on_save)
+        return GroupCheckpoint(folder, self.on_save, self.group)
 
     def pixel_batches(self) -> Batches:
         """Return batches of the model's input."""
         from vlm_core.training.batches import PixelBatches
+        from vlm_core.training.parallel import ALONE
         from vlm_core.training.texts import ProductTexts
 
         config, split = self.config, self.data.split
@@ -119,6 +126,7 @@ class Trainer:
             self.model.description.preprocessing,
             ProductTexts(self.data.catalogue.products, self.model) if self.model.reads else None,
             config.modality_dropout,
+            group=self.group or ALONE,
         )
 
     def _train(

@@ -22,7 +22,7 @@ from vlm_core.models.checksums import CHECKSUMS, digest_of, write_checksums
 from vlm_core.tracking import tags
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows.corrections import fetch_corrections
-from vlm_core.workflows.train import logged_commit, resumed_config
+from vlm_core.workflows.resuming import logged_commit, resumed_config
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,19 +6,18 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from vlm_core.catalogue.corrections import digest_of_corrections
 from vlm_core.catalogue.splitting import Split
-from vlm_core.config import Config, WeightsSettings
+from vlm_core.config import Config
 from vlm_core.data import Data, corrections_file, load_data, text_reading, words_of_labels, write_dataset_info
-from vlm_core.errors import UserError
 from vlm_core.families import FAMILIES
 from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
 from vlm_core.lists import split_list
@@ -27,6 +26,8 @@ from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 from vlm_core.training.fit import GIB, Trainer
 from vlm_core.workflows.corrections import CORRECTIONS, fetch_corrections
+from vlm_core.workflows.data_parallel import train_together
+from vlm_core.workflows.resuming import logged_commit, resumed_config
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
     from vlm_core.models.text_baseline import TextBaseline
     from vlm_core.tracking.writer import RunWriter
     from vlm_core.training.checkpoint import TrainingState
+    from vlm_core.training.checkpoint_copies import CheckpointCopies
     from vlm_core.training.loop import EpochReport
+    from vlm_core.training.parallel import Group
 
-C = TypeVar("C", bound=WeightsSettings)
 logger = logging.getLogger(__name__)
 
 
@@ -115,7 +117,7 @@ def run_trial(
     trial when it returns False.
     """
     with quiet():
-        config, data, model, tags, _ = _prepare(config, data)
+        config, data, model, tags, _ = prepare(config, data)
     with _open_run(config, data, root, parent) as run:
         on_start(run.run_id)
         run.tags({**tags, "kind": "trial"})
@@ -140,42 +142,8 @@ def run_trial(
     return TrialResult(best.best_macro_f1, seconds, pruned=False)
 
 
-def resumed_config(run_id: str, kind: type[C]) -> C:
-    """Return the settings of a run that is resumed; its weights come from where they came from then.
-
-    Raises UserError for a run that cannot be resumed.
-    """
-    from vlm_core.tracking.reader import RunReader
-    from vlm_core.tracking.tags import EXTENDS
-
-    reader = RunReader()
-    reader.check_resumable(run_id)
-    params = reader.params(run_id)
-    if not params:
-        raise UserError(
-            f"resume={run_id}: that run was stopped before its settings were logged: repeat its command instead."
-        )
-    run_tags = reader.tags(run_id)
-    if EXTENDS in run_tags:
-        raise UserError(
-            f"resume={run_id}: that run learns more from another: python -m experiments.extend --resume {run_id}."
-        )
-    config = kind.from_params(params)
-    source = run_tags.get("weights_source", "")
-    kinds = {"": config.weights, "shipped": "tiny", "tiny-random": "tiny-random"}
-    return config.model_copy(update={"resume": run_id, "weights": kinds.get(source.split(":")[0], "pretrained")})
-
-
-def logged_commit(run_id: str) -> str:
-    """Return the commit of the hub's checkpoint that a run started from; "" without one, and for a new run ("")."""
-    from vlm_core.tracking.reader import RunReader
-    from vlm_core.tracking.tags import COMMIT
-
-    return RunReader().tags(run_id).get(COMMIT, "") if run_id else ""
-
-
 def _train_model(config: Config, data: Data, root: Path, parent: str, register_model: bool) -> TrainingOutcome:
-    config, data, model, tags, exposure = _prepare(config, data)
+    config, data, model, tags, exposure = prepare(config, data)
     with _open_run(config, data, root, parent) as run:
         run.tags(tags)
         if exposure:
@@ -186,14 +154,14 @@ def _train_model(config: Config, data: Data, root: Path, parent: str, register_m
             logger.info(epoch_line(report))
 
         if config.mode != "zero-shot":
-            best = _fit(config, data, model, run, root, on_epoch)
+            best = _fit(config, data, model, run, root, on_epoch, register_model)
             logger.info(f"Best epoch: {best.best_epoch}, validation macro-F1 {best.best_macro_f1:.4f}.")
         outcome = _finish(config, data, model, run, tags["weights_source"], register_model)
     _remove_checkpoints(config, outcome.run_id, root)
     return outcome
 
 
-def _prepare(
+def prepare(
     config: Config, data: Data
 ) -> tuple[Config, Data, VisionLanguageCategoriser, dict[str, str], Exposure | None]:
     """Load the weights; return settings and data that fit them, the model, tags for the run, and what they saw."""
@@ -392,30 +360,52 @@ def _fit(
     run: RunWriter,
     root: Path,
     on_epoch: Callable[[EpochReport[Summary]], None],
+    plot: bool = False,
 ) -> TrainingState:
     """Train as the mode says; leave the best epoch's weights in the model and return its state."""
-    from vlm_core.training.checkpoint_copies import CheckpointCopies
+    started, together = time.perf_counter(), config.engine == "ray"
+    cost = train_together(config, data, run, root, plot) if together else None
+    folder, copies = checkpoints(config, root, run.run_id)
+    copies.fetch(folder)
+    trainer = make_trainer(config, data, model, root, run.run_id, run.metrics)
+    with quiet() if together else nullcontext():  # the workers have trained: what they wrote is read
+        best = trainer.fit(lambda weights: run.tags({"weights_trained": str(weights)}), on_epoch)
+    seconds = time.perf_counter() - started  # of this process, including the frozen layers that it computed
+    cost = cost or trainer.cost
+    run.metrics({"train_seconds": seconds, **cost.metrics(seconds)})
+    run.tags(cost.tags())
+    return best
+
+
+def make_trainer(
+    config: Config,
+    data: Data,
+    model: VisionLanguageCategoriser,
+    root: Path,
+    run_id: str,
+    log: Callable[[Mapping[str, float]], None] = lambda metrics: None,
+    group: Group | None = None,
+) -> Trainer:
+    """Return what trains the run's model, of a group its process's part."""
     from vlm_core.training.feature_cache import FeatureCache
 
     cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
-    started = time.perf_counter()
-    folder = root / "checkpoints" / run.run_id
-    copies = CheckpointCopies(config.shared_checkpoints, run.run_id)
-    copies.fetch(folder)
-    trainer = Trainer(config, data, model, folder, cache, run.metrics, on_save=lambda: copies.store(folder))
-    best = trainer.fit(lambda weights: run.tags({"weights_trained": str(weights)}), on_epoch)
-    seconds = time.perf_counter() - started  # of this process, including the frozen layers that it computed
-    run.metrics({"train_seconds": seconds, **trainer.cost.metrics(seconds)})
-    run.tags(trainer.cost.tags())
-    return best
+    folder, copies = checkpoints(config, root, run_id)
+    return Trainer(config, data, model, folder, cache, log, on_save=lambda: copies.store(folder), group=group)
+
+
+def checkpoints(config: Config, root: Path, run_id: str) -> tuple[Path, CheckpointCopies]:
+    """Return the folder of a run's checkpoints, and their copies."""
+    from vlm_core.training.checkpoint_copies import CheckpointCopies
+
+    return root / "checkpoints" / run_id, CheckpointCopies(config.shared_checkpoints, run_id)
 
 
 def _remove_checkpoints(config: Config, run_id: str, root: Path) -> None:
     """Remove the checkpoints of a training that has ended, and their copies."""
-    from vlm_core.training.checkpoint_copies import CheckpointCopies
-
-    shutil.rmtree(root / "checkpoints" / run_id, ignore_errors=True)
-    CheckpointCopies(config.shared_checkpoints, run_id).remove()
+    folder, copies = checkpoints(config, root, run_id)
+    shutil.rmtree(folder, ignore_errors=True)
+    copies.remove()
 
 
 def _finish(

@@ -25,7 +25,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from vlm_core.aliases import stored_settings
-from vlm_core.config import Config, SearchConfig, searchable
+from vlm_core.config import OF_MACHINES, Config, SearchConfig, searchable
 from vlm_core.data import Data, load_data
 from vlm_core.engine.tasks import Engine, open_engine, run_children
 from vlm_core.errors import Diverged, UserError, redact
@@ -207,7 +207,7 @@ class _Worker:
     @property
     def fixed_settings(self) -> dict[str, Any]:
         """The settings that the user gave, which every trial shares."""
-        names = self.config.model_fields_set & Config.model_fields.keys()
+        names = self.config.model_fields_set & Config.model_fields.keys() - OF_MACHINES
         return {name: getattr(self.config, name) for name in names}
 
     @property

@@ -1,0 +1,86 @@
+"""A training that two workers of a Ray cluster share: its losses are one process's, whoever is killed meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.engine.clusters import running_cluster
+from tests.messages import collected_messages
+from tests.standins import wait_for
+from vlm_core.config import Config
+from vlm_core.engine.cluster import connected
+from vlm_core.errors import UserError
+from vlm_core.tracking.reader import RunReader
+from vlm_core.tracking.registry import resolve
+from vlm_core.workflows.train import run_training
+
+SMALL = {
+    "preset": "demo", "model": "clip", "mode": "lora", "blocks": 1, "views": 1, "epochs": 3, "train_per_category": 11,
+    "per_category": 20, "threads": 1, "resamples": 100, "batch_size": 8,
+}  # fmt: skip
+SHARED = {"engine": "ray", "address": "auto", "workers": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"workers": 2}, "workers=2 train one model on a Ray cluster: add engine=ray"),
+        ({"engine": "ray"}, "mode=probe trains none: omit engine=, or choose mode=full"),  # the preset's mode
+        ({"engine": "ray", "mode": "zero-shot"}, "mode=zero-shot trains none"),
+        ({"engine": "ray", "model": "baseline", "mode": "full"}, "model=baseline trains none"),
+        ({"address": "auto"}, "address=auto has no use with engine=local"),
+    ],
+)
+def test_settings_without_use_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Config.build({"preset": "demo", **settings})
+
+
+def _curves(run_id: str) -> dict[str, list[float]]:
+    names = ("train_loss", "validation_loss", "train_accuracy")
+    return {name: RunReader().history(run_id, name)["value"].tolist() for name in names}
+
+
+def _weights(run_id: str) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.name} {name}": weight
+        for path in resolve(run_id).rglob("*.safetensors")
+        for name, weight in load_file(path).items()
+    }
+
+
+@pytest.mark.slow
+def test_workers_train_what_one_process_trains_and_a_killed_one_changes_nothing(shop: Path, stocked: Path) -> None:
+    alone = run_training(Config.build({**SMALL, "data": str(shop)}), stocked)
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(lambda: [*stocked.glob("checkpoints/*/position.json")], 200)
+        workers = [each for each in psutil.process_iter() if "RayTrainWorker" in " ".join(each.cmdline()[:1])]
+        killed.append(max(workers, key=lambda each: each.pid).pid)
+        psutil.Process(killed[0]).kill()
+
+    with running_cluster(nodes=2), connected("auto"), collected_messages() as lines:
+        together = run_training(Config.build({**SMALL, "data": str(shop), **SHARED}), stocked)
+        killer = Thread(target=kill)
+        killer.start()
+        resumed = run_training(Config.build({**SMALL, "data": str(shop), **SHARED}), stocked)
+        killer.join()
+    assert killed and any("All workers begin again at the last checkpoint" in line for line in lines)
+    reader = RunReader()
+    one, two, three = (_curves(outcome.run_id) for outcome in (alone, together, resumed))
+    for name, curve in one.items():
+        assert len(curve) == 3
+        np.testing.assert_allclose(two[name], curve, rtol=0, atol=1e-5)
+    assert three == two
+    weights = [_weights(outcome.run_id) for outcome in (together, resumed)]
+    assert weights[0] and all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert "RUNNING" not in set(reader.runs()["status"]) and not [*stocked.glob("checkpoints/*/*")]
