@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     from experiments.tables import leftover_rows, size_text
-    from vlm_core.workflows.clean import find_leftovers
+    from vlm_core.workflows.clean import bytes_on_disk, find_leftovers
 
     to_remove = options.remove == "yes"
     found = find_leftovers(Path.cwd(), idle_days=options.idle_days, to_remove=to_remove)
@@ -38,6 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"Kept for runs that this store does not have: {size_text(found.unknown.bytes)} in checkpoints/. Set "
             "MLFLOW_TRACKING_URI to their store, or remove these folders yourself."
+        )
+    for folder in found.begun.folders:
+        print(
+            f"Kept to be completed: {size_text(bytes_on_disk(folder))} in {folder.name}. Repeat the command that began "
+            "it, or remove this folder yourself."
         )
     total = size_text(sum(leftover.bytes for leftover in found.leftovers))
     if not found.leftovers:

@@ -94,6 +94,7 @@ def test_what_killed_commands_left_is_listed_with_its_size_and_goes_when_told_to
         *(_checkpoints(store, run_id) for run_id in (dead, killed, alive, "f" * 32)),
         *(_features(store, "in use"), store / "weights", Path(models["whole"].artifact_location)),
         Path(models["being written"].artifact_location),
+        *(_folder_with(store / name, 4096) for name in (".shards.packing", ".out.predicting")),
     ]
     _leave_unfinished(store / "data/processed/shop-0123456789abcdef")
     (store / "data/processed/.shop-0123456789abcdef.of_today").mkdir()
@@ -113,6 +114,8 @@ def test_what_killed_commands_left_is_listed_with_its_size_and_goes_when_told_to
     for sign in ("repeat the command with --remove", f"run {dead}", models["half"].model_id, f"checkpoints/{trial}"):
         assert sign in listed
     assert f"model {models['half'].model_id} │ not logged whole │ 3 kB │" in listed
+    assert "Kept to be completed: " in listed and ".out.predicting. Repeat the command that began it" in listed
+    assert ".shards.packing. Repeat the command that began it, or remove this folder yourself." in listed
     assert "Kept to resume runs from: " in listed and "Kept for runs that this store does not have: " in listed
     assert all(path.exists() for path in (*kept, *left))
     assert client.get_run(dead).info.status == "RUNNING"

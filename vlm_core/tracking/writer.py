@@ -59,7 +59,7 @@ class RunWriter:
         self.folder = folder or Path.cwd()
         self._wanted = {"experiment": experiment, "name": name, "resume": resume, "parent": parent}
         self._signals = StopSignals()
-        self._run = OpenRun(resume, resumed=bool(resume))  # until it is open
+        self._run: OpenRun  # from `__enter__` on
         self._log: TrainingLog | None = None
         self._config: dict[str, str] = {}
         self._epochs_logged: set[int] = set()

@@ -29,6 +29,7 @@ _OF_EARLIER_VERSIONS: Final = {
     "data/raw": re.compile(r"\.sample\.[a-z0-9_]{8}(\.part)?"),
 }
 _SECONDS_UNCHANGED: Final = 24 * 60 * 60
+_BEGUN: Final = (".packing", ".predicting")  # endings of folders beside the output of shard and predict
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -49,8 +50,8 @@ class Leftover:
 
 
 @dataclass(frozen=True)
-class Checkpoints:
-    """Training checkpoints that stay."""
+class Kept:
+    """Folders that stay."""
 
     folders: list[Path]
 
@@ -62,11 +63,16 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Findings:
-    """What can be removed, and checkpoints that stay: of runs that run or can be resumed, or that the store lacks."""
+    """What can be removed, and what stays.
+
+    Checkpoints stay of runs that run or can be resumed, and of those that the store lacks; so does what a command has
+    packed or predicted so far, which it completes when it is repeated.
+    """
 
     leftovers: list[Leftover]
-    resumable: Checkpoints
-    unknown: Checkpoints
+    resumable: Kept
+    unknown: Kept
+    begun: Kept
 
 
 def find_leftovers(root: Path, *, idle_days: float, to_remove: bool = False) -> Findings:
@@ -89,8 +95,9 @@ def find_leftovers(root: Path, *, idle_days: float, to_remove: bool = False) -> 
     leftovers += [_on_disk(root, path, "features that no run uses", partial(remove_entry, path)) for path in idle]
     return Findings(
         leftovers + (list(_in_store(store)) if store else []),
-        Checkpoints([folder for folder, use in uses.items() if use == "resumable"]),
-        Checkpoints([folder for folder, use in uses.items() if use == "unknown"]),
+        Kept([folder for folder, use in uses.items() if use == "resumable"]),
+        Kept([folder for folder, use in uses.items() if use == "unknown"]),
+        Kept([folder for ending in _BEGUN for folder in sorted(root.glob(f".*{ending}/"))]),
     )
 
 
