@@ -183,6 +183,7 @@ class Campaign:
 
     def _end(self, command: subprocess.Popen[bytes]) -> int:
         code = command.wait(SECONDS)
+        self._expect("Traceback" not in self._said(), "a command showed a traceback")
         if code or "Traceback" in self._said():
             print(self._said()[-4000:], flush=True)
         return code

@@ -100,15 +100,25 @@ def _lead(given: Surroundings, work: Callable[[T, Place], R], task: T, workers: 
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            """Leave out what asks Ray's dashboard every second whether this trainer lives, which may not run."""
+            every: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+            return [each for each in every if type(each).__name__ != "PlacementGroupCleanerCallback"]
+
     api: Any = train  # whose types are those of its first version
     with tempfile.TemporaryDirectory() as folder:  # Ray Train asks for one; our checkpoints are elsewhere
-        trainer: Any = TorchTrainer(
+        trainer: Any = Trainer(
             cast("Any", partial(_work, given, work, task, place)),
             torch_config=TorchConfig(timeout_s=_SECONDS_TO_WAIT),
             scaling_config=api.ScalingConfig(
                 num_workers=workers, use_gpu=place.gpu, resources_per_worker={"CPU": place.cpus}
             ),
-            run_config=api.RunConfig(storage_path=folder, logging_config=api.LoggingConfig("ERROR")),
+            run_config=api.RunConfig(
+                storage_path=folder,
+                logging_config=api.LoggingConfig("CRITICAL"),  # what a worker raises is told once, by the command
+                worker_runtime_env={"env_vars": {"TORCH_CPP_LOG_LEVEL": "ERROR"}},  # advice that no user can follow
+            ),
         )
         try:
             return _Ended(trainer.fit().return_value)

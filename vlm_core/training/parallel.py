@@ -52,7 +52,7 @@ class Group:
         """
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        return DistributedDataParallel(module, forward_sync_buffers=False, find_unused_parameters=True)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of the processes' values."""
