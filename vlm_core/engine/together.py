@@ -7,6 +7,7 @@ on GPUs. They work in step, so where one of them dies, all begin again.
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def work_together(work: Callable[[T, Place], R], task: T, *, workers: int, threa
         if not ended.death:
             return ended.result  # type: ignore[return-value]
         if number < TRIES:
-            logger.warning(f"All workers begin again at the last checkpoint, because one has died. {ended.death}")
+            logger.warning("All workers begin again at the last checkpoint, because one of them has died.")
     raise UserError(f"A worker has died {TRIES} times, the last time with: {ended.death}")
 
 
@@ -97,6 +98,7 @@ def _place(workers: int, threads: int, device: str) -> Place:
 
 def _lead(given: Surroundings, work: Callable[[T, Place], R], task: T, workers: int, place: Place) -> _Ended[R]:
     """Let Ray Train run the workers to their end, in a process of its own: it takes over the handling of Ctrl-C."""
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # a node that goes is a worker that dies
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
 
