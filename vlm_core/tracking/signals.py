@@ -153,7 +153,8 @@ def _watch_end(number: int, sent: float) -> None:
     while not _process.ending:
         if _process.lost:
             number, _process.lost, _process.first, sent = _process.lost, 0, None, time.monotonic()
-        if _process.first is None and time.monotonic() - sent < SECONDS_OF_WAKING:
+        is_unheard = _process.first is None and signal.getsignal(number) is _hear  # no handler of a library
+        if is_unheard and time.monotonic() - sent < SECONDS_OF_WAKING:
             _process.sent_again = time.monotonic()
             os.kill(os.getpid(), number)
         if time.monotonic() > limit:
