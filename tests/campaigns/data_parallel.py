@@ -41,6 +41,7 @@ STEPS: Final = 10  # whose losses are compared
 TOLERANCE: Final = 1e-5
 SECONDS: Final = 900  # that a command may take
 SECONDS_TO_STOP: Final = 10
+SECONDS_OF_HELPERS: Final = 60  # in which Ray's own processes end after their leader was killed
 SMALL: Final = {
     "preset": "demo", "model": "clip", "mode": "full", "per_category": 60, "train_per_category": 47, "epochs": 3,
     "resamples": 100, "threads": 1,
@@ -125,10 +126,12 @@ class Campaign:
         command = self._start()
         self._wait_for_epoch(command)
         below = psutil.Process(command.pid).children(recursive=True)
+        workers = [each for each in below if WORKER in _name(each)]
         command.kill()
         command.wait()
-        _, alive = psutil.wait_procs(below, SECONDS_TO_STOP)
-        self._expect(not alive, f"leader: alive after {SECONDS_TO_STOP} s: {[_name(each) for each in alive]}")
+        for processes, seconds in ((workers, SECONDS_TO_STOP), (below, SECONDS_OF_HELPERS)):
+            _, alive = psutil.wait_procs(processes, seconds)
+            self._expect(not alive, f"leader: alive after {seconds} s: {[_name(each) for each in alive]}")
         self._resume("leader")
 
     def stop(self) -> None:

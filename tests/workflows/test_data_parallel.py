@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tests.engine.clusters import running_cluster
 from tests.messages import collected_messages
 from tests.standins import wait_for
+from vlm_core import errors
 from vlm_core.config import Config
 from vlm_core.engine.cluster import connected
 from vlm_core.errors import UserError
@@ -42,6 +43,15 @@ SHARED = {"engine": "ray", "address": "auto", "workers": 2}
 def test_settings_without_use_are_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Config.build({"preset": "demo", **settings})
+
+
+def test_a_missing_extra_is_told_before_a_run_is_begun(
+    shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"ray is not installed: run pip install '[a-z-]+\[ray\]'"):
+        run_training(Config.build({**SMALL, "data": str(shop), **SHARED}), stocked)
+    assert len(RunReader().runs()) == 0
 
 
 def _curves(run_id: str) -> dict[str, list[float]]:

@@ -64,7 +64,7 @@ def work_together(work: Callable[[T, Place], R], task: T, *, workers: int, threa
     remote: Any = ray.remote(num_cpus=0, max_retries=0)(_lead).options(scheduling_strategy=here)
     given = Surroundings.here()
     for number in range(1, TRIES + 1):
-        place = _place(workers, threads, device)
+        place = place_workers(workers, threads, device)
         reference = remote.remote(given, work, task, workers, place)
         with ending_workers(partial(cancel_tasks, [reference])):
             while not ray.wait([reference], timeout=SECONDS_OF_A_WAIT)[0]:
@@ -84,7 +84,7 @@ def work_together(work: Callable[[T, Place], R], task: T, *, workers: int, threa
     raise UserError(f"A worker has died {TRIES} times, the last time with: {ended.death}")
 
 
-def _place(workers: int, threads: int, device: str) -> Place:
+def place_workers(workers: int, threads: int, device: str) -> Place:
     """Return what each worker is given. Raises UserError where the cluster is too small for them."""
     import ray
 

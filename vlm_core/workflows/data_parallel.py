@@ -7,6 +7,8 @@ run, as if it resumed a training that is finished. The first worker logs epochs 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,20 +41,36 @@ class Job:
     plot: bool  # whether each epoch has a plot
 
 
+@contextmanager
+def workers_of(config: Config) -> Iterator[None]:
+    """Be connected to the cluster that the settings name, if they name one, inside the block.
+
+    Raises UserError before any work is done: where the extra is missing, nobody answers, the cluster is too small, or
+    its machines do not reach the store.
+    """
+    if config.engine == "local":
+        yield
+        return
+    from vlm_core.engine.cluster import connected, require_shared
+    from vlm_core.engine.together import place_workers
+    from vlm_core.tracking.store import store_uri
+
+    with connected(config.address):
+        require_shared([store_uri()])
+        place_workers(config.workers, config.threads, config.device)
+        yield
+
+
 def train_together(config: Config, data: Data, run: RunWriter, root: Path, plot: bool) -> PrefixCost:
     """Train on the cluster, to checkpoints of the finished training in `root`; return what frozen layers cost there.
 
-    Raises UserError.
+    This process is connected (`workers_of`). Raises UserError.
     """
-    from vlm_core.engine.cluster import connected, require_shared
     from vlm_core.engine.together import work_together
-    from vlm_core.tracking.store import store_uri
     from vlm_core.workflows.train import checkpoints
 
     job = Job(config, root, run.run_id, data.split.fingerprint, plot)
-    with connected(config.address):
-        require_shared([store_uri()])
-        cost = work_together(train_part, job, workers=config.workers, threads=config.threads, device=config.device)
+    cost = work_together(train_part, job, workers=config.workers, threads=config.threads, device=config.device)
     folder, copies = checkpoints(config, root, run.run_id)
     copies.fetch(folder)
     if not Checkpoint(folder).state().finished(config.epochs, config.patience):

@@ -26,7 +26,7 @@ from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 from vlm_core.training.fit import GIB, Trainer
 from vlm_core.workflows.corrections import CORRECTIONS, fetch_corrections
-from vlm_core.workflows.data_parallel import train_together
+from vlm_core.workflows.data_parallel import train_together, workers_of
 from vlm_core.workflows.resuming import logged_commit, resumed_config
 
 if TYPE_CHECKING:
@@ -97,10 +97,11 @@ def run_training(
     if config.resume:
         config = resumed_config(config.resume, Config)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}, mode={config.mode}.")
-    fetch_corrections(config, root)
-    data = data or load_data(config, root)
-    train = _train_baseline if config.model == "baseline" else _train_model
-    return train(config, data, root, parent, register_model)
+    with workers_of(config):
+        fetch_corrections(config, root)
+        data = data or load_data(config, root)
+        train = _train_baseline if config.model == "baseline" else _train_model
+        return train(config, data, root, parent, register_model)
 
 
 def run_trial(
