@@ -1,4 +1,6 @@
-"""Heads of several label levels: the product of conditionals by hand, what is learnt, and what is saved."""
+"""Heads of several label levels: paths by hand and by counting them all, what is learnt, and what is saved."""
+
+from itertools import product
 
 import numpy as np
 import pytest
@@ -28,20 +30,20 @@ def _head(hierarchy, *probabilities):
 FEATURE = (torch.ones(1, 1),)
 
 
-def test_the_rule_multiplies_conditionals():
+def test_the_rule_multiplies_what_all_levels_say_of_a_path():
     # own: Clothes .4, Shoes .6; Boot .3, Shirt .5, Trousers .2
     head = _head(TREE, [0.4, 0.6], [0.3, 0.5, 0.2])
-    # Boot: .6 * .3/.3; Shirt: .4 * .5/.7; Trousers: .4 * .2/.7
-    np.testing.assert_allclose(head.log_probabilities(FEATURE).exp().detach()[0], [0.6, 2 / 7, 0.8 / 7], rtol=1e-5)
+    # Shoes, Boot: .6 * .3 = .18; Clothes, Shirt: .4 * .5 = .2; Clothes, Trousers: .4 * .2 = .08; in all .46
+    np.testing.assert_allclose(head.log_probabilities(FEATURE).exp().detach()[0], np.array([18, 20, 8]) / 46, rtol=1e-5)
     scores = head.scores(FEATURE)
-    assert scores.own.tolist() == [[1, 1]] and scores.chosen.tolist() == [[1, 0]]  # Shoes and Shirt; Shoes and Boot
-    np.testing.assert_allclose(scores.confidence.detach(), [[0.6, 0.6]], rtol=1e-5)
+    assert scores.own.tolist() == [[1, 1]] and scores.chosen.tolist() == [[0, 1]]  # Shoes and Shirt; Clothes and Shirt
+    np.testing.assert_allclose(scores.confidence.detach(), [[28 / 46, 20 / 46]], rtol=1e-5)
 
 
 def test_of_several_parents_the_likeliest_is_chosen():
-    # Men .7, Women .3; Dress .2, Shirt .8. Shirt: .7 + .3 * .8 = .94, for men by .7, for women by .24
+    # Men .7, Women .3; Dress .2, Shirt .8. Men, Shirt: .56; Women, Shirt: .24; Women, Dress: .06; in all .86
     head = _head(CROSSED, [0.7, 0.3], [0.2, 0.8])
-    np.testing.assert_allclose(head.log_probabilities(FEATURE).exp().detach()[0], [0.06, 0.94], rtol=1e-5)
+    np.testing.assert_allclose(head.log_probabilities(FEATURE).exp().detach()[0], [6 / 86, 80 / 86], rtol=1e-5)
     assert head.scores(FEATURE).chosen.tolist() == [[0, 1]]
 
 
@@ -63,6 +65,25 @@ def test_predictions_are_consistent_and_probabilities_sum_to_one(hierarchy, seed
     assert torch.isfinite(scores.log_probabilities).all()
     np.testing.assert_allclose(scores.log_probabilities.double().exp().sum(dim=1).detach(), 1, atol=1e-4)
     assert (scores.chosen[:, -1] == scores.log_probabilities.argmax(dim=1)).all()
+
+
+@given(_hierarchies(), st.integers(0, 100))
+def test_probabilities_are_those_of_all_paths_that_stand_together(hierarchy, seed):
+    torch.manual_seed(seed)
+    head = LevelsHead(3, hierarchy, "fused")
+    state = (torch.randn(1, 3),)
+    own = [scores.detach().exp()[0] for scores in head.own(state)]
+    paths = np.array(list(product(*(range(len(names)) for names in hierarchy.categories))))
+    weights = np.array([np.prod([float(own[level][index]) for level, index in enumerate(path)]) for path in paths])
+    weights *= hierarchy.is_consistent(paths)
+    shares = [
+        np.bincount(column, weights, len(names)) / weights.sum()
+        for column, names in zip(paths.T, hierarchy.categories, strict=True)
+    ]
+    scores = head.scores(state)
+    np.testing.assert_allclose(scores.log_probabilities.exp().detach()[0], shares[-1], rtol=1e-4, atol=1e-9)
+    expected = [share[index] for share, index in zip(shares, scores.chosen[0], strict=True)]
+    np.testing.assert_allclose(scores.confidence.detach()[0], expected, rtol=1e-4)
 
 
 def test_the_loss_is_the_sum_of_the_levels_over_products_whose_category_is_known():

@@ -30,8 +30,9 @@ class LevelScores:
 class LevelsHead(nn.Module):
     """A linear layer a level; the last level's categories are those that the model is known by.
 
-    The layers are independent softmaxes. The rule multiplies conditionals from the first level down: a category's
-    probability given its parent is its own, divided by that of all that stand below this parent in training.
+    The layers are independent softmaxes. The rule takes a category of each level: the probability of such a path is the
+    product of its categories' own, and zero where neighbours never stand together in training, divided by the sum over
+    all paths. So every level has a say in every other, as in a chain of conditionals that looks both ways.
     """
 
     def __init__(self, width: int, hierarchy: Hierarchy, readout: Readout) -> None:
@@ -48,19 +49,18 @@ class LevelsHead(nn.Module):
 
     def log_probabilities(self, state: State) -> Tensor:
         """Return the log-probabilities (B, C) of the last level by the rule; their exponentials sum to one."""
-        return _logs(self._by_rule(self.own(state))[0][-1])
+        return _logs(self._by_rule(self.own(state))[1][-1])
 
     def scores(self, state: State) -> LevelScores:
         """Return the categories of all levels: the most probable one of the last level, and its likeliest parents."""
         own = self.own(state)
-        shares, within = self._by_rule(own)
-        chosen = [shares[-1].argmax(dim=1)]
-        for level in reversed(range(len(own) - 1)):
-            together = self._tables(own[0])[level][:, chosen[0]].T  # (B, P)
-            chosen.insert(0, (shares[level] / within[level] * together).argmax(dim=1))
-        confidence = [share.gather(1, index[:, None])[:, 0] for share, index in zip(shares, chosen, strict=True)]
+        upwards, marginals = self._by_rule(own)
+        chosen = [marginals[-1].argmax(dim=1)]
+        for above, together in zip(reversed(upwards[:-1]), reversed(self._tables(own[0])), strict=True):
+            chosen.insert(0, (above * together[:, chosen[0]].T).argmax(dim=1))
+        confidence = [share.gather(1, index[:, None])[:, 0] for share, index in zip(marginals, chosen, strict=True)]
         return LevelScores(
-            log_probabilities=_logs(shares[-1]),
+            log_probabilities=_logs(marginals[-1]),
             own=torch.stack([each.argmax(dim=1) for each in own], dim=1),
             chosen=torch.stack(chosen, dim=1),
             confidence=torch.stack(confidence, dim=1).float(),
@@ -79,7 +79,7 @@ class LevelsHead(nn.Module):
             if known.any():
                 total = total + (loss or functional.nll_loss)(scores[known], targets[known])
         with torch.no_grad():
-            return total, _logs(self._by_rule([scores.detach() for scores in own])[0][-1])
+            return total, _logs(self._by_rule([scores.detach() for scores in own])[1][-1])
 
     def trainable_modules(self) -> tuple[nn.Module, ...]:
         """Return the layers."""
@@ -89,13 +89,27 @@ class LevelsHead(nn.Module):
         return [table.to(like.device) for table in self._together]
 
     def _by_rule(self, own: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the probabilities (B, C) of each level, and what the children of each parent have together (B, P)."""
-        shares, within = [own[0].double().exp()], list[Tensor]()
-        for scores, together in zip(own[1:], self._tables(own[0]), strict=True):
-            probabilities = scores.double().exp().clamp_min(_LEAST)
-            within.append(probabilities @ together.T)
-            shares.append(probabilities * ((shares[-1] / within[-1]) @ together))
-        return shares, within
+        """Return each level's probabilities (B, C) given the levels up to it, and those given all levels.
+
+        The forward-backward algorithm over the levels, each step divided by its sum, so that no product vanishes.
+        """
+        tables = self._tables(own[0])
+        probabilities = [scores.double().exp().clamp_min(_LEAST) for scores in own]
+        upwards = [probabilities[0]]
+        for level, together in zip(probabilities[1:], tables, strict=True):
+            upwards.append(_shares(level * (upwards[-1] @ together)))
+        marginals = [upwards[-1]]
+        below = torch.ones_like(upwards[-1])
+        for above, level, together in zip(
+            reversed(upwards[:-1]), reversed(probabilities[1:]), reversed(tables), strict=True
+        ):
+            below = _shares((level * below) @ together.T)
+            marginals.insert(0, _shares(above * below))
+        return upwards, marginals
+
+
+def _shares(weights: Tensor) -> Tensor:
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def _logs(shares: Tensor) -> Tensor:
