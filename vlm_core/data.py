@@ -228,11 +228,15 @@ def _correct(config: CatalogueSettings, catalogue: Catalogue, root: Path) -> Cat
 def _normalise(config: CatalogueSettings, catalogue: Catalogue, label: str) -> Catalogue:
     """Return the catalogue with one name for each category of a column, if the settings say so; otherwise warn."""
     from vlm_core.catalogue.catalogue import with_products
-    from vlm_core.catalogue.labels import label_variants, missing_texts, normalised, visible
+    from vlm_core.catalogue.labels import label_variants, misread_names, missing_texts, normalised, visible
 
     column = catalogue.products[label]
     counts = {str(name): int(count) for name, count in column.value_counts().items()}
     variants, missing = label_variants(column), missing_texts(column)
+    if misread := [f"{name} is perhaps {meant}" for name, meant in misread_names(column).items()]:
+        logger.warning(
+            f"The column {label} was saved in a wrong encoding: {_listed(misread)}. Export the table again, as UTF-8."
+        )
     found = [
         f"{counted({visible(name): counts[name] for name in names})} are written differently" for names in variants
     ]

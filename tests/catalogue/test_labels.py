@@ -10,6 +10,7 @@ from vlm_core.catalogue.labels import (
     label_key,
     label_variants,
     match_labels,
+    misread_names,
     missing_texts,
     normalised,
     visible,
@@ -17,6 +18,11 @@ from vlm_core.catalogue.labels import (
 
 COLUMN = pd.Series(["Shoes"] * 3 + ["shoes"] * 2 + ["SHOES", "Bags", "Home  Decor", "Home\xa0Decor", "", "nan", "N/A"])
 ODD = pd.Series(["Bags", "Bags\u200b", "1", "1.0", "1.5", "Home & Garden", "Home &amp; Garden", "Möbel", "Mo\u0308bel"])
+
+
+def test_names_in_a_wrong_encoding_are_told_from_others():
+    column = pd.Series(["MÃ¶bel", "Möbel", "Caf\N{REPLACEMENT CHARACTER}", "Été", "Shoes", "Ã", "Обувь", "5 €"])
+    assert misread_names(column) == {"MÃ¶bel": "Möbel", "Caf\N{REPLACEMENT CHARACTER}": "Caf?"}
 
 
 def test_variants_differ_by_case_and_blanks():

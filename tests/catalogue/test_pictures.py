@@ -28,6 +28,21 @@ MAKERS = pytest.mark.parametrize("make", [_folder, _zip])
 
 
 @MAKERS
+def test_pictures_beside_the_folder_of_their_table(tmp_path, make):
+    pictures = make(tmp_path, "shop/data/list.csv", "shop/photos/1.jpg")
+    table = FilePictures(pictures._files, "shop/data")
+    assert table.find("photos/1.jpg").path == table.find("1.jpg").path == "shop/photos/1.jpg"
+
+
+def test_a_table_that_is_named_itself_may_lie_in_a_folder_beside_the_pictures(tmp_path):
+    _folder(tmp_path, "data/list.csv", "Photos/1.jpg")
+    files = FolderFiles(tmp_path / "shop" / "data")
+    assert FilePictures(files, outside=True).read(FilePictures(files, outside=True).find("photos/1.JPG").path)
+    with pytest.raises(PictureMissing, match="no picture files: give the folder or zip that has both"):
+        FilePictures(files).find("photos/1.jpg")
+
+
+@MAKERS
 @pytest.mark.parametrize(
     ("cell", "file"),
     [

@@ -1,5 +1,7 @@
 """Products of a table, whatever it lies in: each id once, and what is left out is summed up."""
 
+import pytest
+
 from vlm_core.catalogue.reading import (
     FURTHER,
     Columns,
@@ -7,6 +9,7 @@ from vlm_core.catalogue.reading import (
     Record,
     Refusal,
     TableRow,
+    column_name,
     is_shortened,
     number_of,
     read_products,
@@ -60,6 +63,13 @@ def test_ids_that_a_spreadsheet_has_shortened_are_said_to_be():
     assert isinstance(first, TableRow) and second.reason.endswith("line 2: a spreadsheet has shortened both")
     assert all(map(is_shortened, ("4,00638E+12", "1E+12", "4.006381e+12")))
     assert not any(map(is_shortened, ("4006381000000", "E12", "1E12", "SHE+12")))
+
+
+@pytest.mark.parametrize(
+    "text", ["Größe  XL", " Gro\u0308ße XL ", "Größe\u00a0XL", "\ufeffGröße\nXL", "Grö\u200bße XL"]
+)
+def test_names_of_columns_are_what_is_seen_of_them(text):
+    assert column_name(text) == "Größe XL"
 
 
 def test_blank_rows_and_columns_without_a_name_are_nothing():

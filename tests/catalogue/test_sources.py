@@ -200,6 +200,16 @@ def test_paths_in_place_of_bytes_and_texts_stored_as_bytes(tmp_path):
     assert _rows(source) == {"1": "Shirt"} and _pictures(source) == {"1": b"one"}
 
 
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_what_folders_of_parquet_files_say_is_a_column(tmp_path, make):
+    names = {"1": "Home%20%26%20Garden", "2": "__HIVE_DEFAULT_PARTITION__"}
+    files = {f"shop/masterCategory={name}/part-0.parquet": _parquet([{"id": row}]) for row, name in names.items()}
+    source = _open(make(tmp_path / "partitioned", {**files, "shop/_SUCCESS": b""}))
+    with source.open_table(KAGGLE) as table:
+        rows = [row.values for row in read_products(table.table, table.columns)]
+    assert {row["id"]: row["masterCategory"] for row in rows} == {"1": "Home & Garden", "2": ""}
+
+
 @pytest.mark.parametrize("split", [True, False])
 def test_what_datasets_saves_to_disk(tmp_path, split):
     for folder, rows in (("shop/train", EMBEDDED[:1]), ("shop/test", EMBEDDED[1:])) if split else (("shop", EMBEDDED),):
@@ -237,7 +247,9 @@ def test_hugging_faces_imagefolder(tmp_path, make, form, split):
     [
         ("gone.zip", None, r"does not exist: .*Looked for /.*gone\.zip"),
         ("text.zip", b"no zip at all", "neither a folder, a zip nor a table"),
-        ("old.xls", b"x", "save it as CSV UTF-8"),
+        ("old.xls", b"\xd0\xcf\x11\xe0", "before 2007.*save the table as CSV UTF-8"),
+        ("page.xls", b"<html><table>", "a web page.*save the table as CSV UTF-8"),
+        ("new.xlsb", b"x", "save it as CSV UTF-8"),
         ("shop.tar.gz", b"x", "unpack it"),
         ("empty.zip", {}, r"holds no styles\.csv, because it is empty"),
         ("other.zip", {"a.md": b"1", "b.md": b"2"}, r"holds no styles\.csv and no other table, but 2 files with \.md"),
@@ -282,6 +294,8 @@ def test_a_workbook_called_xls_is_read_as_what_it_is(tmp_path):
         book.active.append(row)
     book.save(tmp_path / "shop.xlsx")
     assert _rows(_open((tmp_path / "shop.xlsx").rename(tmp_path / "shop.xls"))) == ROWS
+    (tmp_path / "text.xls").write_bytes(TABLE.replace(b",", b"\t"))
+    assert _rows(_open(tmp_path / "text.xls")) == ROWS
 
 
 def test_a_zip_that_is_cut_short_or_damaged(tmp_path):

@@ -264,6 +264,12 @@ def test_the_table_of_a_folder_or_zip_is_predicted_where_its_columns_are_named(p
     assert "deep/c" in [picture.id for picture in pictures]
 
 
+def test_text_that_is_called_a_workbook_is_a_table(photos):
+    (photos / "export.xls").write_text((photos / "table.csv").read_text().replace(",", "\t"))
+    pictures = find_pictures([str(photos / "export.xls")], "id", "photo", photos)
+    assert [picture.id for picture in pictures] == ["1", "2", "3"]
+
+
 def test_a_zip_within_a_zip_is_named(photos, tmp_path):
     with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
         archive.write(photos.with_suffix(".zip"), "photos.zip")

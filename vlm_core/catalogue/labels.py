@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import pandas as pd
@@ -50,6 +51,21 @@ def label_variants(column: pd.Series[str]) -> list[tuple[str, ...]]:
 def missing_texts(column: pd.Series[str]) -> tuple[str, ...]:
     """Return the names that say that there is none, such as nan or N/A, the most frequent first."""
     return tuple(name for name in _by_frequency(column) if name and label_key(name) in MISSING)
+
+
+def misread_names(column: pd.Series[str]) -> dict[str, str]:
+    """Return the names that were read in a wrong encoding before they came into the table, and what they seem to be.
+
+    UTF-8 that was read as Windows' Latin letters can be told (MÃ¶bel: Möbel); a lost letter is a question mark.
+    """
+    found = {}
+    for name in _by_frequency(column):
+        if "\N{REPLACEMENT CHARACTER}" in name:
+            found[name] = name.replace("\N{REPLACEMENT CHARACTER}", "?")
+        elif not name.isascii():
+            with suppress(UnicodeError):
+                found[name] = name.encode("cp1252").decode()
+    return found
 
 
 def normalised(column: pd.Series[str]) -> pd.Series[str]:

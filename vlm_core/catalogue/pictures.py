@@ -68,7 +68,7 @@ class Pictures(Protocol):
 
 
 class FilePictures:
-    """Pictures that are files of a folder or zip, looked for from the folder `top` of the table, then from the first.
+    """Pictures that are files of a folder or zip, looked for from the folder `top` of the table, then from those above.
 
     Only with `outside` may a cell lead out of the files, as in a table of the user's own.
     """
@@ -78,7 +78,7 @@ class FilePictures:
         self._top = top
         self._start = f"{top}/" if top else ""
         self._outside = outside
-        self._from_root = FilePictures(files) if top else None  # for a table that lies beside the pictures' folder
+        self._from_above = FilePictures(files, posixpath.dirname(top)) if top else None  # pictures beside the folder
         self._real_folders: dict[str, str | None] = {}
         self._inner_folders: dict[str, dict[str, list[str]]] = {}
         self._names: dict[str, _Names] = {}
@@ -124,9 +124,11 @@ class FilePictures:
         for spelling in dict.fromkeys((path, without_query, unquote(path), unquote(without_query))):
             if (found := self._match_anywhere(spelling)) is not None:
                 return found
-        if self._from_root:
+        if self._outside and "/" in path and (found := self._match(posixpath.join(self._top, "..", path))) is not None:
+            return found
+        if self._from_above:
             with suppress(PictureMissing):
-                return self._from_root.find(path).path
+                return self._from_above.find(path).path
         raise PictureMissing(self._explain(path))
 
     def _match_anywhere(self, path: str) -> str | None:
@@ -207,10 +209,14 @@ class FilePictures:
                 f"the path {_shown(path)} leads out of {self._files.name}, of which only the files inside are read: "
                 "only a table that is named itself may lead out of its folder"
             )
-        example = f", which has {_shown(self._example)}" if self._example else ", which has no picture files"
-        if not self._example and self._inner_zip:
-            example += f" but another zip, {_shown(self._inner_zip)}: unpack it, so that its pictures lie in a folder"
-        return f"there is no {_shown(tried)} in {self._files.name}{example}"
+        if self._example:
+            example = f"has {_shown(self._example)}"
+        elif self._inner_zip:
+            zipped = _shown(self._inner_zip)
+            example = f"has no picture files but another zip, {zipped}: unpack it, so that its pictures lie in a folder"
+        else:
+            example = "has no picture files: give the folder or zip that has both the table and the pictures"
+        return f"there is no {_shown(tried)} in {self._files.name}, which {example}"
 
     @cached_property
     def _example(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
@@ -136,6 +137,14 @@ def place(line: int, sheet: str) -> str:
 def number_of(count: int, one: str, many: str = "") -> str:
     """Return a number with the word for one or for many, which ends in s unless it is given."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def column_name(text: str) -> str:
+    """Return a column's name in composed letters, without invisible ones, and with one blank for any blanks."""
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
+    seen = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", seen).split())
 
 
 def plain_id(text: str) -> str:

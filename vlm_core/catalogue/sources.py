@@ -36,7 +36,7 @@ from vlm_core.catalogue.containers.zip_files import ZipFiles
 from vlm_core.catalogue.downloading import DOWNLOADS, DownloadedPictures
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.parts import part_of_file, part_order
-from vlm_core.catalogue.pictures import IMAGES, FilePictures, Pictures
+from vlm_core.catalogue.pictures import IMAGES, FilePictures, Pictures, address_of
 from vlm_core.catalogue.reading import Columns, Record, Table, TableRow, number_of, read_products
 from vlm_core.catalogue.zips import BROKEN_ENTRY, is_workbook, starts_as_zip
 from vlm_core.errors import UserError
@@ -51,6 +51,7 @@ MOST_STATE_BYTES: Final = 10_000_000  # of what `datasets` says of a split
 TEXT: Final = (".csv", ".tsv", ".tab", ".txt")
 JSON: Final = (".jsonl", ".ndjson", ".json")
 WORKBOOK: Final = (".xlsx", ".xlsm")
+OLD_WORKBOOK: Final = ".xls"  # as programs also call text and workbooks of today
 PARQUET: Final = (".parquet", ".pq")
 ARROW: Final = ".arrow"
 PACKED: Final[dict[str, Callable[[BinaryIO], IO[bytes]]]] = {
@@ -61,7 +62,7 @@ TABLES: Final = (*TEXT, *JSON, *WORKBOOK, *PARQUET)
 UNSURE: Final = (".txt", ".json")  # as those of a README or of settings
 READABLE: Final = "a folder, a zip, or a table (CSV, TSV, JSON lines, Parquet or Excel workbook)"
 _FOREIGN: Final = {
-    ".xls .xlsb .ods .numbers": "a workbook in a format that is not read: save it as CSV UTF-8",
+    ".xlsb .ods .numbers": "a workbook in a format that is not read: save it as CSV UTF-8",
     ".tar .tgz .7z .rar .xz .zst": "an archive that is not read in place: unpack it, and give the folder",
     ".pkl .pickle .npz .npy .h5 .feather .db .sqlite": "not read: save the table as CSV or Parquet",
 }
@@ -108,6 +109,8 @@ def open_source(data: str, root: Path) -> Source:
 
         return open_place((fetch_kaggle if data == "kaggle" else fetch_hf)(root))
     path = Path(data).expanduser()
+    if not path.exists() and address_of(data):
+        raise UserError(f"data={data} is a web address: download the file, and give its path.")
     if not path.exists():
         raise UserError(
             f"data={data} does not exist: give {READABLE}, or sample, kaggle or hf. Looked for {path.absolute()}."
@@ -133,7 +136,7 @@ def open_place(path: Path) -> Source:
         return _of_arrow(table, FilePictures(FolderFiles(path.parent), outside=True))
     if ending in TABLES:
         return _of_file(FolderFiles(path.parent), path.name, outside=True)
-    if is_workbook(path):
+    if is_workbook(path) or ending == OLD_WORKBOOK:
         return _of_file(FolderFiles(path.parent), path.name, outside=True)
     if zipfile.is_zipfile(path):
         return _in_files(ZipFiles(path), path.name)
@@ -197,7 +200,8 @@ def open_table_file(files: Files, path: str, columns: Columns) -> tuple[Table, C
         raw = TableBytes(PACKED[packing](file) if packing else file, name)
     stream = io.BufferedReader(raw, 1 << 16)
     needed = frozenset(columns.needed().values())
-    if ending not in (*TEXT, *JSON):  # a workbook, whatever it is called
+    is_text = ending in TEXT or (ending == OLD_WORKBOOK and not stream.peek(2).startswith(b"PK"))
+    if not is_text and ending not in JSON:  # a workbook, whatever it is called
         copy = tempfile.TemporaryFile()  # noqa: SIM115  # the workbook closes it
         shutil.copyfileobj(stream, copy)
         copy.seek(0)
@@ -338,7 +342,7 @@ def _tables(paths: Sequence[str], endings: Sequence[str]) -> list[str]:
 
 def is_table(path: str) -> bool:
     """Return whether a path has the ending of a table."""
-    return _endings(path)[0] in TABLES
+    return _endings(path)[0] in (*TABLES, OLD_WORKBOOK)
 
 
 def _top_of_image_folder(pictures: Sequence[str]) -> str | None:

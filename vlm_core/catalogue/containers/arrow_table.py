@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote
 
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.json_lines import cell_text
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH: Final = 64
 _CALLED: Final = ("image", "img", "pic", "photo", "jpg", "jpeg", "png", "bytes")  # columns of pictures
+_NO_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"  # what stands for an empty cell
 _ROW: Final = "row "  # how a picture in the table itself is named
 SHARDS: Final = b"vlm_shards"  # in the metadata of a schema
 PATH, PROBLEM = "path", "problem"  # beside a picture's bytes in shards: its cell, and why it is missing
@@ -51,9 +53,11 @@ class ArrowTable:
         self.name, self.state = name, _state(files.values())
         self.notes: list[str] = []
         self._stored = tuple(schema.names)
-        self._parts = {file: part_of_file(file) for file in files}
-        told = len(set(self._parts.values())) > 1 and PART not in self._stored
-        self._own_names = (*self._stored, *([PART] if told else []))
+        self._told = {file: {PART: part_of_file(file), **_partitions(file)} for file in files}
+        told = dict.fromkeys(name for values in self._told.values() for name in values if name not in self._stored)
+        if len({values[PART] for values in self._told.values()}) == 1:
+            told.pop(PART, None)
+        self._own_names = (*self._stored, *told)
         self.names = list(self._own_names)
         self._files, self._schema = files, schema
         self.picture = _picture_column(schema)
@@ -91,7 +95,8 @@ class ArrowTable:
         line = self._before
         for file, batch in self._batches(columns):
             values = {name: self._texts(name, batch.column(name)) for name in wanted}
-            values.setdefault(PART, [self._parts[file]] * batch.num_rows)
+            for name in self._own_names[len(self._stored) :]:
+                values[name] = [self._told[file].get(name, "")] * batch.num_rows
             found = batch.column(self.picture) if self.picture in batch.schema.names else None
             for place in range(batch.num_rows):
                 line += 1
@@ -256,6 +261,12 @@ class naming:  # noqa: N801  # read as a statement
         if isinstance(error, OSError | pa.ArrowException):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{self._path} cannot be read ({reason}): give a whole file.") from None
+
+
+def _partitions(file: str) -> dict[str, str]:
+    """Return what the folders around a file say of its rows, as Spark and pandas write them: kind=Shoes/0.parquet."""
+    pairs = (folder.partition("=") for folder in file.split("/")[:-1] if "=" in folder)
+    return {name: "" if value == _NO_PARTITION else unquote(value) for name, _, value in pairs}
 
 
 def _state(paths: Iterable[Path]) -> str:

@@ -32,6 +32,7 @@ class JsonLines:
         self._objects = self._read()
         self._first = list(islice(self._objects, OBJECTS_FOR_NAMES))
         self.names = list(dict.fromkeys(key for _, found in self._first if isinstance(found, dict) for key in found))
+        self._keys = list(self.names)
         if not self.names:
             raise UserError(f"{name} holds no JSON objects: give one object a line, or a list of them.")
 
@@ -50,7 +51,7 @@ class JsonLines:
         if not isinstance(found, dict):
             return Refusal(line, found if isinstance(found, str) else "not a JSON object")
         try:
-            return Record(line, [cell_text(found.get(name)) for name in self.names])
+            return Record(line, [cell_text(found.get(key)) for key in self._keys])
         except RecursionError:
             return Refusal(line, "nested too deeply")
 

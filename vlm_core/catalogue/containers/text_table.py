@@ -15,7 +15,7 @@ from itertools import islice
 from typing import BinaryIO, Final
 
 from vlm_core.catalogue.containers.text_lines import QUOTED, TextLines
-from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, id_index
+from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, column_name, id_index
 from vlm_core.errors import UserError
 
 DELIMITERS: Final = ("\t", ";", "|", ",")  # the first of those that fit equally well
@@ -171,7 +171,7 @@ class TextTable:
 
     def _read_names(self) -> list[str]:
         _, cells = next(self._records(0, 0), (0, [""]))
-        names = [cell.strip().lstrip("\ufeff") for cell in cells]
+        names = list(map(column_name, cells))
         while names and not names[-1]:
             names.pop()
             self._unnamed += 1
@@ -276,7 +276,7 @@ def _unguarded(cell: str) -> str:
 
 
 def _names(cells: Sequence[str]) -> set[str]:
-    return {cell.strip(' "\r\n\ufeff') for cell in cells}
+    return {column_name(cell.strip(' "\r\n\ufeff')) for cell in cells}
 
 
 def _count(line: str, delimiter: str) -> int:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from vlm_core.catalogue.containers.json_lines import cell_text
-from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal
+from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, column_name
 from vlm_core.errors import MissingExtra, UserError
 
 MOST_UNPACKED_BYTES: Final = 500_000_000
@@ -99,7 +99,7 @@ class Workbook:
     def _named(self, sheet: Any, line: int) -> _Sheet:
         """Return a sheet whose columns are named in its first line with cells from `line` on. Raises UserError."""
         rows = islice(self._read(sheet), line - 1, None)
-        names = next((cells for _, cells in rows if any(cells)), [])
+        names = list(map(column_name, next((cells for _, cells in rows if any(cells)), [])))
         while names and not names[-1]:
             names.pop()
         if not names:
@@ -111,7 +111,7 @@ class Workbook:
     def _lines_with(self, needed: set[str], sheet: Any) -> Iterator[int]:
         """Yield the lines near the top of a sheet that have all of these names."""
         for line, cells in islice(self._read(sheet), MOST_ABOVE_NAMES):
-            if needed and needed.issubset(cells):
+            if needed and needed.issubset(map(column_name, cells)):
                 yield line
 
     def _read(self, sheet: Any) -> Iterator[tuple[int, list[str]]]:
