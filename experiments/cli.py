@@ -15,11 +15,14 @@ from vlm_core.tracking.signals import STOPPED, catching
 
 _MAKE_ROOM: Final = "Free some space there, then start again."
 _MAKE_WRITABLE: Final = "Make its folder writable, or choose another place."
+_CHOOSE: Final = "Choose another place."
 _WAYS_OUT: Final = {
     errno.ENOSPC: _MAKE_ROOM,
     errno.EDQUOT: _MAKE_ROOM,
     errno.EACCES: _MAKE_WRITABLE,
     errno.EROFS: _MAKE_WRITABLE,
+    errno.ENOTDIR: _CHOOSE,
+    errno.ENAMETOOLONG: _CHOOSE,
 }
 
 

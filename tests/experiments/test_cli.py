@@ -36,6 +36,11 @@ def _run(error: BaseException | None) -> int:
             "error: a.csv cannot be written: No space left on device. Free some space there, then start again.\n",
         ),
         (
+            OSError(errno.ENOTDIR, "Detail", "file/out"),
+            1,
+            "error: file/out cannot be written: Not a directory. Choose another place.\n",
+        ),
+        (
             OSError(errno.EACCES, "Denied"),
             1,
             "error: A file cannot be written: Permission denied. Make its folder writable, or choose another place.\n",
