@@ -178,11 +178,24 @@ def short_id(run_id: str) -> str:
     return run_id[:6]
 
 
-def best_run(leaderboard: Leaderboard, *, excluding: str = "") -> str:
-    """Return the id of the best honest run, not of model `excluding`, of the largest test set; "" without one."""
+def best_run(leaderboard: Leaderboard, *, to_explain: bool = False) -> str:
+    """Return the id of the best honest run of the largest test set; "" without one.
+
+    One `to_explain` has attention over images: it is no baseline, and reads no texts.
+    """
     key = largest_test_set(leaderboard)
-    ranked = (row for row in leaderboard.rows if row["set"] == key and row.get("rank") and row["model"] != excluding)
-    return next((row["run_id"] for row in ranked), "")
+    ranked = (row for row in leaderboard.rows if row["set"] == key and row.get("rank"))
+    suiting = (row for row in ranked if not to_explain or (row["model"] != "baseline" and not row.get("reads_texts")))
+    return next((row["run_id"] for row in suiting), "")
+
+
+def training_seconds(row: Mapping[str, Any]) -> float | None:
+    """Return a run's training time, frozen layers counted as if nothing had come from the feature cache.
+
+    Of a run that did not log what did, that is what it took; None if it was not trained.
+    """
+    seconds = row.get(COSTS["train"][0], row.get(TRAIN_SECONDS))
+    return None if seconds is None else float(seconds)
 
 
 def _described(row: Mapping[Any, Any]) -> list[str]:
@@ -200,6 +213,7 @@ def _fields(table: pd.DataFrame) -> pd.DataFrame:
     seconds = pd.to_numeric(_column(table, TRAIN_SECONDS), errors="coerce")
     fields["train_partial"] = (fields["train"].isna() & seconds.notna()).map({True: True, False: None})
     fields["train"] = fields["train"].fillna(seconds)
+    fields["reads_texts"] = _column(table, "params.inputs").isin(["text", "image+text"]).map({True: True, False: None})
     fields["lost"] = fields["lost"].eq(True).map({True: True, False: None})
     fields["started"] = table["started"]
     fields["set"] = (

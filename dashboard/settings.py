@@ -15,7 +15,17 @@ _STEPS: Final = (
     *("augmentation", "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "clip_norm", "patience"),
     *("views", "cache_gib", "cache_precision", "prefix", "readout"),
 )
-_WEIGHTS: Final = ("checkpoint", "weights", "image_size", "mode", "objective", "threads", "device")
+_WEIGHTS: Final = (
+    "checkpoint",
+    "weights",
+    "image_size",
+    "mode",
+    "objective",
+    "threads",
+    "device",
+    "resize",
+    "precision",
+)
 _OF_MODES: Final = {"blocks": ("last-blocks", "lora", "lp-ft"), "lora_rank": ("lora",)}  # the only ones that read them
 
 
@@ -44,6 +54,7 @@ def preset_settings(row: Mapping[str, Any]) -> dict[str, str]:
     kind, mode = str(row.get("tags.weights_source", "")).split(":")[0], str(row.get("params.mode", ""))
     suiting = {**SUITING.get(kind, {}), **(HEAD if mode == "probe" else {})}
     chosen = {"mode": mode} if preset.mode == "auto" else {}
+    chosen["resize"] = str(row.get("params.resize", "")) if mode == "zero-shot" else "stretch"  # as auto does
     return preset.model_copy(update={**suiting, **chosen}).to_params()
 
 

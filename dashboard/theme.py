@@ -15,6 +15,7 @@ SERIES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 DASHES: Final = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SEQUENTIAL: Final = ((0.0, "#F4F7FB"), (0.25, "#C6DBEF"), (0.5, "#7FB2DA"), (0.75, "#3182BD"), (1.0, "#08519C"))
 DIVERGING: Final = ((0.0, "#B35806"), (0.25, "#F1A340"), (0.5, "#F7F7F7"), (0.75, "#67A9CF"), (1.0, "#2166AC"))
+_FEW_STEPS: Final = 8  # of an axis of whole numbers, each of which has a tick
 FONT: Final = "Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 MANTINE: Final[dict[str, Any]] = {
@@ -51,6 +52,11 @@ def layout(**settings: Any) -> dict[str, Any]:
         "yaxis": {"zeroline": False, "automargin": True, "title": {"font": {"size": 13}}},
     }
     return _merged(base, settings)
+
+
+def whole_numbers(last: int) -> dict[str, Any]:
+    """Return what keeps an axis that ends at `last` from naming halves, as Plotly does where it has room for them."""
+    return {"dtick": 1} if last <= _FEW_STEPS else {}
 
 
 def no_data(text: str) -> go.Figure:

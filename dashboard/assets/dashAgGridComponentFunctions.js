@@ -19,7 +19,7 @@ const heatColour = (value) => {
 dagcomponentfuncs.BandHeading = function (props) {
   const { heading, count, leaks } = props.data;
   return make("div", { className: "band" + (leaks ? " leaking" : ""), role: "gridcell" },
-    make("span", { className: "truncate" }, heading),
+    make("span", { className: "title", title: heading }, heading),
     leaks ? make("span", { className: "tag" }, "leaking") : null,
     make("span", { className: "count" }, count === 1 ? "1 run" : count + " runs"));
 };

@@ -39,9 +39,11 @@ def coverage_curves(styles: Sequence[RunStyle], predictions: Sequence[Prediction
                 x=_STEPS,
                 y=points[:, column],
                 mode="lines",
-                name=f"{plain_text(style.name)}: {name}",
+                name=plain_text(style.name),
+                legendgroup=style.name,
+                showlegend=dash == "solid",
                 line={"color": style.colour, "dash": dash, "width": 2},
-                hovertemplate="threshold %{x:.2f}<br>%{y:.1%}<extra></extra>",
+                hovertemplate="threshold %{x:.2f}<br>" + name + " %{y:.1%}",
             )
     figure.update_layout(
         **layout(

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, layout, no_data, plain_text
+from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, layout, no_data, plain_text, whole_numbers
 from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.families import family_of
 
@@ -47,7 +47,7 @@ def curves(styles: Sequence[RunStyle], epochs: Sequence[Sequence[dict[str, Any]]
     """Return validation loss and macro-F1 of each run over its epochs."""
     if not any(epochs):
         return no_data("None of these runs was trained in epochs")
-    figure = make_subplots(cols=2, horizontal_spacing=0.2)
+    figure = make_subplots(cols=2, subplot_titles=("validation loss, nats", "validation macro-F1"))
     for style, entries in zip(styles, epochs, strict=True):
         for column, name in enumerate(("overall_loss", "macro_f1"), start=1):
             figure.add_scatter(
@@ -61,11 +61,11 @@ def curves(styles: Sequence[RunStyle], epochs: Sequence[Sequence[dict[str, Any]]
                 row=1,
                 col=column,
             )
-    figure.update_layout(**layout())
-    figure.update_xaxes(title_text="epoch", zeroline=False, title_font_size=13, tickformat="d")
-    figure.update_yaxes(zeroline=False, title_font_size=13)
-    figure.update_yaxes(title_text="validation loss, nats", col=1)
-    figure.update_yaxes(title_text="validation macro-F1", col=2)
+    figure.update_layout(**layout(margin={"t": 64}, legend={"y": 1.12}))
+    figure.update_annotations(font_size=13)
+    last = max(int(entry["epoch"]) for entries in epochs for entry in entries)
+    figure.update_xaxes(title_text="epoch", zeroline=False, title_font_size=13, **whole_numbers(last))
+    figure.update_yaxes(zeroline=False)
     return figure
 
 
@@ -127,7 +127,8 @@ def confusions(styles: Sequence[RunStyle], evaluations: Sequence[Evaluation]) ->
         heat = _heat(share, evaluation.categories, ".0%", 0.0, 1.0, SEQUENTIAL)
         figure.add_trace(heat, row=place // columns + 1, col=place % columns + 1)
     figure.update_layout(**layout(margin={"t": 32}))
-    figure.update_xaxes(showgrid=False, tickangle=-35, automargin=True)
+    widest = max(len(evaluation.categories) for evaluation in evaluations)
+    figure.update_xaxes(showgrid=False, tickangle=_angle(widest), automargin=True)
     figure.update_yaxes(showgrid=False, autorange="reversed", automargin=True)
     return figure
 
@@ -139,7 +140,11 @@ def confusion_difference(a: Evaluation, b: Evaluation) -> go.Figure:
     figure = go.Figure(_heat(values, a.categories, "+.0%", -top, top, DIVERGING))
     figure.update_layout(
         **layout(
-            xaxis={"showgrid": False, "tickangle": -35, "title": {"text": "predicted category"}},
+            xaxis={
+                "showgrid": False,
+                "tickangle": _angle(len(a.categories)),
+                "title": {"text": "predicted category"},
+            },
             yaxis={"showgrid": False, "autorange": "reversed", "title": {"text": "true category"}},
         )
     )
@@ -153,6 +158,11 @@ def agreement(names: Sequence[str], shares: NDArray[np.float64]) -> go.Figure:
     return figure
 
 
+def _angle(categories: int) -> int:
+    """Return how names below a matrix are turned: where they stand close, slanted ones would cover each other."""
+    return -35 if categories <= MOST_NUMBERS else -90
+
+
 def _row_share(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
 
@@ -160,6 +170,7 @@ def _row_share(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 def _heat(
     values: NDArray[np.float64], names: Sequence[str], form: str, low: float, high: float, colours: Any
 ) -> go.Heatmap:
+    few = len(names) <= MOST_NUMBERS
     return go.Heatmap(
         z=values,
         x=[plain_text(name) for name in names],
@@ -168,8 +179,8 @@ def _heat(
         zmax=high,
         colorscale=colours,
         showscale=False,
-        xgap=2,
-        ygap=2,
-        texttemplate=f"%{{z:{form}}}" if len(names) <= MOST_NUMBERS else "",
+        xgap=2 if few else 0,  # between hundreds of cells, a gap is wider than a cell
+        ygap=2 if few else 0,
+        texttemplate=f"%{{z:{form}}}" if few else "",
         hovertemplate=f"%{{y}} → %{{x}}<br>%{{z:{form}}}<extra></extra>",
     )

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DIVERGING, SEQUENTIAL, layout, plain_text
+from dashboard.theme import DIVERGING, SEQUENTIAL, layout, plain_text, whole_numbers
 from vlm_core.evaluation.calibration import ReliabilityBin
 from vlm_core.evaluation.subgroups import Subgroup
 
@@ -20,8 +20,8 @@ _GREY: Final = "#8A8F98"
 
 def learning_curves(epochs: Sequence[Mapping[str, Any]], colour: str) -> go.Figure:
     """Return loss and macro-F1 over the epochs of a training log, training dotted and validation solid."""
-    figure = make_subplots(cols=2, horizontal_spacing=0.2)
-    for column, (name, title) in enumerate((("overall_loss", "loss, nats"), ("macro_f1", "macro-F1")), start=1):
+    figure = make_subplots(cols=2, subplot_titles=("loss, nats", "macro-F1"))
+    for column, name in enumerate(("overall_loss", "macro_f1"), start=1):
         for part, dash in (("training", "dot"), ("validation", "solid")):
             figure.add_scatter(
                 x=[entry["epoch"] for entry in epochs],
@@ -33,10 +33,11 @@ def learning_curves(epochs: Sequence[Mapping[str, Any]], colour: str) -> go.Figu
                 row=1,
                 col=column,
             )
-        figure.update_yaxes(title_text=title, row=1, col=column)
-    figure.update_layout(**layout())
-    figure.update_xaxes(title_text="epoch", zeroline=False, title_font_size=13, tickformat="d")
-    figure.update_yaxes(zeroline=False, title_font_size=13)
+    figure.update_layout(**layout(margin={"t": 64}, legend={"y": 1.1}))
+    figure.update_annotations(font_size=13)
+    last = max((int(entry["epoch"]) for entry in epochs), default=0)
+    figure.update_xaxes(title_text="epoch", zeroline=False, title_font_size=13, **whole_numbers(last))
+    figure.update_yaxes(zeroline=False)
     return figure
 
 
@@ -67,15 +68,15 @@ def confusion(
             zmax=limits[1],
             colorscale=colours,
             texttemplate=numbers,
-            xgap=2,
-            ygap=2,
+            xgap=2 if numbers else 0,  # between hundreds of cells, a gap is wider than a cell
+            ygap=2 if numbers else 0,
             showscale=not numbers,
             hovertemplate=f"true %{{y}}<br>predicted %{{x}}<br>%{{z:{form}}}<extra></extra>",
         )
     )
     figure.update_layout(
         **layout(
-            xaxis={"title": {"text": "predicted category"}, "showgrid": False, "tickangle": -35},
+            xaxis={"title": {"text": "predicted category"}, "showgrid": False, "tickangle": -35 if numbers else -90},
             yaxis={"title": {"text": "true category"}, "showgrid": False, "autorange": "reversed"},
         )
     )
@@ -97,6 +98,7 @@ def reliability(curve: Sequence[ReliabilityBin], colour: str) -> go.Figure:
         line={"color": colour, "width": 2},
         marker={"size": 8},
         name="this run",
+        cliponaxis=False,
         customdata=[part.n for part in filled],
         hovertemplate="confidence %{x:.2f}<br>accuracy %{y:.1%}<br>%{customdata} products<extra></extra>",
         row=1,
@@ -140,6 +142,7 @@ def subgroups(groups: Sequence[Subgroup], colour: str, overall: float) -> go.Fig
             "size": 10,
             "symbol": ["circle-open" if group.n < 20 else "circle" for group in groups],
         },
+        cliponaxis=False,
         hovertemplate="%{y}<br>accuracy %{x:.1%}<extra></extra>",
     )
     figure.update_layout(

@@ -11,7 +11,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from dashboard.searches import Search, Trial
-from dashboard.theme import layout, no_data, plain_text
+from dashboard.theme import layout, no_data, plain_text, whole_numbers
 
 _SYMBOLS: Final = {"complete": "circle", "pruned": "x", "running": "circle-open", "failed": "triangle-down"}
 _GREY: Final = "#8A8F98"
@@ -44,7 +44,8 @@ def history(search: Search, colour: str) -> go.Figure:
             )
     figure.update_layout(
         **layout(
-            xaxis={"title": {"text": "trial"}, "tickformat": "d"}, yaxis={"title": {"text": "validation macro-F1"}}
+            xaxis={"title": {"text": "trial"}, **whole_numbers(len(search.trials))},
+            yaxis={"title": {"text": "validation macro-F1"}},
         )
     )
     return figure

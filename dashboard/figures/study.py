@@ -23,7 +23,12 @@ from vlm_core.study.report_contents import (
 )
 from vlm_core.study.results import CalibrationRow, CostRow, LeakRow, RobustnessRow
 
-WIDE_PLOTS: Final = (LeakPlot, RobustnessPlot, FaithfulnessPlot)  # scroll by themselves on a narrow screen
+WIDE_PLOTS: Final = (
+    IntervalPlot,
+    LeakPlot,
+    RobustnessPlot,
+    FaithfulnessPlot,
+)  # scroll by themselves on a narrow screen
 _PIXELS_PER_ROW: Final = 30
 _GREY: Final = "#8A8F98"
 

@@ -71,9 +71,7 @@ class AttentionPanel:
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page, with the picture and the models that the address names."""
     view = runs.view()
-    models = parse_list(query.get("models")) or [
-        name for name in [best_run(view.leaderboard, excluding="baseline")] if name
-    ]
+    models = parse_list(query.get("models")) or [name for name in [best_run(view.leaderboard, to_explain=True)] if name]
     return html.Div(
         [
             page_header("Attention", "See which parts of an image each model's prediction depends on, side by side."),

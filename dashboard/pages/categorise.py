@@ -229,6 +229,11 @@ def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Com
         select,
         html.Div([dmc.Text("Predict “Unknown Category” below this confidence", size="sm", fw=500), slider]),
         dmc.Text(id="categorise-coverage-note", size="sm"),
+        dmc.Text(
+            "Solid: coverage, the share of products with a prediction. Dotted: accuracy when answered.",
+            size="xs",
+            c="dimmed",
+        ),
         graph("categorise-coverage", {"data": [], "layout": {}}, "Coverage and accuracy at each threshold", 280),
     )
 

@@ -46,7 +46,7 @@ from dashboard.figures.compare import (
     confusions,
     curves,
 )
-from dashboard.leaderboard import SCORE, run_choices
+from dashboard.leaderboard import SCORE, run_choices, training_seconds
 from dashboard.leaks import leak_of_run
 from dashboard.live import duration
 from dashboard.pictures import has_pictures, picture_address
@@ -253,20 +253,22 @@ def _cards(comparison: RunComparison, choices: Mapping[str, str | None]) -> Comp
 
 def _run_card(run: ComparedRun) -> Component:
     row, score = run.row, run.evaluation.macro_f1
-    seconds = row.get("metrics.train_seconds")
+    seconds = training_seconds(row)
     seed = f"seed {row.get('params.seed')}"
-    facts = (row.get("params.model"), row.get("params.mode"), row.get("tags.weights_source"), seed)
+    model = str(row.get("params.model", ""))
+    of_network = () if model == "baseline" else (row.get("params.mode"), row.get("tags.weights_source"))
+    facts = (model, *of_network, seed)
     leaking = leak_badge() if row.get("tags.leaking") != "false" else None
     name = dcc.Link(run.style.name, href=f"/run?run={run.run_id}", className="cell-link")
     small: dict[str, Any] = {"size": "xs", "c": "dimmed", "className": "numbers"}
     scores = [
         dmc.Text(f"{score.value:.3f}", size="xl", fw=650, className="numbers"),
         dmc.Text(f"macro-F1, {score.low:.3f} to {score.high:.3f}", **small),
-        dmc.Text(f"{duration(seconds)} training" if seconds else "", **small),
+        dmc.Text("" if seconds is None else f"{duration(seconds)} training", **small),
     ]
     return dmc.Paper(
         [
-            dmc.Group([family_dot(str(row.get("params.model", ""))), dmc.Text(name, fw=600), leaking], gap="xs"),
+            dmc.Group([family_dot(model), dmc.Text(name, fw=600), leaking], gap="xs"),
             dmc.Text(" · ".join(str(fact) for fact in facts if fact), size="xs", c="dimmed", mt=4),
             dmc.Group(scores, gap="sm", align="baseline", mt="xs"),
         ],

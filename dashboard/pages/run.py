@@ -35,7 +35,7 @@ from dashboard.components import (
 )
 from dashboard.extensions import extension_of_run
 from dashboard.figures.run import confusion, learning_curves, reliability, subgroups
-from dashboard.leaderboard import SCORE
+from dashboard.leaderboard import SCORE, training_seconds
 from dashboard.leaks import leak_of_run
 from dashboard.live import LIVE, LOST, duration
 from dashboard.pages.run_tables import category_table, interval_text, levels_card, long_tail_card, subsets_card
@@ -432,7 +432,7 @@ def _mistakes_gallery(runs: Runs, row: Mapping[str, Any], evaluation: Evaluation
                 html.Figcaption(
                     [
                         *("true ", html.B(true), "\npredicted ", html.B(predicted, className="incorrect")),
-                        f"\nconfidence {confidence:.0%} · {product}",
+                        f"\nconfidence {confidence:.0%}\n{product}",
                     ],
                     className="lines",
                 ),
@@ -448,8 +448,8 @@ def _mistakes_gallery(runs: Runs, row: Mapping[str, Any], evaluation: Evaluation
 
 def _training_time(row: Mapping[str, Any]) -> str:
     """Return the run's training time as the leaderboard counts it."""
-    seconds = row.get("metrics.train_seconds_full", row.get("metrics.train_seconds"))
-    return "–" if seconds is None else duration(float(seconds))
+    seconds = training_seconds(row)
+    return "–" if seconds is None else duration(seconds)
 
 
 def _training_note(row: Mapping[str, Any]) -> str:

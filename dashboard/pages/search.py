@@ -35,8 +35,6 @@ NAME: Final = "Hyperparameter search"
 PATH: Final = "/search"
 ICON: Final = "search"
 IN_NAVIGATION: Final = True
-# numbers stay numbers, so that they sort as such
-_FOUR_DIGITS: Final = {"valueFormatter": {"function": "params.value == null ? '–' : d3.format('.4~g')(params.value)"}}
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
@@ -126,6 +124,7 @@ def _tiles(search: Search) -> Component:
     }
     best = search.best
     settings = ", ".join(f"{name} {_format(value)}" for name, value in best.settings.items()) if best else ""
+    settings = f"best: {settings}" if settings else ""
     tiles = [
         number_tile(
             "Best validation macro-F1", f"{best.score:.4f}" if best else "–", f"trial {best.number}" if best else ""
@@ -212,10 +211,21 @@ def _trials_card(search: Search) -> Component:
     columns: list[dict[str, Any]] = [
         {"field": "trial", "headerName": "Trial", "cellRenderer": "RunLink", "minWidth": 110},
         {"field": "state", "headerName": "State", "minWidth": 110},
-        {"field": "score", "headerName": "Validation macro-F1", "initialSort": "desc", "minWidth": 170},
-        {"field": "ms", "headerName": "Latency, ms per image", "minWidth": 170},
+        {
+            "field": "score",
+            "headerName": "Validation macro-F1",
+            "initialSort": "desc",
+            "minWidth": 230,
+            **_shown_as(".4f"),
+        },
+        {"field": "ms", "headerName": "Latency, ms per image", "minWidth": 230, **_shown_as(".2f")},
         *(
-            {"field": f"setting_{name}", "headerName": name, "minWidth": 130, **(_FOUR_DIGITS if is_number else {})}
+            {
+                "field": f"setting_{name}",
+                "headerName": name,
+                "minWidth": 130,
+                **(_shown_as(".4~g") if is_number else {}),
+            }
             for name, is_number in _numeric(search).items()
         ),
     ]
@@ -232,6 +242,11 @@ def _trials_card(search: Search) -> Component:
     return card(
         "Trials", html.Div(grid, role="region", **aria(label="Trials")), note="Each trial's name links to its run."
     )
+
+
+def _shown_as(form: str) -> dict[str, Any]:
+    """Return what shows a column's numbers in a format of d3's, and a dash where there is none."""
+    return {"valueFormatter": {"function": f"params.value == null ? '–' : d3.format('{form}')(params.value)"}}
 
 
 def _numeric(search: Search) -> dict[str, bool]:

@@ -20,6 +20,7 @@ import numpy as np
 from flask.testing import FlaskClient
 
 from dashboard.runs import Runs
+from tests.stores import ROOT
 
 EPOCHS: Final = 10
 CATEGORIES: Final = ("accessories", "apparel", "footwear", "free_items", "personal_care")
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="",
         help="instead: comma-separated run ids of this folder, whose models predict 500 uploads",
     )
+    parser.add_argument("--code", type=Path, help="instead: a checkout with a .venv, whose dashboard the browser opens")
     options = parser.parse_args(arguments)
     if options.categorise:
         _categorise(options.categorise.split(","))
@@ -50,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     uri = f"sqlite:///{options.folder.resolve()}/mlflow.db"
     _fill(uri, options.folder.resolve(), options.runs)
-    rows = [*_search(uri, options.runs), *_server(uri, options.folder), *_browser(uri, options.folder)]
+    if options.code:
+        code = options.code.resolve()
+        rows = _browser(uri, code / ".venv/bin/python", code)
+    else:
+        rows = [*_search(uri, options.runs), *_server(uri, options.folder), *_browser(uri)]
     print(f"{options.runs:,} runs of {EPOCHS} epochs, {os.cpu_count()} cores; medians of {REPEATS} (lowest to highest)")
     for name, seconds in rows:
         middle, low, high = statistics.median(seconds), min(seconds), max(seconds)
@@ -237,16 +243,16 @@ def _ask(client: FlaskClient, outputs: Sequence[str], inputs: Sequence[tuple[str
         raise RuntimeError(f"{outputs} returned status {response.status_code}")
 
 
-def _browser(uri: str, folder: Path) -> list[tuple[str, list[float]]]:
+def _browser(uri: str, python: str | Path = sys.executable, code: Path = ROOT) -> list[tuple[str, list[float]]]:
     """Measure from the request to the first rows in Chromium: of a server just started, and of a warm one."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         print("playwright is not installed (`make test` installs it), so the browser is not timed.")
         return []
-    command = [sys.executable, "-m", "dashboard", "--store", uri, "--port", str(PORT)]
+    command = [str(python), "-m", "dashboard", "--store", uri, "--port", str(PORT)]
     address = f"http://127.0.0.1:{PORT}/"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, sync_playwright() as playwright:
+    with subprocess.Popen(command, cwd=code, stdout=subprocess.DEVNULL) as process, sync_playwright() as playwright:
         try:
             while True:
                 try:

@@ -15,7 +15,8 @@ import pytest
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, recall_score
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, precision_score, recall_score
 
 from dashboard.comparison import compare_runs
 from dashboard.pages import compare, leaderboard, run, search, study_parts
@@ -26,13 +27,21 @@ from dashboard.studies import read_study
 from tests.dashboard.made_study import make_results
 from vlm_core.evaluation.evaluation import evaluate
 from vlm_core.evaluation.predictions import Predictions
+from vlm_core.evaluation.summary import summarise
+from vlm_core.study.report_contents import cell_texts
 from vlm_core.study.results_json import results_to_json
+from vlm_core.study.sections import make_sections
 from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter
+from vlm_core.training.loop import EpochReport
 
 NAMES = ("Bags", "Shoes", "Tops")
 TRAINED = (150, 50, 10)  # products of each: a frequent category, one in the middle and a rare one
 UNSEEN = 25  # of the test products, the first ones
+PRIOR = np.array([0.6, 0.3, 0.1])
+EPOCHS = 3
+PRUNED = 3  # of the trials of a search
+UNITS = {"s": 1, "min": 60, "h": 3600}
 _FEW = settings(
     max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -60,6 +69,12 @@ def _predictions(generator, labels, ids):
     return Predictions(ids, labels, logs, NAMES)
 
 
+def _summary(generator):
+    labels, predicted = generator.integers(0, 3, (2, 40))
+    labels[:3] = range(3)
+    return summarise(labels, predicted, NAMES, float(generator.random()))
+
+
 def _write_runs(generator, folder, count):
     """Write tested runs on one set of products, and return their ids."""
     labels = generator.integers(0, len(NAMES), 60)
@@ -68,8 +83,8 @@ def _write_runs(generator, folder, count):
     for number in range(count):
         evaluation = evaluate(
             _predictions(generator, labels, ids),
-            pd.DataFrame(index=range(60)),
-            np.full(3, 1 / 3),
+            pd.DataFrame({"sold": ["here" if number % 2 else "there" for number in range(60)]}),
+            PRIOR,
             resamples=100,
             seed=0,
             trained=np.array(TRAINED),
@@ -78,8 +93,12 @@ def _write_runs(generator, folder, count):
         with RunWriter("random", f"run {number}", folder=folder) as each:
             each.params({"model": str(generator.choice(["clip", "blip", "git"])), "mode": "probe", "seed": str(number)})
             leaks = str(generator.random() < 0.3).lower()
+            shares = {"leakage": str(generator.random()), "leakage_pretraining": str(generator.random())}
             data = {"fingerprint": "f", "label": "kind", "split": split, "catalogue": "shop", "protocol": "holdout"}
-            each.tags({**data, "leaking": leaks, "weights_trained": str(generator.integers(1, 10**8))})
+            each.tags({**data, **shares, "leaking": leaks, "weights_trained": str(generator.integers(1, 10**8))})
+            for epoch in range(1, EPOCHS + 1):
+                parts = (_summary(generator), _summary(generator))
+                each.epoch(EpochReport(epoch, EPOCHS, *parts, 0.1, 1.0, True, False, ""), plot=False)
             each.evaluation(evaluation)
             seconds = float(generator.uniform(0.01, 5000))
             full = {"train_seconds_full": seconds + 10} if generator.random() < 0.5 else {}
@@ -98,6 +117,27 @@ def _stored(client, run_id):
 def _predicted(client, run_id):
     table = _stored(client, run_id)
     return table["true"].to_numpy(), table["predicted"].to_numpy()
+
+
+def _confusion(client, run_id):
+    true, predicted = _predicted(client, run_id)
+    return pd.crosstab(pd.Categorical(true, NAMES), pd.Categorical(predicted, NAMES), dropna=False).to_numpy()
+
+
+def _row_shares(client, run_id):
+    matrix = _confusion(client, run_id)
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+def _history(client, run_id, name):
+    return [metric.value for metric in client.get_metric_history(run_id, name)]
+
+
+def _check_seconds(text, seconds):
+    """Check a duration, which is rounded to its last digit."""
+    number, unit = re.search(r"(\d+\.?\d*) (s|min|h)", text).groups()
+    digit = 10.0 ** -len(number.partition(".")[2]) * UNITS[unit]
+    assert abs(float(number) * UNITS[unit] - seconds) <= digit / 2 + 1e-6
 
 
 def _macro_f1(client, run_id):
@@ -146,10 +186,53 @@ def _check_leaderboard(runs, stored):
         assert row.get("rank") == (
             honest.index(metrics["test_macro_f1"]) + 1 if data.tags["leaking"] == "false" else None
         )
+    for heading in (row for row in rows if "heading" in row):
+        assert heading["count"] == sum(row["band"] == heading["band"] for row in shown.values())
+    _check_warning(runs, stored, chosen)
+    _check_scatter(runs, stored, chosen)
     order = [row["run_id"] for row in rows if "heading" not in row]
     assert order == sorted(
         order, key=lambda name: (stored[name].tags["leaking"], -stored[name].metrics["test_macro_f1"])
     )
+
+
+def _check_warning(runs, stored, chosen):
+    """Check the largest shares that leak, of the runs that do."""
+    leaking = [data.tags for data in stored.values() if data.tags["leaking"] == "true"]
+    said = _said(leaderboard.update_grid(runs, True, 1, chosen, "", True, None)[3])
+    assert bool(said) is bool(leaking)
+    shares = re.findall(r"up to (\d+\.\d)%", said)
+    expected = [max(float(tags[name]) for tags in leaking) for name in ("leakage", "leakage_pretraining") if leaking]
+    assert [float(share) for share in shares] == [pytest.approx(100 * share, abs=0.051) for share in expected]
+
+
+def _check_scatter(runs, stored, chosen):
+    """Check the points and the front: what costs more scores higher, and nothing else is as good for less."""
+    for cost in ("train", "latency", "trained_weights"):
+        figure = next(
+            part.figure
+            for part in leaderboard.update_scatter(runs, True, 1, chosen, cost)._traverse()
+            if getattr(part, "id", None) == "leaderboard-figure"
+        )
+        points = {}
+        for trace in (each for each in figure.data if each.mode == "markers"):
+            for x, y, (_, _, run_id) in zip(trace.x, trace.y, trace.customdata, strict=True):
+                points[run_id] = (x, y)
+        assert set(points) == set(stored)
+        for run_id, (x, y) in points.items():
+            data = stored[run_id]
+            seconds = data.metrics.get("train_seconds_full", data.metrics["train_seconds"])
+            expected = {
+                "train": seconds,
+                "latency": 1000 * data.metrics["seconds_per_image"],
+                "trained_weights": float(data.tags["weights_trained"]),
+            }
+            assert x == pytest.approx(expected[cost], abs=1e-4)
+            assert y == pytest.approx(data.metrics["test_macro_f1"], abs=5e-5)
+        front = [trace for trace in figure.data if trace.mode == "lines"]
+        usable = [points[name] for name in points if cost != "train" or "train_seconds_full" in stored[name].metrics]
+        best = sorted(p for p in usable if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in usable))
+        assert [list(zip(trace.x, trace.y, strict=True)) for trace in front] == ([best] if len(best) > 1 else [])
 
 
 def _check_run(runs, client, run_id, data):
@@ -157,6 +240,11 @@ def _check_run(runs, client, run_id, data):
     with Flask("test").app_context():
         tiles, details = run.update_details(runs, run_id, "")
     said, metrics = _said(tiles), data.metrics
+    _check_tiles(tiles, client, run_id, data)
+    _check_curves(runs, client, run_id)
+    _check_matrices(runs, client, run_id)
+    _check_calibration(details, client, run_id, metrics)
+    _check_mistakes(details, _stored(client, run_id))
     assert f"Macro-F1 | {f1_score(true, predicted, average='macro'):.3f} | " in said
     assert f"{metrics['test_macro_f1_low']:.3f} to {metrics['test_macro_f1_high']:.3f}" in said
     assert f"Accuracy | {accuracy_score(true, predicted):.3f} | " in said
@@ -166,14 +254,83 @@ def _check_run(runs, client, run_id, data):
     assert f"{int(data.tags['weights_trained']):,} weights trained" in said
     table = next(cell for cell in _tables(details) if cell["head"][0] == "Category")["body"]
     f1 = dict(zip(NAMES, f1_score(true, predicted, labels=NAMES, average=None), strict=True))
-    for category, count, _, recall, score in table:
+    precisions = dict(zip(NAMES, precision_score(true, predicted, labels=NAMES, average=None), strict=True))
+    for category, count, precision, recall, score in table:
+        assert precision == f"{precisions[category]:.3f}"
         assert (count, recall) == (f"{(true == category).sum():,}", f"{recalls[category]:.3f}")
         _check_score(score, f1[category])
     _check_parts(details, _stored(client, run_id), f1)
-    figure = run.update_confusion(runs, 99, "counts", 1, run_id)[0]
-    for i, one in enumerate(NAMES):
-        for j, other in enumerate(NAMES):
-            assert figure.data[0].z[i][j] == ((true == one) & (predicted == other)).sum()
+
+
+def _check_tiles(tiles, client, run_id, data):
+    said, metrics = _said(tiles), data.metrics
+    weighted = _row_shares(client, run_id) * PRIOR[:, None]
+    natural = np.mean(2 * np.diag(weighted) / (weighted.sum(axis=0) + weighted.sum(axis=1)))
+    low, high = (metrics[f"test_natural_macro_f1_{end}"] for end in ("low", "high"))
+    assert f"Macro-F1, natural prior | {natural:.3f} | {low:.3f} to {high:.3f}" in said
+    assert "Test products | 60 | 3 categories" in said
+    seconds = metrics.get("train_seconds_full", metrics["train_seconds"])
+    text = re.search(r"Training \| ([^|]+) \|", said)[1]
+    _check_seconds(text, seconds)
+    saved = re.search(r"trained, (.*) of it from the feature cache", said)
+    assert bool(saved) is ("train_seconds_full" in metrics)
+    if saved:
+        _check_seconds(saved[1], seconds - metrics["train_seconds"])
+
+
+def _check_curves(runs, client, run_id):
+    figure = run.update_curves(runs, 1, run_id, None, None)[0]
+    names = ("train_loss", "validation_loss", "train_macro_f1", "validation_macro_f1")
+    for trace, name in zip(figure.data, names, strict=True):
+        assert list(trace.x) == [1, 2, 3]
+        np.testing.assert_allclose(trace.y, _history(client, run_id, name), atol=1e-6)
+
+
+def _check_matrices(runs, client, run_id):
+    """Check the matrix of the test split and, by the recalls that MLflow holds, those of the epochs."""
+    counts, share = (run.update_confusion(runs, 99, kind, 1, run_id)[0] for kind in ("counts", "share"))
+    np.testing.assert_array_equal(counts.data[0].z, _confusion(client, run_id))
+    np.testing.assert_allclose(share.data[0].z, _row_shares(client, run_id))
+    matrices = [np.array(run.update_confusion(runs, epoch, "counts", 1, run_id)[0].data[0].z) for epoch in (1, 2, 3)]
+    for place, name in enumerate(NAMES):
+        recalls = [matrix[place, place] / matrix[place].sum() for matrix in matrices]
+        np.testing.assert_allclose(recalls, _history(client, run_id, f"validation_recall_{name.lower()}"), atol=1e-6)
+    change = run.update_confusion(runs, 2, "difference", 1, run_id)[0].data[0].z
+    np.testing.assert_array_equal(change, matrices[1] - matrices[0])
+
+
+def _check_calibration(details, client, run_id, metrics):
+    figures = {getattr(part, "id", None): part.figure for part in details._traverse() if hasattr(part, "figure")}
+    ece, brier, nll = (metrics[f"test_{name}"] for name in ("ece", "brier", "nll"))
+    assert f"ECE {ece:.3f} · Brier {brier:.3f} · NLL {nll:.3f}" in _text(details).replace("\\u00b7", "·")
+    table = _stored(client, run_id)
+    correct = table["true"] == table["predicted"]
+    _, line, bars = figures["run-reliability"].data
+    counts = [n for n in bars.y if n]
+    assert sum(counts) == len(table)
+    np.testing.assert_allclose(np.dot(counts, line.y), correct.sum(), atol=1e-3)
+    np.testing.assert_allclose(np.dot(counts, line.x), table["confidence"].sum(), atol=1e-3)
+    (groups,) = figures["run-subgroups-0"].data
+    odd = table["product_id"].str.removeprefix("p").astype(int) % 2 == 1
+    expected = {"here  (n 30)": correct[odd].mean(), "there  (n 30)": correct[~odd].mean()}
+    assert dict(zip(groups.y, groups.x, strict=True)) == pytest.approx(expected)
+    assert all(
+        x - low >= 0 and x + high <= 1
+        for x, low, high in zip(groups.x, groups.error_x.arrayminus, groups.error_x.array, strict=True)
+    )
+
+
+def _check_mistakes(details, table):
+    """Check that the gallery shows the most confident mistakes, in that order."""
+    wrong = table[table["true"] != table["predicted"]].sort_values("confidence", ascending=False).head(24)
+    found = re.findall(r"true  \| (\w+) \| \npredicted  \| (\w+) \| \nconfidence (\d+)%\n(\w+)", _said(details))
+    expected = [
+        (true, predicted, f"{confidence:.0%}"[:-1], product)
+        for product, true, predicted, confidence in wrong[["product_id", "true", "predicted", "confidence"]].itertuples(
+            index=False
+        )
+    ]
+    assert sorted(found) == sorted(expected) and [each[2] for each in found] == [each[2] for each in expected]
 
 
 def _check_parts(details, stored, f1):
@@ -208,7 +365,11 @@ def _check_comparison(runs, client, run_ids):
     assert len(table["body"]) == 3
     names = dict(zip(comparison.names, run_ids, strict=True))
     labels = {choice["label"]: choice["value"] for choice in compare.pair_choices(comparison, comparison.largest_group)}
-    for sentence, counts, _, agreement, _ in table["body"]:
+    _check_run_cards(body, client, comparison, run_ids)
+    _check_compared_figures(body, client, comparison)
+    _check_seeds(body, client, run_ids)
+    _check_disagreements(runs, client, run_ids)
+    for sentence, counts, mcnemar, agreement, kappa in table["body"]:
         a, b = sorted((name for name in names if name in sentence), key=sentence.index)
         (true, of_a), (_, of_b) = (_predicted(client, names[name]) for name in (a, b))
         gap = 100 * (_macro_f1(client, names[a]) - _macro_f1(client, names[b]))
@@ -218,13 +379,68 @@ def _check_comparison(runs, client, run_ids):
         only_a, only_b = ((of_a == true) & (of_b != true)).sum(), ((of_a != true) & (of_b == true)).sum()
         assert counts == f"{only_a} : {only_b}"
         assert agreement == f"{(of_a == of_b).mean():.1%}"
+        assert kappa == f"{cohen_kappa_score(of_a, of_b):.2f}"
+        exact = binomtest(min(only_a, only_b), only_a + only_b).pvalue if only_a + only_b else 1.0
+        corrected = float(re.match(r"(?:< )?([\d.]+)", mcnemar)[1])
+        assert exact - 6e-4 <= corrected <= min(1, 6 * exact) + 1e-3  # Holm's, over two tests of three pairs
         value = labels[f"{a} \u2212 {b}"]  # the same order wherever the pair is named
         shown = np.array(compare.update_difference(runs, value, run_ids).data[0].z)
-        shares = [
-            pd.crosstab(pd.Categorical(true, NAMES), pd.Categorical(each, NAMES), dropna=False, normalize="index")
-            for each in (of_a, of_b)
-        ]
-        np.testing.assert_allclose(shown, (shares[0] - shares[1]).to_numpy(), atol=1e-6)
+        shares = [_row_shares(client, names[name]) for name in (a, b)]
+        np.testing.assert_allclose(shown, shares[0] - shares[1], atol=1e-6)
+
+
+def _check_run_cards(body, client, comparison, run_ids):
+    said = _said(body)
+    for name, run_id in zip(comparison.names, run_ids, strict=True):
+        metrics = client.get_run(run_id).data.metrics
+        score, low, high = (metrics[f"test_macro_f1{end}"] for end in ("", "_low", "_high"))
+        after = said[said.index(f"{name} | ") :]
+        assert f"{score:.3f} | macro-F1, {low:.3f} to {high:.3f} | " in after[:200]
+        _check_seconds(
+            re.search(r"\| ([^|]*) training", after)[1], metrics.get("train_seconds_full", metrics["train_seconds"])
+        )
+
+
+def _check_compared_figures(body, client, comparison):
+    figures = {getattr(part, "id", None): part.figure for part in body._traverse() if hasattr(part, "figure")}
+    lines = list(figures["compare-curves"].data)
+    for place, each in enumerate(comparison.runs):
+        for trace, name in zip(lines[2 * place : 2 * place + 2], ("loss", "macro_f1"), strict=True):
+            np.testing.assert_allclose(trace.y, _history(client, each.run_id, f"validation_{name}"), atol=1e-6)
+        bars = figures["compare-bars"].data[place]
+        metrics = client.get_run(each.run_id).data.metrics
+        assert dict(zip(bars.x, bars.y, strict=True)) == pytest.approx(
+            {name: metrics[f"test_f1_{name.lower()}"] for name in NAMES}
+        )
+        np.testing.assert_allclose(figures["compare-confusions"].data[place].z, _row_shares(client, each.run_id))
+    shown = figures["compare-agreement"].data[0].z
+    predicted = [_predicted(client, comparison.runs[place].run_id)[1] for place in comparison.largest_group]
+    np.testing.assert_allclose(shown, [[(one == other).mean() for other in predicted] for one in predicted])
+
+
+def _check_seeds(body, client, run_ids):
+    """Check mean and deviation of the runs that differ in their seed alone."""
+    scores = {}
+    for run_id in run_ids:
+        data = client.get_run(run_id).data
+        scores.setdefault(f"{data.params['model']} probe", []).append(data.metrics["test_macro_f1"])
+    rows = [table["body"] for table in _tables(body) if table["head"][:2] == ["Configuration", "Seeds"]]
+    expected = [
+        [name, str(len(values)), f"{np.mean(values):.3f}", f"{np.std(values, ddof=1):.3f}"]
+        for name, values in scores.items()
+        if len(values) > 1
+    ]
+    assert rows == ([expected] if expected else [])
+
+
+def _check_disagreements(runs, client, run_ids):
+    true = _predicted(client, run_ids[0])[0]
+    predicted = np.stack([_predicted(client, run_id)[1] for run_id in run_ids])
+    differ, correct = (predicted != predicted[0]).any(axis=0), predicted == true
+    alone = correct[1] & (correct.sum(axis=0) == 1)
+    for choice, chosen in (("all", differ), ("nobody", differ & ~correct.any(axis=0)), ("1", differ & alone)):
+        said = _said(compare.update_gallery(runs, choice, run_ids))
+        assert f"{chosen.sum()} of 60 products" in said if chosen.any() else "No such products" in said
 
 
 @pytest.mark.slow
@@ -234,14 +450,15 @@ def test_the_search_page_shows_what_the_store_holds(store, seed):
     generator = np.random.default_rng(seed)
     with RunWriter("random", "search", folder=store) as leader:
         leader.tags({"kind": "search", "search_name": "s"})
-        leader.params({"model": "clip", "search": "learning_rate,batch_size"})
-        for number in range(4):
+        objectives = {"search_objectives": "score,seconds"}
+        leader.params({"model": "clip", "search": "learning_rate,batch_size", **objectives})
+        for number in range(6):
             with RunWriter("random", f"trial {number}", folder=store, parent=leader.run_id) as trial:
-                trial.tags({"kind": "trial", **({"pruned": "true"} if number == 3 else {})})
+                trial.tags({"kind": "trial", **({"pruned": "true"} if number == PRUNED else {})})
                 rate, size = 10 ** generator.uniform(-6, -1), int(generator.integers(8, 512))
                 trial.params({"learning_rate": str(rate), "batch_size": str(size)})
                 trial.metrics({"validation_macro_f1": float(generator.random())}, step=1)
-                best = {} if number == 3 else {"best_validation_macro_f1": float(generator.random())}
+                best = {} if number == PRUNED else {"best_validation_macro_f1": float(generator.random())}
                 trial.metrics({"seconds_per_image": float(generator.uniform(1e-4, 1)), **best})
     with RunWriter("random", "s-winner", folder=store, parent=leader.run_id) as winner:
         winner.metrics({"test_macro_f1": 0.5432, "test_macro_f1_low": 0.5, "test_macro_f1_high": 0.6})
@@ -259,10 +476,63 @@ def test_the_search_page_shows_what_the_store_holds(store, seed):
         assert row["ms"] == pytest.approx(1000 * data.metrics["seconds_per_image"], abs=0.005)
         assert row["setting_learning_rate"] == float(data.params["learning_rate"])  # as a number, so that it sorts
         best = max(best, data.metrics[metric]) if complete else best
-    said = _said(search.update_body(runs, leader.run_id, 1))
+    assert len(grid.rowData) == 6
+    cards = search.update_body(runs, leader.run_id, 1)
+    _check_search_figures(cards, {row["number"]: client.get_run(row["run_id"]).data for row in grid.rowData})
+    said = _said(cards)
+    (first,) = (
+        data
+        for data in map(client.get_run, (row["run_id"] for row in grid.rowData))
+        if data.data.metrics.get("best_validation_macro_f1") == best
+    )
+    settings = ", ".join(f"{name} {float(first.data.params[name]):.4g}" for name in ("learning_rate", "batch_size"))
+    assert "Complete | 5 | 0 running" in said and "Pruned | 1 | 0 failed" in said
+    assert f"Settings searched | 2 | best: {settings}" in said
     assert f"Best validation macro-F1 | {best:.4f}" in said and "0.5432" in said and "0.5000 to 0.6000" in said
 
 
+def _check_search_figures(cards, trials):
+    """Check every point of the figures: `trials` is what MLflow holds of each, by number."""
+    figures = {getattr(part, "id", None): part.figure for part in cards._traverse() if hasattr(part, "figure")}
+    complete = {number: data for number, data in trials.items() if number != PRUNED}
+    scores = {number: data.metrics["best_validation_macro_f1"] for number, data in sorted(complete.items())}
+    shown = {**scores, PRUNED: trials[PRUNED].metrics["validation_macro_f1"]}
+    best, *states = figures["search-history"].data
+    assert list(best.x) == list(scores)
+    np.testing.assert_allclose(best.y, np.maximum.accumulate(list(scores.values())))
+    points = {x: y for trace in states for x, y in zip(trace.x, trace.y, strict=True)}
+    assert points == pytest.approx(shown)
+    for trace, (name, state) in zip(
+        figures["search-slices"].data,
+        [(name, state) for name in ("learning_rate", "batch_size") for state in ("complete", "pruned")],
+        strict=True,
+    ):
+        assert trace.name == state and len(trace.x) == (len(complete) if state == "complete" else 1)
+        for number, x, y in zip(trace.customdata, trace.x, trace.y, strict=True):
+            assert x == float(trials[number].params[name]) and y == pytest.approx(shown[number])
+    lines = {int(line.hovertemplate.split()[1]): line for line in figures["search-parallel"].data}
+    assert set(lines) == set(trials)
+    for number, data in trials.items():
+        values = [*(float(data.params[name]) for name in ("learning_rate", "batch_size")), shown[number]]
+        assert list(lines[number].customdata) == [f"{value:.4g}" for value in values]
+    places = [lines[number].y[-1] for number in sorted(shown, key=shown.get)]
+    assert places == sorted(places) and (places[0], places[-1]) == (0, 1)
+    front, all_trials = figures["search-pareto"].data
+    cost = {number: data.metrics["seconds_per_image"] for number, data in complete.items()}
+    for number, x, y in zip(all_trials.customdata, all_trials.x, all_trials.y, strict=True):
+        assert (x, y) == (pytest.approx(cost[number]), pytest.approx(scores[number]))
+    best_for_less = sorted(
+        (cost[one], scores[one])
+        for one in scores
+        if not any(cost[other] < cost[one] and scores[other] >= scores[one] for other in scores)
+    )
+    assert list(zip(front.x, front.y, strict=True)) == best_for_less
+    (bars,) = figures["search-importances"].data
+    assert sum(bars.x) == pytest.approx(1) and set(bars.y) == {"learning_rate", "batch_size"}
+
+
+# Parts of a study's results whose tables are checked number by number, with the keys of their sections.
+ELSEWHERE = ("held_out", "leak", "robustness", "calibration", "gaps", "decoding", "cost", "label_audit", "continual")
 SCORES = ("headline_macro_f1", "accuracy", "worst_recall", "natural_macro_f1")
 
 
@@ -296,6 +566,33 @@ def test_the_study_page_shows_what_the_store_holds(store, seed):
     with tempfile.TemporaryDirectory() as folder:
         stored = json.loads(Path(client.download_artifacts(leader.run_id, "study/results.json", folder)).read_text())
     _check_study(study_page.update_body(runs, None, leader.run_id)[0], stored)
+    _check_other_sections(read_study(runs, leader.run_id).results, stored)
+
+
+def _scaled(node, generator):
+    """The same with every number scaled by chance, and an estimate as a whole: each is another one then."""
+    if isinstance(node, float):
+        return node * generator.uniform(0.9, 1)
+    if isinstance(node, list):
+        return [_scaled(each, generator) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if {"value", "low", "high"} <= set(node):
+        factor = generator.uniform(0.9, 1)
+        return {name: number if number is None else number * factor for name, number in node.items()}
+    return {name: _scaled(each, generator) for name, each in node.items()}
+
+
+def _numbers(node):
+    """All numbers in it, with the lengths of its lists."""
+    if isinstance(node, bool) or node is None:
+        return []
+    if isinstance(node, int | float):
+        return [node]
+    if isinstance(node, str):
+        return [float(number) for number in re.findall(r"\d+", node)]
+    parts = list(node.values()) if isinstance(node, dict) else node
+    return [len(parts), *(number for part in parts for number in _numbers(part))]
 
 
 def _at_random(text, generator):
@@ -305,7 +602,11 @@ def _at_random(text, generator):
         for name in SCORES:
             value, reach = generator.random(), generator.choice([0.02, 3.0])
             row[name] = {"value": value, "low": value - reach, "high": value + reach}
+    for name in ELSEWHERE:
+        results[name] = _scaled(results[name], generator)
     for pair in results["pairs"]:
+        for name in ("p_bootstrap_holm", "p_mcnemar_holm", "p_mcnemar_mid_holm", "detectable_macro_f1"):
+            pair["test"][name] = float(generator.random())
         value = float(generator.uniform(-0.3, 0.3))
         pair["test"]["difference"] = {"value": value, "low": value - 0.02, "high": value + 0.02}
         pair["test"]["only_a_correct"], pair["test"]["only_b_correct"] = generator.integers(0, 99, 2).tolist()
@@ -334,3 +635,32 @@ def _check_study(cards, stored):
     assert row["0"] == f"{a} \u2212 {b}" and row["1"].startswith(f"+{abs(test['difference']['value']):.3f}")
     counts = (test["only_a_correct"], test["only_b_correct"])
     assert row["5"] == "{} : {}".format(*(reversed(counts) if turned else counts))
+    low, high = (abs(test["difference"][end]) for end in (("high", "low") if turned else ("low", "high")))
+    shown = [abs(float(number)) for number in re.findall(r"[+-]\d\.\d+", row["1"])]
+    assert shown == pytest.approx([abs(test["difference"]["value"]), low, high], abs=6e-4)
+    assert row["3"] == _p(test["p_bootstrap_holm"])
+    assert row["4"] == f"{_p(test['p_mcnemar_holm'])} ({_p(test['p_mcnemar_mid_holm'])})"
+    assert row["6"] == f"{100 * test['detectable_macro_f1']:.1f}"
+    classes = next(grid for grid in tables if grid.columnDefs[1]["headerName"] == stored["categories"][0])
+    for row in classes.rowData:
+        each = rows[row["0"]["text"] if isinstance(row["0"], dict) else row["0"]]
+        for place, name in enumerate(stored["categories"], start=1):
+            assert float(row[str(place)].split()[0]) == pytest.approx(each["per_category"][name]["value"], abs=6e-4)
+
+
+def _p(value):
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _check_other_sections(results, stored):
+    """Check that each number in the tables of the other sections is one that the store holds, in the column's unit."""
+    found = {section.key: section for section in make_sections(results)}
+    for key in ELSEWHERE:
+        known = np.array([*_numbers(stored[key]), *_numbers(stored["scores"]), *_numbers(stored["pairs"])])
+        cells = [text for table in found[key].tables for row in table.rows for text in cell_texts(row)]
+        assert cells
+        for cell in cells:
+            for number in re.findall(r"[+-]?\d[\d,]*\.?\d*", cell):
+                value, digits = float(number.replace(",", "")), len(number.partition(".")[2])
+                close = np.abs(np.abs(np.outer(known, [1, 100, 1000, 1e-6, 1e-9])) - abs(value)) <= 0.51 * 10.0**-digits
+                assert close.any(), (key, cell)

@@ -229,7 +229,11 @@ def test_coverage_and_accuracy_by_hand():
     assert coverage_at(predictions, 0.0) == (1.0, pytest.approx(2 / 3))
     assert coverage_at(predictions, 0.65) == (pytest.approx(2 / 3), 1.0)
     assert coverage_at(predictions, 0.95)[0] == 0.0
-    assert len(coverage_curves(run_styles(["a"], ["clip"]), [predictions], 0.5).data) == 2
+    lines = coverage_curves(run_styles(["a"], ["clip"]), [predictions], 0.5).data
+    assert [(line.name, line.showlegend, line.y[0]) for line in lines] == [
+        ("a", True, 1.0),
+        ("a", False, pytest.approx(2 / 3)),
+    ]
 
 
 def test_samples_are_pictures_that_differ():

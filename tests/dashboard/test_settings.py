@@ -10,6 +10,7 @@ from vlm_core.presets import HEAD, SUITING
 def _row(values, source="", **changes):
     settings = Config.build(values)
     suiting = HEAD if settings.mode == "probe" and settings.model != "baseline" else {}  # as a training adapts them
+    suiting = {"resize": "stretch", **suiting}
     settings = settings.model_copy(update={**suiting, **changes})
     return {**{f"params.{name}": text for name, text in settings.to_params().items()}, "tags.weights_source": source}
 
@@ -26,12 +27,18 @@ def test_what_suits_the_weights_and_a_probe_is_no_choice_of_the_user():
     assert differing_params(_row({"preset": "demo", "model": "clip"}, "shipped:clip", **{**suited, "views": 5})) == [
         ("views", "5", "0")
     ]
+    assert differing_params(
+        _row({"preset": "demo", "model": "clip"}, "shipped:clip", **{**suited, "resize": "pad"})
+    ) == [("resize", "pad", "stretch")]
+    zero_shot = _row({"preset": "demo", "model": "clip", "mode": "zero-shot"}, "shipped:clip", resize="crop")
+    assert [name for name, *_ in differing_params(zero_shot)] == ["mode"]
 
 
 def test_only_settings_that_had_an_effect_are_shown():
     baseline = effective_settings(_row({"model": "baseline"}))
     assert not {"learning_rate", "epochs", "weights", "blocks", "mode"} & set(baseline) and "seed" in baseline
     assert "epochs" not in effective_settings(_row({"model": "clip", "mode": "zero-shot"}))
+    assert not {"resize", "precision"} & set(baseline)
     probe = effective_settings(_row({"model": "clip", "mode": "probe"}))
     assert "learning_rate" in probe and not {"blocks", "lora_rank"} & set(probe)
     assert "lora_rank" in effective_settings(_row({"model": "clip", "mode": "lora"}))

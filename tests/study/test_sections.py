@@ -106,6 +106,9 @@ def test_all_held_out_products_have_their_scores_and_their_own_pairs():
     )
     assert [table.title for table in held_out.tables] == ["Means over seeds with their 95 % interval", "Pairs"]
     assert len(held_out.conclusions) == 1
+    assert "with more products, smaller differences show" in held_out.paragraphs[0]
+    few = section("held_out", held_out=tuple(replace(row, products=5) for row in RESULTS.held_out))
+    assert "more products" not in few.paragraphs[0]  # a small catalogue holds hardly more of them than the test split
     alone = section("held_out", pairs=())
     assert len(alone.tables) == 1 and alone.conclusions == ()
 

@@ -173,10 +173,12 @@ def _held_out(results: Results) -> Section | None:
     if not rows:
         return None
     support = ", ".join(f"{name} {count:,}" for name, count in rows[0].support.items())
+    tested = max((score.test_products for score in results.scores), default=0)
+    more = f"The test split has {tested:,}: with more products, smaller differences show. "
     paragraph = (
         f"The same models on every product that may be evaluated and that neither training nor validation has, nor a "
-        f"near-copy of it: {rows[0].products:,} products in the first seed ({support}). They are many more than the "
-        "test split, so smaller differences show. Unweighted, each product counts once; weighted, each category "
+        f"near-copy of it: {rows[0].products:,} products in the first seed ({support}). "
+        f"{more if rows[0].products > tested else ''}Unweighted, each product counts once; weighted, each category "
         "counts as much as its share of the catalogue. Seeds share nearly all of these products: the interval over "
         "seeds is of trainings, not of other products."
     )

@@ -66,6 +66,13 @@ def test_matrices_share_one_scale_and_their_difference_is_of_row_shares():
     np.testing.assert_allclose(confusion_difference(one, other).data[0].z, [[0.5, -0.5], [0.5, -0.5]])
 
 
+def test_cells_of_many_categories_are_no_thinner_than_the_gaps_between_them():
+    labels = np.arange(60)
+    one = _evaluation(labels, labels, 60)
+    figures = confusions(run_styles(["a"], ["clip"]), [one]), confusion_difference(one, one)
+    assert [(figure.data[0].xgap, figure.layout.xaxis.tickangle) for figure in figures] == [(0, -90)] * 2
+
+
 def test_four_matrices_stand_two_by_two():
     one = _evaluation((0, 0, 1, 0))
     figure = confusions(run_styles(list("abcd"), ["clip"] * 4), [one] * 4)
@@ -81,3 +88,4 @@ def test_curves_of_a_run_without_epochs_are_empty():
     part = {"overall_loss": 1.0, "macro_f1": 0.5}
     figure = curves(run_styles(["a", "b"], ["clip", "git"]), [[{"epoch": 1, "validation_summary": part}], []])
     assert [len(trace.x) for trace in figure.data] == [1, 1, 0, 0]
+    assert figure.layout.xaxis.dtick == 1

@@ -33,6 +33,7 @@ def test_many_categories_have_a_scale_in_place_of_numbers():
     names = [str(number) for number in range(69)]
     trace = confusion(np.eye(69, dtype=np.int64), names, "counts", None).data[0]
     assert trace.showscale and trace.texttemplate == ""
+    assert trace.xgap == trace.ygap == 0  # a gap of two pixels hides cells of one
 
 
 def test_curves_hold_every_epoch_of_both_splits():
@@ -43,6 +44,7 @@ def test_curves_hold_every_epoch_of_both_splits():
     figure = learning_curves(epochs, "#000000")
     assert [trace.name for trace in figure.data] == ["training", "validation"] * 2
     assert list(figure.data[1].x) == [1, 2, 3] and list(figure.data[1].y) == [1, 2, 3]
+    assert figure.layout.xaxis.dtick == figure.layout.xaxis2.dtick == 1  # Plotly would name 1.5 "2"
 
 
 def test_empty_bins_are_no_points_of_the_calibration_curve():
