@@ -210,6 +210,7 @@ def _fields(table: pd.DataFrame) -> pd.DataFrame:
         fields[name] = pd.to_numeric(fields[name], errors="coerce") * scale
     texts = [name for name in _FIELDS if name not in _NUMBERS]
     fields[texts] = fields[texts].astype(object).where(fields[texts].notna(), "")
+    fields.loc[fields["model"] == "baseline", "mode"] = "–"  # no weights of it are fine-tuned
     seconds = pd.to_numeric(_column(table, TRAIN_SECONDS), errors="coerce")
     fields["train_partial"] = (fields["train"].isna() & seconds.notna()).map({True: True, False: None})
     fields["train"] = fields["train"].fillna(seconds)

@@ -137,6 +137,7 @@ def test_settings_that_a_model_does_not_read_do_not_differ(runs, names):
     lines = {line[0]: line[1:] for line in differing_settings(compare_runs(runs, names))}
     place = [run.row["params.model"] for run in compare_runs(runs, names).runs].index("baseline")
     assert lines["learning_rate"][place] == lines["epochs"][place] == "–"
+    assert '"children": "baseline \\u00b7 seed 0"' in _text(page.update_body(runs, names))  # no mode, no weights
 
 
 @pytest.mark.parametrize("name", ["correct", "right"])  # today's address, and that of older links

@@ -168,7 +168,7 @@ def test_controls_stand_beside_their_mechanisms_and_one_paragraph_says_what_they
         "4.0 points, and 3.0 points would be found in four of five cases. A mechanism without the class token scores "
         "4.0 points less on average (1 compared, of which 1 differs significantly). A mechanism with random vectors "
         "for names scores 1.0 points more on average (1 compared, of which 0 differ significantly). This is one tower: "
-        "on another it may be otherwise."
+        "another may give another result."
     )
     assert rates.endswith("from 0.0001 to 0.01, and the smallest or largest in 1 of 2 runs.")
     assert [table.title for table in ablation.tables][2:] == ["Pairs", "Controls, each beside its mechanism"]

@@ -52,7 +52,7 @@ def _overview(results: Results) -> Section:
         "and 1. Near-duplicates never lie on both sides of a split, only training is balanced, models are selected on "
         "validation, and each run reads its test split once.",
         f"No family was tuned: all use the settings of the preset {settings['preset']}, so a family that these "
-        "settings happen to suit has an advantage. The baselines choose a little on validation (HOG + colour its "
+        "settings happen to suit has an advantage. The baselines tune a little on validation (HOG + colour its "
         "regularisation, nearest neighbours their number), and the mechanisms of the ablation their learning rate.",
         f"Machine: {machine['cpu']}, {machine['cores']} cores; PyTorch {machine['torch']}, Transformers "
         f"{machine['transformers']}; code {machine['git_commit'][:12]}.",
@@ -214,7 +214,7 @@ def _pair_section(key: str, title: str, pairs: Sequence[PairRow]) -> Section:
         "interval resamples products within their category, with all their predictions in all seeds. McNemar's test "
         "compares accuracies, and counts each product once. The p-values of both tests are corrected together by "
         f"Holm's method, over the {len(pairs)} pair{'s' * (len(pairs) != 1)} of this table, and the intervals over "
-        "seeds by Bonferroni's: all of them contain their truths at once with 95 %. The last "
+        "seeds by Bonferroni's: with 95 % confidence, all of them hold at once. The last "
         "column is the smallest difference that would be found in four of five cases with this many products; smaller "
         "ones may go unnoticed."
     )
@@ -361,7 +361,7 @@ def _contribution(results: Results) -> str:
             )
     towers = {row.configuration.partition("@")[2].partition("/")[0] for row in results.scores if row.model == MECHANISM}
     scope = (
-        "This is one tower: on another it may be otherwise."
+        "This is one tower: another may give another result."
         if len(towers) == 1
         else (f"This is over {len(towers)} towers; the tables have each.")
     )

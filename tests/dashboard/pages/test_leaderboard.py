@@ -30,6 +30,7 @@ def test_rows_stand_in_bands_and_the_leaking_protocol_carries_its_mark(runs):
     assert len(rows) - len(headings) == 4
     honest = [row for row in rows if row.get("leaking") == "false"]
     assert sorted(row["rank"] for row in honest) == [1, 2, 3]
+    assert [row["mode"] for row in honest if row["model"] == "baseline"] == ["–"]
     assert "1 of 3 test sets may leak" in _text(warning) and "also appear in training (up to" in _text(warning)
     assert "in pretraining" not in _text(warning)  # no weights have seen this shop
     assert "px" in style["height"]
