@@ -7,30 +7,23 @@ in its artifacts, with scikit-learn, and not by the code that the pages use.
 import json
 import re
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from flask import Flask
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, precision_score, recall_score
 
 from dashboard.comparison import compare_runs
-from dashboard.pages import compare, leaderboard, run, search, study_parts
-from dashboard.pages import study as study_page
+from dashboard.pages import compare, leaderboard, run
 from dashboard.runs import Runs
-from dashboard.searches import read_search
-from dashboard.studies import read_study
-from tests.dashboard.made_study import make_results
+from tests.dashboard.shown import FEW, said_by, text_of
 from vlm_core.evaluation.evaluation import evaluate
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.summary import summarise
-from vlm_core.study.report_contents import cell_texts
-from vlm_core.study.results_json import results_to_json
-from vlm_core.study.sections import make_sections
 from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.training.loop import EpochReport
@@ -40,27 +33,7 @@ TRAINED = (150, 50, 10)  # products of each: a frequent category, one in the mid
 UNSEEN = 25  # of the test products, the first ones
 PRIOR = np.array([0.6, 0.3, 0.1])
 EPOCHS = 3
-PRUNED = 3  # of the trials of a search
 UNITS = {"s": 1, "min": 60, "h": 3600}
-_FEW = settings(
-    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-
-
-def _text(component):
-    return json.dumps(component, default=lambda part: part.to_plotly_json(), ensure_ascii=False)
-
-
-def _said(component):
-    """All texts that a reader sees in a component, joined."""
-    if isinstance(component, str | int | float):
-        return str(component)
-    if isinstance(component, list | tuple):
-        return " | ".join(filter(None, map(_said, component)))
-    parts = [getattr(component, name, None) for name in ("children", "title", "data")] if component is not None else []
-    return " | ".join(
-        _said(part) for part in parts if isinstance(part, str | list | tuple | int) or hasattr(part, "to_plotly_json")
-    )
 
 
 def _predictions(generator, labels, ids):
@@ -145,7 +118,7 @@ def _macro_f1(client, run_id):
 
 
 @pytest.mark.slow
-@_FEW
+@FEW
 @given(seed=st.integers(0, 2**32 - 1))
 def test_leaderboard_run_and_compare_show_what_the_store_holds(store, seed):
     generator = np.random.default_rng(seed)
@@ -199,7 +172,7 @@ def _check_leaderboard(runs, stored):
 def _check_warning(runs, stored, chosen):
     """Check the largest shares that leak, of the runs that do."""
     leaking = [data.tags for data in stored.values() if data.tags["leaking"] == "true"]
-    said = _said(leaderboard.update_grid(runs, True, 1, chosen, "", True, None)[3])
+    said = said_by(leaderboard.update_grid(runs, True, 1, chosen, "", True, None)[3])
     assert bool(said) is bool(leaking)
     shares = re.findall(r"up to (\d+\.\d)%", said)
     expected = [max(float(tags[name]) for tags in leaking) for name in ("leakage", "leakage_pretraining") if leaking]
@@ -239,7 +212,7 @@ def _check_run(runs, client, run_id, data):
     true, predicted = _predicted(client, run_id)
     with Flask("test").app_context():
         tiles, details = run.update_details(runs, run_id, "")
-    said, metrics = _said(tiles), data.metrics
+    said, metrics = said_by(tiles), data.metrics
     _check_tiles(tiles, client, run_id, data)
     _check_curves(runs, client, run_id)
     _check_matrices(runs, client, run_id)
@@ -263,7 +236,7 @@ def _check_run(runs, client, run_id, data):
 
 
 def _check_tiles(tiles, client, run_id, data):
-    said, metrics = _said(tiles), data.metrics
+    said, metrics = said_by(tiles), data.metrics
     weighted = _row_shares(client, run_id) * PRIOR[:, None]
     natural = np.mean(2 * np.diag(weighted) / (weighted.sum(axis=0) + weighted.sum(axis=1)))
     low, high = (metrics[f"test_natural_macro_f1_{end}"] for end in ("low", "high"))
@@ -302,7 +275,7 @@ def _check_matrices(runs, client, run_id):
 def _check_calibration(details, client, run_id, metrics):
     figures = {getattr(part, "id", None): part.figure for part in details._traverse() if hasattr(part, "figure")}
     ece, brier, nll = (metrics[f"test_{name}"] for name in ("ece", "brier", "nll"))
-    assert f"ECE {ece:.3f} · Brier {brier:.3f} · NLL {nll:.3f}" in _text(details).replace("\\u00b7", "·")
+    assert f"ECE {ece:.3f} · Brier {brier:.3f} · NLL {nll:.3f}" in text_of(details).replace("\\u00b7", "·")
     table = _stored(client, run_id)
     correct = table["true"] == table["predicted"]
     _, line, bars = figures["run-reliability"].data
@@ -323,7 +296,7 @@ def _check_calibration(details, client, run_id, metrics):
 def _check_mistakes(details, table):
     """Check that the gallery shows the most confident mistakes, in that order."""
     wrong = table[table["true"] != table["predicted"]].sort_values("confidence", ascending=False).head(24)
-    found = re.findall(r"true  \| (\w+) \| \npredicted  \| (\w+) \| \nconfidence (\d+)%\n(\w+)", _said(details))
+    found = re.findall(r"true  \| (\w+) \| \npredicted  \| (\w+) \| \nconfidence (\d+)%\n(\w+)", said_by(details))
     expected = [
         (true, predicted, f"{confidence:.0%}"[:-1], product)
         for product, true, predicted, confidence in wrong[["product_id", "true", "predicted", "confidence"]].itertuples(
@@ -354,7 +327,7 @@ def _check_score(text, expected):
 
 def _tables(component):
     """The data of every table in a component."""
-    found = re.findall(r'\{"head": .*?\]\]\}', _text(component).replace("\n", " "))
+    found = re.findall(r'\{"head": .*?\]\]\}', text_of(component).replace("\n", " "))
     return [json.loads(part) for part in found]
 
 
@@ -390,7 +363,7 @@ def _check_comparison(runs, client, run_ids):
 
 
 def _check_run_cards(body, client, comparison, run_ids):
-    said = _said(body)
+    said = said_by(body)
     for name, run_id in zip(comparison.names, run_ids, strict=True):
         metrics = client.get_run(run_id).data.metrics
         score, low, high = (metrics[f"test_macro_f1{end}"] for end in ("", "_low", "_high"))
@@ -439,228 +412,5 @@ def _check_disagreements(runs, client, run_ids):
     differ, correct = (predicted != predicted[0]).any(axis=0), predicted == true
     alone = correct[1] & (correct.sum(axis=0) == 1)
     for choice, chosen in (("all", differ), ("nobody", differ & ~correct.any(axis=0)), ("1", differ & alone)):
-        said = _said(compare.update_gallery(runs, choice, run_ids))
+        said = said_by(compare.update_gallery(runs, choice, run_ids))
         assert f"{chosen.sum()} of 60 products" in said if chosen.any() else "No such products" in said
-
-
-@pytest.mark.slow
-@_FEW
-@given(seed=st.integers(0, 2**32 - 1))
-def test_the_search_page_shows_what_the_store_holds(store, seed):
-    generator = np.random.default_rng(seed)
-    with RunWriter("random", "search", folder=store) as leader:
-        leader.tags({"kind": "search", "search_name": "s"})
-        objectives = {"search_objectives": "score,seconds"}
-        leader.params({"model": "clip", "search": "learning_rate,batch_size", **objectives})
-        for number in range(6):
-            with RunWriter("random", f"trial {number}", folder=store, parent=leader.run_id) as trial:
-                trial.tags({"kind": "trial", **({"pruned": "true"} if number == PRUNED else {})})
-                rate, size = 10 ** generator.uniform(-6, -1), int(generator.integers(8, 512))
-                trial.params({"learning_rate": str(rate), "batch_size": str(size)})
-                trial.metrics({"validation_macro_f1": float(generator.random())}, step=1)
-                best = {} if number == PRUNED else {"best_validation_macro_f1": float(generator.random())}
-                trial.metrics({"seconds_per_image": float(generator.uniform(1e-4, 1)), **best})
-    with RunWriter("random", "s-winner", folder=store, parent=leader.run_id) as winner:
-        winner.metrics({"test_macro_f1": 0.5432, "test_macro_f1_low": 0.5, "test_macro_f1_high": 0.6})
-    runs, client = Runs("", store), connect()
-    runs.refresh()
-    found = read_search(runs.table(), leader.run_id)
-    grid = next(part for part in search._trials_card(found)._traverse() if hasattr(part, "rowData"))
-    best = 0.0
-    for row in grid.rowData:
-        data = client.get_run(row["run_id"]).data
-        complete = "pruned" not in data.tags
-        metric = "best_validation_macro_f1" if complete else "validation_macro_f1"
-        assert row["score"] == pytest.approx(data.metrics[metric], abs=5e-5)
-        assert row["state"] == ("complete" if complete else "pruned")
-        assert row["ms"] == pytest.approx(1000 * data.metrics["seconds_per_image"], abs=0.005)
-        assert row["setting_learning_rate"] == float(data.params["learning_rate"])  # as a number, so that it sorts
-        best = max(best, data.metrics[metric]) if complete else best
-    assert len(grid.rowData) == 6
-    cards = search.update_body(runs, leader.run_id, 1)
-    _check_search_figures(cards, {row["number"]: client.get_run(row["run_id"]).data for row in grid.rowData})
-    said = _said(cards)
-    (first,) = (
-        data
-        for data in map(client.get_run, (row["run_id"] for row in grid.rowData))
-        if data.data.metrics.get("best_validation_macro_f1") == best
-    )
-    settings = ", ".join(f"{name} {float(first.data.params[name]):.4g}" for name in ("learning_rate", "batch_size"))
-    assert "Complete | 5 | 0 running" in said and "Pruned | 1 | 0 failed" in said
-    assert f"Settings searched | 2 | best: {settings}" in said
-    assert f"Best validation macro-F1 | {best:.4f}" in said and "0.5432" in said and "0.5000 to 0.6000" in said
-
-
-def _check_search_figures(cards, trials):
-    """Check every point of the figures: `trials` is what MLflow holds of each, by number."""
-    figures = {getattr(part, "id", None): part.figure for part in cards._traverse() if hasattr(part, "figure")}
-    complete = {number: data for number, data in trials.items() if number != PRUNED}
-    scores = {number: data.metrics["best_validation_macro_f1"] for number, data in sorted(complete.items())}
-    shown = {**scores, PRUNED: trials[PRUNED].metrics["validation_macro_f1"]}
-    best, *states = figures["search-history"].data
-    assert list(best.x) == list(scores)
-    np.testing.assert_allclose(best.y, np.maximum.accumulate(list(scores.values())))
-    points = {x: y for trace in states for x, y in zip(trace.x, trace.y, strict=True)}
-    assert points == pytest.approx(shown)
-    for trace, (name, state) in zip(
-        figures["search-slices"].data,
-        [(name, state) for name in ("learning_rate", "batch_size") for state in ("complete", "pruned")],
-        strict=True,
-    ):
-        assert trace.name == state and len(trace.x) == (len(complete) if state == "complete" else 1)
-        for number, x, y in zip(trace.customdata, trace.x, trace.y, strict=True):
-            assert x == float(trials[number].params[name]) and y == pytest.approx(shown[number])
-    lines = {int(line.hovertemplate.split()[1]): line for line in figures["search-parallel"].data}
-    assert set(lines) == set(trials)
-    for number, data in trials.items():
-        values = [*(float(data.params[name]) for name in ("learning_rate", "batch_size")), shown[number]]
-        assert list(lines[number].customdata) == [f"{value:.4g}" for value in values]
-    places = [lines[number].y[-1] for number in sorted(shown, key=shown.get)]
-    assert places == sorted(places) and (places[0], places[-1]) == (0, 1)
-    front, all_trials = figures["search-pareto"].data
-    cost = {number: data.metrics["seconds_per_image"] for number, data in complete.items()}
-    for number, x, y in zip(all_trials.customdata, all_trials.x, all_trials.y, strict=True):
-        assert (x, y) == (pytest.approx(cost[number]), pytest.approx(scores[number]))
-    best_for_less = sorted(
-        (cost[one], scores[one])
-        for one in scores
-        if not any(cost[other] < cost[one] and scores[other] >= scores[one] for other in scores)
-    )
-    assert list(zip(front.x, front.y, strict=True)) == best_for_less
-    (bars,) = figures["search-importances"].data
-    assert sum(bars.x) == pytest.approx(1) and set(bars.y) == {"learning_rate", "batch_size"}
-
-
-# Parts of a study's results whose tables are checked number by number, with the keys of their sections.
-ELSEWHERE = ("held_out", "leak", "robustness", "calibration", "gaps", "decoding", "cost", "label_audit", "continual")
-SCORES = ("headline_macro_f1", "accuracy", "worst_recall", "natural_macro_f1")
-
-
-@pytest.mark.slow
-@_FEW
-@given(seed=st.integers(0, 2**32 - 1))
-def test_the_study_page_shows_what_the_store_holds(store, seed):
-    generator = np.random.default_rng(seed)
-    with RunWriter("random", "study", folder=store) as leader:
-        leader.tags({"kind": "study", "study": "s", "cells": "4"})
-        cells = {}
-        for number in range(2):
-            key = f"clip/probe/classify/holdout/{number}"
-            with RunWriter("random", key, folder=store, parent=leader.run_id) as cell:
-                cell.metrics({"test_macro_f1": float(generator.random())})
-            cells[key] = cell.run_id
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder, "results.json")
-            place.write_text(_at_random(results_to_json(make_results(leader.run_id, cells)), generator))
-            leader.artifact(place, "study")
-    runs, client = Runs("", store), connect()
-    runs.refresh()
-    read = read_study(runs, leader.run_id)
-    progress = _text(study_parts.progress_card(read))
-    assert "2 of 4 runs done" in progress
-    for run_id in cells.values():
-        assert (
-            f'{{"text": "{client.get_run(run_id).data.metrics["test_macro_f1"]:.3f}", "href": "/run?run={run_id}"'
-            in progress
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        stored = json.loads(Path(client.download_artifacts(leader.run_id, "study/results.json", folder)).read_text())
-    _check_study(study_page.update_body(runs, None, leader.run_id)[0], stored)
-    _check_other_sections(read_study(runs, leader.run_id).results, stored)
-
-
-def _scaled(node, generator):
-    """The same with every number scaled by chance, and an estimate as a whole: each is another one then."""
-    if isinstance(node, float):
-        return node * generator.uniform(0.9, 1)
-    if isinstance(node, list):
-        return [_scaled(each, generator) for each in node]
-    if not isinstance(node, dict):
-        return node
-    if {"value", "low", "high"} <= set(node):
-        factor = generator.uniform(0.9, 1)
-        return {name: number if number is None else number * factor for name, number in node.items()}
-    return {name: _scaled(each, generator) for name, each in node.items()}
-
-
-def _numbers(node):
-    """All numbers in it, with the lengths of its lists."""
-    if isinstance(node, bool) or node is None:
-        return []
-    if isinstance(node, int | float):
-        return [node]
-    if isinstance(node, str):
-        return [float(number) for number in re.findall(r"\d+", node)]
-    parts = list(node.values()) if isinstance(node, dict) else node
-    return [len(parts), *(number for part in parts for number in _numbers(part))]
-
-
-def _at_random(text, generator):
-    """The results with scores and pairs at random, some of them as no interval of a score can be."""
-    results = json.loads(text)
-    for row in results["scores"]:
-        for name in SCORES:
-            value, reach = generator.random(), generator.choice([0.02, 3.0])
-            row[name] = {"value": value, "low": value - reach, "high": value + reach}
-    for name in ELSEWHERE:
-        results[name] = _scaled(results[name], generator)
-    for pair in results["pairs"]:
-        for name in ("p_bootstrap_holm", "p_mcnemar_holm", "p_mcnemar_mid_holm", "detectable_macro_f1"):
-            pair["test"][name] = float(generator.random())
-        value = float(generator.uniform(-0.3, 0.3))
-        pair["test"]["difference"] = {"value": value, "low": value - 0.02, "high": value + 0.02}
-        pair["test"]["only_a_correct"], pair["test"]["only_b_correct"] = generator.integers(0, 99, 2).tolist()
-    return json.dumps(results)
-
-
-def _check_study(cards, stored):
-    grids = {grid.columnDefs[0]["headerName"]: grid for grid in cards._traverse() if hasattr(grid, "rowData")}
-    tables = [grid for grid in cards._traverse() if hasattr(grid, "rowData")]
-    rows = {row["label"]: row for row in stored["scores"]}
-    scores = next(grid for grid in tables if grid.columnDefs[2]["headerName"] == "Macro-F1")
-    shown = [[row[str(place)] for place in range(6)] for row in scores.rowData]
-    assert len(shown) == sum(row["kind"] != "mechanism" for row in stored["scores"])
-    for label, seeds, *values in shown:
-        row = rows[label["text"]]
-        assert seeds == str(len(row["seeds"]))
-        for text, name in zip(values, SCORES, strict=True):
-            value, low, high = map(float, re.findall(r"-?\d+\.\d+", text))
-            assert value == pytest.approx(row[name]["value"], abs=6e-4) and 0 <= low <= value <= high <= 1
-    first = [float(re.match(r"[\d.]+", values[2])[0]) for values in shown]
-    assert first == sorted(first, reverse=True)
-    pair = next(pair for pair in stored["pairs"] if pair["group"] == "families")
-    test, turned = pair["test"], pair["test"]["difference"]["value"] < 0
-    a, b = (pair["b"], pair["a"]) if turned else (pair["a"], pair["b"])
-    (row,) = grids["A \u2212 B"].rowData
-    assert row["0"] == f"{a} \u2212 {b}" and row["1"].startswith(f"+{abs(test['difference']['value']):.3f}")
-    counts = (test["only_a_correct"], test["only_b_correct"])
-    assert row["5"] == "{} : {}".format(*(reversed(counts) if turned else counts))
-    low, high = (abs(test["difference"][end]) for end in (("high", "low") if turned else ("low", "high")))
-    shown = [abs(float(number)) for number in re.findall(r"[+-]\d\.\d+", row["1"])]
-    assert shown == pytest.approx([abs(test["difference"]["value"]), low, high], abs=6e-4)
-    assert row["3"] == _p(test["p_bootstrap_holm"])
-    assert row["4"] == f"{_p(test['p_mcnemar_holm'])} ({_p(test['p_mcnemar_mid_holm'])})"
-    assert row["6"] == f"{100 * test['detectable_macro_f1']:.1f}"
-    classes = next(grid for grid in tables if grid.columnDefs[1]["headerName"] == stored["categories"][0])
-    for row in classes.rowData:
-        each = rows[row["0"]["text"] if isinstance(row["0"], dict) else row["0"]]
-        for place, name in enumerate(stored["categories"], start=1):
-            assert float(row[str(place)].split()[0]) == pytest.approx(each["per_category"][name]["value"], abs=6e-4)
-
-
-def _p(value):
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _check_other_sections(results, stored):
-    """Check that each number in the tables of the other sections is one that the store holds, in the column's unit."""
-    found = {section.key: section for section in make_sections(results)}
-    for key in ELSEWHERE:
-        known = np.array([*_numbers(stored[key]), *_numbers(stored["scores"]), *_numbers(stored["pairs"])])
-        cells = [text for table in found[key].tables for row in table.rows for text in cell_texts(row)]
-        assert cells
-        for cell in cells:
-            for number in re.findall(r"[+-]?\d[\d,]*\.?\d*", cell):
-                value, digits = float(number.replace(",", "")), len(number.partition(".")[2])
-                close = np.abs(np.abs(np.outer(known, [1, 100, 1000, 1e-6, 1e-9])) - abs(value)) <= 0.51 * 10.0**-digits
-                assert close.any(), (key, cell)
