@@ -49,7 +49,7 @@ def _wait_until(page, condition, seconds=20):
 
 def _serious(page, **options):
     """What axe finds, and still finds seconds later: a grid whose width has changed draws its columns anew."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 40
     while (found := _found_by_axe(page, options)) and time.monotonic() < end:
         page.wait_for_timeout(500)
     return found
