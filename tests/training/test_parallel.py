@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,8 @@ from torch import distributed
 from tests.models.families import make_categoriser, make_shallow
 from vlm_core.config import Config
 from vlm_core.errors import UserError
+from vlm_core.evaluation.hierarchy import Hierarchy
+from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.training import loop
 from vlm_core.training.checkpoint import TrainingState
@@ -28,6 +31,8 @@ from vlm_core.training.loop import StepReport
 from vlm_core.training.parallel import ALONE, Group, GroupCheckpoint
 
 LABELS = np.arange(24) % 3
+# Of the coarser level some products have no category, and whole parts of batches none at all.
+LEVELS = np.stack([np.where(np.arange(24) % 8 < 5, -1, LABELS // 2), LABELS], axis=1)
 # Thirteen rows in batches of four: the last one has a single row, which leaves the other process without any.
 TRAIN = np.array([*range(12), 12])
 CASES: dict[str, dict[str, Any]] = {
@@ -36,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora": {"model": "clip", "mode": "lora", "blocks": 1, "views": 1},
     "last-blocks": {"model": "clip", "mode": "last-blocks", "blocks": 1, "views": 2},
     "lp-ft": {"model": "clip", "mode": "lp-ft", "blocks": 1, "views": 1},
+    "levels": {"model": "clip", "mode": "full", "label": "coarse,fine", "balance": "weights"},
     "generate": {"model": "blip", "mode": "full", "objective": "generate"},
 }
 
@@ -68,11 +74,17 @@ def train(case: str, folder: Path, group: Group | None) -> None:
     catalogue = SimpleNamespace(
         pictures=pictures, products=pd.DataFrame(index=range(24)), pictures_fingerprint="these", fingerprint="these"
     )
-    split = SimpleNamespace(labels=LABELS, train=TRAIN, validation=np.arange(16, 24), categories="abc")
+    split = SimpleNamespace(
+        labels=LABELS, level_labels=LEVELS, train=TRAIN, validation=np.arange(16, 24), categories="abc"
+    )
     settings = {"preset": "original", "epochs": 3, "patience": 3, "batch_size": 4, "learning_rate": 1e-3}
     config = Config.build({**settings, "cache_precision": "fp32", **CASES[case]})
-    head = {"head": "sentences"} if config.objective == "generate" else {}
-    model = make_categoriser(config.family, **head) if head else make_shallow(config.family)
+    model = make_categoriser(config.family, head="sentences") if case == "generate" else make_shallow(config.family)
+    if case == "levels":
+        hierarchy = Hierarchy.learn(config.labels, (("top", "other"), model.categories), LEVELS[TRAIN])
+        description = replace(model.description, hierarchy=hierarchy)
+        torch.manual_seed(2)
+        model = VisionLanguageCategoriser(model.hf, model.adapter.tokenizer, description)
     place = folder / f"{case}-{group.size if group else 1}"
     cache = FeatureCache(folder / "cache", 2**30, "fp32")
     data: Any = SimpleNamespace(catalogue=catalogue, split=split)
