@@ -130,8 +130,10 @@ class Campaign:
         command.kill()
         command.wait()
         for processes, seconds in ((workers, SECONDS_TO_STOP), (below, SECONDS_OF_HELPERS)):
-            _, alive = psutil.wait_procs(processes, seconds)
-            self._expect(not alive, f"leader: alive after {seconds} s: {[_name(each) for each in alive]}")
+            end = time.monotonic() + seconds
+            while (alive := [*filter(None, map(_name, processes))]) and time.monotonic() < end:
+                time.sleep(0.2)
+            self._expect(not alive, f"leader: alive after {seconds} s: {alive}")
         self._resume("leader")
 
     def stop(self) -> None:
@@ -239,6 +241,7 @@ _train_part: Callable[[Any, Any], Any] = data_parallel.train_part
 
 
 def _name(process: psutil.Process) -> str:
+    """Return a process's name; "" for one that has ended, whether anybody has noticed or not."""
     try:
         return " ".join(process.cmdline()[:1])
     except psutil.Error:
