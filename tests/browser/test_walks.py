@@ -120,6 +120,23 @@ def test_from_the_leaderboard_to_a_comparison_and_to_a_run(site):
     expect(page.get_by_role("heading", level=1)).to_have_text("clip-lp-ft-0")
 
 
+def test_paper_is_white_and_has_every_row_and_the_screen_is_as_before_afterwards(site):
+    page = _settled(site.open("/"))
+    _show(page, 1440, "dark")
+    _wait_until(page, GRIDS_ARE_DRAWN)
+    theme, rows = page.locator("html"), page.locator("table.printed tbody tr")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    expect(theme).to_have_attribute("data-mantine-color-scheme", "light")
+    expect(rows).to_have_count(6)  # four runs and two headings
+    expect(rows.nth(1).locator("td").nth(2)).to_have_text(re.compile(r"^0\.\d{3}$"))
+    expect(page.locator("#shell-links")).to_be_hidden()
+    page.emulate_media(media="screen")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    expect(theme).to_have_attribute("data-mantine-color-scheme", "dark")
+    expect(rows).to_have_count(0)
+
+
 def test_bands_stay_together_however_the_grid_is_sorted(site):
     page = _settled(site.open("/"))
     for _ in range(3):
