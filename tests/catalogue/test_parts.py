@@ -13,6 +13,8 @@ from vlm_core.catalogue.parts import PART, given_parts, part_of_file, part_of_pi
         ("val/state.json", "validation"),
         ("Test.csv", "test"),
         ("training/test.arrow", "train"),
+        ("annotations/instances_val2017.json", "validation"),
+        ("test20/2017.csv", ""),
         ("shop.parquet", ""),
         ("contest/latest.csv", ""),
     ],

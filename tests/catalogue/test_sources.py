@@ -200,6 +200,25 @@ def test_paths_in_place_of_bytes_and_texts_stored_as_bytes(tmp_path):
     assert _rows(source) == {"1": "Shirt"} and _pictures(source) == {"1": b"one"}
 
 
+@pytest.mark.parametrize("in_parts", [True, False])
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_annotations_of_coco_beside_folders_of_pictures(tmp_path, make, in_parts):
+    def annotations(names):
+        return {
+            "images": [{"id": name, "file_name": f"{name}.jpg"} for name in names],
+            "annotations": [{"image_id": name, "category_id": 1} for name in names],
+            "categories": [{"id": 1, "name": "Shirt"}],
+        }
+
+    listed = {"train": ["1"], "val": ["2"]} if in_parts else {"": ["1", "2"]}
+    files = {f"annotations/instances_{part}2017.json": json.dumps(annotations(ids)) for part, ids in listed.items()}
+    pictures = {"train2017/1.jpg": b"one", "val2017/2.jpg": b"two"}
+    source = _open(make(tmp_path / "coco", {name: text.encode() for name, text in files.items()} | pictures))
+    assert _pictures(source, KAGGLE) == {"1": b"one", "2": b"two"}
+    with source.open_table(KAGGLE) as table:
+        assert [row.values["masterCategory"] for row in read_products(table.table, table.columns)] == ["Shirt"] * 2
+
+
 @pytest.mark.parametrize("make", [_folder, _zip])
 def test_what_folders_of_parquet_files_say_is_a_column(tmp_path, make):
     names = {"1": "Home%20%26%20Garden", "2": "__HIVE_DEFAULT_PARTITION__"}

@@ -17,12 +17,13 @@ _CALLED: Final = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
     **dict.fromkeys(("test", "testing", "eval"), TEST),
 }
+_YEAR: Final = re.compile(r"(?:19|20)\d\d$")
 _WORDS: Final = re.compile(r"[/_.-]")
 
 
 def part_called(name: str) -> str:
-    """Return the part that is called so, in any of the usual words; "" for none."""
-    return _CALLED.get(name.strip().lower(), "")
+    """Return the part that is called so, in any of the usual words, also with a year: train2017; "" for none."""
+    return _CALLED.get(_YEAR.sub("", name.strip().lower()), "")
 
 
 def part_of_file(path: str) -> str:

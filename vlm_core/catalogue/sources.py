@@ -226,7 +226,7 @@ def _of_parts(files: Files, paths: Sequence[str], name: str) -> Source:
     def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
         opened = {path: _open_any(files, path, columns) for path in paths}
         tables = {path: table for path, (table, _) in opened.items()}
-        return JoinedTable(name, tables), lambda: "|".join(digest() for _, digest in opened.values())
+        return JoinedTable(name, tables, files), lambda: "|".join(digest() for _, digest in opened.values())
 
     return Source(name, FilePictures(files), open_table)
 
@@ -294,7 +294,7 @@ def _is_of_products(files: Files, path: str, columns: Columns) -> bool:
     except UserError:
         return not is_text
     try:
-        if set(columns.needed().values()) <= set(table.names):
+        if set(_fill_in(columns, table).needed().values()) <= set(table.names):
             return True
         rows = (found for found in islice(table.records(columns), ROWS_LOOKED_AT) if isinstance(found, Record))
         return not is_text and (
