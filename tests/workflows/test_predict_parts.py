@@ -94,9 +94,10 @@ def test_a_packed_catalogue_is_read_where_it_lies(model, shop, tmp_path):
 
 
 def test_a_folder_of_pictures_is_packed_on_the_way(model, shop, tmp_path):
-    expected = _in_one_file(model, shop.parent, tmp_path / "one.parquet")
+    files = Columns("id", "", "", "", ())  # where no column is named, the table among the pictures is passed over
+    expected = _in_one_file(model, shop.parent, tmp_path / "one.parquet", files)
     assert len(expected) == 97
-    pd.testing.assert_frame_equal(_predict(model, shop.parent, tmp_path / "out"), expected)
+    pd.testing.assert_frame_equal(_predict(model, shop.parent, tmp_path / "out", files), expected)
 
 
 def test_a_prediction_that_was_cut_goes_on(model, shop, tmp_path, monkeypatch):
