@@ -155,7 +155,10 @@ def update_body(
         return empty_state("Choose two runs", advice, picture="compare")
     comparison = _compare(runs, _tested(runs, run_ids))
     if len(comparison.runs) < 2:
-        missing = "These runs have no test evaluation: they have not finished, or are no longer in the store."
+        missing = (
+            "These runs have no test evaluation that can be read: they have not finished, are no longer in the store, "
+            "or their files were moved."
+        )
         return empty_state("Nothing to compare yet", missing, picture="compare")
     return _cards(comparison, choices or {})
 

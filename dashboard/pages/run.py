@@ -149,7 +149,8 @@ def update_curves(runs: Runs, version: int | None, run_id: str, epoch: int | Non
         figure = learning_curves(epochs, family_colour(row.get("params.model", "")))
     else:
         running = row.get("status") == "RUNNING" and not tested
-        figure = no_data("The first epoch has not finished yet" if running else "This run was not trained in epochs")
+        without = "The first epoch has not finished yet" if running else "This run was not trained in epochs"
+        figure = no_data(_missing_files(row) or without)
     return figure, end, value, marks
 
 
@@ -157,7 +158,8 @@ def update_confusion(runs: Runs, epoch: int, kind: str, version: int | None, run
     """Return the matrix of an epoch's validation or, after the last epoch, of the test split."""
     at_epoch = epoch_matrix(runs, run_id, epoch)
     if at_epoch is None:
-        return no_data("No epoch has finished, and the test split was not evaluated"), ""
+        missing = _missing_files(runs.row(run_id) or {})
+        return no_data(missing or "No epoch has finished, and the test split was not evaluated"), ""
     return confusion(at_epoch.matrix, at_epoch.categories, kind, at_epoch.before), at_epoch.title
 
 
@@ -222,8 +224,25 @@ def _is_tested(runs: Runs, run_id: str) -> bool:
     return SCORE in (runs.row(run_id) or {})
 
 
+def _missing_files(row: Mapping[str, Any]) -> str:
+    """Return why there are no files of what the store says that the run has done; "" if it says nothing of the kind."""
+    if row.get("tags.kind") == "trial":
+        return "A trial keeps no files: its metrics are in MLflow"
+    if SCORE in row or ("tags.training_log" in row and row.get("status") == "FINISHED"):
+        return "The files of this run were not found"
+    return ""
+
+
 def _untested(row: Mapping[str, Any]) -> Component:
-    """Return why the run has no test scores."""
+    """Return why the run has no evaluation to show."""
+    if SCORE in row:
+        text = (
+            f"The store holds a macro-F1 of {row[SCORE]:.4f} on the test split, but the files of its evaluation were "
+            "not found. If the project's folder was moved, `python -m experiments.relocate` mends the store."
+        )
+        return notice("Evaluation not found", text, "warning")
+    if kind := {"trial": "A trial", "search": "A search"}.get(row.get("tags.kind", "")):
+        return notice("Not tested", f"{kind} is judged on validation: only the winner of a search is tested.")
     if row.get(LOST):
         return notice("Not tested", f"The run shows {row[LIVE]}: resume it with resume={row['run_id']}.", "warning")
     if row["status"] == "RUNNING":

@@ -39,6 +39,8 @@ def category_table(evaluation: Evaluation) -> Component:
         data={"head": ["Category", "n", "Precision", "Recall", "F1 (95 % interval)"], "body": body},
         highlightOnHover=True,
         stickyHeader=True,
+        horizontalSpacing="xs",
+        fz="xs",
     )
     return html.Div(table, className="scroll-x", style={"maxHeight": "420px", "overflowY": "auto"}, tabIndex=0)
 

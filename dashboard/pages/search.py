@@ -184,8 +184,7 @@ def _figure_cards(search: Search) -> list[Component]:
                 className="scroll-x wide",
                 tabIndex=0,
             ),
-            note="One line per trial; each axis runs from the lowest to the highest value. Darker lines score higher; "
-            "faint ones were pruned.",
+            note="One line per trial, coloured by its score; grey ones were pruned.",
         ),
     ]
     if search.two_objectives:

@@ -157,6 +157,27 @@ def test_a_run_without_a_sign_of_life_says_since_when(runs, clip, monkeypatch):
     assert "no sign since 2026-01-01 11:50 UTC" in _text(page.update_head(runs, 1, clip)[0])
 
 
+def test_files_that_are_gone_are_not_taken_for_a_test_that_never_was(runs, clip, monkeypatch):
+    monkeypatch.setattr(runs, "evaluation", lambda *names: None)
+    monkeypatch.setattr(runs, "epochs", lambda run_id: [])
+    monkeypatch.setattr(page, "epoch_matrix", lambda *names: None)
+    scores, _ = page.update_details(runs, clip, "")
+    score = runs.row(clip)["metrics.test_macro_f1"]
+    assert f"holds a macro-F1 of {score:.4f}" in _text(scores) and "experiments.relocate" in _text(scores)
+    assert "files of this run were not found" in _text(page.update_curves(runs, 1, clip, None, None)[0])
+    assert "files of this run were not found" in _text(page.update_confusion(runs, 1, "counts", 1, clip)[0])
+
+
+def test_a_trial_says_that_only_the_winner_is_tested(runs, clip, monkeypatch):
+    row = {name: value for name, value in runs.row(clip).items() if not name.startswith("metrics.test")}
+    monkeypatch.setattr(runs, "row", lambda run_id: {**row, "tags.kind": "trial"})
+    monkeypatch.setattr(runs, "evaluation", lambda *names: None)
+    monkeypatch.setattr(runs, "epochs", lambda run_id: [])
+    scores, _ = page.update_details(runs, clip, "")
+    assert "only the winner of a search is tested" in _text(scores)
+    assert "A trial keeps no files" in _text(page.update_curves(runs, 1, clip, None, None)[0])
+
+
 def test_a_score_that_may_be_memorised_says_by_what(runs):
     table = runs.table()
     leaking = table[table["tags.protocol"] == "original"]["run_id"].iloc[0]
