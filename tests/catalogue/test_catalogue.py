@@ -280,3 +280,13 @@ def test_the_report_lies_beside_the_pictures_as_json(tmp_path):
     assert json.loads((folder / "reading.json").read_text())["report"]["rows_read"] == 6
     shutil.rmtree(folder)
     assert len(_prepare(tmp_path / "shop.zip", tmp_path).products) == 3
+
+
+def test_names_that_are_no_utf8_are_shown_with_what_they_hold(tmp_path):
+    for category in ("Shoes", "Bags"):
+        (tmp_path / "shop" / category).mkdir(parents=True)
+        Image.new("RGB", (6, 8), "red").save(tmp_path / "shop" / category / "whole.jpg")
+    picture = (tmp_path / "shop" / "Bags" / "whole.jpg").read_bytes()
+    Path(os.fsdecode(os.fsencode(tmp_path / "shop" / "Bags") + b"/M\xf6bel.jpg")).write_bytes(picture)
+    catalogue = prepare_catalogue(str(tmp_path / "shop"), Columns("id", "", "", "masterCategory", ()), tmp_path)
+    assert "M\\xf6bel" in set(catalogue.products["id"])

@@ -1,5 +1,7 @@
 """Corrections change what they name, and are never silently stale."""
 
+import os
+
 import pandas as pd
 import pytest
 
@@ -97,3 +99,9 @@ def test_a_file_that_is_none_is_one_sentence(tmp_path, content, said):
         (tmp_path / "c.csv").write_bytes(content)
     with pytest.raises(UserError, match=f"c.csv [^\n]*{said}"):
         read_corrections(tmp_path / "c.csv")
+
+
+def test_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "corrections.csv")
+    with pytest.raises(UserError, match="is not a regular file"):
+        read_corrections(tmp_path / "corrections.csv")

@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.messages import collected_messages
 from vlm_core.catalogue import sources
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.pictures import PictureMissing
 from vlm_core.catalogue.reading import Columns, Refusal, read_products
 from vlm_core.catalogue.sources import open_source
+from vlm_core.catalogue.zips import is_workbook, open_zip
 from vlm_core.errors import UserError
 
 KAGGLE = Columns("id", "", "title", "masterCategory", ())
@@ -470,3 +472,24 @@ def test_a_zip_that_lies_about_its_sizes_is_bounded(tmp_path):
     (tmp_path / "lies.zip").write_bytes(data)
     with pytest.raises(OSError, match="broken"):
         _open(tmp_path / "lies.zip").pictures.read("images/1.jpg")
+
+
+def test_an_entry_without_a_name_hides_no_other(tmp_path):
+    path = tmp_path / "shop.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"lost")
+        archive.writestr("styles.csv", "id,masterCategory\n1,Shoes\n")
+    with open_zip(path) as opened:
+        assert opened.namelist() == ["", "styles.csv"]
+    assert not is_workbook(tmp_path / "shop.zip")
+
+
+def test_a_zip_that_has_a_name_twice_says_so(tmp_path):
+    with zipfile.ZipFile(tmp_path / "shop.zip", "w") as archive:
+        for name in ("S/a.jpg", "T/b.jpg", "T/c.jpg"):
+            archive.writestr(name, name)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("S/a.jpg", "another")
+    with collected_messages() as lines:
+        open_source(str(tmp_path / "shop.zip"), tmp_path)
+    assert any("has 1 of its files twice, such as S/a.jpg: the last one is read" in line for line in lines)

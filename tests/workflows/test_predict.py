@@ -345,3 +345,10 @@ def test_a_table_without_any_picture_is_enough_for_a_model_of_texts(tmp_path):
     ((first, second),) = predict_batches(make_reader("git", "text"), pictures)
     assert first["id"] == "1" and first["read"] == "text" and "error" not in first
     assert "no text" in second["error"]
+
+
+def test_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    for place in (tmp_path / "fifo.jpg", tmp_path / "*.jpg"):
+        with pytest.raises(UserError, match="neither a folder nor a regular file"):
+            find_pictures([str(place)], "id", "", tmp_path)

@@ -12,6 +12,7 @@ from typing import Final
 
 import pandas as pd
 
+from vlm_core.catalogue.containers.folder import open_regular
 from vlm_core.catalogue.containers.text_table import TextTable
 from vlm_core.catalogue.parts import PART
 from vlm_core.catalogue.reading import Columns, Refusal
@@ -56,7 +57,7 @@ def read_corrections(path: Path) -> tuple[list[Correction], list[str]]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB: give a file of corrections.")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             table = TextTable(file, str(path), NEEDED)
             if missing := [name for name in NEEDED if name not in table.names]:
                 raise UserError(

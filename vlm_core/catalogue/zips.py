@@ -33,7 +33,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
             archive = zipfile.ZipFile(_reread_names(path))
     except (OSError, struct.error, IndexError, *BROKEN_ENTRY) as error:
         raise UserError(f"{path} cannot be opened as a zip ({error}): download it again.") from None
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]  # a broken one has no name
     if 2 * sum(map(_is_encrypted, entries)) > len(entries):
         archive.close()
         raise UserError(f"{path} has a password: unpack it, and give the folder.")

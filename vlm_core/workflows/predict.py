@@ -99,6 +99,9 @@ def find_pictures(
     tables, in_tables = list[Source](), 0
     passed_over: list[str] = []
     paths = list(dict.fromkeys(path.absolute() for place in places for path in _expand(place)))
+    for path in paths:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # whose opening may wait for ever
+            raise UserError(f"pictures={path} is neither a folder nor a regular file: give images, folders or tables.")
     top = Path(os.path.commonpath([path.parent for path in paths]))
     if len(paths) == 1 and (paths[0].is_dir() or zipfile.is_zipfile(paths[0])):
         top = paths[0]

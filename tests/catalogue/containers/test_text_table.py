@@ -339,3 +339,9 @@ def test_fields_may_end_at_blanks_where_the_column_names_do():
 def test_a_row_that_only_looks_like_column_names_is_a_row():
     table = TextTable(io.BytesIO(HEADER + b"id,gender,category,title\n"), "products.csv", ["id", "category"])
     assert [row.line for row in read_products(table, KAGGLE)] == [2] and not table.notes
+
+
+def test_letters_that_no_language_has_together_tell_encodings_apart_however_long_a_word_is():
+    for word in ("Ko\u0161ile", "KO\u0160ILE"):  # Czech, which as Western Europe's would be Ko¹ile or Košile with ø
+        content = HEADER + f"1,Men,Apparel,{word} p\u0159\u00ed\u017e {'x' * 100_000}\u0159\n".encode("cp1250")
+        assert _titles(content)["1"].startswith(f"{word} p\u0159\u00ed\u017e")

@@ -26,7 +26,7 @@ _LEGACY: Final = (
 _WORDS: Final = re.compile(r'[^\s,;|"]+')
 _IN_WORDS: Final = "’‘–—®™…´`"  # signs that may stand between letters
 # Letters of which no language has one of each in one word: Czech that was read as of Western Europe
-_NEVER_TOGETHER: Final = re.compile(r"(?=.*[øìòùè])(?=.*[šžáíýú])", re.IGNORECASE)
+_NEVER_TOGETHER: Final = frozenset("øìòùè"), frozenset("šžáíýú")
 MOST_MARGIN: Final = 0.05  # by which another encoding must fit a language better than that of Western Europe
 _ESCAPED: Final = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python escapes them
 QUOTED: Final = re.compile(r'"[^"]*"')
@@ -102,7 +102,8 @@ def _oddities(text: str) -> int:
     for word in _WORDS.findall(text):
         if word.isascii():
             continue
-        odd += bool(_NEVER_TOGETHER.search(word)) + word.count("\N{REPLACEMENT CHARACTER}")
+        letters = set(word.lower())
+        odd += all(some & letters for some in _NEVER_TOGETHER) + word.count("\N{REPLACEMENT CHARACTER}")
         for before, letter, after in zip(word, word[1:], f"{word[2:]} ", strict=False):
             if letter.isalpha():
                 is_amid = before.islower() or (before.isupper() and after.islower() and not letter.isascii())

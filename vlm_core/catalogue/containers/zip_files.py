@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import BinaryIO, Final, cast
 from vlm_core.catalogue.containers.files import MOST_FOLDERS, is_leftover
 from vlm_core.catalogue.zips import open_zip, read_entry
 
+logger = logging.getLogger(__name__)
 _UTF8: Final = 0x800  # of an entry's flags: its name is said to be UTF-8
 
 
@@ -21,10 +23,16 @@ class ZipFiles:
         self.name = path.name
         self._zip = open_zip(path)
         self._entries: dict[str, zipfile.ZipInfo] = {}
+        twice: list[str] = []
         for entry in self._zip.infolist():
             name = readable_name(entry)
             if not name.endswith("/") and name.count("/") <= MOST_FOLDERS:
+                twice += [name] if name in self._entries else []
                 self._entries[name] = entry
+        if twice:
+            logger.warning(
+                f"{self.name} has {len(twice):,} of its files twice, such as {twice[0]}: the last one is read."
+            )
         self._folders: dict[str, tuple[list[str], list[str]]] | None = None
 
     def contains(self, path: str) -> bool:
