@@ -21,7 +21,7 @@ from vlm_core.tracking.lineage import SPLIT_PART, SplitPart
 from vlm_core.tracking.opening import check_resumable
 from vlm_core.tracking.patience import patiently
 from vlm_core.tracking.problems import is_away, is_locked
-from vlm_core.tracking.registry import SCORE
+from vlm_core.tracking.registry import SCORE, model_of
 from vlm_core.tracking.relocation import explain_missing
 from vlm_core.tracking.store import connect, open_mlflow, store_errors, store_uri
 
@@ -40,6 +40,7 @@ ROWS_PER_PAGE: Final = 250  # which a busy machine answers within the seconds th
 ROWS_ON_FIRST_PAGE: Final = 100
 _INFO: Final = ("run_id", "name", "experiment", "experiment_id", "status", "started", "ended")
 _PROGRESS: Final = ("seen", "epoch")
+MODEL: Final = "model/"  # what a path of a file of the run's model begins with
 _EPOCHS: Final = "validation_macro_f1"  # logged once an epoch, by its number
 _OWN_RUNS: Final = f"tags.`{tags.ROLE}` = '{tags.RUN}'"
 
@@ -150,13 +151,17 @@ class RunReader:
 
         self._run(run_id)
         with store_errors(self._uri):
+            place = {"run_id": run_id, "artifact_path": path}
+            if path.startswith(MODEL) and (model := model_of(self._client, run_id)):
+                # in its own place: MLflow looks a run's model up in the default store alone
+                location = self._client.get_logged_model(model).artifact_location
+                place = {"artifact_uri": f"{location}/{path.removeprefix(MODEL)}"}
             try:
                 path_here = Path(
                     patiently(
                         self._uri,
                         open_mlflow().artifacts.download_artifacts,
-                        run_id=run_id,
-                        artifact_path=path,
+                        **place,
                         tracking_uri=self._uri,
                         dst_path=None if into is None else str(into),
                     )

@@ -51,7 +51,7 @@ def register(run_id: str) -> str:
     with store_errors(uri):
         client = connect(uri, to_write=True)
         run = client.get_run(run_id)
-        model_id = _model_of(client, run_id)
+        model_id = model_of(client, run_id)
         if model_id is None:
             raise UserError(f"run {run_id} holds no model to register: let it finish first.")
         family = str(run.data.params.get("model", "")).split("-")[0] or "model"
@@ -132,7 +132,7 @@ def resolve(reference: str, uri: str = "") -> Path:
             raise UserError(_NO_MODEL.format(reference))
         if not reference.startswith("models:/"):
             # MLflow would copy runs:/<id>/model, though it lies on this disk as the run's models:/ address
-            model_id = _model_of(client, reference.removeprefix("runs:/").removesuffix("/model"))
+            model_id = model_of(client, reference.removeprefix("runs:/").removesuffix("/model"))
             if model_id is None:
                 raise UserError(
                     f"{reference} is not a run with a model: give the id of a finished run, or a model such as "
@@ -160,7 +160,7 @@ def _fetch(client: MlflowClient, address: str, uri: str, **place: str) -> Path:
     return categoriser
 
 
-def _model_of(client: MlflowClient, run_id: str) -> str | None:
+def model_of(client: MlflowClient, run_id: str) -> str | None:
     """Return the id of the model that the run logged last, if it did."""
     from mlflow.exceptions import MlflowException
 

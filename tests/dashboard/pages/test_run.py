@@ -157,6 +157,12 @@ def test_a_run_without_a_sign_of_life_says_since_when(runs, clip, monkeypatch):
     assert "no sign since 2026-01-01 11:50 UTC" in _text(page.update_head(runs, 1, clip)[0])
 
 
+def test_the_model_card_is_read_wherever_the_dashboard_was_started(runs, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
+    assert "macro-F1" in _text(page._model_card(runs, clip))
+
+
 def test_files_that_are_gone_are_not_taken_for_a_test_that_never_was(runs, clip, monkeypatch):
     monkeypatch.setattr(runs, "evaluation", lambda *names: None)
     monkeypatch.setattr(runs, "epochs", lambda run_id: [])
