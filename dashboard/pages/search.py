@@ -184,7 +184,7 @@ def _figure_cards(search: Search) -> list[Component]:
                 className="scroll-x wide",
                 tabIndex=0,
             ),
-            note="One line per trial, coloured by its score; grey ones were pruned.",
+            note="One line per trial, the bluer the higher its score; dotted lines were pruned.",
         ),
     ]
     if search.two_objectives:

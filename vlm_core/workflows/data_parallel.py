@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class SharedTraining:
     """What a worker is told: settings as they are after all adaptation, and the run that is open."""
 
     config: Config = field(repr=False)
@@ -69,7 +69,7 @@ def train_together(config: Config, data: Data, run: RunWriter, root: Path, plot:
     from vlm_core.engine.together import work_together
     from vlm_core.workflows.train import checkpoints
 
-    job = Job(config, root, run.run_id, data.split.fingerprint, plot)
+    job = SharedTraining(config, root, run.run_id, data.split.fingerprint, plot)
     cost = work_together(train_part, job, workers=config.workers, threads=config.threads, device=config.device)
     folder, copies = checkpoints(config, root, run.run_id)
     copies.fetch(folder)
@@ -81,7 +81,7 @@ def train_together(config: Config, data: Data, run: RunWriter, root: Path, plot:
     return cost
 
 
-def train_part(job: Job, place: Place) -> PrefixCost:
+def train_part(job: SharedTraining, place: Place) -> PrefixCost:
     """Train as one worker of several, in a process that is connected to the others."""
     from vlm_core.tracking.writer import EpochWriter
     from vlm_core.training.parallel import Group

@@ -10,7 +10,7 @@ ID: Final = "id"
 FILE_NAME, LABEL = "file_name", "label"  # COCO's column with the picture, and what its annotations become
 
 
-class Rows(NamedTuple):
+class DocumentRows(NamedTuple):
     """The objects of a table; one that is a text says why there is none. The columns of picture and category."""
 
     objects: list[Any]
@@ -19,36 +19,38 @@ class Rows(NamedTuple):
     note: str = ""  # what was assumed
 
 
-def rows_in(document: Any, needed: Collection[str]) -> Rows:
+def rows_in(document: Any, needed: Collection[str]) -> DocumentRows:
     """Return the table in a document; an object that holds none is a row itself.
 
     `needed` columns tell whether an object of objects holds rows by their ids, or columns as pandas writes them.
     """
     if isinstance(document, list):
-        return Rows(document)
+        return DocumentRows(document)
     if _lists(document, "images", "annotations", "categories"):
         return _of_coco(document)
     if _lists(document, "columns", "data"):
         names, rows = document["columns"], document["data"]
-        return Rows([dict(zip(map(str, names), row, strict=False)) if _fits(row, names) else row for row in rows])
+        return DocumentRows(
+            [dict(zip(map(str, names), row, strict=False)) if _fits(row, names) else row for row in rows]
+        )
     tables = [name for name, value in document.items() if isinstance(value, list) and value and _are_objects(value)]
     if len(tables) == 1:
-        return Rows(document[tables[0]], note=f"the list {tables[0]} is the table")
+        return DocumentRows(document[tables[0]], note=f"the list {tables[0]} is the table")
     values = list(document.values())
     if values and _are_objects(values):
         inner = _lists_inside(values)
         return rows_in(inner, needed) if inner else _of_objects(document, set(needed))
-    return Rows([document])
+    return DocumentRows([document])
 
 
-def _of_objects(document: Mapping[str, dict[str, Any]], needed: set[str]) -> Rows:
+def _of_objects(document: Mapping[str, dict[str, Any]], needed: set[str]) -> DocumentRows:
     """Return rows that stand under their ids, or the rows of columns that stand under their names."""
     found = dict(document)
     if _are_columns(document, needed):
         keys = dict.fromkeys(key for column in document.values() for key in column)
         found = {key: {name: column.get(key) for name, column in document.items()} for key in keys}
     are_counted = list(found) == [str(number) for number in range(len(found))]
-    return Rows(list(found.values()) if are_counted else [{ID: key, **row} for key, row in found.items()])
+    return DocumentRows(list(found.values()) if are_counted else [{ID: key, **row} for key, row in found.items()])
 
 
 def _are_columns(document: Mapping[str, dict[str, Any]], needed: set[str]) -> bool:
@@ -59,7 +61,7 @@ def _are_columns(document: Mapping[str, dict[str, Any]], needed: set[str]) -> bo
     return needed <= set(document) or (all(map(str.isdecimal, first)) and not any(map(str.isdecimal, document)))
 
 
-def _of_coco(document: Mapping[str, Any]) -> Rows:
+def _of_coco(document: Mapping[str, Any]) -> DocumentRows:
     """Return a row for each image, whose category is that of its annotations."""
     names = {str(found.get("id")): str(found.get("name", "")) for found in document["categories"] if _is_object(found)}
     categories = defaultdict[str, dict[str, None]](dict)
@@ -69,7 +71,7 @@ def _of_coco(document: Mapping[str, Any]) -> Rows:
     rows = [
         _coco_row(found, list(categories[str(found.get("id"))])) for found in document["images"] if _is_object(found)
     ]
-    return Rows(rows, FILE_NAME, LABEL, "COCO: the category of an image is that of its annotations")
+    return DocumentRows(rows, FILE_NAME, LABEL, "COCO: the category of an image is that of its annotations")
 
 
 def _coco_row(image: dict[str, Any], categories: list[str]) -> dict[str, Any] | str:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, BinaryIO, Final
 
-from vlm_core.catalogue.containers.json_documents import Rows, rows_in
+from vlm_core.catalogue.containers.json_documents import DocumentRows, rows_in
 from vlm_core.catalogue.containers.text_lines import TextLines
 from vlm_core.catalogue.reading import Columns, Record, Refusal
 from vlm_core.errors import UserError
@@ -80,7 +80,7 @@ class JsonLines:
         if not documents:
             yield from ((number, _NOT_JSON) for number, _ in kept)
             return
-        rows = rows_in(documents[0], self._needed) if len(documents) == 1 else Rows(documents)
+        rows = rows_in(documents[0], self._needed) if len(documents) == 1 else DocumentRows(documents)
         self.picture, self.label = rows.picture, rows.label
         self.notes += [rows.note] if rows.note else []
         yield from enumerate(rows.objects, start=1)
