@@ -1,5 +1,6 @@
 """Packed catalogues: the same products as their source, written whole or not at all, and resumed."""
 
+import os
 import re
 import shutil
 import signal
@@ -76,6 +77,15 @@ def test_shards_are_the_catalogue_that_they_were_made_of(tmp_path, made):
     packed = _pack(place, tmp_path / "shards")
     assert (packed.rows, len(packed.shards), packed.missing) == (28, 6, 0)
     assert list(_told(tmp_path / "shards", tmp_path)) == list(_told(place, tmp_path))
+
+
+def test_names_that_are_no_utf8_are_the_same_in_shards(tmp_path):
+    place = folders_by_category(tmp_path / "shop", PRODUCTS)
+    picture = next(path for path in place.rglob("*") if path.is_file())
+    picture.rename(os.fsdecode(os.fsencode(picture.parent) + b"/M\xf6bel" + picture.suffix.encode()))
+    _pack(place, tmp_path / "shards")
+    told = list(_told(place, tmp_path))
+    assert "M\\xf6bel" in told[0][2] and list(_told(tmp_path / "shards", tmp_path)) == told
 
 
 def test_a_catalogue_without_ids_keeps_its_pictures_as_such(tmp_path):

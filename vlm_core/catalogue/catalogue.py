@@ -29,7 +29,7 @@ from vlm_core.catalogue.ordering import places_in_order
 from vlm_core.catalogue.parts import PART, part_of_picture
 from vlm_core.catalogue.pictures import PictureMissing, Pictures, tidy
 from vlm_core.catalogue.processes import in_processes
-from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, number_of, read_products
+from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, number_of, read_products, writable_text
 from vlm_core.catalogue.sources import Source, open_source
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
@@ -267,7 +267,7 @@ def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> N
                 continue
             file.write(decoded.picture.tobytes())
             for name, cell in _product(row, decoded, reading).items():
-                usable.setdefault(name, []).append(_text_of(cell))
+                usable.setdefault(name, []).append(writable_text(cell))
             sizes.append(decoded.size)
         file.seek(0)
         _write_header(file, (len(sizes), *canvas, 3))
@@ -279,15 +279,6 @@ def _write(source: Source, reading: _Reading, folder: Path, left_out: Path) -> N
     if len(set(products[PART]) - {""}) < 2:
         del products[PART]
     _finish(products, report, source.name, folder)
-
-
-def _text_of(cell: str) -> str:
-    """Return a cell in which what is no UTF-8, as in names of old files, is shown as \\xff."""
-    try:
-        data = os.fsencode(cell)
-    except UnicodeEncodeError:  # half a character, as JSON may hold one
-        data = cell.encode("utf-8", "backslashreplace")
-    return data.decode("utf-8", "backslashreplace")
 
 
 def _finish(products: pd.DataFrame, report: ReadingReport, name: str, folder: Path) -> None:

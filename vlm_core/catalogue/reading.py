@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -137,6 +138,15 @@ def place(line: int, sheet: str) -> str:
 def number_of(count: int, one: str, many: str = "") -> str:
     """Return a number with the word for one or for many, which ends in s unless it is given."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def writable_text(text: str) -> str:
+    """Return a text in which what cannot be written in UTF-8, as in names of old files, is shown as \\xff."""
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:  # half a character, as JSON may hold one
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def column_name(text: str) -> str:

@@ -25,7 +25,7 @@ from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.arrow_table import PATH, PROBLEM, SHARDS, RowPicture
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.parts import PART, part_of_picture
-from vlm_core.catalogue.reading import Columns, Refusal
+from vlm_core.catalogue.reading import Columns, Refusal, writable_text
 from vlm_core.catalogue.sources import Source
 from vlm_core.errors import UserError
 from vlm_core.progress import track
@@ -303,10 +303,12 @@ class _Packing:
         import pyarrow as pa
 
         columns: list[Any] = [
-            pa.array([_writable(row.cells[place]) for row, _, _ in group], pa.string())
+            pa.array([(cell := row.cells[place]) and writable_text(cell) for row, _, _ in group], pa.string())
             for place in range(len(self._names))
         ]
-        pictures = [{"bytes": data, PATH: _writable(row.cell), PROBLEM: _writable(why)} for row, data, why in group]
+        pictures = [
+            {"bytes": data, PATH: writable_text(row.cell), PROBLEM: writable_text(why)} for row, data, why in group
+        ]
         return pa.table([*columns, pa.array(pictures, schema.field(self._picture).type)], schema=schema)
 
     def _remove_others(self, files: set[str]) -> None:
@@ -321,11 +323,6 @@ def _read(picture: RowPicture) -> tuple[bytes | None, str]:
         return picture.read(), ""
     except OSError as error:
         return None, str(error) or type(error).__name__
-
-
-def _writable(text: str | None) -> str | None:
-    """Return a text with what cannot be written in UTF-8, as parts of file names, escaped."""
-    return text.encode("utf-8", "backslashreplace").decode() if text else text
 
 
 def _checksum(path: Path) -> str:

@@ -24,7 +24,16 @@ from vlm_core.catalogue.containers.folder import FolderFiles, open_regular
 from vlm_core.catalogue.containers.zip_files import readable_name
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.pictures import PictureMissing, address_of, count_further
-from vlm_core.catalogue.reading import SHORTENED, Columns, Refusal, TableRow, id_index, is_shortened, number_of
+from vlm_core.catalogue.reading import (
+    SHORTENED,
+    Columns,
+    Refusal,
+    TableRow,
+    id_index,
+    is_shortened,
+    number_of,
+    writable_text,
+)
 from vlm_core.catalogue.sources import TABLES, Source, is_table, open_path
 from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
@@ -228,7 +237,7 @@ def _with_ids(files: Sequence[_File]) -> Iterator[UnlabelledPicture]:
 
     What is no UTF-8 in a name is shown as \\xff.
     """
-    names = [os.fsencode(file.name).decode("utf-8", "backslashreplace") for file in files]
+    names = [writable_text(file.name) for file in files]
     stems = Counter(posixpath.splitext(name)[0] for name in names)
     used: set[str] = set()
     for name, file in zip(names, files, strict=True):
@@ -363,5 +372,4 @@ def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list
 
 
 def _valid(value: Any) -> Any:
-    """Return a text with what cannot be written in UTF-8, as parts of file names, escaped; any other value as it is."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return writable_text(value) if isinstance(value, str) else value
