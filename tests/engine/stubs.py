@@ -81,3 +81,21 @@ def work_together_until_stopped(folder: Path, place: object) -> None:
 
     (folder / f"{distributed.get_rank()}.began").write_text(str(os.getpid()))
     time.sleep(600)
+
+
+class DiesWhereItArrives:
+    """A task that kills the second of several workers as it is handed over, the first time."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        from torch import distributed
+
+        self.__dict__.update(state)
+        if distributed.is_initialized() and distributed.get_rank():
+            die_once(self.mark)
+
+
+def say_that_it_arrived(task: DiesWhereItArrives, place: object) -> str:
+    return task.mark.name

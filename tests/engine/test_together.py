@@ -7,7 +7,13 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.engine.stubs import meet, refuse_in_second, work_together_until_stopped
+from tests.engine.stubs import (
+    DiesWhereItArrives,
+    meet,
+    refuse_in_second,
+    say_that_it_arrived,
+    work_together_until_stopped,
+)
 from tests.messages import collected_messages
 from tests.standins import wait_for
 from vlm_core.engine.cluster import connected
@@ -30,6 +36,12 @@ def test_all_begin_again_where_one_is_killed_and_the_first_one_tells(there: Path
         told = work_together(meet, there, **TWO)
     assert told == [f"{rank}: {there.name} with 1 of Place(cpus=1, gpu=False)" for rank in range(2)]
     assert [line for line in lines if line.startswith("WARNING: All workers begin again at the last checkpoint")]
+
+
+@pytest.mark.slow
+def test_so_do_they_where_one_is_killed_before_it_begins(there: Path) -> None:
+    assert work_together(say_that_it_arrived, DiesWhereItArrives(there / "died"), **TWO) == "died"
+    assert (there / "died").exists()
 
 
 @pytest.mark.slow

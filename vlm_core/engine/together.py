@@ -99,14 +99,26 @@ def place_workers(workers: int, threads: int, device: str) -> Place:
 def _lead(given: Surroundings, work: Callable[[T, Place], R], task: T, workers: int, place: Place) -> _Ended[R]:
     """Let Ray Train run the workers to their end, in a process of its own: it takes over the handling of Ctrl-C."""
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # a node that goes is a worker that dies
-    from ray import train
+    from ray import exceptions, train
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+
+    class ReleaseCores(ControllerCallback, WorkerGroupCallback):
+        """Give the cores back at the end, also where a worker died before it began: Ray Train keeps them then."""
+
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            self._cores = worker_group.get_worker_group_state().placement_group_handle
+
+        async def before_controller_shutdown(self) -> None:
+            if hasattr(self, "_cores"):
+                self._cores.shutdown()
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
-            """Leave out what asks Ray's dashboard every second whether this trainer lives, which may not run."""
+            """Replace what asks Ray's dashboard every second whether this trainer lives, which may not run."""
             every: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-            return [each for each in every if type(each).__name__ != "PlacementGroupCleanerCallback"]
+            kept = [each for each in every if type(each).__name__ != "PlacementGroupCleanerCallback"]
+            return [ReleaseCores(), *kept]
 
     api: Any = train  # whose types are those of its first version
     with tempfile.TemporaryDirectory() as folder:  # Ray Train asks for one; our checkpoints are elsewhere
@@ -128,8 +140,11 @@ def _lead(given: Surroundings, work: Callable[[T, Place], R], task: T, workers: 
             failures = [*error.worker_failures.values()]
             problems = [str(each) for each in failures if isinstance(each, UserError)]
             return _Ended(problem=problems[0]) if problems else _Ended(death=first_line(failures[0]))
-        except api.TrainingFailedError as error:
-            return _Ended(problem=f"Ray cannot start the workers: {first_line(error)} {NEEDS_CODE}")
+        except api.ControllerError as error:  # before all of them had begun
+            cause = error.controller_failure
+            if isinstance(cause, exceptions.RayError) and not isinstance(cause, exceptions.RayTaskError):
+                return _Ended(death=first_line(cause))
+            return _Ended(problem=f"Ray cannot start the workers: {first_line(cause)} {NEEDS_CODE}")
 
 
 def _work(given: Surroundings, work: Callable[[T, Place], R], task: T, place: Place) -> R:
