@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, say, show_table
 from vlm_core.config import AuditConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Audit labels and pictures, and write one table and one page of what was found."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.audit",
         description="Find suspicious labels, duplicates, placeholders and poor pictures in a catalogue.",
     )
@@ -24,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [(kind, f"{count:,}") for kind, count in audit.counts().items()]
     show_table(f"Findings in {audit.catalogue.name}", ("", "findings"), rows)
     for note in audit.notes:
-        print(note)
-    print(f"Wrote audit.csv and audit.html to {config.output}.")
+        say(note)
+    say(f"Wrote audit.csv and audit.html to {config.output}.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -11,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import run_command
+from experiments.cli import Parser, run_command
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError, require_extra
 
@@ -37,7 +36,7 @@ WITHOUT_CATALOGUE = {"busy", "precision"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is not in the results yet, one process per measurement, and write the tables."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.benchmark",
         description="Measure seconds per image of every training mode and of a naive loop, on published "
         "architectures with random weights. What is in the results already is not measured again.",
@@ -108,7 +107,7 @@ def _alone(work: Callable[..., Any], *values: Any) -> Any:
         try:
             return pool.apply(work, values)
         except MemoryError:
-            raise UserError("There is not enough memory for this measurement: leave it out with --kinds.") from None
+            raise UserError("There is not enough memory for this measurement: leave it out of kinds=.") from None
 
 
 if __name__ == "__main__":

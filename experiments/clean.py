@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, say, show_table
 from vlm_core.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print what nobody needs any more, with sizes, and remove it with `--remove`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.clean",
         description="List what killed commands left in this folder, its store and the temporary folder, and features "
         "that no run uses; remove it with --remove. Runs, models and data stay.",
@@ -35,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if found.resumable.folders:
         print(f"Kept to resume runs from: {size_text(found.resumable.bytes)} in checkpoints/.")
     if found.unknown.folders:
-        print(
+        say(
             f"Kept for runs that this store does not have: {size_text(found.unknown.bytes)} in checkpoints/. Set "
             "MLFLOW_TRACKING_URI to their store, or remove these folders yourself."
         )
     for folder in found.begun.folders:
-        print(
+        say(
             f"Kept to be completed: {size_text(bytes_on_disk(folder))} in {folder.name}. Repeat the command that began "
             "it, or remove this folder yourself."
         )

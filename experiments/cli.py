@@ -1,12 +1,14 @@
-"""What every command shares: how it logs, how it ends, and how it prints a table."""
+"""What every command shares: how its words are read, how it logs, how it ends, and how it prints a table."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final
 
 from vlm_core.atomic import own_temporary_folder
 from vlm_core.errors import UserError, naming_extras
@@ -24,6 +26,21 @@ _WAYS_OUT: Final = {
     errno.ENOTDIR: _CHOOSE,
     errno.ENAMETOOLONG: _CHOOSE,
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose settings may also be written as messages write them: label=kind is --label kind."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the words as argparse does."""
+        words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args([self._flag(*pair) for pair in pairwise(["", *words])], namespace)
+
+    def _flag(self, before: str, word: str) -> str:
+        """Return a word as a flag if it is a setting and not the value of the flag before it."""
+        name, is_pair, _ = word.partition("=")
+        is_value = before.startswith("-") and "=" not in before
+        return f"--{word}" if is_pair and not is_value and f"--{name}" in self._option_string_actions else word
 
 
 def run_command(main: Callable[[], None], *, sweep: bool = True) -> int:
@@ -53,6 +70,11 @@ def _exit_code(main: Callable[[], None], sweep: bool) -> int:
         print(printable(f"error: {place} cannot be written: {reason}. {_WAYS_OUT[error.errno]}"), file=sys.stderr)
         return 1
     return 0
+
+
+def say(text: str) -> None:
+    """Print a sentence, which may hold texts from data."""
+    print(printable(text))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, show_table
 from vlm_core.config import Config
 
 MODELS = ("baseline", "clip", "blip", "git")
@@ -16,7 +15,7 @@ SMALL = {"data": "sample", "train_per_category": 240}  # half the default: all f
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the baseline, CLIP, BLIP and GIT with preset `demo`, and print the leaderboard."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.demo", description="Train a small model of each family and print the leaderboard."
     )
     Config.add_flags(parser, ("data", "epochs", "per_category", "train_per_category", "seed", "protocol", "experiment"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, say, show_table
 from vlm_core.config import Config
 
 FLAGS = (
@@ -19,7 +18,7 @@ FLAGS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate on every product of the catalogue that the model was not trained on, and log a child run."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.evaluate",
         description="Evaluate a stored run's model on another labelled catalogue.",
     )
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     child, evaluation = run_evaluation(reference, config, Path.cwd())
     name = reference if ":" in reference else f"Run {reference[:8]}"
     show_table(f"{name} on {config.data}", ("", "score", "95 % interval"), evaluation_rows(evaluation))
-    print(f"MLflow run {child}, below that of {reference}.")
+    say(f"MLflow run {child}, below that of {reference}.")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, show_table
 from vlm_core.errors import require_extra
 
 PRECISIONS = {"fp32": ("fp32",), "int8": ("int8",), "both": ("fp32", "int8")}
@@ -19,7 +18,7 @@ COLUMNS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Log the model in ONNX to its run, and print how it compares with PyTorch."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.export",
         description="Export a stored run's model to ONNX and compare it with PyTorch.",
     )

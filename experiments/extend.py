@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, say, show_table
 from vlm_core.config import ExtensionConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Extend the run as the flags say, and print what it learnt and what it forgot."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.extend",
         description="Teach a finished run more categories, or more products of those it has, as a new version.",
     )
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         title = f"Old categories on their {outcome.forgetting.products:,} old test products"
         show_table(title, ("", "before", "after", "lost", "95 % interval", "p"), forgetting_rows(outcome.forgetting))
     else:
-        print(outcome.unmeasured)
+        say(outcome.unmeasured)
     print(f"Learnt in {outcome.seconds:.1f} s; the model keeps {outcome.memory_bytes:,} bytes of features.")
     print(outcome.registered)
     print(f"MLflow run {outcome.run_id}, below {outcome.config.run}.")

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import run_command
+from experiments.cli import Parser, run_command
 from vlm_core.atomic import write_atomically
 from vlm_core.errors import UserError
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("vlm_core.gpu_benchmark")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare a GPU with the CPU and measure its training steps; every figure is kept at once."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.gpu_benchmark",
         description="Compare what a GPU computes with the CPU, and measure training steps of CLIP, BLIP and GIT with "
         "random weights in fp32, TF32 and bf16: images per second, share of the card's peak, memory. It needs neither "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.cli import run_command
+from experiments.cli import Parser, run_command, say
 from vlm_core.config import EngineSettings
 from vlm_core.errors import UserError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one row per image: id, category, confidence, p_<category>..., and the generated text if there is one."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.predict",
         description="Categorise images: single ones, or those of folders, zips, tables and packed catalogues.",
     )
@@ -108,14 +108,14 @@ def _predict_into_folder(engine: EngineSettings, options: argparse.Namespace, ou
 
 def _tell(written: Written, output: Path) -> None:
     """Print what was written."""
-    print(f"Wrote {written.rows:,} {'row' if written.rows == 1 else 'rows'} to {output}.")
+    say(f"Wrote {written.rows:,} {'row' if written.rows == 1 else 'rows'} to {output}.")
     if written.without_image:
-        print(
+        say(
             f"{written.without_image:,} of them were predicted from their text alone, because their image could not be "
             "read: the column error says why."
         )
     if written.failed:
-        print(
+        say(
             f"{written.failed:,} of them could not be categorised: the column error says why. The first: "
             + "; ".join(written.errors)
         )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, say, show_table
 from vlm_core.config import Config
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare the catalogue, write `data/processed/dataset_info.json` and print the split."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.prepare",
         description="Read, clean and decode a catalogue, split it, and write dataset_info.json.",
     )
@@ -47,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows,
     )
     conflicts = len(label_conflicts(data.catalogue.products, data.groups, split.label))
-    print(f"Label conflicts: {conflicts} groups of identical images whose products differ in {split.label}.")
-    print(f"Wrote {path.relative_to(root)}.")
+    say(f"Label conflicts: {conflicts} groups of identical images whose products differ in {split.label}.")
+    say(f"Wrote {path.relative_to(root)}.")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, show_table
 from vlm_core.config import PretrainingConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pretrain as the flags say, and print the metrics of the stored weights."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.pretrain",
         description="Pretrain CLIP, BLIP or GIT on images and their titles; write weights for checkpoint=.",
     )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command
+from experiments.cli import Parser, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Have the store's addresses of artifacts begin with the new folder, and print how many do."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.relocate",
         description="Mend a tracking store (an SQLite file) whose folder was moved, with its artifacts.",
     )

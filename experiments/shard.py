@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command
+from experiments.cli import Parser, run_command, say
 from vlm_core.config import CatalogueSettings
 
 MEGABYTE = 1_000_000
@@ -15,7 +14,7 @@ MEGABYTE = 1_000_000
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write Parquet shards, which every command reads as data=<folder>, and print how many there are."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.shard",
         description="Pack a catalogue and its pictures into Parquet files that every command reads as data=<output>. "
         "A packing that was stopped resumes when the command is repeated.",
@@ -39,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if config.download:
         source.download(columns)
     packed = pack(source, columns, output, rows_per_shard=rows, bytes_per_shard=megabytes * MEGABYTE)
-    print(
+    say(
         f"Packed {number_of(packed.rows, 'row')} of {source.name} into {number_of(len(packed.shards), 'shard')} of "
         f"{packed.bytes / MEGABYTE:,.1f} MB in {output}."
     )
     if packed.missing:
         reasons = "; ".join(packed.reasons)
-        print(f"{number_of(packed.missing, 'row has', 'rows have')} no picture, and say why. The first: {reasons}")
+        say(f"{number_of(packed.missing, 'row has', 'rows have')} no picture, and say why. The first: {reasons}")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, say, show_table
 from vlm_core.config import StudyConfig
 from vlm_core.errors import require_extra
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study as the flags say, print scores and conclusions, and say where the report is."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.study",
         description="Compare models, modes and mechanisms over several seeds, and write a report that links every "
         "number to its runs. Repeat the command to resume a study that was stopped or killed.",
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fusion_rows(results.fusion),
         )
     for pair in (*results.pairs, *(results.fusion.pairs if results.fusion else ())):
-        print(f"{'On all held-out products: ' if pair.group == HELD_OUT else ''}{pair.conclusion}")
+        say(f"{'On all held-out products: ' if pair.group == HELD_OUT else ''}{pair.conclusion}")
     print(f"Report: study/report.html in the artifacts of run {outcome.run_id}; open it with `mlflow ui`.")
 
 

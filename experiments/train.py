@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, show_table
 from vlm_core.config import Config
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the flags say, and print the scores on the test split."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.train", description="Fine-tune one model, evaluate it, and log it to MLflow."
     )
     config = Config.from_flags(arguments, parser)

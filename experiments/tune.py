@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, show_table
 from vlm_core.config import SearchConfig
 from vlm_core.errors import require_extra
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Search as the flags say, and print the best trials and the final model's test scores."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.tune",
         description="Search for a model's best settings with Optuna, retrain it with them, and test it.",
     )

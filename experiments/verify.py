@@ -6,7 +6,6 @@ compared with the one that is installed.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import csv
 import hashlib
@@ -22,7 +21,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Final
 
-from experiments.cli import run_command
+from experiments.cli import Parser, run_command
 from vlm_core.errors import UserError
 from vlm_core.progress import track
 
@@ -35,7 +34,7 @@ _AT_ONCE: Final = 10  # packages that lie on the disk together
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Verify every installed package, or those that are named, and print what is not in the lock file."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.verify",
         description="Download each installed package anew, refuse one whose SHA-256 is not in "
         "requirements-hashed.lock, and compare its files with those that are installed.",
@@ -62,10 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if others:
         print(f"Not in the lock file, so not verified: {', '.join(others)}.")
     if changed:
-        shown = "\n  ".join(changed[:20])
         raise UserError(
             f"{len(changed):,} of {files:,} installed files are not those of their packages: remove .venv and run make "
-            f"setup again.\n  {shown}"
+            f"setup again. The first: {', '.join(changed[:20])}."
         )
     print(f"{len(pins)} packages have the hashes of the lock file, and {files:,} installed files are those of them.")
 

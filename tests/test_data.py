@@ -77,10 +77,23 @@ def test_corrections_are_part_of_the_catalogue_and_the_stale_ones_are_named(shop
         _load(shop, tmp_path, corrections=str(tmp_path / "none.csv"))
 
 
+def test_a_file_names_all_corrections_that_do_not_fit(shop, tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("id,column,old,new\n" + "".join(f"p{number},category,=Hats,Caps\n" for number in range(1, 9)))
+    _, said = _load(shop, tmp_path, corrections=str(file))
+    listed = tmp_path / "data" / "corrections" / "mine-not_applied.csv"
+    assert f"line 6: category of p5 is Shoes, not =Hats; and 3 more. {listed} lists all. Take them out" in said
+    assert listed.read_text().splitlines() == [
+        "file,line,reason",
+        *(f'{file},{n + 1},"category of p{n} is {"Shoes" if n < 7 else "shoes"}, not =Hats"' for n in range(1, 9)),
+    ]
+
+
 def test_corrections_of_a_run_are_read_from_where_they_are_copied_to(tmp_path):
     config = Config.build({"corrections": "runs:/abc123/corrections.csv"})
     assert run_artifact(config.corrections) == ("abc123", "corrections.csv")
     assert corrections_file(config, tmp_path) == tmp_path / "data" / "corrections" / "abc123" / "corrections.csv"
+    assert run_artifact("runs:/abc123") == run_artifact("runs:/abc123/") == ("abc123", "corrections.csv")
     assert run_artifact("runs:/abc/../../x.csv") is None and run_artifact("fixed.csv") is None
 
 

@@ -35,11 +35,30 @@ def test_a_command_prints_each_message_once_as_it_is(capsys: pytest.CaptureFixtu
     LOGGER.warning("careful")
     LOGGER.debug("details")
     logging.getLogger("mlflow").info("of a library")
-    LOGGER.info("Left out category \x1b[2J\r\x9b1A: two\nlines")
+    LOGGER.info("Left out category \x1b[2J\r\x9b1A: two\nlines, \u202eright to left\u2069")
     assert (
         capsys.readouterr().out == "[1/2] 100 %% of [bold]this[/bold]\nWARNING: careful\n"
-        "Left out category \\x1b[2J\\r\\x9b1A: two\nlines\n"
+        "Left out category \\x1b[2J\\r\\x9b1A: two\\nlines, \\u202eright to left\\u2069\n"
     )
+
+
+@pytest.mark.usefixtures("command")
+def test_where_a_program_failed_is_told_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise ValueError("\x1bbad")
+    except ValueError:
+        LOGGER.exception("not measured")
+    said, first, *_, last = capsys.readouterr().out.splitlines()
+    assert (said, first, last) == (
+        "ERROR: not measured", "Traceback (most recent call last):", "ValueError: \\x1bbad",
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("command")
+def test_letters_of_all_scripts_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = "Möbel, Mo\u0308bel, 家具, كراسي, می\u200cخواهم, 👩\u200d👧, 👟\ufe0f"
+    LOGGER.info(texts)
+    assert capsys.readouterr().out == f"{texts}\n"
 
 
 @pytest.mark.usefixtures("command")

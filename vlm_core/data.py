@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.labels import counted
 from vlm_core.catalogue.levels import find_levels
-from vlm_core.catalogue.reading import SHORTENED, is_shortened, number_of
+from vlm_core.catalogue.reading import SHORTENED, Refusal, is_shortened, number_of
 from vlm_core.catalogue.splitting import KEEPS_PARTS, Split, dataset_info, split_catalogue
 from vlm_core.config import CatalogueSettings, TextColumns, TrainingSettings
 from vlm_core.errors import UserError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SAMPLE: Final = "sample"  # the embedded catalogue
+CORRECTIONS: Final = "corrections.csv"  # a run's artifact
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,12 @@ def words_of_labels(
 
 
 def run_artifact(address: str) -> tuple[str, str] | None:
-    """Return run id and path of an address such as runs:/<run id>/corrections.csv; None for the path of a file."""
-    match = re.fullmatch(r"runs:/+([\w-]+)/([\w./-]+)", address)
-    return (match[1], match[2]) if match and ".." not in match[2].split("/") else None
+    """Return run id and path of an address such as runs:/<run id>/corrections.csv; None for the path of a file.
+
+    runs:/<run id> alone means the corrections that the run was made with.
+    """
+    match = re.fullmatch(r"runs:/+([\w-]+)(?:/([\w./-]*))?", address)
+    return (match[1], match[2] or CORRECTIONS) if match and ".." not in (match[2] or "").split("/") else None
 
 
 def corrections_file(config: CatalogueSettings, root: Path) -> Path | None:
@@ -209,8 +213,9 @@ def _correct(config: CatalogueSettings, catalogue: Catalogue, root: Path) -> Cat
             "correction does not fit the table and was not applied",
             "corrections do not fit the table and were not applied",
         )
+        reasons = [f"{each.place}: {each.reason}" for each in done.stale]
         logger.warning(
-            f"{are_stale}: {_listed(done.stale, 5)}. "
+            f"{are_stale}: {_listed(reasons, 5)}. {_list_stale(done.stale, path, root)} lists all. "
             "Take them out of the file, or write what the table holds now as old."
         )
     for label in config.labels:
@@ -223,6 +228,19 @@ def _correct(config: CatalogueSettings, catalogue: Catalogue, root: Path) -> Cat
                 "the table did not have: if that is a slip, mend its column new."
             )
     return with_products(catalogue, done.products)
+
+
+def _list_stale(stale: Sequence[Refusal], corrections: Path, root: Path) -> Path:
+    """Write why each of these corrections was not applied into a CSV file, and return its path."""
+    import pandas as pd
+
+    from vlm_core.evaluation.spreadsheets import spreadsheet_text
+
+    path = root / "data" / "corrections" / f"{corrections.stem}-not_applied.csv"
+    rows = [(str(corrections), each.line, spreadsheet_text(each.reason)) for each in stale]
+    text = pd.DataFrame(rows, columns=["file", "line", "reason"]).to_csv(index=False)
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    return path
 
 
 def _normalise(config: CatalogueSettings, catalogue: Catalogue, label: str) -> Catalogue:

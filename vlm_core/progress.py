@@ -13,14 +13,14 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-# All but tab and line feed: with the others a terminal is told to move, to colour or to rename itself
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# With these a terminal is told to move, to colour or to rename itself, or to show what follows from right to left
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _logger = logging.getLogger("vlm_core")
 _logger.addHandler(logging.NullHandler())  # a library user who configures no logging sees nothing
 
 
 def printable(text: str) -> str:
-    """Return a text for a terminal: control characters, which data may hold, are shown as \\x1b."""
+    """Return a text for a line of a terminal: control characters, which data may hold, are shown as \\n or \\x1b."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
@@ -29,12 +29,14 @@ class StdoutHandler(logging.Handler):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the bare message, of a warning after its level."""
-        message = super().format(record)
+        own = record.getMessage()
+        trace = super().format(record).removeprefix(own).splitlines()  # of an exception, if there is one
+        message = "\n".join(map(printable, [own, *trace[1:]]))
         return f"{record.levelname}: {message}" if record.levelno >= logging.WARNING else message
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        sys.stdout.write(f"{printable(self.format(record))}\n")
+        sys.stdout.write(f"{self.format(record)}\n")
         sys.stdout.flush()
 
 

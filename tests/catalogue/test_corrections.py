@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from vlm_core.catalogue.corrections import Correction, apply_corrections, read_corrections
+from vlm_core.catalogue.reading import Refusal
 from vlm_core.errors import UserError
 
 PRODUCTS = pd.DataFrame(
@@ -35,7 +36,7 @@ def test_what_does_not_fit_is_named_and_changes_nothing():
         ("2", "id", "2", "7"), ("2", "picture_digest", "y", "x"),
     )  # fmt: skip
     assert done.applied == 0 and done.products.equals(PRODUCTS)
-    assert done.stale == (
+    assert tuple(f"{each.place}: {each.reason}" for each in done.stale) == (
         "line 2: category of 2 is Bags, not Hats", "line 3: there is no usable product 9",
         "line 4: colour is no column that can be corrected", "line 5: id is no column that can be corrected",
         "line 6: picture_digest is no column that can be corrected",
@@ -50,6 +51,35 @@ def test_what_is_done_already_or_not_decided_is_counted():
 def test_a_later_correction_sees_the_earlier_one():
     done = _apply(("1", "category", "Shoes", "Bags"), ("1", "category", "Bags", "Hats"))
     assert done.products["category"].tolist() == ["Hats", "Bags", "Bags"] and done.applied == 2
+
+
+@pytest.mark.parametrize(
+    ("corrections", "said"),
+    [
+        ([("1", "Shoes", "Bags"), ("1", "Shoes", "Hats")], "Lines 2 and 3 .* category of 1 shall be Bags and Hats"),
+        ([("1", "Hats", "Bags"), ("1", "Hats", "-")], "Lines 2 and 3 .* shall be Bags and empty"),
+        ([("1", "Shoes", "Bags"), ("1.0", "Shoes", "Hats")], "Lines 2 and 3 .* shall be Bags and Hats"),
+        ([("1", "Shoes", "Bags"), ("2", "Bags", "Hats"), ("1", "Bags", "Shoes")], "Lines 2 and 4 .* Bags and Shoes"),
+        ([("1", "Shoes", "-"), ("1", "", "Bags"), ("1", "Bags", "Shoes")], "Lines 3 and 4 .* shall be Bags and Shoes"),
+        ([("1", "Shoes", "Shoes"), ("1", "Shoes", "Bags")], "Lines 2 and 3 .* shall be Shoes and Bags"),
+    ],
+)
+def test_corrections_that_contradict_each_other_are_refused(corrections, said):
+    with pytest.raises(UserError, match=f"{said}. Keep one of them"):
+        _apply(*((product, "category", old, new) for product, old, new in corrections))
+
+
+@pytest.mark.parametrize(
+    "corrections",
+    [
+        [("1", "Shoes", "Bags"), ("1", "Shoes", "Bags")],
+        [("1", "Shoes", "Hats"), ("1", "Shoes", "Shoes"), ("1", "Hats", "Hats")][::2],
+        [("1", "Bags", "Hats"), ("1", "Shoes", "Bags")],
+        [("1", "Shoes", "Hats"), ("2", "Shoes", "Bags")],
+    ],
+)
+def test_corrections_that_agree_are_not_refused(corrections):
+    _apply(*((product, "category", old, new) for product, old, new in corrections))
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -84,7 +114,7 @@ def test_an_id_that_a_spreadsheet_changed_is_found_where_it_is_clear(written):
     assert done.products["category"].tolist() == ["Shoes", "Bags"] and not done.stale
     unclear = apply_corrections(products, ["0000006", "000006"], made, [], "")
     assert unclear.applied == 0
-    assert unclear.stale == (f"line 2: several products could be {written}: 0000006, 000006",)
+    assert unclear.stale == (Refusal(2, f"several products could be {written}: 0000006, 000006"),)
     exact = apply_corrections(products, ["00000006", written], made, [], "")
     assert exact.products["category"].tolist() == ["Bags", "Shoes"]
 

@@ -52,7 +52,7 @@ def _table(tmp_path, cells):
 def test_pictures_are_downloaded_once(tmp_path, shop):
     address, asked = shop
     table = _table(tmp_path, [f"{address}/1001?v=1", f"{address}/1002|{address}/1003", f"{address}/moved"])
-    with pytest.raises(UserError, match=r"web address that is not downloaded, http.*: add --download true"):
+    with pytest.raises(UserError, match=r"web address that is not downloaded, http.*: add download=true"):
         prepare_catalogue(str(table), COLUMNS, tmp_path)
     assert asked == []
     catalogue = prepare_catalogue(str(table), COLUMNS, tmp_path, download=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from experiments.cli import run_command, show_table
+from experiments.cli import Parser, run_command, show_table
 from tests.messages import logging_restored
 from vlm_core.errors import UserError
 from vlm_core.tracking.signals import STOPPED
@@ -74,10 +74,12 @@ def test_a_table_keeps_its_numbers_whole_where_there_is_no_terminal(capsys: pyte
 
 def test_a_table_shows_texts_from_data_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     show_table(
-        "[b]Shop[/i]", ("[red]category", "n"), [("Tops [/b]", "1"), ("Bags [sale] :shoe:", "2"), ("\x1b[2J", "3")]
+        "[b]Shop[/i]",
+        ("[red]category", "n"),
+        [("Tops [/b]", "1"), ("Bags [sale] :shoe:", "2"), ("\x1b[2J\n\u202eme", "3")],
     )
     printed = capsys.readouterr().out
-    for text in ("[b]Shop[/i]", "[red]category", "Tops [/b]", "Bags [sale] :shoe:", "\\x1b[2J"):
+    for text in ("[b]Shop[/i]", "[red]category", "Tops [/b]", "Bags [sale] :shoe:", "\\x1b[2J\\n\\u202eme"):
         assert text in printed
     assert "\x1b" not in printed
 
@@ -85,3 +87,28 @@ def test_a_table_shows_texts_from_data_as_they_are(capsys: pytest.CaptureFixture
 def test_an_error_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(UserError("label=\x1b]0;title\x07 is no column of é.csv\udcff.")) == 1
     assert capsys.readouterr().err == "error: label=\\x1b]0;title\\x07 is no column of é.csv\\udcff.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["--data", "shop.csv", "label=kind of"], ("shop.csv", "kind of", [])),
+        (["data=a=b.csv", "--label=kind"], ("a=b.csv", "kind", [])),
+        (["--data", "label=kind"], ("label=kind", "", [])),  # the name of a folder, as Spark writes them
+        (["--pictures", "1.jpg", "size=2.jpg", "label=kind"], ("", "kind", ["1.jpg", "size=2.jpg"])),
+        (["--label=", "data=x"], ("x", "", [])),
+    ],
+)
+def test_settings_are_also_written_as_in_messages(words: list[str], read: tuple[str, str, list[str]]) -> None:
+    parser = Parser()
+    parser.add_argument("--data", default="")
+    parser.add_argument("--label", default="")
+    parser.add_argument("--pictures", nargs="+", default=[])
+    options = parser.parse_args(words)
+    assert (options.data, options.label, options.pictures) == read
+
+
+def test_a_word_that_is_no_setting_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        Parser(prog="prepare").parse_args(["lable=kind"])
+    assert "unrecognized arguments: lable=kind" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_a_moved_store_says_so_and_is_mended_by_one_command(
     second = _log()
     assert list((server / "mlruns").rglob(f"{second}/artifacts/note.txt"))
     assert not laptop.exists()
-    with pytest.raises(UserError, match="no address.*check --old"):
+    with pytest.raises(UserError, match="no address.*check old="):
         relocate(laptop, server)
 
 

@@ -63,8 +63,11 @@ def test_a_run_keeps_its_corrections_for_the_next(store):
     first = run_training(Config.build({**settings, "corrections": "mine.csv"}), store)
     assert len(RunReader().tags(first.run_id)["corrections"]) == 16
     (store / "mine.csv").unlink()
-    again = run_training(Config.build({**settings, "corrections": f"runs:/{first.run_id}/corrections.csv"}), store)
+    again = run_training(Config.build({**settings, "corrections": f"runs:/{first.run_id}"}), store)
     assert again.split.fingerprint == first.split.fingerprint
     assert RunReader().tags(again.run_id)["fingerprint"] == RunReader().tags(first.run_id)["fingerprint"]
     with pytest.raises(UserError, match=r"holds no other\.csv"):
         run_training(Config.build({**settings, "corrections": f"runs:/{first.run_id}/other.csv"}), store)
+    without = run_training(Config.build(settings), store).run_id
+    with pytest.raises(UserError, match=f"corrections=runs:/{without}/: run {without} was made without corrections"):
+        run_training(Config.build({**settings, "corrections": f"runs:/{without}/"}), store)

@@ -244,7 +244,7 @@ def test_what_is_no_image_is_counted_and_a_macs_own_files_are_among_it(photos, t
     assert ids == ["a", "b", "broken", "deep/c"]
     assert messages == [
         "Passed over 4 files that are no images: .DS_Store, ._a.jpg, notes.pdf, table.csv. "
-        "To predict the rows of table.csv, name its columns: --id_column, --picture_column."
+        "To predict the rows of table.csv, name its columns: id_column=, picture_column=."
     ]
     with zipfile.ZipFile(tmp_path / "mac.zip", "w") as archive:
         for name in ("photos/0.jpg", "__MACOSX/photos/._0.jpg", "photos/.DS_Store"):

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +46,7 @@ class Corrected:
     applied: int
     already: int  # cells that hold the new text
     undecided: int
-    stale: tuple[str, ...]  # one reason for each that does not fit the table
+    stale: tuple[Refusal, ...]  # those that do not fit the table
 
 
 def read_corrections(path: Path) -> tuple[list[Correction], list[str]]:
@@ -86,23 +86,25 @@ def apply_corrections(
     """Return the table with its corrections, one after the other; one whose old text is not there is stale.
 
     `ids` name the product of each row, and a correction is made in every row of its product. `id_columns` name
-    products and pictures, which cannot be corrected.
+    products and pictures, which cannot be corrected. Raises UserError for two that give one cell different texts.
     """
     rows = _RowsOfProducts(ids)
     named = dict.fromkeys(each.column for each in corrections if each.column)
     columns = {name: products[name].tolist() for name in named if name in products}
-    stale: list[str] = []
+    stale: list[Refusal] = []
+    decided: dict[tuple[str, str], dict[str, Correction]] = defaultdict(dict)  # of each cell, by its old text
     applied = already = undecided = 0
     for each in corrections:
         if not each.new:
             undecided += 1
         elif each.column not in columns or each.column in (*id_columns, *_NOT_CORRECTABLE):
-            stale.append(f"line {each.line}: {each.column} is no column that can be corrected")
+            stale.append(Refusal(each.line, f"{each.column} is no column that can be corrected"))
         elif len(found := rows.called(each.id)) != 1:
             could_be = f"several products could be {each.id}: {', '.join(found)}"
-            stale.append(f"line {each.line}: {could_be if found else f'there is no usable product {each.id}'}")
+            stale.append(Refusal(each.line, could_be if found else f"there is no usable product {each.id}"))
         else:
             new, column = ("" if each.new == NOTHING else each.new), columns[each.column]
+            _check_agreement(decided[found[0], each.column], replace(each, new=new))
             places = rows.places[found[0]]
             held = [column[place] for place in places]
             if each.old in held:
@@ -113,11 +115,27 @@ def apply_corrections(
                 already += 1
             else:
                 cell, old = held[0] or "empty", each.old or "empty"
-                stale.append(f"line {each.line}: {each.column} of {each.id} is {cell}, not {old}")
+                stale.append(Refusal(each.line, f"{each.column} of {each.id} is {cell}, not {old}"))
     corrected = products.assign(**columns)
     if title_column in columns:
         corrected["title"] = corrected[title_column]
     return Corrected(corrected, applied, already, undecided, tuple(stale))
+
+
+def _check_agreement(earlier: dict[str, Correction], each: Correction) -> None:
+    """Add a correction to the earlier ones of its cell. Raises UserError where it gives another text or goes back."""
+    first = earlier.setdefault(each.old, each)
+    if first.new == each.new:
+        while first.new not in (first.old, each.old) and first.new in earlier:
+            first = earlier[first.new]
+        if first.new != each.old:
+            return
+    if first.new != each.new:
+        texts = " and ".join(text or "empty" for text in (first.new, each.new))
+        raise UserError(
+            f"Lines {first.line:,} and {each.line:,} of the corrections contradict each other: {each.column} of "
+            f"{each.id} shall be {texts}. Keep one of them."
+        )
 
 
 class _RowsOfProducts:

@@ -46,7 +46,7 @@ class DownloadedPictures:
         if self._files.contains(name):
             return Found(f"{DOWNLOADS}/{name}", count_further(cell))
         is_web = address.lower().startswith((*_SCHEMES, "//", "www."))
-        problem = self._problems.get(address, "add --download true to download it" if is_web else _NO_WEB)
+        problem = self._problems.get(address, "add download=true to download it" if is_web else _NO_WEB)
         raise PictureMissing(f"a web address that is not downloaded, {address[:200]}: {problem}")
 
     def read(self, path: str) -> bytes:

@@ -70,7 +70,7 @@ class CatalogueSettings(Settings):
         False, description="true: merge categories that are one but written differently, and take nan or N/A as none"
     )
     corrections: str = Field(
-        "", description="CSV of corrections (id,column,old,new), or a run's: runs:/<run id>/corrections.csv"
+        "", description="CSV of corrections (id,column,old,new), or those of a run: runs:/<run id>"
     )
     id_column: str = Field("id", description="column with the product's id")
     picture_column: str = Field("", description="column with the image's path (empty: images/<id>.jpg)")

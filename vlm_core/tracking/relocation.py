@@ -105,5 +105,5 @@ def relocate(old: Path, new: Path) -> int:
                 given = {"after": after, "before": before, "below": f"{before}/", "rest": len(before) + 1}
                 changed += connection.execute(statement, given).rowcount
     if not changed:
-        raise UserError(f"no address in the tracking store {uri} begins with {old / _ARTIFACTS}: check --old.")
+        raise UserError(f"no address in the tracking store {uri} begins with {old / _ARTIFACTS}: check old=.")
     return changed

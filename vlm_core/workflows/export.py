@@ -144,7 +144,7 @@ def check_parity(run_id: str, export: ExportComparison) -> None:
     if not export.same_category >= LEAST_AGREEMENT:
         raise UserError(
             f"the export in {export.form} predicts PyTorch's category for {export.same_category:.0%} of the images, "
-            f"less than {LEAST_AGREEMENT:.0%}, {refused}: export it with --precision fp32."
+            f"less than {LEAST_AGREEMENT:.0%}, {refused}: export it with precision=fp32."
         )
     if not export.batch_effect <= LARGEST_DIFFERENCE:
         raise UserError(

@@ -66,7 +66,9 @@ def run_extension(config: ExtensionConfig, root: Path) -> ExtensionOutcome:
     old.model.to(choose_device(config.device))
     _mask_new_categories(old, extension)
     with _open_run(config, old, extension, root) as run:
-        logger.info(f"Run {run.run_id} learns more from run {old.run_id}; if it is stopped, --resume {run.run_id}.")
+        logger.info(
+            f"Run {run.run_id} learns more from run {old.run_id}; if it is stopped, resume={run.run_id} continues it."
+        )
         began = time.perf_counter()
         head, memory = _learn(config, old, extension, root)
         seconds = time.perf_counter() - began

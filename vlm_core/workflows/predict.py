@@ -154,7 +154,7 @@ def _tell_of(passed_over: Sequence[str]) -> None:
     number = number_of(len(passed_over), "file that is no image", "files that are no images")
     more = f" and {len(passed_over) - MOST_NAMED:,} more" if len(passed_over) > MOST_NAMED else ""
     table = next((name for name in passed_over if name.lower().endswith((".csv", ".xlsx", ".parquet", ".tsv"))), "")
-    way = f" To predict the rows of {table}, name its columns: --id_column, --picture_column." if table else ""
+    way = f" To predict the rows of {table}, name its columns: id_column=, picture_column=." if table else ""
     logger.info(f"Passed over {number}: {', '.join(passed_over[:MOST_NAMED])}{more}.{way}")
 
 

@@ -17,7 +17,15 @@ import numpy as np
 from vlm_core.catalogue.corrections import digest_of_corrections
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import Config
-from vlm_core.data import Data, corrections_file, load_data, text_reading, words_of_labels, write_dataset_info
+from vlm_core.data import (
+    CORRECTIONS,
+    Data,
+    corrections_file,
+    load_data,
+    text_reading,
+    words_of_labels,
+    write_dataset_info,
+)
 from vlm_core.families import FAMILIES
 from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
 from vlm_core.lists import split_list
@@ -25,7 +33,7 @@ from vlm_core.presets import HEAD, SUITING
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 from vlm_core.training.fit import GIB, Trainer
-from vlm_core.workflows.corrections import CORRECTIONS, fetch_corrections
+from vlm_core.workflows.corrections import fetch_corrections
 from vlm_core.workflows.data_parallel import train_together, workers_of
 from vlm_core.workflows.resuming import logged_commit, resumed_config
 

@@ -90,3 +90,11 @@ def test_a_value_nested_as_deeply_as_can_be_read_is_read_or_refused() -> None:
         lines = b'{"id": 1, "x": ' + b"[" * depth + b"]" * depth + b'}\n{"id": 2, "x": 3}\n'
         records = list(JsonLines(io.BytesIO(lines), "shop.jsonl").records(Columns("id", "", "", "", ())))
         assert isinstance(records[0], Record | Refusal) and records[1] == Record(2, ["2", "3"])
+
+
+def test_a_line_without_end_costs_its_object_alone():
+    lines = [json.dumps(each) for each in OBJECTS]
+    table = JsonLines(io.BytesIO("\n".join([lines[0], json.dumps({"id": "x" * 2_500_000}), lines[1]]).encode()), "a")
+    first, refusal, last = table.records(COLUMNS)
+    assert (first.cells, last.line, last.cells) == (TOLD[0], 3, TOLD[1])
+    assert (refusal.line, refusal.reason[:32]) == (2, "longer than 1,000,000 characters")

@@ -85,7 +85,7 @@ def test_a_name_that_stands_twice_is_refused():
         (b"id|gender|category|title\n1|Men|Apparel|Shirt\n", "bar"),
         (b"id\tgender\tcategory\ttitle\n1\tMen\tApparel\tShirt", "tab"),
         (b'"id","gender","category","title"\n"1","Men","Apparel","Shirt"\n', ""),
-        (b"id,gender,category,title\n\n1,Men,Apparel,Sh\0irt\n", ""),
+        (b"id,gender,category,title\n\n1,Men,Apparel,Sh\0irt\n", "null bytes are left out, the first in line 3"),
         (b"id,gender,category,title\r1,Men,Apparel,Shirt\r", ""),
         (b'id, gender, category, title\n1, "Men", Apparel, "Shirt"\n', ""),
         (b"\xef\xbb\xbfsep=;\r\nid;gender;category;title\r\n1;Men;Apparel;Shirt\r\n", "semicolon"),
@@ -303,13 +303,26 @@ def test_more_rows_than_fit_in_memory_are_one_sentence(monkeypatch, header, most
         _read(header + b"x\n" * (most + 1), columns)
 
 
-def test_a_line_without_end_is_read_in_parts():
+@pytest.mark.parametrize("long", [b"2,Men,Apparel,%s\n", b'2,Men,Apparel,"%s"\n', b"2,Men,Apparel,\0%s\n"])
+def test_a_line_without_end_costs_its_row_alone_and_little_memory(long):
     tracemalloc.start()
-    rows = _read(HEADER + b"x" * 20_000_000)
+    first, refusal, last = _read(HEADER + b"1,Men,Apparel,Tie\n" + long % (b"x," * 5_000_000) + b"3,Men,Apparel,Cap\n")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert all(isinstance(row, Refusal) for row in rows)
+    assert (refusal.line, refusal.reason[:32]) == (3, "longer than 1,000,000 characters")
+    assert (first.values["title"], last.line, last.values["title"]) == ("Tie", 4, "Cap")
     assert peak < 60_000_000
+
+
+def test_names_of_columns_in_a_line_without_end_are_said_to_be():
+    with pytest.raises(UserError, match="^Line 1 of products.csv, which must name the columns, is longer than 1,000,0"):
+        _table(b"x," * 600_000)
+
+
+def test_null_bytes_are_left_out_and_said():
+    table = _table(HEADER + b"1,Men,Apparel,Tie\n2,Men,App\0arel,C\0ap\n3,\0,Apparel,Hat\n")
+    assert [row.values["title"] for row in read_products(table, KAGGLE)] == ["Tie", "Cap", "Hat"]
+    assert table.notes == ["null bytes are left out, the first in line 3"]
 
 
 @pytest.mark.parametrize(

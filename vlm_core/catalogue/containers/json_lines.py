@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any, BinaryIO, Final
 
 from vlm_core.catalogue.containers.json_documents import DocumentRows, rows_in
-from vlm_core.catalogue.containers.text_lines import TextLines
+from vlm_core.catalogue.containers.text_lines import LONGEST_LINE, TOO_LONG, TextLines, cut_lines
 from vlm_core.catalogue.reading import Columns, Record, Refusal
 from vlm_core.errors import UserError
 
@@ -61,7 +61,8 @@ class JsonLines:
         first = list(islice(lines, 2))
         one_each = len(first) > 1 and not first[0][1].lstrip().startswith("[")
         if one_each and any(isinstance(_parse(text), dict) for _, text in first):
-            yield from ((number, _parse(text)) for number, text in chain(first, lines))
+            whole = cut_lines(chain(first, lines))
+            yield from ((number, TOO_LONG if len(text) >= LONGEST_LINE else _parse(text)) for number, text in whole)
         else:
             yield from self._read_document(chain(first, lines))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby, islice
 from typing import BinaryIO, Final
 
 LONGEST_LINE: Final = 1_000_000
+TOO_LONG: Final = (  # of a line
+    f"longer than {LONGEST_LINE:,} characters: save what it holds, such as a picture, as a file, and name that file"
+)
 SAMPLE_BYTES: Final = 1 << 20
 TELLING_BYTES: Final = 50_000  # from which an encoding is guessed
 _BYTE_ORDER_MARKS: Final = (
@@ -41,15 +44,23 @@ class TextLines:
         self.encoding = _encoding_by_bytes(self.sample)
         self.notes: list[str] = []
         self._legacy = ""
+        self._has_nulls = False
         self._newline = _newline(self.sample.decode(self.encoding, "replace"))
         errors = "surrogateescape" if self.is_utf8 else "replace"
         self._text = io.TextIOWrapper(rest, self.encoding, errors, newline=self._newline)
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        """Yield each line's number and text; what is no UTF-8 is read in the encoding that it seems to have."""
-        for number, text in enumerate(iter(lambda: self._text.readline(LONGEST_LINE), ""), start=1):
+        """Yield each line's number and text; what is no UTF-8 is read in the encoding that it seems to have.
+
+        A line longer than `LONGEST_LINE` comes in parts, all with its number.
+        """
+        number, is_new = 0, True
+        for text in iter(lambda: self._text.readline(LONGEST_LINE), ""):
+            number += is_new
+            is_new = text.endswith(self._newline)
             if "\0" in text:
                 text = text.replace("\0", "")
+                self._note_nulls(number)
             if not text.isascii() and self.is_utf8 and _ESCAPED.search(text):
                 text = self._decode_again(number, text)
             yield number, text
@@ -63,6 +74,11 @@ class TextLines:
         """Close the file."""
         self._text.close()
 
+    def _note_nulls(self, number: int) -> None:
+        if not self._has_nulls:
+            self._has_nulls = True
+            self.notes.append(f"null bytes are left out, the first in line {number:,}")
+
     def _decode_again(self, number: int, text: str) -> str:
         data = text.encode("utf-8", "surrogateescape")
         if not self._legacy:
@@ -70,6 +86,13 @@ class TextLines:
             self._legacy = guess_legacy_encoding(telling, of_a_mac=self._newline == "\r")
             self.notes.append(f"read as {self._legacy}, because line {number:,} is no UTF-8")
         return data.decode(self._legacy, "replace")
+
+
+def cut_lines(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Yield each of the lines of `TextLines` once: of one in parts the first, of `LONGEST_LINE` characters at least."""
+    for number, parts in groupby(lines, key=lambda line: line[0]):
+        first, *more = islice(parts, 2)
+        yield number, first[1].ljust(LONGEST_LINE) if more else first[1]
 
 
 def guess_legacy_encoding(data: bytes, *, of_a_mac: bool = False) -> str:

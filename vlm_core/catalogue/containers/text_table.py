@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import BinaryIO, Final
 
-from vlm_core.catalogue.containers.text_lines import QUOTED, TextLines
+from vlm_core.catalogue.containers.text_lines import LONGEST_LINE, QUOTED, TOO_LONG, TextLines, cut_lines
 from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, column_name, id_index
 from vlm_core.errors import UserError
 
@@ -64,7 +64,7 @@ class TextTable:
                 raise UserError(
                     f"{name} is {kind}, not text: give it its right ending, or save the table as CSV UTF-8."
                 )
-        self._rest = iter(self._lines)
+        self._rest = cut_lines(self._lines)
         self._waiting = deque(islice(self._rest, SAMPLE_LINES))
         self._has_comments = False
         self._patience = MOST_LINES_PER_ROW
@@ -88,6 +88,9 @@ class TextTable:
         shortest = max((place for place, name in enumerate(self.names, 1) if name in needed), default=1)
         repairable = bool(columns.title) and self.names[-1] == columns.title
         for line, cells in self._records(width, id_index(self.names, columns)):
+            if cells is None:
+                yield Refusal(line, TOO_LONG)
+                continue
             if len(cells) == width:
                 yield Record(line, cells)
                 continue
@@ -170,7 +173,9 @@ class TextTable:
         return fields == 0 and usual >= 2 and '"' not in first and len(below) > 1
 
     def _read_names(self) -> list[str]:
-        _, cells = next(self._records(0, 0), (0, [""]))
+        line, cells = next(self._records(0, 0), (0, [""]))
+        if cells is None:
+            raise UserError(f"Line {line:,} of {self.name}, which must name the columns, is {TOO_LONG}.")
         names = list(map(column_name, cells))
         while names and not names[-1]:
             names.pop()
@@ -188,17 +193,20 @@ class TextTable:
         if assumed:
             self.notes.insert(0, ", ".join(assumed))
 
-    def _records(self, width: int, id_place: int) -> Iterator[tuple[int, list[str]]]:
+    def _records(self, width: int, id_place: int) -> Iterator[tuple[int, list[str] | None]]:
         """Yield the first line number and the cells of each record; a stray quote affects its own line only.
 
-        A quoted cell may span lines as in RFC 4180, unless one of these lines is a whole row by itself.
+        A quoted cell may span lines as in RFC 4180, unless one of these lines is a whole row by itself. The cells are
+        None where the line is too long.
         """
         waiting, lines, delimiter = self._waiting, self._rest, self.delimiter
         while waiting or (line := next(lines, None)):
             number, text = waiting.popleft() if waiting else line  # type: ignore[misc]
             if self._has_comments and text.startswith("#"):
                 continue
-            if '"' in text:
+            if len(text) >= LONGEST_LINE:
+                yield number, None
+            elif '"' in text:
                 cells, used = self._quoted(text, width, id_place)
                 for _ in range(used):
                     waiting.popleft()
@@ -212,7 +220,7 @@ class TextTable:
 
         The cells are None when its quotes do not form a record. Lines that were read ahead stay in `_waiting`.
         """
-        parts, quotes = [text], text.count('"')
+        parts, quotes, length = [text], text.count('"'), len(text)
         shape = self._shape_of_id(text, id_place)
         for used in range(self._patience):
             if quotes % 2 == 0:
@@ -224,6 +232,9 @@ class TextTable:
             if used == len(self._waiting):
                 break
             line = self._waiting[used][1]
+            length += len(line)
+            if length >= LONGEST_LINE:
+                break
             fields = line.rstrip("\r\n").count(self.delimiter) + 1
             if width >= FEWEST_COLUMNS and fields >= width and self._shape_of_id(line, id_place) == shape:
                 if used < FEWEST_LINES_PER_ROW:
