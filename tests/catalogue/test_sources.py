@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import os
-import shutil
 import tracemalloc
 import zipfile
 
@@ -137,71 +136,6 @@ def test_tables_of_every_kind(tmp_path, name, content, place):
     assert _pictures(source) == {"1": b"one", "2": b"two"}
 
 
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SCHEMA = pa.schema([("id", pa.int64()), ("image", IMAGE), ("label", pa.int64()), ("title", pa.string())]).with_metadata(
-    {"huggingface": json.dumps({"info": {"features": {"label": {"names": ["Bag", "Shoe"], "_type": "ClassLabel"}}}})}
-)
-EMBEDDED = [
-    {"id": 1, "image": {"bytes": b"one", "path": "1.jpg"}, "label": 0, "title": "Shirt"},
-    {"id": 2, "image": {"bytes": b"two", "path": "1.jpg"}, "label": 1, "title": "Tie"},
-]
-
-
-@pytest.mark.parametrize("place", ["file", "folder", "zip"])
-def test_parquet_that_holds_the_pictures(tmp_path, place):
-    files = {
-        "data/train-00000-of-00002.parquet": _parquet(EMBEDDED[:1], schema=SCHEMA),
-        "data/train-00001-of-00002.parquet": _parquet(EMBEDDED[1:], schema=SCHEMA),
-    }
-    expected = {"1": b"one", "2": b"two"}
-    if place == "file":
-        (tmp_path / "shop.parquet").write_bytes(_parquet(EMBEDDED, schema=SCHEMA))
-        source = _open(tmp_path / "shop.parquet")
-    else:
-        source = _open((_zip if place == "zip" else _folder)(tmp_path / "shop", files))
-    assert _pictures(source) == expected
-    with source.open_table(KAGGLE) as table:
-        assert [row.values["masterCategory"] for row in read_products(table.table, table.columns)] == ["Bag", "Shoe"]
-        assert "column label is the category" in table.table.notes
-
-
-def test_pictures_as_plain_bytes_and_rows_without_one(tmp_path):
-    rows = [{"id": 1, "photo": b"one"}, {"id": 2, "photo": None}]
-    (tmp_path / "shop.parquet").write_bytes(_parquet(rows))
-    with _open(tmp_path / "shop.parquet").open_table(KAGGLE) as table:
-        first, second = read_products(table.table, table.columns)
-        assert table.pictures.read(table.find(first).path) == b"one"
-        with pytest.raises(PictureMissing, match="row 2 has no picture"):
-            table.pictures.read(table.find(second).path)
-
-
-@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
-def test_of_a_list_of_pictures_the_first_is_used(tmp_path, kind):
-    rows = [
-        {"id": 1, "images": [{"bytes": b"one", "path": "1.jpg"}, {"bytes": b"more", "path": "2.jpg"}]},
-        {"id": 2, "images": []},
-    ]
-    schema = pa.schema([("id", pa.int64()), ("images", kind(IMAGE)), ("extra", kind(IMAGE))])
-    (tmp_path / "shop.parquet").write_bytes(_parquet([{**row, "extra": row["images"]} for row in rows], schema=schema))
-    with _open(tmp_path / "shop.parquet").open_table(KAGGLE) as table:
-        first, second = read_products(table.table, table.columns)
-        assert table.pictures.read(table.find(first).path) == b"one"
-        assert "b'" not in first.values["extra"] and "3 bytes" in first.values["extra"]
-        with pytest.raises(PictureMissing, match="row 2 has no picture"):
-            table.pictures.read(table.find(second).path)
-        assert table.table.notes == ["of several pictures in a row of the column images the first is used"]
-
-
-def test_paths_in_place_of_bytes_and_texts_stored_as_bytes(tmp_path):
-    rows = [{"id": b"1", "title": b"Shirt", "image": {"bytes": None, "path": "images/1.JPG"}}]
-    schema = pa.schema([("id", pa.binary()), ("title", pa.binary()), ("image", IMAGE)])
-    _folder(tmp_path, {"shop.parquet": _parquet(rows, schema=schema), "images/1.jpg": b"one"})
-    assert _pictures(_open(tmp_path / "shop.parquet")) == {"1": b"one"}
-    (tmp_path / "shop.parquet").write_bytes(_parquet([{"id": b"1", "title": b"Shirt"}]))
-    source = _open(tmp_path / "shop.parquet")
-    assert _rows(source) == {"1": "Shirt"} and _pictures(source) == {"1": b"one"}
-
-
 @pytest.mark.parametrize("in_parts", [True, False])
 @pytest.mark.parametrize("make", [_folder, _zip])
 def test_annotations_of_coco_beside_folders_of_pictures(tmp_path, make, in_parts):
@@ -219,28 +153,6 @@ def test_annotations_of_coco_beside_folders_of_pictures(tmp_path, make, in_parts
     assert _pictures(source, KAGGLE) == {"1": b"one", "2": b"two"}
     with source.open_table(KAGGLE) as table:
         assert [row.values["masterCategory"] for row in read_products(table.table, table.columns)] == ["Shirt"] * 2
-
-
-@pytest.mark.parametrize("make", [_folder, _zip])
-def test_what_folders_of_parquet_files_say_is_a_column(tmp_path, make):
-    names = {"1": "Home%20%26%20Garden", "2": "__HIVE_DEFAULT_PARTITION__"}
-    files = {f"shop/masterCategory={name}/part-0.parquet": _parquet([{"id": row}]) for row, name in names.items()}
-    source = _open(make(tmp_path / "partitioned", {**files, "shop/_SUCCESS": b""}))
-    with source.open_table(KAGGLE) as table:
-        rows = [row.values for row in read_products(table.table, table.columns)]
-    assert {row["id"]: row["masterCategory"] for row in rows} == {"1": "Home & Garden", "2": ""}
-
-
-@pytest.mark.parametrize("split", [True, False])
-def test_what_datasets_saves_to_disk(tmp_path, split):
-    for folder, rows in (("shop/train", EMBEDDED[:1]), ("shop/test", EMBEDDED[1:])) if split else (("shop", EMBEDDED),):
-        _folder(tmp_path / folder, {"state.json": json.dumps({"_data_files": [{"filename": "data-0.arrow"}]}).encode()})
-        table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        with pa.ipc.new_stream(tmp_path / folder / "data-0.arrow", table.schema) as stream:
-            stream.write_table(table)
-    assert _pictures(_open(tmp_path / "shop")) == {"1": b"one", "2": b"two"}
-    shutil.make_archive(str(tmp_path / "shop"), "zip", tmp_path / "shop")
-    assert _pictures(_open(tmp_path / "shop.zip")) == {"1": b"one", "2": b"two"}
 
 
 @pytest.mark.parametrize("make", [_folder, _zip])
@@ -336,7 +248,7 @@ def test_a_table_that_is_cut_short_or_something_else(tmp_path, name):
     whole = {
         ".gz": gzip.compress(os.urandom(5000)),
         ".bz2": bz2.compress(os.urandom(5000)),
-        ".parquet": _parquet(EMBEDDED, schema=SCHEMA),
+        ".parquet": _parquet(OBJECTS[:1]),
     }.get(os.path.splitext(name)[1], b'["a",')  # noqa: PTH122
     for content in (whole[: len(whole) // 2], b"", b"no such thing"):
         (tmp_path / name).write_bytes(content)

@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,10 @@ def test_the_reliability_picture_is_a_whole_png(tmp_path: Path) -> None:
     with Image.open(tmp_path / "reliability.png") as picture:
         picture.load()
         assert picture.format == "PNG"
+
+
+def test_letters_that_the_font_lacks_cost_no_warning(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_confusion(np.eye(3, dtype=np.int64), ("👟 Shoes", "鞋", "ถุง"), "👟", tmp_path / "confusion.png")
+    assert Image.open(tmp_path / "confusion.png").size > (100, 100)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -158,3 +160,22 @@ def test_what_cannot_be_removed_is_named(
     code, printed = _clean(capsys, "--remove")
     assert code == 1
     assert "1 of 1 could not be removed, the first data/processed/.shop." in printed
+
+
+def test_a_folder_that_was_copied_says_how_its_store_is_mended_and_loses_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = store / "first"
+    shutil.copytree(store, first, ignore=shutil.ignore_patterns("first"))
+    monkeypatch.chdir(first)
+    client = connect(to_write=True)
+    run = client.create_run(client.create_experiment("made"), tags={tags.ROLE: tags.RUN})
+    client.log_text(run.info.run_id, "kept", "note.txt")
+    client.set_terminated(run.info.run_id)
+    folder = _checkpoints(first, run.info.run_id)
+    shutil.copytree(first, store / "second")
+    monkeypatch.chdir(store / "second")
+    said = f"points to artifacts in {first}/mlruns"
+    assert run_command(partial(clean.main, [])) == 0 and said in capsys.readouterr().out
+    assert run_command(partial(clean.main, ["--remove"])) == 1 and said in capsys.readouterr().err
+    assert folder.exists() and Path("checkpoints", run.info.run_id).exists()

@@ -22,6 +22,7 @@ from typing import IO, Any, BinaryIO, Final, cast
 
 from vlm_core.catalogue.containers.arrow_table import (
     ArrowTable,
+    EmbeddedPictures,
     open_arrow,
     open_parquet,
 )
@@ -90,6 +91,8 @@ class Source:
         own = table.pictures if isinstance(table, ArrowTable | ImageFolder) else None
         filled = _fill_in(columns, table)
         is_own = own is not None and filled.picture == table.picture
+        if isinstance(own, EmbeddedPictures):
+            own.elsewhere = self.pictures
         return OpenTable(table, filled, cast(Pictures, own) if is_own else self.pictures, digest)
 
 
@@ -163,8 +166,9 @@ def _in_files(files: Files, name: str, folder: Path | None = None) -> Source:
     pictures = [path for path in paths if is_picture(path)]
     top = _top_of_image_folder(pictures)
     below = [path.removeprefix(top or "") for path in pictures]
-    folders = None if top is None else _of_image_folder(files, below, top, name)
     tables = _tables(paths, [ending for ending in TABLES if ending not in UNSURE])
+    others = [path for path in paths if not (is_picture(path) or path in tables)]
+    folders = None if top is None else _of_image_folder(files, below, others, top, name)
     if folders and not tables and all(map(category_of, below)):
         return folders
     problem = _describe(files.name, paths, pictures)
@@ -304,11 +308,13 @@ def _is_of_products(files: Files, path: str, columns: Columns) -> bool:
         table.close()
 
 
-def _of_image_folder(files: Files, paths: Sequence[str], top: str, name: str) -> Source:
+def _of_image_folder(files: Files, paths: Sequence[str], others: Sequence[str], top: str, name: str) -> Source:
+    """Return the source of pictures at these paths from `top` on; `others` are the files of other kinds."""
     pictures = FilePictures(files, top.rstrip("/"))
 
     def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
-        return ImageFolder(name, paths, columns, pictures), lambda: ""
+        beside = sorted([*others, *files.unreadable()])
+        return ImageFolder(name, paths, columns, pictures, [path.removeprefix(top) for path in beside]), lambda: ""
 
     return Source(name, pictures, open_table)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -157,5 +159,14 @@ def _figure(width_inches: float, height_inches: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     # bbox_inches="tight" would render everything twice; a layout engine takes seconds for 100 categories.
-    box = figure.get_tightbbox(figure.canvas.get_renderer()).padded(0.2)  # type: ignore[attr-defined]
-    write_atomically(path, lambda file: figure.savefig(file, format="png", bbox_inches=box))
+    with quiet_about_glyphs():
+        box = figure.get_tightbbox(figure.canvas.get_renderer()).padded(0.2)  # type: ignore[attr-defined]
+        write_atomically(path, lambda file: figure.savefig(file, format="png", bbox_inches=box))
+
+
+@contextmanager
+def quiet_about_glyphs() -> Iterator[None]:
+    """Draw a box, without a warning for each, in the place of letters that the font lacks, as it lacks emoji."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"(Glyph|Matplotlib currently does not support)", UserWarning)
+        yield

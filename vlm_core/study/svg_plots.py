@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import numpy as np
 
+from vlm_core.evaluation.plots import quiet_about_glyphs
 from vlm_core.families import FAMILIES, family_of
 from vlm_core.study.report_contents import (
     CostPlot,
@@ -180,7 +181,7 @@ def _svg(paint: Callable[[Any], None], *, height: float, panels: tuple[int, int]
         "font.size": 9,
         "svg.hashsalt": "study",
     }
-    with rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
+    with rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}), quiet_about_glyphs():
         figure = Figure(figsize=(8, height), layout="constrained")
         rows, columns = panels or (1, 1)
         axes = figure.subplots(rows, columns, squeeze=False)

@@ -9,6 +9,7 @@ from vlm_core.tracking import tags
 from vlm_core.tracking.database_file import sqlite_path
 from vlm_core.tracking.logging_model import delete_model, model_files
 from vlm_core.tracking.opening import dead_runs, end_dead_run, find_run, is_dead
+from vlm_core.tracking.relocation import explain_missing
 from vlm_core.tracking.store import connect, store_errors, store_uri
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ class StoreLeftovers:
     def __init__(self, *, to_write: bool) -> None:
         self._uri = store_uri()
         self._client = connect(self._uri, to_write=to_write)
+
+    def moved(self) -> str:
+        """Return what is wrong and what mends it, if the folder of the store was moved or copied; else ""."""
+        with store_errors(self._uri):
+            return explain_missing(self._client, self._uri)
 
     def dead_runs(self) -> list[Run]:
         """Return the runs that are marked as RUNNING although their process was killed."""

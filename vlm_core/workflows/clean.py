@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from vlm_core.atomic import remove, temporary_folders_of_dead, unfinished_of_dead
+from vlm_core.errors import UserError
 from vlm_core.tracking.leftovers import StoreLeftovers, store_is_there
 from vlm_core.training.feature_cache import idle_entries, remove_entry
 
+logger = logging.getLogger(__name__)
 # Where commands build files and folders, below the working directory and beside what is in it.
 _PLACES: Final = (
     *("data/raw", "data/processed", "pretrained", "cache", "cache/*"),
@@ -79,9 +82,14 @@ def find_leftovers(root: Path, *, idle_days: float, to_remove: bool = False) -> 
     """Return what is left below `root`, in the store and in the temporary folder; nothing is changed.
 
     Features that no run has used for `idle_days` are among it. `to_remove` opens the store to be written to. Raises
-    UserError when the store cannot be used.
+    UserError when the store cannot be used; of a folder that was moved or copied, nothing may be removed, because its
+    store points to files of the old one.
     """
     store = StoreLeftovers(to_write=to_remove) if store_is_there() else None
+    if store and (moved := store.moved()):
+        if to_remove:
+            raise UserError(moved)
+        logger.warning(moved)
     checkpoints = [folder for folder in sorted(root.glob("checkpoints/*/")) if _RUN_ID.fullmatch(folder.name)]
     uses = {folder: store.checkpoint_use(folder.name) if store else "unknown" for folder in checkpoints}
     done = [folder for folder, use in uses.items() if use == "none"]

@@ -1,5 +1,7 @@
 """Folders by category, with what else may lie beside them."""
 
+import os
+
 import pytest
 
 from tests.catalogue.test_sources import KAGGLE, _folder, _open, _zip
@@ -73,3 +75,36 @@ def test_loose_pictures_beside_folders_by_category_are_left_out(tmp_path, make):
     assert found == SORTED
     assert refused == [f"the picture {name} is in no category's folder" for name in ("a.jpg", "b.jpg")]
     assert notes == "each folder is a category: Bags, Shoes"
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_files_that_are_no_pictures_are_counted_and_named(tmp_path, make):
+    strays = [f"Bags/{number}.mp4" for number in range(5)] + ["Shoes/sizes.csv", "notes.txt"]
+    found, refused, notes = _categories(_open(make(tmp_path / "shop", {**FOLDERS, **dict.fromkeys(strays, b"x")})))
+    assert found == SORTED and not refused
+    assert "files that are no pictures passed over: Bags/0.mp4, Bags/1.mp4, Bags/2.mp4, Bags/3.mp4, Bags/4.mp4" in notes
+    assert "6 files" in notes or "7 files" in notes
+
+
+def test_what_cannot_be_read_is_counted_and_named(tmp_path, monkeypatch):
+    place = _folder(tmp_path / "shop", {**FOLDERS, "Hats/13.jpg": b"hat", "Shoes/.hidden": b"x"})
+    (place / "Bags" / "dead.jpg").symlink_to(tmp_path / "gone.jpg")
+    (place / "Shoes" / "self.png").symlink_to("self.png")
+    (place / "Shoes" / "gone").symlink_to(tmp_path / "gone")
+    os.mkfifo(place / "Shoes" / "pipe.jpg")
+    (place / "Bags" / "link.jpg").symlink_to(place / "Hats" / "13.jpg")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("Hats"):
+            raise PermissionError("no")
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    found, refused, notes = _categories(_open(place))
+    assert found == {**SORTED, "link": "Bags"}
+    assert refused == [
+        f"the picture {path} is a link to nothing, or no regular file"
+        for path in ("Bags/dead.jpg", "Shoes/pipe.jpg", "Shoes/self.png")
+    ]
+    assert "2 files that are no pictures passed over: Hats/, Shoes/gone" in notes

@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import re
 import sys
 import zipfile
 
@@ -116,3 +117,41 @@ def test_an_id_alone_joins_only_sheets_with_the_columns_of_the_first():
         {"id": "1", "title": "Tote"},
         {"id": "2", "title": "Sack"},
     ]
+
+
+def _with_values(book, values):
+    """Store values of formulas, which openpyxl does not: by the name of their cell, the XML after the formula."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(book) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            data = old.read(name).decode()
+            if name == "xl/worksheets/sheet1.xml":
+                for cell, (kind, value) in values.items():
+                    data = re.sub(
+                        rf'<c r="{cell}"><f>(.*?)</f><v ?/?>(</v>)?', rf'<c r="{cell}"{kind}><f>\1</f>{value}', data
+                    )
+            new.writestr(name, data)
+    return io.BytesIO(file.getvalue())
+
+
+FORMULAS = [
+    ("id", "category", "title", "photo"), (1, '="Ba" & "g"', "=1+1", '=HYPERLINK("pics/1.jpg","see")'),
+    (2, '="Shoe"', '=""', '=_xlfn.IMAGE("pics/2.jpg")'), (3, "=A1", "=A2", "3.jpg"),
+]  # fmt: skip
+
+
+def test_values_of_formulas_are_those_that_were_stored_and_lost_ones_are_said():
+    stored = {
+        "B2": (' t="str"', "<v>Bag</v>"), "B3": (' t="str"', "<v>Shoe</v>"), "C3": (' t="str"', "<v></v>"),
+        "D2": (' t="str"', "<v>see</v>"), "D3": (' t="e"', "<v>#VALUE!</v>"),
+    }  # fmt: skip
+    book = Workbook(_with_values(_book(FORMULAS), stored), "shop.xlsx")
+    *rows, refusal = read_products(book, Columns("id", "photo", "title", "category", ()))
+    assert [row.values for row in rows] == [
+        {"id": "1", "category": "Bag", "title": "", "photo": "pics/1.jpg"},
+        {"id": "2", "category": "Shoe", "title": "", "photo": "pics/2.jpg"},
+    ]
+    store = "no stored value: open the workbook in Excel or LibreOffice, and save it"
+    assert (refusal.line, refusal.reason) == (4, f"the formula in the column category has {store}")
+    lost = "no stored value and an empty cell, first the column title of line 2"
+    assert book.notes == [f"1 formula has {lost}: open the workbook in Excel or LibreOffice, and save it"]

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.json_lines import cell_text
 from vlm_core.catalogue.parts import PART, part_of_file
-from vlm_core.catalogue.pictures import Found, PictureMissing
+from vlm_core.catalogue.pictures import Found, PictureMissing, Pictures
 from vlm_core.catalogue.reading import Columns, Record, Refusal
 from vlm_core.errors import UserError
 
@@ -35,6 +35,7 @@ ROWS_PER_BATCH: Final = 64
 _CALLED: Final = ("image", "img", "pic", "photo", "jpg", "jpeg", "png", "bytes")  # columns of pictures
 _NO_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"  # what stands for an empty cell
 _ROW: Final = "row "  # how a picture in the table itself is named
+_FILE: Final = "file "  # how one is named that the table has only the path of, although it holds others
 SHARDS: Final = b"vlm_shards"  # in the metadata of a schema
 PATH, PROBLEM = "path", "problem"  # beside a picture's bytes in shards: its cell, and why it is missing
 Batches = Callable[[Sequence[str]], Iterator[tuple[str, "pa.RecordBatch"]]]  # with the name of their file
@@ -44,11 +45,18 @@ class ArrowTable:
     """A table that may hold the pictures themselves; opened once for each pass over it."""
 
     def __init__(
-        self, name: str, files: Mapping[str, Path], schema: pa.Schema, batches: Batches, before: int = 0
+        self,
+        name: str,
+        files: Mapping[str, Path],
+        schema: pa.Schema,
+        batches: Batches,
+        before: int = 0,
+        may_lack: Callable[[str], bool] = lambda column: True,
     ) -> None:
         """Take files by their names, their schema, a function that reads the columns of those names, and rows before.
 
-        Where there are any, `rows` alone knows the pictures in the table.
+        Where there are any, `rows` alone knows the pictures in the table. `may_lack` returns whether rows may have no
+        bytes in a column of pictures.
         """
         self.name, self.state = name, _state(files.values())
         self.notes: list[str] = []
@@ -62,32 +70,45 @@ class ArrowTable:
         self._files, self._schema = files, schema
         self.picture = _picture_column(schema)
         self.label = "label" if "label" in self.names else ""
-        self._batches, self._before = batches, before
+        self._batches, self._before, self._may_lack = batches, before, may_lack
         self._classes = _class_names(schema)
         self._in_shards = _is_of_shards(schema, self.picture)
-        holds = self._in_shards or (_holds_bytes(schema, self.picture) and self._first_has_bytes())
+        holds = self._in_shards or (_holds_bytes(schema, self.picture) and self._some_have_bytes())
         self.pictures = EmbeddedPictures(name, self.picture, batches, self.state) if holds else None
+        self._is_mixed = holds and not self._in_shards and _has_paths(schema, self.picture) and may_lack(self.picture)
         if holds and schema.field(self.picture).type != _item_type(schema.field(self.picture).type):
             self.notes.append(f"of several pictures in a row of the column {self.picture} the first is used")
 
-    def _first_has_bytes(self) -> bool:
-        """Return whether a picture of the first batch stands in the table, and not only its path."""
-        _, first = next(self._batches([self.picture]), ("", None))
-        return first is None or any(_bytes_of(value) for value in first.column(self.picture))
+    def _some_have_bytes(self) -> bool:
+        """Return whether any picture stands in the table, and not only its path; also where there are no rows."""
+        rows = 0
+        for _, batch in self._batches([self.picture]):
+            rows += batch.num_rows
+            if any(_bytes_of(value) for value in batch.column(self.picture)):
+                return True
+        return rows == 0
 
     def records(self, columns: Columns) -> Iterator[Record | Refusal]:
-        """Yield each row; the cell of a picture in the table itself is the row's number, in shards the source's."""
+        """Yield each row; the cell of a picture in the table itself is the row's number, in shards the source's.
+
+        Where only its path stands in the table, it is that.
+        """
         beside = [f"{self.picture}.{PATH}", f"{self.picture}.{PROBLEM}"] if self._in_shards else []
         wanted = [name for name in self._stored if not (self.pictures and name == self.picture)]
-        for record, picture, _ in self._read([*wanted, *beside]):
-            if picture.problem and self.pictures:
+        for record, picture, value in self._read([*wanted, *beside, *([self.picture] if self._is_mixed else [])]):
+            if self.pictures and picture.problem:
                 self.pictures.problems[record.line] = picture.problem
+            if self.pictures and self._is_mixed and (path := _path_alone(value)):
+                self.pictures.paths[record.line] = path
             yield record
 
     def rows(self) -> Iterator[tuple[Record | Refusal, RowPicture]]:
         """Yield each row with its picture, which must stand in the table, in one pass over the files."""
         for record, picture, value in self._read(self._stored):
-            yield record, picture._replace(source=partial(_bytes_in, value, picture.path), state=lambda: self.state)
+            if self.pictures and self._is_mixed and (path := _path_alone(value)):
+                yield record, self.pictures.elsewhere_at(path)
+            else:
+                yield record, picture._replace(source=partial(_bytes_in, value, picture.path), state=lambda: self.state)
 
     def _read(self, columns: Sequence[str]) -> Iterator[tuple[Record | Refusal, RowPicture, Any]]:
         """Yield each row, its picture, and what stands in the column of pictures where that is read."""
@@ -104,6 +125,8 @@ class ArrowTable:
                 cell, problem = f"{_ROW}{line}", ""
                 if self._in_shards and value is not None:
                     cell, problem = (str(value[name].as_py() or "") for name in (PATH, PROBLEM))
+                elif self._is_mixed and value is not None:
+                    cell = _path_alone(value) or cell
                 cells = [values[name][place] if name in values else cell for name in self._own_names]
                 # A row of shards without any cell is the reason why the source's row could not be used
                 record = Refusal(line, problem) if problem and not any(cells) else Record(line, cells)
@@ -114,7 +137,7 @@ class ArrowTable:
 
     def again(self) -> ArrowTable:
         """Return the same table, to be read once more."""
-        return ArrowTable(self.name, self._files, self._schema, self._batches, self._before)
+        return ArrowTable(self.name, self._files, self._schema, self._batches, self._before, self._may_lack)
 
     def _texts(self, name: str, column: pa.Array) -> list[str]:
         try:
@@ -147,7 +170,7 @@ class RowPicture(NamedTuple):
 
 
 class EmbeddedPictures:
-    """Pictures that stand in a table as bytes, by their rows."""
+    """Pictures that stand in a table as bytes, by their rows; those of which it has only a path lie elsewhere."""
 
     def __init__(self, name: str, column: str, batches: Batches, state: str) -> None:
         self._name, self._column, self._batches, self._state = name, column, batches, state
@@ -155,12 +178,27 @@ class EmbeddedPictures:
         self._copy: IO[bytes] | None = None
         self._ends = array("Q", [0])  # of each picture in the copy, where the next begins
         self.problems: dict[int, str] = {}  # why pictures are missing, by their rows, as far as these were read
+        self.paths: dict[int, str] = {}  # of pictures elsewhere, by their rows, as far as these were read
+        self.elsewhere: Pictures | None = None
 
     def of_row(self, line: int) -> Found:
         """Return the picture of a row. Raises PictureMissing."""
         if line in self.problems:
             raise PictureMissing(self.problems[line])
+        if line in self.paths and self.elsewhere:
+            found = self.elsewhere.find(self.paths[line])
+            return Found(f"{_FILE}{found.path}", found.further)
         return Found(f"{_ROW}{line}")
+
+    def elsewhere_at(self, path: str) -> RowPicture:
+        """Return a picture of which the table has only the path."""
+        if self.elsewhere is None:
+            return RowPicture(problem=f"{path} is not in the table")
+        try:
+            found = self.elsewhere.find(path).path
+        except PictureMissing as error:
+            return RowPicture(problem=str(error))
+        return RowPicture(found, "", partial(self.elsewhere.read, found), partial(self.elsewhere.state, found))
 
     def find(self, cell: str) -> Found:
         """Return the row that a cell names."""
@@ -170,6 +208,8 @@ class EmbeddedPictures:
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a row's picture, up to a limit."""
+        if self.elsewhere and path.startswith(_FILE):
+            return self.elsewhere.read(path.removeprefix(_FILE))
         with self._lock:
             if self._copy is None:
                 self._copy = self._copy_pictures()
@@ -181,6 +221,8 @@ class EmbeddedPictures:
 
     def state(self, path: str) -> str:
         """Return a text that changes with the files."""
+        if self.elsewhere and path.startswith(_FILE):
+            return self.elsewhere.state(path.removeprefix(_FILE))
         return self._state
 
     def _copy_pictures(self) -> IO[bytes]:
@@ -216,12 +258,24 @@ def open_parquet(
                 for batch in file.iter_batches(ROWS_PER_BATCH, groups, columns=columns, use_threads=False):
                     yield called, batch
 
+    def may_lack(column: str) -> bool:
+        """Return whether the files say that all rows have bytes in a column, or do not say so."""
+        for path in files.values():
+            with naming(path):
+                told = parquet.read_metadata(path)
+            groups = (told.row_group(number) for number in range(told.num_row_groups))
+            parts = (group.column(place) for group in groups for place in range(group.num_columns))
+            of_bytes = [part.statistics for part in parts if part.path_in_schema == f"{column}.bytes"]
+            if not of_bytes or any(each is None or each.null_count != 0 for each in of_bytes):
+                return True
+        return False
+
     if cleanup:
         weakref.finalize(batches, cleanup)
     first = next(iter(files.values()))
     with naming(first):
         schema = parquet.read_schema(first)
-    return ArrowTable(name, files, schema, batches, before)
+    return ArrowTable(name, files, schema, batches, before, may_lack)
 
 
 def open_arrow(files: Mapping[str, Path], name: str, cleanup: Callable[[], object] | None = None) -> ArrowTable:
@@ -308,12 +362,32 @@ def _picture_column(schema: pa.Schema) -> str:
     return next(iter(pairs or called or (binary if len(binary) == 1 else [])), "")
 
 
-def _bytes_of(value: Any) -> Any:
-    """Return the buffer of a picture, or of the first in a list; an empty one where there is none."""
+def _has_paths(schema: pa.Schema, column: str) -> bool:
+    """Return whether a column of pictures also has their paths."""
+    import pyarrow as pa
+
+    kind = _item_type(schema.field(column).type)
+    return bool(pa.types.is_struct(kind)) and any(field.name == PATH for field in kind.fields)
+
+
+def _first_of(value: Any) -> Any:
+    """Return a picture, or the first in a list; a null where there is none."""
     import pyarrow as pa
 
     if value.is_valid and _item_type(value.type) != value.type:
-        value = value[0] if len(value) else pa.scalar(None)
+        return value[0] if len(value) else pa.scalar(None)
+    return value
+
+
+def _path_alone(value: Any) -> str:
+    """Return the path of a picture that has no bytes; "" where there is none."""
+    first = _first_of(value)
+    return str(first[PATH].as_py() or "") if first.is_valid and not _bytes_of(first) else ""
+
+
+def _bytes_of(value: Any) -> Any:
+    """Return the buffer of a picture, or of the first in a list; an empty one where there is none."""
+    value = _first_of(value)
     if not value.is_valid:
         return b""
     found = value["bytes"] if hasattr(value, "items") else value

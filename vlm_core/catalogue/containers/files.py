@@ -35,6 +35,9 @@ class Files(Protocol):
     def walk(self, path: str = "") -> Iterator[str]:
         """Yield the paths of all files below a folder in a fixed order, without leftovers and hidden files."""
 
+    def unreadable(self) -> list[str]:
+        """Return the paths of what `walk` leaves out because it cannot be read, as links to nothing."""
+
     def open(self, path: str) -> BinaryIO:
         """Open a file. Raises OSError, and what BROKEN_ENTRY names, then and while it is read."""
 

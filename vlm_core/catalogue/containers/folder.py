@@ -44,7 +44,10 @@ class FolderFiles:
         return sorted(folders), sorted(files)
 
     def walk(self, path: str = "", *, everything: bool = False) -> Iterator[str]:
-        """Yield the paths of all files below a folder, of the first two million; a folder linked twice counts once."""
+        """Yield the paths of all files below a folder, of the first two million; a folder linked twice counts once.
+
+        With `everything` also what `folder` adds then, and the path of a folder that cannot be listed, with a slash.
+        """
         seen: set[tuple[int, int]] = set()
         left = MOST_FILES
         waiting = [path]
@@ -58,12 +61,26 @@ class FolderFiles:
                 continue
             seen.add((found.st_dev, found.st_ino))
             folders, files = self.folder(folder, everything=everything)
+            if everything and not (folders or files or self._can_list(folder)):
+                files = [""]
             for name in files:
                 left -= 1
                 if left < 0:
                     return
                 yield f"{folder}/{name}" if folder else name
             waiting.extend(f"{folder}/{name}" if folder else name for name in reversed(folders))
+
+    def unreadable(self) -> list[str]:
+        """Return the paths of what is no regular file, as links to nothing, and of folders that cannot be listed."""
+        files = set(self.walk())
+        return [path for path in self.walk(everything=True) if path not in files and not is_leftover(path)]
+
+    def _can_list(self, path: str) -> bool:
+        try:
+            with os.scandir(Path(self._root, path)):
+                return True
+        except OSError:
+            return False
 
     def open(self, path: str) -> BinaryIO:
         """Open a file without waiting for anybody. Raises OSError for what is no regular file, as a FIFO."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -10,11 +11,16 @@ from itertools import islice
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from vlm_core.catalogue.containers.json_lines import cell_text
-from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, column_name
+from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, column_name, number_of
+from vlm_core.catalogue.reading import place as place_of
 from vlm_core.errors import MissingExtra, UserError
 
+_STORE: Final = "open the workbook in Excel or LibreOffice, and save it"
 MOST_UNPACKED_BYTES: Final = 500_000_000
 MOST_COLUMNS: Final = 1000
+_LINK: Final = re.compile(  # a formula that names a picture
+    r'=(?:_xlfn\.)?(?:IMAGE|HYPERLINK)\(\s*"([^"]+)"\s*[,;)].*', re.IGNORECASE | re.DOTALL
+)
 
 
 class _Sheet(NamedTuple):
@@ -25,8 +31,19 @@ class _Sheet(NamedTuple):
     rows: Iterator[tuple[int, list[str]]]  # below the names
 
 
+class _Formula(str):
+    """The value of a formula, as the program stored it that saved the workbook; empty where it stored none."""
+
+    formula = ""
+    is_stored = True
+
+
 class Workbook:
-    """Sheets one after the other, read row by row; values are those that Excel stored, and no formula is run."""
+    """Sheets one after the other, read row by row; values are those that Excel stored, and no formula is run.
+
+    Of a formula that names a picture, as =IMAGE("1.jpg"), the name is read. One whose value was not stored costs its
+    row in a column that is needed; elsewhere it is an empty cell, which is noted.
+    """
 
     picture = ""
     label = ""
@@ -40,6 +57,8 @@ class Workbook:
         self.name = name
         self.notes: list[str] = []
         self._file = file
+        self._lost: list[str] = []  # where formulas without a value were
+        self._formulas: dict[str, Any] = {}  # the sheets once more, with formulas in the place of values
         first, *others = self._open(set(needed))
         if len(set(needed)) == 1:
             others = [sheet for sheet in others if set(first.names) <= set(sheet.names)]
@@ -66,7 +85,24 @@ class Workbook:
                 if sheet.names != self.names:
                     named = dict(zip(sheet.names, cells, strict=True))
                     cells = [named.get(column, "") for column in self.names]
-                yield Record(line, cells, sheet=title)
+                yield self._record(Record(line, cells, sheet=title), columns)
+        if self._lost:
+            number = number_of(len(self._lost), "formula has", "formulas have")
+            self.notes.append(f"{number} no stored value and an empty cell, first the {self._lost[0]}: {_STORE}")
+
+    def _record(self, record: Record, columns: Columns) -> Record | Refusal:
+        """Return a row with the names of pictures in formulas, or why it cannot be used."""
+        for place, (name, cell) in enumerate(zip(self.names, record.cells, strict=True)):
+            if not isinstance(cell, _Formula):
+                continue
+            if name == columns.picture and (match := _LINK.fullmatch(cell.formula)):
+                record.cells[place] = match[1]
+            elif not cell.is_stored and name and name in (columns.id, columns.picture, columns.label):
+                reason = f"the formula in the column {name} has no stored value: {_STORE}"
+                return Refusal(record.line, reason, record.sheet)
+            elif not cell.is_stored:
+                self._lost.append(f"column {name} of {place_of(record.line, record.sheet)}")
+        return record
 
     def close(self) -> None:
         """Close the file."""
@@ -85,8 +121,14 @@ class Workbook:
                     raise UserError(
                         f"{self.name} unpacks to more than {MOST_UNPACKED_BYTES // 1_000_000} MB: save it as CSV."
                     )
+                has_formulas = any(
+                    _has_formulas(parts, name) for name in parts.namelist() if name.startswith("xl/worksheets/")
+                )
             self._file.seek(0)
             sheets = openpyxl.load_workbook(self._file, read_only=True, data_only=True, keep_links=False).worksheets
+            if has_formulas:
+                book = openpyxl.load_workbook(self._file, read_only=True, keep_links=False)
+                self._formulas = {sheet.title: sheet for sheet in book.worksheets}
             named = [(sheet, line) for sheet in sheets for line in islice(self._lines_with(needed, sheet), 1)]
             first = next((sheet for sheet in sheets if next(sheet.iter_rows(), None)), sheets[0])
         except UserError:
@@ -115,7 +157,7 @@ class Workbook:
                 yield line
 
     def _read(self, sheet: Any) -> Iterator[tuple[int, list[str]]]:
-        rows = enumerate(sheet.iter_rows(values_only=True, max_col=MOST_COLUMNS), start=1)
+        rows = enumerate(self._cells(sheet), start=1)
         while True:
             try:
                 found = next(rows, None)
@@ -123,7 +165,39 @@ class Workbook:
                 raise UserError(f"{self.name} cannot be read as a workbook ({error}): save it as CSV.") from None
             if found is None:
                 return
-            yield found[0], [_cell(value) for value in found[1]]
+            yield found
+
+    def _cells(self, sheet: Any) -> Iterator[list[str]]:
+        """Yield the cells of each row as text, those of formulas as `_Formula`."""
+        if sheet.title not in self._formulas:
+            for values in sheet.iter_rows(values_only=True, max_col=MOST_COLUMNS):
+                yield [_cell(value) for value in values]
+            return
+        formulas = self._formulas[sheet.title].iter_rows(values_only=True, max_col=MOST_COLUMNS)
+        for cells, told in zip(sheet.iter_rows(max_col=MOST_COLUMNS), formulas, strict=True):
+            yield [_computed(cell, formula) for cell, formula in zip(cells, told, strict=True)]
+
+
+def _has_formulas(parts: zipfile.ZipFile, name: str) -> bool:
+    """Return whether a sheet of a workbook has formulas."""
+    with parts.open(name) as file:
+        before = b""
+        while part := file.read(1 << 20):
+            if b"<f>" in before + part or b"<f " in before + part:
+                return True
+            before = part[-2:]
+    return False
+
+
+def _computed(cell: Any, formula: Any) -> str:
+    """Return the text of a cell, which is a `_Formula` where it holds one."""
+    told = getattr(formula, "text", formula)  # of an array's formula
+    if not (isinstance(told, str) and told.startswith("=")):
+        return _cell(cell.value)
+    text = _Formula(_cell(cell.value))
+    text.formula = told
+    text.is_stored = cell.value is not None or cell.data_type == "str"  # Excel says so of an empty text
+    return text
 
 
 def _cell(value: Any) -> str:

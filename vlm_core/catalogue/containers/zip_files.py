@@ -52,6 +52,10 @@ class ZipFiles:
             if name.startswith(below):
                 yield name
 
+    def unreadable(self) -> list[str]:
+        """Return nothing: what cannot be unpacked is found when it is read."""
+        return []
+
     @cached_property
     def _sorted_names(self) -> list[str]:
         return sorted(name for name in self._entries if not is_leftover(name))
