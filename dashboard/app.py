@@ -140,15 +140,16 @@ def tick(runs: Runs, count: int | None, version: int | None, state: str | None =
     if view.version == version:
         return no_update, no_update, no_update, no_update
     if version is not None and version < runs.first_version and not view.whole:
-        return no_update, no_update, _store_words(view), _store_notice(view, "It was read before a restart")
+        return no_update, no_update, _store_words(view), _store_notice(view, "This page was read before a restart")
     new_state = no_update if view.state == state else view.state
-    said = None if view.table.empty else _store_notice(view, f"It is as of {view.read} UTC")
+    said = None if view.table.empty else _store_notice(view, f"This page shows what was read at {view.read} UTC")
     return view.version, new_state, _store_words(view), said
 
 
 def _store_words(view: StoreSnapshot) -> Component:
     """Return the dot and how the store is, or that the dashboard itself does not respond (assets/server.js)."""
-    words = {"loading": "loading runs", "away": "store unreachable", "ready": counted(len(view.table), "run")}
+    runs = f"{counted(len(view.table), 'run')} in the store"  # trials, searches and studies among them
+    words = {"loading": "loading runs", "away": "store unreachable", "ready": runs}
     dot = html.Span(className=f"store-dot {view.state}", **aria(hidden="true"))
     said = dmc.Text(words[view.state], size="xs", className="store-words")
     stopped = dmc.Text("dashboard not responding", size="xs", className="server-words")
@@ -156,10 +157,10 @@ def _store_words(view: StoreSnapshot) -> Component:
 
 
 def _store_notice(view: StoreSnapshot, seen: str) -> Component | None:
-    """Return what a page's reader must know while the store is away; `seen` is of what the page shows."""
+    """Return what a page's reader must know while the store is away; `seen` says when the page was read."""
     if view.state != "away":
         return None
-    text = f"{view.problem} {seen}; what was not read before is not known now. This page tries again by itself."
+    text = f"{view.problem} {seen}; anything else is unknown for now. The dashboard keeps trying."
     return notice("The tracking store is unreachable", text, "warning")
 
 
@@ -239,8 +240,8 @@ def _shell() -> Component:
                             html.Div(
                                 notice(
                                     "The dashboard is not responding",
-                                    "What you see is from before, and links do not work. It may be busy, or was "
-                                    "stopped: start it again with make dashboard. This page tries again by itself.",
+                                    "What you see may be out of date, and links do not work. The dashboard may be busy "
+                                    "or stopped: start it again with make dashboard. This page keeps trying.",
                                     "error",
                                 ),
                                 className="page server-notice",

@@ -22,7 +22,8 @@ GRID_OPTIONS: Final[dict[str, Any]] = {
         "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', borderColor: 'var(--line)', "
         "foregroundColor: 'var(--mantine-color-text)', headerBackgroundColor: 'var(--faint)', fontSize: 13, "
         "accentColor: 'var(--accent)', browserColorScheme: 'inherit', fontFamily: 'inherit', headerFontWeight: 600, "
-        "wrapperBorderRadius: 8, oddRowBackgroundColor: 'transparent', spacing: 7})"
+        "wrapperBorderRadius: 8, cellHorizontalPadding: 10, headerFontSize: 12, spacing: 7, "
+        "oddRowBackgroundColor: 'transparent'})"
     },
     "animateRows": True,
     "ensureDomOrder": True,
@@ -87,9 +88,10 @@ def graph(identity: str | dict[str, str], figure: Any, label: str, height: int =
     return html.Div([plot, save], className="figure")
 
 
-def wide(content: Component, label: str) -> Component:
-    """Return the content in a region that scrolls by itself where the page is narrow, by keyboard too."""
-    return html.Div(content, className="scroll-x wide", tabIndex=0, role="region", **aria(label=label))
+def wide(content: Component, label: str, pixels: int = 640) -> Component:
+    """Return the content in a region that scrolls by itself where the page is narrower, by keyboard too."""
+    inner = html.Div(content, style={"minWidth": pixels})
+    return html.Div(inner, className="scroll-x", tabIndex=0, role="region", **aria(label=label))
 
 
 def number_tile(label: str, value: Any, note: str = "") -> Component:
@@ -135,6 +137,14 @@ def notice(title: str, text: Any, kind: str = "info") -> Component:
     """Return a message of the kind "info", "warning" or "error"."""
     colours = {"info": "blue", "warning": "orange", "error": "red"}
     return dmc.Alert(text, title=title, color=colours[kind], variant="outline", className=f"notice {kind}")
+
+
+def too_many(named: int, most: int, noun: str, verb: str) -> Component | None:
+    """Return what becomes of the runs or models that the address names, where they are more than fit; else None."""
+    if named <= most:
+        return None
+    text = f"{named} {noun}s are named in the address: the first {most} are {verb}."
+    return dmc.Box(notice(f"Too many {noun}s", text, "warning"), mb="md")
 
 
 def empty_state(title: str, text: str, command: str = "", picture: str = "empty") -> Component:
@@ -210,6 +220,12 @@ def skeleton(height: int = 320) -> Component:
     return dmc.Skeleton(height=height, radius="md")
 
 
+def at_work(text: str, height: int = 320) -> Component:
+    """Return a placeholder that says what is done meanwhile, for what may take seconds."""
+    words = dmc.Text(text, size="sm", c="dimmed", mb="xs")
+    return html.Div([words, skeleton(height)], role="status", className="at-work")
+
+
 def store_state(view: StoreSnapshot) -> Component | None:
     """Return what a page shows in place of its content while there are no runs; None when there are."""
     if not view.table.empty:
@@ -218,7 +234,7 @@ def store_state(view: StoreSnapshot) -> Component | None:
         return html.Div(dmc.Stack([skeleton(80), skeleton(420)]), role="group", **aria(label="Loading runs"))
     if view.state == "away":
         return empty_state(
-            "The tracking store is unreachable", f"{view.problem} This page tries again by itself.", picture="away"
+            "The tracking store is unreachable", f"{view.problem} The dashboard keeps trying.", picture="away"
         )
     return empty_state("No runs yet", "Train your first model: it appears here while it trains.", "make train")
 

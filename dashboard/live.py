@@ -64,7 +64,7 @@ def _is_lost(row: Mapping[Any, Any], now: pd.Timestamp) -> bool:
 def _last_sign(row: Mapping[Any, Any]) -> str:
     seen = row.get("seen")
     progress = describe_progress({**row, "metrics.seconds": None})
-    since = f"no sign since {seen:%Y-%m-%d %H:%M} UTC" if isinstance(seen, pd.Timestamp) else "no sign of life"
+    since = f"no sign of life since {seen:%Y-%m-%d %H:%M} UTC" if isinstance(seen, pd.Timestamp) else "no sign of life"
     return f"{since}, {progress}" if progress else since
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from vlm_core.config import OF_MACHINES, Config
 from vlm_core.errors import UserError
-from vlm_core.presets import HEAD, SUITING
+from vlm_core.presets import HEAD, SUITING, choose_mode
 
 _OF_THE_RUN: Final = ("preset", "run_name", "resume", "experiment", *OF_MACHINES)  # these do not change how it learns
 _UNTRAINED: Final = ("baseline", "zero-shot")  # models or modes that take no step of training
@@ -45,17 +45,17 @@ def effective_settings(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def preset_settings(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the run's preset gives for its model, mode and weights; {} without a known preset."""
+    """Return what the preset gives for the run's model and weights, in the preset's mode; {} without a known preset."""
     given = {name: row.get(f"params.{name}", "") for name in ("preset", "model", "objective")}
     try:
         preset = Config.build({name: value for name, value in given.items() if value})
     except UserError:
         return {}
-    kind, mode = str(row.get("tags.weights_source", "")).split(":")[0], str(row.get("params.mode", ""))
-    suiting = {**SUITING.get(kind, {}), **(HEAD if mode == "probe" else {})}
-    chosen = {"mode": mode} if preset.mode == "auto" else {}
-    chosen["resize"] = str(row.get("params.resize", "")) if mode == "zero-shot" else "stretch"  # as auto does
-    return preset.model_copy(update={**suiting, **chosen}).to_params()
+    kind, of_run = str(row.get("tags.weights_source", "")).split(":")[0], str(row.get("params.mode", ""))
+    mode = choose_mode(preset.objective, kind) if preset.mode == "auto" else preset.mode
+    suiting = {**SUITING.get(kind, {}), **(HEAD if mode == "probe" and preset.model != "baseline" else {})}
+    resize = str(row.get("params.resize", "")) if of_run == "zero-shot" else "stretch"  # as auto does
+    return preset.model_copy(update={**suiting, "mode": mode, "resize": resize}).to_params()
 
 
 def differing_params(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from vlm_core.families import FAMILIES, family_of
@@ -33,6 +34,18 @@ def family_colour(model: str) -> str:
     return FAMILY_COLOURS.get(family_of(str(model)), OTHER_COLOUR)
 
 
+def shorten(name: str, most: int = 28) -> str:
+    """Return a name of at most so many letters: of a longer one its beginning and its end, which tells runs apart."""
+    end = most * 2 // 5
+    return name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
+
+
+def name_ticks(names: Sequence[str], most: int = 28) -> dict[str, Any]:
+    """Return what an axis of names writes: each shortened, and escaped for Plotly."""
+    texts = [plain_text(shorten(name, most)) for name in names]
+    return {"tickmode": "array", "tickvals": [plain_text(name) for name in names], "ticktext": texts}
+
+
 def plain_text(text: str) -> str:
     """Return the text escaped for Plotly, which reads some HTML in texts."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -57,6 +70,11 @@ def layout(**settings: Any) -> dict[str, Any]:
 def whole_numbers(last: int) -> dict[str, Any]:
     """Return what keeps an axis that ends at `last` from naming halves, as Plotly does where it has room for them."""
     return {"dtick": 1} if last <= _FEW_STEPS else {}
+
+
+def waiting() -> go.Figure:
+    """Return what stands in a figure's place until its callback has read the store, or while the store is away."""
+    return no_data("Waiting for the tracking store")
 
 
 def no_data(text: str) -> go.Figure:

@@ -54,6 +54,13 @@ HEAD_SEARCH: Final[dict[str, dict[str, Any]]] = {
 OF_PICTURES: Final = {"objective": "generate", "mode": "zero-shot", "readout": "vision", "prefix": "int8"}
 
 
+def choose_mode(objective: str, weights_kind: str) -> str:
+    """Return what `mode=auto` stands for: random weights are not worth freezing, and generation has no head."""
+    if weights_kind == "tiny-random" or (weights_kind == "shipped" and objective == "generate"):
+        return "full"
+    return "fusion" if objective == "generate" else "lp-ft"
+
+
 def reading_problem(settings: Mapping[str, Any]) -> str:
     """Return why these settings cannot read the texts that `inputs` names; "" if they can, or need not."""
     inputs = settings["inputs"]

@@ -52,8 +52,9 @@ dagcomponentfuncs.Family = function (props) {
 dagcomponentfuncs.Interval = function (props) {
   const { score, low, high, validation, colour, live } = props.data;
   if (score == null) {
-    const known = [validation == null ? null : "validation " + validation.toFixed(3), live].filter(Boolean).join(", ");
-    return make("span", { className: "cell-interval", title: known }, make("span", { className: "validation truncate" }, known || "–"));
+    const known = validation == null ? "–" : "validation " + validation.toFixed(3);
+    return make("span", { className: "cell-news", title: live ? `${known}, ${live}` : known },
+      make("span", null, known), live ? make("span", { className: "live" }, live) : null);
   }
   const from = props.low, width = Math.max(1e-6, props.high - props.low);
   const place = (value) => (100 * (value - from)) / width + "%";
@@ -69,9 +70,13 @@ dagcomponentfuncs.Heat = function (props) {
   return make("div", { className: "cell-heat", style: { background: heatColour(props.value) } }, props.value.toFixed(3));
 };
 
+dagcomponentfuncs.Started = function (props) {
+  return make("span", { className: "cell-lines" }, ...String(props.value || "").split(" ").map((part) => make("span", { key: part }, part)));
+};
+
 dagcomponentfuncs.Status = function (props) {
-  const { live, lost } = props.data;
-  if (lost) return make("span", { className: "cell-status LOST" }, live);
-  const status = String(props.value || "").toLowerCase();
-  return make("span", { className: "cell-status " + props.value }, live ? live.split(",")[0] : status);
+  const { live, lost } = props.data, status = String(props.value || "").toLowerCase();
+  const lines = lost ? ["no sign of life", (live.match(/since \d+-(\S+ \S+)/) || [])[1]] : live ? live.split(", ") : [status];
+  return make("span", { className: "cell-lines cell-status " + (lost ? "LOST" : props.value) },
+    ...lines.filter(Boolean).map((line, place) => make("span", { key: place }, place && lost ? "since " + line : line)));
 };

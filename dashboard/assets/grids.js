@@ -27,10 +27,10 @@
 
   const FirstRows = ({ id, className, style, columnDefs, rowData, dashGridOptions }) => {
     const make = window.React.createElement, cells = window.dashAgGridComponentFunctions;
-    const columns = (columnDefs || []).filter((column) => !column.valueFormatter && !column.initialHide);
+    const columns = (columnDefs || []).filter((column) => !column.initialHide);
     const width = (column) => column.width || column.minWidth;
     const cell = (column, data) => {
-      const value = data[column.field], render = cells[column.cellRenderer];
+      const value = column.valueFormatter ? "" : data[column.field], render = cells[column.cellRenderer];
       return make("td", { key: column.field }, render ? make(render, { ...column.cellRendererParams, value, data }) : value);
     };
     const row = (data, place) => make("tr", { key: place, style: { height: dashGridOptions.rowHeight } },

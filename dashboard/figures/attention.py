@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard.figures.compare import RunStyle
-from dashboard.theme import DASHES, SERIES, layout, plain_text
+from dashboard.theme import DASHES, SERIES, layout, plain_text, shorten
 
 if TYPE_CHECKING:
     from vlm_core.attention.faithfulness import Faithfulness, PictureCurves
@@ -21,7 +21,7 @@ _GREY: Final = "#8A8F98"
 
 def faithfulness_curves(models: Mapping[str, Faithfulness]) -> go.Figure:
     """Return a row of two panels per model (by label): deletion and insertion, a line per map; controls are grey."""
-    titles = [f"{plain_text(label)}: {curve}" for label in models for curve in CURVES]
+    titles = [f"{plain_text(shorten(label, 36))}: {curve}" for label in models for curve in CURVES]
     figure = make_subplots(rows=len(models), cols=2, subplot_titles=titles, vertical_spacing=0.4 / len(models) ** 1.3)
     names = list(dict.fromkeys(curves.map for model in models.values() for curves in model.curves))
     styles = _line_styles(names)
@@ -40,6 +40,7 @@ def faithfulness_curves(models: Mapping[str, Faithfulness]) -> go.Figure:
                     row=row,
                     col=column,
                 )
+    figure.update_annotations(font_size=13)
     figure.update_layout(**layout(margin={"t": 88}, legend={"y": 1 + 0.22 / len(models)}))
     figure.update_xaxes(tickformat=".0%", zeroline=False, range=[0, 1.02])
     figure.update_xaxes(title_text="share of the grid cells", title_font_size=13, row=len(models))
@@ -58,7 +59,7 @@ def picture_curves(styles: Sequence[RunStyle], curves: Sequence[PictureCurves]) 
                 y=values,
                 mode="lines+markers",
                 line={"color": style.colour, "dash": style.dash, "width": 2},
-                name=plain_text(style.name),
+                name=style.label,
                 legendgroup=style.name,
                 showlegend=column == 1,
                 hovertemplate="%{x:.0%} " + change + "<br>probability %{y:.2f}",

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.theme import SERIES, layout, plain_text
+from dashboard.theme import SERIES, layout, name_ticks
 
 PIXELS_PER_BAR: Final = 13
 _WIDE: Final = 20  # the largest count over the smallest, from which the axis is logarithmic
@@ -18,21 +18,20 @@ _WIDE: Final = 20  # the largest count over the smallest, from which the axis is
 def balance(categories: Sequence[str], counts: Mapping[str, NDArray[np.int64]]) -> go.Figure:
     """Return products per category, a bar for each part, the largest category on top."""
     order = np.argsort(next(iter(counts.values())), kind="stable")
-    names = [plain_text(categories[place]) for place in order]
+    ticks = name_ticks([categories[place] for place in order])
     figure = go.Figure()
     for (part, values), colour in zip(reversed(list(counts.items())), SERIES[len(counts) - 1 :: -1], strict=False):
         figure.add_bar(
             x=values[order],
-            y=names,
+            y=ticks["tickvals"],
             orientation="h",
             name=part,
             marker_color=colour,
             hovertemplate="%{y}: %{x:,}<extra>" + part + "</extra>",
         )
+    axis = {"title": {"text": "products"}, **_axis(counts)}
     figure.update_layout(
-        **layout(xaxis={"title": {"text": "products"}, **_axis(counts)}, legend={"traceorder": "reversed"}),
-        barmode="group",
-        bargap=0.3,
+        **layout(xaxis=axis, yaxis=ticks, legend={"traceorder": "reversed"}), barmode="group", bargap=0.3
     )
     return figure
 

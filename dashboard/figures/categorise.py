@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboard.figures.compare import RunStyle
-from dashboard.theme import layout, no_data, plain_text
+from dashboard.theme import layout, no_data
 from vlm_core.evaluation.predictions import Predictions
 
 _STEPS: Final = np.linspace(0, 1, 101)
@@ -39,7 +39,7 @@ def coverage_curves(styles: Sequence[RunStyle], predictions: Sequence[Prediction
                 x=_STEPS,
                 y=points[:, column],
                 mode="lines",
-                name=plain_text(style.name),
+                name=style.label,
                 legendgroup=style.name,
                 showlegend=dash == "solid",
                 line={"color": style.colour, "dash": dash, "width": 2},

@@ -12,12 +12,14 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DASHES, DIVERGING, SEQUENTIAL, family_colour, layout, no_data, plain_text, whole_numbers
+from dashboard.figures.matrix import PAGE_ROOM, MatrixSize, axes, heat, row_shares, size_of
+from dashboard.theme import DASHES, family_colour, layout, name_ticks, no_data, plain_text, shorten, whole_numbers
 from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.families import family_of
 
 MOST_BARS: Final = 20  # categories in the bars; of more, those in which the runs differ most
 MOST_NUMBERS: Final = 12  # categories or runs in a matrix whose cells still have room for a number
+_ROOM_OF_EACH: Final = 460  # pixels for the cells of one of several matrices
 _PATTERNS: Final = ("", "/", ".", "x", "-", "+")
 
 
@@ -29,6 +31,11 @@ class RunStyle:
     colour: str
     dash: str
     pattern: str
+
+    @property
+    def label(self) -> str:
+        """The name as figures write it: shortened, and escaped for Plotly."""
+        return plain_text(shorten(self.name))
 
 
 def run_styles(names: Sequence[str], models: Sequence[str]) -> list[RunStyle]:
@@ -47,13 +54,13 @@ def curves(styles: Sequence[RunStyle], epochs: Sequence[Sequence[dict[str, Any]]
     """Return validation loss and macro-F1 of each run over its epochs."""
     if not any(epochs):
         return no_data("None of these runs was trained in epochs")
-    figure = make_subplots(cols=2, subplot_titles=("validation loss, nats", "validation macro-F1"))
+    figure = make_subplots(cols=2, subplot_titles=("loss, nats", "macro-F1"))
     for style, entries in zip(styles, epochs, strict=True):
         for column, name in enumerate(("overall_loss", "macro_f1"), start=1):
             figure.add_scatter(
                 x=[entry["epoch"] for entry in entries],
                 y=[entry["validation_summary"][name] for entry in entries],
-                name=plain_text(style.name),
+                name=style.label,
                 legendgroup=style.name,
                 showlegend=column == 1,
                 mode="lines+markers",
@@ -86,12 +93,13 @@ def category_bars(styles: Sequence[RunStyle], evaluations: Sequence[Evaluation])
                 "thickness": 1.2,
                 "width": 2,
             },
-            name=plain_text(style.name),
+            name=style.label,
             marker={"color": style.colour, "pattern": {"shape": style.pattern, "fgcolor": "white"}},
-            meta=plain_text(style.name),  # in the template itself, a name such as %{x} would be filled in
+            meta=style.label,  # in the template itself, a name such as %{x} would be filled in
             hovertemplate="%{x}<br>F1 %{y:.3f}<extra>%{meta}</extra>",
         )
-    figure.update_layout(**layout(yaxis={"title": {"text": "F1"}, "range": [0, 1.03]}), barmode="group", bargap=0.25)
+    scale = {"title": {"text": "F1"}, "range": [0, 1.03]}
+    figure.update_layout(**layout(xaxis=name_ticks(categories), yaxis=scale), barmode="group", bargap=0.25)
     return figure
 
 
@@ -113,74 +121,61 @@ def columns_of(count: int) -> int:
 
 def confusions(styles: Sequence[RunStyle], evaluations: Sequence[Evaluation]) -> go.Figure:
     """Return the runs' confusion matrices as shares of each row, on one scale."""
-    columns = min(columns_of(len(styles)), len(styles))
-    rows = -(-len(styles) // columns)
+    columns, rows = grid_of(evaluations)
+    size = matrices_size(evaluations)
     figure = make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[plain_text(style.name) for style in styles],
+        subplot_titles=[style.label for style in styles],
         horizontal_spacing=0.05,
+        vertical_spacing=0.3 / rows,
         shared_yaxes=True,
     )
-    for place, evaluation in enumerate(evaluations):
-        share = _row_share(evaluation.confusion)
-        heat = _heat(share, evaluation.categories, ".0%", 0.0, 1.0, SEQUENTIAL)
-        figure.add_trace(heat, row=place // columns + 1, col=place % columns + 1)
     figure.update_layout(**layout(margin={"t": 32}))
-    widest = max(len(evaluation.categories) for evaluation in evaluations)
-    figure.update_xaxes(showgrid=False, tickangle=_angle(widest), automargin=True)
-    figure.update_yaxes(showgrid=False, autorange="reversed", automargin=True)
+    figure.update_annotations(font_size=13)
+    for place, evaluation in enumerate(evaluations):
+        where = {"row": place // columns + 1, "col": place % columns + 1}
+        shares = row_shares(evaluation.confusion)
+        figure.add_trace(heat(shares, evaluation.categories, ".0%", (0.0, 1.0), size), **where)
+        across, down = axes(evaluation.categories, size)
+        figure.update_xaxes(**across, **where)
+        figure.update_yaxes(**down, **where)
     return figure
+
+
+def grid_of(evaluations: Sequence[Evaluation]) -> tuple[int, int]:
+    """Return how many matrices stand side by side, and in how many rows: two where their categories are many."""
+    count = len(evaluations)
+    columns = min(count, 2 if matrices_size(evaluations).cell else columns_of(count))
+    return columns, -(-count // columns)
+
+
+def matrices_size(evaluations: Sequence[Evaluation]) -> MatrixSize:
+    """Return the size of each of several matrices."""
+    return size_of(max(len(each.categories) for each in evaluations), MOST_NUMBERS, _ROOM_OF_EACH)
+
+
+def difference_size(evaluations: Sequence[Evaluation]) -> MatrixSize:
+    """Return the size of the difference of two matrices."""
+    return size_of(max(len(each.categories) for each in evaluations), MOST_NUMBERS, PAGE_ROOM)
 
 
 def confusion_difference(a: Evaluation, b: Evaluation) -> go.Figure:
     """Return row shares of a minus those of b, for two runs of the same categories."""
-    values = _row_share(a.confusion) - _row_share(b.confusion)
-    top = float(max(0.01, np.abs(values).max()))
-    figure = go.Figure(_heat(values, a.categories, "+.0%", -top, top, DIVERGING))
-    figure.update_layout(
-        **layout(
-            xaxis={
-                "showgrid": False,
-                "tickangle": _angle(len(a.categories)),
-                "title": {"text": "predicted category"},
-            },
-            yaxis={"showgrid": False, "autorange": "reversed", "title": {"text": "true category"}},
-        )
-    )
+    values = row_shares(a.confusion) - row_shares(b.confusion)
+    top, size = float(max(0.01, np.abs(values).max())), difference_size([a])
+    figure = go.Figure(heat(values, a.categories, "+.0%", (-top, top), size, diverging=True))
+    across, down = axes(a.categories, size)
+    across, down = {**across, "title": {"text": "predicted category"}}, {**down, "title": {"text": "true category"}}
+    figure.update_layout(**layout(xaxis=across, yaxis=down))
     return figure
 
 
 def agreement(names: Sequence[str], shares: NDArray[np.float64]) -> go.Figure:
     """Return how often each two of the runs predict the same category (R, R)."""
-    figure = go.Figure(_heat(shares, names, ".0%", float(min(0.5, shares.min())), 1.0, SEQUENTIAL))
-    figure.update_layout(**layout(xaxis={"showgrid": False}, yaxis={"showgrid": False, "autorange": "reversed"}))
+    size = size_of(len(names), MOST_NUMBERS, PAGE_ROOM)
+    cells = heat(shares, names, ".0%", (float(min(0.5, shares.min())), 1.0), size, true_first=False)
+    across, down = axes(names, size)
+    figure = go.Figure(cells)
+    figure.update_layout(**layout(xaxis=across, yaxis=down))
     return figure
-
-
-def _angle(categories: int) -> int:
-    """Return how names below a matrix are turned: where they stand close, slanted ones would cover each other."""
-    return -35 if categories <= MOST_NUMBERS else -90
-
-
-def _row_share(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.asarray(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
-
-
-def _heat(
-    values: NDArray[np.float64], names: Sequence[str], form: str, low: float, high: float, colours: Any
-) -> go.Heatmap:
-    few = len(names) <= MOST_NUMBERS
-    return go.Heatmap(
-        z=values,
-        x=[plain_text(name) for name in names],
-        y=[plain_text(name) for name in names],
-        zmin=low,
-        zmax=high,
-        colorscale=colours,
-        showscale=False,
-        xgap=2 if few else 0,  # between hundreds of cells, a gap is wider than a cell
-        ygap=2 if few else 0,
-        texttemplate=f"%{{z:{form}}}" if few else "",
-        hovertemplate=f"%{{y}} → %{{x}}<br>%{{z:{form}}}<extra></extra>",
-    )

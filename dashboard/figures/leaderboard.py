@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from dashboard.components import FAMILY_NAMES
 from dashboard.leaderboard import COSTS
-from dashboard.theme import family_colour, layout, no_data, plain_text
+from dashboard.theme import family_colour, layout, no_data, plain_text, shorten
 from vlm_core.benchmark.cost import pareto
 
 _SYMBOLS: Final = {"zero-shot": "x", "probe": "diamond", "lora": "star", "lp-ft": "square", "full": "circle"}
@@ -76,7 +76,7 @@ def _points(rows: Sequence[dict[str, Any]], cost: str) -> dict[str, Any]:
         "y": [row["score"] for row in rows],
         "error_y": {"array": up, "arrayminus": down, "thickness": 1, "width": 0, "color": "#8A8F98"},
         "mode": "markers",
-        "customdata": [[plain_text(row["name"]), row.get("mode", ""), row["run_id"]] for row in rows],
+        "customdata": [[plain_text(shorten(row["name"], 60)), row.get("mode", ""), row["run_id"]] for row in rows],
         "hovertemplate": "%{customdata[0]} (%{customdata[1]})<br>macro-F1 %{y:.3f}<br>"
         + f"{unit}: %{{x:{form}}}<extra></extra>",
     }

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.theme import DIVERGING, SEQUENTIAL, layout, plain_text, whole_numbers
+from dashboard.figures.matrix import PAGE_ROOM, MatrixSize, axes, heat, row_shares, size_of
+from dashboard.theme import layout, plain_text, shorten, whole_numbers
 from vlm_core.evaluation.calibration import ReliabilityBin
 from vlm_core.evaluation.subgroups import Subgroup
 
@@ -49,38 +50,26 @@ def confusion(
     `kind` is "counts", "share" of the row, or "difference" from the matrix of the epoch `before` (none: zeros).
     """
     values: NDArray[Any] = matrix
-    form, colours, limits = ".0f", SEQUENTIAL, (0.0, float(max(1, matrix.max(initial=0))))
+    form, limits = ".0f", (0.0, float(max(1, matrix.max(initial=0))))
     if kind == "share":
-        values = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        form, limits = ".0%", (0.0, 1.0)
+        values, form, limits = row_shares(matrix), ".0%", (0.0, 1.0)
     elif kind == "difference":
         values = matrix - (matrix if before is None else before)
         top = float(max(1, np.abs(values).max(initial=0)))
-        form, colours, limits = "+.0f", DIVERGING, (-top, top)
-    numbers = f"%{{z:{form}}}" if len(categories) <= MOST_WITH_NUMBERS else ""
-    names = [plain_text(name) for name in categories]
-    figure = go.Figure(
-        go.Heatmap(
-            z=values,
-            x=names,
-            y=names,
-            zmin=limits[0],
-            zmax=limits[1],
-            colorscale=colours,
-            texttemplate=numbers,
-            xgap=2 if numbers else 0,  # between hundreds of cells, a gap is wider than a cell
-            ygap=2 if numbers else 0,
-            showscale=not numbers,
-            hovertemplate=f"true %{{y}}<br>predicted %{{x}}<br>%{{z:{form}}}<extra></extra>",
-        )
-    )
-    figure.update_layout(
-        **layout(
-            xaxis={"title": {"text": "predicted category"}, "showgrid": False, "tickangle": -35 if numbers else -90},
-            yaxis={"title": {"text": "true category"}, "showgrid": False, "autorange": "reversed"},
-        )
-    )
+        form, limits = "+.0f", (-top, top)
+    size = confusion_size(len(categories))
+    cells = heat(values, categories, form, limits, size, diverging=kind == "difference")
+    figure = go.Figure(cells)
+    figure.update_traces(showscale=bool(size.cell))
+    across, down = axes(categories, size)
+    across, down = {**across, "title": {"text": "predicted category"}}, {**down, "title": {"text": "true category"}}
+    figure.update_layout(**layout(xaxis=across, yaxis=down))
     return figure
+
+
+def confusion_size(count: int) -> MatrixSize:
+    """Return the size of a confusion matrix of so many categories, which has the whole page where they are many."""
+    return size_of(count, MOST_WITH_NUMBERS, PAGE_ROOM)
 
 
 def reliability(curve: Sequence[ReliabilityBin], colour: str) -> go.Figure:
@@ -123,7 +112,7 @@ def reliability(curve: Sequence[ReliabilityBin], colour: str) -> go.Figure:
 
 def subgroups(groups: Sequence[Subgroup], colour: str, overall: float) -> go.Figure:
     """Return each subgroup's accuracy with Wilson's interval; a hollow marker has fewer than 20 products."""
-    names = [f"{plain_text(group.value or 'unknown')}  (n {group.n:,})" for group in groups]
+    names = [f"{plain_text(shorten(group.value or 'unknown'))}  (n {group.n:,})" for group in groups]
     figure = go.Figure()
     figure.add_vline(x=overall, line={"color": _GREY, "dash": "dot", "width": 1})
     figure.add_scatter(

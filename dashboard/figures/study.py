@@ -69,6 +69,11 @@ def height_of(plot: Plot) -> int:
             assert_never(plot)
 
 
+def width_of(plot: Plot) -> int:
+    """Return the pixels that a plot's figure needs at least: the titles of panels side by side never run together."""
+    return max(640, 120 + 220 * len(plot.rows)) if isinstance(plot, LeakPlot) else 640
+
+
 def colour_of(label: str) -> str:
     """Return the colour of the family that a label begins with; grey for any other label."""
     return FAMILY_COLOURS.get(label.split(" ")[0].split("-")[0], _GREY)
@@ -134,6 +139,7 @@ def leak_dumbbells(rows: Sequence[LeakRow]) -> go.Figure:
                 col=column,
             )
     figure.update_layout(**layout(legend={"y": 1.12}, margin={"t": 64}))
+    figure.update_annotations(font_size=13)
     figure.update_xaxes(range=[0, 1.03], title_text="F1", title_font_size=13, zeroline=False)
     figure.update_yaxes(automargin=True, autorange="reversed", showgrid=False)
     return figure

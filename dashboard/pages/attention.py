@@ -27,6 +27,7 @@ from dashboard.components import (
     parse_number,
     skeleton,
     store_state,
+    too_many,
     wide,
 )
 from dashboard.dropzone import dropzone, register_dropzone
@@ -71,7 +72,8 @@ class AttentionPanel:
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page, with the picture and the models that the address names."""
     view = runs.view()
-    models = parse_list(query.get("models")) or [name for name in [best_run(view.leaderboard, to_explain=True)] if name]
+    named = list(dict.fromkeys(parse_list(query.get("models"))))
+    models = named or [name for name in [best_run(view.leaderboard, to_explain=True)] if name]
     return html.Div(
         [
             page_header("Attention", "See which parts of an image each model's prediction depends on, side by side."),
@@ -79,6 +81,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
             html.Div(store_state(view), id="attention-state"),
             html.Div(
                 [
+                    too_many(len(named), MOST_MODELS, "model", "shown"),
                     dmc.SimpleGrid(
                         [_picture_card(), _choice_card(runs, models[:MOST_MODELS], query)], cols={"base": 1, "lg": 2}
                     ),
@@ -321,7 +324,8 @@ def _picture_curves_card(runs: Runs, curves: Sequence[tuple[str, PictureCurves]]
 def _panel_card(runs: Runs, panel: AttentionPanel, run_name: str) -> Component:
     row = runs.row(panel.run_id) or {}
     name = dcc.Link(run_name, href=f"/run?run={panel.run_id}", className="cell-link")
-    title = dmc.Group([family_dot(str(row.get("params.model", ""))), dmc.Text(name, size="sm", fw=600)], gap=6)
+    label = dmc.Text(name, size="sm", fw=600, className="truncate")
+    title = dmc.Group([family_dot(str(row.get("params.model", ""))), label], gap=6, wrap="nowrap")
     view = panel.view
     if view is None or panel.heat is None:
         return dmc.Paper([title, dmc.Box(notice("No map", panel.error, "warning"), mt="sm")], withBorder=True, p="md")
@@ -384,7 +388,7 @@ def _picture_card() -> Component:
         dropzone("attention"),
         product,
         html.Div(id="attention-notice", role="status"),
-        note="Uses the first image if you drop several. Uploads stay in memory, and only this browser can open them.",
+        note="The first image is used if you drop several. Uploads stay in memory; only this browser can open them.",
     )
 
 

@@ -22,6 +22,7 @@ from dashboard.components import (
     parse_list,
     skeleton,
     store_state,
+    too_many,
 )
 from dashboard.dropzone import dropzone, register_dropzone
 from dashboard.figures.categorise import coverage_at, coverage_curves
@@ -30,7 +31,7 @@ from dashboard.leaderboard import best_run, names_by_run, run_choices
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.predictions import as_csv, categorise, predicted_category
 from dashboard.runs import Runs
-from dashboard.theme import family_colour
+from dashboard.theme import family_colour, waiting
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ KEPT_STORES: Final = ("categorise-pictures", "categorise-results")  # in the she
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page; no model is loaded before there is a picture."""
     view = runs.view()
-    models = parse_list(query.get("models")) or _suggested_model(runs)
+    named = list(dict.fromkeys(parse_list(query.get("models"))))
+    models = named or _suggested_model(runs)
     return html.Div(
         [
             page_header("Categorise", "Drop in product images and compare the models' predictions."),
@@ -55,6 +57,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
             html.Div(store_state(view), id="categorise-state"),
             html.Div(
                 [
+                    too_many(len(named), MOST_MODELS, "model", "shown"),
                     dmc.SimpleGrid(
                         [_picture_card(), _model_card(runs, models, query.get("threshold"))], cols={"base": 1, "lg": 2}
                     ),
@@ -186,7 +189,7 @@ def _coverage_sentence(name: str, predictions: Predictions | None, threshold: fl
 
 
 def _picture_card() -> Component:
-    note = "Uploads stay in memory, for a while, and only this browser can open them."
+    note = "Uploads stay in memory for a while; only this browser can open them."
     title = dmc.TextInput(
         id="categorise-title",
         label="Title of the product",
@@ -234,7 +237,7 @@ def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Com
             size="xs",
             c="dimmed",
         ),
-        graph("categorise-coverage", {"data": [], "layout": {}}, "Coverage and accuracy at each threshold", 280),
+        graph("categorise-coverage", waiting(), "Coverage and accuracy at each threshold", 280),
     )
 
 
@@ -267,9 +270,8 @@ def _prediction(
     row: Mapping[str, Any], prediction: Mapping[str, Any], threshold: float, run_id: str, source: str
 ) -> Component:
     model = str(row.get("params.model", ""))
-    title = dmc.Group(
-        [family_dot(model), dmc.Text(str(row.get("name", "model")), size="sm", fw=600)], gap=6, wrap="nowrap"
-    )
+    label = dmc.Text(str(row.get("name", "model")), size="sm", fw=600, className="truncate")
+    title = dmc.Group([family_dot(model), label], gap=6, wrap="nowrap")
     if "error" in prediction:
         return html.Div([title, notice("No prediction", prediction["error"], "error")])
     category = predicted_category(prediction, threshold)
@@ -290,7 +292,7 @@ def _prediction(
         told = {"image": "From the image: no title.", "text": "From the title alone."}
         read = told.get(prediction["read"], "From image and title.")
         words = ", ".join(f"{word} {fall:+.2f}" for word, fall in prediction["words"])
-        parts.append(dmc.Text(f"{read} The log odds fall without: {words}.", size="xs", c="dimmed"))
+        parts.append(dmc.Text(f"{read} Drop in log odds without each: {words}.", size="xs", c="dimmed"))
     parts.append(_model_views(prediction, run_id, source))
     return html.Div(parts)
 

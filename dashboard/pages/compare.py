@@ -26,6 +26,7 @@ from dashboard.comparison import (
 )
 from dashboard.components import (
     aria,
+    at_work,
     card,
     empty_state,
     family_dot,
@@ -35,8 +36,9 @@ from dashboard.components import (
     notice,
     page_header,
     parse_list,
-    skeleton,
     store_state,
+    too_many,
+    wide,
 )
 from dashboard.figures.compare import (
     agreement,
@@ -45,13 +47,16 @@ from dashboard.figures.compare import (
     confusion_difference,
     confusions,
     curves,
+    difference_size,
+    grid_of,
+    matrices_size,
 )
 from dashboard.leaderboard import SCORE, run_choices, training_seconds
 from dashboard.leaks import leak_of_run
 from dashboard.live import duration
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
-from dashboard.theme import family_colour
+from dashboard.theme import family_colour, shorten, waiting
 from vlm_core.evaluation.paired import describe_tests
 from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.study.formatting import p_value
@@ -62,12 +67,14 @@ ICON: Final = "compare"
 IN_NAVIGATION: Final = True
 MOST_RUNS: Final = 6
 MOST_PICTURES: Final = 48
+LETTERS: Final = 60  # of a name in a sentence
 
 
 def layout(runs: Runs, query: Mapping[str, str]) -> Component:
     """Return the page's frame, with the runs that the address names."""
     view = runs.view()
-    chosen = parse_list(query.get("runs"))[:MOST_RUNS]
+    named = list(dict.fromkeys(parse_list(query.get("runs"))))
+    chosen = named[:MOST_RUNS]
     # older addresses say "right" for "correct"
     choices = {"pair": query.get("pair"), "correct": query.get("correct") or query.get("right")}
     return html.Div(
@@ -81,6 +88,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
             html.Div(store_state(view), id="compare-state"),
             html.Div(
                 [
+                    too_many(len(named), MOST_RUNS, "run", "compared"),
                     dmc.MultiSelect(
                         id="compare-runs",
                         label="Runs",
@@ -97,7 +105,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                     ),
                     dcc.Loading(
                         html.Div(id="compare-body", style={"minHeight": 320}),
-                        custom_spinner=skeleton(320),
+                        custom_spinner=at_work("Comparing the runs …"),
                         delay_show=200,
                     ),
                 ],
@@ -225,13 +233,15 @@ def _cards(comparison: RunComparison, choices: Mapping[str, str | None]) -> Comp
     styles = [run.style for run in comparison.runs]
     evaluations = [run.evaluation for run in comparison.runs]
     columns = columns_of(len(styles))
+    side_by_side, rows = grid_of(evaluations)
+    size = matrices_size(evaluations)
     learning = graph("compare-curves", curves(styles, [run.epochs for run in comparison.runs]), "Learning curves")
     bars = graph("compare-bars", category_bars(styles, evaluations), "F1 of each category")
     matrices = graph(
         "compare-confusions",
         confusions(styles, evaluations),
         "Confusion matrices",
-        60 + 330 * -(-len(styles) // columns),
+        60 + rows * (size.height if size.cell else 330),
     )
     parts = [
         dmc.SimpleGrid(
@@ -240,12 +250,12 @@ def _cards(comparison: RunComparison, choices: Mapping[str, str | None]) -> Comp
         _tests_card(comparison),
         _seeds_card(comparison),
         dmc.SimpleGrid(
-            [card("Learning curves", learning), card("Per class", bars)],
+            [card("Learning curves", learning, note="On the validation split."), card("Per class", bars)],
             cols={"base": 1, "lg": 2},
         ),
         card(
             "Confusion matrices",
-            html.Div(matrices, className="scroll-x wide", tabIndex=0),
+            wide(matrices, "Confusion matrices side by side", max(240 * side_by_side, size.width * side_by_side)),
             note="Share of each true category's products, all on one colour scale.",
         ),
         *_largest_group_cards(comparison, choices),
@@ -263,6 +273,7 @@ def _run_card(run: ComparedRun) -> Component:
     facts = (model, *of_network, seed)
     leaking = leak_badge() if row.get("tags.leaking") != "false" else None
     name = dcc.Link(run.style.name, href=f"/run?run={run.run_id}", className="cell-link")
+    title = dmc.Text(name, fw=600, className="truncate")
     small: dict[str, Any] = {"size": "xs", "c": "dimmed", "className": "numbers"}
     scores = [
         dmc.Text(f"{score.value:.3f}", size="xl", fw=650, className="numbers"),
@@ -271,7 +282,7 @@ def _run_card(run: ComparedRun) -> Component:
     ]
     return dmc.Paper(
         [
-            dmc.Group([family_dot(model), dmc.Text(name, fw=600), leaking], gap="xs"),
+            dmc.Group([family_dot(model), title, leaking], gap="xs", wrap="nowrap"),
             dmc.Text(" · ".join(str(fact) for fact in facts if fact), size="xs", c="dimmed", mt=4),
             dmc.Group(scores, gap="sm", align="baseline", mt="xs"),
         ],
@@ -282,14 +293,14 @@ def _run_card(run: ComparedRun) -> Component:
 
 def _tests_card(comparison: RunComparison) -> Component:
     """Return the paired tests, and what forbids them or makes them worthless."""
-    names = comparison.names
+    names = [shorten(name, LETTERS) for name in comparison.names]
     parts: list[Component] = []
     if len(comparison.groups) > 1:
         sets = "; ".join(", ".join(names[place] for place in group) for group in comparison.groups)
         text = f"These groups were evaluated on different products, so they are not tested against each other: {sets}."
         parts.append(notice("Some of these runs cannot be compared", text, "warning"))
-    leaks = {run.style.name: leak_of_run(run.row) for run in comparison.runs}
-    lines = [f"{name}: {' '.join(leak.sentences())}" for name, leak in leaks.items() if leak.leaking]
+    leaks = [leak_of_run(run.row) for run in comparison.runs]
+    lines = [f"{name}: {' '.join(leak.sentences())}" for name, leak in zip(names, leaks, strict=True) if leak.leaking]
     if lines:
         parts.append(notice("Some scores may be memorised", html.Div("\n".join(lines), className="lines"), "error"))
     if comparison.tests:
@@ -303,13 +314,13 @@ def _tests_card(comparison: RunComparison) -> Component:
             ]
             for (a, b), test in comparison.tests.items()
         ]
-        columns = ("Only A correct : only B correct", "McNemar p (mid-p)", "Agreement", "Kappa")
+        columns = ("Only A correct : only B correct", "Corrected McNemar p (mid-p)", "Agreement", "Kappa")
         head = ["Difference, A before B", *columns]
         table = dmc.Table(data={"head": head, "body": body}, verticalSpacing="sm", className="sentences")
         parts.append(html.Div(table, className="scroll-x", tabIndex=0))
     note = (
         "Paired bootstrap of macro-F1 and exact McNemar test of accuracy, corrected together by Holm's method over all "
-        "pairs. A is the run with the higher macro-F1. Each run is one training: another seed may give another result."
+        "pairs. A is the run with the higher macro-F1. Each run was trained once; another seed may give another result."
     )
     return card("Significance tests", dmc.Stack(parts, gap="md"), note=note)
 
@@ -336,9 +347,9 @@ def _largest_group_cards(comparison: RunComparison, choices: Mapping[str, str | 
     names = [comparison.names[place] for place in group]
     pair = _select("compare-pair", pair_choices(comparison, group), choices.get("pair"), "Runs to subtract")
     correct = _select("compare-correct", correct_choices(names), choices.get("correct"), "Which run is correct")
-    difference = graph(
-        "compare-difference", {"data": [], "layout": {}}, "Difference between two confusion matrices", 400
-    )
+    size = difference_size([comparison.runs[place].evaluation for place in group])
+    label = "Difference between two confusion matrices"
+    difference = wide(graph("compare-difference", waiting(), label, size.height), f"{label}, in full", size.width)
     shares = graph(
         "compare-agreement", agreement(names, _agreement(comparison, group)), "Share of equal predictions", 400
     )
@@ -353,7 +364,7 @@ def _largest_group_cards(comparison: RunComparison, choices: Mapping[str, str | 
                 ),
                 card("Agreement", shares, note="Share of test products with the same prediction."),
             ],
-            cols={"base": 1, "lg": 2},
+            cols=1 if size.cell else {"base": 1, "lg": 2},
         ),
         card("Disagreements", html.Div(id="compare-gallery"), actions=[correct]),
     ]

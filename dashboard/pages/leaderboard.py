@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -52,15 +53,19 @@ SCATTER_PIXELS: Final = 340
 FIRST_ROWS: Final = 20  # a screen of them comes with the page; the others and the scatter follow
 MOST_COLUMNS: Final = 12  # categories with a column each while several test sets are in view
 ROW_PIXELS: Final = 40
+HEAD_PIXELS: Final = 46  # two lines
 COST_LABELS: Final = {"train": "Training time", "latency": "Latency", "trained_weights": "Trained weights"}
 _NUMBER_FILTER: Final[dict[str, Any]] = {
     "filter": "agNumberColumnFilter",
     "filterParams": {"defaultOption": "greaterThanOrEqual"},
 }
+_NO_BUTTON: Final = {"suppressHeaderFilterButton": True}  # where it would leave no room for the name
 OPTIONS: Final[dict[str, Any]] = {
     **GRID_OPTIONS,
     "rowHeight": ROW_PIXELS,
-    "headerHeight": ROW_PIXELS,
+    "headerHeight": HEAD_PIXELS,
+    "alwaysShowHorizontalScroll": True,  # at its right end are the F1 of the categories
+    "selectionColumnDef": {"width": 40, "pinned": None},
     "rowSelection": {"mode": "multiRow", "isRowSelectable": {"function": "params.data.heading == null"}},
     "isFullWidthRow": {"function": "params.rowNode.data.heading != null"},
     "fullWidthCellRenderer": "BandHeading",
@@ -128,6 +133,7 @@ def register(app: Dash, runs: Runs) -> None:
         Output("leaderboard-set", "data"),
         version,
         State("leaderboard-set", "value"),
+        hide,
     )(partial(update_state, runs))
     app.callback(Output("leaderboard-compare", "children"), Input("leaderboard-grid", "selectedRows"))(update_compare)
     app.callback(Output("leaderboard-grid", "dashGridOptions"), Input("leaderboard-find", "value"))(quick_filter)
@@ -188,10 +194,12 @@ def update_scatter(runs: Runs, rendered: bool, version: int | None, chosen: str 
     return graph("leaderboard-figure", figure, label, SCATTER_PIXELS)
 
 
-def update_state(runs: Runs, version: int | None, chosen: str | None) -> tuple[Any, bool, Any]:
+def update_state(
+    runs: Runs, version: int | None, chosen: str | None, everything: bool = False
+) -> tuple[Any, bool, Any]:
     """Return what takes the leaderboard's place without runs, and the test sets to choose from."""
     view = runs.view()
-    return store_state(view), not view.leaderboard.rows, _choices(view.leaderboard, chosen)
+    return store_state(view), not view.leaderboard.rows, _choices(view.leaderboard, chosen, everything)
 
 
 def update_compare(selected: Any) -> Any:
@@ -204,7 +212,7 @@ def update_compare(selected: Any) -> Any:
     if len(names) < 2:
         return dmc.Button("Select two to six runs to compare", disabled=True)
     if len(names) > MOST_COMPARED:
-        return dmc.Button(f"{len(names)} runs selected: compare six at most", disabled=True)
+        return dmc.Button(f"{len(names)} runs selected: choose six at most", disabled=True)
     return button_link(f"Compare {len(names)} runs", "/compare?runs=" + ",".join(map(quote, names)), primary=True)
 
 
@@ -217,14 +225,19 @@ def _sets(leaderboard: Leaderboard, chosen: str) -> list[TestSet]:
     return [each for each in leaderboard.sets if not chosen or each.key == chosen]
 
 
-def _choices(leaderboard: Leaderboard, chosen: str | None) -> list[dict[str, str]]:
+def _choices(leaderboard: Leaderboard, chosen: str | None, everything: bool) -> list[dict[str, str]]:
+    """Return the test sets, each with the number of its runs that the grid shows."""
+    shown = Counter(row["set"] for row in select_rows(leaderboard, "", hide_failed=not everything))
     named = [
-        {"value": each.key, "label": f"{each.name} ({counted(each.runs, 'run')}{', leaking' if each.leaking else ''})"}
+        {
+            "value": each.key,
+            "label": f"{each.name} ({counted(shown[each.key], 'run')}{', leaking' if each.leaking else ''})",
+        }
         for each in leaderboard.sets
     ]
     known = {each.key for each in leaderboard.sets}
     missing = [{"value": chosen, "label": chosen}] if chosen and chosen not in known else []
-    return [{"value": "", "label": f"All test sets ({counted(len(leaderboard.rows), 'run')})"}, *named, *missing]
+    return [{"value": "", "label": f"All test sets ({counted(shown.total(), 'run')})"}, *named, *missing]
 
 
 def _controls(leaderboard: Leaderboard, query: Mapping[str, str]) -> Component:
@@ -234,7 +247,7 @@ def _controls(leaderboard: Leaderboard, query: Mapping[str, str]) -> Component:
             dmc.Select(
                 id="leaderboard-set",
                 label="Test set",
-                data=_choices(leaderboard, query.get("set")),
+                data=_choices(leaderboard, query.get("set"), query.get("all") == "true"),
                 value=query.get("set", ""),
                 searchable=True,
                 allowDeselect=False,
@@ -281,8 +294,8 @@ def _leak_notice(sets: Sequence[TestSet], chosen: str) -> Component | None:
         if found:
             where = "Here" if chosen else f"In {len(found)} of {counted(len(shown), 'test set')}"
             lines.append(f"{where}, {kind} (up to {percent(max(found))}).")
-    lines = lines or ["How much of it leaks was not logged, or nothing does although the protocol allows it."]
-    lines.append(f"{MEMORISED} These runs are marked in red, stand last and are not ranked.")
+    lines = lines or ["The protocol allows leaks; whether there are any was not logged, or there are none."]
+    lines.append(f"{MEMORISED} These runs are marked in red, listed last and not ranked.")
     title = "This test set leaks" if chosen else f"{len(leaking)} of {counted(len(shown), 'test set')} may leak"
     return dmc.Box(notice(title, html.Div("\n".join(lines), className="lines"), "error"), mb="md")
 
@@ -305,8 +318,8 @@ def _scatter_card(cost: str) -> Component:
         "Score against cost",
         html.Div(skeleton(SCATTER_PIXELS), id="leaderboard-scatter"),
         note="The chosen test set, or the one with the most runs. Dotted: Pareto front. Diamonds are probes, squares "
-        "lp-ft, stars LoRA. Training time counts frozen layers as if nothing had come from the feature cache; hollow "
-        "points did not log what did, and are left out of the front.",
+        "lp-ft, stars LoRA. Training time includes the frozen layers, even where their features came from the cache. "
+        "Hollow points did not log that part, and are left out of the front.",
         actions=[choice],
         mt="lg",
     )
@@ -314,7 +327,7 @@ def _scatter_card(cost: str) -> Component:
 
 def _height(rows: int) -> dict[str, str]:
     """Return a height for the rows and the bar below them, up to most of the screen."""
-    return {"height": f"min({ROW_PIXELS * (rows + 1) + 24}px, 74vh)", "minHeight": "220px"}
+    return {"height": f"min({ROW_PIXELS * rows + HEAD_PIXELS + 24}px, 74vh)", "minHeight": "220px"}
 
 
 def _grid(
@@ -330,7 +343,7 @@ def _grid(
         getRowId="params.data.run_id",
         dashGridOptions=OPTIONS,
         eventListeners=KEYBOARD,
-        defaultColDef={"sortable": True, "resizable": True, "filter": True, "suppressHeaderMenuButton": False},
+        defaultColDef={"sortable": True, "resizable": True, "filter": True, "wrapHeaderText": True},
         style=_height(12),
     )
     return html.Div(table, role="region", **aria(label="Runs"))
@@ -368,7 +381,7 @@ def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[di
             "field": f"f1_{slug}",
             "headerName": slug.replace("_", " ").title(),
             "cellRenderer": "Heat",
-            "width": 104,
+            "width": 92,
             "headerTooltip": f"F1 of {slug.replace('_', ' ')}",
             "filter": False,
         }
@@ -376,34 +389,41 @@ def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[di
     ]
     return [
         {
-            **{"field": "rank", "headerName": "#", "width": 86, "pinned": "left", "cellRenderer": "Rank"},
-            **{"filter": False, "cellStyle": {"padding": "0 8px"}, "resizable": False},
+            **{"field": "rank", "headerName": "#", "width": 66, "pinned": "left", "cellRenderer": "Rank"},
+            **{"filter": False, "cellStyle": {"padding": "0 4px 0 8px"}, "resizable": False},
         },
-        {"field": "name", "headerName": "Run", "width": 190, "pinned": "left", "cellRenderer": "RunLink"},
+        {"field": "name", "headerName": "Run", "width": 142, "pinned": "left", "cellRenderer": "RunLink"},
         {
-            **{"field": "score", "headerName": "Macro-F1", "width": 250, "cellRenderer": "Interval"},
+            **{"field": "score", "headerName": "Macro-F1", "width": 150, "cellRenderer": "Interval"},
             "cellRendererParams": {"low": low, "high": high},
             "equals": {"function": "false"},  # render always: the cell also shows scores that are not in this field yet
             **_NUMBER_FILTER,
         },
         # stands in for the headings where a search or a filter leaves none (assets/address.js shows it then)
         {"field": "test_set", "headerName": "Test set", "width": 300, "initialHide": True, "tooltipField": "test_set"},
-        {"field": "family", "headerName": "Model", "width": 120, "cellRenderer": "Family"},
-        {"field": "mode", "headerName": "Mode", "width": 110},
-        *heat[:MOST_COLUMNS],
+        {"field": "family", "headerName": "Model", "width": 98, "cellRenderer": "Family"},
+        {"field": "mode", "headerName": "Mode", "width": 84, **_NO_BUTTON},
         _number("train", "Training, s", "d3.format(',.3~r')(params.value)"),
         _number("latency", "Latency, ms", "d3.format(',.3~r')(params.value)"),
         _number("trained_weights", "Trained weights", "d3.format('.3~s')(params.value)"),
-        {"field": "weights", "headerName": "Weights", "width": 140, "tooltipField": "weights"},
-        {"field": "seed", "headerName": "Seed", "width": 90},
-        {"field": "status", "headerName": "Status", "width": 150, "cellRenderer": "Status", "tooltipField": "live"},
-        {"field": "started", "headerName": "Started (UTC)", "width": 150},
-        *heat[MOST_COLUMNS:],  # of many categories the others come last
+        {"field": "weights", "headerName": "Weights", "width": 106, "tooltipField": "weights"},
+        {"field": "seed", "headerName": "Seed", "width": 56, **_NO_BUTTON},
+        {
+            "field": "status",
+            "headerName": "Status",
+            "width": 112,
+            "cellRenderer": "Status",
+            "tooltipField": "live",
+            **_NO_BUTTON,
+        },
+        {"field": "started", "headerName": "Started (UTC)", "width": 84, "cellRenderer": "Started", **_NO_BUTTON},
+        *heat,
     ]
 
 
 def _number(name: str, title: str, form: str) -> dict[str, Any]:
     return {
-        **{"field": name, "headerName": title, "width": 130, "type": "rightAligned", **_NUMBER_FILTER},
+        **{"field": name, "headerName": title, "width": 80, "type": "rightAligned", **_NUMBER_FILTER},
+        **_NO_BUTTON,
         "valueFormatter": {"function": f"params.value == null ? '–' : {form}"},
     }

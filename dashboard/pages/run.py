@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dash_mantine_components as dmc
 import numpy as np
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 from flask import current_app
 from numpy.typing import NDArray
@@ -32,9 +32,10 @@ from dashboard.components import (
     skeleton,
     status_badge,
     store_state,
+    wide,
 )
 from dashboard.extensions import extension_of_run
-from dashboard.figures.run import confusion, learning_curves, reliability, subgroups
+from dashboard.figures.run import confusion, confusion_size, learning_curves, reliability, subgroups
 from dashboard.leaderboard import SCORE, training_seconds
 from dashboard.leaks import leak_of_run
 from dashboard.live import LIVE, LOST, duration
@@ -42,7 +43,7 @@ from dashboard.pages.run_tables import category_table, interval_text, levels_car
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.settings import differing_params, effective_settings
-from dashboard.theme import family_colour, no_data
+from dashboard.theme import family_colour, no_data, waiting
 from vlm_core.families import family_of
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ ICON: Final = "run"
 IN_NAVIGATION: Final = False
 KINDS: Final = {"counts": "Counts", "share": "Row share", "difference": "Change from previous epoch"}
 MOST_MISTAKES: Final = 24
+SIDE_BY_SIDE: Final = {"base": 1, "lg": 2}  # figures, by the width of the page
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def register(app: Dash, runs: Runs) -> None:
     app.callback(
         Output("run-confusion", "figure"),
         Output("run-confusion-note", "children"),
+        Output("run-confusion", "style"),
+        Output("run-figures", "cols"),
         Input("run-epoch", "value"),
         Input("run-matrix", "value"),
         version,
@@ -154,13 +158,20 @@ def update_curves(runs: Runs, version: int | None, run_id: str, epoch: int | Non
     return figure, end, value, marks
 
 
-def update_confusion(runs: Runs, epoch: int, kind: str, version: int | None, run_id: str) -> tuple[Any, str]:
-    """Return the matrix of an epoch's validation or, after the last epoch, of the test split."""
+def update_confusion(runs: Runs, epoch: int, kind: str, version: int | None, run_id: str) -> tuple[Any, str, Any, Any]:
+    """Return the matrix of an epoch's validation or, after the last epoch, of the test split, and what it is of.
+
+    Further, its size and how many figures stand side by side: one of many categories has the page for itself.
+    """
     at_epoch = epoch_matrix(runs, run_id, epoch)
     if at_epoch is None:
         missing = _missing_files(runs.row(run_id) or {})
-        return no_data(missing or "No epoch has finished, and the test split was not evaluated"), ""
-    return confusion(at_epoch.matrix, at_epoch.categories, kind, at_epoch.before), at_epoch.title
+        nothing = no_data(missing or "No epoch has finished, and the test split was not evaluated")
+        return nothing, "", no_update, no_update
+    size = confusion_size(len(at_epoch.categories))
+    figure = confusion(at_epoch.matrix, at_epoch.categories, kind, at_epoch.before)
+    style = {"height": f"{size.height}px", "minWidth": f"{size.width}px"}
+    return figure, at_epoch.title, style, 1 if size.cell else SIDE_BY_SIDE
 
 
 def update_details(runs: Runs, run_id: str, ended: str | None, state: str | None = None) -> tuple[Any, Any]:
@@ -244,7 +255,7 @@ def _untested(row: Mapping[str, Any]) -> Component:
     if kind := {"trial": "A trial", "search": "A search"}.get(row.get("tags.kind", "")):
         return notice("Not tested", f"{kind} is judged on validation: only the winner of a search is tested.")
     if row.get(LOST):
-        return notice("Not tested", f"The run shows {row[LIVE]}: resume it with resume={row['run_id']}.", "warning")
+        return notice("Not tested", f"{row[LIVE].capitalize()}. Resume it with resume={row['run_id']}.", "warning")
     if row["status"] == "RUNNING":
         return notice("Not tested yet", "Test scores appear when the run has finished.")
     return notice("Not tested", "This run ended before its test split was evaluated.", "warning")
@@ -286,12 +297,13 @@ def _leak_notice(row: Mapping[str, Any]) -> Component | None:
     if not leak.leaking or "tags.split" not in row:
         return None
     lines = html.Div("\n".join(leak.sentences()), className="lines")
-    return dmc.Box(notice("This score may be memorised", lines, "error"), mb="lg")
+    title = "This score may be memorised" if SCORE in row else "This test set leaks"
+    return dmc.Box(notice(title, lines, "error"), mb="lg")
 
 
 def _extension_notice(row: Mapping[str, Any]) -> Component | None:
     text = extension_of_run(row)
-    return dmc.Box(notice("This run learnt more from another", text), mb="lg") if text else None
+    return dmc.Box(notice("This run extends another run", text), mb="lg") if text else None
 
 
 def _matrix_and_curves(kind: str, epoch: int) -> Component:
@@ -314,23 +326,23 @@ def _matrix_and_curves(kind: str, epoch: int) -> Component:
         thumbLabel="Epoch",
         label=None,
     )
-    empty: dict[str, Any] = {"data": [], "layout": {}}
     return dmc.SimpleGrid(
         [
             card(
                 "Learning curves",
-                graph("run-curves", empty, "Loss and macro-F1 over the epochs", 420),
+                graph("run-curves", waiting(), "Loss and macro-F1 over the epochs", 420),
                 note="Training dotted, validation solid.",
             ),
             card(
                 "Confusion matrix",
                 dmc.Text(id="run-confusion-note", size="xs", c="dimmed"),
                 slider,
-                graph("run-confusion", empty, "Confusion matrix", 420),
+                wide(graph("run-confusion", waiting(), "Confusion matrix", 420), "Confusion matrix, in full", 0),
                 actions=[kinds],
             ),
         ],
-        cols={"base": 1, "lg": 2},
+        id="run-figures",
+        cols=SIDE_BY_SIDE,
         my="lg",
     )
 
@@ -475,7 +487,7 @@ def _training_note(row: Mapping[str, Any]) -> str:
     """Return what of the time came from the feature cache, and how many weights were trained."""
     full, spent = row.get("metrics.train_seconds_full"), row.get("metrics.train_seconds")
     saved = 0.0 if full is None or spent is None else float(full) - float(spent)
-    cached = f"{duration(saved)} of it from the feature cache" if saved >= 0.1 else ""
+    cached = f"{duration(saved)} of this saved by the feature cache" if saved >= 0.1 else ""
     weights = row.get("tags.weights_trained")
     trained = "" if weights is None else f"{int(weights):,} weights trained"
     return ", ".join(filter(None, (trained, cached)))

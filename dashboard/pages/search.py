@@ -24,6 +24,7 @@ from dashboard.components import (
     skeleton,
     store_state,
     take_first,
+    wide,
 )
 from dashboard.figures.search import history, importance_bars, parallel, pareto, slices
 from dashboard.runs import Runs
@@ -169,20 +170,20 @@ def _figure_cards(search: Search) -> list[Component]:
         ),
         card(
             "Slices",
-            html.Div(
+            wide(
                 graph(
                     "search-slices", slices(search, searchable(), colour), "Score at each value of each setting", 300
                 ),
-                className="scroll-x wide",
-                tabIndex=0,
+                "Slices",
+                max(640, 150 * len(search.searched)),
             ),
         ),
         card(
             "Parallel coordinates",
-            html.Div(
+            wide(
                 graph("search-parallel", parallel(search), "Settings and score of each trial", 320),
-                className="scroll-x wide",
-                tabIndex=0,
+                "Parallel coordinates",
+                max(640, 120 * (len(search.searched) + 1)),
             ),
             note="One line per trial, the bluer the higher its score; dotted lines were pruned.",
         ),

@@ -35,7 +35,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
         [
             page_header(
                 "Study",
-                "The same configurations over several seeds: which differ, by how much, and how surely.",
+                "The same configurations over several seeds: which differ, by how much, and with what confidence.",
             ),
             html.Div(id="study-state"),
             html.Div(
@@ -118,7 +118,8 @@ def update_body(runs: Runs, known: Any, run_id: str | None) -> tuple[Any, Any]:
     if study is None:
         return None, known
     if study.results is None:
-        text = "They appear when all runs of the first seed have finished, and grow with each seed."
+        of_runs = "They appear when all runs of the first seed have finished, and grow with each seed."
+        text = of_runs if study.cells or study.runs else "They appear when the study has finished."
         return empty_state("No results yet", text), known
     return first_cards(runs, study, study.results), known
 

@@ -21,7 +21,7 @@ from dashboard.components import (
     table,
     wide,
 )
-from dashboard.figures.study import WIDE_PLOTS, height_of, make_figure
+from dashboard.figures.study import WIDE_PLOTS, height_of, make_figure, width_of
 from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.studies import CellRun, StoredStudy, runs_address
@@ -36,17 +36,19 @@ _MARKS: Final = {"FINISHED": "✓", "RUNNING": "…"}
 
 
 def progress_card(study: StoredStudy) -> Component:
-    """Return how far the study is, and the run of each cell."""
+    """Return how far the study is, and the run of each cell, if it has any."""
+    badge = status_badge(study.status, lost=study.lost)
+    silent = dmc.Text(f"{study.live.capitalize()}.", size="sm") if study.lost else None
+    if not study.cells and not study.runs:
+        text = dmc.Text("This study trains no runs of its own; all of its results stand below.", size="sm")
+        return card("Progress", dmc.Group([badge, text, silent], gap="sm"), mb="lg")
     done, running = study.count("FINISHED"), study.count("RUNNING")
     failed, lost = study.count("FAILED", "KILLED"), study.count("LOST")
     total = max(study.cells, done + running + failed + lost, 1)
     bar = dmc.Progress(value=100 * done / total, size="lg", **aria(label=f"{done} of {total} runs are done"))
     counts = f"{done} of {total} runs done, {running} running, {failed} failed"
     counts += f", {lost} without a sign of life" if lost else ""
-    counts += f"; the study shows {study.live}" if study.lost else ""
-    head = dmc.Group(
-        [status_badge(study.status, lost=study.lost), dmc.Text(counts, size="sm", className="numbers")], gap="sm"
-    )
+    head = dmc.Group([badge, dmc.Text(counts, size="sm", className="numbers"), silent], gap="sm")
     body = [
         [configuration, *(_cell(seeds.get(seed)) for seed in study.seeds)]
         for configuration, seeds in study.runs.items()
@@ -107,7 +109,7 @@ def _graphs(section: Section) -> list[Component]:
     for number, plot in enumerate(section.plots):
         label = f"{section.title}: {plot.caption}"
         figure = graph(f"study-{section.key}-{number}", make_figure(plot), label, height_of(plot))
-        graphs.append(wide(figure, label) if isinstance(plot, WIDE_PLOTS) else figure)
+        graphs.append(wide(figure, label, width_of(plot)) if isinstance(plot, WIDE_PLOTS) else figure)
     return graphs
 
 

@@ -8,6 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Site, serve
+from tests.dashboard.figures.test_compare import _evaluation as made_evaluation
 from tests.dashboard.made_study import write_study
 from vlm_core.tracking.writer import RunWriter
 
@@ -81,6 +82,15 @@ def _write_search(folder):
             winner.metrics({"test_macro_f1": 0.6})
 
 
+def _write_tested(folder, name):
+    """A finished run of that name with an evaluation, and its id."""
+    with RunWriter("shop", name, folder=folder) as run:
+        run.params({"model": "clip", "mode": "probe"})
+        run.tags({"fingerprint": "f", "label": "kind", "split": "s", "protocol": "holdout", "leaking": "false"})
+        run.evaluation(made_evaluation((0, 0, 1, 0)))
+    return run.run_id
+
+
 def _show(page, width, scheme):
     """The page as it is at this width and in this scheme, once nothing moves or changes its colour any more."""
     page.set_viewport_size({"width": width, "height": 900})
@@ -135,6 +145,17 @@ def test_paper_is_white_and_has_every_row_and_the_screen_is_as_before_afterwards
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     expect(theme).to_have_attribute("data-mantine-color-scheme", "dark")
     expect(rows).to_have_count(0)
+
+
+def test_at_1440_pixels_every_column_before_the_categories_is_whole(site):
+    page = _settled(site.open("/"))
+    _show(page, 1440, "light")
+    _wait_until(page, GRIDS_ARE_DRAWN)
+    right = page.locator("#leaderboard-grid").evaluate("grid => grid.getBoundingClientRect().right")
+    names = ["rank", "name", "score", "family", "mode", "train", "latency", "trained_weights", "weights", "seed"]
+    for name in (*names, "status", "started"):
+        head = page.locator(f".ag-header-cell[col-id={name}]")
+        assert head.evaluate("head => head.getBoundingClientRect().right") <= right, name
 
 
 def test_bands_stay_together_however_the_grid_is_sorted(site):
@@ -281,6 +302,17 @@ def test_an_empty_store_has_a_designed_page_on_which_a_run_in_progress_appears(s
             expect(page.get_by_text("validation 0.456")).to_be_visible()
             run.metrics({"test_macro_f1": 0.789})
         expect(page.get_by_text("0.789")).to_be_visible()
+        ids = [_write_tested(store, letter * 250) for letter in "ab"]
+        expect(page.get_by_text("0.789")).to_be_visible()
+        page.goto(f"{address}/compare?runs={','.join(ids)}")
+        expect(page.locator("#compare-gallery")).to_be_attached()
+        for width in (1440, 390):  # names of one long word are cut off, and whole where the pointer is
+            page.set_viewport_size({"width": width, "height": 900})
+            _wait_until(page, f"document.documentElement.scrollWidth <= {width}")
+            link = page.locator("a.cell-link", has_text="aaa").first
+            link.hover()
+            expect(link.locator("xpath=..")).to_have_attribute("title", "a" * 250)
+        page.set_viewport_size({"width": 1440, "height": 900})
         write_study(store)
         _write_search(store)
         for path in ("/study", "/search"):  # in the dark by now

@@ -35,7 +35,7 @@ from vlm_core.tracking.writer import RunWriter
 LONGEST: Final = 15.0  # seconds until a page tells the truth, as promised
 UNREACHABLE: Final = "store unreachable"
 SILENT: Final = "dashboard not responding"
-READY: Final = re.compile(r"[1-9][\d,]* runs?")
+READY: Final = re.compile(r"[1-9][\d,]* runs? in the store")
 
 
 @dataclass(frozen=True)

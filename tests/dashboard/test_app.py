@@ -66,7 +66,7 @@ def test_two_apps_live_in_one_process(runs):
 
 def test_the_store_is_sent_once_per_change(runs):
     version, state, words, said = tick(runs, 0, None)
-    assert "5 runs" in _text(words)
+    assert "5 runs in the store" in _text(words)
     assert state == "ready" and said is None
     assert tick(runs, 1, version)[0] is no_update
 
@@ -79,7 +79,7 @@ def test_a_page_that_outlives_a_restart_keeps_its_content_until_the_store_is_rea
     version = 17  # of the dashboard before
     for restarted, words, problem in (
         (Runs(f"sqlite:///{tmp_path}/mlflow.db"), "loading runs", ""),
-        (Runs(f"sqlite:///{tmp_path}/no/mlflow.db"), "store unreachable", "It was read before a restart"),
+        (Runs(f"sqlite:///{tmp_path}/no/mlflow.db"), "store unreachable", "This page was read before a restart"),
     ):
         if problem:
             restarted.refresh()

@@ -13,6 +13,7 @@ from dashboard.comparison import (
     predicted_categories,
     scores_over_seeds,
 )
+from dashboard.pages import attention, categorise
 from dashboard.pages import compare as page
 from dashboard.runs import Runs
 from vlm_core.evaluation.paired import describe_tests, paired_test
@@ -138,6 +139,37 @@ def test_settings_that_a_model_does_not_read_do_not_differ(runs, names):
     place = [run.row["params.model"] for run in compare_runs(runs, names).runs].index("baseline")
     assert lines["learning_rate"][place] == lines["epochs"][place] == "–"
     assert '"children": "baseline \\u00b7 seed 0"' in _text(page.update_body(runs, names))  # no mode, no weights
+
+
+def test_more_runs_in_the_address_than_fit_are_not_cut_down_without_a_word(runs):
+    many = ",".join(f"r{number}" for number in range(30))
+    assert "30 runs are named in the address: the first 6 are compared." in _text(page.layout(runs, {"runs": many}))
+    assert "named in the address" not in _text(page.layout(runs, {"runs": "r0,r1,r2,r3,r4,r5"}))
+
+
+@pytest.mark.parametrize("module", [attention, categorise])
+def test_more_models_in_the_address_than_fit_are_not_cut_down_without_a_word(runs, module):
+    said = _text(module.layout(runs, {"models": "a,b,c,d,e"}))
+    assert "5 models are named in the address: the first 4 are shown." in said
+    assert "named in the address" not in _text(module.layout(runs, {"models": "a,b,c,d"}))
+
+
+def test_p_values_are_said_to_be_corrected(runs, names):
+    assert "Corrected McNemar p (mid-p)" in _text(page.update_body(runs, names))
+
+
+def test_a_name_of_250_letters_is_cut_off_in_sentences_and_whole_in_its_runs_card(runs, names, monkeypatch):
+    plain = runs.row
+    monkeypatch.setattr(runs, "row", lambda run_id: {**plain(run_id), "name": run_id[:4] + "x" * 246})
+    page._compare.cache_clear()
+    body = _text(page.update_body(runs, names))
+    page._compare.cache_clear()
+    sentences = body.split("Difference, A before B")[1].split("Learning curves")[0]
+    assert "x" * 60 not in sentences and "xxx\\u2026xxx" in sentences
+
+
+def test_a_comparison_says_that_it_is_computed_while_it_is(runs):
+    assert "Comparing the runs" in _text(page.layout(runs, {"runs": "a,b"}))
 
 
 @pytest.mark.parametrize("name", ["correct", "right"])  # today's address, and that of older links

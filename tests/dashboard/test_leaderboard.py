@@ -142,8 +142,8 @@ def test_runs_of_one_name_are_told_apart():
 
 
 def test_a_run_without_a_sign_of_life_says_so():
-    row = make_leaderboard(_table({"status": "RUNNING", "live": "no sign since 11:50", "lost": True})).rows[0]
-    assert row["lost"] is True and row["live"] == "no sign since 11:50"
+    row = make_leaderboard(_table({"status": "RUNNING", "live": "no sign of life since 11:50", "lost": True})).rows[0]
+    assert row["lost"] is True and row["live"] == "no sign of life since 11:50"
 
 
 def test_failed_runs_are_hidden_and_one_test_set_is_chosen():

@@ -22,7 +22,7 @@ def _live(*rows):
 
 
 def test_a_run_that_logs_is_alive_and_one_that_stopped_says_since_when():
-    assert _live(_row(20), _row(600)) == [(False, ""), (True, "no sign since 2026-01-01 11:50 UTC")]
+    assert _live(_row(20), _row(600)) == [(False, ""), (True, "no sign of life since 2026-01-01 11:50 UTC")]
     assert _live({**_row(600), "status": "FINISHED"}) == [(False, "")]
 
 
@@ -42,7 +42,7 @@ def test_an_epoch_of_how_many_and_the_time_left_at_most():
     assert describe_progress({**row, "epoch": 10}) == "epoch 10 of 10"
     assert describe_progress({"epoch": 3}) == "epoch 3" and describe_progress({}) == ""
     ((lost, said),) = _live({**_row(600), **row})
-    assert lost and said == "no sign since 2026-01-01 11:50 UTC, epoch 3 of 10"  # and no time left
+    assert lost and said == "no sign of life since 2026-01-01 11:50 UTC, epoch 3 of 10"  # and no time left
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def _check_tiles(tiles, client, run_id, data):
     seconds = metrics.get("train_seconds_full", metrics["train_seconds"])
     text = re.search(r"Training \| ([^|]+) \|", said)[1]
     _check_seconds(text, seconds)
-    saved = re.search(r"trained, (.*) of it from the feature cache", said)
+    saved = re.search(r"trained, (.*) of this saved by the feature cache", said)
     assert bool(saved) is ("train_seconds_full" in metrics)
     if saved:
         _check_seconds(saved[1], seconds - metrics["train_seconds"])

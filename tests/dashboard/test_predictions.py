@@ -304,4 +304,4 @@ def test_a_title_is_read_by_models_that_read_texts_alone(tmp_path):
     assert "type the product's title" in without["text"]["error"] and titled["text"]["confidence"] > 0
     assert "read" not in titled["picture"] and titled["picture"]["confidence"] == without["picture"]["confidence"]
     card = str(page._prediction({}, titled["both"], 0, "run", "upload:x"))
-    assert "From image and title. The log odds fall without: the image" in card
+    assert "From image and title. Drop in log odds without each: the image" in card

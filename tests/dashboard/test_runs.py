@@ -211,7 +211,7 @@ def test_a_run_whose_process_was_killed_shows_no_sign_of_life(runs):
         run.tags({"process": f"{platform.node()}:1:1.00"})  # of a process that ended
         runs.refresh()
         row = runs.row(run.run_id)
-        assert row["lost"] and row["live"].startswith("no sign since") and row["live"].endswith("epoch 2 of 10")
+        assert row["lost"] and row["live"].startswith("no sign of life since") and row["live"].endswith("epoch 2 of 10")
         run.tags({"process": process_tag()})
         runs.refresh()
         assert not runs.row(run.run_id)["lost"] and runs.row(run.run_id)["live"] == "epoch 2 of 10"

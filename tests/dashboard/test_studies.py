@@ -76,6 +76,25 @@ def test_a_cell_that_runs_or_failed_is_said(runs, store):
     assert "0 of 2 runs done, 1 running, 1 failed" in text and '"failed"' in text and '"…"' in text
 
 
+def test_a_study_without_runs_of_its_own_has_neither_an_empty_table_nor_a_bar(runs, store):
+    with RunWriter("shop", "study fusion", folder=store) as parent:
+        parent.tags({"kind": "study", "study": "fusion", "cells": "0"})
+        runs.refresh()
+        before = _text(page.update_body(runs, None, parent.run_id))
+    runs.refresh()
+    study = read_study(runs, parent.run_id)
+    text = _text(progress_card(study))
+    assert "of 1 runs" not in text and "rowData" not in text and '"type": "Progress"' not in text
+    assert "finished" in text and "trains no runs of its own" in text
+    assert "first seed" not in before and "No results yet" in before
+
+
+def test_results_of_texts_alone_have_no_tiles_about_runs(results):
+    without = replace(results, cells_planned=0, cells_finished=0, scores=(), pairs=())
+    (overview,) = (section for section in make_sections(without) if section.key == "overview")
+    assert [tile.label for tile in overview.tiles] == ["Seeds", "Categories"]
+
+
 def test_every_section_of_the_report_has_its_card_and_names_are_text(runs, store):
     run_id = write_study(store)
     runs.refresh()
@@ -120,7 +139,7 @@ def test_results_that_lack_a_part_leave_its_card_out(results, missing, runs):
     study = StoredStudy("s", "made", "RUNNING", 8, (), {}, None)
     lacking = read_results(json.dumps({"study": "s"}))
     content = replace(results, **{missing: getattr(lacking, missing)})
-    assert "Runs in these results" in _text([first_cards(runs, study, content), further_cards(runs, study, content)])
+    assert "Seeds" in _text([first_cards(runs, study, content), further_cards(runs, study, content)])
 
 
 def test_results_that_are_half_written_are_none_yet(runs, store):

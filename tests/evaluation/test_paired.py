@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.metrics import cohen_kappa_score, f1_score
 from statsmodels.stats.multitest import multipletests
 
 from tests.evaluation.made_predictions import assert_corrected_together
+from tests.stores import run_python
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.paired import (
@@ -65,6 +66,27 @@ def test_mid_p_by_hand():
     assert mid_mcnemar(1, 9) == mid_mcnemar(9, 1) == pytest.approx((2 + 20 / 2) / 1024)
     assert mid_mcnemar(2, 2) == pytest.approx(1 - 6 / 16 / 2)
     assert mid_mcnemar(0, 0) == exact_mcnemar(0, 0) == 1
+    for few, many in ((3, 11), (40, 40), (900, 1200)):
+        exact, observed = binomtest(few, few + many, 0.5).pvalue, binom.pmf(few, few + many, 0.5)
+        assert exact_mcnemar(few, many) == pytest.approx(exact, rel=1e-12)
+        assert mid_mcnemar(few, many) == pytest.approx(exact - observed if few != many else 1 - observed / 2, rel=1e-10)
+
+
+@pytest.mark.slow
+def test_a_page_that_tests_pairs_does_not_wait_for_the_import_of_whole_libraries(tmp_path):
+    script = """
+import sys
+import numpy as np
+from vlm_core.evaluation.paired import paired_tests
+from vlm_core.evaluation.predictions import Predictions
+
+logs = np.log(np.full((4, 2), 0.5))
+runs = [Predictions(list("abcd"), np.array([0, 1, 0, 1]), logs, ("x", "y"))] * 2
+assert paired_tests(runs, resamples=10)
+assert not {"sklearn", "scipy.stats"} & set(sys.modules)
+"""
+    done = run_python(script, tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

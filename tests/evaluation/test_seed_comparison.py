@@ -184,7 +184,7 @@ def test_a_comparison_in_words():
 
 
 def test_words_say_when_seeds_differ_more_than_the_models():
-    assert "over other seeds it may be zero" in _words(WON, 0.03, over=Estimate(0.012, -0.01, 0.034))
+    assert "it may be zero with other seeds" in _words(WON, 0.03, over=Estimate(0.012, -0.01, 0.034))
     assert "another seed may give another" in _words(WON, 0.03, seeds=1, over=Estimate(0.012, math.nan, math.nan))
     assert "another seed may give another" in _words(WON, 0.3, seeds=1, p_accuracy=0.01)
     assert "another seed" not in _words(WON, 0.3, seeds=1)

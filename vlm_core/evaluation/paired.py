@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import comb, nan
 from typing import Final, Protocol, Self, TypeVar
 
 import numpy as np
@@ -86,8 +87,6 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
     `vlm_core.evaluation.paired_bootstrap.resample_differences`.
     Raises UserError when products or categories differ.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     labels, first, second = _matched(a, b)
     correct_a, correct_b = first == labels, second == labels
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum())
@@ -95,8 +94,6 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
     paired = PairedPredictions(labels, once, first[:, None], second[:, None], len(a.categories))
     differences = resample_differences(paired, resamples=resamples, seed=seed)
     p_bootstrap, p_exact, p_mid = bootstrap_p(differences), exact_mcnemar(only_a, only_b), mid_mcnemar(only_a, only_b)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        kappa = float(cohen_kappa_score(first, second, labels=np.arange(len(a.categories))))
     test = PairedTest(
         n=len(labels),
         only_a_correct=only_a,
@@ -109,7 +106,7 @@ def paired_test(a: Predictions, b: Predictions, *, resamples: int = 2000, seed: 
         p_mcnemar_holm=p_exact,
         p_mcnemar_mid_holm=p_mid,
         agreement=float((first == second).mean()),
-        kappa=kappa,
+        kappa=cohen_kappa(first, second, len(a.categories)),
     )
     return correct_together([test])[0]
 
@@ -176,12 +173,12 @@ def exact_mcnemar(only_a_correct: int, only_b_correct: int) -> float:
     McNemar 1947, https://doi.org/10.1007/BF02295996, as the exact binomial test; 1 where there is no such product.
     Where nothing differs it never rejects more than 5 % of the time, and because counts are discrete 2 to 4.4 %.
     """
-    from scipy.stats import binom
+    from scipy.special import bdtr  # all of scipy.stats takes seconds to import, and a page waits for it
 
     if only_a_correct + only_b_correct == 0:
         return 1.0
     fewer = min(only_a_correct, only_b_correct)
-    return min(1.0, 2 * float(binom.cdf(fewer, only_a_correct + only_b_correct, 0.5)))
+    return min(1.0, 2 * float(bdtr(fewer, only_a_correct + only_b_correct, 0.5)))
 
 
 def mid_mcnemar(only_a_correct: int, only_b_correct: int) -> float:
@@ -190,16 +187,25 @@ def mid_mcnemar(only_a_correct: int, only_b_correct: int) -> float:
     Where nothing differs it rejects 3.5 to 6.5 % of the time.
     Fagerland, Lydersen & Laake 2013, https://doi.org/10.1186/1471-2288-13-91.
     """
-    from scipy.stats import binom
-
     if only_a_correct + only_b_correct == 0:
         return 1.0
-    observed = float(binom.pmf(only_a_correct, only_a_correct + only_b_correct, 0.5))
+    total = only_a_correct + only_b_correct
+    observed: float = comb(total, only_a_correct) / 2**total  # of whole numbers, so that nothing overflows
     return (
         1 - observed / 2
         if only_a_correct == only_b_correct
         else exact_mcnemar(only_a_correct, only_b_correct) - observed
     )
+
+
+def cohen_kappa(first: NDArray[np.int64], second: NDArray[np.int64], count: int) -> float:
+    """Return the agreement of two predictions (n,) of `count` categories beyond chance; NaN where chance is complete.
+
+    Cohen 1960, https://doi.org/10.1177/001316446002000104.
+    """
+    shares = [np.bincount(predicted, minlength=count) / len(predicted) for predicted in (first, second)]
+    by_chance = float(shares[0] @ shares[1])
+    return nan if by_chance >= 1 else (float((first == second).mean()) - by_chance) / (1 - by_chance)
 
 
 def bootstrap_p(differences: NDArray[np.float64]) -> float:

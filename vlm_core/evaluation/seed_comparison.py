@@ -160,9 +160,9 @@ def describe_comparison(a: str, b: str, comparison: SeedComparison) -> str:
 def _caveat(comparison: SeedComparison) -> str:
     """Return why the difference may hold for these trained models only; empty if it does not."""
     if comparison.seeds == 1:
-        return " This compares one training of each: another seed may give another result."
+        return " Each was trained once; another seed may give another result."
     over = comparison.over_seeds
-    uncertain = "The difference of macro-F1 varies more between seeds than that: over other seeds it may be zero."
+    uncertain = "The difference of macro-F1 varies so much between seeds that it may be zero with other seeds."
     return f" {uncertain}" if over.low <= 0 <= over.high else ""
 
 

@@ -78,10 +78,8 @@ def few_seeds(seeds: int) -> str:
     if seeds >= FEWEST_SEEDS:
         return ""
     if seeds == 1:
-        return "One seed gives no interval over seeds: the scores may be luck."
-    return (
-        f"{seeds} seeds are too few for an interval over seeds to mean much: read it as a range, and run five or more."
-    )
+        return "One seed gives no interval over seeds, and its scores may be luck."
+    return f"{seeds} seeds are too few for a meaningful interval over seeds: read it as a range, and run five or more."
 
 
 def pool_products(seeds: Sequence[Predictions]) -> Predictions:

@@ -61,7 +61,7 @@ def _paragraphs(results: Results, found: FusionResults) -> tuple[str, ...]:
         "logistic regression, and both stacked. Macro-F1 is of the categories with enough test products in every seed. "
         "Picture and text alone have a linear layer; concat and cross-attention have a hidden one. So each fusion is "
         "compared with the best of the picture alone, the text alone, and itself with texts or pictures withheld.",
-        f"TEXTS LEAK: {leak:.1%} of them have a word of their own category or its article types, so scores on UNMASKED "
+        f"TEXTS LEAK: {leak:.1%} of them name their own category or one of its article types, so scores on UNMASKED "
         "texts reward reading the label. Masked texts lack these words, for all products alike, in training and test. "
         f"Texts alone, by TF-IDF, score {scores} macro-F1.",
         _claim(found.pairs),
@@ -77,7 +77,7 @@ def _claim(pairs: tuple[PairRow, ...]) -> str:
     are = "fusion beats" if len(winners) == 1 else "fusions beat"
     return (
         f"{len(winners)} of {len(pairs)} {are} the best of one input alone in macro-F1, in paired tests corrected "
-        f"over all of them: {', '.join(winners)}. Of the others nothing is claimed."
+        f"over all of them: {', '.join(winners)}. Nothing is claimed of the others."
     )
 
 
@@ -92,7 +92,7 @@ def _score_cells(row: FusionRow, pairs: tuple[PairRow, ...]) -> tuple[str, ...]:
     verdict = ""
     if pair:
         points = 100 * pair.test.difference.value
-        verdict = f"{points:+.1f} points against {pair.b} (p = {p_value(pair.test.p_bootstrap_holm)})"
+        verdict = f"{points:+.1f} points against {pair.b} (corrected p = {p_value(pair.test.p_bootstrap_holm)})"
     return row.label, texts, format_estimate(row.headline_macro_f1), format_estimate(row.accuracy), verdict
 
 

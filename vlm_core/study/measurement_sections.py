@@ -175,7 +175,14 @@ def gaps(results: Results) -> Section | None:
         "some harder than others: the last p-value tests the gap that is left within categories."
     )
     rows = [(row, gap) for row in results.gaps for gap in row.gaps]
-    gap_columns = ("Configuration", "Attribute", "Best and worst", "Gap of accuracy", "p, Holm", "p within categories")
+    gap_columns = (
+        "Configuration",
+        "Attribute",
+        "Best and worst",
+        "Accuracy gap",
+        "Corrected p",
+        "p within categories",
+    )
     value_columns = ("Configuration", "Attribute", "Value", "Products", "Accuracy", "Macro-F1")
     tables = (
         Table("Gaps", gap_columns, tuple(linked_row(row.label, row.run_ids, *_gap_cells(gap)) for row, gap in rows)),

@@ -64,21 +64,23 @@ def _overview(results: Results) -> Section:
 def _tiles(results: Results) -> tuple[Tile, ...]:
     compared = [pair for pair in results.pairs if pair.group != "held_out"]  # which has pairs of families once more
     significant = sum(min(pair.test.p_bootstrap_holm, pair.test.p_mcnemar_holm) < SIGNIFICANT for pair in compared)
-    pairs = f"{significant} of {len(compared)}" if compared else UNKNOWN
     seeds, own_split = results.settings.get("seeds", UNKNOWN), "each with a split of its own"
-    return (
-        Tile("Runs in these results", f"{results.cells_finished} of {results.cells_planned}"),
+    cells = Tile("Runs in these results", f"{results.cells_finished} of {results.cells_planned}")
+    pairs = f"{significant} of {len(compared)}"
+    tiles = (
+        cells if results.cells_planned else None,
         Tile("Seeds", seeds, "too few for intervals" if seeds.isdecimal() and few_seeds(int(seeds)) else own_split),
         Tile("Categories", str(len(results.categories)), results.catalogue),
         _best_tile(results),
-        Tile("Significant differences", pairs, "pairs, in macro-F1 or accuracy, Holm-corrected"),
+        Tile("Significant differences", pairs, "pairs, in macro-F1 or accuracy, Holm-corrected") if compared else None,
     )
+    return tuple(filter(None, tiles))
 
 
-def _best_tile(results: Results) -> Tile:
+def _best_tile(results: Results) -> Tile | None:
     rows = _best_first(results, "family", "baseline")
     if not rows:
-        return Tile("Best macro-F1", UNKNOWN)
+        return None
     of_which = f", {_headline(results)}" if results.thin else ""
     return Tile("Best macro-F1", rows[0].label, format_estimate(rows[0].headline_macro_f1) + of_which)
 
@@ -205,8 +207,8 @@ def _pair_section(key: str, title: str, pairs: Sequence[PairRow]) -> Section:
         "A − B",
         "Difference of macro-F1",
         "Difference over seeds",
-        "p, bootstrap",
-        "p, exact McNemar (mid-p)",
+        "Corrected p, bootstrap",
+        "Corrected p, exact McNemar (mid-p)",
         "Only A correct : only B correct",
         "Detectable, points",
     )

@@ -29,7 +29,7 @@ from vlm_core.data import (
 from vlm_core.families import FAMILIES
 from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
 from vlm_core.lists import split_list
-from vlm_core.presets import HEAD, SUITING
+from vlm_core.presets import HEAD, SUITING, choose_mode
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 from vlm_core.training.fit import GIB, Trainer
@@ -206,7 +206,7 @@ def prepare(
 def adapt_settings(config: Config, weights_source: str) -> Config:
     """Return the settings, with those that the user did not give adapted to the weights and the mode."""
     kind = weights_source.split(":")[0]
-    mode = _choose_mode(config, kind) if config.mode == "auto" else config.mode
+    mode = choose_mode(config.objective, kind) if config.mode == "auto" else config.mode
     alone = {"views": 0} if config.inputs == "text" else {}  # pictures are augmented, texts are not
     suiting = {**SUITING.get(kind, {}), **(HEAD if mode == "probe" else {}), **alone}
     changes = {name: value for name, value in suiting.items() if name not in config.model_fields_set} | {"mode": mode}
@@ -230,13 +230,6 @@ def _choose_precision(config: Config, model: VisionLanguageCategoriser) -> Confi
     state = model.input_state(pixels)
     model.precision = choose_precision(config.precision, lambda: model.run(state), weights, model.device)
     return config.model_copy(update={"precision": model.precision})
-
-
-def _choose_mode(config: Config, weights_kind: str) -> str:
-    """Return what `auto` stands for: random weights are not worth freezing, and generation has no head."""
-    if weights_kind == "tiny-random" or (weights_kind == "shipped" and config.objective == "generate"):
-        return "full"
-    return "fusion" if config.objective == "generate" else "lp-ft"
 
 
 def _train_baseline(config: Config, data: Data, root: Path, parent: str, register_model: bool) -> TrainingOutcome:

@@ -55,6 +55,21 @@ def test_failed_runs_come_when_asked_and_columns_are_sent_once(runs):
     assert leaderboard.update_grid(runs, True, 1, "", "", True, columns)[1] is no_update
 
 
+def test_test_sets_count_the_runs_that_are_shown(runs):
+    for everything in (False, True):
+        rows, *_ = leaderboard.update_grid(runs, True, 1, "", "", everything, None)
+        counts = {}
+        for row in rows:
+            if "heading" not in row:
+                counts[row["set"]] = counts.get(row["set"], 0) + 1
+        all_sets, *choices = leaderboard.update_state(runs, 1, "", everything)[2]
+        assert all_sets["label"] == f"All test sets ({sum(counts.values())} runs)"
+        for choice in choices:
+            count = counts.get(choice["value"], 0)
+            assert f"({count} run{'s' * (count != 1)}" in choice["label"]
+    assert sum(counts.values()) == 5  # a failed run among them
+
+
 def test_one_honest_test_set_has_no_warning(runs):
     honest = next(row["set"] for row in runs.view().leaderboard.rows if "rank" in row)
     rows, _, _, warning = leaderboard.update_grid(runs, True, 1, honest, "preset", False, None)
@@ -87,7 +102,7 @@ def test_two_to_six_runs_are_compared(selected):
 
 def test_more_runs_than_fit_are_not_cut_down_without_a_word():
     button = leaderboard.update_compare([{"run_id": f"r{number}"} for number in range(21)])
-    assert button.disabled and button.children == "21 runs selected: compare six at most"
+    assert button.disabled and button.children == "21 runs selected: choose six at most"
 
 
 def test_the_address_says_which_runs_are_selected(runs):

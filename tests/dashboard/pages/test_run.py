@@ -8,6 +8,8 @@ import pytest
 from flask import Flask
 
 from dashboard.app import create_app
+from dashboard.comparison import compare_runs
+from dashboard.pages import compare
 from dashboard.pages import run as page
 from dashboard.pages.run_tables import long_tail_card, subsets_card
 from dashboard.runs import Runs
@@ -91,8 +93,19 @@ def test_each_epochs_matrix_is_that_of_the_log_and_the_last_one_is_of_the_test_s
     np.testing.assert_array_equal(second.before, entries[0]["validation_summary"]["confusion_matrix"])
     assert page.epoch_matrix(runs, clip, 1).before is None
     np.testing.assert_array_equal(page.epoch_matrix(runs, clip, 4).matrix, runs.evaluation(clip).confusion)
-    figure, note = page.update_confusion(runs, 4, "counts", 1, clip)
+    figure, note, *_ = page.update_confusion(runs, 4, "counts", 1, clip)
     assert note.startswith("Test split") and int(np.sum(figure.data[0].z)) == runs.evaluation(clip).n
+
+
+def test_a_matrix_of_many_categories_has_the_page_for_itself(runs, clip, monkeypatch):
+    assert page.update_confusion(runs, 4, "counts", 1, clip)[2:] == (
+        {"height": "420px", "minWidth": "0px"},
+        page.SIDE_BY_SIDE,
+    )
+    many = page.EpochMatrix("Test split", tuple(f"c{number}" for number in range(116)), np.eye(116, dtype=int), None)
+    monkeypatch.setattr(page, "epoch_matrix", lambda *names: many)
+    _, _, style, columns = page.update_confusion(runs, 4, "counts", 1, clip)
+    assert columns == 1 and int(style["height"].removesuffix("px")) > 1000
 
 
 def test_details_show_scores_mistakes_settings_and_the_card(runs, clip):
@@ -152,9 +165,9 @@ def test_before_the_first_epoch_there_is_a_sentence_and_no_axes(runs, clip, monk
 
 
 def test_a_run_without_a_sign_of_life_says_since_when(runs, clip, monkeypatch):
-    row = {**runs.row(clip), "status": "RUNNING", "lost": True, "live": "no sign since 2026-01-01 11:50 UTC"}
+    row = {**runs.row(clip), "status": "RUNNING", "lost": True, "live": "no sign of life since 2026-01-01 11:50 UTC"}
     monkeypatch.setattr(runs, "row", lambda run_id: row)
-    assert "no sign since 2026-01-01 11:50 UTC" in _text(page.update_head(runs, 1, clip)[0])
+    assert "no sign of life since 2026-01-01 11:50 UTC" in _text(page.update_head(runs, 1, clip)[0])
 
 
 def test_the_model_card_is_read_wherever_the_dashboard_was_started(runs, clip, tmp_path, monkeypatch):
@@ -189,6 +202,31 @@ def test_a_score_that_may_be_memorised_says_by_what(runs):
     leaking = table[table["tags.protocol"] == "original"]["run_id"].iloc[0]
     head = _text(page.update_head(runs, 1, leaking)[0])
     assert "This score may be memorised" in head and "also appear in training" in head
+
+
+def test_a_run_without_a_score_says_that_its_test_set_leaks_and_nothing_of_a_score(runs):
+    leaking = runs.table()[runs.table()["tags.protocol"] == "original"].to_dict("records")[0]
+    untested = {name: value for name, value in leaking.items() if not name.startswith("metrics.test_")}
+    head = _text(page._leak_notice(untested))
+    assert "This test set leaks" in head and "This score" not in head and "also appear in training" in head
+
+
+def test_figures_that_are_still_empty_have_no_axes(runs, clip):
+    layouts = (page.layout(runs, {"run": clip}), compare._largest_group_cards(compare_runs(runs, _tested(runs)), {}))
+    figures = [part.figure for each in layouts for part in _parts(each) if hasattr(part, "figure")]
+    assert len(figures) == 4
+    for figure in figures:
+        axes = figure.to_plotly_json()["layout"]
+        assert figure.data or (axes["xaxis"]["visible"], axes["yaxis"]["visible"]) == (False, False)
+
+
+def _tested(runs):
+    table = runs.table()
+    return table[table["metrics.test_macro_f1"].notna()]["run_id"].tolist()
+
+
+def _parts(component):
+    return (part for each in (component if isinstance(component, list) else [component]) for part in each._traverse())
 
 
 def test_all_settings_that_had_an_effect_are_listed(runs, clip):
