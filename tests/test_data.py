@@ -104,6 +104,7 @@ def test_a_catalogue_that_no_weights_have_seen_is_split_freely_and_says_so(tmp_p
     assert np.bincount(data.split.labels[data.split.test]).tolist() == [6, 6]
     bound, said = _load(shop, tmp_path, test_ids="reserved")
     assert bound.split.reserved and "Any product" not in said
+    assert f"{bound.evaluable.sum()} of 60 products may be tested on: weights may be, or have been, pretrained" in said
 
 
 def test_the_sample_keeps_the_rule_and_a_catalogue_of_its_name_does_not(tmp_path):

@@ -334,6 +334,11 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
         logger.info(f"balance={config.balance}: each training product stands once in an epoch.")
     if split.protocol == "holdout" and not split.reserved:
         logger.info("Any product may be tested on: no weights known here were pretrained on this catalogue.")
+    elif split.protocol == "holdout":
+        logger.info(
+            f"{int(evaluable.sum()):,} of {len(evaluable):,} products may be tested on: weights may be, or have been, "
+            "pretrained on the others."
+        )
     if split.leaking:
         logger.info(
             f"LEAKING: {split.leakage.near:.1%} of the evaluated images are in the training set, too: "

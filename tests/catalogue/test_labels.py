@@ -46,7 +46,9 @@ def test_each_gets_its_most_frequent_name_and_nan_gets_none():
     assert normalised(COLUMN).value_counts().to_dict() == {"Shoes": 6, "Home  Decor": 2, "Bags": 1, "": 3}
 
 
-@pytest.mark.parametrize("text", ["nan", "NaN", "NULL", "n/a", "None", "-", "#N/A", "Unknown"])
+@pytest.mark.parametrize(
+    "text", ["nan", "NaN", "NULL", "n/a", "None", "-", "#N/A", "Unknown", "\\N", "k. A.", "(blank)", "—"]
+)
 def test_what_says_that_there_is_none(text):
     assert missing_texts(pd.Series([text, "Shoes"])) == (text,)
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.messages import collected_messages
 from vlm_core.catalogue import sources
+from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.pictures import PictureMissing
 from vlm_core.catalogue.reading import Columns, Refusal, read_products
@@ -179,7 +180,31 @@ def test_hugging_faces_imagefolder(tmp_path, make, form, split):
     ("name", "data", "message"),
     [
         ("gone.zip", None, r"does not exist: .*Looked for /.*gone\.zip"),
-        ("text.zip", b"no zip at all", "neither a folder, a zip nor a table"),
+        (
+            "text.zip",
+            b"no zip at all",
+            "a broken or incomplete zip.*copy or download it again, and if it came in parts",
+        ),
+        ("text.bin", b"no zip at all", "neither a folder, a zip nor a table"),
+        ("shop.csv.xz", b"x", r"shop\.csv\.xz is packed in a way that is not read: unpack it first"),
+        ("shop.xml", b"<x/>", "shop.xml is not read: save the table as CSV or Parquet"),
+        (
+            "feed.zip",
+            {"pics/1.jpg": b"1", "pics/shop.xml": b"<x/>"},
+            "only one category, pics: .* pics/shop.xml is not read: save",
+        ),
+        ("web.zip", {"train-0.tar": b"1"}, "train-0.tar is an archive that is not read in place: unpack it"),
+        (
+            "lock.xlsx",
+            b"\xd0\xcf\x11\xe0" + bytes(99),
+            "lock.xlsx has a password, or is a workbook of before 2007: save",
+        ),
+        (
+            "lines.csv",
+            b"7,pics/7.jpg,Shoe\n",
+            "Its first line seems to be a product: put a line above it that names the columns",
+        ),
+        ("long.csv", b"x" * 5000 + b",b\n", r"which has: x{80}\.\.\., b\."),
         ("old.xls", b"\xd0\xcf\x11\xe0", "before 2007.*save the table as CSV UTF-8"),
         ("page.xls", b"<html><table>", "a web page.*save the table as CSV UTF-8"),
         ("new.xlsb", b"x", "save it as CSV UTF-8"),
@@ -203,8 +228,8 @@ def test_what_is_no_catalogue_is_said_so_in_one_sentence(tmp_path, name, data, m
         _zip(place, data)
     elif data is not None:
         place.write_bytes(data)
-    with pytest.raises(UserError, match=message) as error:
-        _rows(_open(place))
+    with pytest.raises(UserError, match=message) as error, _open(place).open_table(KAGGLE) as table:
+        check_columns(name, table)
     assert "\n" not in str(error.value)
 
 
@@ -405,3 +430,24 @@ def test_a_zip_that_has_a_name_twice_says_so(tmp_path):
     with collected_messages() as lines:
         open_source(str(tmp_path / "shop.zip"), tmp_path)
     assert any("has 1 of its files twice, such as S/a.jpg: the last one is read" in line for line in lines)
+
+
+@pytest.mark.parametrize("top", ["/", "C:\\shop\\", "c:/", "//server/share/", "./"])
+def test_paths_of_a_whole_disk_in_a_zip_are_read_below_it(tmp_path, top):
+    source = _open(_zip(tmp_path / "shop.zip", {f"{top}{name}": data for name, data in FILES.items()}))
+    assert _rows(source) == ROWS and _pictures(source) == {"1": b"one", "2": b"two"}
+
+
+def test_a_zip_that_is_packed_in_an_unknown_way_says_so(tmp_path):
+    path = _zip(tmp_path / "shop.zip")
+    data = bytearray(path.read_bytes())
+    methods = {"styles.csv": 9, "images/1.jpg": 9, "images/2.jpg": 8}  # 9: what Windows takes above two gigabytes
+    with zipfile.ZipFile(path) as archive:
+        for name, method in methods.items():
+            data[archive.getinfo(name).header_offset + 8] = method
+            data[data.rindex(name.encode()) - 46 + 10] = method
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="is packed in a way that is not read .*: unpack the zip, and give its folder"):
+        _rows(_open(path))
+    with pytest.raises(OSError, match="it is packed in a way that is not read: unpack the zip, and give its folder"):
+        _open(path).pictures.read("images/1.jpg")

@@ -130,7 +130,7 @@ def test_every_row_of_a_table_gives_one_row(photos, tmp_path):
         table = _predict(photos / "table.csv", tmp_path / "out.csv", picture_column="photo")
     assert table["id"].astype(str).tolist() == ["1", "1", "line 5", "line 6", "5", "line 8", "7"]
     assert table["error"].notna().tolist() == [False, False, True, False, True, True, False]
-    assert "1 fields where the header has 3" in table["error"][2] and "no none.jpg" in table["error"][4]
+    assert "1 field where the header has 3" in table["error"][2] and "no none.jpg" in table["error"][4]
     assert "1 id of table.csv stands in several rows: what is written is in the table's order." in messages
 
 

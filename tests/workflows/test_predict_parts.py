@@ -89,7 +89,7 @@ def test_a_packed_catalogue_is_read_where_it_lies(model, shop, tmp_path):
     plain = _in_one_file(model, shop, tmp_path / "plain.parquet")
     pd.testing.assert_frame_equal(table.drop(columns=["id", "error"]), plain.drop(columns=["id", "error"]))
     assert (table["error"].isna() == plain["error"].isna()).all()
-    assert "1 fields where the header has 2" in table["error"][49]
+    assert "1 field where the header has 2" in table["error"][49]
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 4
 
 

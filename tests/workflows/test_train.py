@@ -260,7 +260,7 @@ def test_a_run_is_evaluated_on_what_it_was_not_trained_on(run, shop, store):
     used = np.union1d(outcome.split.train, outcome.split.validation)
     seen = digests.isin(digests.iloc[used]).to_numpy() & (outcome.split.labels >= 0)  # and byte-identical pictures
     assert evaluation.n == (outcome.split.labels >= 0).sum() - seen.sum()
-    assert any(f"{seen.sum()} that the model was trained or selected on" in line for line in lines)
+    assert any(f"{seen.sum()} that the model was pretrained, trained or selected on" in line for line in lines)
     assert RunReader().tags(child)["mlflow.parentRunId"] == outcome.run_id
     assert RunReader().evaluation(child, "external").n == evaluation.n
 

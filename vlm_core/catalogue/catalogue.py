@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from vlm_core.atomic import building, write_atomically
+from vlm_core.catalogue.containers.files import is_picture
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.ordering import places_in_order
 from vlm_core.catalogue.parts import PART, part_of_picture
@@ -49,6 +50,7 @@ LONGEST_SIDE: Final = 256  # pixels of a stored picture
 PICTURES_MEASURED: Final = 200  # to choose the canvas
 PICTURES_PER_BATCH: Final = 256
 MOST_NAMES: Final = 50  # of columns in a message
+LONGEST_NAME: Final = 80  # characters of a column's name in a message
 LEFT_OUT: Final = "left_out.csv"  # which rows and pictures are of no use, and why
 MOST_SHARED: Final = 100_000  # cells that are looked for in other rows
 WORTH_PROCESSES: Final = 5000  # rows
@@ -226,11 +228,13 @@ def check_columns(name: str, table: OpenTable) -> None:
 
 def no_column(setting: str, column: str, table: str, names: Iterable[str]) -> str:
     """Return that a table has no such column, which it has, and which was perhaps meant."""
-    known = [name for name in names if name]
+    known = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in names if name]
     more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
     folded = {name.casefold(): name for name in known}
     near = get_close_matches(column.casefold(), folded, n=1)
     meant = f" Did you mean {setting}={folded[near[0]]}?" if near else ""
+    if any(map(is_picture, known)):
+        meant = " Its first line seems to be a product: put a line above it that names the columns."
     return f"{setting}={column} is not a column of {table}, which has: {', '.join(known[:MOST_NAMES])}{more}.{meant}"
 
 
@@ -302,6 +306,7 @@ def _nothing_usable(name: str, report: ReadingReport, left_out: Path, hint: str)
         f"{name} has no usable product: {number_of(report.rows_read, 'row')} read, {len(report.refused):,} refused, "
         f"{report.pictures_missing:,} without a picture, {len(report.pictures_unreadable):,} with an unreadable one. "
         f"The first: {report.first_reasons()} {left_out} lists all.{hint}"
+        + (f" Assumed: {'; '.join(report.notes)}." if report.notes else "")
     )
 
 

@@ -14,7 +14,26 @@ import pandas as pd
 
 # What spreadsheets and exports write where there is nothing.
 MISSING: Final = frozenset(
-    ("nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nat", "nil", "undefined", "unknown", "-", "--", "?", "")
+    (
+        *("nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nat", "nil", "undefined", "unknown", "-", "--", "?", ""),
+        *(
+            "n.a.",
+            "n.a",
+            "n/d",
+            "k.a.",
+            "k. a.",
+            "\\n",
+            "(null)",
+            "[null]",
+            "<null>",
+            "(none)",
+            "(blank)",
+            "(empty)",
+            "—",
+            "–",
+        ),
+        *("#ref!", "#value!", "#name?", "#div/0!", "tbd", "tba", "uncategorized", "uncategorised", "no category"),
+    )
 )
 _WHOLE_NUMBER: Final = re.compile(r"(\d+)\.0+")
 

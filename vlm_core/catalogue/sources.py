@@ -54,7 +54,7 @@ JSON: Final = (".jsonl", ".ndjson", ".json")
 WORKBOOK: Final = (".xlsx", ".xlsm")
 OLD_WORKBOOK: Final = ".xls"  # as programs also call text and workbooks of today
 PARQUET: Final = (".parquet", ".pq")
-ARROW: Final = ".arrow"
+ARROW: Final = (".arrow", ".feather")
 PACKED: Final[dict[str, Callable[[BinaryIO], IO[bytes]]]] = {
     ".gz": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
     ".bz2": bz2.BZ2File,
@@ -65,7 +65,8 @@ READABLE: Final = "a folder, a zip, or a table (CSV, TSV, JSON lines, Parquet or
 _FOREIGN: Final = {
     ".xlsb .ods .numbers": "a workbook in a format that is not read: save it as CSV UTF-8",
     ".tar .tgz .7z .rar .xz .zst": "an archive that is not read in place: unpack it, and give the folder",
-    ".pkl .pickle .npz .npy .h5 .feather .db .sqlite": "not read: save the table as CSV or Parquet",
+    ".pkl .pickle .npz .npy .h5 .db .sqlite .sql .mdb .accdb": "not read: save the table as CSV or Parquet",
+    ".xml .yaml .yml .html .htm .orc .avro .dta .sav .rds": "not read: save the table as CSV or Parquet",
 }
 
 
@@ -134,8 +135,8 @@ def open_place(path: Path) -> Source:
     if not path.is_file():
         raise UserError(f"{path} is neither a folder nor a regular file: give {READABLE}.")
     ending = _endings(path.name)[0]
-    if ending in (*PARQUET, ARROW):
-        table = (open_arrow if ending == ARROW else open_parquet)({path.name: path}, path.name)
+    if ending in (*PARQUET, *ARROW):
+        table = (open_arrow if ending in ARROW else open_parquet)({path.name: path}, path.name)
         return _of_arrow(table, FilePictures(FolderFiles(path.parent), outside=True))
     if ending in TABLES:
         return _of_file(FolderFiles(path.parent), path.name, outside=True)
@@ -143,11 +144,13 @@ def open_place(path: Path) -> Source:
         return _of_file(FolderFiles(path.parent), path.name, outside=True)
     if zipfile.is_zipfile(path):
         return _in_files(ZipFiles(path), path.name)
-    for endings, problem in _FOREIGN.items():
-        if ending in endings.split():
-            raise UserError(f"{path} is {problem}.")
-    if starts_as_zip(path):
-        raise UserError(f"{path} is a broken or incomplete zip, whose end is missing: copy or download it again.")
+    if problem := _problem_of(path.name):
+        raise UserError(f"{path} is {problem}.")
+    if starts_as_zip(path) or ending == ".zip":
+        raise UserError(
+            f"{path} is a broken or incomplete zip, whose end is missing: copy or download it again, and if it came in "
+            "parts (.z01), unpack these first, and give the folder."
+        )
     raise UserError(f"{path} is neither a folder, a zip nor a table: give {READABLE}.")
 
 
@@ -248,7 +251,7 @@ def _unpack(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
     for path, copy in copies.items():
         with naming_table(path), files.open(path) as file, copy.open("wb") as target:
             shutil.copyfileobj(file, target)
-    open_them = open_arrow if _endings(paths[0])[0] == ARROW else open_parquet
+    open_them = open_arrow if _endings(paths[0])[0] in ARROW else open_parquet
     return open_them(copies, name, lambda: shutil.rmtree(place, ignore_errors=True))
 
 
@@ -367,6 +370,15 @@ def _top_of_image_folder(pictures: Sequence[str]) -> str | None:
     return None
 
 
+def _problem_of(path: str) -> str:
+    """Return what is wrong with a file of a kind that is not read, and the way out; "" for any other."""
+    stem, ending = posixpath.splitext(posixpath.basename(path).lower())
+    if ending in (".xz", ".zst") and is_table(stem):
+        return "packed in a way that is not read: unpack it first"
+    kinds = (ending, _endings(path)[0])  # of shop.tar.gz the latter is .tar
+    return next((problem for endings, problem in _FOREIGN.items() if {*kinds} & {*endings.split()}), "")
+
+
 def _zips(paths: Sequence[str]) -> list[str]:
     return [path for path in paths if path.lower().endswith(".zip")]
 
@@ -387,7 +399,9 @@ def _describe(name: str, paths: Sequence[str], pictures: Sequence[str]) -> str:
         found = ", ".join(f"{number_of(count, 'file')} with {kind}" for kind, count in kinds)
     else:
         return f"{nothing}, because it is empty: {way}."
-    return f"{nothing} and no other table, but {found}: {way}."
+    foreign = next(filter(_problem_of, paths), "")
+    also = f" {foreign} is {_problem_of(foreign)}." if foreign else ""
+    return f"{nothing} and no other table, but {found}: {way}.{also}"
 
 
 def _endings(path: str) -> tuple[str, str]:
@@ -447,5 +461,9 @@ def naming_table(name: str) -> Iterator[None]:
     """Turn what goes wrong with a table into a UserError that names it."""
     try:
         yield
+    except NotImplementedError as error:
+        raise UserError(
+            f"{name} is packed in a way that is not read ({error}): unpack the zip, and give its folder."
+        ) from None
     except (OSError, *BROKEN_ENTRY) as error:
         raise UserError(f"{name} cannot be read ({error}): give a whole and regular file.") from None

@@ -68,6 +68,8 @@ def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(entry) as file:
             return file.read(MOST_PICTURE_BYTES)
+    except NotImplementedError:
+        raise OSError("it is packed in a way that is not read: unpack the zip, and give its folder") from None
     except BROKEN_ENTRY as error:
         raise OSError(f"the zip's entry is broken: {error}") from None
 

@@ -59,12 +59,12 @@ def run_evaluation(reference: str, config: Config, root: Path) -> tuple[str, Eva
     rows = np.flatnonzero(has_category & is_new)
     if not len(rows):
         raise UserError(
-            f"The model was trained or selected on all {int(has_category.sum()):,} products of {catalogue.name} that "
-            "have one of its categories: evaluate it on others with data=."
+            f"The model was pretrained, trained or selected on all {int(has_category.sum()):,} products of "
+            f"{catalogue.name} that have one of its categories: evaluate it on others with data=."
         )
     logger.info(
         f"Evaluating on {len(rows):,} products; left out: {int((~has_category).sum()):,} of other categories or none, "
-        f"{int((has_category & ~is_new).sum()):,} that the model was trained or selected on."
+        f"{int((has_category & ~is_new).sum()):,} that the model was pretrained, trained or selected on."
     )
     counts = np.bincount(labels[has_category], minlength=len(model.categories))
     evaluation = evaluate_rows(config, catalogue, model, rows, labels, counts / counts.sum())

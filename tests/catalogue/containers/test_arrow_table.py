@@ -8,7 +8,7 @@ import pytest
 
 from tests.catalogue.test_sources import KAGGLE, _folder, _open, _parquet, _pictures, _rows, _zip
 from vlm_core.catalogue.pictures import PictureMissing
-from vlm_core.catalogue.reading import read_products
+from vlm_core.catalogue.reading import Columns, read_products
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("id", pa.int64()), ("image", IMAGE), ("label", pa.int64()), ("title", pa.string())]).with_metadata(
@@ -126,3 +126,41 @@ def test_what_datasets_saves_to_disk(tmp_path, split):
     assert _pictures(_open(tmp_path / "shop")) == {"1": b"one", "2": b"two"}
     shutil.make_archive(str(tmp_path / "shop"), "zip", tmp_path / "shop")
     assert _pictures(_open(tmp_path / "shop.zip")) == {"1": b"one", "2": b"two"}
+
+
+@pytest.mark.parametrize("make", [_folder, _zip])
+def test_parquet_files_of_different_columns_are_one_table(tmp_path, make):
+    parts = [
+        [{"id": 1, "title": "Shirt", "image": {"bytes": b"one", "path": ""}}],
+        [{"id": "2", "colour": "red", "image": {"path": "", "bytes": b"two"}}],
+        [{"title": "Tie", "id": 3.0}],
+    ]
+    source = _open(make(tmp_path / "shop", {f"{n}.parquet": _parquet(rows) for n, rows in enumerate(parts)}))
+    with source.open_table(Columns("id", "", "", "", ())) as table:
+        *rows, last = read_products(table.table, table.columns)
+        assert [table.pictures.read(table.find(row).path) for row in rows] == [b"one", b"two"]
+        assert [row.values[name] for row in rows for name in ("id", "title", "colour")] == [
+            "1",
+            "Shirt",
+            "",
+            "2",
+            "",
+            "red",
+        ]
+        with pytest.raises(PictureMissing, match="row 3 has no picture"):
+            table.pictures.read(table.find(last).path)
+    with source.open_table(Columns("id", "", "", "", ())) as table:
+        pictures = [picture for _, picture in table.rows()]
+        assert [picture.read() for picture in pictures[:2]] == [b"one", b"two"]
+        with pytest.raises(PictureMissing, match="row 3 has no picture"):
+            pictures[2].read()
+
+
+@pytest.mark.parametrize("name", ["shop.arrow", "shop.feather"])
+@pytest.mark.parametrize("kind", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_files_and_streams(tmp_path, name, kind):
+    table = pa.Table.from_pylist(EMBEDDED, schema=SCHEMA)
+    with pa.OSFile(str(tmp_path / name), "wb") as file, kind(file, SCHEMA) as writer:
+        writer.write_table(table, max_chunksize=1)
+    assert _pictures(_open(tmp_path / name)) == {"1": b"one", "2": b"two"}
+    assert _rows(_open(tmp_path / name)) == {"1": "Shirt", "2": "Tie"}

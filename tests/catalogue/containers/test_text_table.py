@@ -86,6 +86,8 @@ def test_a_name_that_stands_twice_is_refused():
         (b"id\tgender\tcategory\ttitle\n1\tMen\tApparel\tShirt", "tab"),
         (b'"id","gender","category","title"\n"1","Men","Apparel","Shirt"\n', ""),
         (b"id,gender,category,title\n\n1,Men,Apparel,Sh\0irt\n", "null bytes are left out, the first in line 3"),
+        (b"'id','gender','category','title'\n'1','Men','Apparel','Shirt'\n", "single quotes"),
+        (b"\xef\xbb\xbf'id'; 'gender'; 'category'; 'title'\r\n1; 'Men'; 'Apparel'; 'Shirt'\r\n", "semicolon"),
         (b"id,gender,category,title\r1,Men,Apparel,Shirt\r", ""),
         (b'id, gender, category, title\n1, "Men", Apparel, "Shirt"\n', ""),
         (b"\xef\xbb\xbfsep=;\r\nid;gender;category;title\r\n1;Men;Apparel;Shirt\r\n", "semicolon"),
@@ -346,7 +348,7 @@ def test_fields_may_end_at_blanks_where_the_column_names_do():
     table = TextTable(io.BytesIO(content), "list.txt", ["id", "category"])
     first, second = read_products(table, KAGGLE)
     assert (first.line, first.values) == (3, {"id": "1.jpg", "gender": "Men", "category": "Shoes"})
-    assert isinstance(second, Refusal) and "fields end at blanks" in table.notes
+    assert isinstance(second, Refusal) and table.notes[0] == "fields end at a blank"
 
 
 def test_a_row_that_only_looks_like_column_names_is_a_row():
@@ -358,3 +360,14 @@ def test_letters_that_no_language_has_together_tell_encodings_apart_however_long
     for word in ("Ko\u0161ile", "KO\u0160ILE"):  # Czech, which as Western Europe's would be Ko¹ile or Košile with ø
         content = HEADER + f"1,Men,Apparel,{word} p\u0159\u00ed\u017e {'x' * 100_000}\u0159\n".encode("cp1250")
         assert _titles(content)["1"].startswith(f"{word} p\u0159\u00ed\u017e")
+
+
+def test_cells_in_single_quotes_keep_the_double_ones_and_their_delimiters():
+    assert _titles(b"'id','category','title'\n'1','Men''s','A \"blue\", long shirt'\n2,Bag,It's\n") == {
+        "1": 'A "blue", long shirt', "2": "It's",
+    }  # fmt: skip
+
+
+def test_a_note_counts_one_field():
+    (refusal,) = _read(HEADER + b"(24 rows)\n")
+    assert refusal.reason == "1 field where the header has 4"

@@ -7,11 +7,13 @@ import sys
 import zipfile
 
 import openpyxl
+import openpyxl.drawing.image
 import pytest
+from PIL import Image
 
 from vlm_core.catalogue.containers import workbook as module
 from vlm_core.catalogue.containers.workbook import Workbook
-from vlm_core.catalogue.reading import Columns, ReadingReport, read_products
+from vlm_core.catalogue.reading import Columns, ReadingReport, Refusal, read_products
 from vlm_core.errors import UserError
 
 COLUMNS = Columns("id", "", "title", "category", ())
@@ -155,3 +157,40 @@ def test_values_of_formulas_are_those_that_were_stored_and_lost_ones_are_said():
     assert (refusal.line, refusal.reason) == (4, f"the formula in the column category has {store}")
     lost = "no stored value and an empty cell, first the column title of line 2"
     assert book.notes == [f"1 formula has {lost}: open the workbook in Excel or LibreOffice, and save it"]
+
+
+def test_cells_merged_downwards_have_their_text_in_each_row():
+    book = openpyxl.Workbook()
+    for row in [
+        ("Shop",),
+        ("category", "id", "title"),
+        ("Shoe", 1, "Boot"),
+        (None, 2),
+        (None, 3, "Sock"),
+        ("Bag", 4, "Sack"),
+    ]:
+        book.active.append(row)
+    for cells in ("A1:C1", "A3:A5", "C3:C4", "A6:B6"):
+        book.active.merge_cells(cells)
+    file = io.BytesIO()
+    book.save(file)
+    table = Workbook(file, "shop.xlsx", ["id", "category"])
+    rows = [row for row in read_products(table, COLUMNS) if not isinstance(row, Refusal)]
+    assert [tuple(row.values.values()) for row in rows] == [
+        ("Shoe", "1", "Boot"),
+        ("Shoe", "2", "Boot"),
+        ("Shoe", "3", "Sock"),
+    ]
+    assert table.notes == ["cells that are merged downwards have their text in each row", "column names in line 2"]
+
+
+def test_pictures_in_the_workbook_itself_are_said_not_to_be_read():
+    book = openpyxl.Workbook()
+    book.active.append(("id", "photo"))
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    book.active.add_image(openpyxl.drawing.image.Image(picture), "B2")
+    file = io.BytesIO()
+    book.save(file)
+    notes = Workbook(file, "shop.xlsx", ["id"]).notes
+    assert notes == ["1 picture in the workbook itself not read: save each as a file, and name it in a column"]

@@ -15,7 +15,9 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
@@ -35,6 +37,7 @@ ROWS_PER_BATCH: Final = 64
 _CALLED: Final = ("image", "img", "pic", "photo", "jpg", "jpeg", "png", "bytes")  # columns of pictures
 _NO_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"  # what stands for an empty cell
 _ROW: Final = "row "  # how a picture in the table itself is named
+_ARROW_FILE: Final = b"ARROW1"  # how Arrow files begin, but for streams
 _FILE: Final = "file "  # how one is named that the table has only the path of, although it holds others
 SHARDS: Final = b"vlm_shards"  # in the metadata of a schema
 PATH, PROBLEM = "path", "problem"  # beside a picture's bytes in shards: its cell, and why it is missing
@@ -84,7 +87,7 @@ class ArrowTable:
         rows = 0
         for _, batch in self._batches([self.picture]):
             rows += batch.num_rows
-            if any(_bytes_of(value) for value in batch.column(self.picture)):
+            if any(_bytes_of(value) for value in _column(batch, self.picture)):
                 return True
         return rows == 0
 
@@ -115,7 +118,7 @@ class ArrowTable:
         wanted = [name for name in self._stored if name in columns and not (self.pictures and name == self.picture)]
         line = self._before
         for file, batch in self._batches(columns):
-            values = {name: self._texts(name, batch.column(name)) for name in wanted}
+            values = {name: self._texts(name, _column(batch, name)) for name in wanted}
             for name in self._own_names[len(self._stored) :]:
                 values[name] = [self._told[file].get(name, "")] * batch.num_rows
             found = batch.column(self.picture) if self.picture in batch.schema.names else None
@@ -228,7 +231,7 @@ class EmbeddedPictures:
     def _copy_pictures(self) -> IO[bytes]:
         copy: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # kept for later reads
         for _, batch in self._batches([self._column]):
-            for value in batch.column(self._column):
+            for value in _column(batch, self._column):
                 data = _bytes_of(value)
                 copy.write(data)
                 self._ends.append(self._ends[-1] + len(data))
@@ -244,7 +247,7 @@ def open_parquet(
     group: int | None = None,
     before: int = 0,
 ) -> ArrowTable:
-    """Return the table in Parquet files of one schema; `cleanup` is called when nobody can read them any more.
+    """Return the table in Parquet files; `cleanup` is called when nobody can read them any more.
 
     With `group`, only that group of rows of each file, and so many rows `before` it. Raises UserError when they cannot
     be read.
@@ -255,7 +258,8 @@ def open_parquet(
         for called, path in files.items():
             with naming(path), parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
                 groups = range(file.num_row_groups) if group is None else [group]
-                for batch in file.iter_batches(ROWS_PER_BATCH, groups, columns=columns, use_threads=False):
+                own = _of_schema(columns, file.schema_arrow)
+                for batch in file.iter_batches(ROWS_PER_BATCH, groups, columns=own, use_threads=False):
                     yield called, batch
 
     def may_lack(column: str) -> bool:
@@ -272,32 +276,67 @@ def open_parquet(
 
     if cleanup:
         weakref.finalize(batches, cleanup)
-    first = next(iter(files.values()))
-    with naming(first):
-        schema = parquet.read_schema(first)
-    return ArrowTable(name, files, schema, batches, before, may_lack)
+    return ArrowTable(name, files, _schema(files.values(), parquet.read_schema), batches, before, may_lack)
 
 
 def open_arrow(files: Mapping[str, Path], name: str, cleanup: Callable[[], object] | None = None) -> ArrowTable:
-    """Return the table in Arrow stream files, as `datasets` saves them; `cleanup` as in `open_parquet`.
+    """Return the table in Arrow files, also of streams as `datasets` saves them; `cleanup` as in `open_parquet`.
 
     Raises UserError when they cannot be read.
     """
-    import pyarrow as pa
 
     def batches(columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
         for called, path in files.items():
-            with naming(path), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
-                for batch in reader:
+            with naming(path), _arrow(path) as (schema, found):
+                own = _of_schema(columns, schema)
+                for batch in found:
                     for start in range(0, batch.num_rows, ROWS_PER_BATCH):
-                        yield called, batch.slice(start, ROWS_PER_BATCH).select(list(columns))
+                        yield called, batch.slice(start, ROWS_PER_BATCH).select(own)
+
+    def read_schema(path: Path) -> pa.Schema:
+        with _arrow(path) as (schema, _):
+            return schema
 
     if cleanup:
         weakref.finalize(batches, cleanup)
-    first = next(iter(files.values()))
-    with naming(first), pa.memory_map(str(first)) as file, pa.ipc.open_stream(file) as reader:
-        schema = reader.schema
-    return ArrowTable(name, files, schema, batches)
+    return ArrowTable(name, files, _schema(files.values(), read_schema), batches)
+
+
+@contextmanager
+def _arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterable[pa.RecordBatch]]]:
+    """Open an Arrow file, or what was saved of a stream, and give its schema and batches."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        is_stream = file.read(len(_ARROW_FILE)) != _ARROW_FILE
+        file.seek(0)
+        with (pa.ipc.open_stream if is_stream else pa.ipc.open_file)(file) as reader:
+            batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
+            yield reader.schema, batches
+
+
+def _schema(paths: Iterable[Path], read: Callable[[Path], pa.Schema]) -> pa.Schema:
+    """Return the schema of the first file, with the columns that only others have."""
+    schemas: list[pa.Schema] = []
+    for path in paths:
+        with naming(path):
+            schemas.append(read(path))
+    schema = schemas[0]
+    for field in chain.from_iterable(schemas[1:]):
+        schema = schema if field.name in schema.names else schema.append(field)
+    return schema
+
+
+def _of_schema(columns: Sequence[str], schema: pa.Schema) -> list[str]:
+    """Return those of the columns, or of their parts such as image.path, that a file has."""
+    return [name for name in columns if name in schema.names or name.partition(".")[0] in schema.names]
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """Return a column of a batch; of nulls where its file has none."""
+    import pyarrow as pa
+
+    return batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows)
 
 
 class naming:  # noqa: N801  # read as a statement
@@ -374,6 +413,8 @@ def _first_of(value: Any) -> Any:
     """Return a picture, or the first in a list; a null where there is none."""
     import pyarrow as pa
 
+    if value is None:
+        return pa.scalar(None)
     if value.is_valid and _item_type(value.type) != value.type:
         return value[0] if len(value) else pa.scalar(None)
     return value

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import BinaryIO, Final
 
 from vlm_core.catalogue.containers.text_lines import LONGEST_LINE, QUOTED, TOO_LONG, TextLines, cut_lines
-from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, column_name, id_index
+from vlm_core.catalogue.reading import MOST_ABOVE_NAMES, Columns, Record, Refusal, column_name, id_index, number_of
 from vlm_core.errors import UserError
 
 DELIMITERS: Final = ("\t", ";", "|", ",")  # the first of those that fit equally well
@@ -40,9 +40,12 @@ _NO_TEXT: Final = {
 }
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=(.)"?;*,*', re.IGNORECASE)
 _GUARDED: Final = re.compile(r'="([^"]*)"')
+_SINGLE_QUOTES: Final = re.compile(r"\ufeff?'[^'\"]*'(?:[\t;|,]\s?'[^'\"]*')+")  # a line of names
+_TURNED: Final = str.maketrans("'\"", "\"'")
 _SIGN: Final = re.compile(r"[^\w\s\"'.-]|[\x01-\x08\x1c-\x1f]")  # that may separate fields
 _DIGITS, _LETTERS = re.compile(r"\d+"), re.compile(r"[^\W\d_]+")
-_NAMES_OF_DELIMITERS: Final = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
+_BLANKS: Final = "\x1f"  # in their place
+_NAMES_OF_DELIMITERS: Final = {"\t": "tab", "\x1f": "blank", ";": "semicolon", "|": "bar", ",": "comma"}
 
 
 class TextTable:
@@ -66,6 +69,8 @@ class TextTable:
                 )
         self._rest = cut_lines(self._lines)
         self._waiting = deque(islice(self._rest, SAMPLE_LINES))
+        self._has_single_quotes = False
+        self._turn_quotes()
         self._has_comments = False
         self._patience = MOST_LINES_PER_ROW
         self.delimiter = ""
@@ -103,7 +108,7 @@ class TextTable:
             elif shortest <= len(cells) <= width:
                 yield Record(line, cells + [""] * (width - len(cells)))
             elif any(cell.strip() for cell in cells):
-                yield Refusal(line, f"{len(cells)} fields where the header has {width}")
+                yield Refusal(line, f"{number_of(len(cells), 'field')} where the header has {width}")
 
     def _cut_unnamed(self, cells: list[str]) -> None:
         """Drop the cells of the columns at the end that have no name, and note it where there are any."""
@@ -115,6 +120,14 @@ class TextTable:
     def close(self) -> None:
         """Close the file."""
         self._lines.close()
+
+    def _turn_quotes(self) -> None:
+        """Read single quotes as double ones, and these as those, if all names of columns stand in single ones."""
+        if self._waiting and _SINGLE_QUOTES.fullmatch(self._waiting[0][1].strip()):
+            self._has_single_quotes = True
+            self._waiting = deque((number, text.translate(_TURNED)) for number, text in self._waiting)
+            self._rest = ((number, text.translate(_TURNED)) for number, text in self._rest)
+            self.notes.append("fields stand in single quotes")
 
     def _skip_preamble(self, head: deque[tuple[int, str]]) -> None:
         """Drop what stands before the column names: Excel's sep=, blank lines, comments and a title."""
@@ -152,10 +165,9 @@ class TextTable:
 
     def _separate_at_blanks(self) -> None:
         """Read the lines as if tabs were in the place of blanks."""
-        self._waiting = deque((number, "\t".join(text.split())) for number, text in self._waiting)
-        self._rest = ((number, "\t".join(text.split())) for number, text in self._rest)
-        self.delimiter = "\t"
-        self.notes.append("fields end at blanks")
+        self._waiting = deque((number, _BLANKS.join(text.split())) for number, text in self._waiting)
+        self._rest = ((number, _BLANKS.join(text.split())) for number, text in self._rest)
+        self.delimiter = _BLANKS
 
     def _is_above_names(self, head: deque[tuple[int, str]]) -> bool:
         """Return whether the first line is a comment or a title: fewer fields than in the lines below."""
@@ -211,9 +223,12 @@ class TextTable:
                 for _ in range(used):
                     waiting.popleft()
                 cells = cells or text.rstrip("\r\n").split(delimiter)
-                yield number, list(map(_unguarded, cells)) if '="' in text else cells
+                yield number, self._turned(list(map(_unguarded, cells)) if '="' in text else cells)
             elif text.strip():
-                yield number, text.rstrip("\r\n").split(delimiter)
+                yield number, self._turned(text.rstrip("\r\n").split(delimiter))
+
+    def _turned(self, cells: list[str]) -> list[str]:
+        return [cell.translate(_TURNED) for cell in cells] if self._has_single_quotes else cells
 
     def _quoted(self, text: str, width: int, id_place: int) -> tuple[list[str] | None, int]:
         """Return the cells of a record that begins with `text`, and how many of the waiting lines belong to it.

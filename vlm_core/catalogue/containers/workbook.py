@@ -18,6 +18,8 @@ from vlm_core.errors import MissingExtra, UserError
 _STORE: Final = "open the workbook in Excel or LibreOffice, and save it"
 MOST_UNPACKED_BYTES: Final = 500_000_000
 MOST_COLUMNS: Final = 1000
+_OLD: Final = b"\xd0\xcf\x11\xe0"  # how workbooks with a password begin, and those of before 2007
+_MERGED: Final = re.compile(rb'<mergeCell [^>]*?ref="([A-Z]+)(\d+):([A-Z]+)(\d+)"')  # cells that are shown as one
 _LINK: Final = re.compile(  # a formula that names a picture
     r'=(?:_xlfn\.)?(?:IMAGE|HYPERLINK)\(\s*"([^"]+)"\s*[,;)].*', re.IGNORECASE | re.DOTALL
 )
@@ -57,6 +59,7 @@ class Workbook:
         self.name = name
         self.notes: list[str] = []
         self._file = file
+        self._merged: dict[str, dict[int, dict[int, int]]] = {}  # by sheet: by column, from each first row to the last
         self._lost: list[str] = []  # where formulas without a value were
         self._formulas: dict[str, Any] = {}  # the sheets once more, with formulas in the place of values
         first, *others = self._open(set(needed))
@@ -115,18 +118,25 @@ class Workbook:
         except ModuleNotFoundError:
             missing = MissingExtra("openpyxl", "excel")
             raise UserError(f"{self.name} is an Excel workbook: save it as CSV UTF-8 in Excel. Or: {missing}") from None
+        start = self._file.read(len(_OLD))
+        self._file.seek(0)
+        if start == _OLD:
+            raise UserError(
+                f"{self.name} has a password, or is a workbook of before 2007: save it without one as .xlsx, or as CSV "
+                "UTF-8."
+            )
         try:
             with zipfile.ZipFile(self._file) as parts:
                 if sum(part.file_size for part in parts.infolist()) > MOST_UNPACKED_BYTES:
                     raise UserError(
                         f"{self.name} unpacks to more than {MOST_UNPACKED_BYTES // 1_000_000} MB: save it as CSV."
                     )
-                has_formulas = any(
-                    _has_formulas(parts, name) for name in parts.namelist() if name.startswith("xl/worksheets/")
-                )
+                found = {name: _read_beforehand(parts, name) for name in parts.namelist() if _is_sheet(name)}
+                inside = sum(name.startswith("xl/media/") for name in parts.namelist())
             self._file.seek(0)
             sheets = openpyxl.load_workbook(self._file, read_only=True, data_only=True, keep_links=False).worksheets
-            if has_formulas:
+            self._merged = {name: merged for name, (_, merged) in found.items() if merged}
+            if any(has_formulas for has_formulas, _ in found.values()):
                 book = openpyxl.load_workbook(self._file, read_only=True, keep_links=False)
                 self._formulas = {sheet.title: sheet for sheet in book.worksheets}
             named = [(sheet, line) for sheet in sheets for line in islice(self._lines_with(needed, sheet), 1)]
@@ -136,6 +146,11 @@ class Workbook:
         except Exception as error:  # openpyxl raises many types for a broken file
             raise UserError(f"{self.name} cannot be read as a workbook ({error}): save it as CSV.") from None
         self._count = len(sheets)
+        if inside:
+            number = number_of(inside, "picture")
+            self.notes.append(f"{number} in the workbook itself not read: save each as a file, and name it in a column")
+        if self._merged:
+            self.notes.append("cells that are merged downwards have their text in each row")
         return [self._named(sheet, line) for sheet, line in named or [(first, 1)]]
 
     def _named(self, sheet: Any, line: int) -> _Sheet:
@@ -158,6 +173,8 @@ class Workbook:
 
     def _read(self, sheet: Any) -> Iterator[tuple[int, list[str]]]:
         rows = enumerate(self._cells(sheet), start=1)
+        merged = self._merged.get(str(getattr(sheet, "_worksheet_path", "")).lstrip("/"), {})
+        shown: dict[int, tuple[int, str]] = {}  # by column: the last row of merged cells, and their text
         while True:
             try:
                 found = next(rows, None)
@@ -165,7 +182,13 @@ class Workbook:
                 raise UserError(f"{self.name} cannot be read as a workbook ({error}): save it as CSV.") from None
             if found is None:
                 return
-            yield found
+            line, cells = found
+            for column, last_lines in merged.items():
+                if line in last_lines and column < len(cells):
+                    shown[column] = last_lines[line], cells[column]
+                elif column in shown and line <= shown[column][0] and column < len(cells):
+                    cells[column] = shown[column][1]
+            yield line, cells
 
     def _cells(self, sheet: Any) -> Iterator[list[str]]:
         """Yield the cells of each row as text, those of formulas as `_Formula`."""
@@ -178,15 +201,26 @@ class Workbook:
             yield [_computed(cell, formula) for cell, formula in zip(cells, told, strict=True)]
 
 
-def _has_formulas(parts: zipfile.ZipFile, name: str) -> bool:
-    """Return whether a sheet of a workbook has formulas."""
+def _is_sheet(name: str) -> bool:
+    return name.startswith("xl/worksheets/") and name.endswith(".xml")
+
+
+def _read_beforehand(parts: zipfile.ZipFile, name: str) -> tuple[bool, dict[int, dict[int, int]]]:
+    """Return whether a sheet has formulas, and its cells merged downwards: by column, each first row's last one."""
+    from openpyxl.utils import column_index_from_string
+
+    has_formulas = False
+    merged: dict[int, dict[int, int]] = {}
     with parts.open(name) as file:
         before = b""
         while part := file.read(1 << 20):
-            if b"<f>" in before + part or b"<f " in before + part:
-                return True
-            before = part[-2:]
-    return False
+            text = before + part
+            has_formulas |= b"<f>" in text or b"<f " in text
+            for left, top, right, bottom in _MERGED.findall(text):
+                if left == right:
+                    merged.setdefault(column_index_from_string(left.decode()) - 1, {})[int(top)] = int(bottom)
+            before = text[-100:]
+    return has_formulas, merged
 
 
 def _computed(cell: Any, formula: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from vlm_core.catalogue.containers.files import MOST_FOLDERS, is_leftover
 from vlm_core.catalogue.zips import open_zip, read_entry
 
 logger = logging.getLogger(__name__)
+_ABSOLUTE: Final = re.compile(r"(?:[a-z]:)?/+", re.IGNORECASE)  # the beginning of a path from the top of a disk
 _UTF8: Final = 0x800  # of an entry's flags: its name is said to be UTF-8
 
 
@@ -78,14 +80,15 @@ class ZipFiles:
 
 
 def readable_name(entry: zipfile.ZipInfo) -> str:
-    """Return an entry's name with slashes, in one line; UTF-8 is read as such, also where the zip does not say so."""
+    """Return an entry's name with slashes, in one line, below the zip; UTF-8 is read as such, said to be or not."""
     name = entry.filename
     if not name.isascii() and not entry.flag_bits & _UTF8:
         try:
             name = name.encode("cp437").decode()
         except UnicodeError:
             name = entry.filename
-    return " ".join(name.replace("\\", "/").splitlines())
+    name = " ".join(name.replace("\\", "/").splitlines())
+    return name[match.end() :] if (match := _ABSOLUTE.match(name)) else name
 
 
 def _folders(paths: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
