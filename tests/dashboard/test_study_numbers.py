@@ -6,6 +6,7 @@ See test_numbers.py. What a page must show is computed from MLflow's own client,
 import json
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from dashboard.pages import study as study_page
 from dashboard.runs import Runs
 from dashboard.searches import read_search
 from dashboard.studies import read_study
-from tests.dashboard.made_study import make_results
+from tests.dashboard.made_study import _pair, about, make_results
 from tests.dashboard.shown import FEW, said_by, text_of
 from vlm_core.study.report_contents import cell_texts
+from vlm_core.study.results import FusionResults, FusionRow, TextLeakRow
 from vlm_core.study.results_json import results_to_json
 from vlm_core.study.sections import make_sections
 from vlm_core.tracking.store import connect
@@ -137,7 +139,8 @@ def test_the_study_page_shows_what_the_store_holds(store, seed):
             cells[key] = cell.run_id
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder, "results.json")
-            place.write_text(_at_random(results_to_json(make_results(leader.run_id, cells)), generator))
+            made = replace(make_results(leader.run_id, cells), fusion=_made_fusion())
+            place.write_text(_at_random(results_to_json(made), generator))
             leader.artifact(place, "study")
     runs, client = Runs("", store), connect()
     runs.refresh()
@@ -151,8 +154,27 @@ def test_the_study_page_shows_what_the_store_holds(store, seed):
         )
     with tempfile.TemporaryDirectory() as folder:
         stored = json.loads(Path(client.download_artifacts(leader.run_id, "study/results.json", folder)).read_text())
-    _check_study(study_page.update_body(runs, None, leader.run_id)[0], stored)
+    cards = (study_page.update_body(runs, None, leader.run_id)[0], study_page.update_rest(runs, None, leader.run_id))
+    _check_study(cards[0], stored)
+    _check_tiles(cards[0], stored)
+    _check_figures(cards, stored)
     _check_other_sections(read_study(runs, leader.run_id).results, stored)
+
+
+def _made_fusion():
+    """Texts, masked and not, and one pair."""
+    rows = tuple(
+        FusionRow(
+            label, "clip", inputs, way, masked, 2, 600, about(score), about(score + 0.05), {"25%": about(score - 0.1)}
+        )
+        for label, inputs, way, masked, score in (
+            ("clip picture", "image", "", False, 0.6),
+            ("clip both, late", "image+text", "late", False, 0.7),
+            ("clip both, late (masked)", "image+text", "late", True, 0.65),
+        )
+    )
+    pair = _pair("fusion", "clip both, late", "clip picture")
+    return FusionResults(rows, (pair,), (TextLeakRow("Apparel", 0.9), TextLeakRow("all", 0.8)))
 
 
 def _scaled(node, generator):
@@ -169,18 +191,6 @@ def _scaled(node, generator):
     return {name: _scaled(each, generator) for name, each in node.items()}
 
 
-def _numbers(node):
-    """All numbers in it, with the lengths of its lists."""
-    if isinstance(node, bool) or node is None:
-        return []
-    if isinstance(node, int | float):
-        return [node]
-    if isinstance(node, str):
-        return [float(number) for number in re.findall(r"\d+", node)]
-    parts = list(node.values()) if isinstance(node, dict) else node
-    return [len(parts), *(number for part in parts for number in _numbers(part))]
-
-
 def _at_random(text, generator):
     """The results with scores and pairs at random, some of them as no interval of a score can be."""
     results = json.loads(text)
@@ -188,7 +198,7 @@ def _at_random(text, generator):
         for name in SCORES:
             value, reach = generator.random(), generator.choice([0.02, 3.0])
             row[name] = {"value": value, "low": value - reach, "high": value + reach}
-    for name in ELSEWHERE:
+    for name in (*ELSEWHERE, "fusion"):
         results[name] = _scaled(results[name], generator)
     for pair in results["pairs"]:
         for name in ("p_bootstrap_holm", "p_mcnemar_holm", "p_mcnemar_mid_holm", "detectable_macro_f1"):
@@ -239,14 +249,197 @@ def _p(value):
 
 
 def _check_other_sections(results, stored):
-    """Check that each number in the tables of the other sections is one that the store holds, in the column's unit."""
+    """Check every number in the tables of the other sections: it is the stored one, in its column's unit."""
     found = {section.key: section for section in make_sections(results)}
-    for key in ELSEWHERE:
-        known = np.array([*_numbers(stored[key]), *_numbers(stored["scores"]), *_numbers(stored["pairs"])])
-        cells = [text for table in found[key].tables for row in table.rows for text in cell_texts(row)]
-        assert cells
-        for cell in cells:
-            for number in re.findall(r"[+-]?\d[\d,]*\.?\d*", cell):
-                value, digits = float(number.replace(",", "")), len(number.partition(".")[2])
-                close = np.abs(np.abs(np.outer(known, [1, 100, 1000, 1e-6, 1e-9])) - abs(value)) <= 0.51 * 10.0**-digits
-                assert close.any(), (key, cell)
+    expected = _expected(stored)
+    assert set(expected) == {*ELSEWHERE, "fusion"}
+    for key, tables in expected.items():
+        shown = [table for table in found[key].tables if table.title not in ("Suspects by label", "Pairs")]
+        assert len(shown) == len(tables), key
+        for table, rows in zip(shown, tables, strict=True):
+            cells = [cell_texts(row)[-len(rows[0]) :] for row in table.rows]
+            assert len(cells) == len(rows), key
+            for texts, values in zip(cells, rows, strict=True):
+                for text, value in zip(texts, values, strict=True):
+                    _check_cell(text, value, (key, table.title))
+
+
+def _check_cell(text, value, where):
+    """Check a cell: `value` is a text, a number, or (an estimate or number as stored, the factor of the unit)."""
+    if isinstance(value, str):
+        assert text == value, where
+        return
+    stored, factor = value if isinstance(value, tuple) else (value, 1)
+    if isinstance(stored, dict):
+        stored = [stored[name] for name in ("value", "low", "high") if stored[name] is not None]
+    numbers = stored if isinstance(stored, list) else [] if stored is None else [stored]
+    shown = re.findall(r"[+-]?\d[\d,]*\.?\d*", text)
+    assert len(shown) == len(numbers), (where, text, numbers)
+    for number, known in zip(shown, numbers, strict=True):
+        digits = len(number.partition(".")[2])
+        assert float(number.replace(",", "")) == pytest.approx(factor * known, abs=0.51 * 10.0**-digits), (where, text)
+
+
+def _expected(stored):
+    """The numbers of each section's tables, from the last column backwards as far as they are numbers."""
+    scores = {row["label"]: row for row in stored["scores"]}
+    shares = ("copied", "accuracy_copied", "accuracy_others", "correct_with_copy")
+    of_calibration = ("temperature", "ece", "ece_scaled", "nll", "nll_scaled", "aurc", "auroc_unknown")
+    of_continual = ("average_accuracy", "final_accuracy", "forgetting", "backward_transfer", "forward_transfer")
+    gaps = [gap for row in stored["gaps"] for gap in row["gaps"]]
+    fusion = stored["fusion"]
+    by_score = sorted(fusion["rows"], key=lambda row: (row["masked"], -row["headline_macro_f1"]["value"]))
+    return {
+        "held_out": [
+            [
+                [row[name] for name in ("macro_f1", "accuracy", "natural_macro_f1", "natural_accuracy")]
+                for row in sorted(stored["held_out"], key=lambda row: -row["macro_f1"]["value"])
+            ]
+        ],
+        "leak": [
+            [
+                [
+                    *(score[name] for name in ("holdout", "original", "difference")),
+                    *((leak[name], 100) for name in shares),
+                ]
+                for row in stored["leak"]
+                for score, leak in zip(row["scores"], row["leaks"], strict=True)
+            ]
+        ],
+        "robustness": [
+            [
+                [(row["mean_drop"], 100), *((drop["value"], 100) for drop in row["drops"].values())]
+                for row in stored["robustness"]
+            ]
+        ],
+        "calibration": [
+            [
+                [*(row[name] for name in of_calibration), row["auroc_products"], row["unknown"]]
+                for row in stored["calibration"]
+            ]
+        ],
+        "gaps": [
+            [[(gap["accuracy_gap"], 100), gap["p_holm"], gap["p_within_categories"]] for gap in gaps],
+            [[each["n"], (each["accuracy"], 100), each["macro_f1"]] for gap in gaps for each in gap["values"]],
+        ],
+        "decoding": [
+            [
+                [
+                    *(score[name] for name in ("macro_f1", "accuracy")),
+                    *((score[name], 100) for name in ("unknown_rate", "coverage", "covered_accuracy")),
+                ]
+                for row in stored["decoding"]
+                for score in row["scores"].values()
+            ]
+        ],
+        "cost": [
+            [
+                [
+                    row["macro_f1"],
+                    row["cost"]["weights"],
+                    scores[row["label"]]["weights_trained"],
+                    (row["cost"]["flops"], 1e-9),
+                    (row["cost"]["p50_seconds"], 1000),
+                    (row["cost"]["p95_seconds"], 1000),
+                    row["cost"]["images_per_second"],
+                    row["cost"]["peak_mib"],
+                    scores[row["label"]]["train_seconds"],
+                    "yes" if row["on_front"] else "",
+                ]
+                for row in stored["cost"]
+            ]
+        ],
+        "label_audit": [
+            [[each["left_out"], each["before"], each["after"]] for each in stored["label_audit"]["without"].values()]
+        ],
+        "continual": [
+            [
+                [*(row[name] for name in of_continual), row["seconds"], (row["memory_bytes"], 1e-3)]
+                for row in stored["continual"]
+            ],
+            [
+                [value if place < step else None for place, value in enumerate(line)]
+                for row in stored["continual"]
+                for step, line in enumerate(row["accuracies"], start=1)
+            ],
+        ],
+        "fusion": [
+            [[row["headline_macro_f1"], row["accuracy"], _against(row, fusion["pairs"])] for row in by_score],
+            [[*row["missing"].values()] for row in by_score if row["missing"]],
+            [[(each["share"], 100)] for each in fusion["leaks"]],
+        ],
+    }
+
+
+def _against(row, pairs):
+    """What is said of a fusion against one input alone."""
+    pair = next((each for each in pairs if each["a"] == row["label"]), None)
+    if pair is None:
+        return ""
+    points, p = 100 * pair["test"]["difference"]["value"], _p(pair["test"]["p_bootstrap_holm"])
+    return f"{points:+.1f} points against {pair['b']} (corrected p = {p})"
+
+
+def _check_figures(cards, stored):
+    """Check every point of the page's figures, in the unit of its axis."""
+    plots = {
+        str(getattr(part, "id", "")): part.figure
+        for each in cards
+        for part in each._traverse()
+        if getattr(part, "figure", None) is not None
+    }
+    points = _points(plots["study-scores-0"])
+    for row in (row for row in stored["scores"] if row["kind"] != "mechanism"):
+        assert points[row["label"]][0] == pytest.approx(row["headline_macro_f1"]["value"])
+        value, low, high = points[row["label"]]
+        assert 0 <= low <= value <= high <= 1
+    pair = next(pair for pair in stored["pairs"] if pair["group"] == "families")
+    ((name, (value, low, high)),) = _points(plots["study-pairs-0"]).items()
+    turned = pair["test"]["difference"]["value"] < 0
+    first, second = (pair["b"], pair["a"]) if turned else (pair["a"], pair["b"])
+    assert name == f"{first} \u2212 {second}" and low <= value <= high
+    assert value == pytest.approx(abs(pair["test"]["difference"]["value"]))
+    front, *models = plots["study-cost-0"].data
+    latency = {trace.name: (trace.x[0], trace.y[0]) for trace in models}
+    for row in stored["cost"]:
+        assert latency[row["label"]] == (
+            pytest.approx(1000 * row["cost"]["p50_seconds"]),
+            pytest.approx(row["macro_f1"]),
+        )
+    assert len(front.x) == sum(row["on_front"] for row in stored["cost"])
+    (heat,) = plots["study-robustness-0"].data
+    drops = [[drop["value"] for drop in row["drops"].values()] for row in stored["robustness"]]
+    np.testing.assert_allclose(heat.z, drops)
+    for trace, row in zip(plots["study-calibration-0"].data, stored["calibration"], strict=True):
+        assert list(trace.x) == row["coverage"] and list(trace.y) == row["risk"]
+    for name, protocol in (("holdout", "holdout"), ("original (leaks)", "original")):
+        traces = [trace for trace in plots["study-leak-0"].data if trace.name == name]
+        for trace, row in zip(traces, stored["leak"], strict=True):
+            np.testing.assert_allclose(trace.x, [score[protocol]["value"] for score in row["scores"]])
+    curves = [curve for model in stored["faithfulness"].values() for curve in model["curves"]]
+    lines = plots["study-faithfulness-0"].data
+    for place, curve in enumerate(curves):
+        assert list(lines[place].y) == curve["deletion"] and list(lines[place + len(curves)].y) == curve["insertion"]
+
+
+def _points(figure):
+    """Value, low and high by label, of a figure of intervals."""
+    found = {}
+    for trace in (trace for trace in figure.data if trace.mode == "markers"):
+        for y, x, (low, high) in zip(trace.y, trace.x, trace.customdata, strict=True):
+            found[y] = (x, low, high)
+    return found
+
+
+def _check_tiles(cards, stored):
+    said = said_by(cards)
+    compared = [pair["test"] for pair in stored["pairs"] if pair["group"] != "held_out"]
+    significant = sum(min(test["p_bootstrap_holm"], test["p_mcnemar_holm"]) < 0.05 for test in compared)
+    best = max(
+        (row for row in stored["scores"] if row["kind"] != "mechanism"),
+        key=lambda row: row["headline_macro_f1"]["value"],
+    )
+    assert f"Runs in these results | {stored['cells_finished']} of {stored['cells_planned']}" in said
+    assert f"Categories | {len(stored['categories'])}" in said
+    assert f"Significant differences | {significant} of {len(compared)}" in said
+    assert f"Best macro-F1 | {best['label']} | {best['headline_macro_f1']['value']:.3f}" in said
