@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.catalogue.test_sources import KAGGLE, _folder, _open, _parquet, _pictures, _rows, _zip
 from vlm_core.catalogue.pictures import PictureMissing
 from vlm_core.catalogue.reading import Columns, read_products
+from vlm_core.errors import UserError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("id", pa.int64()), ("image", IMAGE), ("label", pa.int64()), ("title", pa.string())]).with_metadata(
@@ -164,3 +166,10 @@ def test_arrow_files_and_streams(tmp_path, name, kind):
         writer.write_table(table, max_chunksize=1)
     assert _pictures(_open(tmp_path / name)) == {"1": b"one", "2": b"two"}
     assert _rows(_open(tmp_path / name)) == {"1": "Shirt", "2": "Tie"}
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["1"]), pa.array(["a"]), pa.array(["b"])], names=["id", "kind", "kind"])
+    pq.write_table(table, tmp_path / "shop.parquet")
+    with pytest.raises(UserError, match="shop.parquet has more than one column called kind: rename all but one"):
+        _open(tmp_path / "shop.parquet")

@@ -7,6 +7,7 @@ import pytest
 
 from vlm_core.catalogue.containers.json_lines import JsonLines
 from vlm_core.catalogue.reading import Columns, Record, Refusal
+from vlm_core.errors import UserError
 
 COLUMNS = Columns("id", "photo", "", "label", ())
 OBJECTS = [{"id": number, "photo": f"{number}.jpg", "label": label} for number, label in ((7, "Möbel"), (8, "Bag"))]
@@ -33,6 +34,7 @@ DOCUMENTS = {
     "pandas' columns": _by_column(["0", "1"]),
     "pandas' columns by id": {name: column for name, column in _by_column(["7", "8"]).items() if name != "id"},
     "pandas' index": {str(number): row for number, row in enumerate(OBJECTS)},
+    "rows below a list of names": [list(OBJECTS[0]), *(list(row.values()) for row in OBJECTS)],
     "pandas' split": {"columns": list(OBJECTS[0]), "index": [0, 1], "data": [list(row.values()) for row in OBJECTS]},
 }
 
@@ -98,3 +100,18 @@ def test_a_line_without_end_costs_its_object_alone():
     first, refusal, last = table.records(COLUMNS)
     assert (first.cells, last.line, last.cells) == (TOLD[0], 3, TOLD[1])
     assert (refusal.line, refusal.reason[:32]) == (2, "longer than 1,000,000 characters")
+
+
+def test_a_key_that_stands_twice_is_refused():
+    twice = '{"id": 9, "label": "Bag", "label": "Shoe"}'
+    table = JsonLines(io.BytesIO("\n".join([json.dumps(OBJECTS[0]), twice]).encode()), "shop.json")
+    _, refusal = table.records(COLUMNS)
+    assert refusal == Refusal(2, "the key label stands twice in one object")
+    with pytest.raises(UserError, match="shop.json cannot be used, because the key label stands twice in one object"):
+        JsonLines(io.BytesIO(f"[{twice}]".encode()), "shop.json")
+
+
+def test_a_list_of_one_text_is_that_text():
+    table = JsonLines(io.BytesIO(json.dumps([{"id": ["7"], "label": ["Bag", "Red"], "photo": []}]).encode()), "a")
+    (row,) = table.records(COLUMNS)
+    assert row.cells == ["7", '["Bag", "Red"]', "[]"]

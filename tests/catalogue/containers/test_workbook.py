@@ -194,3 +194,12 @@ def test_pictures_in_the_workbook_itself_are_said_not_to_be_read():
     book.save(file)
     notes = Workbook(file, "shop.xlsx", ["id"]).notes
     assert notes == ["1 picture in the workbook itself not read: save each as a file, and name it in a column"]
+
+
+def test_all_rows_are_read_whatever_size_the_sheet_says_that_it_has():
+    file = io.BytesIO()
+    with zipfile.ZipFile(_book([("id", "category"), (1, "Bag"), (2, "=A1")])) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, re.sub(b'<dimension ref="[^"]*"', b'<dimension ref="A1:A2"', old.read(name)))
+    first, second = read_products(Workbook(file, "shop.xlsx"), COLUMNS)
+    assert (first.values, second.line) == ({"id": "1", "category": "Bag"}, 3)

@@ -14,6 +14,7 @@ import os
 import tempfile
 import weakref
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -321,6 +322,8 @@ def _schema(paths: Iterable[Path], read: Callable[[Path], pa.Schema]) -> pa.Sche
     for path in paths:
         with naming(path):
             schemas.append(read(path))
+        if twice := [name for name, count in Counter(schemas[-1].names).items() if count > 1]:
+            raise UserError(f"{path} has more than one column called {', '.join(twice)}: rename all but one.")
     schema = schemas[0]
     for field in chain.from_iterable(schemas[1:]):
         schema = schema if field.name in schema.names else schema.append(field)

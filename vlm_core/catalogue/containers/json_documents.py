@@ -25,7 +25,8 @@ def rows_in(document: Any, needed: Collection[str]) -> DocumentRows:
     `needed` columns tell whether an object of objects holds rows by their ids, or columns as pandas writes them.
     """
     if isinstance(document, list):
-        return DocumentRows(document)
+        is_table = len(document) > 1 and all(isinstance(row, list) for row in document) and _are_texts(document[0])
+        return rows_in({"columns": document[0], "data": document[1:]}, needed) if is_table else DocumentRows(document)
     if _lists(document, "images", "annotations", "categories"):
         return _of_coco(document)
     if _lists(document, "columns", "data"):
@@ -94,6 +95,10 @@ def _lists_inside(values: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _fits(row: Any, names: list[Any]) -> bool:
     return isinstance(row, list) and len(row) == len(names)
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, str) for value in values)
 
 
 def _is_object(value: Any) -> bool:

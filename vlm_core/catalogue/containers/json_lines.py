@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, BinaryIO, Final
@@ -17,6 +18,10 @@ MOST_LETTERS: Final = 100_000_000  # of a document
 OBJECTS_FOR_NAMES: Final = 1000  # whose keys are the columns
 _NOT_JSON: Final = "not valid JSON"
 _NO_BLANK: Final = re.compile(r"\S")
+
+
+class _KeyTwice(ValueError):
+    """Raised for an object that has a key twice; the message says so."""
 
 
 class JsonLines:
@@ -77,7 +82,10 @@ class JsonLines:
                     f"{self.name} is one JSON document of more than {MOST_LETTERS // 1_000_000} MB: save one object a "
                     "line."
                 )
-        documents = _parse_all("".join(text for _, text in kept))
+        try:
+            documents = _parse_all("".join(text for _, text in kept))
+        except _KeyTwice as error:
+            raise UserError(f"{self.name} cannot be used, because {error}: rename one of them.") from None
         if not documents:
             yield from ((number, _NOT_JSON) for number, _ in kept)
             return
@@ -87,10 +95,21 @@ class JsonLines:
         yield from enumerate(rows.objects, start=1)
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these keys and values. Raises _KeyTwice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _KeyTwice(f"the key {twice} stands twice in one object")
+    return found
+
+
 def _parse(text: str) -> Any:
-    """Return what a text holds as JSON; a text that says so where it holds none."""
+    """Return what a text holds as JSON; a text that says what is wrong where it holds none."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
+    except _KeyTwice as error:
+        return str(error)
     except (ValueError, RecursionError):
         return _NOT_JSON
 
@@ -98,10 +117,12 @@ def _parse(text: str) -> Any:
 def _parse_all(text: str) -> list[Any]:
     """Return the objects and lists that a text holds one after the other; none if there is anything else in it."""
     found: list[Any] = []
-    decoder, place = json.JSONDecoder(), 0
+    decoder, place = json.JSONDecoder(object_pairs_hook=_object), 0
     while next_one := _NO_BLANK.search(text, place):
         try:
             value, place = decoder.raw_decode(text, next_one.start())
+        except _KeyTwice:
+            raise
         except (ValueError, RecursionError):
             return []
         found.append(value)
@@ -114,11 +135,16 @@ def _told(value: object) -> str:
 
 
 def cell_text(value: Any) -> str:
-    """Return a value as it would stand in a table: nothing for None and NaN, whole numbers without a point."""
+    """Return a value as it would stand in a table: nothing for None and NaN, whole numbers without a point.
+
+    A list of one text is that text.
+    """
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, default=_told) if isinstance(value, dict | list) else str(value)

@@ -44,8 +44,8 @@ _SINGLE_QUOTES: Final = re.compile(r"\ufeff?'[^'\"]*'(?:[\t;|,]\s?'[^'\"]*')+") 
 _TURNED: Final = str.maketrans("'\"", "\"'")
 _SIGN: Final = re.compile(r"[^\w\s\"'.-]|[\x01-\x08\x1c-\x1f]")  # that may separate fields
 _DIGITS, _LETTERS = re.compile(r"\d+"), re.compile(r"[^\W\d_]+")
-_BLANKS: Final = "\x1f"  # in their place
-_NAMES_OF_DELIMITERS: Final = {"\t": "tab", "\x1f": "blank", ";": "semicolon", "|": "bar", ",": "comma"}
+_BLANKS: Final = "\ue000"  # in their place: a character that no text has
+_NAMES_OF_DELIMITERS: Final = {"\t": "tab", _BLANKS: "blank", ";": "semicolon", "|": "bar", ",": "comma"}
 
 
 class TextTable:

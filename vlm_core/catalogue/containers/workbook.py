@@ -114,7 +114,7 @@ class Workbook:
     def _open(self, needed: set[str]) -> list[_Sheet]:
         """Return the sheets with the needed columns, or where there are none the first that is not empty."""
         try:
-            import openpyxl
+            import openpyxl  # noqa: F401
         except ModuleNotFoundError:
             missing = MissingExtra("openpyxl", "excel")
             raise UserError(f"{self.name} is an Excel workbook: save it as CSV UTF-8 in Excel. Or: {missing}") from None
@@ -134,11 +134,10 @@ class Workbook:
                 found = {name: _read_beforehand(parts, name) for name in parts.namelist() if _is_sheet(name)}
                 inside = sum(name.startswith("xl/media/") for name in parts.namelist())
             self._file.seek(0)
-            sheets = openpyxl.load_workbook(self._file, read_only=True, data_only=True, keep_links=False).worksheets
+            sheets = self._load(data_only=True)
             self._merged = {name: merged for name, (_, merged) in found.items() if merged}
             if any(has_formulas for has_formulas, _ in found.values()):
-                book = openpyxl.load_workbook(self._file, read_only=True, keep_links=False)
-                self._formulas = {sheet.title: sheet for sheet in book.worksheets}
+                self._formulas = {sheet.title: sheet for sheet in self._load(data_only=False)}
             named = [(sheet, line) for sheet in sheets for line in islice(self._lines_with(needed, sheet), 1)]
             first = next((sheet for sheet in sheets if next(sheet.iter_rows(), None)), sheets[0])
         except UserError:
@@ -152,6 +151,15 @@ class Workbook:
         if self._merged:
             self.notes.append("cells that are merged downwards have their text in each row")
         return [self._named(sheet, line) for sheet, line in named or [(first, 1)]]
+
+    def _load(self, *, data_only: bool) -> list[Any]:
+        """Return the sheets, with values or with formulas; whatever size they say that they have, all is read."""
+        import openpyxl
+
+        book = openpyxl.load_workbook(self._file, read_only=True, data_only=data_only, keep_links=False)
+        for sheet in book.worksheets:
+            sheet.reset_dimensions()
+        return list(book.worksheets)
 
     def _named(self, sheet: Any, line: int) -> _Sheet:
         """Return a sheet whose columns are named in its first line with cells from `line` on. Raises UserError."""
