@@ -35,10 +35,10 @@ GRID_OPTIONS: Final[dict[str, Any]] = {
 KEYBOARD: Final[Any] = {"cellKeyDown": ["followLink(params)"]}  # a grid's event listeners: Enter follows a row's link
 _CELL_PIXELS: Final = 36  # a row of a table
 _LETTER_PIXELS: Final = 7.8
-_HEADER_LETTER_PIXELS: Final = 8.6  # bold
+_HEADER_LETTER_PIXELS: Final = 8.0  # bold, and smaller
 _LINE_PIXELS: Final = 18  # a second line of a column's name
 _LONGEST_LINE: Final = 9  # letters of a column's name
-_PADDING_PIXELS: Final = 34  # beside a text
+_PADDING_PIXELS: Final = 26  # beside a text
 _WIDEST_PIXELS: Final = 360
 FAMILY_NAMES: Final = {**{name: family.label for name, family in FAMILIES.items()}, "baseline": "Baseline"}
 

@@ -67,6 +67,7 @@ def picture_curves(styles: Sequence[RunStyle], curves: Sequence[PictureCurves]) 
                 col=column,
             )
     figure.update_layout(**layout(margin={"t": 64}, legend={"y": 1.16}))
+    figure.update_annotations(font_size=13)
     figure.update_xaxes(tickformat=".0%", zeroline=False, title_font_size=13)
     for column, change in enumerate(_CHANGES, start=1):
         figure.update_xaxes(title_text=f"share of the image {change}", col=column)

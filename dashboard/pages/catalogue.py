@@ -61,7 +61,7 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         value=chosen,
                         searchable=True,
                         allowDeselect=False,
-                        w={"base": "100%", "sm": 640},
+                        w={"base": "100%", "sm": 760},
                         mb="lg",
                     ),
                     dcc.Loading(
@@ -179,7 +179,7 @@ def update_duplicates(runs: Runs, run_id: str | None, state: str | None = None) 
         for row in split.catalogue.products.iloc[np.flatnonzero(group_of == conflict.group)[:3]].to_dict("records")
     ]
     gallery = html.Div(figures, className="gallery") if figures else None
-    note = "An honest split keeps near-duplicates together. Below: groups with conflicting labels, up to three each."
+    note = "An honest split keeps near-duplicates together. Below: up to three products of each group with a conflict."
     return card("Duplicates and label conflicts", dmc.Text(summary, size="sm"), gallery, note=note, mt="lg")
 
 

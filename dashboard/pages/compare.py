@@ -67,6 +67,7 @@ ICON: Final = "compare"
 IN_NAVIGATION: Final = True
 MOST_RUNS: Final = 6
 MOST_PICTURES: Final = 48
+COMPARING: Final = "Comparing the runs …"
 LETTERS: Final = 60  # of a name in a sentence
 
 
@@ -104,8 +105,8 @@ def layout(runs: Runs, query: Mapping[str, str]) -> Component:
                         debounce=200,
                     ),
                     dcc.Loading(
-                        html.Div(id="compare-body", style={"minHeight": 320}),
-                        custom_spinner=at_work("Comparing the runs …"),
+                        html.Div(at_work(COMPARING) if chosen else None, id="compare-body", style={"minHeight": 320}),
+                        custom_spinner=at_work(COMPARING),
                         delay_show=200,
                     ),
                 ],

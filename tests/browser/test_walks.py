@@ -262,6 +262,29 @@ def test_a_figure_that_is_asked_for_before_it_is_drawn_is_saved_when_it_is(site)
     assert saved.value.path().read_bytes().startswith(b"<svg")
 
 
+def test_a_page_whose_answers_take_long_says_so_and_draws_no_empty_axes(site):
+    boxes = _settled(site.open("/")).locator("a.cell-link")
+    ids = [boxes.nth(place).get_attribute("href").split("=")[1] for place in (0, 1)]
+    held, slow = [], (b"run-curves.figure", b"run-confusion.figure", b"compare-body.children")
+
+    def hold(route):
+        if any(name in (route.request.post_data_buffer or b"") for name in slow):
+            held.append(route)
+        else:
+            route.continue_()
+
+    site.page.route(re.compile("_dash-update-component"), hold)
+    page = site.open(f"/run?run={ids[0]}")
+    expect(page.locator(".annotation-text", has_text="Waiting for the tracking store")).to_have_count(2)
+    assert held and not page.locator("#run-curves .xtick, #run-confusion .xtick").count()
+    page = site.open(f"/compare?runs={','.join(ids)}")
+    expect(page.get_by_text("Comparing the runs …").locator("visible=true")).to_be_visible()
+    held.clear()
+    site.page.unroute(re.compile("_dash-update-component"))
+    page.reload()
+    expect(page.get_by_text("Only A correct : only B correct")).to_be_visible()
+
+
 def test_one_file_that_is_too_large_costs_the_others_nothing_and_back_keeps_what_was_found(site, tmp_path):
     from dashboard.predictions import sample_picture
 
