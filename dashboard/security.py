@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from dash import Dash
-from dash.exceptions import DashException
+from dash.exceptions import DashException, DependencyException
 from flask import Response, request
 
 from vlm_core.errors import UserError
@@ -100,6 +100,8 @@ def _host_name() -> str:
 
 def _refuse_odd_callback(error: Exception) -> Response:
     """Answer a callback that fails over what it was sent; the log has the traceback. Other errors are raised again."""
+    if isinstance(error, DependencyException):  # a script or style sheet that no component has
+        return Response("There is no such file.", 404)
     if request.path != CALLBACKS:
         raise error
     _log.warning("a callback could not be answered", exc_info=error)

@@ -97,3 +97,9 @@ def test_a_command_without_its_extra_says_one_sentence(tmp_path: Path, words: li
 def test_what_is_shown_of_an_address(text: str, shown: str) -> None:
     assert redact(text) == shown
     assert str(UserError(text)) == shown
+
+
+@pytest.mark.timeout(20)  # a time that grows with the square of the length is minutes here
+@pytest.mark.parametrize("text", ["v" * 200_000, "a://x:" * 30_000, "http://" * 30_000, "token." * 30_000])
+def test_a_long_text_is_looked_through_once(text: str) -> None:
+    assert redact(f"{text} @ =") == f"{text} @ ="

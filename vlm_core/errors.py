@@ -26,9 +26,11 @@ EXTRAS: Final = {
 }
 
 
-# In a web address user and password end before the path; in a database's, a password may hold a slash.
+# In a web address user and password end before the path; in a database's, a password may hold a slash. The bounds keep
+# the time linear in a text's length.
 _USERS: Final = re.compile(
-    r"(https?://)[^\s/?#]*@|([a-z][a-z0-9+.-]*(?<!http)(?<!https)://)(?:[^\s:/@]*:\S*|[^\s/?#@]*)@", re.IGNORECASE
+    r"(https?://)[^\s/?#]*@|([a-z][a-z0-9+.-]{0,40}(?<!http)(?<!https)://)(?:[^\s:/@]*:\S{0,500}|[^\s/?#@]*)@",
+    re.IGNORECASE,
 )
 _SECRETS: Final = re.compile(
     r"(?<![\w.-])([\w.-]*(?:password|passwd|pwd|secret|token|credential|signature|api_?key|access_?key|odbc_connect)=)"
@@ -39,8 +41,9 @@ _SECRETS: Final = re.compile(
 
 def redact(text: str) -> str:
     """Return a text, such as an address or a message, without the users, passwords and tokens of addresses in it."""
-    without_users = _USERS.sub(lambda match: match[1] or match[2], text)
-    return _SECRETS.sub(r"\1***", without_users)
+    if "@" in text:
+        text = _USERS.sub(lambda match: match[1] or match[2], text)
+    return _SECRETS.sub(r"\1***", text) if "=" in text else text
 
 
 class UserError(Exception):

@@ -31,7 +31,7 @@ from tests.campaigns.hostile_server import (
     server,
 )
 
-_UPDATE: Final = "/_dash-update-component"
+UPDATE: Final = "/_dash-update-component"
 
 
 def make_store(model: Path, work: Path) -> str:
@@ -51,7 +51,7 @@ def make_store(model: Path, work: Path) -> str:
     return done.stdout.split()[-1]
 
 
-def _callback(outputs: Sequence[tuple[str, str]], inputs: Any, state: Any, changed: str) -> dict[str, Any]:
+def callback(outputs: Sequence[tuple[str, str]], inputs: Any, state: Any, changed: str) -> dict[str, Any]:
     listed = [{"id": name, "property": prop} for name, prop in outputs]
     text = "...".join(f"{name}.{prop}" for name, prop in outputs)
     return {
@@ -70,7 +70,7 @@ def upload(contents: Any, names: Any) -> dict[str, Any]:
     inputs: list[Any] = [{"id": i, "property": p, "value": value} for i, p, value in (*values, more)]
     state = [{"id": "categorise-upload", "property": "filename", "value": names}]
     outputs = (("categorise-pictures", "data"), ("categorise-upload", "contents"))
-    return _callback(outputs, [*inputs, []], state, "categorise-upload.contents")
+    return callback(outputs, [*inputs, []], state, "categorise-upload.contents")
 
 
 def results(pictures: Any, models: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def results(pictures: Any, models: Any) -> dict[str, Any]:
         {"id": "categorise-models", "property": "value", "value": models},
         {"id": "categorise-title", "property": "value", "value": ""},
     ]
-    return _callback((("categorise-results", "data"),), inputs, [], "categorise-pictures.data")
+    return callback((("categorise-results", "data"),), inputs, [], "categorise-pictures.data")
 
 
 def dashboard_requests(seed: int, number: int) -> list[Request]:
@@ -102,11 +102,11 @@ def _dashboard_request(chance: random.Random) -> Request:
     boundary = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.png"\r\n\r\n' + picture() + b"\r\n"
     raw = (boundary + b"--x--\r\n", boundary, b"--x\r\n" * 5000, b"{", b"[" * 50_000, b"\xff", b"null", b"")
     kinds = ("multipart/form-data; boundary=x", "multipart/form-data", "application/json", "text/plain", "")
-    return Request(_UPDATE, chance.choice(raw), chance.choice(kinds), _status_check(0))
+    return Request(UPDATE, chance.choice(raw), chance.choice(kinds), _status_check(0))
 
 
 def _json_request(content: Any, status: int = 0) -> Request:
-    return Request(_UPDATE, json.dumps(content).encode(), "application/json", _status_check(status))
+    return Request(UPDATE, json.dumps(content).encode(), "application/json", _status_check(status))
 
 
 def _status_check(wanted: int) -> Callable[[int, bytes], str]:
@@ -122,7 +122,7 @@ def categorise(port: int, contents: Sequence[Any], run_id: str) -> Any:
     cookie = f"{COOKIE}={secrets.token_urlsafe(32)}"  # a new visitor each time
 
     def call(callback: dict[str, Any]) -> Any:
-        status, body = ask(port, "POST", _UPDATE, json.dumps(callback).encode(), cookie=cookie)
+        status, body = ask(port, "POST", UPDATE, json.dumps(callback).encode(), cookie=cookie)
         assert status == 200, (status, body[:200])
         return json.loads(body)["response"]
 
@@ -144,21 +144,26 @@ def known_upload(model: Path, run_id: str, port: int) -> Request:
             return f"{type(error).__name__}: {error}"
         return "" if right else f"another answer: {prediction['top']}"
 
-    return Request(_UPDATE, json.dumps(upload([url], ["x.png"])).encode(), "application/json", check)
+    return Request(UPDATE, json.dumps(upload([url], ["x.png"])).encode(), "application/json", check)
+
+
+def shell_tick() -> dict[str, Any]:
+    """Return the callback by which each page asks for the state of the store."""
+    shown = (("version", "data"), ("state", "data"), ("store", "children"), ("notice", "children"))
+    inputs = [{"id": "shell-tick", "property": "n_intervals", "value": 1}]
+    state = [{"id": f"shell-{name}", "property": "data", "value": None} for name in ("version", "state")]
+    outputs = [(f"shell-{name}", what) for name, what in shown]
+    return callback(outputs, inputs, state, "shell-tick.n_intervals")
+
+
+def shown_store(port: int) -> str:
+    """Return what every page says of the store, as Dash sends it."""
+    return ask(port, "POST", UPDATE, json.dumps(shell_tick()).encode())[1].decode()
 
 
 def shown_runs(port: int) -> int | None:
     """Return the number of runs that every page shows, None before the store was read."""
-    outputs = (
-        ("shell-version", "data"),
-        ("shell-state", "data"),
-        ("shell-store", "children"),
-        ("shell-notice", "children"),
-    )
-    inputs = [{"id": "shell-tick", "property": "n_intervals", "value": 1}]
-    state = [{"id": f"shell-{name}", "property": "data", "value": None} for name in ("version", "state")]
-    body = json.dumps(_callback(outputs, inputs, state, "shell-tick.n_intervals")).encode()
-    shown = re.search(r"([\d,]+) runs?\b", ask(port, "POST", _UPDATE, body)[1].decode())
+    shown = re.search(r"([\d,]+) runs?\b", shown_store(port))
     return int(shown[1].replace(",", "")) if shown else None
 
 

@@ -107,10 +107,13 @@ def alike(row: dict[str, Any], expected: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def server(command: Sequence[str], port: int, folder: Path, path: str) -> Iterator[subprocess.Popen[bytes]]:
+def server(
+    command: Sequence[str], port: int, folder: Path, path: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server in a process group of its own until the block ends; it answers at `path` when the block begins."""
     path_of_programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     surroundings = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": path_of_programs}
+    surroundings |= environment
     with (folder / f"server-{port}.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=surroundings, stdout=log, stderr=log, start_new_session=True
@@ -131,7 +134,7 @@ def server(command: Sequence[str], port: int, folder: Path, path: str) -> Iterat
 def _wait_for(process: subprocess.Popen[bytes], port: int, path: str) -> None:
     for _ in range(600):
         with suppress(OSError):
-            if ask(port, "GET", path)[0] == 200:
+            if ask(port, "GET", path)[0] < 500:
                 return
         if process.poll() is not None:
             break

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import openpyxl
@@ -32,7 +32,7 @@ class Dialect:
     newline: str = "\n"
     quoting: int = csv.QUOTE_MINIMAL
     above: str = ""  # lines above the column names
-    behind: str = ""  # at the end of each line
+    empty: int = 0  # columns at the end
 
 
 DIALECTS: Final = (
@@ -41,7 +41,7 @@ DIALECTS: Final = (
     *(Dialect(newline=newline) for newline in ("\r\n", "\r")),
     Dialect(quoting=csv.QUOTE_ALL),
     Dialect("utf-8-sig", ";", "\r\n", above="sep=;\r\n"),
-    Dialect(above="# exported by hand\n\n", behind=",,"),
+    Dialect(above="# exported by hand\n\n", empty=2),
 )
 
 
@@ -82,11 +82,12 @@ FORMS: Final[dict[str, tuple[Callable[[str], str], Callable[[str], str]]]] = {
 def table_text(rows: Sequence[Row], dialect: Dialect) -> bytes:
     """Return a text table."""
     text = io.StringIO(newline="")
-    end = dialect.behind + dialect.newline
-    options: dict[str, Any] = {"delimiter": dialect.delimiter, "lineterminator": end, "quoting": dialect.quoting}
-    writer = csv.DictWriter(text, list(rows[0]), **options)
-    writer.writeheader()
-    writer.writerows(rows)
+    empty = [""] * dialect.empty
+    writer = csv.writer(
+        text, delimiter=dialect.delimiter, lineterminator=dialect.newline, quoting=cast("Any", dialect.quoting)
+    )
+    writer.writerow([*rows[0], *empty])
+    writer.writerows([*(row.get(name, "") for name in rows[0]), *empty] for row in rows)
     return (dialect.above + text.getvalue()).encode(dialect.encoding)
 
 

@@ -139,6 +139,11 @@ def test_a_callback_of_an_odd_shape_is_refused(client):
     assert client.post("/_dash-update-component", json=TICK).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["../secret.txt", "dash/../../secret.txt", "nothing/x.js", "dash/nothing.js"])
+def test_a_script_that_no_component_has_is_not_found(client, path):
+    assert client.get(f"/_dash-component-suites/{path}").status_code == 404
+
+
 def test_an_error_of_ours_elsewhere_is_no_fault_of_the_visitor(tmp_path):
     app = create_app(Runs("sqlite:///nowhere.db", tmp_path))
     app.server.add_url_rule("/broken", "broken", lambda: 1 // 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,18 @@ def test_what_mlflow_run_makes_of_a_stopped_run_is_told_apart(store: Path) -> No
         raise KeyboardInterrupt
     connect().set_terminated(run.run_id, "FAILED")  # as mlflow.projects does whatever the status is
     assert RunReader().runs()["status"].tolist() == ["KILLED"]
+
+
+def test_texts_that_were_swollen_behind_mlflows_back_are_cut(store: Path) -> None:
+    run_id = _run("swollen", 24)
+    with closing(sqlite3.connect("mlflow.db")) as database:
+        database.execute("UPDATE params SET value = printf('%.*c', 1000000, 'v') WHERE key = 'seed'")
+        database.execute("UPDATE tags SET value = printf('%.*c', 1000000, 't') WHERE key = 'weights_source'")
+        database.commit()
+    (row,) = RunReader().runs().to_dict("records")
+    assert row["params.seed"] == "v" * 8000
+    assert row["tags.weights_source"] == "t" * 8000
+    assert len(RunReader().params(run_id)["seed"]) == 1_000_000
 
 
 def test_what_a_run_does_not_hold_is_said(store: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 T = TypeVar("T")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+# OWASP, "CSV Injection": the wide forms are read as the narrow ones where Chinese or Japanese is set
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def spreadsheet_text(value: T) -> T | str:
