@@ -21,17 +21,14 @@ import re
 import shutil
 import socket
 import sqlite3
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
@@ -41,32 +38,15 @@ from tests.browser.conftest import FLAGS
 from tests.campaigns.hostile import table
 from tests.campaigns.hostile_dashboard import UPDATE, callback, shell_tick, shown_store, upload
 from tests.campaigns.hostile_server import MIB, Memory, Outcome, free_port, server
-from tests.stores import ROOT
+from tests.campaigns.lying_server import LIES, lying_server
+from tests.campaigns.poisoned_store import FOREIGN, TEXTS, poisoned
 
 DOORS: Final = ("login", "requests", "pages", "stores")
 LOGIN: Final = ("ann", "correct horse battery")
 SECRET: Final = "no-visitor-may-read-this"
-FOREIGN: Final = "evil.example"
 SECONDS_FOR_A_VISITOR: Final = 10.0  # who asks while the dashboard is attacked
 SECONDS_FOR_A_STORE: Final = 40.0  # until a page says what is wrong with it
 MOST_MIB: Final = 500  # that a store may cost the dashboard
-TEXTS: Final = (  # which nothing may run, load or evaluate
-    "<script>window.owned=1</script>",
-    "<img src=x onerror=window.owned=1>",
-    '"><svg onload=window.owned=1>',
-    "</script><script>window.owned=1</script>",
-    "[click](javascript:window.owned=1)",
-    f"![picture](http://{FOREIGN}/x.png)",
-    f"<link rel=stylesheet href=http://{FOREIGN}/x.css>",
-    "<style>*{display:none}</style>",
-    "javascript:window.owned=1",
-    "{{constructor.constructor('window.owned=1')()}}",
-    "%(owned)s ${owned} {0.__class__}",
-    f'=HYPERLINK("http://{FOREIGN}","click")',
-    "+1+cmd|' /C calc'!A0",
-    "@SUM(1,1)",
-    "\u202egnp.exe",
-)
 Attack = tuple[str, Callable[[], str]]
 
 
@@ -301,68 +281,6 @@ def _survive(port: int, body: bytes, visit: Callable[[], str]) -> str:
     return visit()
 
 
-def poisoned(folder: Path) -> list[str]:
-    """Fill a new store of the folder by a process of its own; return the ids of its runs."""
-    program = "import json; from tests.campaigns.dashboard_attacks import poison; print(json.dumps(poison()))"
-    surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}
-    surroundings.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=folder, env=surroundings, check=True, stdout=subprocess.PIPE, text=True)
-    run_ids: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return run_ids
-
-
-def poison() -> list[str]:
-    """Write tested runs whose names, settings, tags, categories and groups are hostile; return their ids."""
-    import numpy as np
-    import pandas as pd
-
-    from vlm_core.evaluation.evaluation import evaluate
-    from vlm_core.evaluation.predictions import Predictions
-    from vlm_core.tracking.store import connect
-    from vlm_core.tracking.writer import RunWriter
-
-    connect(to_write=True)
-    generator, run_ids = np.random.default_rng(0), []
-    labels = np.arange(60) % 3
-    for number, text in enumerate(TEXTS):
-        names = tuple(sorted((text, f"{text} 2", "Tops")))
-        logs = np.log(generator.dirichlet(np.ones(3), 60)).astype(np.float32)
-        predictions = Predictions(np.array([f"{text}{place}" for place in range(60)]), labels, logs, names)
-        groups = pd.DataFrame({text: [text if place % 2 else "x" for place in range(60)]})
-        with RunWriter(f"experiment {text}", text) as run:
-            settings = ("data", "weights", "preset", "image_column", "label", "text_columns", "learning_rate", "extra")
-            run.params({"model": ("clip", "blip", text)[number % 3], "mode": ("probe", text)[number % 2]})
-            run.params(dict.fromkeys(settings, text))
-            tags = (
-                "fingerprint",
-                "label",
-                "catalogue",
-                "protocol",
-                "training_log",
-                "weights_commit",
-                "mlflow.note.content",
-            )
-            run.tags(
-                {**dict.fromkeys(tags, text), "split": f"s{number % 2}", "leaking": ("false", "true", text)[number % 3]}
-            )
-            run.metrics({"train_seconds": 5.0, "seconds_per_image": 0.01, "test_macro_f1_" + "x" * 50: 0.5})
-            run.evaluation(evaluate(predictions, groups, np.full(3, 1 / 3), resamples=50, seed=0))
-        run_ids.append(str(run.run_id))
-    for kind in ("study", "search"):
-        with RunWriter("experiment", TEXTS[0]) as leader:
-            leader.tags({"kind": kind, "study": TEXTS[1], "search_name": TEXTS[1]})
-            leader.params({"model": TEXTS[0], "search": TEXTS[0]})
-            with RunWriter("experiment", TEXTS[0], parent=leader.run_id) as trial:
-                trial.tags({"kind": "trial"})
-                trial.params({"learning_rate": TEXTS[0], TEXTS[0][1:7]: TEXTS[1]})
-                trial.metrics({"best_validation_macro_f1": 0.5})
-    with suppress(RuntimeError), RunWriter("experiment", TEXTS[2]) as failed:
-        raise RuntimeError(TEXTS[0])
-    run_ids.append(str(failed.run_id))
-    return run_ids
-
-
 def open_pages(port: int, run_ids: Sequence[str]) -> Outcome:
     """Open every page over the poisoned runs in Chromium: no text of theirs may run, load anything or open a dialog."""
     from playwright.sync_api import Error, sync_playwright
@@ -475,85 +393,12 @@ def damaged_stores(folder: Path, good: Path) -> list[Attack]:
     return attacks + [(name, partial(change, statement)) for name, statement in changes.items()]
 
 
-class Liar(BaseHTTPRequestHandler):
-    """A server that answers as MLflow's would not; `lie` says how."""
-
-    lie = ""
-
-    def _answer(self) -> None:
-        run = {
-            "info": {"run_id": "a" * 32, "run_uuid": "a" * 32, "experiment_id": "0", "status": "FINISHED"},
-            "data": {"metrics": [{"key": "test_macro_f1", "value": 7e300, "timestamp": -1, "step": -1}], "tags": []},
-        }
-        experiment = {"experiment_id": "0", "name": TEXTS[0], "lifecycle_stage": "active"}
-        bodies: dict[str, bytes] = {
-            "HTML": b"<html><script>window.owned=1</script></html>",
-            "other JSON": b"[1, 2, 3]",
-            "other types": json.dumps({"runs": 7, "experiments": {"a": 1}}).encode(),
-            "deep JSON": b"[" * 1_000_000,
-            "endless pages": json.dumps(
-                {"runs": [run] * 250, "experiments": [experiment], "next_page_token": "x"}
-            ).encode(),
-            "gzip that swells": gzip.compress(bytes(300 * MIB), 1),
-        }
-        if self.lie in ("drip", "endless"):
-            return self._go_on_for_ever()
-        if self.lie == "elsewhere":
-            self.send_response(302)
-            self.send_header("Location", "file:///etc/passwd")
-            return self.end_headers()
-        if self.lie == "itself":
-            self.send_response(302)
-            self.send_header("Location", self.path)
-            return self.end_headers()
-        self.send_response(500 if self.lie == "500" else 200)
-        body = bodies.get(self.lie, b"{}")
-        self.send_header("Content-Type", "application/json")
-        if self.lie.startswith("gzip"):
-            self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _go_on_for_ever(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        ended = time.monotonic() + 2 * SECONDS_FOR_A_STORE
-        while time.monotonic() < ended:
-            self.wfile.write(b" " if self.lie == "drip" else b" " * MIB)
-            time.sleep(0.5 if self.lie == "drip" else 0.005)
-
-    do_GET = do_POST = _answer  # noqa: N815
-
-    def handle(self) -> None:
-        with suppress(OSError):
-            super().handle()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-LIES: Final = {
-    **dict.fromkeys(
-        ("HTML", "other JSON", "other types", "deep JSON", "500", "elsewhere", "itself"), "store unreachable"
-    ),
-    **dict.fromkeys(("drip", "endless", "endless pages", "gzip that swells"), r"store unreachable|\d runs?\b"),
-}
-
-
 def lying_stores(folder: Path) -> list[Attack]:
     """Return attacks by servers that answer as MLflow's would not."""
 
     def lie(name: str, wanted: str) -> str:
-        liar = ThreadingHTTPServer(("127.0.0.1", 0), type("Lying", (Liar,), {"lie": name}))
-        liar.daemon_threads = True
-        threading.Thread(target=liar.serve_forever, daemon=True).start()
-        try:
-            return watch_store(folder, f"http://127.0.0.1:{liar.server_port}", wanted)
-        finally:
-            liar.shutdown()
-            liar.server_close()
+        with lying_server(name) as address:
+            return watch_store(folder, address, wanted)
 
     return [(name, partial(lie, name, wanted)) for name, wanted in LIES.items()]
 
