@@ -352,3 +352,20 @@ def test_a_fifo_is_not_waited_for(tmp_path):
     for place in (tmp_path / "fifo.jpg", tmp_path / "*.jpg"):
         with pytest.raises(UserError, match="neither a folder nor a regular file"):
             find_pictures([str(place)], "id", "", tmp_path)
+
+
+@pytest.mark.parametrize(("name", "said"), [("shop.tar.gz", "unpack it"), ("shop.sqlite", "save the table as CSV")])
+def test_a_file_of_a_kind_that_is_not_read_names_the_way_out(tmp_path, name, said):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=f"pictures={tmp_path / name} is .*{said}"):
+        find_pictures([str(tmp_path / name)], "id", "", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["shop.arrow", "shop.feather"])
+def test_the_rows_of_an_arrow_file_are_predicted(tmp_path, name):
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    pd.DataFrame({"id": ["7", "8"], "photo": ["a.jpg", "b.jpg"]}).to_feather(tmp_path / name)
+    first, second = find_pictures([str(tmp_path / name)], "id", "photo", tmp_path)
+    assert (first.id, first.read(), second.id) == ("7", b"one", "8")
+    with pytest.raises(OSError, match="there is no b.jpg"):
+        second.read()

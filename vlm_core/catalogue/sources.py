@@ -144,7 +144,7 @@ def open_place(path: Path) -> Source:
         return _of_file(FolderFiles(path.parent), path.name, outside=True)
     if zipfile.is_zipfile(path):
         return _in_files(ZipFiles(path), path.name)
-    if problem := _problem_of(path.name):
+    if problem := problem_of(path.name):
         raise UserError(f"{path} is {problem}.")
     if starts_as_zip(path) or ending == ".zip":
         raise UserError(
@@ -239,7 +239,7 @@ def _of_parts(files: Files, paths: Sequence[str], name: str) -> Source:
 
 
 def _open_any(files: Files, path: str, columns: Columns) -> tuple[Table, Callable[[], str]]:
-    if _endings(path)[0] not in PARQUET:
+    if _endings(path)[0] not in (*PARQUET, *ARROW):
         return open_table_file(files, path, columns)
     return _unpack(files, [path], posixpath.basename(path)), lambda: files.state(path)
 
@@ -351,7 +351,7 @@ def _tables(paths: Sequence[str], endings: Sequence[str]) -> list[str]:
 
 def is_table(path: str) -> bool:
     """Return whether a path has the ending of a table."""
-    return _endings(path)[0] in (*TABLES, OLD_WORKBOOK)
+    return _endings(path)[0] in (*TABLES, *ARROW, OLD_WORKBOOK)
 
 
 def _top_of_image_folder(pictures: Sequence[str]) -> str | None:
@@ -370,7 +370,7 @@ def _top_of_image_folder(pictures: Sequence[str]) -> str | None:
     return None
 
 
-def _problem_of(path: str) -> str:
+def problem_of(path: str) -> str:
     """Return what is wrong with a file of a kind that is not read, and the way out; "" for any other."""
     stem, ending = posixpath.splitext(posixpath.basename(path).lower())
     if ending in (".xz", ".zst") and is_table(stem):
@@ -399,8 +399,8 @@ def _describe(name: str, paths: Sequence[str], pictures: Sequence[str]) -> str:
         found = ", ".join(f"{number_of(count, 'file')} with {kind}" for kind, count in kinds)
     else:
         return f"{nothing}, because it is empty: {way}."
-    foreign = next(filter(_problem_of, paths), "")
-    also = f" {foreign} is {_problem_of(foreign)}." if foreign else ""
+    foreign = next(filter(problem_of, paths), "")
+    also = f" {foreign} is {problem_of(foreign)}." if foreign else ""
     return f"{nothing} and no other table, but {found}: {way}.{also}"
 
 

@@ -34,7 +34,7 @@ from vlm_core.catalogue.reading import (
     number_of,
     writable_text,
 )
-from vlm_core.catalogue.sources import TABLES, Source, is_table, open_path
+from vlm_core.catalogue.sources import TABLES, Source, is_table, open_path, problem_of
 from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TITLE, join_cells
@@ -111,6 +111,8 @@ def find_pictures(
     for path in paths:
         if path.exists() and not (path.is_file() or path.is_dir()):  # whose opening may wait for ever
             raise UserError(f"pictures={path} is neither a folder nor a regular file: give images, folders or tables.")
+        if len(paths) == 1 and path.is_file() and (problem := problem_of(path.name)):
+            raise UserError(f"pictures={path} is {problem}.")
     top = Path(os.path.commonpath([path.parent for path in paths]))
     if len(paths) == 1 and (paths[0].is_dir() or zipfile.is_zipfile(paths[0])):
         top = paths[0]
