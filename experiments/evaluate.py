@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     child, evaluation = run_evaluation(reference, config, Path.cwd())
     name = reference if ":" in reference else f"Run {reference[:8]}"
     show_table(f"{name} on {config.data}", ("", "score", "95 % interval"), evaluation_rows(evaluation))
-    say(f"MLflow run {child}, below that of {reference}.")
+    say(f"MLflow run {child}, a child of the run of {reference}.")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(outcome.unmeasured)
     print(f"Learnt in {outcome.seconds:.1f} s; the model keeps {outcome.memory_bytes:,} bytes of features.")
     print(outcome.registered)
-    print(f"MLflow run {outcome.run_id}, below {outcome.config.run}.")
+    print(f"MLflow run {outcome.run_id}, a child of {outcome.config.run}.")
 
 
 if __name__ == "__main__":

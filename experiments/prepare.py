@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     conflicts = len(label_conflicts(data.catalogue.products, data.groups, split.label))
     say(f"Label conflicts: {conflicts} groups of identical images whose products differ in {split.label}.")
+    say(f"Catalogue {data.catalogue.fingerprint}, split {split.fingerprint}: equal products give equal ones.")
     say(f"Wrote {path.relative_to(root)}.")
 
 

@@ -105,6 +105,14 @@ def test_a_catalogue_that_no_weights_have_seen_is_split_freely_and_says_so(tmp_p
     bound, said = _load(shop, tmp_path, test_ids="reserved")
     assert bound.split.reserved and "Any product" not in said
     assert f"{bound.evaluable.sum()} of 60 products may be tested on: weights may be, or have been, pretrained" in said
+    assert "among the others" not in said
+
+
+def test_a_category_with_too_few_products_that_may_be_tested_on_is_told_of_before_a_run_leaks(tmp_path):
+    data, said = _load(write_shop(tmp_path, {"Shoes": 30, "Bags": 30, "Hats": 7}), tmp_path, test_ids="reserved")
+    evaluated = np.concatenate([data.split.validation, data.split.test])
+    seen = int((~data.evaluable[evaluated]).sum())
+    assert seen and f"{seen} of the {len(evaluated)} evaluated products are among the others" in said
 
 
 def test_the_sample_keeps_the_rule_and_a_catalogue_of_its_name_does_not(tmp_path):

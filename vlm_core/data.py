@@ -339,6 +339,12 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
             f"{int(evaluable.sum()):,} of {len(evaluable):,} products may be tested on: weights may be, or have been, "
             "pretrained on the others."
         )
+        evaluated = evaluable[np.concatenate([split.validation, split.test])]
+        if seen := int((~evaluated).sum()):
+            logger.info(
+                f"{seen:,} of the {len(evaluated):,} evaluated products are among the others, as their categories have "
+                "too few that may be tested on: a run whose weights were pretrained on them is marked as LEAKING."
+            )
     if split.leaking:
         logger.info(
             f"LEAKING: {split.leakage.near:.1%} of the evaluated images are in the training set, too: "

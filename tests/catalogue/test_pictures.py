@@ -171,6 +171,7 @@ def test_what_is_written_out_wins_over_what_is_alike(tmp_path, make):
         ("a\0b", "there is no"),
         ("../1001.jpg", "leads out"),
         ("pics/../../1001.jpg", "leads out"),
+        ("/srv/shop/1001.jpg", "there is no /srv/shop/1001.jpg in .*shop"),
     ],
 )
 def test_a_miss_says_what_was_looked_for_where_and_what_is_there(tmp_path, make, cell, reason):

@@ -247,6 +247,7 @@ def test_a_run_that_failed_or_was_stopped_can_be_gone_on_with(store: Path) -> No
         run_id = _ended_with(error)
         with RunWriter("another experiment", resume=run_id):
             assert _status(run_id) == "RUNNING"
+            assert connect().get_run(run_id).data.tags["failure"] == ""  # as the pages show it
         kept = connect().get_run(run_id)
         assert (kept.info.status, kept.data.tags["failure"]) == ("FINISHED", "")
 

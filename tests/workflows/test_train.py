@@ -62,7 +62,8 @@ def _slow(**settings):
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
 def test_a_run_ends_evaluated_logged_and_registered(run, settings):
-    outcome, _ = run(**settings)
+    outcome, lines = run(**settings)
+    assert any(f"--resume {outcome.run_id}" in line for line in lines)
     reader = RunReader()
     board = reader.leaderboard()
     assert board["run_id"].tolist() == [outcome.run_id]

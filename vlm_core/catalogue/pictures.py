@@ -204,7 +204,7 @@ class FilePictures:
 
     def _explain(self, path: str) -> str:
         tried = posixpath.normpath(posixpath.join(self._top, path))
-        if not self._is_inside(tried):
+        if not self._is_inside(tried) and not path.startswith("/"):  # of that, the last folders are looked for here
             return (
                 f"the path {_shown(path)} leads out of {self._files.name}, of which only the files inside are read: "
                 "only a table that is named itself may lead out of its folder"

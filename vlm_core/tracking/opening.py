@@ -61,6 +61,7 @@ def open_run(client: MlflowClient, uri: str, *, experiment: str, name: str, resu
         check_resumable(client, resume)
         require_place(uri, client.get_run(resume).info.artifact_uri)
         client.set_tag(resume, tags.PROCESS, tags.process_tag())  # first: no other command may take it for a dead one
+        client.set_tag(resume, tags.FAILURE, "")  # what ended it is over
         client.update_run(resume, status="RUNNING")
         run_id = resume
     else:
