@@ -254,11 +254,10 @@ def _untested(row: Mapping[str, Any]) -> Component:
         return notice("Evaluation not found", text, "warning")
     if kind := {"trial": "A trial", "search": "A search"}.get(row.get("tags.kind", "")):
         return notice("Not tested", f"{kind} is judged on validation: only the winner of a search is tested.")
-    if row.get(LOST):
-        return notice("Not tested", f"{row[LIVE].capitalize()}. Resume it with resume={row['run_id']}.", "warning")
-    if row["status"] == "RUNNING":
+    if row["status"] == "RUNNING" and not row.get(LOST):
         return notice("Not tested yet", "Test scores appear when the run has finished.")
-    return notice("Not tested", "This run ended before its test split was evaluated.", "warning")
+    way_out = f"`python -m experiments.train --resume {row['run_id']}` continues a training."
+    return notice("Not tested", f"This run ended before its test split was evaluated. {way_out}", "warning")
 
 
 def _head(runs: Runs, run_id: str) -> Component:

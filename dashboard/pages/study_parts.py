@@ -38,7 +38,7 @@ _MARKS: Final = {"FINISHED": "✓", "RUNNING": "…"}
 def progress_card(study: StoredStudy) -> Component:
     """Return how far the study is, and the run of each cell, if it has any."""
     badge = status_badge(study.status, lost=study.lost)
-    silent = dmc.Text(f"{study.live.capitalize()}.", size="sm") if study.lost else None
+    silent = dmc.Text(f"{study.live[:1].upper()}{study.live[1:]}.", size="sm") if study.lost else None
     if not study.cells and not study.runs:
         text = dmc.Text("This study trains no runs of its own; all of its results stand below.", size="sm")
         return card("Progress", dmc.Group([badge, text, silent], gap="sm"), mb="lg")

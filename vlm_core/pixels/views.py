@@ -105,7 +105,8 @@ def mirrored_view(
 
 
 def _to_tensor(pictures: Pictures) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(255)
+    writable = np.require(pictures, requirements=["C", "W"])  # PyTorch warns of what is read-only
+    return torch.from_numpy(writable).permute(0, 3, 1, 2).float().div_(255)
 
 
 def _resize(pixels: Tensor, size: tuple[int, int], mode: Interpolation) -> Tensor:

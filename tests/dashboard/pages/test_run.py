@@ -170,6 +170,12 @@ def test_a_run_without_a_sign_of_life_says_since_when(runs, clip, monkeypatch):
     assert "no sign of life since 2026-01-01 11:50 UTC" in _text(page.update_head(runs, 1, clip)[0])
 
 
+@pytest.mark.parametrize(("status", "lost"), [("RUNNING", True), ("KILLED", False), ("FAILED", False)])
+def test_a_run_that_ended_early_names_the_command_that_continues_it(status, lost):
+    assert "experiments.train --resume abc" in _text(page._untested({"run_id": "abc", "status": status, "lost": lost}))
+    assert "--resume" not in _text(page._untested({"run_id": "abc", "status": "RUNNING", "lost": False}))
+
+
 def test_the_model_card_is_read_wherever_the_dashboard_was_started(runs, clip, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
