@@ -7,6 +7,7 @@ in its artifacts, with scikit-learn, and not by the code that the pages use.
 import json
 import re
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,9 @@ from dashboard.comparison import compare_runs
 from dashboard.pages import compare, leaderboard, run
 from dashboard.runs import Runs
 from tests.dashboard.shown import FEW, said_by, text_of
+from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.evaluation import evaluate
+from vlm_core.evaluation.levels import LevelScore, LevelsScore
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.summary import summarise
 from vlm_core.tracking.store import connect
@@ -233,6 +236,42 @@ def _check_run(runs, client, run_id, data):
         assert (count, recall) == (f"{(true == category).sum():,}", f"{recalls[category]:.3f}")
         _check_score(score, f1[category])
     _check_parts(details, _stored(client, run_id), f1)
+
+
+@pytest.mark.slow
+@FEW
+@given(seed=st.integers(0, 2**32 - 1))
+def test_label_levels_are_shown_as_the_store_holds_them(store, seed):
+    generator = np.random.default_rng(seed)
+    scores = [Estimate(value, low, high) for low, value, high in np.sort(generator.random((4, 3))).tolist()]
+    levels = [
+        LevelScore(label, number + 2, 60, *scores[2 * number : 2 * number + 2], *generator.random(2).tolist())
+        for number, label in enumerate(("group", "kind"))
+    ]
+    labels = np.arange(60) % len(NAMES)
+    predictions = _predictions(generator, labels, [f"p{number}" for number in range(60)])
+    evaluation = evaluate(predictions, pd.DataFrame(index=range(60)), PRIOR, resamples=50, seed=0)
+    with RunWriter("random", "levels", folder=store) as made:
+        made.evaluation(replace(evaluation, levels=LevelsScore(tuple(levels), 60, *generator.random(4).tolist())))
+    runs, client = Runs("", store), connect()
+    runs.refresh()
+    metrics = client.get_run(made.run_id).data.metrics
+    with Flask("test").app_context():
+        _, details = run.update_details(runs, made.run_id, "")
+    (table,) = (table for table in _tables(details) if table["head"][0] == "Label")
+    for row, label in zip(table["body"], ("group", "kind"), strict=True):
+        shown = [list(map(float, re.findall(r"\d\.\d+", text))) for text in row[2:]]
+        for numbers, name in zip(shown[::2], ("accuracy", "macro_f1"), strict=True):
+            whole = f"{label}_test_{name}"
+            assert numbers == pytest.approx([metrics[f"{whole}{end}"] for end in ("", "_low", "_high")], abs=6e-4)
+        alone = [metrics[f"{label}_test_{name}_without_rule"] for name in ("accuracy", "macro_f1")]
+        assert [numbers[0] for numbers in shown[1::2]] == pytest.approx(alone, abs=6e-4)
+    f1, inconsistent = (
+        [metrics[f"test_{name}"], metrics[f"test_{name}_without_rule"]] for name in ("hierarchical_f1", "inconsistent")
+    )
+    said = said_by(details)
+    assert "Hierarchical F1 {:.3f} ({:.3f} without the rule)".format(*f1) in said
+    assert "Inconsistent predictions: {:.2%} ({:.2%} without the rule)".format(*inconsistent) in said
 
 
 def _check_tiles(tiles, client, run_id, data):

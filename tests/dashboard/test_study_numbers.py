@@ -120,7 +120,10 @@ def _check_search_figures(cards, trials):
 
 
 # Parts of a study's results whose tables are checked number by number, with the keys of their sections.
-ELSEWHERE = ("held_out", "leak", "robustness", "calibration", "gaps", "decoding", "cost", "label_audit", "continual")
+ELSEWHERE = (
+    *("held_out", "leak", "robustness", "calibration", "faithfulness", "gaps", "decoding", "cost"),
+    *("label_audit", "continual"),
+)
 SCORES = ("headline_macro_f1", "accuracy", "worst_recall", "natural_macro_f1")
 
 
@@ -198,7 +201,7 @@ def _at_random(text, generator):
         for name in SCORES:
             value, reach = generator.random(), generator.choice([0.02, 3.0])
             row[name] = {"value": value, "low": value - reach, "high": value + reach}
-    for name in (*ELSEWHERE, "fusion"):
+    for name in (*ELSEWHERE, "layers", "fusion"):
         results[name] = _scaled(results[name], generator)
     for pair in results["pairs"]:
         for name in ("p_bootstrap_holm", "p_mcnemar_holm", "p_mcnemar_mid_holm", "detectable_macro_f1"):
@@ -286,6 +289,9 @@ def _expected(stored):
     shares = ("copied", "accuracy_copied", "accuracy_others", "correct_with_copy")
     of_calibration = ("temperature", "ece", "ece_scaled", "nll", "nll_scaled", "aurc", "auroc_unknown")
     of_continual = ("average_accuracy", "final_accuracy", "forgetting", "backward_transfer", "forward_transfer")
+    of_layers = ("entropy", "relative_entropy", "distance_patches", "distance_share", "class_share", "product_share")
+    of_layers += ("product_area", "head_diversity")
+    maps = stored["faithfulness"].values()
     gaps = [gap for row in stored["gaps"] for gap in row["gaps"]]
     fusion = stored["fusion"]
     by_score = sorted(fusion["rows"], key=lambda row: (row["masked"], -row["headline_macro_f1"]["value"]))
@@ -317,6 +323,11 @@ def _expected(stored):
                 [*(row[name] for name in of_calibration), row["auroc_products"], row["unknown"]]
                 for row in stored["calibration"]
             ]
+        ],
+        "faithfulness": [
+            [[curve["deletion_area"], curve["insertion_area"]] for model in maps for curve in model["curves"]],
+            [[check["correlation"]] for model in maps for check in model["randomised"]],
+            [[layer[name] for name in of_layers] for layers in stored["layers"].values() for layer in layers],
         ],
         "gaps": [
             [[(gap["accuracy_gap"], 100), gap["p_holm"], gap["p_within_categories"]] for gap in gaps],
