@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pandas as pd
@@ -12,7 +13,9 @@ import pandas as pd
 from dashboard.leaks import as_share
 from dashboard.live import LIVE, LOST
 from dashboard.theme import family_colour
+from vlm_core.evaluation.slugs import category_slugs
 from vlm_core.families import family_of
+from vlm_core.tracking.tags import CATEGORIES
 
 SCORE: Final = "metrics.test_macro_f1"
 COMPARABLE: Final = ("tags.fingerprint", "tags.label", "tags.split")  # equal: tested on the same products
@@ -65,6 +68,7 @@ class TestSet:
     in_pretraining: float  # largest share that a run's weights may have seen
     runs: int
     categories: tuple[str, ...]  # slugs of the categories that some run has an F1 for
+    names: Mapping[str, str] = field(default_factory=dict)  # of the categories by slug, as far as runs tell them
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def make_leaderboard(table: pd.DataFrame) -> Leaderboard:
     named = {each.key: each.name for each in sets}
     rows["test_set"] = rows["set"].map(named)
     rows["started"] = rows["started"].dt.strftime("%Y-%m-%d %H:%M")
-    rows = rows.drop(columns=["leaks", "in_training", "in_pretraining"])
+    rows = rows.drop(columns=["leaks", "in_training", "in_pretraining", "categories"])
     plain = rows.astype(object).where(rows.notna(), None)
     return Leaderboard([_compact(row) for row in plain.to_dict("records")], sets)
 
@@ -225,6 +229,7 @@ def _fields(table: pd.DataFrame) -> pd.DataFrame:
     fields["leaking"] = fields["leaking"].where(fields["leaking"] == "false", "true")
     fields["in_training"] = _column(table, "tags.leakage").map(as_share)
     fields["in_pretraining"] = _column(table, "tags.leakage_pretraining").map(as_share)
+    fields["categories"] = _column(table, f"tags.{CATEGORIES}")
     fields["twin"] = [
         short_id(run_id) if twin else None
         for run_id, twin in zip(fields["run_id"], fields.duplicated(["name", "set"], keep=False), strict=True)
@@ -258,7 +263,18 @@ def _test_set(key: str, rows: pd.DataFrame) -> TestSet:
         in_pretraining=float(leaking["in_pretraining"].max()),
         runs=len(rows),
         categories=tuple(sorted(name.removeprefix("f1_") for name in scores)),
+        names=_category_names(rows["categories"].dropna()),
     )
+
+
+def _category_names(stored: pd.Series[str]) -> dict[str, str]:
+    """Return the categories by slug of the first run that tells them; runs of earlier versions do not."""
+    try:
+        names = json.loads(stored.iloc[0]) if len(stored) else []
+    except ValueError:  # cut, or not written by us
+        return {}
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return dict(zip(category_slugs(names), names, strict=True)) if known else {}
 
 
 def _compact(row: dict[Any, Any]) -> dict[str, Any]:

@@ -376,16 +376,20 @@ def _columns(rows: Sequence[dict[str, Any]], sets: Sequence[TestSet]) -> list[di
     scores = [row for row in rows if row.get("score") is not None]
     low = min((row.get("low", row["score"]) for row in scores), default=0.0)
     high = max((row.get("high", row["score"]) for row in scores), default=1.0)
+    shown = shown_categories(sets, MOST_COLUMNS)
+    names = {slug: slug.replace("_", " ").title() for slug in shown} | {
+        slug: name for each in reversed(sets) for slug, name in each.names.items()
+    }
     heat: list[dict[str, Any]] = [
         {
             "field": f"f1_{slug}",
-            "headerName": slug.replace("_", " ").title(),
+            "headerName": names[slug],
             "cellRenderer": "Heat",
             "width": 92,
-            "headerTooltip": f"F1 of {slug.replace('_', ' ')}",
+            "headerTooltip": f"F1 of {names[slug]}",
             "filter": False,
         }
-        for slug in shown_categories(sets, MOST_COLUMNS)
+        for slug in shown
     ]
     return [
         {

@@ -1,5 +1,7 @@
 """The leaderboard's rows against tables written by hand."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -12,6 +14,7 @@ from dashboard.leaderboard import (
     shown_categories,
     with_headings,
 )
+from dashboard.pages.leaderboard import _columns
 
 
 def _table(*rows):
@@ -189,3 +192,18 @@ def test_the_best_run_is_an_honest_one_and_the_best_to_explain_has_attention_ove
 
 def test_an_empty_store_has_an_empty_board():
     assert make_leaderboard(pd.DataFrame()).rows == [] and make_leaderboard(pd.DataFrame({"run_id": []})).sets == ()
+
+
+def test_categories_are_called_what_runs_call_them_and_otherwise_by_their_metric():
+    names = ["Gürtel", "包", "Home & Kitchen"]
+    scores = {f"metrics.test_f1_{slug}": 0.5 for slug in ("gurtel", "category_2", "home_kitchen")}
+    stored = {"tags.categories": json.dumps(names, ensure_ascii=False)}
+    (named,) = make_leaderboard(_table({**scores, **stored}, scores.copy())).sets
+    assert named.names == {"gurtel": "Gürtel", "category_2": "包", "home_kitchen": "Home & Kitchen"}
+    assert "categories" not in make_leaderboard(_table({**scores, **stored})).rows[0]
+    headers = [column["headerName"] for column in _columns([], [named])]
+    assert headers[-3:] == ["包", "Gürtel", "Home & Kitchen"]
+    for odd in (None, "[", "7", '["a", 1]'):
+        (plain,) = make_leaderboard(_table({**scores, "tags.categories": odd})).sets
+        assert plain.names == {}
+        assert "Home Kitchen" in [column["headerName"] for column in _columns([], [plain])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -31,6 +32,7 @@ STUDY_PARTS: Final = "study_parts"  # on a study's cell: what was measured after
 WEIGHTS: Final = "weights_checksums"  # of a pretraining: SHA-256 of the checksums of the weights that it wrote
 COMMIT: Final = "weights_commit"  # of the hub's checkpoint that the run started from
 EXTENDS: Final = "extends"  # on a run that learnt more: the run whose model it went on from
+CATEGORIES: Final = "categories"  # names of the label's categories, as JSON: metrics have plain letters alone
 LABELS: Final = "labels"  # of a run of several label levels: all of them, `label` last
 SETTING: Final = "setting."  # prefix: the value of a param for which MLflow holds another text
 PRETRAINING_RULE: Final = "pretraining_rule"  # which products the weights may have seen
@@ -40,6 +42,7 @@ EXPOSURE: Final = "exposure"  # folder of a run's artifacts: what its weights ha
 # Two runs whose values of these agree were tested on the same products.
 COMPARABLE: Final = ("fingerprint", "label", "split")
 
+_LONGEST: Final = 8000  # characters of a tag in MLflow
 _PACKAGES: Final = ("torch", "transformers", "mlflow")
 
 
@@ -66,6 +69,7 @@ def load_tag(when: str) -> dict[str, str]:
 
 def data_tags(catalogue: Catalogue, split: Split) -> dict[str, str]:
     """Return what a run was trained and tested on, and whether test products leak into training."""
+    categories = json.dumps(split.categories, ensure_ascii=False)
     return {
         "catalogue": catalogue.name,
         "fingerprint": catalogue.fingerprint,
@@ -75,6 +79,7 @@ def data_tags(catalogue: Catalogue, split: Split) -> dict[str, str]:
         "leakage": f"{split.leakage.near:.4f}",
         "leakage_pretraining": f"{split.leakage.pretraining:.4f}",
         "leaking": str(split.leaking).lower(),
+        **({CATEGORIES: categories} if len(categories) <= _LONGEST else {}),
         **({LABELS: ",".join([*(level.label for level in split.levels), split.label])} if split.levels else {}),
     }
 
