@@ -72,10 +72,9 @@ def test_all_pages_are_read_each_run_once(store: Path, monkeypatch: pytest.Monke
     client.create_run("0")
     asked = []
     search = MlflowClient.search_runs
-    monkeypatch.setattr(reader_module, "ROWS_ON_FIRST_PAGE", 3)
     monkeypatch.setattr(reader_module, "ROWS_PER_PAGE", 5)
     monkeypatch.setattr(MlflowClient, "search_runs", lambda *given, **named: asked.append(1) or search(*given, **named))
-    assert [len(page) for page in RunReader().pages()] == [3, 5, 5, 5, 5]
+    assert [len(page) for page in RunReader().pages()] == [5, 5, 5, 5, 3]
     asked.clear()
     table = RunReader().runs()
     assert len(asked) == 5  # none asks for a run by itself
@@ -95,8 +94,7 @@ def test_a_run_that_begins_between_two_pages_makes_none_appear_twice(
         client.create_run("0", tags={"role": "run"})
         return page
 
-    monkeypatch.setattr(reader_module, "ROWS_ON_FIRST_PAGE", 3)
-    monkeypatch.setattr(reader_module, "ROWS_PER_PAGE", 5)
+    monkeypatch.setattr(reader_module, "ROWS_PER_PAGE", 3)
     monkeypatch.setattr(MlflowClient, "search_runs", search_while_runs_begin)
     assert RunReader().runs()["run_id"].is_unique
 

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.predictions import Predictions
 
 T = TypeVar("T")
-ROWS_PER_PAGE: Final = 250  # which a busy machine answers within the seconds that pages wait
-ROWS_ON_FIRST_PAGE: Final = 100
+ROWS_PER_PAGE: Final = 100  # which a busy machine answers within the seconds that the dashboard waits
 LONGEST_TEXT: Final = 8000  # characters, which no setting or tag exceeds that was logged by MLflow's own way
 _INFO: Final = ("run_id", "name", "experiment", "experiment_id", "status", "started", "ended")
 _PROGRESS: Final = ("seen", "epoch")
@@ -71,15 +70,15 @@ class RunReader:
             raise UserError(f"the filter {filter_string!r} is not understood: {error.message}") from error
 
     def pages(self, filter_string: str = "") -> Iterator[pd.DataFrame]:
-        """Yield what `runs` returns in parts, of which the first is small and fast; at least one, even if empty."""
+        """Yield what `runs` returns in parts, which take little time each; at least one, even if empty."""
         query = f"{_OWN_RUNS} and {filter_string}" if filter_string else _OWN_RUNS
         rows: list[dict[str, Any]] = []
-        size, pages = ROWS_ON_FIRST_PAGE, 0
+        pages = 0
         for run, names in self._search(query):
             rows.append(self._row(run, names))
-            if len(rows) == size:
+            if len(rows) == ROWS_PER_PAGE:
                 yield pd.DataFrame(rows)
-                rows, size, pages = [], ROWS_PER_PAGE, pages + 1
+                rows, pages = [], pages + 1
         if rows or not pages:
             yield pd.DataFrame(rows, columns=None if rows else [*_INFO, *_PROGRESS])
 
@@ -247,10 +246,7 @@ class RunReader:
             names = {experiment.experiment_id: experiment.name for experiment in experiments}
             for run in _pages(
                 lambda token: client.search_runs(
-                    list(names),
-                    filter_string,
-                    max_results=ROWS_PER_PAGE if token else ROWS_ON_FIRST_PAGE,
-                    page_token=token,
+                    list(names), filter_string, max_results=ROWS_PER_PAGE, page_token=token
                 )
             ):
                 if run.info.run_id not in found:
