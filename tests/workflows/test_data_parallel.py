@@ -67,19 +67,28 @@ def _weights(run_id: str) -> dict[str, torch.Tensor]:
     }
 
 
+def _workers() -> set[int]:
+    """The workers of any training here, by the titles that Ray gives them; processes that end meanwhile are none."""
+    found = psutil.process_iter(["pid", "cmdline"])
+    return {each.info["pid"] for each in found if "RayTrainWorker" in " ".join((each.info["cmdline"] or [])[:1])}
+
+
 @pytest.mark.slow
 def test_workers_train_what_one_process_trains_and_a_killed_one_changes_nothing(shop: Path, stocked: Path) -> None:
     alone = run_training(Config.build({**SMALL, "data": str(shop)}), stocked)
     killed: list[int] = []
 
     def kill() -> None:
+        """Kill a worker at once after the first epoch: the others take less than a second."""
+        wait_for(lambda: len(_workers() - before) >= 2, 200)
+        worker = psutil.Process(max(_workers() - before))
         wait_for(lambda: [*stocked.glob("checkpoints/*/position.json")], 200)
-        workers = [each for each in psutil.process_iter() if "RayTrainWorker" in " ".join(each.cmdline()[:1])]
-        killed.append(max(workers, key=lambda each: each.pid).pid)
-        psutil.Process(killed[0]).kill()
+        worker.kill()
+        killed.append(worker.pid)
 
     with running_cluster(nodes=2), connected("auto"), collected_messages() as lines:
         together = run_training(Config.build({**SMALL, "data": str(shop), **SHARED}), stocked)
+        before = _workers()
         killer = Thread(target=kill)
         killer.start()
         resumed = run_training(Config.build({**SMALL, "data": str(shop), **SHARED}), stocked)
