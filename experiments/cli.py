@@ -61,7 +61,7 @@ def _exit_code(main: Callable[[], None], sweep: bool) -> int:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped. Everything logged so far is kept; --resume <run id> continues a training.", file=sys.stderr)
+        print("Stopped. Everything logged so far is kept; resume=<run id> continues a training.", file=sys.stderr)
         return STOPPED
     except OSError as error:
         if error.errno not in _WAYS_OUT:

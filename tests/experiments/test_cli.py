@@ -56,7 +56,7 @@ def test_an_error_that_the_user_can_fix_is_one_sentence(
 
 def test_an_interruption_says_how_to_resume(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(KeyboardInterrupt()) == STOPPED
-    assert "--resume <run id>" in capsys.readouterr().err
+    assert "resume=<run id>" in capsys.readouterr().err
 
 
 def test_other_errors_are_raised() -> None:

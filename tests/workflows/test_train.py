@@ -63,7 +63,7 @@ def _slow(**settings):
 )
 def test_a_run_ends_evaluated_logged_and_registered(run, settings):
     outcome, lines = run(**settings)
-    assert any(f"--resume {outcome.run_id}" in line for line in lines)
+    assert any(f"resume={outcome.run_id}" in line for line in lines)
     reader = RunReader()
     board = reader.leaderboard()
     assert board["run_id"].tolist() == [outcome.run_id]

@@ -145,6 +145,8 @@ def _lead(given: Surroundings, work: Callable[[T, Place], R], task: T, workers: 
             if isinstance(cause, exceptions.RayError) and not isinstance(cause, exceptions.RayTaskError):
                 return _Ended(death=first_line(cause))
             return _Ended(problem=f"Ray cannot start the workers: {first_line(cause)} {NEEDS_CODE}")
+        except api.TrainingFailedError as error:  # a node was taken away
+            return _Ended(death=first_line(error))
 
 
 def _work(given: Surroundings, work: Callable[[T, Place], R], task: T, place: Place) -> R:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROWS_PER_PAGE: Final = 100  # which a busy machine answers within the seconds that the dashboard waits
-LONGEST_TEXT: Final = 8000  # characters, which no setting or tag exceeds that was logged by MLflow's own way
 _INFO: Final = ("run_id", "name", "experiment", "experiment_id", "status", "started", "ended")
 _PROGRESS: Final = ("seen", "epoch")
 MODEL: Final = "model/"  # what a path of a file of the run's model begins with
@@ -58,7 +57,7 @@ class RunReader:
         `filter_string` is in MLflow's language, such as "params.model = 'clip' and metrics.test_macro_f1 > 0.8".
         Columns: run_id, name, experiment, experiment_id, status, started, ended, seen (when it last logged a metric;
         all UTC), epoch (the last one that it logged, 0 before the first), and `params.*`, `metrics.*` (last values),
-        `tags.*`; texts are cut at `LONGEST_TEXT`. Raises UserError when the filter is not understood.
+        `tags.*`; texts are cut at `tags.LONGEST_TEXT`. Raises UserError when the filter is not understood.
         """
         from mlflow.exceptions import MlflowException
 
@@ -260,7 +259,7 @@ class RunReader:
         seen = max([info.start_time, *(metric.timestamp for metric in metrics)])
         return {
             "run_id": info.run_id,
-            "name": current_key(info.run_name)[:LONGEST_TEXT],
+            "name": current_key(info.run_name)[: tags.LONGEST_TEXT],
             "experiment": names[info.experiment_id],
             "experiment_id": info.experiment_id,
             "status": run.data.tags.get(tags.ENDED, info.status) if info.status == "FAILED" else info.status,
@@ -268,9 +267,9 @@ class RunReader:
             "ended": pd.to_datetime(info.end_time, unit="ms", utc=True),
             "seen": pd.to_datetime(seen, unit="ms", utc=True),
             "epoch": int(steps.get(_EPOCHS, 0)),
-            **{f"params.{name}": text[:LONGEST_TEXT] for name, text in _settings(run).items()},
+            **{f"params.{name}": text[: tags.LONGEST_TEXT] for name, text in _settings(run).items()},
             **{f"metrics.{name}": value for name, value in current_metrics(run.data.metrics).items()},
-            **{f"tags.{name}": text[:LONGEST_TEXT] for name, text in _tags(run).items()},
+            **{f"tags.{name}": text[: tags.LONGEST_TEXT] for name, text in _tags(run).items()},
         }
 
     def _run(self, run_id: str) -> Run:

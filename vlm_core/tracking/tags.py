@@ -42,7 +42,7 @@ EXPOSURE: Final = "exposure"  # folder of a run's artifacts: what its weights ha
 # Two runs whose values of these agree were tested on the same products.
 COMPARABLE: Final = ("fingerprint", "label", "split")
 
-_LONGEST: Final = 8000  # characters of a tag in MLflow
+LONGEST_TEXT: Final = 8000  # characters of a tag or a setting in MLflow
 _PACKAGES: Final = ("torch", "transformers", "mlflow")
 
 
@@ -79,7 +79,7 @@ def data_tags(catalogue: Catalogue, split: Split) -> dict[str, str]:
         "leakage": f"{split.leakage.near:.4f}",
         "leakage_pretraining": f"{split.leakage.pretraining:.4f}",
         "leaking": str(split.leaking).lower(),
-        **({CATEGORIES: categories} if len(categories) <= _LONGEST else {}),
+        **({CATEGORIES: categories} if len(categories) <= LONGEST_TEXT else {}),
         **({LABELS: ",".join([*(level.label for level in split.levels), split.label])} if split.levels else {}),
     }
 

@@ -289,7 +289,7 @@ def _open_run(config: Config, data: Data, root: Path, parent: str = "") -> Itera
     name = config.run_name or f"{config.model}-{config.mode}{reading}-{config.seed}"
     with RunWriter(config.experiment, name, resume=config.resume, parent=parent, folder=root) as run:
         if not parent and not config.resume:
-            logger.info(f"MLflow run {run.run_id}: if it is stopped, --resume {run.run_id} continues it.")
+            logger.info(f"MLflow run {run.run_id}: if it is stopped, resume={run.run_id} continues it.")
         run.params(config.to_params())
         run.dataset(data.catalogue, data.split)
         with tempfile.TemporaryDirectory() as folder:
