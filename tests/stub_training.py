@@ -8,7 +8,8 @@ import signal
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,8 +19,13 @@ from vlm_core.data import Data, load_data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.inference import evaluate_predictions
 from vlm_core.tracking import writer
-from vlm_core.tracking.writer import RunWriter
+from vlm_core.tracking.writer import EpochWriter, RunWriter
+from vlm_core.training.prefix_cost import PrefixCost
+from vlm_core.workflows.data_parallel import SharedTraining, train_part
 from vlm_core.workflows.train import TrainingOutcome, TrialResult
+
+if TYPE_CHECKING:
+    from vlm_core.engine.together import Place
 
 Epoch = Callable[[Config, int], None]
 
@@ -132,3 +138,17 @@ def kill_on_entry(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     patch.setattr(writer, "end_run", end)
     patch.setattr(MlflowClient, "finalize_logged_model", mark)
     patch.setattr(owner, name, die)
+
+
+def train_part_killed_once(job: SharedTraining, place: Place) -> PrefixCost:
+    """Do `train_part`, but the first time kill the first worker (SIGKILL) where it would log its second epoch."""
+    log, mark = EpochWriter.epoch, job.root / "killed"
+
+    def log_or_die(run: EpochWriter, report: Any, *, plot: bool = True) -> None:
+        if report.epoch == 2 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        log(run, report, plot=plot)
+
+    with patch.object(EpochWriter, "epoch", log_or_die):
+        return train_part(job, place)

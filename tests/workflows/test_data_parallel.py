@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.engine.clusters import running_cluster
 from tests.messages import collected_messages
-from tests.standins import wait_for
+from tests.stub_training import train_part_killed_once
 from vlm_core import errors
 from vlm_core.config import Config
 from vlm_core.engine.cluster import connected
 from vlm_core.errors import UserError
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.registry import resolve
+from vlm_core.workflows import data_parallel
 from vlm_core.workflows.train import run_training
 
 SMALL = {
@@ -67,33 +66,16 @@ def _weights(run_id: str) -> dict[str, torch.Tensor]:
     }
 
 
-def _workers() -> set[int]:
-    """The workers of any training here, by the titles that Ray gives them; processes that end meanwhile are none."""
-    found = psutil.process_iter(["pid", "cmdline"])
-    return {each.info["pid"] for each in found if "RayTrainWorker" in " ".join((each.info["cmdline"] or [])[:1])}
-
-
 @pytest.mark.slow
-def test_workers_train_what_one_process_trains_and_a_killed_one_changes_nothing(shop: Path, stocked: Path) -> None:
+def test_workers_train_what_one_process_trains_and_a_killed_one_changes_nothing(
+    shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = run_training(Config.build({**SMALL, "data": str(shop)}), stocked)
-    killed: list[int] = []
-
-    def kill() -> None:
-        """Kill a worker at once after the first epoch: the others take less than a second."""
-        wait_for(lambda: len(_workers() - before) >= 2, 200)
-        worker = psutil.Process(max(_workers() - before))
-        wait_for(lambda: [*stocked.glob("checkpoints/*/position.json")], 200)
-        worker.kill()
-        killed.append(worker.pid)
-
     with running_cluster(nodes=2), connected("auto"), collected_messages() as lines:
         together = run_training(Config.build({**SMALL, "data": str(shop), **SHARED}), stocked)
-        before = _workers()
-        killer = Thread(target=kill)
-        killer.start()
+        monkeypatch.setattr(data_parallel, "train_part", train_part_killed_once)
         resumed = run_training(Config.build({**SMALL, "data": str(shop), **SHARED}), stocked)
-        killer.join()
-    assert killed and any("All workers begin again at the last checkpoint" in line for line in lines)
+    assert any("All workers begin again at the last checkpoint" in line for line in lines)
     reader = RunReader()
     one, two, three = (_curves(outcome.run_id) for outcome in (alone, together, resumed))
     for name, curve in one.items():
