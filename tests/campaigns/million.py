@@ -8,6 +8,7 @@ the same bytes. What was measured is written at once to `--results`, and is not 
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 import json
 import os
@@ -30,14 +31,15 @@ from PIL import Image, ImageEnhance
 
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.containers.arrow_table import RowPicture
+from vlm_core.catalogue.pictures import IMAGES
 from vlm_core.catalogue.processes import cores, in_processes
 from vlm_core.catalogue.reading import Columns, Refusal
 from vlm_core.catalogue.shards import Packed, Row, Rows, pack_rows
-from vlm_core.catalogue.sources import open_source
+from vlm_core.catalogue.sources import TABLE, open_source
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture
 from vlm_core.progress import log_to_stdout
 
-STEPS: Final = ("pack", "make", "local", "ray", "kills", "prepare")
+STEPS: Final = ("pack", "make", "local", "ray", "kills", "unpack", "prepare")
 COLUMNS: Final = Columns("id", "", "", "", ())
 PICTURES_PER_TASK: Final = 256
 SHIFTS: Final = [(right, down) for right in range(-2, 3) for down in range(-2, 3)]  # pixels
@@ -70,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "local": partial(_predict, "local", options.model, place, folder / f"local-{rows}"),
             "ray": partial(_predict, "ray", options.model, place, folder / f"ray-{rows}"),
             "kills": partial(_kill, options.model, place, folder / f"killed-{rows}", options.seed),
-            "prepare": partial(_prepare, place, folder / f"prepared-{rows}"),
+            "unpack": partial(_unpack, place, folder / f"folder-{rows}"),
+            "prepare": partial(_prepare, folder / f"folder-{rows}", folder / f"prepared-{rows}"),
         }
         for step in options.steps.split(","):
             if (name := f"{step} {rows}") not in results:
@@ -175,8 +178,24 @@ def _predict(engine: str, model: str, place: Path, output: Path) -> Result:
     }
 
 
+def _unpack(place: Path, folder: Path) -> Result:
+    """Write a packed catalogue as a folder with a table and a file for each picture."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / IMAGES).mkdir(parents=True)
+    began, written = time.monotonic(), 0
+    with (folder / TABLE).open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("id", "title", "masterCategory"))
+        for batch in ds.dataset(place, format="parquet").to_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                table.writerow((row["id"], row["title"], row["masterCategory"]))
+                (folder / IMAGES / f"{row['id']}.jpg").write_bytes(row["image"]["bytes"])
+                written += 1
+    return {"rows": written, "seconds": round(time.monotonic() - began, 1)}
+
+
 def _prepare(place: Path, root: Path) -> Result:
-    """Prepare a catalogue and group its near-duplicates."""
+    """Prepare a folder of pictures and group its near-duplicates."""
     root.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(root / "data", ignore_errors=True)
     watched = _Watched([sys.executable, "-c", _PREPARE, str(place.absolute())], root)
@@ -216,6 +235,8 @@ def _kill(model: str, place: Path, output: Path, seed: int) -> Result:
     kinds = ["driver"] * DRIVER_KILLS + ["actor"] * ACTOR_KILLS
     rng.shuffle(kinds)
     done: list[str] = []
+    peaks: Counter[str] = Counter()
+    began = time.monotonic()
     watched = _Watched(_command("ray", model, place, output))
     for share, kind in zip(shares, kinds, strict=True):
         watched.until(lambda share=share: _rows_in(unfinished) >= share * total)  # type: ignore[misc]
@@ -225,8 +246,10 @@ def _kill(model: str, place: Path, output: Path, seed: int) -> Result:
             done.append(f"{kind} at {_rows_in(unfinished)}")
         if kind == "driver":
             watched.end()
+            peaks |= Counter(watched.peaks())
             watched = _Watched(_command("ray", model, place, output))
     watched.until_end()
+    seconds = round(time.monotonic() - began, 1)
     table = ds.dataset(output, format="parquet").to_table(columns=["id"])
     counts = Counter(table["id"].to_pylist())
     return {
@@ -234,6 +257,8 @@ def _kill(model: str, place: Path, output: Path, seed: int) -> Result:
         "rows": table.num_rows,
         "ids_once": sum(number == 1 for number in counts.values()),
         "expected": total,
+        "seconds": seconds,
+        **(peaks | Counter(watched.peaks())),
         **_compare_sample(model, place, output, rng),
     }
 

@@ -1,5 +1,8 @@
 """Pictures are linked as if all were compared with all, however they are divided into blocks, batches and processes."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,11 +18,15 @@ from vlm_core.pixels.picture_store import PictureStore, decode_picture
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=12), st.integers(0, 2**32))
 def test_near_pairs_are_all_whose_hashes_differ_in_few_bits(seeds, shuffle):
     rng = np.random.default_rng(shuffle)
-    codes = np.array([seed ^ int(bit) for seed in seeds for bit in 1 << rng.integers(0, 63, 3)], dtype=np.uint64)
+    flips = [[1 << int(place) for place in rng.choice(64, count, replace=False)] for count in (0, 2, 4, 5)]
+    codes = np.array([seed ^ sum(flipped) for seed in seeds for flipped in flips], dtype=np.uint64)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("ROWS_PER_BLOCK", 5), ("COLUMNS_PER_BLOCK", 4), ("PAIRS_PER_BATCH", 3)):
+        for name, value in (("ROWS_PER_BLOCK", 5), ("CANDIDATES_AT_ONCE", 4), ("PAIRS_PER_BATCH", 3)):
             patch.setattr(linking, name, value)
-        batches = [pair for start in range(0, len(codes), 5) for pair in linking._near_pairs(codes, start)]
+        with tempfile.TemporaryDirectory() as folder:
+            linking._Index.write(codes, Path(folder))
+            index = linking._Index.read(Path(folder))
+            batches = [pair for start in range(0, len(codes), 5) for pair in index.near_pairs(start)]
     found = sorted((int(i), int(j)) for first, second in batches for i, j in zip(first, second, strict=True))
     expected = [
         (i, j)
@@ -74,8 +81,7 @@ def _everything_compared(store):
 
 def _all_of(files, start):
     matcher = linking._Matcher(files)
-    codes = np.load(files.folder / "codes.npy")
-    pairs = list(linking._near_pairs(codes, start))
+    pairs = list(linking._Index.read(files.folder).near_pairs(start))
     first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
     same = matcher.coarsely(first, second)
     same[same] = matcher.same(first[same], second[same])
@@ -86,7 +92,7 @@ def _all_of(files, start):
 def test_what_is_passed_over_changes_no_group(store, monkeypatch, block):
     expected = _everything_compared(store)
     assert 40 < len(set(expected.tolist())) < len(store) / 2
-    for name, value in (("ROWS_PER_BLOCK", block), ("COLUMNS_PER_BLOCK", block), ("PAIRS_PER_BATCH", 5 * block)):
+    for name, value in (("ROWS_PER_BLOCK", block), ("CANDIDATES_AT_ONCE", block), ("PAIRS_PER_BATCH", 5 * block)):
         monkeypatch.setattr(linking, name, value)
     assert link_pictures(store, np.arange(len(store))).tolist() == expected.tolist()
 

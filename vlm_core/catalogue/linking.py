@@ -1,7 +1,10 @@
 """Which framed pictures are the same photograph: a hash proposes pairs, and the frames' pixels decide.
 
-What grows with the number of pictures lies in files, which processes share: frames, and the group of each picture. A
-process compares a block of pictures with all that come after it.
+Near hashes are found by an index of their bits, in bands (Norouzi, Punjani & Fleet 2012, "Fast search in Hamming space
+with multi-index hashing"): where all bits differ in few places, those of some band differ in very few, and whatever has
+almost the same bits there is looked up. What grows with the number of pictures lies in files, which processes share:
+frames, hashes, the index, and the group of each picture. A process compares a block of pictures with all that come
+after it.
 """
 
 from __future__ import annotations
@@ -34,8 +37,13 @@ MOST_UNREGISTERED: Final = 0.25  # share of the content's cells that differ befo
 MOST_REGISTERED: Final = 0.08  # and after
 FEWEST_CELLS: Final = 30  # smaller content is compared as if it had this many
 
+BANDS: Final = 3  # each has every third bit: neighbours tell much the same
+RADIUS_OF_BAND: Final = HASH_RADIUS // BANDS  # bits in which some band differs at most
+MOST_BITS: Final = 64 // BANDS  # of a band
+FEWEST_BITS: Final = 4
+
 ROWS_PER_BLOCK: Final = 1024
-COLUMNS_PER_BLOCK: Final = 512  # beside which a block's distances stay in the processor's cache
+CANDIDATES_AT_ONCE: Final = 100_000  # which stay in the processor's cache
 ROWS_PER_TASK: Final = 512  # framed at once
 PAIRS_PER_BATCH: Final = 200_000
 WORTH_PROCESSES: Final = 5000  # rows
@@ -61,14 +69,15 @@ class _Files:
 def link_pictures(pictures: PictureStore, rows: Rows) -> Rows:
     """Return a group number (m,) for each of the rows (m,), whose pictures all differ in their bytes.
 
-    Memory holds 16 bytes a picture, and what is compared at a time. Raises UserError where frames cannot be stored.
+    Memory holds some 100 bytes a picture, and what is compared at a time.
+    Raises UserError where frames cannot be stored.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = _Files(pictures, Path(folder), len(rows))
         try:
             codes = _write_frames(files, rows)
             groups = np.arange(len(rows), dtype=np.int64)
-            np.save(files.folder / "codes.npy", codes)
+            _Index.write(codes, files.folder)
             _write(files, groups)
         except OSError as error:
             raise UserError(
@@ -120,11 +129,10 @@ def _frame(files: _Files, task: tuple[int, Rows]) -> NDArray[np.uint64]:
 
 def _compare(files: _Files, start: int) -> tuple[Rows, Rows]:
     """Return pairs (p,) that are the same photograph, of the block at `start` and all after it, but for linked ones."""
-    codes = np.load(files.folder / "codes.npy", mmap_mode="r")
     groups = files.open("groups", np.int64)
     matcher = _Matcher(files)
     found: list[tuple[Rows, Rows]] = []
-    for first, second in _near_pairs(codes, start):
+    for first, second in _Index.read(files.folder).near_pairs(start):
         apart = groups[first] != groups[second]
         first, second = first[apart], second[apart]
         near = matcher.coarsely(first, second)
@@ -132,23 +140,6 @@ def _compare(files: _Files, start: int) -> tuple[Rows, Rows]:
     if not found:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     return np.concatenate([first for first, _ in found]), np.concatenate([second for _, second in found])
-
-
-def _near_pairs(codes: NDArray[np.uint64], start: int) -> Iterator[tuple[Rows, Rows]]:
-    """Yield all pairs (i < j) with i in the block at `start` whose hashes differ in few enough bits, batch by batch."""
-    block = np.array(codes[start : start + ROWS_PER_BLOCK])
-    some: list[tuple[Rows, Rows]] = []
-    waiting = 0
-    for left in range(start, len(codes), COLUMNS_PER_BLOCK):
-        distances = np.bitwise_count(block[:, None] ^ np.asarray(codes[left : left + COLUMNS_PER_BLOCK])[None])
-        places = np.flatnonzero(distances <= HASH_RADIUS)
-        first, second = np.divmod(places, distances.shape[1])
-        first, second = first + start, second + left
-        some.append((first[first < second], second[first < second]))
-        waiting += len(some[-1][0])
-        if waiting >= PAIRS_PER_BATCH or left + COLUMNS_PER_BLOCK >= len(codes):
-            yield np.concatenate([one for one, _ in some]), np.concatenate([other for _, other in some])
-            some, waiting = [], 0
 
 
 def _link_in_turn(matcher: _Matcher, first: Rows, second: Rows) -> list[tuple[Rows, Rows]]:
@@ -193,6 +184,115 @@ def merge(groups: Rows, first: Rows, second: Rows) -> Rows:
     numbers = np.arange(len(groups), dtype=np.int64)
     numbers[touched] = lowest[parts]
     return numbers[groups]
+
+
+@dataclass(frozen=True)
+class _Band:
+    """All hashes in the order of the bits of a band."""
+
+    bits: np.uint64  # that it has, of 64
+    codes: NDArray[np.uint64]  # (n,)
+    rows: Rows  # (n,), whose hashes these are
+    starts: Rows  # (2 ** bits + 1,) where those with each value of the band's bits begin
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Hashes (n,), and the bands by which near ones are found."""
+
+    codes: NDArray[np.uint64]
+    bands: tuple[_Band, ...]
+
+    @classmethod
+    def write(cls, codes: NDArray[np.uint64], folder: Path) -> None:
+        """Write the index of hashes (n,) into a folder."""
+        np.save(folder / "codes.npy", codes)
+        width = min(MOST_BITS, max(FEWEST_BITS, len(codes).bit_length()))
+        for band in range(BANDS):
+            values = _values(codes, band, width)
+            rows = np.argsort(values, kind="stable").astype(np.int32)
+            starts = np.zeros((1 << width) + 1, np.int32)
+            np.cumsum(np.bincount(values, minlength=1 << width), out=starts[1:])
+            for name, array in (("codes", codes[rows]), ("rows", rows), ("starts", starts)):
+                np.save(folder / f"{name}-{band}.npy", array)
+
+    @classmethod
+    def read(cls, folder: Path) -> _Index:
+        """Return the index in a folder, of which only what is looked up is read."""
+        load = partial(np.load, mmap_mode="r")
+        bands = []
+        for band in range(BANDS):
+            starts = load(folder / f"starts-{band}.npy")
+            bits = sum(1 << place for place in _places(band, (len(starts) - 1).bit_length() - 1))
+            bands.append(
+                _Band(np.uint64(bits), load(folder / f"codes-{band}.npy"), load(folder / f"rows-{band}.npy"), starts)
+            )
+        return cls(load(folder / "codes.npy"), tuple(bands))
+
+    def near_pairs(self, start: int) -> Iterator[tuple[Rows, Rows]]:
+        """Yield all pairs (i < j) with i in the block at `start` whose hashes differ in few enough bits, in batches."""
+        some: list[tuple[Rows, Rows]] = []
+        waiting = 0
+        for pair in self._found(np.array(self.codes[start : start + ROWS_PER_BLOCK]), start):
+            some.append(pair)
+            waiting += len(pair[0])
+            if waiting >= PAIRS_PER_BATCH:
+                yield _joined(some)
+                some, waiting = [], 0
+        yield _joined(some)
+
+    def _found(self, block: NDArray[np.uint64], start: int) -> Iterator[tuple[Rows, Rows]]:
+        """Yield each pair of a block from the first band in which it is near enough."""
+        for number, band in enumerate(self.bands):
+            earlier = [other.bits for other in self.bands[:number]]
+            for item, place in _candidates(
+                _values(block, number, (len(band.starts) - 1).bit_length() - 1), band.starts
+            ):
+                differing = block[item] ^ band.codes[place]
+                near = np.flatnonzero(np.bitwise_count(differing) <= HASH_RADIUS)
+                first, second = item[near] + start, band.rows[place[near]].astype(np.int64)
+                kept = first < second
+                for bits in earlier:
+                    kept &= np.bitwise_count(differing[near] & bits) > RADIUS_OF_BAND
+                yield first[kept], second[kept]
+
+
+def _places(band: int, width: int) -> range:
+    """Return the places of a band's bits in a hash."""
+    return range(band, band + BANDS * width, BANDS)
+
+
+def _values(codes: NDArray[np.uint64], band: int, width: int) -> Rows:
+    """Return the bits of a band in hashes (n,), as numbers (n,)."""
+    values = np.zeros(len(codes), np.int64)
+    for bit, place in enumerate(_places(band, width)):
+        values |= (codes >> np.uint64(place) & np.uint64(1)).astype(np.int64) << bit
+    return values
+
+
+def _candidates(values: Rows, starts: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """Yield items (c,) of the numbers (m,) and places (c,) in a band with almost the same bits, some at a time."""
+    bits = [0, *(1 << bit for bit in range((len(starts) - 1).bit_length() - 1))]
+    changes = np.unique([one | other for one in bits for other in bits])  # of RADIUS_OF_BAND bits at most
+    probed = values[:, None] ^ changes
+    begin = starts[probed]
+    counts = starts[probed + 1] - begin
+    items, probes = np.nonzero(counts)
+    begin, counts = begin[items, probes].astype(np.int64), counts[items, probes]
+    ends = np.cumsum(counts, dtype=np.int64)
+    left = 0
+    while left < len(counts):
+        done = int(ends[left - 1]) if left else 0
+        right = max(left + 1, int(np.searchsorted(ends, done + CANDIDATES_AT_ONCE)))
+        some = counts[left:right]
+        within = np.arange(done, int(ends[right - 1])) - np.repeat(ends[left:right] - some, some)
+        yield np.repeat(items[left:right], some), np.repeat(begin[left:right], some) + within
+        left = right
+
+
+def _joined(pairs: list[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
+    nothing = np.empty(0, np.int64)
+    return np.concatenate([nothing, *(one for one, _ in pairs)]), np.concatenate([nothing, *(two for _, two in pairs)])
 
 
 class _Matcher:

@@ -42,6 +42,7 @@ _LEVELS: Final = {
     "mlflow.store.db.utils": logging.CRITICAL,  # logs each database error with its traceback before it raises it
     # logs, with its traceback, what a signal raises while it closes a connection, and raises it again
     "sqlalchemy.pool": logging.CRITICAL,
+    "psycopg": logging.ERROR,  # warns of each insertion that the database refused, which is raised and handled
     "urllib3.connectionpool": logging.ERROR,  # reports every retry; `store_errors` reports once
 }
 # MLflow's defaults are 120 seconds and 7 retries, which is right in the middle of a run and too long at its start.
