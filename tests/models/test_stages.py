@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.models.families import CATEGORIES, FAMILIES, WITH_LANGUAGE, make_adapter, make_categoriser, make_tower
 from vlm_core.errors import UserError
 from vlm_core.models.categoriser import ADAPTERS
+from vlm_core.models.checksums import CHECKSUMS
 from vlm_core.models.saved import load_categoriser
 from vlm_core.models.stages import run_stages
 from vlm_core.models.vision import TOWERS, Vision
@@ -67,6 +69,20 @@ def test_a_description_of_an_earlier_version_is_read(head, readout, tmp_path):
     loaded = load_categoriser(tmp_path)
     assert loaded.description == model.description
     np.testing.assert_array_equal(loaded.log_probabilities(PICTURES), model.log_probabilities(PICTURES))
+
+
+@pytest.mark.parametrize("file", ["model/model.safetensors", "head.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_weights_that_do_not_fit_are_refused(file, damage, tmp_path):
+    model = make_categoriser("clip")
+    model.save(tmp_path)
+    weights = load_file(tmp_path / file)
+    name = next(name for name in sorted(weights) if name.endswith("bias"))
+    del weights[name]
+    save_file(weights | ({name: torch.zeros(1)} if damage == "shape" else {}), tmp_path / file, {"format": "pt"})
+    (tmp_path / CHECKSUMS).unlink(missing_ok=True)
+    with pytest.raises(UserError, match=f"1 weights are missing or of another shape, the first is {name}"):
+        load_categoriser(tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,6 +16,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
 from torch import Tensor, nn
 
 from vlm_core.atomic import write_atomically
+from vlm_core.errors import UserError
 from vlm_core.evaluation.hierarchy import Hierarchy
 from vlm_core.evaluation.levels import LevelPredictions
 from vlm_core.evaluation.product_texts import TextReading
@@ -390,17 +391,34 @@ class VisionLanguageCategoriser:
 
     @classmethod
     def load(cls, folder: Path) -> VisionLanguageCategoriser:
-        """Return the categoriser that `save` wrote, in evaluation mode."""
+        """Return the categoriser that `save` wrote, in evaluation mode. Raise UserError where its files do not fit."""
         from safetensors.torch import load_file
 
         description = _DESCRIPTION.validate_json((folder / "categoriser.json").read_bytes())
         hf_class, settings = model_class(description.family, read_json(folder / "model" / "config.json"))
         with quiet_transformers():
-            hf = hf_class.from_pretrained(folder / "model", dtype=torch.float32, local_files_only=True, **settings)
+            hf, report = hf_class.from_pretrained(
+                folder / "model",
+                dtype=torch.float32,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # reported
+                output_loading_info=True,
+                **settings,
+            )
         tokenizer = read_tokenizer(folder / "model") if FAMILIES[description.family].has_language else None
+        wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
         categoriser = cls(hf, tokenizer, description)
         if isinstance(categoriser.head, nn.Module):
-            categoriser.head.load_state_dict(load_file(folder / "head.safetensors"))
+            saved = load_file(folder / "head.safetensors")
+            shapes = {name: weight.shape for name, weight in categoriser.head.state_dict().items()}
+            wrong += [name for name in {*shapes, *saved} if name not in saved or saved[name].shape != shapes.get(name)]
+            if not wrong:
+                categoriser.head.load_state_dict(saved)
+        if wrong:
+            raise UserError(
+                f"{folder} does not fit its configuration: {len(wrong)} weights are missing or of another shape, the "
+                f"first is {min(wrong)}. Log or export the model again."
+            )
         hf.eval()
         return categoriser
 
