@@ -104,8 +104,8 @@ def copy_database(empty: Path, folder: Path) -> Path:
     return path
 
 
-def plot_nothing(patch: pytest.MonkeyPatch) -> None:
-    """Write a blank image in the place of each plot, which takes half a second: no test of whole runs looks at them.
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Write a blank image in the place of each plot, and time models in one pass: no test of whole runs looks at them.
 
     The plots' own tests draw, and so do runs in processes of their own.
     """
@@ -115,6 +115,7 @@ def plot_nothing(patch: pytest.MonkeyPatch) -> None:
 
     for name in ("plot_confusion", "plot_reliability"):
         patch.setattr(f"vlm_core.evaluation.plots.{name}", write_blank)
+    patch.setattr("vlm_core.inference.TIMED_PASSES", 1)
 
 
 @pytest.fixture(scope="session")
@@ -149,13 +150,21 @@ def hasty_mlflow() -> None:
     event.listen(QueuePool, "checkout", taken)
 
 
+@pytest.fixture(scope="session")
+def hasty_exports() -> None:
+    """PyTorch's exporter reads the functions of ONNX once, not for each model."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
+
+
 @pytest.fixture
 def store(hasty_mlflow: None, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, whose default store exists and is empty."""
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
-    plot_nothing(monkeypatch)
+    hurry(monkeypatch)
     copy_database(empty_database, tmp_path)
     return tmp_path
 
@@ -206,7 +215,7 @@ def filled_store(hasty_mlflow: None, shop: Path, prepared: Path, empty_database:
             for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
                 patch.delenv(name, raising=False)
             patch.chdir(folder)
-            plot_nothing(patch)
+            hurry(patch)
             _fill(shop, folder)
 
     return make_once("filled", fill)
@@ -231,6 +240,7 @@ def filled_copy(filled_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The working directory, whose default store holds the same runs and may be written to."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    hurry(monkeypatch)
     with closing(sqlite3.connect(filled_store / "mlflow.db")) as database:
         database.execute("VACUUM INTO ?", (str(tmp_path / "mlflow.db"),))
     return tmp_path

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PREDICTION_BATCH: Final = 64
 REQUEST_BATCH: Final = 32
+TIMED_PASSES: Final = 3
 NOTHING: Final = "The product has neither an image nor a text."
 
 
@@ -59,9 +60,9 @@ def choose_device(device: str) -> str:
 
 
 def seconds_per_image(model: Categoriser, pictures: NDArray[np.uint8]) -> float:
-    """Return the median seconds per image of three passes over decoded pictures (n, H, W, 3)."""
+    """Return the median seconds per image of several passes over decoded pictures (n, H, W, 3)."""
     passes = []
-    for _ in range(3):
+    for _ in range(TIMED_PASSES):
         started = time.perf_counter()
         model.log_probabilities(pictures)
         passes.append((time.perf_counter() - started) / len(pictures))

@@ -17,6 +17,7 @@ import optuna
 import pandas as pd
 import pytest
 
+from tests.stores import hurry
 from vlm_core.config import Config, SearchConfig, StudyConfig
 from vlm_core.errors import UserError
 from vlm_core.tracking.reader import RunReader
@@ -56,6 +57,7 @@ def old_store(unpacked: Path, prepared: Path, shop: Path, tmp_path: Path, monkey
     """The working directory, with a store of the test's own and the catalogue that its runs used."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    hurry(monkeypatch)
     shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True)
     shutil.copytree(prepared / "data", tmp_path / "data")
     (tmp_path / "shop").symlink_to(shop, target_is_directory=True)

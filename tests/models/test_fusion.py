@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BlipForImageTextRetrieval
 
-from tests.models.families import CATEGORIES, WITH_LANGUAGE, make_adapter, make_tiny, trim
+from tests.models.families import CAPTIONERS, CATEGORIES, WITH_LANGUAGE, make_adapter, make_tiny, trim
 from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.models.fusion import LateHead, reading_stages, tokens_needed
@@ -23,10 +23,10 @@ KINDS = [("text", "own"), *(("image+text", fusion) for fusion in FUSIONS)]
 
 
 def make_reader(family, inputs="image+text", fusion="own", tokens=16, shallow=False):
-    """A categoriser of three categories that reads titles; a shallow one has one block in each tower."""
+    """A categoriser of three categories that reads titles; a shallow one has as few blocks as it can do with."""
     hf, tokenizer = make_tiny(family)
     if shallow:
-        trim(family, hf, 1, 1)
+        trim(family, hf, 0 if family in CAPTIONERS else 1, 1)
     torch.manual_seed(1)
     description = Description(
         family,

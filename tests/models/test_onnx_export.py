@@ -20,7 +20,8 @@ from vlm_core.models.onnx_export import export_onnx, quantise_onnx
 from vlm_core.models.saved import load_categoriser
 from vlm_core.tracking.logging_model import requirements
 
-pytestmark = pytest.mark.slow  # a graph is traced for seconds
+# A graph is traced for seconds.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty_exports")]
 # Every family and head. What a linear head reads of BLIP and GIT is exported where a cache is filled with it.
 KINDS = [
     ("clip", "linear", "fused"),

@@ -9,7 +9,8 @@ from tests.models.families import make_shallow
 from vlm_core.models.onnx_prefix import OnnxPrefix
 from vlm_core.models.positions import resize_input
 
-pytestmark = pytest.mark.slow  # a graph is traced for seconds
+# A graph is traced for seconds.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty_exports")]
 SIZES = {"clip": 48, "git": 64}  # of which 64 is the models' own
 PIXELS = {size: torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(2)) for size in SIZES.values()}
 

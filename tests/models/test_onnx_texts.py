@@ -4,11 +4,20 @@ import numpy as np
 import pytest
 
 from tests.models.test_fusion import PICTURES, TEXTS, make_reader
-from vlm_core.models.onnx_categoriser import TOKENIZER
+from tests.stores import make_once
+from vlm_core.models.onnx_categoriser import TOKENIZER, OnnxCategoriser
 from vlm_core.models.onnx_export import export_onnx, quantise_onnx
 from vlm_core.models.saved import load_categoriser
 
-pytestmark = pytest.mark.slow  # a graph is traced for seconds
+# A graph is traced for seconds.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty_exports")]
+
+
+def exported(family, inputs, fusion):
+    """A shallow model and its fp32 export, which is made once."""
+    model = make_reader(family, inputs, fusion, shallow=True)
+    folder = make_once(f"exported-{family}-{inputs}-{fusion}", lambda folder: export_onnx(model, folder / "onnx"))
+    return model, OnnxCategoriser.load(folder / "onnx")
 
 
 @pytest.mark.parametrize(
@@ -21,9 +30,8 @@ pytestmark = pytest.mark.slow  # a graph is traced for seconds
         ("git", "text", "own"),
     ],
 )
-def test_fp32_equals_pytorch_whatever_is_missing(family, inputs, fusion, tmp_path):
-    model = make_reader(family, inputs, fusion, shallow=True)
-    onnx = export_onnx(model, tmp_path / "onnx")
+def test_fp32_equals_pytorch_whatever_is_missing(family, inputs, fusion):
+    model, onnx = exported(family, inputs, fusion)
     assert onnx.reads == model.reads
     has_picture = np.array([True, False, True])
     for texts, given in ((TEXTS, None), ([TEXTS[0], "blue " * 40, ""], has_picture), (None, None)):
@@ -34,8 +42,8 @@ def test_fp32_equals_pytorch_whatever_is_missing(family, inputs, fusion, tmp_pat
 
 
 def test_int8_keeps_its_tokenizer_wherever_it_is_saved(tmp_path):
-    model = make_reader("clip", fusion="concat", shallow=True)
-    small = quantise_onnx(export_onnx(model, tmp_path / "onnx"), tmp_path / "int8")
+    model, onnx = exported("clip", "image+text", "late")
+    small = quantise_onnx(onnx, tmp_path / "int8")
     rows = small.log_probabilities(PICTURES, TEXTS)
     assert np.abs(rows - model.log_probabilities(PICTURES, TEXTS)).max() < 0.3
     small.save(tmp_path / "again")

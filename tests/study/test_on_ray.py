@@ -1,4 +1,4 @@
-"""A study on a Ray cluster of three nodes, one of which is killed midway: its figures are those of one process."""
+"""A study on a Ray cluster of two nodes, one of which is killed midway: its figures are those of one process."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def metrics(study: str) -> dict[str, dict[str, float]]:
 def test_a_node_that_is_killed_changes_no_figure(shop: Path, stocked: Path) -> None:
     config = {"seeds": 2, "threads": 1}
     alone = run_study(small(shop, study="alone", **config), stocked)
-    with running_cluster() as cluster, collected_messages() as lines:
-        node = min(cluster.worker_nodes, key=lambda node: str(node.node_id))
+    with running_cluster(nodes=2) as cluster, collected_messages() as lines:
+        (node,) = cluster.worker_nodes
 
         def kill() -> None:
             wait_for(lambda: any(line.startswith("[1/4]") for line in lines), 200)
@@ -45,10 +45,10 @@ def test_a_node_that_is_killed_changes_no_figure(shop: Path, stocked: Path) -> N
 
         killer = Thread(target=kill)
         killer.start()
-        shared = small(shop, study="shared", engine="ray", address="auto", workers=3, **config)
+        shared = small(shop, study="shared", engine="ray", address="auto", workers=2, **config)
         together = run_study(shared, stocked)
         killer.join()
     assert metrics(together.run_id) == metrics(alone.run_id) != {}
     scores = [[(row.configuration, row.macro_f1) for row in each.results.scores] for each in (alone, together)]
     assert scores[0] == scores[1]
-    assert together.results.cells_finished == 4 and any("Ray: 3 cores on 3 nodes" in line for line in lines)
+    assert together.results.cells_finished == 4 and any("Ray: 2 cores on 2 nodes" in line for line in lines)

@@ -349,6 +349,7 @@ def test_what_other_runs_have_kept_changes_no_weight(uneven, data, tmp_path):
         pytest.param("blip", MODES[0], OnnxPrefix, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.usefixtures("hasty_exports")
 def test_an_int8_prefix_tells_its_error_whoever_filled_the_cache(data, tmp_path, family, settings, prefix, monkeypatch):
     monkeypatch.setattr("vlm_core.models.onnx_prefix.OnnxPrefix", prefix)
     model, logged = make_shallow(family, blocks=2 if family == "clip" else 1), {}

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from experiments import export as door
 from experiments import predict
 from tests.messages import collected_messages
+from tests.models.families import make_shallow
 from tests.models.test_onnx_export import exported, saved_again
 from tests.stub_training import train_nothing
 from tests.tracking.models import save_categoriser
@@ -20,17 +21,32 @@ from vlm_core.models.saved import load_categoriser
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.registry import resolve
 from vlm_core.tracking.store import open_mlflow
-from vlm_core.workflows import export, train
+from vlm_core.workflows import export
 
 SMALL = {
     "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
 }  # fmt: skip
 
 
-@pytest.mark.slow
-def test_an_exported_run_is_compared_and_served(shop, stocked, store, capsys, monkeypatch):
+@pytest.fixture
+def keep(shop, stocked, tmp_path, monkeypatch):
+    """The id of a run that learnt nothing and holds that categoriser; an export of it is timed once."""
     monkeypatch.setattr(export, "_PASSES", 1)
-    run_id = train.run_training(Config.build({**SMALL, "data": str(shop), "model": "clip"}), stocked).run_id
+
+    def start(categoriser):
+        folder = tmp_path / "categoriser"
+        folder.mkdir()
+        categoriser.save(folder)
+        config = Config.build({**SMALL, "data": str(shop), "model": "clip"})
+        return train_nothing(model=folder)(config, stocked).run_id
+
+    return start
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hasty_exports")
+def test_an_exported_run_is_compared_and_served(keep, shop, store, capsys):
+    run_id = keep(make_shallow("clip", blocks=1))
     before = RunReader().runs().iloc[0]
     door.main(["--run", run_id, "--pictures", "8", "--threads", "1"])
     printed = capsys.readouterr().out
@@ -59,21 +75,6 @@ def test_an_exported_run_is_compared_and_served(shop, stocked, store, capsys, mo
     assert predictions["category"][0] in load_categoriser(resolve(f"runs:/{run_id}/onnx/int8")).categories
     needed = (RunReader().artifact(run_id, "onnx/int8") / "requirements.txt").read_text()
     assert "onnxruntime==" in needed and "transformers" not in needed  # a model that needs no more is tried elsewhere
-
-
-@pytest.fixture
-def keep(shop, stocked, tmp_path, monkeypatch):
-    """The id of a run that learnt nothing and holds that categoriser; an export of it is timed once."""
-    monkeypatch.setattr(export, "_PASSES", 1)
-
-    def start(categoriser):
-        folder = tmp_path / "categoriser"
-        folder.mkdir()
-        categoriser.save(folder)
-        config = Config.build({**SMALL, "data": str(shop), "model": "clip"})
-        return train_nothing(model=folder)(config, stocked).run_id
-
-    return start
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_logged(keep, store, tmp_path):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.messages import collected_messages
+from tests.models.test_fusion import make_reader
 from tests.shops import write_shop
 from tests.stub_training import Killed, kill_on_entry
 from vlm_core.config import Config, ExtensionConfig
@@ -117,7 +118,7 @@ def test_an_extension_killed_between_any_two_steps_leaves_the_old_version_and_is
     monkeypatch.setattr("vlm_core.tracking.tags.process_is_alive", lambda tag: False)
     killed = {"method": "head", "max_forgetting": 1.0}
     steps = (
-        (RunWriter, "evaluation"), (RunWriter, "model"), (registry, "_new_version"), (registry, "_update_champion")
+        (RunWriter, "model"), (registry, "_new_version"), (registry, "_update_champion")
     )  # fmt: skip
     for owner, name in steps:
         with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -180,6 +181,11 @@ def test_a_model_that_reads_titles_learns_categories_whose_words_it_then_masks_t
         "a hat with a brim"
     ) == "a with a brim"
     assert "## Texts" in (folder / "README.md").read_text()
-    late = run_training(Config.build({**given, **small, "data": str(shop), "fusion": "late"}), here)
+
+
+def test_a_model_whose_fusion_head_cannot_be_extended_is_refused(here):
+    make_reader("clip", fusion="late").save(here / "late")
+    with RunWriter("product-categorisation", "late") as late:
+        late.model(here / "late")
     with pytest.raises(UserError, match="fusion=late, whose head cannot be extended: train one with fusion=own"):
-        _extend(here, run=late.run_id, title_column="name")
+        _extend(here, run=late.run_id)

@@ -72,7 +72,7 @@ def test_a_run_of_two_levels_is_evaluated_predicted_served_shown_and_refused_whe
         run_export(run_id, ["fp32"], 2, 1, stocked)
     with pytest.raises(UserError, match="predicts several labels"):
         open_old_run(run_id)
-    other = {"data": "sample", "label": "articleType", "resamples": 100, "threads": 1}
+    other = {"data": str(shop), "label": "articleType", "resamples": 100, "threads": 1}
     _, evaluation = run_evaluation(run_id, Config.build(other), stocked)
     assert [level.label for level in evaluation.levels.levels] == ["masterCategory", "articleType"]
 

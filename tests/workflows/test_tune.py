@@ -49,6 +49,7 @@ def quick(search, monkeypatch):
     """The same search, whose trials and winner learn nothing."""
     monkeypatch.setattr(TRIAL, try_nothing())
     monkeypatch.setattr("vlm_core.workflows.tune.run_training", train_nothing())
+    monkeypatch.setattr("vlm_core.workflows.tune._PLOTS", {1: (), 2: ("pareto_front",)})
     return search
 
 

@@ -7,7 +7,8 @@ with.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -34,14 +35,19 @@ def published_catalogue(ids: Sequence[str]) -> str:
     return _published(ids)[0]
 
 
-def _published(ids: Sequence[str]) -> tuple[str, dict[str, int]]:
+def _published(ids: Sequence[str]) -> tuple[str, Mapping[str, int]]:
     """Return the name of a published catalogue and the places of its ids."""
-    for path in sorted(PUBLISHED.glob("*.npy")):
-        numbers = np.load(path, allow_pickle=False).tolist()
-        places = {str(number): place for place, number in enumerate(numbers)}
-        if ids and sum(name in places for name in ids) >= SAME * len(ids):
-            return path.stem, places
+    for name, places in _orders().items():
+        if ids and sum(product in places for product in ids) >= SAME * len(ids):
+            return name, places
     return "", {}
+
+
+@cache
+def _orders() -> Mapping[str, Mapping[str, int]]:
+    """Return the places of ids by the name of their catalogue."""
+    numbers = {path.stem: np.load(path, allow_pickle=False).tolist() for path in sorted(PUBLISHED.glob("*.npy"))}
+    return {name: {str(number): place for place, number in enumerate(ids)} for name, ids in numbers.items()}
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

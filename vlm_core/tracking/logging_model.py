@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -119,7 +120,8 @@ def save_model(folder: Path, path: Path, *, meta: Any = None) -> None:
         data = Path(temporary) / "categoriser"
         data.symlink_to(folder.resolve(), target_is_directory=True)
         code = Path(temporary) / "vlm_core"  # without the tiny weights, which no saved model starts from
-        shutil.copytree(Path(vlm_core.__file__).parent, code, ignore=shutil.ignore_patterns("weights", "__pycache__"))
+        left_out = shutil.ignore_patterns("weights", "__pycache__")
+        shutil.copytree(Path(vlm_core.__file__).parent, code, ignore=left_out, copy_function=os.symlink)
         open_mlflow().pyfunc.save_model(
             path,
             loader_module="vlm_core.tracking.serving",
@@ -196,11 +198,11 @@ def _link_scores(client: MlflowClient, run: Any, model_id: str) -> None:
 
     run_id = run.info.run_id
     linked = {metric.key for metric in client.get_logged_model(model_id).metrics or ()}
-    names = [name for name in run.data.metrics if name.startswith("test_") and name not in linked]
-    points = [client.get_metric_history(run_id, name)[-1] for name in names]
+    points = [Metric.from_proto(point) for point in run.data.to_proto().metrics]
     metrics = [
         Metric(point.key, point.value, point.timestamp, point.step, model_id=model_id, run_id=run_id)
         for point in points
+        if point.key.startswith("test_") and point.key not in linked
     ]
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])

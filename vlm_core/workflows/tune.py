@@ -184,7 +184,7 @@ def _retrain(worker: _Worker, best: FrozenTrial, data: Data, run_id: str) -> Tra
         if status == "FINISHED":
             return TrainingOutcome(winner, stored, data.split, reader.evaluation(winner))
         resume = winner
-    return run_training(Config.build({**settings, "resume": resume}), worker.root, parent=run_id)
+    return run_training(Config.build({**settings, "resume": resume}), worker.root, data=data, parent=run_id)
 
 
 @dataclass(frozen=True)
