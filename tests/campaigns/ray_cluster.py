@@ -121,6 +121,9 @@ class Campaign:
         return ["--data", str(self.data), *own, *size, *(() if "--trials" in own else study)]
 
     def _study_locally(self) -> None:
+        if self.options.local:
+            self.expected = _cells(self._read(Path(self.options.local).resolve(), ""))
+            return
         folder, log = self._place("local"), self.folder / "local.log"
         command = [sys.executable, "-m", "experiments.study", *self._flags(*_STUDY)]
         began = time.monotonic()
@@ -258,7 +261,7 @@ class Campaign:
         return rows
 
     def _trials(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = json.loads(self._ask(_TRIALS, self.folder, "", self.database.reached("searches")))
+        rows: list[dict[str, Any]] = json.loads(self._ask(_TRIALS, self.folder, "", self.database.address("searches")))
         return rows
 
     def _finished(self) -> int:
@@ -299,6 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.ray_cluster", description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="", help="catalogue (empty: a shop of 1,600 drawn products)")
     parser.add_argument("--prepared", default="", help="folder in which a command has prepared that catalogue before")
+    parser.add_argument("--local", default="", help="folder in which an earlier call with --keep ran the study locally")
     parser.add_argument("--parts", default="study,leader,search,away,speed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)

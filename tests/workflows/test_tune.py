@@ -360,6 +360,32 @@ def test_a_killed_search_is_resumed_to_all_its_trials_and_leaves_no_orphan(quick
     assert list((stocked / "checkpoints").iterdir()) == []
 
 
+def test_a_trial_of_another_machine_is_repeated_once_whoever_dies_that_noticed_its_death(quick, stocked, monkeypatch):
+    settings = {"trials": 2, "storage": f"sqlite:///{stocked / 'search.db'}"}
+
+    def die(*given):
+        raise Killed
+
+    def die_with(name, what):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_on_entry(patch, optuna.Study, "optimize")  # which nobody calls: no run that dies is marked
+            patch.setattr(name, what)
+            quick(**settings)
+        for _, run in RunReader().runs().query("status == 'RUNNING'").iterrows():
+            machine = "elsewhere" if run["tags.kind"] == "trial" else platform.node()
+            RunReader()._client.set_tag(run["run_id"], "process", f"{machine}:{2**22 + 1}:1.00")
+
+    die_with(TRIAL, try_nothing(die))
+    die_with("vlm_core.workflows.search_storage.queue_again", die)
+    die_with("vlm_core.workflows.search_storage.end_orphans", die)
+    assert sorted(RunReader().runs()["status"]) == ["RUNNING", "RUNNING"]
+    outcome, _ = quick(**settings)
+    trials = outcome.search.get_trials()
+    assert [trial.user_attrs.get("repeats") for trial in trials] == [None, 0, None]
+    assert trials[1].params == trials[0].params and count_states(outcome.search)["fail"] == 1
+    assert sorted(RunReader().runs()["status"]) == [*["FINISHED"] * 4, "KILLED"]
+
+
 @pytest.mark.parametrize("moment", ["in the winner's training", "after it", "at the end of the search"])
 def test_a_search_that_dies_with_its_winner_keeps_what_is_trained(quick, monkeypatch, moment):
     trained = []

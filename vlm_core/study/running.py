@@ -162,7 +162,7 @@ def _run_cells(
 
 def _again(pending: PendingCell, plan: StudyPlan, parent: str) -> PendingCell:
     """Return how a cell is resumed whose process died: as the same command would after the study was killed."""
-    end_orphans(parent, pending.cell.key)
+    end_orphans(parent, [pending.cell.key])
     children = RunReader().children(parent)
     if left := find_pending(replace(plan, cells=(pending.cell,)), children):
         return left[0]

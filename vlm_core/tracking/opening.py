@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,8 +158,8 @@ def end_dead_run(client: MlflowClient, run: Run) -> None:
         )
 
 
-def end_orphans(parent: str, name: str = "") -> None:
-    """Mark the runs below the run `parent` (those of that name) as KILLED that are RUNNING: their processes are dead.
+def end_orphans(parent: str, names: Collection[str] = ()) -> None:
+    """Mark the runs below the run `parent` (those of the names) as KILLED that are RUNNING: their processes are dead.
 
     Only who started these processes knows that of other machines. Raises UserError.
     """
@@ -169,7 +170,7 @@ def end_orphans(parent: str, name: str = "") -> None:
         leader = find_run(client, parent)
         below = client.search_runs([leader.info.experiment_id], query, max_results=_MOST_AT_ONCE) if leader else ()
         for run in below:
-            if name in ("", run.info.run_name):
+            if not names or run.info.run_name in names:
                 end_dead_run(client, run)
 
 

@@ -20,10 +20,11 @@ from typing import Any, Final
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from vlm_core.tracking.opening import end_orphans
 from vlm_core.tracking.patience import patiently
+from vlm_core.tracking.tags import FAILURE
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +98,34 @@ def queue_again(search: optuna.Study, trial: FrozenTrial | Trial) -> None:
 def repeat_trial(search: optuna.Study, trial: FrozenTrial, root: Path) -> None:
     """Queue the settings of a trial that died, mark its run as KILLED, and remove its checkpoints."""
     queue_again(search, trial)
-    end_orphans(str(search.user_attrs[RUN]), f"{search.study_name}-{trial.number}")
+    end_orphans(str(search.user_attrs[RUN]), [run_name(search, trial)])
     if run_id := trial.user_attrs.get(RUN):
         shutil.rmtree(root / "checkpoints" / str(run_id), ignore_errors=True)
     logger.info(f"Trial {trial.number} died with its process and is repeated.")
+
+
+def repeat_forgotten(search: optuna.Study, root: Path) -> None:
+    """Repeat the trials that failed and are not repeated yet, but for those whose losses diverged.
+
+    An error may be mended by now, and who notices that a trial died may be killed before it queues the trial again.
+    """
+    trials = search.get_trials(deepcopy=False)
+    repeated = {trial.user_attrs.get(REPEATS) for trial in trials}
+    for trial in trials:
+        if trial.state == TrialState.FAIL and trial.number not in repeated and FAILURE not in trial.user_attrs:
+            repeat_trial(search, trial, root)
+
+
+def end_failed_runs(search: optuna.Study) -> None:
+    """Mark the runs of trials that failed as KILLED that are RUNNING: nobody is left who ends them."""
+    failed = search.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    if names := [run_name(search, trial) for trial in failed]:
+        end_orphans(str(search.user_attrs[RUN]), names)
+
+
+def run_name(search: optuna.Study, trial: FrozenTrial | Trial) -> str:
+    """Return the name of a trial's run."""
+    return f"{search.study_name}-{trial.number}"
 
 
 @contextmanager

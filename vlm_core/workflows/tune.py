@@ -42,10 +42,13 @@ from vlm_core.workflows.corrections import fetch_corrections
 from vlm_core.workflows.search_storage import (
     RUN,
     SECONDS_SILENT,
+    end_failed_runs,
     open_database,
     open_journal,
     queue_again,
+    repeat_forgotten,
     repeat_trial,
+    run_name,
     saying_alive,
 )
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
@@ -154,7 +157,9 @@ def _lead(worker: _Worker, search: optuna.Study, data: Data, engine: Engine) -> 
         run.params({**config.to_params(), "search": ",".join(worker.space)})
         if previous_run:
             worker.repeat_dead_trials(search)
+            repeat_forgotten(search, worker.root)
         worker.run_workers(engine, data, run.run_id)
+        end_failed_runs(search)
         best = _best_trial(search)
         _log_search(search, best, run)
         logger.info("Best settings: " + ", ".join(f"{name}={value}" for name, value in best.params.items()) + ".")
@@ -354,7 +359,7 @@ class _Worker:
             return not trial.should_prune()
 
         started = time.monotonic()
-        settings = {**self.fixed_settings, **trial.params, "run_name": f"{self.name}-{trial.number}"}
+        settings = {**self.fixed_settings, **trial.params, "run_name": run_name(search, trial)}
         try:
             result = run_trial(
                 Config.build(settings),
