@@ -13,13 +13,14 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -198,10 +199,22 @@ def _prepare(place: Path, root: Path) -> Result:
     """Prepare a folder of pictures and group its near-duplicates."""
     root.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(root / "data", ignore_errors=True)
+    before = _processor_seconds()
     watched = _Watched([sys.executable, "-c", _PREPARE, str(place.absolute())], root)
     watched.until_end()
     steps = [line for line in watched.said.splitlines() if line.startswith("{")]
-    return {"seconds": round(watched.seconds, 1), **json.loads(steps[-1]), **watched.peaks()}
+    return {
+        "seconds": round(watched.seconds, 1),
+        "processor_seconds": round(_processor_seconds() - before, 1),
+        **json.loads(steps[-1]),
+        **watched.peaks(),
+    }
+
+
+def _processor_seconds() -> float:
+    """Return the processor time of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 _PREPARE: Final = """
@@ -264,7 +277,12 @@ def _kill(model: str, place: Path, output: Path, seed: int) -> Result:
 
 
 def _rows_in(folder: Path) -> int:
-    return sum(ds.dataset(path).count_rows() for path in folder.glob("part-*.parquet"))
+    return sum(map(_rows_of, folder.glob("part-*.parquet")))
+
+
+@cache
+def _rows_of(part: Path) -> int:
+    return int(ds.dataset(part).count_rows())
 
 
 def _compare_sample(model: str, place: Path, output: Path, rng: random.Random) -> Result:
