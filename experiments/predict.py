@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.cli import Parser, run_command, say
+from vlm_core.addresses import local_path
 from vlm_core.config import EngineSettings
 from vlm_core.errors import UserError
 
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--pictures",
         required=True,
         nargs="+",
-        help="images, folders (with those below), zips, patterns in quotes such as 'photos/*.jpg', or tables of images",
+        help="images, folders (with those below), zips, patterns in quotes such as 'photos/*.jpg', or tables of "
+        "images; or one address such as s3://bucket/folder",
     )
     parser.add_argument(
         "--output",
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.threads < 0 or options.workers < 0:
         raise UserError("threads and workers are numbers from 1 on.")
     given = {name: text for name, text in vars(options).items() if name in ("engine", "address")}
-    engine, output = EngineSettings.build(given), Path(options.output)
+    engine, output = EngineSettings.build(given), local_path("output", options.output)
     if engine.engine == "ray" or not output.suffix:
         _predict_into_folder(engine, options, output)
         return

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import Parser, run_command, say
+from vlm_core.addresses import local_path
 from vlm_core.config import CatalogueSettings
 
 MEGABYTE = 1_000_000
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--megabytes", type=int, default=256, help="about the largest file (default: 256)")
     CatalogueSettings.add_flags(parser, ("data", "label", "id_column", "picture_column", "download"))
     values = vars(parser.parse_args(arguments))
-    output, rows, megabytes = Path(values.pop("output")), values.pop("rows"), values.pop("megabytes")
+    output, rows, megabytes = local_path("output", values.pop("output")), values.pop("rows"), values.pop("megabytes")
     config = CatalogueSettings.build(values)
     from vlm_core.catalogue.reading import number_of
     from vlm_core.catalogue.shards import pack

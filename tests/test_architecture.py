@@ -17,6 +17,7 @@ ROOMS = ("experiments", "vlm_core", "dashboard")
 FLOORS = (
     (
         "vlm_core/errors",
+        "vlm_core/addresses",
         "vlm_core/atomic",
         "vlm_core/progress",
         "vlm_core/aliases",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_core.addresses import local_path
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.labels import counted
 from vlm_core.catalogue.levels import find_levels
@@ -188,7 +189,7 @@ def corrections_file(config: CatalogueSettings, root: Path) -> Path | None:
         return None
     if artifact := run_artifact(config.corrections):
         return root / "data" / "corrections" / artifact[0] / artifact[1]
-    return Path(config.corrections).expanduser()
+    return local_path("corrections", config.corrections)
 
 
 def _correct(config: CatalogueSettings, catalogue: Catalogue, root: Path) -> Catalogue:
@@ -377,7 +378,7 @@ def _parts_of_file(config: TrainingSettings, catalogue: Catalogue) -> pd.Series[
     """Return the part (n,) of each product in the file of the settings; what does not fit is logged."""
     from vlm_core.catalogue.part_files import parts_of_products
 
-    given, note = parts_of_products(Path(config.split).expanduser(), catalogue.products["product_id"])
+    given, note = parts_of_products(local_path("split", config.split), catalogue.products["product_id"])
     if note:
         logger.warning(f"{note}.")
     return given

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.messages import collected_messages
 from tests.models.families import make_categoriser
+from tests.object_store import MemoryStore
 from vlm_core.catalogue import shards
 from vlm_core.catalogue.reading import Columns
 from vlm_core.catalogue.sources import open_source
@@ -98,6 +99,32 @@ def test_a_folder_of_pictures_is_packed_on_the_way(model, shop, tmp_path):
     expected = _in_one_file(model, shop.parent, tmp_path / "one.parquet", files)
     assert len(expected) == 97
     pd.testing.assert_frame_equal(_predict(model, shop.parent, tmp_path / "out", files), expected)
+
+
+def test_what_lies_at_an_address_is_packed_on_the_way(model, shop, tmp_path):
+    address = MemoryStore(tmp_path.name).put_all(shop.parent)
+    _pack(f"{address}/shop.csv", tmp_path / "shards")
+    packed = MemoryStore(tmp_path.name).put_all(tmp_path / "shards")
+    expected = _in_one_file(model, shop, tmp_path / "table.parquet")
+    for number, place in enumerate((f"{address}/shop.csv", packed)):
+        found = _predict(model, place, tmp_path / f"out-{number}")
+        pd.testing.assert_frame_equal(found.drop(columns=["id", "error"]), expected.drop(columns=["id", "error"]))
+        assert (found["error"].isna() == expected["error"].isna()).all()
+    files = Columns("id", "", "", "", ())
+    expected = _in_one_file(model, shop.parent, tmp_path / "folder.parquet", files)
+    pd.testing.assert_frame_equal(_in_one_file(model, address, tmp_path / "far.parquet", files), expected)
+    pd.testing.assert_frame_equal(_predict(model, address, tmp_path / "out", files), expected)
+
+
+def test_an_address_is_predicted_alone(tmp_path):
+    store = MemoryStore(tmp_path.name)
+    store.put("photos/1.jpg", b"x")
+    alone = find_pictures([f"{store.top}/photos/1.jpg"], "id", "", tmp_path)
+    assert [picture.id for picture in alone] == ["1"]
+    with pytest.raises(UserError, match="is an address, which is predicted alone: give no other place beside it"):
+        find_pictures([f"{store.top}/photos", str(tmp_path)], "id", "", tmp_path)
+    with pytest.raises(UserError, match="is not there: check the names"):
+        find_pictures([f"{store.top}/photos/*.jpg"], "id", "", tmp_path)
 
 
 def test_a_prediction_that_was_cut_goes_on(model, shop, tmp_path, monkeypatch):

@@ -9,9 +9,11 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vlm_core.addresses import is_address
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles
@@ -26,7 +28,10 @@ AT_ONCE: Final = 8
 SECONDS_TO_ANSWER: Final = 20.0
 MOST_REDIRECTIONS: Final = 5
 _SCHEMES: Final = ("http://", "https://")
-_NO_WEB: Final = "only http and https are downloaded, so copy these pictures to a folder and give their paths"
+_NO_WEB: Final = (
+    "only http and https are downloaded, and a table in a bucket may name what is in it, so copy these pictures to a "
+    "folder and give their paths"
+)
 logger = logging.getLogger(__name__)
 
 
@@ -42,6 +47,9 @@ class DownloadedPictures:
         """Return where a picture is. Raises PictureMissing, also for an address that was not downloaded."""
         if not (address := address_of(cell)):
             return self._pictures.find(cell)
+        if is_address(address):
+            with suppress(PictureMissing):  # beside a table of the same bucket
+                return self._pictures.find(address)
         name = name_of(address)
         if self._files.contains(name):
             return Found(f"{DOWNLOADS}/{name}", count_further(cell))

@@ -1,4 +1,7 @@
-"""What `data=` may name, a folder, a zip or a table of any kind: it becomes a table and the pictures of its rows."""
+"""What `data=` may name, a folder, a zip or a table of any kind, here or at an address.
+
+It becomes a table and the pictures of its rows.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,19 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
+from vlm_core.addresses import is_address
 from vlm_core.catalogue.containers.arrow_table import (
     ArrowTable,
     EmbeddedPictures,
     open_arrow,
     open_parquet,
 )
-from vlm_core.catalogue.containers.files import Files, is_picture
+from vlm_core.catalogue.containers.files import Files, SeekableFile, is_picture
 from vlm_core.catalogue.containers.folder import FolderFiles
 from vlm_core.catalogue.containers.image_folder import ImageFolder, category_of, is_image_folder
 from vlm_core.catalogue.containers.joined_table import JoinedTable
 from vlm_core.catalogue.containers.json_lines import JsonLines
+from vlm_core.catalogue.containers.remote_files import RemoteFiles, find_remote
 from vlm_core.catalogue.containers.text_table import TextTable
 from vlm_core.catalogue.containers.workbook import Workbook
 from vlm_core.catalogue.containers.zip_files import ZipFiles
@@ -39,7 +44,7 @@ from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.parts import part_of_file, part_order
 from vlm_core.catalogue.pictures import IMAGES, FilePictures, Pictures, address_of
 from vlm_core.catalogue.reading import Columns, Record, Table, TableRow, number_of, read_products
-from vlm_core.catalogue.zips import BROKEN_ENTRY, is_workbook, starts_as_zip
+from vlm_core.catalogue.zips import BROKEN_ENTRY, ZIP_START, is_workbook, starts_as_zip
 from vlm_core.errors import UserError
 
 TABLE: Final = "styles.csv"
@@ -112,6 +117,8 @@ def open_source(data: str, root: Path) -> Source:
         from vlm_core.catalogue.fetching import fetch_hf, fetch_kaggle
 
         return open_place((fetch_kaggle if data == "kaggle" else fetch_hf)(root))
+    if is_address(data):
+        return open_path(find_place(data, root), root)
     path = Path(data).expanduser()
     if not path.exists() and address_of(data):
         raise UserError(f"data={data} is a web address: download the file, and give its path.")
@@ -122,46 +129,88 @@ def open_source(data: str, root: Path) -> Source:
     return open_path(path, root)
 
 
-def open_path(path: Path, root: Path) -> Source:
-    """Return the source at a path that exists, with the pictures that were downloaded into `root`. Raises UserError."""
-    source = open_place(path)
+@dataclass(frozen=True)
+class RemotePlace:
+    """A folder at an address, or with a name a file of it."""
+
+    files: RemoteFiles
+    name: str = ""
+
+    def __str__(self) -> str:
+        """Return its address."""
+        return f"{self.files.name}/{self.name}".rstrip("/")
+
+
+Place = Path | RemotePlace
+
+
+def find_place(address: str, root: Path) -> Place:
+    """Return what is at an address; of a zip its copy, which is made in `root`. Raises UserError if there is nothing.
+
+    A zip is one request, and from its copy as many reads as it has pictures.
+    """
+    files, name = find_remote(address)
+    if not name or is_table(name) or is_picture(name) or problem_of(name):
+        return RemotePlace(files, name)
+    if _endings(name)[0] != ".zip":
+        with files.seekable(name).open() as file:
+            if file.read(len(ZIP_START)) != ZIP_START:
+                return RemotePlace(files, name)
+    return files.copy(name, root / DOWNLOADS)
+
+
+def open_path(place: Place, root: Path) -> Source:
+    """Return the source at a place, with the pictures that were downloaded into `root`. Raises UserError."""
+    source = open_place(place)
     return replace(source, pictures=DownloadedPictures(source.pictures, root / DOWNLOADS))
 
 
-def open_place(path: Path) -> Source:
-    """Return the source at a path that exists. Raises UserError if it is none."""
-    if path.is_dir():
-        return _in_files(FolderFiles(path), path.name, path)
-    if not path.is_file():
-        raise UserError(f"{path} is neither a folder nor a regular file: give {READABLE}.")
-    ending = _endings(path.name)[0]
-    if ending in (*PARQUET, *ARROW):
-        table = (open_arrow if ending in ARROW else open_parquet)({path.name: path}, path.name)
-        return _of_arrow(table, FilePictures(FolderFiles(path.parent), outside=True))
-    if ending in TABLES:
-        return _of_file(FolderFiles(path.parent), path.name, outside=True)
-    if is_workbook(path) or ending == OLD_WORKBOOK:
-        return _of_file(FolderFiles(path.parent), path.name, outside=True)
-    if zipfile.is_zipfile(path):
-        return _in_files(ZipFiles(path), path.name)
-    if problem := problem_of(path.name):
-        raise UserError(f"{path} is {problem}.")
-    if starts_as_zip(path) or ending == ".zip":
+def open_place(place: Place) -> Source:
+    """Return the source at a place that exists. Raises UserError if it is none."""
+    if isinstance(place, RemotePlace):
+        return _open_remote(place)
+    if place.is_dir():
+        return _in_files(FolderFiles(place), place.name)
+    if not place.is_file():
+        raise UserError(f"{place} is neither a folder nor a regular file: give {READABLE}.")
+    if is_table(place.name) or is_workbook(place):
+        return _of_named_table(FolderFiles(place.parent), place.name)
+    if zipfile.is_zipfile(place):
+        return _in_files(ZipFiles(place), place.name)
+    if problem := problem_of(place.name):
+        raise UserError(f"{place} is {problem}.")
+    if starts_as_zip(place) or _endings(place.name)[0] == ".zip":
         raise UserError(
-            f"{path} is a broken or incomplete zip, whose end is missing: copy or download it again, and if it came in "
-            "parts (.z01), unpack these first, and give the folder."
+            f"{place} is a broken or incomplete zip, whose end is missing: copy or download it again, and if it came "
+            "in parts (.z01), unpack these first, and give the folder."
         )
-    raise UserError(f"{path} is neither a folder, a zip nor a table: give {READABLE}.")
+    raise UserError(f"{place} is neither a folder, a zip nor a table: give {READABLE}.")
 
 
-def _in_files(files: Files, name: str, folder: Path | None = None) -> Source:
-    """Return the catalogue in a folder or zip; `folder` is where it lies if it is a folder."""
+def _open_remote(place: RemotePlace) -> Source:
+    if not place.name:
+        return _in_files(place.files, posixpath.basename(place.files.name))
+    if is_table(place.name):
+        return _of_named_table(place.files, place.name)
+    if problem := problem_of(place.name):
+        raise UserError(f"{place} is {problem}.")
+    raise UserError(f"{place} is neither a folder, a zip nor a table: give {READABLE}.")
+
+
+def _of_named_table(files: Files, name: str) -> Source:
+    """Return the source of a table that the user named."""
+    if _endings(name)[0] in (*PARQUET, *ARROW):
+        return _of_arrow(_open_arrows(files, [name], name), FilePictures(files, outside=True))
+    return _of_file(files, name, outside=True)
+
+
+def _in_files(files: Files, name: str) -> Source:
+    """Return the catalogue in a folder or zip."""
     paths = list(files.walk())
     if kaggle := [path for path in paths if path == TABLE or path.endswith(f"/{TABLE}")]:
         return _of_file(files, min(kaggle, key=lambda path: _nesting(files, path)), name=name)
     if saved := _saved_datasets(files, paths):
-        table = open_arrow({path: folder / path for path in saved}, name) if folder else _unpack(files, saved, name)
-        return _of_arrow(table, FilePictures(files))
+        return _of_arrow(_open_arrows(files, saved, name), FilePictures(files))
     if metadata := [
         path for path in paths if posixpath.basename(path).lower().startswith("metadata.") and is_table(path)
     ]:
@@ -178,7 +227,7 @@ def _in_files(files: Files, name: str, folder: Path | None = None) -> Source:
     if tables := tables or _tables(paths, UNSURE):
         is_sure = not folders and (_endings(tables[0])[0] not in UNSURE or not _zips(paths))
         make = _of_tables if is_sure else partial(_of_tables_unless_stray, folders, problem)
-        return make(files, tables, name, folder)
+        return make(files, tables, name)
     if folders:
         return folders
     raise UserError(problem)
@@ -241,7 +290,21 @@ def _of_parts(files: Files, paths: Sequence[str], name: str) -> Source:
 def _open_any(files: Files, path: str, columns: Columns) -> tuple[Table, Callable[[], str]]:
     if _endings(path)[0] not in (*PARQUET, *ARROW):
         return open_table_file(files, path, columns)
-    return _unpack(files, [path], posixpath.basename(path)), lambda: files.state(path)
+    return _open_arrows(files, [path], posixpath.basename(path)), lambda: files.state(path)
+
+
+def _open_arrows(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
+    """Return the table in Parquet or Arrow files, which are unpacked first where they cannot be read in place."""
+    places: dict[str, Path | SeekableFile] = {}
+    for path in paths:
+        if (place := files.seekable(path)) is None:
+            return _unpack(files, paths, name)
+        places[path] = place
+    return _open_kind(paths)(places, name)
+
+
+def _open_kind(paths: Sequence[str]) -> Callable[..., ArrowTable]:
+    return open_arrow if _endings(paths[0])[0] in ARROW else open_parquet
 
 
 def _unpack(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
@@ -251,34 +314,32 @@ def _unpack(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
     for path, copy in copies.items():
         with naming_table(path), files.open(path) as file, copy.open("wb") as target:
             shutil.copyfileobj(file, target)
-    open_them = open_arrow if _endings(paths[0])[0] in ARROW else open_parquet
-    return open_them(copies, name, lambda: shutil.rmtree(place, ignore_errors=True))
+    return _open_kind(paths)(copies, name, lambda: shutil.rmtree(place, ignore_errors=True))
 
 
-def _of_tables(files: Files, tables: Sequence[str], name: str, folder: Path | None) -> Source:
+def _of_tables(files: Files, tables: Sequence[str], name: str) -> Source:
     """Return the source of the only table, of those called train and test, or of all Parquet files."""
     if all(_endings(path)[0] in PARQUET for path in tables):
-        table = open_parquet({path: folder / path for path in tables}, name) if folder else _unpack(files, tables, name)
-        return _of_arrow(table, FilePictures(files, posixpath.dirname(tables[0])))
+        return _of_arrow(_open_arrows(files, tables, name), FilePictures(files, posixpath.dirname(tables[0])))
     if len(tables) == 1:
         return _of_file(files, tables[0], name=name)
     if all(map(part_of_file, tables)):
         return _of_parts(files, tables, name)
     raise UserError(
-        f"data={name} holds several tables ({', '.join(tables[:5])}): give the path of one, or call it {TABLE}."
-        if folder
-        else f"data={name} holds several tables ({', '.join(tables[:5])}): unpack it, and give the path of one."
+        f"data={name} holds several tables ({', '.join(tables[:5])}): unpack it, and give the path of one."
+        if isinstance(files, ZipFiles)
+        else f"data={name} holds several tables ({', '.join(tables[:5])}): give the path of one, or call it {TABLE}."
     )
 
 
 def _of_tables_unless_stray(
-    folders: Source | None, problem: str, files: Files, tables: Sequence[str], name: str, folder: Path | None
+    folders: Source | None, problem: str, files: Files, tables: Sequence[str], name: str
 ) -> Source:
     """Return the source of tables; where none is one of products, that of the folders in their place, or an error."""
 
     def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
         if any(_is_of_products(files, path, columns) for path in tables):
-            return _of_tables(files, tables, name, folder)._open(columns)
+            return _of_tables(files, tables, name)._open(columns)
         if folders is None:
             raise UserError(problem)
         table, digest = folders._open(columns)

@@ -20,6 +20,7 @@ BROKEN_ENTRY: Final = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError),
     *(KeyError, ValueError, EOFError),
 )
+ZIP_START: Final = b"PK\3\4"
 _MOST_AFTER_DIRECTORY: Final = 22 + 65_535  # bytes: the end record and its comment
 _UTF8: Final = 0x08  # of the flags' second byte: the name is said to be UTF-8
 
@@ -52,7 +53,7 @@ def starts_as_zip(path: Path) -> bool:
     """Return whether a file begins as zips do, whose end may be missing."""
     try:
         with path.open("rb") as file:
-            return file.read(4) == b"PK\3\4"
+            return file.read(len(ZIP_START)) == ZIP_START
     except OSError:
         return False
 

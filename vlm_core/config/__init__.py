@@ -60,7 +60,10 @@ class CatalogueSettings(Settings):
 
     takes_several_labels: ClassVar[bool] = False
 
-    data: str = Field("auto", description="auto, sample, kaggle, hf, or the path of a folder, zip or table of products")
+    data: str = Field(
+        "auto",
+        description="auto, sample, kaggle, hf, or a folder, zip or table of products: its path, or an address (s3://...)",
+    )
     label: str = Field(
         "masterCategory",
         description="column with the category; to learn several at once, from coarse to fine, comma-separated columns "

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from vlm_core.addresses import open_address
 from vlm_core.atomic import building, write_atomically
 from vlm_core.errors import UserError, redact
 from vlm_core.training.checkpoint import POSITION, TrainingState, state_of
@@ -31,7 +32,7 @@ class CheckpointCopies:
         if not self._address:
             return
         with self._errors("read from"):
-            files, base = _open(self._address)
+            files, base = open_address(self._address)
             for phase in _PHASES:
                 self._fetch_phase(files, folder / phase, f"{base}/{phase}".rstrip("/"))
 
@@ -41,7 +42,7 @@ class CheckpointCopies:
             return
         try:
             with self._errors("written to"):
-                files, base = _open(self._address)
+                files, base = open_address(self._address)
                 for phase in _PHASES:
                     self._store_phase(files, folder / phase, f"{base}/{phase}".rstrip("/"))
         except UserError as error:
@@ -51,7 +52,7 @@ class CheckpointCopies:
         """Remove the copies of a training that has ended."""
         if self._address:
             with suppress(Exception):  # they are of no use and do no harm
-                files, base = _open(self._address)
+                files, base = open_address(self._address)
                 files.rm(base, recursive=True)
 
     def _fetch_phase(self, files: Any, here: Path, there: str) -> None:
@@ -93,20 +94,6 @@ class CheckpointCopies:
                 f"shared_checkpoints={redact(self._address)} cannot be {done}: {reason}. Check the address and its "
                 "credentials, or omit shared_checkpoints=."
             ) from error
-
-
-def _open(address: str) -> tuple[Any, str]:
-    """Return the file system of an address, and the path in it; S3 and its kin by Arrow, which is always there."""
-    import fsspec
-    from fsspec.implementations.arrow import ArrowFSWrapper
-
-    if address.startswith(("s3://", "gs://", "abfs://", "hdfs://")):
-        from pyarrow import fs
-
-        files, path = fs.FileSystem.from_uri(address)
-        return ArrowFSWrapper(files), path
-    files, path = fsspec.url_to_fs(address)
-    return files, path
 
 
 def _read(files: Any, path: str) -> bytes | None:

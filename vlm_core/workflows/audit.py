@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vlm_core.addresses import is_address, local_path, shown_address
 from vlm_core.atomic import write_atomically
 from vlm_core.catalogue.corrections import COLUMNS, apply_corrections, read_corrections
 from vlm_core.catalogue.labels import normalised
@@ -148,10 +149,10 @@ def run_audit(config: AuditConfig, root: Path) -> Audit:
 
 def _check_output(config: AuditConfig) -> None:
     """Raise UserError where a table that somebody has decided on, or the user's own, would be written over."""
-    table = Path(config.output) / TABLE
+    table = local_path("output", config.output) / TABLE
     if table.exists() and any(correction.new for correction in read_corrections(table)[0]):
         raise UserError(f"{table} holds corrections of yours (its column new): name another folder with output=.")
-    corrected = Path(config.corrected).expanduser()
+    corrected = local_path("corrected", config.corrected)
     if config.corrected and corrected.suffix.lower() != ".csv":
         raise UserError(f"corrected={corrected} must end in .csv.")
     inputs = [Path(name).expanduser().resolve() for name in (config.data, config.corrections)]
@@ -178,6 +179,9 @@ def _write_corrected(config: AuditConfig, root: Path, left_out: Path) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8-sig", "backslashreplace")))
     also = f"; {unread:,} more could not be read, as {left_out} lists" if unread else ""
     logger.info(f"Wrote {len(table):,} rows to {path} ({changed:,} corrected){also}.")
+    if is_address(config.data):
+        logger.info(f"Relative paths of pictures in {path} start from {shown_address(config.data)}: copy it there.")
+        return
     data = Path(config.data).expanduser()
     if path.resolve().parent != (data if data.is_dir() else data.parent).resolve():
         logger.info(f"Relative paths of pictures in {path} start from the folder of {config.data}: keep it there.")

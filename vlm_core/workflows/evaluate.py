@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vlm_core.catalogue.labels import counted, match_labels
 from vlm_core.config import Config
 from vlm_core.data import load_catalogue, words_of_labels
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, redact
 from vlm_core.inference import evaluate_rows, set_threads
 from vlm_core.workflows.corrections import fetch_corrections
 
@@ -69,7 +69,9 @@ def run_evaluation(reference: str, config: Config, root: Path) -> tuple[str, Eva
     counts = np.bincount(labels[has_category], minlength=len(model.categories))
     evaluation = evaluate_rows(config, catalogue, model, rows, labels, counts / counts.sum())
     with RunWriter(config.experiment, f"evaluation on {catalogue.name}", parent=run_id, folder=root) as run:
-        run.params({"evaluated_run": run_id, "data": config.data, "label": config.label, "seed": str(config.seed)})
+        run.params(
+            {"evaluated_run": run_id, "data": redact(config.data), "label": config.label, "seed": str(config.seed)}
+        )
         run.tags({"catalogue": catalogue.name, "fingerprint": catalogue.fingerprint})
         run.evaluation(evaluation, name="external")
         if model.reads:

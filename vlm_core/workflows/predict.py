@@ -9,7 +9,8 @@ import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from vlm_core.addresses import is_address
 from vlm_core.atomic import building
 from vlm_core.catalogue.catalogue import check_columns
-from vlm_core.catalogue.containers.files import ENDINGS, MOST_PICTURE_BYTES
-from vlm_core.catalogue.containers.folder import FolderFiles, open_regular
+from vlm_core.catalogue.containers.files import ENDINGS, Files
+from vlm_core.catalogue.containers.folder import FolderFiles
+from vlm_core.catalogue.containers.remote_files import RemoteFiles
 from vlm_core.catalogue.containers.zip_files import readable_name
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.pictures import PictureMissing, address_of, count_further
@@ -34,7 +37,16 @@ from vlm_core.catalogue.reading import (
     number_of,
     writable_text,
 )
-from vlm_core.catalogue.sources import TABLES, Source, is_table, open_path, problem_of
+from vlm_core.catalogue.sources import (
+    TABLES,
+    Place,
+    RemotePlace,
+    Source,
+    find_place,
+    is_table,
+    open_path,
+    problem_of,
+)
 from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TITLE, join_cells
@@ -48,6 +60,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 ID: Final = "id"  # the column of ids unless another is named
 MOST_NAMED: Final = 5  # files that are passed over
+READ_AT_ONCE: Final = 8  # images at an address, of which each may have 50 MB
 ROWS_PER_WRITE: Final = 4096  # a group of rows in Parquet, of which each takes some kilobytes of the file's index
 
 
@@ -67,6 +80,7 @@ class UnlabelledPictures:
 
     pictures: Iterator[UnlabelledPicture]
     count: int
+    at_address: bool = False  # where each takes requests, which are made several at once
 
     def __iter__(self) -> Iterator[UnlabelledPicture]:
         """Return what yields each image."""
@@ -98,6 +112,7 @@ def find_pictures(
 ) -> UnlabelledPictures:
     """Return the images of folders and zips, single ones, those of patterns such as *.jpg, and one per row of tables.
 
+    Instead of these, `places` may be one address of a file system, such as s3://bucket/folder.
     A folder or zip without images may hold a table that has them. Outside of tables an image's id is its path without
     extension, from the folder that all of them share. A row that cannot be used gives an image that cannot be read.
     Tables are read as their images are asked for, so that any number of rows fits in memory.
@@ -107,29 +122,19 @@ def find_pictures(
     files: list[_File] = []
     tables, in_tables = list[Source](), 0
     passed_over: list[str] = []
-    paths = list(dict.fromkeys(path.absolute() for place in places for path in _expand(place)))
-    for path in paths:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # whose opening may wait for ever
-            raise UserError(f"pictures={path} is neither a folder nor a regular file: give images, folders or tables.")
-        if len(paths) == 1 and path.is_file() and (problem := problem_of(path.name)):
-            raise UserError(f"pictures={path} is {problem}.")
-    top = Path(os.path.commonpath([path.parent for path in paths]))
-    if len(paths) == 1 and (paths[0].is_dir() or zipfile.is_zipfile(paths[0])):
-        top = paths[0]
     columns = Columns(id_column, picture_column, "", "", ())
     names_columns = bool(picture_column) or id_column != ID
-    for path in paths:
-        is_one_table = path.is_file() and (is_table(path.name) or is_workbook(path))
-        found, others = ([], []) if is_one_table else _in_place(path)
-        holds_table = is_one_table or any(map(is_table, [*others, path.name]))  # also a folder or zip of Parquet files
-        if holds_table and (not found or (names_columns and _has_columns(path, columns, root))):
-            source = open_path(path, root)
+    for place, start in (located := _find_places(places, root)):
+        is_one_table = _is_one_table(place)
+        found, others = ([], []) if is_one_table else _in_place(place)
+        holds_table = is_one_table or any(map(is_table, [*others, place.name]))  # also a folder or zip of Parquet files
+        if holds_table and (not found or (names_columns and _has_columns(place, columns, root))):
+            source = open_path(place, root)
             in_tables += _count(source, columns, text_columns)
             if download:
                 source.download(columns)
             tables.append(source)
             continue
-        start = "" if path == top else path.relative_to(top).as_posix()
         files += [file._replace(name=posixpath.join(start, file.name) if file.name else start) for file in found]
         passed_over += [posixpath.join(start, name) for name in others]
     if passed_over:
@@ -139,13 +144,45 @@ def find_pictures(
         within = f" but another zip, {zips[0]}: unpack it, and give its folder" if zips else f" ({', '.join(ENDINGS)})"
         raise UserError(f"pictures={' '.join(places)} contains no images{within}.")
     of_tables = (picture for source in tables for picture in _in_source(source, columns, text_columns))
-    return UnlabelledPictures(chain(_with_ids(files), of_tables), number)
+    at_address = any(isinstance(place, RemotePlace) for place, _ in located)
+    return UnlabelledPictures(chain(_with_ids(files), of_tables), number, at_address)
 
 
-def _has_columns(path: Path, columns: Columns, root: Path) -> bool:
+def _find_places(places: Sequence[str], root: Path) -> list[tuple[Place, str]]:
+    """Return what the places stand for, each with what the names of its images begin with. Raises UserError."""
+    if address := next((place for place in places if is_address(place)), ""):
+        if len(places) > 1:
+            raise UserError(
+                f"pictures={address} is an address, which is predicted alone: give no other place beside it."
+            )
+        place = find_place(address, root)
+        if isinstance(place, RemotePlace):
+            if problem := problem_of(place.name):
+                raise UserError(f"pictures={place} is {problem}.")
+            return [(place, place.name)]
+        places = [str(place)]
+    paths = list(dict.fromkeys(path.absolute() for place in places for path in _expand(place)))
+    for path in paths:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # whose opening may wait for ever
+            raise UserError(f"pictures={path} is neither a folder nor a regular file: give images, folders or tables.")
+        if len(paths) == 1 and path.is_file() and (problem := problem_of(path.name)):
+            raise UserError(f"pictures={path} is {problem}.")
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+    if len(paths) == 1 and (paths[0].is_dir() or zipfile.is_zipfile(paths[0])):
+        top = paths[0]
+    return [(path, "" if path == top else path.relative_to(top).as_posix()) for path in paths]
+
+
+def _is_one_table(place: Place) -> bool:
+    if isinstance(place, RemotePlace):
+        return is_table(place.name)
+    return place.is_file() and (is_table(place.name) or is_workbook(place))
+
+
+def _has_columns(place: Place, columns: Columns, root: Path) -> bool:
     """Return whether a folder or zip has a table with the columns that are needed."""
     try:
-        with open_path(path, root).open_table(columns) as table:
+        with open_path(place, root).open_table(columns) as table:
             return set(table.columns.needed().values()) <= set(table.table.names)
     except UserError:
         return False
@@ -188,26 +225,26 @@ class _File(NamedTuple):
     state: Callable[[], str]
 
 
-def _in_place(path: Path) -> tuple[list[_File], list[str]]:
+def _in_place(place: Place) -> tuple[list[_File], list[str]]:
     """Return the images of a folder or zip, by their path in it, or one without a name; and the other files' names."""
-    if path.is_dir():
-        return _in_folder(path)
-    if path.is_file() and zipfile.is_zipfile(path):
-        return _in_zip(path)
-    if path.suffix.lower() == ".zip":
-        raise UserError(f"pictures={path} is a damaged zip: copy or download it again.")
-    return [_File("", partial(_read_file, path), partial(FolderFiles(path.parent).state, path.name))], []
+    if isinstance(place, RemotePlace):
+        return ([_file(place.files, place.name)._replace(name="")], []) if place.name else _in_files(place.files)
+    if place.is_dir():
+        return _in_files(FolderFiles(place))
+    if place.is_file() and zipfile.is_zipfile(place):
+        return _in_zip(place)
+    if place.suffix.lower() == ".zip":
+        raise UserError(f"pictures={place} is a damaged zip: copy or download it again.")
+    return [_file(FolderFiles(place.parent), place.name)._replace(name="")], []
 
 
-def _read_file(path: Path) -> bytes:
-    with open_regular(path) as file:
-        return file.read(MOST_PICTURE_BYTES)
-
-
-def _in_folder(folder: Path) -> tuple[list[_File], list[str]]:
-    files = FolderFiles(folder)
+def _in_files(files: FolderFiles | RemoteFiles) -> tuple[list[_File], list[str]]:
     images, others = _images(sorted(files.walk(everything=True), key=lambda name: name.split("/")))
-    return [_File(name, partial(files.read_picture, name), partial(files.state, name)) for name in images], others
+    return [_file(files, name) for name in images], others
+
+
+def _file(files: Files, name: str) -> _File:
+    return _File(name, partial(files.read_picture, name), partial(files.state, name))
 
 
 def _in_zip(path: Path) -> tuple[list[_File], list[str]]:
@@ -336,11 +373,23 @@ def predict_batches(
 
     Progress is shown where their `count` is given.
     """
-    waiting = iter(pictures)
+    is_far = isinstance(pictures, UnlabelledPictures) and pictures.at_address
+    waiting = _read_ahead(pictures) if is_far else iter(pictures)
     batches = iter(lambda: list(islice(waiting, REQUEST_BATCH)), [])
     for batch in track(batches, "predicting", -(-count // REQUEST_BATCH)) if count else batches:
         rows = predict_records(model, [picture.read for picture in batch], texts=[picture.text for picture in batch])
         yield [{"id": picture.id, **row} for picture, row in zip(batch, rows, strict=True)]
+
+
+def _read_ahead(pictures: Iterable[UnlabelledPicture]) -> Iterator[UnlabelledPicture]:
+    """Yield the images, some of which are read together."""
+    waiting = iter(pictures)
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        while some := list(islice(waiting, READ_AT_ONCE)):
+            read = [pool.submit(picture.read) if picture.read else None for picture in some]
+            yield from (
+                replace(picture, read=future and future.result) for picture, future in zip(some, read, strict=True)
+            )
 
 
 def write_predictions(path: Path, columns: Sequence[str], batches: Iterable[list[dict[str, Any]]]) -> Written:

@@ -24,7 +24,7 @@ from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
 
-from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
+from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES, SeekableFile
 from vlm_core.catalogue.containers.json_lines import cell_text
 from vlm_core.catalogue.parts import PART, part_of_file
 from vlm_core.catalogue.pictures import Found, PictureMissing, Pictures
@@ -42,6 +42,7 @@ _ARROW_FILE: Final = b"ARROW1"  # how Arrow files begin, but for streams
 _FILE: Final = "file "  # how one is named that the table has only the path of, although it holds others
 SHARDS: Final = b"vlm_shards"  # in the metadata of a schema
 PATH, PROBLEM = "path", "problem"  # beside a picture's bytes in shards: its cell, and why it is missing
+ArrowFiles = Mapping[str, Path | SeekableFile]  # by their names
 Batches = Callable[[Sequence[str]], Iterator[tuple[str, "pa.RecordBatch"]]]  # with the name of their file
 
 
@@ -51,7 +52,7 @@ class ArrowTable:
     def __init__(
         self,
         name: str,
-        files: Mapping[str, Path],
+        files: ArrowFiles,
         schema: pa.Schema,
         batches: Batches,
         before: int = 0,
@@ -241,7 +242,7 @@ class EmbeddedPictures:
 
 
 def open_parquet(
-    files: Mapping[str, Path],
+    files: ArrowFiles,
     name: str,
     cleanup: Callable[[], object] | None = None,
     *,
@@ -257,7 +258,11 @@ def open_parquet(
 
     def batches(columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
         for called, path in files.items():
-            with naming(path), parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            with (
+                naming(path),
+                _opened(path) as source,
+                parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20) as file,
+            ):
                 groups = range(file.num_row_groups) if group is None else [group]
                 own = _of_schema(columns, file.schema_arrow)
                 for batch in file.iter_batches(ROWS_PER_BATCH, groups, columns=own, use_threads=False):
@@ -266,8 +271,8 @@ def open_parquet(
     def may_lack(column: str) -> bool:
         """Return whether the files say that all rows have bytes in a column, or do not say so."""
         for path in files.values():
-            with naming(path):
-                told = parquet.read_metadata(path)
+            with naming(path), _opened(path) as source:
+                told = parquet.read_metadata(source)
             groups = (told.row_group(number) for number in range(told.num_row_groups))
             parts = (group.column(place) for group in groups for place in range(group.num_columns))
             of_bytes = [part.statistics for part in parts if part.path_in_schema == f"{column}.bytes"]
@@ -275,12 +280,16 @@ def open_parquet(
                 return True
         return False
 
+    def read_schema(path: Path | SeekableFile) -> pa.Schema:
+        with _opened(path) as source:
+            return parquet.read_schema(source)
+
     if cleanup:
         weakref.finalize(batches, cleanup)
-    return ArrowTable(name, files, _schema(files.values(), parquet.read_schema), batches, before, may_lack)
+    return ArrowTable(name, files, _schema(files.values(), read_schema), batches, before, may_lack)
 
 
-def open_arrow(files: Mapping[str, Path], name: str, cleanup: Callable[[], object] | None = None) -> ArrowTable:
+def open_arrow(files: ArrowFiles, name: str, cleanup: Callable[[], object] | None = None) -> ArrowTable:
     """Return the table in Arrow files, also of streams as `datasets` saves them; `cleanup` as in `open_parquet`.
 
     Raises UserError when they cannot be read.
@@ -294,7 +303,7 @@ def open_arrow(files: Mapping[str, Path], name: str, cleanup: Callable[[], objec
                     for start in range(0, batch.num_rows, ROWS_PER_BATCH):
                         yield called, batch.slice(start, ROWS_PER_BATCH).select(own)
 
-    def read_schema(path: Path) -> pa.Schema:
+    def read_schema(path: Path | SeekableFile) -> pa.Schema:
         with _arrow(path) as (schema, _):
             return schema
 
@@ -303,12 +312,19 @@ def open_arrow(files: Mapping[str, Path], name: str, cleanup: Callable[[], objec
     return ArrowTable(name, files, _schema(files.values(), read_schema), batches)
 
 
+def _opened(path: Path | SeekableFile) -> pa.NativeFile:
+    """Return a file as Arrow reads it."""
+    import pyarrow as pa
+
+    return pa.OSFile(str(path)) if isinstance(path, Path) else pa.PythonFile(path.open(), "r")
+
+
 @contextmanager
-def _arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterable[pa.RecordBatch]]]:
+def _arrow(path: Path | SeekableFile) -> Iterator[tuple[pa.Schema, Iterable[pa.RecordBatch]]]:
     """Open an Arrow file, or what was saved of a stream, and give its schema and batches."""
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as file:
+    with pa.memory_map(str(path)) if isinstance(path, Path) else _opened(path) as file:
         is_stream = file.read(len(_ARROW_FILE)) != _ARROW_FILE
         file.seek(0)
         with (pa.ipc.open_stream if is_stream else pa.ipc.open_file)(file) as reader:
@@ -316,7 +332,7 @@ def _arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterable[pa.RecordBatch]]]:
             yield reader.schema, batches
 
 
-def _schema(paths: Iterable[Path], read: Callable[[Path], pa.Schema]) -> pa.Schema:
+def _schema(paths: Iterable[Path | SeekableFile], read: Callable[[Path | SeekableFile], pa.Schema]) -> pa.Schema:
     """Return the schema of the first file, with the columns that only others have."""
     schemas: list[pa.Schema] = []
     for path in paths:
@@ -345,7 +361,7 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
 class naming:  # noqa: N801  # read as a statement
     """Turn what Arrow raises for a file into a UserError that names it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | SeekableFile) -> None:
         self._path = path
 
     def __enter__(self) -> None:
@@ -365,8 +381,14 @@ def _partitions(file: str) -> dict[str, str]:
     return {name: "" if value == _NO_PARTITION else unquote(value) for name, _, value in pairs}
 
 
-def _state(paths: Iterable[Path]) -> str:
-    return "|".join(f"{path.stat().st_size}|{path.stat().st_mtime_ns}" for path in paths)
+def _state(paths: Iterable[Path | SeekableFile]) -> str:
+    return "|".join(map(_state_of, paths))
+
+
+def _state_of(path: Path | SeekableFile) -> str:
+    if isinstance(path, Path):
+        return f"{path.stat().st_size}|{path.stat().st_mtime_ns}"
+    return path.state()
 
 
 def _holds_bytes(schema: pa.Schema, column: str) -> bool:

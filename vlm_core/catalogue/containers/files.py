@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from vlm_core.pixels.picture_store import MAX_BYTES
@@ -21,8 +22,18 @@ _LEFTOVER: Final = re.compile(
 )
 
 
+class SeekableFile(Protocol):
+    """A file that is not on this machine, of which any part can be read; its text names it."""
+
+    def open(self) -> BinaryIO:
+        """Open it. Raises UserError, then and while it is read."""
+
+    def state(self) -> str:
+        """Return a text that changes with the file. Raises OSError."""
+
+
 class Files(Protocol):
-    """The files of a folder or of a zip, by their paths with slashes."""
+    """The files of a folder, of a zip or at an address, by their paths with slashes."""
 
     name: str
 
@@ -40,6 +51,9 @@ class Files(Protocol):
 
     def open(self, path: str) -> BinaryIO:
         """Open a file. Raises OSError, and what BROKEN_ENTRY names, then and while it is read."""
+
+    def seekable(self, path: str) -> Path | SeekableFile | None:
+        """Return a file of which any part can be read; None where it must be unpacked for that."""
 
     def read_picture(self, path: str) -> bytes:
         """Return a file's bytes, cut for a file that is far too large. Raises OSError."""

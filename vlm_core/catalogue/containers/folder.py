@@ -86,6 +86,10 @@ class FolderFiles:
         """Open a file without waiting for anybody. Raises OSError for what is no regular file, as a FIFO."""
         return open_regular(Path(self._root, path))
 
+    def seekable(self, path: str) -> Path:
+        """Return where a file is."""
+        return Path(self._root, path)
+
     def read_picture(self, path: str) -> bytes:
         """Return a file's bytes, up to a limit."""
         with self.open(path) as file:

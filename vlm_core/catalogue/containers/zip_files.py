@@ -66,6 +66,9 @@ class ZipFiles:
         """Open an entry, which is unpacked as it is read."""
         return cast(BinaryIO, self._zip.open(self._entries[path]))
 
+    def seekable(self, path: str) -> None:
+        """Return nothing: what is unpacked is read from its beginning."""
+
     def read_picture(self, path: str) -> bytes:
         """Return an entry's bytes, up to a limit, whatever size the zip states."""
         entry = self._entries.get(path)
