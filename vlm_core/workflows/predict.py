@@ -388,7 +388,8 @@ def _read_ahead(pictures: Iterable[UnlabelledPicture]) -> Iterator[UnlabelledPic
         while some := list(islice(waiting, READ_AT_ONCE)):
             read = [pool.submit(picture.read) if picture.read else None for picture in some]
             yield from (
-                replace(picture, read=future and future.result) for picture, future in zip(some, read, strict=True)
+                replace(picture, read=future.result if future else None)
+                for picture, future in zip(some, read, strict=True)
             )
 
 

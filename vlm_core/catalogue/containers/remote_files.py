@@ -11,7 +11,7 @@ import posixpath
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 from vlm_core.addresses import naming_address, open_address, shown_address
 from vlm_core.atomic import building, remove
 from vlm_core.catalogue.containers.files import MOST_FILES, MOST_FOLDERS, MOST_PICTURE_BYTES, is_leftover
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, redact
 from vlm_core.progress import track
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class RemoteFiles:
         try:
             return self._read(where)
         except Exception as error:
-            raise OSError(f"{path} cannot be read from {self.name} ({error})") from None
+            raise OSError(f"{path} cannot be read from {self.name} ({redact(str(error))})") from None
 
     def state(self, path: str) -> str:
         """Return what the listing of its folder says of a file: its size, and its checksum or time."""
@@ -142,12 +142,12 @@ class RemoteFiles:
 
         Raises UserError where the disk has no room for it.
         """
-        copies = folder / _digest(f"{self.name}/{path}")
-        copy = copies / _digest(self.state(path)) / posixpath.basename(path)
+        with naming_address(f"{self.name}/{path}"):
+            found = self._files.info(self._where(path))
+        size, copies = int(found["size"]), folder / _digest(f"{self.name}/{path}")
+        copy = copies / _digest(_state(found)) / posixpath.basename(path)
         if copy.exists():
             return copy
-        with naming_address(f"{self.name}/{path}"):
-            size = int(self._files.info(self._where(path))["size"])
         copy.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(copies).free) < size:
             raise UserError(
@@ -310,10 +310,14 @@ def _entries(files: Any, folder: str, wholly: bool) -> Iterator[tuple[str, bool,
             continue
         for entry in entries:
             path, is_folder = str(entry["name"]), entry["type"] == "directory"
-            state = "|".join(str(entry[name]) for name in ("size", *_TELLING) if entry.get(name) is not None)
-            yield path, is_folder, state
+            yield path, is_folder, _state(entry)
             if wholly and is_folder:
                 waiting.append(path)
+
+
+def _state(entry: Mapping[str, Any]) -> str:
+    """Return what changes with a file, of what its file system says of it."""
+    return "|".join(str(entry[name]) for name in ("size", *_TELLING) if entry.get(name) is not None)
 
 
 def _interruptibly(work: Callable[[], T]) -> T:
