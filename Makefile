@@ -105,7 +105,7 @@ lock: $(TOOLS)/.ready  ## update requirements.lock after a change of pyproject.t
 	  --generate-hashes --custom-compile-command "make lock" --output-file requirements-hashed.lock $(FLAGS) pyproject.toml
 	@# PyTorch's CUDA build names its own CUDA packages, nearly all exactly. Without them here, a CPU build brings none.
 	@# Hashes in a file of constraints would oblige all that is installed beside it to have one; extras are refused there.
-	sed -E '/^ +--hash=/d; s/^([^ ]+)\[[a-z, ]+\]/\1/; s/ +\\$$//; /^(cuda-|nvidia-[^m]|triton)/d' requirements-hashed.lock > requirements.lock
+	sed -E '/^ +--hash=/d; s/^([^ ]+)\[[a-z0-9, ]+\]/\1/; s/ +\\$$//; /^(cuda-|nvidia-[^m]|triton)/d' requirements-hashed.lock > requirements.lock
 
 verify: $(VENV)/.ready  ## compare every installed file with its package's, and that with its hash in the lock file
 	$(RUN) experiments.verify $(FLAGS)

@@ -1,12 +1,7 @@
-"""What `data=` may name, a folder, a zip or a table of any kind, here or at an address.
-
-It becomes a table and the pictures of its rows.
-"""
+"""What `data=` may name, on this machine or at an address: it becomes a table and the pictures of its rows."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
 import io
 import json
@@ -40,6 +35,19 @@ from vlm_core.catalogue.containers.text_table import TextTable
 from vlm_core.catalogue.containers.workbook import Workbook
 from vlm_core.catalogue.containers.zip_files import ZipFiles
 from vlm_core.catalogue.downloading import DOWNLOADS, DownloadedPictures
+from vlm_core.catalogue.kinds import (
+    ARROW,
+    JSON,
+    OLD_WORKBOOK,
+    PACKED,
+    PARQUET,
+    TABLES,
+    TEXT,
+    UNSURE,
+    endings_of,
+    is_table,
+    problem_of,
+)
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.parts import part_of_file, part_order
 from vlm_core.catalogue.pictures import IMAGES, FilePictures, Pictures, address_of
@@ -54,25 +62,7 @@ USUAL_LABEL: Final = "masterCategory"  # the setting's default: where a table la
 ROWS_LOOKED_AT: Final = 20  # of a table, for names of pictures
 MOST_TABLE_BYTES: Final = 500_000_000
 MOST_STATE_BYTES: Final = 10_000_000  # of what `datasets` says of a split
-TEXT: Final = (".csv", ".tsv", ".tab", ".txt")
-JSON: Final = (".jsonl", ".ndjson", ".json")
-WORKBOOK: Final = (".xlsx", ".xlsm")
-OLD_WORKBOOK: Final = ".xls"  # as programs also call text and workbooks of today
-PARQUET: Final = (".parquet", ".pq")
-ARROW: Final = (".arrow", ".feather")
-PACKED: Final[dict[str, Callable[[BinaryIO], IO[bytes]]]] = {
-    ".gz": lambda file: cast(IO[bytes], gzip.GzipFile(fileobj=file)),
-    ".bz2": bz2.BZ2File,
-}
-TABLES: Final = (*TEXT, *JSON, *WORKBOOK, *PARQUET)
-UNSURE: Final = (".txt", ".json")  # as those of a README or of settings
 READABLE: Final = "a folder, a zip, or a table (CSV, TSV, JSON lines, Parquet or Excel workbook)"
-_FOREIGN: Final = {
-    ".xlsb .ods .numbers": "a workbook in a format that is not read: save it as CSV UTF-8",
-    ".tar .tgz .7z .rar .xz .zst": "an archive that is not read in place: unpack it, and give the folder",
-    ".pkl .pickle .npz .npy .h5 .db .sqlite .sql .mdb .accdb": "not read: save the table as CSV or Parquet",
-    ".xml .yaml .yml .html .htm .orc .avro .dta .sav .rds": "not read: save the table as CSV or Parquet",
-}
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,7 @@ def find_place(address: str, root: Path) -> Place:
     files, name = find_remote(address)
     if not name or is_table(name) or is_picture(name) or problem_of(name):
         return RemotePlace(files, name)
-    if _endings(name)[0] != ".zip":
+    if endings_of(name)[0] != ".zip":
         with files.seekable(name).open() as file:
             if file.read(len(ZIP_START)) != ZIP_START:
                 return RemotePlace(files, name)
@@ -179,7 +169,7 @@ def open_place(place: Place) -> Source:
         return _in_files(ZipFiles(place), place.name)
     if problem := problem_of(place.name):
         raise UserError(f"{place} is {problem}.")
-    if starts_as_zip(place) or _endings(place.name)[0] == ".zip":
+    if starts_as_zip(place) or endings_of(place.name)[0] == ".zip":
         raise UserError(
             f"{place} is a broken or incomplete zip, whose end is missing: copy or download it again, and if it came "
             "in parts (.z01), unpack these first, and give the folder."
@@ -199,7 +189,7 @@ def _open_remote(place: RemotePlace) -> Source:
 
 def _of_named_table(files: Files, name: str) -> Source:
     """Return the source of a table that the user named."""
-    if _endings(name)[0] in (*PARQUET, *ARROW):
+    if endings_of(name)[0] in (*PARQUET, *ARROW):
         return _of_arrow(_open_arrows(files, [name], name), FilePictures(files, outside=True))
     return _of_file(files, name, outside=True)
 
@@ -225,7 +215,7 @@ def _in_files(files: Files, name: str) -> Source:
         return folders
     problem = _describe(files.name, paths, pictures)
     if tables := tables or _tables(paths, UNSURE):
-        is_sure = not folders and (_endings(tables[0])[0] not in UNSURE or not _zips(paths))
+        is_sure = not folders and (endings_of(tables[0])[0] not in UNSURE or not _zips(paths))
         make = _of_tables if is_sure else partial(_of_tables_unless_stray, folders, problem)
         return make(files, tables, name)
     if folders:
@@ -250,7 +240,7 @@ def open_table_file(files: Files, path: str, columns: Columns) -> tuple[Table, C
     The names of its columns are looked for in its first lines.
     """
     name = f"{path} of {files.name}" if isinstance(files, ZipFiles) else posixpath.basename(path)
-    ending, packing = _endings(path)
+    ending, packing = endings_of(path)
     with naming_table(name):
         file: Any = files.open(path)
         raw = TableBytes(PACKED[packing](file) if packing else file, name)
@@ -288,7 +278,7 @@ def _of_parts(files: Files, paths: Sequence[str], name: str) -> Source:
 
 
 def _open_any(files: Files, path: str, columns: Columns) -> tuple[Table, Callable[[], str]]:
-    if _endings(path)[0] not in (*PARQUET, *ARROW):
+    if endings_of(path)[0] not in (*PARQUET, *ARROW):
         return open_table_file(files, path, columns)
     return _open_arrows(files, [path], posixpath.basename(path)), lambda: files.state(path)
 
@@ -304,7 +294,7 @@ def _open_arrows(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
 
 
 def _open_kind(paths: Sequence[str]) -> Callable[..., ArrowTable]:
-    return open_arrow if _endings(paths[0])[0] in ARROW else open_parquet
+    return open_arrow if endings_of(paths[0])[0] in ARROW else open_parquet
 
 
 def _unpack(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
@@ -319,7 +309,7 @@ def _unpack(files: Files, paths: Sequence[str], name: str) -> ArrowTable:
 
 def _of_tables(files: Files, tables: Sequence[str], name: str) -> Source:
     """Return the source of the only table, of those called train and test, or of all Parquet files."""
-    if all(_endings(path)[0] in PARQUET for path in tables):
+    if all(endings_of(path)[0] in PARQUET for path in tables):
         return _of_arrow(_open_arrows(files, tables, name), FilePictures(files, posixpath.dirname(tables[0])))
     if len(tables) == 1:
         return _of_file(files, tables[0], name=name)
@@ -354,7 +344,7 @@ def _is_of_products(files: Files, path: str, columns: Columns) -> bool:
 
     A text must have the columns. Any other table is taken where the user named a column.
     """
-    is_text = _endings(path)[0] in UNSURE
+    is_text = endings_of(path)[0] in UNSURE
     if not is_text and (columns.picture or columns.label not in ("", USUAL_LABEL)):
         return True
     try:
@@ -405,14 +395,9 @@ def _saved_datasets(files: Files, paths: Sequence[str]) -> list[str]:
 
 def _tables(paths: Sequence[str], endings: Sequence[str]) -> list[str]:
     """Return the least nested tables with one of the endings; of parts for training and test the former first."""
-    found = [path for path in paths if _endings(path)[0] in endings]
+    found = [path for path in paths if endings_of(path)[0] in endings]
     least = min((path.count("/") for path in found), default=0)
     return sorted((path for path in found if path.count("/") == least), key=part_order)
-
-
-def is_table(path: str) -> bool:
-    """Return whether a path has the ending of a table."""
-    return _endings(path)[0] in (*TABLES, *ARROW, OLD_WORKBOOK)
 
 
 def _top_of_image_folder(pictures: Sequence[str]) -> str | None:
@@ -429,15 +414,6 @@ def _top_of_image_folder(pictures: Sequence[str]) -> str | None:
         if not slash or not all(path.startswith(top) for path in pictures):
             return None
     return None
-
-
-def problem_of(path: str) -> str:
-    """Return what is wrong with a file of a kind that is not read, and the way out; "" for any other."""
-    stem, ending = posixpath.splitext(posixpath.basename(path).lower())
-    if ending in (".xz", ".zst") and is_table(stem):
-        return "packed in a way that is not read: unpack it first"
-    kinds = (ending, _endings(path)[0])  # of shop.tar.gz the latter is .tar
-    return next((problem for endings, problem in _FOREIGN.items() if {*kinds} & {*endings.split()}), "")
 
 
 def _zips(paths: Sequence[str]) -> list[str]:
@@ -463,12 +439,6 @@ def _describe(name: str, paths: Sequence[str], pictures: Sequence[str]) -> str:
     foreign = next(filter(problem_of, paths), "")
     also = f" {foreign} is {problem_of(foreign)}." if foreign else ""
     return f"{nothing} and no other table, but {found}: {way}.{also}"
-
-
-def _endings(path: str) -> tuple[str, str]:
-    """Return the ending of a path in lower case, and before that the ending of what packed it, if anything did."""
-    stem, ending = posixpath.splitext(posixpath.basename(path).lower())
-    return (posixpath.splitext(stem)[1], ending) if ending in PACKED else (ending, "")
 
 
 def _fill_in(columns: Columns, table: Table) -> Columns:

@@ -25,6 +25,7 @@ from vlm_core.catalogue.containers.files import ENDINGS, Files
 from vlm_core.catalogue.containers.folder import FolderFiles
 from vlm_core.catalogue.containers.remote_files import RemoteFiles
 from vlm_core.catalogue.containers.zip_files import readable_name
+from vlm_core.catalogue.kinds import TABLES, is_table, problem_of
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.pictures import PictureMissing, address_of, count_further
 from vlm_core.catalogue.reading import (
@@ -37,16 +38,7 @@ from vlm_core.catalogue.reading import (
     number_of,
     writable_text,
 )
-from vlm_core.catalogue.sources import (
-    TABLES,
-    Place,
-    RemotePlace,
-    Source,
-    find_place,
-    is_table,
-    open_path,
-    problem_of,
-)
+from vlm_core.catalogue.sources import Place, RemotePlace, Source, find_place, open_path
 from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TITLE, join_cells

@@ -251,18 +251,13 @@ def open_parquet(
 ) -> ArrowTable:
     """Return the table in Parquet files; `cleanup` is called when nobody can read them any more.
 
-    With `group`, only that group of rows of each file, and so many rows `before` it. Raises UserError when they cannot
-    be read.
+    With `group`, only that group of rows of each file, and so many rows `before` it. Raises UserError.
     """
     from pyarrow import parquet
 
     def batches(columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
         for called, path in files.items():
-            with (
-                naming(path),
-                _opened(path) as source,
-                parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20) as file,
-            ):
+            with _opened(path) as source, parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20) as file:
                 groups = range(file.num_row_groups) if group is None else [group]
                 own = _of_schema(columns, file.schema_arrow)
                 for batch in file.iter_batches(ROWS_PER_BATCH, groups, columns=own, use_threads=False):
@@ -271,7 +266,7 @@ def open_parquet(
     def may_lack(column: str) -> bool:
         """Return whether the files say that all rows have bytes in a column, or do not say so."""
         for path in files.values():
-            with naming(path), _opened(path) as source:
+            with _opened(path) as source:
                 told = parquet.read_metadata(source)
             groups = (told.row_group(number) for number in range(told.num_row_groups))
             parts = (group.column(place) for group in groups for place in range(group.num_columns))
@@ -297,7 +292,7 @@ def open_arrow(files: ArrowFiles, name: str, cleanup: Callable[[], object] | Non
 
     def batches(columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
         for called, path in files.items():
-            with naming(path), _arrow(path) as (schema, found):
+            with _arrow(path) as (schema, found):
                 own = _of_schema(columns, schema)
                 for batch in found:
                     for start in range(0, batch.num_rows, ROWS_PER_BATCH):
@@ -312,11 +307,14 @@ def open_arrow(files: ArrowFiles, name: str, cleanup: Callable[[], object] | Non
     return ArrowTable(name, files, _schema(files.values(), read_schema), batches)
 
 
-def _opened(path: Path | SeekableFile) -> pa.NativeFile:
-    """Return a file as Arrow reads it."""
+@contextmanager
+def _opened(path: Path | SeekableFile, map_it: bool = False) -> Iterator[pa.NativeFile]:
+    """Open a file as Arrow reads it. Raises UserError, also for what Arrow raises while it is open."""
     import pyarrow as pa
 
-    return pa.OSFile(str(path)) if isinstance(path, Path) else pa.PythonFile(path.open(), "r")
+    open_local = pa.memory_map if map_it else pa.OSFile
+    with naming(path), open_local(str(path)) if isinstance(path, Path) else pa.PythonFile(path.open(), "r") as file:
+        yield file
 
 
 @contextmanager
@@ -324,7 +322,7 @@ def _arrow(path: Path | SeekableFile) -> Iterator[tuple[pa.Schema, Iterable[pa.R
     """Open an Arrow file, or what was saved of a stream, and give its schema and batches."""
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) if isinstance(path, Path) else _opened(path) as file:
+    with _opened(path, map_it=True) as file:
         is_stream = file.read(len(_ARROW_FILE)) != _ARROW_FILE
         file.seek(0)
         with (pa.ipc.open_stream if is_stream else pa.ipc.open_file)(file) as reader:
@@ -336,8 +334,7 @@ def _schema(paths: Iterable[Path | SeekableFile], read: Callable[[Path | Seekabl
     """Return the schema of the first file, with the columns that only others have."""
     schemas: list[pa.Schema] = []
     for path in paths:
-        with naming(path):
-            schemas.append(read(path))
+        schemas.append(read(path))
         if twice := [name for name, count in Counter(schemas[-1].names).items() if count > 1]:
             raise UserError(f"{path} has more than one column called {', '.join(twice)}: rename all but one.")
     schema = schemas[0]
@@ -382,13 +379,9 @@ def _partitions(file: str) -> dict[str, str]:
 
 
 def _state(paths: Iterable[Path | SeekableFile]) -> str:
-    return "|".join(map(_state_of, paths))
-
-
-def _state_of(path: Path | SeekableFile) -> str:
-    if isinstance(path, Path):
-        return f"{path.stat().st_size}|{path.stat().st_mtime_ns}"
-    return path.state()
+    return "|".join(
+        f"{path.stat().st_size}|{path.stat().st_mtime_ns}" if isinstance(path, Path) else path.state() for path in paths
+    )
 
 
 def _holds_bytes(schema: pa.Schema, column: str) -> bool:
