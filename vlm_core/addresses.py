@@ -15,8 +15,8 @@ _OPTIONS: Final = re.compile(r"\?\w+=[^&/?]*(?:&\w+=[^&/?]*)*$")  # Arrow's, suc
 _OF_ARROW: Final = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _CREDENTIALS: Final = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws; AWS_ENDPOINT_URL for a server of your own",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-    "abfs": "AZURE_CLIENT_ID and the like, or az login",
+    **dict.fromkeys(("gs", "gcs"), "GOOGLE_APPLICATION_CREDENTIALS"),
+    **dict.fromkeys(("abfs", "abfss"), "AZURE_CLIENT_ID and the like, or az login"),
 }
 _DENIED: Final = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT|SIGNATURE|TOKEN|credential|HTTP status 40[13]"
