@@ -2,17 +2,10 @@
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-
-from tests.stores import ROOT
 
 FLAGS = [
     "--no-sandbox",
@@ -68,30 +61,10 @@ class Site:
         self.page.close()
 
 
-def serve(folder: Path, *arguments: str) -> tuple[subprocess.Popen, str]:
-    """A dashboard on the store in `folder`, and its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "dashboard", "--port", str(port), *arguments]
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-        except OSError:
-            assert process.poll() is None, "the dashboard ended at once"
-            time.sleep(0.25)
-        else:
-            return process, address
-    raise AssertionError("the dashboard did not start")
+def serve(folder: Path, milliseconds_per_tick: int = 2000) -> str:
+    """Where a dashboard over the store in `folder` listens, in this process: another would import PyTorch for seconds.
 
-
-@pytest.fixture(scope="session")
-def address(filled_store: Path) -> str:
-    """Where a dashboard over the filled store listens, in this process: another would import PyTorch for seconds.
-
-    Its pages ask seldom whether the store has changed, so that one is at rest even where the machine is busy.
+    It ends with the process.
     """
     import waitress
 
@@ -99,15 +72,24 @@ def address(filled_store: Path) -> str:
     from dashboard.__main__ import SERVER
     from dashboard.runs import Runs
 
-    runs = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
+    runs = Runs(f"sqlite:///{folder}/mlflow.db", folder)
     runs.refresh()
     runs.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app, "MILLISECONDS_PER_TICK", 5000)
+        patch.setattr(app, "MILLISECONDS_PER_TICK", milliseconds_per_tick)
         flask = app.create_app(runs).server
     server = waitress.create_server(flask, host="127.0.0.1", port=0, **SERVER)
     threading.Thread(target=server.run, daemon=True).start()
     return f"http://127.0.0.1:{server.effective_port}"
+
+
+@pytest.fixture(scope="session")
+def address(filled_store: Path) -> str:
+    """Where a dashboard over the filled store listens.
+
+    Its pages ask seldom whether the store has changed, so that one is at rest even where the machine is busy.
+    """
+    return serve(filled_store, 5000)
 
 
 @pytest.fixture

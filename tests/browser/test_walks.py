@@ -308,7 +308,7 @@ def test_one_file_that_is_too_large_costs_the_others_nothing_and_back_keeps_what
 
 
 def test_an_empty_store_has_a_designed_page_on_which_a_run_in_progress_appears(store, context):
-    process, address = serve(store)
+    address = serve(store)
     site = Site(address, context)
     try:
         page = _settled(site.open("/"))
@@ -349,5 +349,3 @@ def test_an_empty_store_has_a_designed_page_on_which_a_run_in_progress_appears(s
         assert site.complaints == []
     finally:
         site.close()
-        process.terminate()
-        process.wait(20)

@@ -199,9 +199,12 @@ def test_an_old_search_is_resumed_and_a_finished_one_is_known_as_such(runs: pd.D
 
 
 @pytest.mark.slow
-def test_an_old_study_is_resumed_under_its_presets_name_of_today(runs: pd.DataFrame, old_store: Path) -> None:
+def test_an_old_study_is_resumed_under_its_presets_name_of_today(
+    runs: pd.DataFrame, old_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vlm_core.study.running import run_study
 
+    monkeypatch.setattr("vlm_core.study.report.plot_svg", lambda plot: "<svg></svg>")
     run_id = _id(runs, "study study")
     before = RunReader().children(run_id)
     outcome = run_study(StudyConfig.build({**SMALL, **STUDY}), old_store)

@@ -30,7 +30,7 @@ def running_cluster(nodes: int = 3, cpus: int = 1) -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         common = {"num_cpus": cpus, "object_store_memory": 80 << 20, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=common)
+        cluster = Cluster(initialize_head=True, head_node_args={**common, "no_monitor": True})  # nothing scales it
         try:
             for _ in range(nodes - 1):
                 cluster.add_node(num_cpus=cpus, object_store_memory=80 << 20)

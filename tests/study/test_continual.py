@@ -81,6 +81,7 @@ def test_the_part_alone_makes_a_study_with_a_report(shop, stocked, monkeypatch):
     with pytest.raises(UserError, match="which the catalogue .* does not have"):
         run_study(StudyConfig.build({**given, "study": "other", "caption_columns": "colour"}), stocked)
     monkeypatch.setattr(continual, "FEWEST_PRODUCTS", 5)
+    monkeypatch.setattr("vlm_core.study.report.plot_svg", lambda plot: "<svg></svg>")
     with collected_messages():
         outcome = run_study(StudyConfig.build({**given, "study": "third", "min_products": 5}), stocked)
     assert [row.label for row in outcome.results.continual] == [f"clip {method}" for method in METHODS]

@@ -67,7 +67,8 @@ def test_thin_categories_are_no_headline_unless_all_are():
 
 
 @pytest.mark.slow
-def test_the_part_alone_is_a_study(shop, stocked):
+def test_the_part_alone_is_a_study(shop, stocked, monkeypatch):
+    monkeypatch.setattr("vlm_core.study.report.plot_svg", lambda plot: "<svg></svg>")
     given = {"preset": "demo", "parts": "fusion", "families": "clip", "seeds": 1, "threads": 1, "data": str(shop)}
     small = {"per_category": 20, "train_per_category": 12, "epochs": 2, "resamples": 100}
     with pytest.raises(UserError, match="text_columns=brand is not a column"):

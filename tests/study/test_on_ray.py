@@ -33,7 +33,8 @@ def metrics(study: str) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_a_node_that_is_killed_changes_no_figure(shop: Path, stocked: Path) -> None:
+def test_a_node_that_is_killed_changes_no_figure(shop: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlm_core.study.report.plot_svg", lambda plot: "<svg></svg>")
     config = {"seeds": 2, "threads": 1}
     alone = run_study(small(shop, study="alone", **config), stocked)
     with running_cluster(nodes=2) as cluster, collected_messages() as lines:

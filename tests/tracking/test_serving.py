@@ -217,6 +217,8 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Door
 for place, model in enumerate(models):
     allowed = set.intersection(*map(brought, models[place:]))
     import mlflow, pandas  # which takes seconds, as PyTorch does, and is common to all that follow
+    from mlflow.utils.requirements_utils import _init_modules_to_packages_map as list_packages
+    list_packages()  # so does this, which loading a model begins with
     if "torch" in allowed:
         import torch
     child = os.fork()

@@ -127,8 +127,9 @@ def test_an_interrupted_pretraining_is_resumed_to_the_same_weights(pretrain, mon
 @pytest.mark.slow
 def test_a_pretraining_killed_at_its_end_is_resumed_to_the_same_weights(pretrain, monkeypatch):
     monkeypatch.setattr("vlm_core.tracking.tags.process_is_alive", lambda tag: False)
-    for killed in ({"model": "git"}, {"model": "git", "output": "own"}):
-        for owner, name in ((RunWriter, "artifact"), (writer, "end_run")):  # the weights have got their name
+    steps = ((RunWriter, "artifact"), (writer, "end_run"))  # the weights have got their name
+    for killed, deaths in (({"model": "git"}, steps), ({"model": "git", "output": "own"}, steps[:1])):
+        for owner, name in deaths:
             with monkeypatch.context() as patch, pytest.raises(Killed):
                 kill_on_entry(patch, owner, name)
                 pretrain(**killed)

@@ -86,7 +86,7 @@ def test_a_run_ends_evaluated_logged_and_registered(run, settings):
     assert not list(Path("checkpoints").glob("*/*"))
 
 
-def test_the_study_protocol_is_marked_as_leaking_everywhere(run):
+def test_the_original_protocol_is_marked_as_leaking_everywhere(run):
     outcome, lines = run(model="baseline", protocol="original", train_per_category=40)
     assert any(line.startswith("LEAKING") for line in lines)
     assert RunReader().leaderboard()["leaking"].tolist() == [True]
@@ -265,12 +265,6 @@ def test_a_run_is_evaluated_on_what_it_was_not_trained_on(run, shop, store):
     assert any(f"{seen.sum()} that the model was pretrained, trained or selected on" in line for line in lines)
     assert RunReader().tags(child)["mlflow.parentRunId"] == outcome.run_id
     assert RunReader().evaluation(child, "external").n == evaluation.n
-
-
-def test_a_label_of_another_level_works(run):
-    outcome, _ = run(model="baseline", label="subCategory", min_products=12)
-    assert outcome.split.label == "subCategory"
-    assert len(outcome.split.categories) > 3
 
 
 def test_a_table_of_ones_own_works(run, tmp_path):
