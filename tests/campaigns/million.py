@@ -294,16 +294,17 @@ def _compare_sample(model: str, place: Path, output: Path, rng: random.Random) -
     set_threads(1)
     loaded = load_categoriser(resolve(model))
     files = sorted(place.glob("*.parquet"))
-    written = ds.dataset(output, format="parquet")
-    equal = compared = 0
+    sampled: dict[str, bytes] = {}
     for path in rng.sample(files, min(len(files), 10)):
         some = ds.dataset(path).to_table(columns=["id", "image"])
-        for row in some.take(sorted(rng.sample(range(some.num_rows), min(SAMPLED // 10, some.num_rows)))).to_pylist():
-            (expected,) = predict_records(loaded, [partial(bytes, row["image"]["bytes"])])
-            (found,) = written.to_table(filter=ds.field("id") == row["id"]).to_pylist()
-            compared += 1
-            equal += all(found[name] == value for name, value in expected.items())
-    return {"compared": compared, "equal": equal}
+        rows = some.take(sorted(rng.sample(range(some.num_rows), min(SAMPLED // 10, some.num_rows)))).to_pylist()
+        sampled |= {row["id"]: row["image"]["bytes"] for row in rows}
+    found = ds.dataset(output, format="parquet").to_table(filter=ds.field("id").isin(list(sampled))).to_pylist()
+    equal = 0
+    for row in found:
+        (expected,) = predict_records(loaded, [partial(bytes, sampled[row["id"]])])
+        equal += all(row[name] == value for name, value in expected.items())
+    return {"compared": len(found), "equal": equal}
 
 
 class _Watched:
