@@ -40,7 +40,7 @@ from vlm_core.catalogue.sources import TABLE, open_source
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture
 from vlm_core.progress import log_to_stdout
 
-STEPS: Final = ("pack", "make", "local", "ray", "kills", "unpack", "prepare")
+STEPS: Final = ("pack", "make", "local", "each", "ray", "kills", "unpack", "prepare")
 COLUMNS: Final = Columns("id", "", "", "", ())
 PICTURES_PER_TASK: Final = 256
 SHIFTS: Final = [(right, down) for right in range(-2, 3) for down in range(-2, 3)]  # pixels
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "pack": partial(_pack, options.data, rows, folder / f"packed-{rows}"),
             "make": partial(_make, options.data, rows, place),
             "local": partial(_predict, "local", options.model, place, folder / f"local-{rows}"),
+            "each": partial(_predict_on_each_core, options.model, place, folder / f"each-{rows}"),
             "ray": partial(_predict, "ray", options.model, place, folder / f"ray-{rows}"),
             "kills": partial(_kill, options.model, place, folder / f"killed-{rows}", options.seed),
             "unpack": partial(_unpack, place, folder / f"folder-{rows}"),
@@ -167,16 +168,38 @@ def _predict(engine: str, model: str, place: Path, output: Path) -> Result:
     watched = _Watched(_command(engine, model, place, output))
     watched.until_end()
     used = 1 if engine == "local" else cores()
-    parts = sorted(path.stat().st_mtime for path in output.glob("*.parquet"))
-    steady = (len(parts) - used) / (parts[-1] - parts[used - 1]) * rows / len(parts) if len(parts) > used else 0.0
     return {
         "rows": rows,
         "cores": used,
         "seconds": round(watched.seconds, 1),
         "rows_per_second_and_core": round(rows / watched.seconds / used, 1),
-        "after_its_start": round(steady / used, 1),  # from the first part of each process on
+        "after_its_start": round(_steady_rate(output, rows, used) / used, 1),
         **watched.peaks(),
     }
+
+
+def _predict_on_each_core(model: str, place: Path, output: Path) -> Result:
+    """Predict a catalogue on each core at once, in a process of its own: what cores take from each other."""
+    places = [output.with_name(f"{output.name}-{core}") for core in range(cores())]
+    for each in places:
+        shutil.rmtree(each, ignore_errors=True)
+    rows = (Packed.read(place) or Packed("")).rows
+    commands = [_Watched(_command("local", model, place, each)) for each in places]
+    for watched in commands:
+        watched.until_end()
+    return {
+        "rows": rows,
+        "cores": cores(),
+        "after_its_start": [round(_steady_rate(each, rows, 1), 1) for each in places],
+    }
+
+
+def _steady_rate(output: Path, rows: int, processes: int) -> float:
+    """Return rows a second from the first part of each process on; 0 where there are no others."""
+    parts = sorted(path.stat().st_mtime for path in output.glob("*.parquet"))
+    if len(parts) <= processes:
+        return 0.0
+    return (len(parts) - processes) / (parts[-1] - parts[processes - 1]) * rows / len(parts)
 
 
 def _unpack(place: Path, folder: Path) -> Result:
