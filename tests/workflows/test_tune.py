@@ -22,7 +22,7 @@ from vlm_core.config import SearchConfig
 from vlm_core.errors import Diverged, UserError
 from vlm_core.tracking.reader import RunReader
 from vlm_core.workflows import train
-from vlm_core.workflows.search_storage import open_database
+from vlm_core.workflows.search_storage import open_database, repeat_forgotten
 from vlm_core.workflows.tune import JOURNAL, count_states, run_search
 
 SMALL = {
@@ -378,12 +378,26 @@ def test_a_trial_of_another_machine_is_repeated_once_whoever_dies_that_noticed_i
     die_with(TRIAL, try_nothing(die))
     die_with("vlm_core.workflows.search_storage.queue_again", die)
     die_with("vlm_core.workflows.search_storage.end_orphans", die)
-    assert sorted(RunReader().runs()["status"]) == ["RUNNING", "RUNNING"]
+    assert sorted(RunReader().runs()["status"]) == ["FINISHED", "FINISHED", "RUNNING", "RUNNING"]
     outcome, _ = quick(**settings)
     trials = outcome.search.get_trials()
     assert [trial.user_attrs.get("repeats") for trial in trials] == [None, 0, None]
     assert trials[1].params == trials[0].params and count_states(outcome.search)["fail"] == 1
     assert sorted(RunReader().runs()["status"]) == [*["FINISHED"] * 4, "KILLED"]
+
+
+def test_a_repeated_trial_that_dies_at_once_keeps_its_settings_and_repetitions_end(tmp_path):
+    search = optuna.create_study(storage=open_database(f"sqlite:///{tmp_path / 'search.db'}", tmp_path))
+    first = search.ask({"learning_rate": optuna.distributions.FloatDistribution(0, 1)})
+    search.tell(first.number, state=TrialState.FAIL)
+    with collected_messages() as lines:
+        for _ in range(5):
+            repeat_forgotten(search, tmp_path)
+            if any(trial.state == TrialState.WAITING for trial in search.get_trials()):
+                search.tell(search.ask().number, state=TrialState.FAIL)  # before it has taken any setting
+    queued = [trial.system_attrs["fixed_params"] for trial in search.get_trials()[1:]]
+    assert queued == [first.params] * 3
+    assert [line.split(" died")[0] for line in lines if "is repeated" in line] == ["Trial 0", "Trial 1", "Trial 2"]
 
 
 @pytest.mark.parametrize("moment", ["in the winner's training", "after it", "at the end of the search"])

@@ -35,6 +35,7 @@ MOST_REPEATS: Final = 3  # of a trial, which may be what kills its processes
 RUN: Final = "mlflow_run"
 REPEATS: Final = "repeats"  # number of the trial that died and is repeated by this one
 TIMES: Final = "times_repeated"
+_QUEUED_SETTINGS: Final = "fixed_params"  # Optuna's name among a trial's system attributes
 
 
 def open_journal(path: Path) -> optuna.storages.JournalStorage:
@@ -88,20 +89,26 @@ def _whole_bytes(path: Path) -> int:
     return len(content)
 
 
-def queue_again(search: optuna.Study, trial: FrozenTrial | Trial) -> None:
-    """Queue the settings of a trial that did not end."""
+def queue_again(search: optuna.Study, trial: FrozenTrial) -> bool:
+    """Queue the settings of a trial that did not end, unless that was done often enough; return whether it was."""
     times = int(trial.user_attrs.get(TIMES, 0)) + 1
     if times <= MOST_REPEATS:
-        search.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number, TIMES: times})
+        # A trial that was queued itself has taken none of its settings yet where it died at once.
+        settings = {**trial.system_attrs.get(_QUEUED_SETTINGS, {}), **trial.params}
+        search.enqueue_trial(settings, user_attrs={REPEATS: trial.number, TIMES: times})
+    return times <= MOST_REPEATS
 
 
 def repeat_trial(search: optuna.Study, trial: FrozenTrial, root: Path) -> None:
-    """Queue the settings of a trial that died, mark its run as KILLED, and remove its checkpoints."""
-    queue_again(search, trial)
-    end_orphans(str(search.user_attrs[RUN]), [run_name(search, trial)])
+    """Queue the settings of a trial that died, and remove its checkpoints; `end_failed_runs` ends its run.
+
+    It does nothing slow: where several processes notice deaths, the others see at once that this one is repeated.
+    """
+    is_queued = queue_again(search, trial)
     if run_id := trial.user_attrs.get(RUN):
         shutil.rmtree(root / "checkpoints" / str(run_id), ignore_errors=True)
-    logger.info(f"Trial {trial.number} died with its process and is repeated.")
+    if is_queued:
+        logger.info(f"Trial {trial.number} died with its process and is repeated.")
 
 
 def repeat_forgotten(search: optuna.Study, root: Path) -> None:
@@ -117,7 +124,10 @@ def repeat_forgotten(search: optuna.Study, root: Path) -> None:
 
 
 def end_failed_runs(search: optuna.Study) -> None:
-    """Mark the runs of trials that failed as KILLED that are RUNNING: nobody is left who ends them."""
+    """Mark the runs of trials that failed as KILLED that are RUNNING: nobody is left who ends them.
+
+    Raises UserError where the runs' store does not answer.
+    """
     failed = search.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     if names := [run_name(search, trial) for trial in failed]:
         end_orphans(str(search.user_attrs[RUN]), names)

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -336,7 +336,8 @@ class _Worker:
         return datetime.now() - began > timedelta(seconds=SECONDS_SILENT if self.config.storage else 0)
 
     def repeat_dead_trials(self, search: optuna.Study) -> None:
-        """Mark the trials whose process died as failed, and queue their settings first."""
+        """Mark the trials whose process died as failed, queue their settings first, and end their runs."""
+        failed = len(search.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
         if self.config.storage:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -348,6 +349,9 @@ class _Worker:
                 except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
                     continue  # another process has just done so
                 repeat_trial(search, trial, self.root)
+        if len(search.get_trials(deepcopy=False, states=(TrialState.FAIL,))) > failed:
+            with suppress(UserError):  # whoever leads does so again at the end
+                end_failed_runs(search)
 
     def _run_trial(self, search: optuna.Study, trial: Trial, data: Data, parent: str) -> None:
         two_objectives = len(search.directions) > 1
@@ -378,7 +382,7 @@ class _Worker:
         except BaseException as error:
             search.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             if isinstance(error, KeyboardInterrupt):  # Ctrl-C, or what ends a worker whose leader has died
-                queue_again(search, trial)
+                queue_again(search, search.get_trials(deepcopy=False)[trial.number])
             raise
         if result.pruned:  # Optuna does not prune with two objectives
             search.tell(trial, state=TrialState.FAIL if two_objectives else TrialState.PRUNED, skip_if_finished=True)
