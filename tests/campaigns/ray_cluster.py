@@ -32,7 +32,9 @@ from typing import Any, Final
 
 from tests.campaigns import machines
 from tests.campaigns.machines import Cluster, Command
-from tests.campaigns.team_servers import OF_TIME, PASSWORDS, READ, ROOT, USER, Database
+from tests.campaigns.team import PASSWORDS, USER, Database
+from tests.campaigns.team_servers import OF_TIME, READ
+from tests.stores import ROOT
 
 SECONDS: Final = 1800  # that a command may take
 _SMALL: Final = ("--preset", "demo", "--threads", "1", "--resamples", "100")

@@ -6,9 +6,11 @@ MLflow's server with a login are started on loopback. Every command then runs on
 - `server`: MLFLOW_TRACKING_URI is MLflow's server, which asks for a login and passes artifacts on to S3;
 - `psycopg` and `psycopg2`: MLFLOW_TRACKING_URI is the database itself, by either driver, and artifacts go to S3.
 
-A search keeps its trials in PostgreSQL, too. In the middle of a last training the database is stopped for a minute.
-A step fails if its exit code is not 0, if it prints a traceback or a password, or if a training has other metrics than
-one over SQLite. At the end no password may be in the databases, the artifacts or the files of the working folder.
+A search keeps its trials in PostgreSQL, too. `mlflow models serve` serves the model that is registered under an alias,
+which must answer a real picture as `experiments.predict` does. In the middle of a last training, and of a study, the
+database is stopped for a minute. A step fails if its exit code is not 0, if it prints a traceback or a password, or if
+a training or a cell has other metrics than one over SQLite. At the end no password may be in the databases, the
+artifacts or the files of the working folder, which has no store of its own.
 
 It takes PostgreSQL's programs, and `pip install 'moto[server]' Flask-WTF psycopg2-binary` beside the extras `postgres`,
 `s3`, `search`, `study`, `export` and `dashboard`. PostgreSQL does not run as root: as root, the cluster belongs to the
@@ -18,6 +20,7 @@ user postgres.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import re
@@ -28,21 +31,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.campaigns.hostile_dashboard import shown_runs
-from tests.campaigns.hostile_server import ask, free_port, server
+import pandas as pd
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tests.campaigns.hostile_dashboard import shown_runs
+from tests.campaigns.hostile_server import alike, ask, free_port, server
+from tests.campaigns.team import PASSWORDS, Team, environment, passwords_in_bucket, team
+
 ARRANGEMENTS: Final = ("server", "psycopg", "psycopg2")
-PASSWORDS: Final = {"database": "planted-db-secret", "login": "planted-login-secret", "s3": "planted-s3-secret"}
-BUCKET: Final = "runs"
-USER: Final = "runner"
 EXPERIMENT: Final = "team"
+STUDY_EXPERIMENT: Final = "team-study"  # of the study whose database is stopped
+CHAMPION: Final = "models:/categoriser-clip@champion"
 SECONDS: Final = 900  # that a command may take
 _DATA: Final = ("--data", "shop", "--threads", "1")
 _SMALL: Final = ("--preset", "demo", *_DATA, "--per_category", "24", "--train_per_category", "12", "--resamples", "100")
@@ -55,12 +58,14 @@ _TUNE: Final = (
     *("--search", "learning_rate", "--trials", "2"),
 )
 _STUDY: Final = (
-    *(*_SMALL, *_NAMED),
+    *_SMALL,
     *("--families", "clip", "--modes", "zero-shot,probe", "--objectives", "classify"),
     *("--protocols", "holdout", "--epochs", "2", "--views", "1", "--seeds", "2", "--parts", "families"),
 )
+_STUDY_AWAY: Final = (*_STUDY, "--experiment", STUDY_EXPERIMENT, "--study", "away")
 _EXPORT: Final = ("--pictures", "8", "--threads", "1")
-_PREDICT: Final = ("--model", "models:/categoriser-clip/1", "--pictures", "shop/images", "--threads", "1")
+PREDICTIONS: Final = "predictions.parquet"
+_PREDICT: Final = ("--model", CHAMPION, "--pictures", "shop/images", "--threads", "1", "--output", PREDICTIONS)
 _EVALUATE: Final = (*_DATA, *_NAMED, "--resamples", "100")
 OF_TIME: Final = re.compile(r"seconds|per_second|^system/|_ms$|memory|megabytes|cost")
 READ: Final = """
@@ -72,7 +77,7 @@ rows = []
 for _, row in table.iterrows():
     metrics = {name[8:]: value for name, value in row.items() if name.startswith("metrics.") and value == value}
     steps = reader.history(row["run_id"], "validation_macro_f1")["step"].tolist()
-    facts = {name: row[name] for name in ("run_id", "status", "name")}
+    facts = {name: row[name] for name in ("run_id", "status", "name", "experiment")}
     rows.append({**facts, "metrics": metrics, "steps": steps})
 json.dump(rows, sys.stdout)
 """
@@ -80,8 +85,9 @@ CREATE: Final = """
 import sys
 from vlm_core.tracking.store import connect
 client = connect(to_write=True)
-if client.get_experiment_by_name(sys.argv[1]) is None:
-    client.create_experiment(sys.argv[1], artifact_location=sys.argv[2] or None)
+for name in sys.argv[2:]:
+    if client.get_experiment_by_name(name) is None:
+        client.create_experiment(name, artifact_location=sys.argv[1] or None)
 """
 
 
@@ -95,149 +101,6 @@ class Step:
     faults: list[str] = field(default_factory=list)
 
 
-class Database:
-    """A PostgreSQL cluster in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self.folder, self._data = free_port(), folder, folder / "data"
-        found = shutil.which("initdb")
-        self._programs = Path(found).resolve().parent if found else max(Path("/usr/lib/postgresql").glob("*/bin"))
-        folder.mkdir()
-        (folder / "password").write_text(PASSWORDS["database"])
-        if os.geteuid() == 0:
-            shutil.chown(folder, "postgres")
-            shutil.chown(folder / "password", "postgres")
-        secret = ("--auth=scram-sha-256", f"--username={USER}", f"--pwfile={folder}/password")
-        self._do("initdb", "--no-sync", "--encoding=UTF8", *secret, "--pgdata", str(self._data))
-        self.start()
-        for name in ("mlflow", "users", "searches", "psycopg", "psycopg2"):
-            self._psql("postgres", f'CREATE DATABASE "{name}"')
-
-    def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder}"
-        log = str(self.folder / "log")
-        self._do("pg_ctl", "start", "--wait", "--pgdata", str(self._data), "--log", log, "--options", options)
-
-    def stop(self) -> None:
-        """End all its connections, and answer no more."""
-        self._do("pg_ctl", "stop", "--wait", "--mode=fast", "--pgdata", str(self._data))
-
-    def address(self, name: str, driver: str = "psycopg") -> str:
-        return f"postgresql+{driver}://{USER}:{PASSWORDS['database']}@127.0.0.1:{self.port}/{name}"
-
-    def dump(self) -> str:
-        """Return all that the databases hold, without the users' passwords, which are hashes."""
-        return "".join(
-            self._do("pg_dump", "--host=127.0.0.1", f"--port={self.port}", f"--username={USER}", name)
-            for name in ("mlflow", "searches", "psycopg", "psycopg2")
-        )
-
-    def _psql(self, name: str, statement: str) -> str:
-        where = ("--host=127.0.0.1", f"--port={self.port}", f"--username={USER}", "--dbname", name)
-        return self._do("psql", "--quiet", *where, "--command", statement)
-
-    def _do(self, program: str, *words: str) -> str:
-        before = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        output = subprocess.DEVNULL if program == "pg_ctl" else subprocess.PIPE  # what it starts would keep a pipe open
-        done = subprocess.run(
-            [*before, str(self._programs / program), *words],
-            cwd=self.folder,
-            env={**os.environ, "PGPASSWORD": PASSWORDS["database"]},
-            stdout=output,
-            stderr=output,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{program}: {done.stderr}")
-        return done.stdout or ""
-
-
-class Team:
-    """The servers of a team, and the surroundings of a command that uses them."""
-
-    def __init__(self, folder: Path, database: Database, s3: int, mlflow: int) -> None:
-        self.folder, self.database = folder, database
-        self.s3, self.mlflow = s3, mlflow
-
-    def surroundings(self, arrangement: str) -> dict[str, str]:
-        """Return the environment of a command."""
-        own = {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-        if arrangement == "server":
-            login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": PASSWORDS["login"]}
-            own |= {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.mlflow}", **login}
-        elif arrangement != "sqlite":
-            address = self.database.address(arrangement, arrangement)
-            own |= {"MLFLOW_TRACKING_URI": address, **s3_surroundings(self.s3)}
-        clean = {name: text for name, text in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
-        return clean | own
-
-    def location(self, arrangement: str) -> str:
-        """Return where the experiment's artifacts go; "" where the server decides."""
-        return f"s3://{BUCKET}/{arrangement}" if arrangement.startswith("psycopg") else ""
-
-
-def s3_surroundings(port: int) -> dict[str, str]:
-    """Return what a client of the S3-like server needs."""
-    return {
-        "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "planted-s3-key",
-        "AWS_SECRET_ACCESS_KEY": PASSWORDS["s3"],
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-    }
-
-
-@contextmanager
-def team(folder: Path) -> Iterator[Team]:
-    """Run PostgreSQL, S3 and MLflow's server inside the block."""
-    with ExitStack() as stack:
-        database = Database(folder / "postgres")
-        stack.callback(database.stop)
-        s3, mlflow = free_port(), free_port()
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(s3)]
-        stack.enter_context(server(command, s3, folder, "/moto-api/"))
-        _make_bucket(s3)
-        config = folder / "auth.ini"
-        config.write_text(
-            "[mlflow]\ndefault_permission = READ\nadmin_username = admin\nauth_cache_ttl_seconds = 60\n"
-            f"database_uri = {database.address('users')}\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        )
-        own = {
-            **s3_surroundings(s3),
-            "MLFLOW_AUTH_CONFIG_PATH": str(config),
-            "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["login"],
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": "planted-key",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        words = ("--app-name", "basic-auth", "--workers", "1", "--allowed-hosts", f"127.0.0.1:{mlflow}")
-        stores = ("--backend-store-uri", database.address("mlflow"), "--artifacts-destination", f"s3://{BUCKET}/server")
-        where = ("--host", "127.0.0.1", "--port", str(mlflow))
-        command = [sys.executable, "-m", "mlflow", "server", *where, *stores, *words]
-        with _environment(own):
-            stack.enter_context(server(command, mlflow, folder, "/health"))
-        yield Team(folder, database, s3, mlflow)
-
-
-@contextmanager
-def _environment(own: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _make_bucket(port: int) -> None:
-    import boto3
-
-    with _environment(s3_surroundings(port)):
-        boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}").create_bucket(Bucket=BUCKET)
-
-
 class Campaign:
     """The commands of one arrangement after the other."""
 
@@ -245,25 +108,28 @@ class Campaign:
         self.team, self.shop, self.seconds_away = team, shop, seconds_away
         self.steps: list[Step] = []
         self._expected: dict[tuple[str, ...], dict[str, float]] = {}
+        self._expected_cells: dict[str, dict[str, float]] = {}
 
     def run(self, arrangement: str, names: Sequence[str]) -> None:
         """Run the steps of those names (none: all) over an arrangement's servers."""
         folder = self._folder(arrangement)
-        self._script(arrangement, CREATE, EXPERIMENT, self.team.location(arrangement))
+        self._script(arrangement, CREATE, self.team.location(arrangement), EXPERIMENT, STUDY_EXPERIMENT)
         works: dict[str, Callable[[Step], None]] = {
             "prepare": lambda step: self._do(step, "experiments.prepare", *_SMALL),
             "train": lambda step: self._train(step, _TRAIN),
             "pretrain": lambda step: self._do(step, "experiments.pretrain", *_PRETRAIN, *_NAMED),
             "tune": lambda step: self._do(step, "experiments.tune", *_TUNE, "--storage", self._storage(arrangement)),
-            "study": lambda step: self._do(step, "experiments.study", *_STUDY),
+            "study": lambda step: self._do(step, "experiments.study", *_STUDY, *_NAMED),
             "export": lambda step: self._do(step, "experiments.export", "--run", self._first(arrangement), *_EXPORT),
             "predict": lambda step: self._do(step, "experiments.predict", *_PREDICT),
+            "serve": self._serve,
             "evaluate": lambda step: self._do(
                 step, "experiments.evaluate", "--run", self._first(arrangement), *_EVALUATE
             ),
             "clean": lambda step: self._do(step, "experiments.clean"),
             "dashboard": self._dashboard,
             "database away": self._away,
+            "away in a study": self._away_in_study,
         }
         for name, work in works.items():
             if names and name not in names:
@@ -276,6 +142,7 @@ class Campaign:
             step.seconds = round(time.monotonic() - started, 1)
             self.steps.append(step)
             print(f"{arrangement:9} {name:14} {step.seconds:6.1f} s  {'; '.join(step.faults) or 'ok'}", flush=True)
+        self._look_for_store(arrangement, folder)
         self._look_for_passwords(arrangement, folder)
 
     def _folder(self, arrangement: str) -> Path:
@@ -358,7 +225,33 @@ class Campaign:
     def _away(self, step: Step) -> None:
         """Stop the database in the middle of a training."""
         expected = self._expect(_LONG)
-        started = self._start(step.arrangement, "experiments.train", *_LONG, *_NAMED)
+        self._do_without_database(step, "Epoch 2", "experiments.train", *_LONG, *_NAMED)
+        self._compare(step, expected)
+
+    def _away_in_study(self, step: Step) -> None:
+        """Stop the database when the first cell of a study has ended."""
+        plain = Step("sqlite", step.name)
+        if not self._expected_cells:
+            self._do(plain, "experiments.study", *_STUDY_AWAY)
+            self._expected_cells = self._cells(plain)
+        if plain.faults:
+            raise RuntimeError(f"over SQLite: {plain.faults}")
+        self._do_without_database(step, "[1/", "experiments.study", *_STUDY_AWAY)
+        cells, expected = self._cells(step), self._expected_cells
+        if different := [name for name in cells.keys() | expected.keys() if cells.get(name) != expected.get(name)]:
+            step.faults.append(f"other metrics than over SQLite: {sorted(different)}")
+
+    def _cells(self, step: Step) -> dict[str, dict[str, float]]:
+        """Return the metrics of each run of the study whose database is stopped."""
+        runs = [run for run in self._runs(step.arrangement) if run["experiment"] == STUDY_EXPERIMENT]
+        step.faults += [f"{run['name']} is {run['status']}" for run in runs if run["status"] != "FINISHED"]
+        if len({run["name"] for run in runs}) != len(runs):
+            step.faults.append(f"a cell was run twice: {sorted(run['name'] for run in runs)}")
+        return {run["name"]: _numbers(run) for run in runs}
+
+    def _do_without_database(self, step: Step, moment: str, module: str, *words: str) -> None:
+        """Run a command, and stop the database for a while when a line has the text `moment` in it."""
+        started = self._start(step.arrangement, module, *words)
         printed, stopped = "", threading.Event()
 
         def stop_for_a_while() -> None:
@@ -370,26 +263,40 @@ class Campaign:
         assert started.stdout
         for line in started.stdout:
             printed += line
-            if line.startswith("Epoch 2") and not stopped.is_set():
+            if moment in line and not stopped.is_set():
                 stopped.set()
                 thread.start()
         started.wait(SECONDS)
         if not stopped.is_set():
-            step.faults.append("it ended before its second epoch")
+            step.faults.append(f"it ended before {moment}")
             self._judge(step, started.returncode, printed)
             return
         thread.join()
         self._judge(step, started.returncode, printed)
         if "is back" not in printed:
             step.faults.append("it did not wait for the store")
-        self._compare(step, expected)
+
+    def _serve(self, step: Step) -> None:
+        """Serve the champion, and compare its answer with the row that `experiments.predict` wrote."""
+        port, folder = free_port(), self._folder(step.arrangement)
+        words = ("-m", CHAMPION, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port))
+        rows = pd.read_parquet(folder / PREDICTIONS).set_index("id")
+        picture = folder / "shop" / "images" / f"{rows.index[7]}.jpg"
+        sent = {"dataframe_records": [{"picture": base64.b64encode(picture.read_bytes()).decode()}]}
+        command = [sys.executable, "-m", "mlflow", "models", "serve", *words]
+        with environment(self.team.surroundings(step.arrangement)), server(command, port, folder, "/ping"):
+            status, answer = ask(port, "POST", "/invocations", json.dumps(sent).encode())
+        if status != 200:
+            step.faults.append(f"answered {status}: {answer[:300]!r}")
+        elif not alike(json.loads(answer)["predictions"][0], rows.iloc[7].dropna().to_dict()):
+            step.faults.append(f"answered {answer[:300]!r} instead of {rows.iloc[7].to_dict()}")
 
     def _dashboard(self, step: Step) -> None:
         """Ask for every page as a browser does, and look for the runs in the leaderboard's."""
         port, runs = free_port(), self._runs(step.arrangement)
         command = [sys.executable, "-m", "dashboard", "--port", str(port)]
         with (
-            _environment(self.team.surroundings(step.arrangement)),
+            environment(self.team.surroundings(step.arrangement)),
             server(command, port, self._folder(step.arrangement), "/"),
         ):
             end = time.monotonic() + 60
@@ -406,6 +313,13 @@ class Campaign:
                 if path == "/" and first not in page:
                     step.faults.append("the leaderboard lacks the first training")
 
+    def _look_for_store(self, arrangement: str, folder: Path) -> None:
+        step = Step(arrangement, "no local store")
+        stores = ("mlflow.db", "mlruns", "optuna.log")
+        step.faults += [f"{name} is there" for name in stores if (folder / name).exists()]
+        self.steps.append(step)
+        print(f"{arrangement:9} {step.name}: {'; '.join(step.faults) or 'ok'}", flush=True)
+
     def _look_for_passwords(self, arrangement: str, folder: Path) -> None:
         step = Step(arrangement, "no password is kept")
         dump = self.team.database.dump()
@@ -414,7 +328,7 @@ class Campaign:
             if path.is_file() and path.stat().st_size < 1 << 24:
                 content = path.read_bytes()
                 step.faults += [f"{path.name} has one" for text in PASSWORDS.values() if text.encode() in content]
-        step.faults += _passwords_in_bucket(self.team.s3)
+        step.faults += passwords_in_bucket(self.team.s3)
         self.steps.append(step)
         print(f"{arrangement:9} {step.name}: {'; '.join(step.faults) or 'ok'}", flush=True)
 
@@ -437,20 +351,6 @@ def _callback(port: int, outputs: Any, inputs: Any, state: Any) -> str:
 
 def _numbers(run: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in run["metrics"].items() if not OF_TIME.search(name)}
-
-
-def _passwords_in_bucket(port: int) -> list[str]:
-    import boto3
-
-    faults = []
-    with _environment(s3_surroundings(port)):
-        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
-            for each in page.get("Contents", ()):
-                if each["Size"] < 1 << 22:
-                    content = client.get_object(Bucket=BUCKET, Key=each["Key"])["Body"].read()
-                    faults += [f"{each['Key']} has one" for text in PASSWORDS.values() if text.encode() in content]
-    return faults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.messages import collected_messages
 from vlm_core.errors import UserError
+from vlm_core.progress import quiet
 from vlm_core.tracking import patience
 from vlm_core.tracking.patience import Patient, expect, patiently, waiting_at_most
 from vlm_core.tracking.reader import RunReader
@@ -50,6 +51,14 @@ def test_a_store_that_was_written_to_is_waited_for_with_a_sentence(text: str, sa
     assert len(lines) == 2
     assert said in lines[0] and "for up to 15 minutes (STORE_WAIT_MINUTES)" in lines[0] and "hunter2" not in lines[0]
     assert "is back" in lines[1]
+
+
+def test_the_cell_of_a_study_and_the_trial_of_a_search_say_that_they_wait() -> None:
+    expect(URI)
+    with collected_messages() as lines, quiet():
+        assert patiently(URI, _failing(3, AWAY)) == "done"
+    assert len(lines) == 2
+    assert "does not answer" in lines[0] and "is back" in lines[1]
 
 
 def test_a_store_that_has_never_answered_is_not_waited_for() -> None:

@@ -24,6 +24,7 @@ SECONDS_LOCKED: Final = 20.0  # that a store is waited for which this process do
 SECONDS_SILENT: Final = 3.0  # before the sentence
 SECONDS_BETWEEN: Final = 1.0
 _log = logging.getLogger(__name__)
+_log.setLevel(logging.WARNING)  # also in cells and trials, whose other messages are left out
 _written: set[str] = set()  # addresses that are right, because they have answered: there, waiting is of use
 _ends: list[float] = []  # moments at which no store is waited for any more, by `time.monotonic`
 
