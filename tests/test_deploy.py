@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from vlm_core.config import Settings
+from vlm_core.engine import cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "deploy" / "compose.yaml").read_text()
@@ -73,6 +74,35 @@ def test_every_secret_comes_from_a_variable_that_the_page_makes() -> None:
     secret = re.compile(r"PASSWORD|SECRET|TOKEN")
     assert [name for name, text in given.items() if secret.search(name) and not text.startswith("${")] == []
     assert "/deploy/.env\n" in (ROOT / ".gitignore").read_text()
+
+
+def test_nodes_read_the_object_store_and_commands_know_where_runs_are() -> None:
+    needed = {"MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert needed <= {*SERVICES["head"]["environment"]} & {*SERVICES["worker"]["environment"]}
+    used = re.findall(r"docker compose exec (\w+) (?:mlflow (?:gc|runs)|python -m)", PAGES["operations.md"])
+    assert used and all("MLFLOW_TRACKING_URI" in SERVICES[name]["environment"] for name in used)
+
+
+def test_the_page_has_the_settings_of_the_login_that_the_services_have() -> None:
+    assert COMPOSE["configs"]["auth"]["content"] in PAGES["operations.md"]
+
+
+def test_the_variables_that_the_page_says_travel_do() -> None:
+    told = re.search(r"names begin with ([^,]+, .*?), and no other credentials", PAGES["scaling.md"])
+    assert told
+    begins = {*re.findall(r"`(\w+)`", told[1])}
+    alternatives = re.match(r"\(([\w|]+)\)", cluster._HANDED_ON.pattern)
+    assert alternatives and begins == {*alternatives[1].split("|")} - {"STORE_WAIT", "OMP_WAIT", "GOMP"}
+
+
+def test_the_manifest_of_kubernetes_is_yaml_of_the_locked_ray() -> None:
+    block = re.search(r"^```yaml\n(.*?)^```", PAGES["scaling.md"], re.MULTILINE | re.DOTALL)
+    assert block
+    volume, nodes = yaml.safe_load_all(block[1])
+    pod = nodes["spec"]["headGroupSpec"]["template"]["spec"]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == volume["metadata"]["name"]
+    assert f"--uid {pod['securityContext']['runAsUser']} " in DOCKERFILE
+    assert f"ray=={nodes['spec']['rayVersion']}" in (ROOT / "requirements.lock").read_text().splitlines()
 
 
 def test_the_image_has_what_it_copies_and_installs() -> None:

@@ -115,12 +115,9 @@ class Settings(BaseModel):
 
     @classmethod
     def _values(cls, name: str) -> str:
-        field = cls.model_fields[name]
-        return (
-            "{" + ",".join(get_args(field.annotation)) + "}"
-            if get_origin(field.annotation) is Literal
-            else name.upper()
-        )
+        kind = cls.model_fields[name].annotation
+        values = ("true", "false") if kind is bool else get_args(kind) if get_origin(kind) is Literal else ()
+        return "{" + ",".join(values) + "}" if values else name.upper()
 
     @classmethod
     def _help(cls, name: str) -> str:
