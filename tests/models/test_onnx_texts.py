@@ -28,6 +28,7 @@ def exported(family, inputs, fusion):
         ("git", "image+text", "own"),
         ("clip", "image+text", "cross-attention"),
         ("git", "text", "own"),
+        ("clip", "image+text", "concat"),
     ],
 )
 def test_fp32_equals_pytorch_whatever_is_missing(family, inputs, fusion):
@@ -42,7 +43,7 @@ def test_fp32_equals_pytorch_whatever_is_missing(family, inputs, fusion):
 
 
 def test_int8_keeps_its_tokenizer_wherever_it_is_saved(tmp_path):
-    model, onnx = exported("clip", "image+text", "late")
+    model, onnx = exported("clip", "image+text", "concat")
     small = quantise_onnx(onnx, tmp_path / "int8")
     rows = small.log_probabilities(PICTURES, TEXTS)
     assert np.abs(rows - model.log_probabilities(PICTURES, TEXTS)).max() < 0.3
