@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.cli import Parser, run_command, say, show_table
 from vlm_core.config import Config
+from vlm_core.errors import redact
 
 FLAGS = (
     *("data", "label", "normalise_labels", "corrections", "id_column", "picture_column", "title_column", "attributes"),
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     child, evaluation = run_evaluation(reference, config, Path.cwd())
     name = reference if ":" in reference else f"Run {reference[:8]}"
-    show_table(f"{name} on {config.data}", ("", "score", "95 % interval"), evaluation_rows(evaluation))
+    show_table(f"{name} on {redact(config.data)}", ("", "score", "95 % interval"), evaluation_rows(evaluation))
     say(f"MLflow run {child}, a child of the run of {reference}.")
 
 

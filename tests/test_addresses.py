@@ -7,12 +7,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
+import pyarrow.fs
 import pytest
 
 from tests.object_store import object_store
 from vlm_core.addresses import is_address, local_path, naming_address, open_address, shown_address
 from vlm_core.catalogue.sources import open_source
+from vlm_core.config import Config
 from vlm_core.errors import UserError
 
 
@@ -36,6 +39,25 @@ def test_no_user_password_or_option_is_shown() -> None:
     address = "s3://key:pass/word@bucket/shop/?region=eu-west-1&endpoint_override=https%3A%2F%2Fu%3Ahunter2%40host"
     assert shown_address(address) == "s3://bucket/shop"
     assert shown_address("s3://bucket/what?.csv") == "s3://bucket/what?.csv"
+
+
+@pytest.mark.parametrize("signature", ["hunter2%3D", "hun/ter2+x=", "/hunter2="])
+def test_an_address_with_a_signature_is_opened_with_it_and_shown_without(
+    signature: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def from_uri(uri: str) -> tuple[object, str]:
+        opened.append(uri)
+        return pyarrow.fs.LocalFileSystem(), "c"
+
+    monkeypatch.setattr("pyarrow.fs.FileSystem", SimpleNamespace(from_uri=from_uri))
+    address = f"abfs://c@a.dfs.core.windows.net/shop/x?sv=2022-11-02&sig={signature}&sp=rl"
+    assert open_address(address)[1] == "c/shop/x"
+    assert opened == [f"abfs://c@a.dfs.core.windows.net/?sv=2022-11-02&sig={signature}&sp=rl"]
+    assert shown_address(address) == "abfs://a.dfs.core.windows.net/shop/x"
+    params = Config(data=address, shared_checkpoints=address).to_params()
+    assert "ter2" not in str(params) and params["data"].endswith("sig=***&sp=rl")
 
 
 @pytest.mark.parametrize("path", ["a b/c%20d?e=f/g#h.jpg", "ä+b&c.jpg", "shop"])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, StudyConfig
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, redact
 from vlm_core.presets import PRESETS, SUITING
 
 
@@ -178,6 +178,12 @@ def test_family_is_the_models_first_word():
 def test_params_bring_every_commands_settings_back(kind):
     settings = kind.build({})
     assert kind.from_params(settings.to_params()) == settings
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_setting_is_taken_for_a_secret(kind):
+    settings = " ".join(f"{name}=x" for name in kind.model_fields)
+    assert redact(settings) == settings
 
 
 @pytest.mark.parametrize("kind", KINDS)

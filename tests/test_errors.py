@@ -92,6 +92,18 @@ def test_a_command_without_its_extra_says_one_sentence(tmp_path: Path, words: li
         ("models:/categoriser-clip@champion", "models:/categoriser-clip@champion"),
         ("s3://bucket/a@b", "s3://bucket/a@b"),
         ("set MLFLOW_TRACKING_PASSWORD, or a token", "set MLFLOW_TRACKING_PASSWORD, or a token"),
+        ("abfs://c@a.dfs.core.windows.net/shop?sv=2022-11-02&sp=rl&sig=hunter2%3D",
+         "abfs://a.dfs.core.windows.net/shop?sv=2022-11-02&sp=rl&sig=***"),
+        ("GET https://a.blob.core.windows.net/c?sig=hun/ter2+x=&sp=rl failed",
+         "GET https://a.blob.core.windows.net/c?sig=***&sp=rl failed"),
+        ("s3://b/x?access_key=AKIA&secret_key=hunter2&region=eu", "s3://b/x?access_key=***&secret_key=***&region=eu"),
+        ("az://c/x?account_key=hun/ter2==&sas_token=hunter2", "az://c/x?account_key=***&sas_token=***"),
+        ("AccountName=a;AccountKey=hunter2==", "AccountName=a;AccountKey=***"),
+        ("https://b/x?X-Amz-Credential=AKIA%2Feu&X-Amz-Expires=60&X-Amz-Security-Token=hunter2&X-Amz-Signature=5e1f",
+         "https://b/x?X-Amz-Credential=***&X-Amz-Expires=60&X-Amz-Security-Token=***&X-Amz-Signature=***"),
+        ("https://b/x?AWSAccessKeyId=AKIA&Signature=hun/ter2%3D&Expires=60",
+         "https://b/x?AWSAccessKeyId=***&Signature=***&Expires=60"),
+        ("s3://b/x?region=eu&scheme=http&key=title&design=a&sigma=2", "s3://b/x?region=eu&scheme=http&key=title&design=a&sigma=2"),
     ],
 )  # fmt: skip
 def test_what_is_shown_of_an_address(text: str, shown: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Final
 from vlm_core.errors import UserError, redact
 
 _ADDRESS: Final = re.compile(r"(?!https?:)([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
-_OPTIONS: Final = re.compile(r"\?\w+=[^&/?]*(?:&\w+=[^&/?]*)*$")  # Arrow's, such as ?region=eu-west-1
+_OPTION: Final = r"(?:sig=[^&?]*|(?!sig=)\w+=[^&/?]*)"  # Azure's signatures may hold a slash
+_OPTIONS: Final = re.compile(rf"\?{_OPTION}(?:&{_OPTION})*$")  # Arrow's, such as ?region=eu-west-1
 _OF_ARROW: Final = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _CREDENTIALS: Final = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws; AWS_ENDPOINT_URL for a server of your own",

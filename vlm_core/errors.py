@@ -33,8 +33,8 @@ _USERS: Final = re.compile(
     re.IGNORECASE,
 )
 _SECRETS: Final = re.compile(
-    r"(?<![\w.-])([\w.-]*(?:password|passwd|pwd|secret|token|credential|signature|api_?key|access_?key|odbc_connect)=)"
-    r"[^\s&#'\"]+",
+    r"(?<![\w.-])((?:[\w.-]*(?:password|passwd|pwd|secret|token|credential|signature|odbc_connect"
+    r"|(?:access|account|api|secret)[_-]?key(?:[_-]?id)?)|sig)=)[^\s&#'\"]+",
     re.IGNORECASE,
 )
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from experiments import evaluate
 from experiments.cli import Parser, run_command, show_table
 from tests.messages import logging_restored
 from vlm_core.errors import UserError
@@ -52,6 +53,16 @@ def test_an_error_that_the_user_can_fix_is_one_sentence(
 ) -> None:
     assert _run(error) == code
     assert capsys.readouterr() == ("", message)
+
+
+def test_the_catalogue_that_was_evaluated_on_is_shown_without_its_signature(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vlm_core.workflows.evaluate.run_evaluation", lambda *_: ("child", None))
+    monkeypatch.setattr("experiments.tables.evaluation_rows", lambda _: [])
+    evaluate.main(["--run", "parent", "--data", "abfs://c@a.dfs/shop?sig=hunter2"])
+    shown = "".join(capsys.readouterr().out.split())  # without line breaks
+    assert "abfs://a.dfs" in shown and "hunter2" not in shown
 
 
 def test_an_interruption_says_how_to_resume(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.messages import collected_messages
+from vlm_core.addresses import open_address
 from vlm_core.errors import UserError
 from vlm_core.training.checkpoint import Checkpoint, TrainingState
 from vlm_core.training.checkpoint_copies import CheckpointCopies
@@ -91,12 +92,47 @@ def test_a_machine_that_dies_while_it_copies_leaves_the_epoch_before(
     assert other.resume().epoch == 1
 
 
+def test_what_a_machine_that_died_had_copied_is_not_taken_for_the_same_epoch_of_another(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (Training(tmp_path / name, address) for name in ("first", "second", "third"))
+    first.epoch(0.3)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        for files in ("local.LocalFileSystem", "memory.MemoryFileSystem"):
+            patch.setattr(f"fsspec.implementations.{files}.pipe_file", die)
+        first.epoch(0.6)
+    second.resume()
+    second.optimiser.param_groups[0]["lr"] = 0.7  # another path than the first's
+    second.epoch(0.6)
+    assert third.resume() == second.state
+    assert torch.equal(third.weights["weight"], second.weights["weight"])
+    assert not torch.equal(third.weights["weight"], first.weights["weight"])
+
+
 def test_a_head_trained_first_is_copied_beside_the_rest(tmp_path: Path) -> None:
     head = Training(tmp_path / "here" / "head", "")
     head.epoch(0.3)
     CheckpointCopies(f"file://{tmp_path}/shared", "run").store(tmp_path / "here")
     CheckpointCopies(f"file://{tmp_path}/shared", "run").fetch(tmp_path / "other")
     assert Checkpoint(tmp_path / "other" / "head").state().epoch == 1
+
+
+def test_a_head_trained_first_stays_beside_the_rest(address: str, tmp_path: Path) -> None:
+    training = Training(tmp_path / "here", address)
+    head = Checkpoint(tmp_path / "here" / "head", lambda: training.copies.store(training.folder))
+    head.save(TrainingState().next_epoch(0.3), training.weights, training.optimiser, training.scheduler)
+    with collected_messages() as lines:
+        for macro_f1 in (0.3, 0.6, 0.7):
+            training.epoch(macro_f1)
+    assert lines == []
+    files, base = open_address(f"{address}/run")
+    kept = {path.rpartition("/run/")[2] for path in files.find(base)}
+    names = {"position.json", "last-3.safetensors", "best-3.safetensors"}
+    assert kept == names | {"head/position.json", "head/last-1.safetensors", "head/best-1.safetensors"}
 
 
 def test_a_training_goes_on_where_copies_cannot_be_written_but_does_not_begin_where_they_cannot_be_read(

@@ -21,11 +21,13 @@ _PHASES: Final = ("", "head")  # folders of a run's checkpoints
 class CheckpointCopies:
     """A run's checkpoints at an address; without one, every method does nothing.
 
-    As on the disk, a file that names the others is replaced last, so that whoever reads finds a whole epoch.
+    As on the disk, a file that names the others is replaced last, so that whoever reads finds a whole epoch. A file
+    that is there already may be another attempt's at the same epoch: only what was stored here is not stored again.
     """
 
     def __init__(self, address: str, run_id: str) -> None:
         self._address = f"{address.rstrip('/')}/{run_id}" if address else ""
+        self._stored: dict[str, bytes] = {}  # the positions of whole epochs, by their folders there
 
     def fetch(self, folder: Path) -> None:
         """Bring into `folder` what is later there than here. Raises UserError where the address cannot be read."""
@@ -71,18 +73,21 @@ class CheckpointCopies:
         if not position.exists():
             return
         content = position.read_bytes()
-        if content == _read(files, f"{there}/{POSITION}"):
+        stored = self._stored.get(there)
+        if content == stored:
             return
         files.makedirs(there, exist_ok=True)
         names = _names(state_of(content))
-        known = {Path(str(path)).name for path in files.ls(there, detail=False)}
-        for name in names - known:
+        for name in names - (_names(state_of(stored)) if stored else set()):
             files.put_file(str(here / name), f"{there}/{name}.part")
             files.mv(f"{there}/{name}.part", f"{there}/{name}")
         files.pipe_file(f"{there}/{POSITION}.part", content)
         files.mv(f"{there}/{POSITION}.part", f"{there}/{POSITION}")
-        for name in known - names - {POSITION}:
-            files.rm_file(f"{there}/{name}")
+        self._stored[there] = content
+        for entry in files.ls(there, detail=True):
+            name = Path(str(entry["name"])).name
+            if entry["type"] == "file" and name not in {*names, POSITION}:  # of a head phase, there is a folder
+                files.rm_file(f"{there}/{name}")
 
     @contextmanager
     def _errors(self, done: str) -> Iterator[None]:
