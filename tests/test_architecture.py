@@ -15,8 +15,8 @@ ROOMS = ("experiments", "vlm_core", "dashboard")
 
 # The rooms of docs/architecture.md, floor by floor from the ground up: a room imports from lower floors alone.
 FLOORS = (
+    ("vlm_core/errors",),
     (
-        "vlm_core/errors",
         "vlm_core/addresses",
         "vlm_core/atomic",
         "vlm_core/progress",
@@ -36,7 +36,7 @@ FLOORS = (
     ("vlm_core/study",),
     ("experiments", "dashboard"),
 )
-FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # The one place where each of these libraries may be imported. A folder ends with a slash.
 DOORS = {
