@@ -127,7 +127,7 @@ def test_an_extension_killed_between_any_two_steps_leaves_the_old_version_and_is
         assert run_of(CHAMPION) == old
         killed = {"resume": RunReader().runs("attributes.status = 'RUNNING'")["run_id"].item()}
     with pytest.raises(UserError, match=r"experiments\.extend --resume"):
-        resumed_config(killed["resume"], Config)
+        resumed_config(Config(resume=killed["resume"]))
     resumed, _ = _extend(here, **killed)
     np.testing.assert_array_equal(
         resumed.evaluation.predictions.log_probabilities, whole.evaluation.predictions.log_probabilities

@@ -13,18 +13,18 @@ from tests.messages import collected_messages
 from tests.standins import HubStandIn
 from tests.standins import hub_stand_in as hub_stand_in  # the fixture `hub`
 from tests.stub_training import Killed, kill_on_entry
-from vlm_core.config import Config
+from vlm_core.config import Config, ExtensionConfig, PretrainingConfig
 from vlm_core.data import load_catalogue, load_data, text_reading
 from vlm_core.errors import UserError
 from vlm_core.models.saved import load_categoriser
 from vlm_core.presets import SUITING
-from vlm_core.tracking import logging_model, registry, writer
+from vlm_core.tracking import logging_model, registry, tags, writer
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter
 from vlm_core.workflows import train
 from vlm_core.workflows.evaluate import run_evaluation
-from vlm_core.workflows.resuming import resumed_config
+from vlm_core.workflows.resuming import resumed_config, resumed_extension
 
 SMALL = {
     "preset": "demo", "epochs": 1, "train_per_category": 12, "per_category": 20, "threads": 1, "resamples": 100,
@@ -134,7 +134,32 @@ def test_a_run_that_was_stopped_before_its_settings_were_logged_is_not_resumed_w
     with suppress(ValueError), RunWriter("made") as run:
         raise ValueError
     with pytest.raises(UserError, match="before its settings were logged: repeat its command"):
-        resumed_config(run.run_id, Config)
+        resumed_config(Config(resume=run.run_id))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("begun", "given", "used"),
+    [
+        ("abfs://c@host/shop?se=1&sig=hunter2", "abfs://c@host/shop?se=2&sig=new", "abfs://c@host/shop?se=2&sig=new"),
+        ("s3://key:hunter2@b/shop", "s3://key:hunter2@b/shop", "s3://key:hunter2@b/shop"),
+        ("s3://b/shop", "s3://other/shop", "s3://b/shop"),
+        ("s3://b/shop", "sample", "s3://b/shop"),
+        ("shop", "other", "shop"),
+    ],
+)
+def test_a_resumed_run_reads_its_address_with_what_is_given_now_to_open_it(store, begun, given, used):
+    for kind, resumed, needed in (
+        (Config, resumed_config, {}),
+        (PretrainingConfig, resumed_config, {}),
+        (ExtensionConfig, resumed_extension, {"run": "old"}),
+    ):
+        with suppress(ValueError), RunWriter("made") as run:
+            run.params(kind.build({**needed, "data": begun, "seed": "7"}).to_params())
+            run.tags({tags.EXTENDS: "old"} if needed else {})
+            raise ValueError
+        config = resumed(kind.build({**needed, "data": given, "resume": run.run_id}))
+        assert (config.data, config.seed, config.resume) == (used, 7, run.run_id)
 
 
 def test_a_resumed_run_asks_for_the_commit_it_started_from(run, hub: HubStandIn, tmp_path, monkeypatch):

@@ -15,10 +15,10 @@ import numpy as np
 
 from vlm_core.config import ExtensionConfig
 from vlm_core.data import words_of_labels, write_dataset_info
-from vlm_core.errors import UserError
 from vlm_core.evaluation.forgetting import Forgetting, measure_forgetting
 from vlm_core.inference import choose_device, evaluate_rows, seconds_per_image, set_threads
 from vlm_core.workflows.extension_data import ExtensionData, OldRun, inherit, load_extension, open_old_run
+from vlm_core.workflows.resuming import resumed_extension
 from vlm_core.workflows.train import measure_texts
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_extension(config: ExtensionConfig, root: Path) -> ExtensionOutcome:
 
     prepare_store(config.experiment, root)
     if config.resume:
-        config = _resumed(config.resume)
+        config = resumed_extension(config)
     set_threads(config.threads)
     old = open_old_run(config.run)
     config = inherit(config, old)
@@ -84,21 +84,6 @@ def _mask_new_categories(old: OldRun, extension: ExtensionData) -> None:
     words = words_of_labels(old.config, extension.data.catalogue, extension.new_categories)
     masked = tuple(sorted(set(reads.masked).union(*words.values())))
     old.model.description = replace(old.model.description, reads=replace(reads, masked=masked))
-
-
-def _resumed(run_id: str) -> ExtensionConfig:
-    """Return the settings of an extension that is resumed. Raises UserError for a run that is none, or has ended."""
-    from vlm_core.tracking.reader import RunReader
-    from vlm_core.tracking.tags import EXTENDS
-
-    reader = RunReader()
-    reader.check_resumable(run_id)
-    if EXTENDS not in reader.tags(run_id):
-        raise UserError(
-            f"resume={run_id}: that run is no extension, or was stopped before its settings were logged: repeat its "
-            "command instead."
-        )
-    return ExtensionConfig.from_params(reader.params(run_id)).model_copy(update={"resume": run_id})
 
 
 @contextmanager

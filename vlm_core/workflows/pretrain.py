@@ -78,7 +78,7 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
 
     prepare_store(config.experiment, root)
     if config.resume:
-        config = resumed_config(config.resume, PretrainingConfig)
+        config = resumed_config(config)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}.")
     if config.output and Path(config.output).exists() and not _has_written(config.resume, Path(config.output)):
         raise UserError(f"output={config.output} exists already: name a new folder.")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from vlm_core.config import WeightsSettings
+from vlm_core.addresses import is_address, shown_address
+from vlm_core.config import Config, ExtensionConfig, PretrainingConfig, WeightsSettings
 from vlm_core.errors import UserError
 
 C = TypeVar("C", bound=WeightsSettings)
+R = TypeVar("R", Config, PretrainingConfig)
+S = TypeVar("S", Config, ExtensionConfig, PretrainingConfig)
 
 
-def resumed_config(run_id: str, kind: type[C]) -> C:
-    """Return the settings of a run that is resumed; its weights come from where they came from then.
+def resumed_config(given: R) -> R:
+    """Return the settings of the run that `given` resumes; its weights come from where they came from then.
 
     Raises UserError for a run that cannot be resumed.
     """
     from vlm_core.tracking.reader import RunReader
     from vlm_core.tracking.tags import EXTENDS
 
-    reader = RunReader()
+    reader, run_id = RunReader(), given.resume
     reader.check_resumable(run_id)
     params = reader.params(run_id)
     if not params:
@@ -30,7 +33,36 @@ def resumed_config(run_id: str, kind: type[C]) -> C:
         raise UserError(
             f"resume={run_id}: that run learns more from another: python -m experiments.extend --resume {run_id}."
         )
-    return as_begun(kind.from_params(params), run_id)
+    return as_begun(_with_addresses(type(given).from_params(params), given), run_id)
+
+
+def resumed_extension(given: ExtensionConfig) -> ExtensionConfig:
+    """Return the settings of the extension that `given` resumes.
+
+    Raises UserError for a run that is none, or has ended.
+    """
+    from vlm_core.tracking.reader import RunReader
+    from vlm_core.tracking.tags import EXTENDS
+
+    reader, run_id = RunReader(), given.resume
+    reader.check_resumable(run_id)
+    if EXTENDS not in reader.tags(run_id):
+        raise UserError(
+            f"resume={run_id}: that run is no extension, or was stopped before its settings were logged: repeat its "
+            "command instead."
+        )
+    stored = ExtensionConfig.from_params(reader.params(run_id))
+    return _with_addresses(stored, given).model_copy(update={"resume": run_id})
+
+
+def _with_addresses(stored: S, given: S) -> S:
+    """Return stored settings with the addresses as they are given again: those stored have no passwords."""
+    again = {
+        name: text
+        for name, text in given
+        if isinstance(text, str) and is_address(text) and shown_address(text) == shown_address(getattr(stored, name))
+    }
+    return stored.model_copy(update=again)
 
 
 def as_begun(config: C, run_id: str) -> C:

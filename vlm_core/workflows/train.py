@@ -103,7 +103,7 @@ def run_training(
     if not parent:
         prepare_store(config.experiment, root)
     if config.resume:
-        config = resumed_config(config.resume, Config)
+        config = resumed_config(config)
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}, mode={config.mode}.")
     with workers_of(config):
         fetch_corrections(config, root)
