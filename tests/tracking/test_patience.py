@@ -21,6 +21,7 @@ from vlm_core.tracking.writer import RunWriter
 
 URI = "postgresql://me:hunter2@host/db"
 LOCKED, AWAY = "database is locked", "connection refused"
+REFUSED = "401 Client Error: Unauthorized for url: http://host/api: You are not authenticated."
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,10 @@ def _failing(times: int, text: str) -> Callable[[], str]:
     return work
 
 
-@pytest.mark.parametrize(("text", "said"), [(LOCKED, "is locked by another process"), (AWAY, "does not answer")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(LOCKED, "is locked by another process"), (AWAY, "does not answer"), (REFUSED, "refuses the login that it took")],
+)
 def test_a_store_that_was_written_to_is_waited_for_with_a_sentence(text: str, said: str) -> None:
     expect(URI)
     with collected_messages() as lines:
@@ -61,9 +65,10 @@ def test_the_cell_of_a_study_and_the_trial_of_a_search_say_that_they_wait() -> N
     assert "does not answer" in lines[0] and "is back" in lines[1]
 
 
-def test_a_store_that_has_never_answered_is_not_waited_for() -> None:
-    with pytest.raises(RuntimeError, match=AWAY):
-        patiently(URI, _failing(1, AWAY))
+@pytest.mark.parametrize("text", [AWAY, REFUSED])
+def test_a_store_that_has_never_answered_is_not_waited_for(text: str) -> None:
+    with pytest.raises(RuntimeError, match=text[:20]):
+        patiently(URI, _failing(1, text))
 
 
 def test_another_error_is_raised_at_once() -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from vlm_core.errors import UserError, redact
-from vlm_core.tracking.problems import is_away, is_locked
+from vlm_core.tracking.problems import is_away, is_locked, refuses_login
 
 T = TypeVar("T")
 SETTING: Final = "STORE_WAIT_MINUTES"
@@ -87,7 +87,7 @@ def patiently(uri: str, work: Callable[..., T], *given: Any, **named: Any) -> T:
                 raise
             if waited >= SECONDS_SILENT and not told:
                 told = True
-                _tell(uri, "is locked by another process" if is_locked(error) else "does not answer")
+                _tell(uri, _problem(error))
         else:
             if told:
                 _log.warning("The store %s is back.", redact(uri))
@@ -99,7 +99,16 @@ def _patience(uri: str, error: Exception) -> float:
     """Return for how many seconds the store is waited for after that error."""
     if is_locked(error):
         return minutes() * 60 if uri in _written else SECONDS_LOCKED
-    return minutes() * 60 if uri in _written and is_away(error) else 0.0
+    # MLflow's server refuses every login while the database of its users is away.
+    return minutes() * 60 if uri in _written and (is_away(error) or refuses_login(error)) else 0.0
+
+
+def _problem(error: Exception) -> str:
+    if is_locked(error):
+        return "is locked by another process"
+    if refuses_login(error):
+        return "refuses the login that it took before, as it does while the database of its users is away"
+    return "does not answer"
 
 
 def _tell(uri: str, problem: str) -> None:

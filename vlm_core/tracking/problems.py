@@ -17,6 +17,10 @@ _AWAY: Final = (
     *("server closed the connection", "terminating connection", "the database system is", "the connection is lost"),
     *("connection already closed", "connection is closed", "lost connection", "server has gone away"),
 )
+_REFUSED_LOGIN: Final = (
+    *("unauthenticated", "invalid credentials", "error code 401", "error code 403", "status code 401"),
+    "401 client error",
+)
 _REFUSED_DATABASE: Final = (
     "password authentication failed",
     "no password supplied",
@@ -59,6 +63,11 @@ def is_locked(error: BaseException) -> bool:
 def is_away(error: BaseException) -> bool:
     """Return whether the store did not answer."""
     return _signs(error) is _AWAY
+
+
+def refuses_login(error: BaseException) -> bool:
+    """Return whether the store's server does not know the login."""
+    return _signs(error) is _REFUSED_LOGIN
 
 
 def _signs(error: BaseException) -> tuple[str, ...]:
@@ -130,7 +139,7 @@ _SENTENCES: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
         "AWS_SECRET_ACCESS_KEY (MLFLOW_S3_ENDPOINT_URL for a server of your own), and check that the bucket exists.",
     ),
     (
-        ("unauthenticated", "invalid credentials", "error code 401", "error code 403", "status code 401"),
+        _REFUSED_LOGIN,
         "the tracking store {place} refuses the credentials: set MLFLOW_TRACKING_USERNAME and "
         "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
     ),
