@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import Parser, run_command, say, show_table
+from vlm_core.catalogue.reading import number_of
 from vlm_core.config import Config
 
 
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows,
     )
     conflicts = len(label_conflicts(data.catalogue.products, data.groups, split.label))
-    say(f"Label conflicts: {conflicts} groups of identical images whose products differ in {split.label}.")
+    groups = number_of(conflicts, "group")
+    say(f"Label conflicts: {groups} of identical images whose products differ in {split.label}.")
     say(f"Catalogue {data.catalogue.fingerprint}, split {split.fingerprint}: equal products give equal ones.")
     say(f"Wrote {path.relative_to(root)}.")
 

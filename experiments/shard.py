@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if packed.missing:
         reasons = "; ".join(packed.reasons)
-        say(f"{number_of(packed.missing, 'row has', 'rows have')} no picture, and say why. The first: {reasons}")
+        say(f"{number_of(packed.missing, 'row says', 'rows say')} why there is no picture. The first: {reasons}")
 
 
 if __name__ == "__main__":

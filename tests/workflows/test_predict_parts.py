@@ -165,6 +165,9 @@ def test_what_is_there_is_kept_or_refused(model, shop, tmp_path, monkeypatch):
     (other / "more.json").write_text("{}")
     with pytest.raises(UserError, match="holds something else"):
         _predict(other, tmp_path / "shards", tmp_path / "out")
+    with pytest.raises(UserError, match="holds something else"):
+        _predict(model, shop, tmp_path / "out")
+    assert not (tmp_path / ".out.pictures").exists()
     monkeypatch.setattr(Predictor, "__call__", lambda self, part: json.loads(""))
     with pytest.raises(json.JSONDecodeError):
         _predict(model, tmp_path / "shards", tmp_path / "cut")

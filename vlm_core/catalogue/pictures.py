@@ -209,8 +209,8 @@ class FilePictures:
                 f"the path {_shown(path)} leads out of {self._files.name}, of which only the files inside are read: "
                 "only a table that is named itself may lead out of its folder"
             )
-        if self._example:
-            example = f"has {_shown(self._example)}"
+        if found := self._example or self._example_beside(tried):
+            example = f"has {_shown(found)}"
         elif self._inner_zip:
             zipped = _shown(self._inner_zip)
             example = f"has no picture files but another zip, {zipped}: unpack it, so that its pictures lie in a folder"
@@ -225,6 +225,11 @@ class FilePictures:
         return next(
             (path for path in islice(self._files.walk(images or self._top), MOST_BELOW) if is_picture(path)), ""
         )
+
+    def _example_beside(self, path: str) -> str:
+        """Return a picture in the folder of a path; "" if there is none. A store lists what its table names alone."""
+        folder = posixpath.dirname(path)
+        return next((posixpath.join(folder, name) for name in self._files.folder(folder)[1] if is_picture(name)), "")
 
     @cached_property
     def _inner_zip(self) -> str:

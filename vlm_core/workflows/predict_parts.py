@@ -145,6 +145,7 @@ def predict_into_folder(
     plan = {"model": identity, "pictures": _content(packed), "texts": texts, "parts": len(parts), "schema": 1}
     if output.exists():
         if _read_plan(output) != plan:
+            atomic.remove(packed_here)
             raise UserError(f"output={output} is there already and holds something else: give a new folder.")
         logger.info(f"{output} is whole already.")
         with alone(output, output):  # whose lock a killed process may have left
