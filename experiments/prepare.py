@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import Parser, run_command, say, show_table
-from vlm_core.catalogue.reading import number_of
 from vlm_core.config import Config
 
 
@@ -21,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import numpy as np
 
     from vlm_core.catalogue.duplicates import label_conflicts
+    from vlm_core.catalogue.reading import number_of
     from vlm_core.data import load_data, write_dataset_info
     from vlm_core.workflows.corrections import fetch_corrections
 

@@ -193,7 +193,7 @@ class _Band:
     bits: np.uint64  # that it has, of 64
     codes: NDArray[np.uint64]  # (n,)
     rows: Rows  # (n,), whose hashes these are
-    starts: Rows  # (2 ** bits + 1,) where those with each value of the band's bits begin
+    starts: Rows  # (2 ** width + 1,) where those with each value of the band's bits begin
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class _Index:
         bands = []
         for band in range(BANDS):
             starts = load(folder / f"starts-{band}.npy")
-            bits = sum(1 << place for place in _places(band, (len(starts) - 1).bit_length() - 1))
+            bits = sum(1 << place for place in _places(band, _width(starts)))
             bands.append(
                 _Band(np.uint64(bits), load(folder / f"codes-{band}.npy"), load(folder / f"rows-{band}.npy"), starts)
             )
@@ -245,9 +245,7 @@ class _Index:
         """Yield each pair of a block from the first band in which it is near enough."""
         for number, band in enumerate(self.bands):
             earlier = [other.bits for other in self.bands[:number]]
-            for item, place in _candidates(
-                _values(block, number, (len(band.starts) - 1).bit_length() - 1), band.starts
-            ):
+            for item, place in _candidates(_values(block, number, _width(band.starts)), band.starts):
                 differing = block[item] ^ band.codes[place]
                 near = np.flatnonzero(np.bitwise_count(differing) <= HASH_RADIUS)
                 first, second = item[near] + start, band.rows[place[near]].astype(np.int64)
@@ -255,6 +253,11 @@ class _Index:
                 for bits in earlier:
                     kept &= np.bitwise_count(differing[near] & bits) > RADIUS_OF_BAND
                 yield first[kept], second[kept]
+
+
+def _width(starts: Rows) -> int:
+    """Return how many bits a band has, by where the hashes with each value of them begin."""
+    return (len(starts) - 1).bit_length() - 1
 
 
 def _places(band: int, width: int) -> range:
@@ -272,7 +275,7 @@ def _values(codes: NDArray[np.uint64], band: int, width: int) -> Rows:
 
 def _candidates(values: Rows, starts: Rows) -> Iterator[tuple[Rows, Rows]]:
     """Yield items (c,) of the numbers (m,) and places (c,) in a band with almost the same bits, some at a time."""
-    bits = [0, *(1 << bit for bit in range((len(starts) - 1).bit_length() - 1))]
+    bits = [0, *(1 << bit for bit in range(_width(starts)))]
     changes = np.unique([one | other for one in bits for other in bits])  # of RADIUS_OF_BAND bits at most
     probed = values[:, None] ^ changes
     begin = starts[probed]

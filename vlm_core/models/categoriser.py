@@ -33,7 +33,7 @@ from vlm_core.models.levels import LevelScores, LevelsHead
 from vlm_core.models.lora import ADAPTER, add_adapters
 from vlm_core.models.positions import input_size
 from vlm_core.models.preprocessing import write_preprocessing
-from vlm_core.models.pretrained import quiet_transformers, read_tokenizer
+from vlm_core.models.pretrained import mismatched_weights, quiet_transformers, read_tokenizer
 from vlm_core.models.siglip import Siglip
 from vlm_core.models.stages import Adapter, Captioner, Matcher, Readout, State, encode_texts, run_stages
 from vlm_core.models.vision import Vision, vision_class
@@ -406,7 +406,7 @@ class VisionLanguageCategoriser:
                 **settings,
             )
         tokenizer = read_tokenizer(folder / "model") if FAMILIES[description.family].has_language else None
-        wrong = [*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])]
+        wrong = [*report["missing_keys"], *mismatched_weights(report)]
         categoriser = cls(hf, tokenizer, description)
         if isinstance(categoriser.head, nn.Module):
             saved = load_file(folder / "head.safetensors")

@@ -163,7 +163,7 @@ def _require_fit(
     checkpoint: AvailableCheckpoint, report: dict[str, Any], config: dict[str, Any], model_class: type[Model]
 ) -> None:
     """Raise UserError if the checkpoint lacks weights of the model; log a warning about unused ones."""
-    shapes = sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
+    shapes = mismatched_weights(report)
     if missing := sorted(report["missing_keys"]) or shapes:
         held = next((str(name) for name in config.get("architectures") or () if name != model_class.__name__), "")
         if held and not shapes:
@@ -183,6 +183,11 @@ def _require_fit(
             len(unexpected),
             unexpected[0],
         )
+
+
+def mismatched_weights(report: dict[str, Any]) -> list[str]:
+    """Return the names of the weights that have another shape than the model's, by transformers' report of loading."""
+    return sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
 
 
 def _require_numbers(checkpoint: AvailableCheckpoint, model: PreTrainedModel) -> None:
