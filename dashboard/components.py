@@ -13,7 +13,7 @@ from dash.development.base_component import Component
 
 from dashboard.runs import StoreSnapshot
 from dashboard.theme import family_colour
-from vlm_core.families import FAMILIES, family_of
+from vlm_core.config.families import FAMILIES, family_of
 
 GRAPH_CONFIG: Final[Any] = {"displaylogo": False, "displayModeBar": False, "responsive": True}
 # AG Grid in the theme's colours, which follow from light to dark by themselves.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dashboard.components import counted
 from dashboard.pictures import find_catalogue
 from dashboard.runs import Runs
-from vlm_core.aliases import current_value
+from vlm_core.config.aliases import current_value
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from vlm_core.families import FAMILIES, family_of
+from vlm_core.config.families import FAMILIES, family_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import Parser, run_command
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError, require_extra
 
 FAMILIES = ("clip", "blip", "git")

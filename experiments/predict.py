@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.cli import Parser, run_command, say
-from vlm_core.addresses import local_path
+from vlm_core.files.addresses import local_path
 from vlm_core.config import EngineSettings
 from vlm_core.errors import UserError
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import Parser, run_command, say
-from vlm_core.addresses import local_path
+from vlm_core.files.addresses import local_path
 from vlm_core.config import CatalogueSettings
 
 MEGABYTE = 1_000_000

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, StudyConfig
 from vlm_core.errors import UserError, redact
-from vlm_core.presets import PRESETS, SUITING
+from vlm_core.config.presets import PRESETS, SUITING
 
 
 @pytest.fixture(autouse=True)

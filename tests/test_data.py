@@ -14,7 +14,7 @@ from vlm_core.catalogue.sample import plan_rows
 from vlm_core.config import Config
 from vlm_core.data import SAMPLE, corrections_file, load_catalogue, load_data, run_artifact
 from vlm_core.errors import UserError
-from vlm_core.lists import split_list
+from vlm_core.config.lists import split_list
 
 COLUMNS = {"label": "category", "picture_column": "photo", "title_column": "", "attributes": ""}
 
@@ -126,7 +126,7 @@ def test_the_sample_keeps_the_rule_and_a_catalogue_of_its_name_does_not(tmp_path
 
 
 def test_a_run_of_earlier_code_keeps_the_rule():
-    from vlm_core.aliases import stored_settings
+    from vlm_core.config.aliases import stored_settings
 
     before = Config.from_params(stored_settings({"label": "category", "data": "shop.csv"}))
     assert (before.test_ids, before.row_order) == ("reserved", "table")

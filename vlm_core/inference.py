@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vlm_core.config import EvaluationSettings
 from vlm_core.errors import UserError
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
-from vlm_core.lists import split_list
+from vlm_core.config.lists import split_list
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import track
 

@@ -44,7 +44,7 @@ from dashboard.pictures import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.settings import differing_params, effective_settings
 from dashboard.theme import family_colour, no_data, waiting
-from vlm_core.families import family_of
+from vlm_core.config.families import family_of
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.evaluation import Evaluation

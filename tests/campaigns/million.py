@@ -30,7 +30,7 @@ import psutil
 import pyarrow.dataset as ds
 from PIL import Image, ImageEnhance
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 from vlm_core.catalogue.containers.arrow_table import RowPicture
 from vlm_core.catalogue.pictures import IMAGES
 from vlm_core.catalogue.processes import cores, in_processes

@@ -130,7 +130,7 @@ def _syncs(log: Path) -> Path:
 
 def _note_syncs(path: Path) -> None:
     """Note in a file at `path` what each file is like that this process has synchronised, and when it did so to all."""
-    from vlm_core import atomic
+    from vlm_core.files import atomic
 
     synchronise, notes = os.fsync, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     synchronise_all = atomic.synchronise

@@ -32,7 +32,7 @@ from tests.campaigns import findings
 from tests.campaigns.hostile import known_serving
 from tests.campaigns.hostile_dashboard import known_upload, make_store, shown_runs
 from tests.campaigns.hostile_server import MIB, ask, free_port, make_model, server
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 
 SECONDS_BETWEEN_REQUESTS: Final = 1.0
 SECONDS_TO_END: Final = 12.0

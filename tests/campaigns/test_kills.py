@@ -105,7 +105,7 @@ def test_a_loss_of_power_empties_what_was_written_since_and_not_synchronised(tmp
 def test_a_loss_of_power_keeps_what_was_written_before_all_was_synchronised(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from tests.campaigns.processes import _note_syncs\n"
-        "from vlm_core import atomic; here = Path(sys.argv[1]); _note_syncs(here / 'syncs')\n"
+        "from vlm_core.files import atomic; here = Path(sys.argv[1]); _note_syncs(here / 'syncs')\n"
         "(here / 'first').write_text('x'); time.sleep(0.02); atomic.synchronise(here); time.sleep(0.02)\n"
         "(here / 'later').write_text('x')\n"
     )

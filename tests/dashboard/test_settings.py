@@ -4,7 +4,7 @@ import pytest
 
 from dashboard.settings import differing_params, effective_settings, preset_settings
 from vlm_core.config import Config
-from vlm_core.presets import HEAD, SUITING, choose_mode
+from vlm_core.config.presets import HEAD, SUITING, choose_mode
 
 
 def _row(values, source="", **changes):

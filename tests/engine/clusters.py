@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.stores import ROOT
-from vlm_core.atomic import remove
+from vlm_core.files.atomic import remove
 
 # Ray's nodes start workers that nobody has asked for yet: in tests they cost more than they save.
 _FRUGAL = {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}

@@ -9,7 +9,7 @@ from mlflow.projects._project_spec import EntryPoint, load_project
 
 from experiments.mlproject import declared_settings, render
 from vlm_core.config import Config
-from vlm_core.presets import PRESETS, SUITING
+from vlm_core.config.presets import PRESETS, SUITING
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from vlm_core import atomic
+from vlm_core.files import atomic
 from vlm_core.tracking.additions import add_files
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.writer import RunWriter

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.tracking.made import CATEGORIES, make_catalogue, make_evaluation, make_report, make_split
-from vlm_core import atomic
+from vlm_core.files import atomic
 from vlm_core.config import Config
 from vlm_core.errors import UserError
 from vlm_core.evaluation.evaluation import Evaluation

@@ -17,7 +17,7 @@ import torch
 
 from experiments import clean
 from experiments.cli import run_command
-from vlm_core.atomic import building, own_temporary_folder
+from vlm_core.files.atomic import building, own_temporary_folder
 from vlm_core.tracking import tags
 from vlm_core.tracking.store import connect
 from vlm_core.training.feature_cache import FeatureCache

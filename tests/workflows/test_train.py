@@ -17,7 +17,7 @@ from vlm_core.config import Config, ExtensionConfig, PretrainingConfig
 from vlm_core.data import load_catalogue, load_data, text_reading
 from vlm_core.errors import UserError
 from vlm_core.models.saved import load_categoriser
-from vlm_core.presets import SUITING
+from vlm_core.config.presets import SUITING
 from vlm_core.tracking import logging_model, registry, tags, writer
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import connect

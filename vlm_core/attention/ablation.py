@@ -24,7 +24,7 @@ from vlm_core.models.heads import Head
 from vlm_core.models.loading import LoadedWeights
 from vlm_core.models.stages import Adapter, Captioner, Matcher
 from vlm_core.pixels.views import DEFAULT, Preprocessing
-from vlm_core.presets import MECHANISM_LEARNING_RATES
+from vlm_core.config.presets import MECHANISM_LEARNING_RATES
 from vlm_core.training.batches import PLAIN_BATCH, chunks
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.fit import Trainer

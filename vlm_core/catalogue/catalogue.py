@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from vlm_core.atomic import building, write_atomically
+from vlm_core.files.atomic import building, write_atomically
 from vlm_core.catalogue.containers.files import is_picture
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.ordering import places_in_order

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from vlm_core.atomic import building
+from vlm_core.files.atomic import building
 from vlm_core.catalogue.assortment import (
     ACCESSORIES,
     APPAREL,

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
-from vlm_core import atomic
-from vlm_core.atomic import building, write_atomically
+from vlm_core.files import atomic
+from vlm_core.files.atomic import building, write_atomically
 from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.arrow_table import PATH, PROBLEM, SHARDS, RowPicture
 from vlm_core.catalogue.open_table import OpenTable

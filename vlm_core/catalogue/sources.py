@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
-from vlm_core.addresses import is_address
+from vlm_core.files.addresses import is_address
 from vlm_core.catalogue.containers.arrow_table import (
     ArrowTable,
     EmbeddedPictures,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.aliases import former_value
+from vlm_core.config.aliases import former_value
 from vlm_core.catalogue.labels import counted
 from vlm_core.catalogue.levels import Level
 from vlm_core.catalogue.parts import OWN_COLUMNS, PARTS, TEST, TRAIN, VALIDATION, unknown_parts

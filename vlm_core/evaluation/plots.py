@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

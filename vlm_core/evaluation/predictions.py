@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.evaluation.levels import LevelPredictions
 from vlm_core.evaluation.texts import UNKNOWN_CATEGORY

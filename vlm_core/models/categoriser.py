@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
 from torch import Tensor, nn
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.evaluation.hierarchy import Hierarchy
 from vlm_core.evaluation.levels import LevelPredictions
 from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.evaluation.texts import closest_category
-from vlm_core.families import FAMILIES
+from vlm_core.config.families import FAMILIES
 from vlm_core.models.arithmetic import Precision, mixed_precision
 from vlm_core.models.blip import Blip
 from vlm_core.models.checkpoint_forms import read_json
@@ -40,7 +40,7 @@ from vlm_core.models.vision import Vision, vision_class
 from vlm_core.pixels.arrays import Float32Array, Labels, Pictures
 from vlm_core.pixels.views import DEFAULT, Preprocessing, plain_view
 
-# One line for each of `vlm_core.families`.
+# One line for each of `vlm_core.config.families`.
 ADAPTERS: dict[str, type[Clip] | type[Blip] | type[Git] | type[Siglip] | type[Vision]] = {
     "clip": Clip,
     "blip": Blip,

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
 
 CHECKSUMS: Final = "checksums.json"

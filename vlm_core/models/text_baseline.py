@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.evaluation.summary import macro_f1

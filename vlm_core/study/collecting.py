@@ -26,7 +26,7 @@ from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import DROP, POSITIVE, SHARE, over_seeds
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.evaluation.summary import macro_f1
-from vlm_core.lists import split_list
+from vlm_core.config.lists import split_list
 from vlm_core.progress import track
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results

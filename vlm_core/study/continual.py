@@ -16,7 +16,7 @@ from vlm_core.data import Data
 from vlm_core.errors import UserError
 from vlm_core.evaluation.forgetting import SequenceScores, score_sequence
 from vlm_core.evaluation.seeds import DIFFERENCE, POSITIVE, SHARE, over_seeds
-from vlm_core.lists import split_list
+from vlm_core.config.lists import split_list
 from vlm_core.progress import track
 from vlm_core.study.cells import load_encoder
 from vlm_core.study.plan import StudyPlan

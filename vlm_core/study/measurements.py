@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 from vlm_core.config import Config
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions

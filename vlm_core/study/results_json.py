@@ -13,7 +13,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
-from vlm_core.aliases import current_configuration, current_key, current_settings, current_value
+from vlm_core.config.aliases import current_configuration, current_key, current_settings, current_value
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.seeds import SHARE, within
 from vlm_core.study.results import Results, ScoreRow

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vlm_core.aliases import former_value
+from vlm_core.config.aliases import former_value
 from vlm_core.config import StudyConfig
 from vlm_core.data import load_data, text_columns
 from vlm_core.engine.tasks import Ended, Engine, open_engine, run_children

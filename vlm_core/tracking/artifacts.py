@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vlm_core import atomic
+from vlm_core.files import atomic
 
 
 def local_path(location: str) -> Path | None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 from vlm_core.evaluation.long_tail import RANGES
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.evaluation.subsets import MEANING
-from vlm_core.families import FAMILIES
+from vlm_core.config.families import FAMILIES
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue

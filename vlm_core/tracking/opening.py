@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vlm_core.atomic import remove
+from vlm_core.files.atomic import remove
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.artifacts import synchronise_artifacts

@@ -1,6 +1,6 @@
 """Runs, read back: one table for the leaderboard and the dashboard, and what each run holds.
 
-What was stored under a former name is given under the current one (`vlm_core.aliases`).
+What was stored under a former name is given under the current one (`vlm_core.config.aliases`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 import pandas as pd
 
-from vlm_core.aliases import current_key, current_metrics, current_tags, former_metric, stored_settings
+from vlm_core.config.aliases import current_key, current_metrics, current_tags, former_metric, stored_settings
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.filters import quoted

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.summary import Summary

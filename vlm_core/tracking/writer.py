@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from vlm_core.aliases import current_settings, current_tags
+from vlm_core.config.aliases import current_settings, current_tags
 from vlm_core.errors import UserError, redact
 from vlm_core.tracking import tags
 from vlm_core.tracking.backlog import NAME as BACKLOG

@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from vlm_core.atomic import building, write_atomically
+from vlm_core.files.atomic import building, write_atomically
 from vlm_core.errors import UserError
 
 

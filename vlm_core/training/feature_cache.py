@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from vlm_core.atomic import write_atomically
+from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.models.stages import State
 from vlm_core.pixels.arrays import Rows

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from vlm_core.addresses import is_address
-from vlm_core.atomic import building
+from vlm_core.files.addresses import is_address
+from vlm_core.files.atomic import building
 from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.files import ENDINGS, Files
 from vlm_core.catalogue.containers.folder import FolderFiles

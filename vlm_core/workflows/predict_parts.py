@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from vlm_core import atomic
-from vlm_core.atomic import write_atomically
+from vlm_core.files import atomic
+from vlm_core.files.atomic import write_atomically
 from vlm_core.catalogue.containers.arrow_table import RowPicture
 from vlm_core.catalogue.reading import Columns, number_of
 from vlm_core.catalogue.shards import Packed, Row, Rows, alone, pack_rows

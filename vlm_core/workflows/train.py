@@ -26,10 +26,10 @@ from vlm_core.data import (
     words_of_labels,
     write_dataset_info,
 )
-from vlm_core.families import FAMILIES
+from vlm_core.config.families import FAMILIES
 from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
-from vlm_core.lists import split_list
-from vlm_core.presets import HEAD, SUITING, choose_mode
+from vlm_core.config.lists import split_list
+from vlm_core.config.presets import HEAD, SUITING, choose_mode
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 from vlm_core.training.fit import GIB, Trainer

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import pytest
 
-from vlm_core.atomic import blaming, building, own_temporary_folder, write_atomically
+from vlm_core.files.atomic import blaming, building, own_temporary_folder, write_atomically
 
 
 def test_a_file_is_written_with_its_folder(tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_what_was_built_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, m
 
 def test_many_files_are_synchronised_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    monkeypatch.setattr("vlm_core.atomic._MANY", 3)
-    monkeypatch.setattr("vlm_core.atomic.synchronise", lambda folder: steps.append("all"))
+    monkeypatch.setattr("vlm_core.files.atomic._MANY", 3)
+    monkeypatch.setattr("vlm_core.files.atomic.synchronise", lambda folder: steps.append("all"))
     monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append("one"))
     with building(tmp_path / "folder") as partial:
         partial.mkdir()
