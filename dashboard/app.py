@@ -19,7 +19,7 @@ from dashboard.dropzone import sample
 from dashboard.limits import LARGEST_REQUEST, one_large_request_at_a_time
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import attention, catalogue, categorise, compare, leaderboard, run, search, study
-from dashboard.pictures import serve_pictures
+from dashboard.picture_server import serve_pictures
 from dashboard.runs import Runs, StoreSnapshot
 from dashboard.security import protect
 from dashboard.sessions import name_visitors

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboard.model_cache import ModelCache, Uploads
-from dashboard.pictures import read_picture
-from dashboard.predictions import SAMPLES, fitted, sample_picture
+from dashboard.picture_server import read_picture
+from dashboard.upload_predictions import SAMPLES, fitted, sample_picture
 from vlm_core.errors import UserError
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from dashboard.figures.compare import RunStyle, run_styles
 from dashboard.leaderboard import COMPARABLE, distinct_names
+from dashboard.run_settings import effective_settings
 from dashboard.runs import Runs
-from dashboard.settings import effective_settings
 from vlm_core.config import OF_MACHINES, Config
 from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.evaluation.paired import PairedTest, better_first, match_rows, paired_tests

@@ -13,7 +13,7 @@ from flask import Response
 
 from dashboard.components import aria, icon
 from dashboard.model_cache import Uploads
-from dashboard.predictions import SAMPLES, receive, sample_picture
+from dashboard.upload_predictions import SAMPLES, receive, sample_picture
 
 
 def dropzone(page: str, *, in_shell: bool = False) -> Component:

@@ -13,8 +13,8 @@ import pandas as pd
 from dashboard.leaks import as_share
 from dashboard.live import LIVE, LOST
 from dashboard.theme import family_colour
-from vlm_core.evaluation.slugs import category_slugs
 from vlm_core.config.families import family_of
+from vlm_core.evaluation.slugs import category_slugs
 from vlm_core.tracking.tags import CATEGORIES
 
 SCORE: Final = "metrics.test_macro_f1"

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dashboard.components import counted
-from dashboard.pictures import find_catalogue
+from dashboard.picture_server import find_catalogue
 from dashboard.runs import Runs
 from vlm_core.config.aliases import current_value
 

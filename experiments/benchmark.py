@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import Parser, run_command
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError, require_extra
+from vlm_core.files.atomic import write_atomically
 
 FAMILIES = ("clip", "blip", "git")
 # Commas separate kinds on the command line.

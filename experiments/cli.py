@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from vlm_core.files.atomic import own_temporary_folder
 from vlm_core.errors import UserError, naming_extras
+from vlm_core.files.atomic import own_temporary_folder
 from vlm_core.progress import log_to_stdout, printable
 from vlm_core.tracking.signals import STOPPED, catching
 

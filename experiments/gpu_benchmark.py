@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import Parser, run_command
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import write_atomically
 
 PARTS = ("agreement", "steps", "compiled")
 logger = logging.getLogger("vlm_core.gpu_benchmark")

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, get_args, get_origin
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, StudyConfig
-from vlm_core.config.settings import Settings
 from vlm_core.config.presets import HEAD, OF_PROTOCOLS, PRESETS, SUITING, WITH_A_FILE_OF_PARTS
+from vlm_core.config.settings import Settings
+from vlm_core.files.atomic import write_atomically
 
 MLPROJECT = Path(__file__).resolve().parent.parent / "MLproject"
 # `mlflow run` takes the run's experiment from its own --experiment-name; a default here would claim another one.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.cli import Parser, run_command, say
-from vlm_core.files.addresses import local_path
 from vlm_core.config import EngineSettings
 from vlm_core.errors import UserError
+from vlm_core.files.addresses import local_path
 
 if TYPE_CHECKING:
     from vlm_core.workflows.predict import Written

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vlm_core.catalogue.duplicates import label_conflicts
     from vlm_core.catalogue.reading import number_of
     from vlm_core.data import load_data, write_dataset_info
-    from vlm_core.workflows.corrections import fetch_corrections
+    from vlm_core.workflows.run_corrections import fetch_corrections
 
     root = Path.cwd()
     fetch_corrections(config, root)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import Parser, run_command, say
-from vlm_core.files.addresses import local_path
 from vlm_core.config import CatalogueSettings
+from vlm_core.files.addresses import local_path
 
 MEGABYTE = 1_000_000
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
-    from vlm_core.evaluation.levels import LevelsScore
+    from vlm_core.evaluation.level_scores import LevelsScore
     from vlm_core.study.results import FusionResults, Results
     from vlm_core.workflows.clean import Leftover
     from vlm_core.workflows.export import ExportComparison

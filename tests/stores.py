@@ -18,8 +18,8 @@ import pytest
 from cachetools import cached
 from PIL import Image
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.catalogue.sample import draw_sample
+from vlm_core.files.atomic import write_atomically
 from vlm_core.pixels.arrays import Rows
 from vlm_core.pixels.picture_store import PictureStore
 from vlm_core.tracking.store import open_mlflow

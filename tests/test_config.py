@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, StudyConfig
-from vlm_core.errors import UserError, redact
 from vlm_core.config.presets import PRESETS, SUITING
+from vlm_core.errors import UserError, redact
 
 
 @pytest.fixture(autouse=True)

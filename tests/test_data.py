@@ -12,9 +12,9 @@ from tests.shops import write_shop
 from vlm_core.catalogue.catalogue import find_prepared
 from vlm_core.catalogue.sample import plan_rows
 from vlm_core.config import Config
+from vlm_core.config.lists import split_list
 from vlm_core.data import SAMPLE, corrections_file, load_catalogue, load_data, run_artifact
 from vlm_core.errors import UserError
-from vlm_core.config.lists import split_list
 
 COLUMNS = {"label": "category", "picture_column": "photo", "title_column": "", "attributes": ""}
 

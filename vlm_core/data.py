@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.files.addresses import local_path
-from vlm_core.files.atomic import write_atomically
+from vlm_core.catalogue.label_levels import find_levels
 from vlm_core.catalogue.labels import counted
-from vlm_core.catalogue.levels import find_levels
 from vlm_core.catalogue.reading import SHORTENED, Refusal, is_shortened, number_of
 from vlm_core.catalogue.splitting import KEEPS_PARTS, Split, dataset_info, split_catalogue
 from vlm_core.config import CatalogueSettings, TextColumns, TrainingSettings
+from vlm_core.config.lists import split_list
 from vlm_core.errors import UserError
 from vlm_core.evaluation.subsets import MEANING
-from vlm_core.config.lists import split_list
+from vlm_core.files.addresses import local_path
+from vlm_core.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

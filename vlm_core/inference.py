@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.config import EvaluationSettings
-from vlm_core.errors import UserError
-from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 from vlm_core.config.lists import split_list
+from vlm_core.errors import UserError
+from vlm_core.evaluation.category_matching import UNKNOWN_CATEGORY
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 from vlm_core.progress import track
 
@@ -118,7 +118,7 @@ def predict_rows(
 
     `without` withholds the texts or the pictures from a model that reads both.
     """
-    from vlm_core.evaluation.levels import LevelPredictions
+    from vlm_core.evaluation.level_scores import LevelPredictions
     from vlm_core.evaluation.predictions import Predictions
     from vlm_core.pixels.picture_store import fit_pictures
 
@@ -222,7 +222,7 @@ def _predict_texts(model: Categoriser, texts: Sequence[str]) -> list[dict[str, A
 
 def record_columns(model: Categoriser) -> list[str]:
     """Return the columns of a record, `error` last."""
-    from vlm_core.evaluation.levels import level_columns
+    from vlm_core.evaluation.level_scores import level_columns
 
     texts = ["text", "text_category"] if model.writes_text else []
     read = ["read"] if model.reads else []
@@ -249,7 +249,7 @@ def predict_pictures(
     has_picture: NDArray[np.bool_] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the rows of `predict_records` for pictures (B, H, W, 3) on the model's canvas, and texts (B,)."""
-    from vlm_core.evaluation.levels import level_records
+    from vlm_core.evaluation.level_scores import level_records
 
     several = model.levels(pictures)
     scores = several[0] if several else model.log_probabilities(pictures, texts, has_picture)

@@ -14,8 +14,8 @@ from plotly.subplots import make_subplots
 
 from dashboard.figures.matrix import PAGE_ROOM, MatrixSize, axes, heat, row_shares, size_of
 from dashboard.theme import DASHES, family_colour, layout, name_ticks, no_data, plain_text, shorten, whole_numbers
-from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.config.families import family_of
+from vlm_core.evaluation.evaluation import Evaluation
 
 MOST_BARS: Final = 20  # categories in the bars; of more, those in which the runs differ most
 MOST_NUMBERS: Final = 12  # categories or runs in a matrix whose cells still have room for a number

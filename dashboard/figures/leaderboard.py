@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from dashboard.components import FAMILY_NAMES
 from dashboard.leaderboard import COSTS
 from dashboard.theme import family_colour, layout, no_data, plain_text, shorten
-from vlm_core.benchmark.cost import pareto
+from vlm_core.study.cost import pareto
 
 _SYMBOLS: Final = {"zero-shot": "x", "probe": "diamond", "lora": "star", "lp-ft": "square", "full": "circle"}
 _WIDE: Final = 4.0  # highest cost over lowest, from which the axis doubles

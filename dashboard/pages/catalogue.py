@@ -28,7 +28,7 @@ from dashboard.components import (
 )
 from dashboard.figures.catalogue import balance, height_of
 from dashboard.leaks import leak_of_split, percent
-from dashboard.pictures import picture_address
+from dashboard.picture_server import picture_address
 from dashboard.runs import Runs
 from dashboard.splits import PARTS, SplitView, duplicate_report, page_rows, read_split, split_choices
 

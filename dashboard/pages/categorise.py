@@ -29,10 +29,10 @@ from dashboard.figures.categorise import coverage_at, coverage_curves
 from dashboard.figures.compare import run_styles
 from dashboard.leaderboard import best_run, names_by_run, run_choices
 from dashboard.model_cache import ModelCache, Uploads
-from dashboard.predictions import as_csv, categorise, predicted_category
 from dashboard.runs import Runs
 from dashboard.theme import family_colour, waiting
-from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
+from dashboard.upload_predictions import as_csv, categorise, predicted_category
+from vlm_core.evaluation.category_matching import UNKNOWN_CATEGORY
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.predictions import Predictions

@@ -54,7 +54,7 @@ from dashboard.figures.compare import (
 from dashboard.leaderboard import SCORE, run_choices, training_seconds
 from dashboard.leaks import leak_of_run
 from dashboard.live import duration
-from dashboard.pictures import has_pictures, picture_address
+from dashboard.picture_server import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.theme import family_colour, shorten, waiting
 from vlm_core.evaluation.paired import describe_tests

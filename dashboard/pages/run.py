@@ -40,9 +40,9 @@ from dashboard.leaderboard import SCORE, training_seconds
 from dashboard.leaks import leak_of_run
 from dashboard.live import LIVE, LOST, duration
 from dashboard.pages.run_tables import category_table, interval_text, levels_card, long_tail_card, subsets_card
-from dashboard.pictures import has_pictures, picture_address
+from dashboard.picture_server import has_pictures, picture_address
+from dashboard.run_settings import differing_params, effective_settings
 from dashboard.runs import Runs
-from dashboard.settings import differing_params, effective_settings
 from dashboard.theme import family_colour, no_data, waiting
 from vlm_core.config.families import family_of
 

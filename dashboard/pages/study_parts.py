@@ -22,7 +22,7 @@ from dashboard.components import (
     wide,
 )
 from dashboard.figures.study import WIDE_PLOTS, height_of, make_figure, width_of
-from dashboard.pictures import has_pictures, picture_address
+from dashboard.picture_server import has_pictures, picture_address
 from dashboard.runs import Runs
 from dashboard.studies import CellRun, StoredStudy, runs_address
 

@@ -71,7 +71,7 @@ def _categorise(run_ids: Sequence[str]) -> None:
 
     from dashboard.model_cache import ModelCache, Uploads
     from dashboard.pages.categorise import update_cards, update_results
-    from dashboard.predictions import receive, sample_picture
+    from dashboard.upload_predictions import receive, sample_picture
     from vlm_core.tracking.registry import resolve
 
     runs, models, uploads = Runs(), ModelCache(resolve), Uploads()

@@ -286,7 +286,7 @@ def test_a_page_whose_answers_take_long_says_so_and_draws_no_empty_axes(site):
 
 
 def test_one_file_that_is_too_large_costs_the_others_nothing_and_back_keeps_what_was_found(site, tmp_path):
-    from dashboard.predictions import sample_picture
+    from dashboard.upload_predictions import sample_picture
 
     files = [tmp_path / name for name in ("b.jpg", "large.jpg", "a.jpg")]
     for place, file in enumerate(files):

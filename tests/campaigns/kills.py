@@ -262,8 +262,8 @@ def _hurry() -> None:
     from mlflow.utils import requirements_utils
     from PIL import Image
 
-    from vlm_core.files.atomic import write_atomically
     from vlm_core.evaluation import plots
+    from vlm_core.files.atomic import write_atomically
     from vlm_core.tracking.store import open_mlflow
 
     def write_blank(*arguments: Any) -> None:

@@ -34,7 +34,7 @@ from tests.catalogue.handovers import (
     saved_datasets,
     tables_of_parts,
 )
-from vlm_core.catalogue.pictures import PictureMissing
+from vlm_core.catalogue.picture_files import PictureMissing
 from vlm_core.catalogue.reading import TableRow, read_products
 from vlm_core.catalogue.sources import open_source
 from vlm_core.config import Config

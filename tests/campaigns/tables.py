@@ -23,7 +23,7 @@ from typing import Final
 from tests.campaigns.hostile import isolated, table
 from tests.campaigns.hostile_server import Memory, Outcome
 from tests.catalogue.handovers import CONTAINERS, FORMS, PICTURES, PRODUCTS, Dialect, imagefolder, pictures_inside
-from vlm_core.catalogue.pictures import PictureMissing
+from vlm_core.catalogue.picture_files import PictureMissing
 from vlm_core.catalogue.reading import Columns, Refusal, read_products
 from vlm_core.catalogue.sources import open_place
 from vlm_core.errors import UserError

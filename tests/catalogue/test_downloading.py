@@ -8,7 +8,7 @@ import pytest
 from tests.catalogue.handovers import PICTURES, put_folder
 from vlm_core.catalogue import downloading
 from vlm_core.catalogue.catalogue import prepare_catalogue
-from vlm_core.catalogue.pictures import address_of
+from vlm_core.catalogue.picture_files import address_of
 from vlm_core.catalogue.reading import Columns
 from vlm_core.errors import UserError
 

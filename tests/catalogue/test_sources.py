@@ -16,7 +16,7 @@ from tests.messages import collected_messages
 from vlm_core.catalogue import sources
 from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
-from vlm_core.catalogue.pictures import PictureMissing
+from vlm_core.catalogue.picture_files import PictureMissing
 from vlm_core.catalogue.reading import Columns, Refusal, read_products
 from vlm_core.catalogue.sources import open_source
 from vlm_core.catalogue.zips import is_workbook, open_zip

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from vlm_core.attention.faithfulness import ControlComparison, Faithfulness, MapCurves, RandomisationCheck
 from vlm_core.attention.statistics import LayerStatistics
-from vlm_core.benchmark.cost import Cost
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.gaps import Gap, ServedValue
@@ -14,6 +13,7 @@ from vlm_core.evaluation.label_audit import WithoutSuspects
 from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
 from vlm_core.evaluation.seed_comparison import SeedComparison
 from vlm_core.study import results
+from vlm_core.study.cost import Cost
 from vlm_core.study.results_json import results_to_json
 from vlm_core.tracking.writer import RunWriter
 

@@ -16,9 +16,9 @@ from dashboard.heatmaps import describe_map, overlay, picture_url
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import attention as page
 from dashboard.pages.attention import attention_panel
-from dashboard.predictions import categorise, receive, sample_picture
 from dashboard.runs import Runs
 from dashboard.sessions import name_visitors
+from dashboard.upload_predictions import categorise, receive, sample_picture
 from tests.dashboard.made_study import make_results
 from vlm_core.attention.faithfulness import measure_picture_curves
 from vlm_core.attention.maps import explain, layer_maps

@@ -24,7 +24,7 @@ from dashboard.runs import Runs
 from tests.dashboard.shown import FEW, said_by, text_of
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.evaluation import evaluate
-from vlm_core.evaluation.levels import LevelScore, LevelsScore
+from vlm_core.evaluation.level_scores import LevelScore, LevelsScore
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.summary import summarise
 from vlm_core.tracking.store import connect

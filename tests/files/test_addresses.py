@@ -13,10 +13,10 @@ import pyarrow.fs
 import pytest
 
 from tests.object_store import object_store
-from vlm_core.files.addresses import is_address, local_path, naming_address, open_address, shown_address
 from vlm_core.catalogue.sources import open_source
 from vlm_core.config import Config
 from vlm_core.errors import UserError
+from vlm_core.files.addresses import is_address, local_path, naming_address, open_address, shown_address
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
 from tests.models.families import FAMILIES, make_categoriser
-from vlm_core.evaluation.predictions import Predictions
 from vlm_core.config.families import FAMILIES as KNOWN
+from vlm_core.evaluation.predictions import Predictions
 from vlm_core.models.simple_baselines import (
     NEIGHBOURS,
     SIMPLE_BASELINES,

@@ -59,7 +59,7 @@ def cheap_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     here = SimpleNamespace(get_context=lambda method: SimpleNamespace(Pool=ThreadPool))
     for name, value in {"multiprocessing": here, "CALLS": 3, "BATCHES": 1, "_MEMORY_SECONDS": 0.05}.items():
-        monkeypatch.setattr(f"vlm_core.benchmark.cost.{name}", value)
+        monkeypatch.setattr(f"vlm_core.study.cost.{name}", value)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.tracking.made import CATEGORIES, make_catalogue, make_evaluation, make_report, make_split
-from vlm_core.files import atomic
 from vlm_core.config import Config
 from vlm_core.errors import UserError
 from vlm_core.evaluation.evaluation import Evaluation
+from vlm_core.files import atomic
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import connect
 from vlm_core.tracking.writer import RunWriter

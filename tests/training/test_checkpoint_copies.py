@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tests.messages import collected_messages
-from vlm_core.files.addresses import open_address
 from vlm_core.errors import UserError
+from vlm_core.files.addresses import open_address
 from vlm_core.training.checkpoint import Checkpoint, TrainingState
 from vlm_core.training.checkpoint_copies import CheckpointCopies
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from dashboard.pages.run_tables import levels_card
-from dashboard.predictions import _prediction
+from dashboard.upload_predictions import _prediction
 from experiments.tables import evaluation_rows
 from tests.messages import collected_messages
 from vlm_core.catalogue.sample import draw_picture, plan_rows

@@ -14,10 +14,10 @@ from tests.standins import HubStandIn
 from tests.standins import hub_stand_in as hub_stand_in  # the fixture `hub`
 from tests.stub_training import Killed, kill_on_entry
 from vlm_core.config import Config, ExtensionConfig, PretrainingConfig
+from vlm_core.config.presets import SUITING
 from vlm_core.data import load_catalogue, load_data, text_reading
 from vlm_core.errors import UserError
 from vlm_core.models.saved import load_categoriser
-from vlm_core.config.presets import SUITING
 from vlm_core.tracking import logging_model, registry, tags, writer
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import connect

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlm_core.attention.mechanisms import MECHANISMS, Mechanism
 from vlm_core.config import Config
+from vlm_core.config.presets import MECHANISM_LEARNING_RATES
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.inference import choose_device
@@ -24,7 +25,6 @@ from vlm_core.models.heads import Head
 from vlm_core.models.loading import LoadedWeights
 from vlm_core.models.stages import Adapter, Captioner, Matcher
 from vlm_core.pixels.views import DEFAULT, Preprocessing
-from vlm_core.config.presets import MECHANISM_LEARNING_RATES
 from vlm_core.training.batches import PLAIN_BATCH, chunks
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.fit import Trainer

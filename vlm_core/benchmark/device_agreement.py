@@ -18,8 +18,8 @@ from vlm_core.attention.maps import explain, explain_words, layer_maps
 from vlm_core.catalogue.captions import describe_products
 from vlm_core.catalogue.sample import draw_sample
 from vlm_core.config import Config
-from vlm_core.data import Data, load_data
 from vlm_core.config.lists import split_list
+from vlm_core.data import Data, load_data
 from vlm_core.models.blip import PROMPT
 from vlm_core.models.categoriser import Description, HeadKind, VisionLanguageCategoriser
 from vlm_core.models.decoding import decode_categories

@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vlm_core.files.addresses import is_address
-from vlm_core.files.atomic import write_atomically
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles
-from vlm_core.catalogue.pictures import Found, PictureMissing, Pictures, address_of, count_further
+from vlm_core.catalogue.picture_files import Found, PictureMissing, Pictures, address_of, count_further
+from vlm_core.files.addresses import is_address
+from vlm_core.files.atomic import write_atomically
 from vlm_core.progress import track
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.catalogue.framing import frame_picture, hash_frame
 from vlm_core.catalogue.linking import link_pictures
+from vlm_core.files.atomic import write_atomically
 from vlm_core.pixels.arrays import Rows
 from vlm_core.pixels.picture_store import PictureStore
 

@@ -19,8 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.catalogue.recognition import SAME, SHARED, SeenProducts
+from vlm_core.files.atomic import write_atomically
 from vlm_core.pixels.arrays import Rows
 
 if TYPE_CHECKING:

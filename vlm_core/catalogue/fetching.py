@@ -18,8 +18,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from vlm_core.files.atomic import replace
 from vlm_core.errors import UserError, require_extra
+from vlm_core.files.atomic import replace
 from vlm_core.progress import track
 
 if TYPE_CHECKING:

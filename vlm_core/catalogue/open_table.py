@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from vlm_core.catalogue.containers.arrow_table import ArrowTable, EmbeddedPictures, RowPicture
-from vlm_core.catalogue.pictures import IMAGES, Found, PictureMissing, Pictures, address_of
+from vlm_core.catalogue.picture_files import IMAGES, Found, PictureMissing, Pictures, address_of
 from vlm_core.catalogue.reading import Columns, Record, Refusal, Table, TableRow, id_index, plain_id
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.catalogue.duplicates import hash_pictures
 from vlm_core.catalogue.linking import HASH_RADIUS
+from vlm_core.files.atomic import write_atomically
 from vlm_core.pixels.arrays import Rows
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from vlm_core.files.atomic import building
 from vlm_core.catalogue.assortment import (
     ACCESSORIES,
     APPAREL,
@@ -28,6 +27,7 @@ from vlm_core.catalogue.assortment import (
 from vlm_core.catalogue.drawing.camera import photograph
 from vlm_core.catalogue.drawing.pen import Colour, DrawingStyle, Pen
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import building
 from vlm_core.progress import track
 
 HEADER: Final = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
-from vlm_core.files import atomic
-from vlm_core.files.atomic import building, write_atomically
 from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.arrow_table import PATH, PROBLEM, SHARDS, RowPicture
 from vlm_core.catalogue.open_table import OpenTable
@@ -28,6 +26,8 @@ from vlm_core.catalogue.parts import PART, part_of_picture
 from vlm_core.catalogue.reading import Columns, Refusal, writable_text
 from vlm_core.catalogue.sources import Source
 from vlm_core.errors import UserError
+from vlm_core.files import atomic
+from vlm_core.files.atomic import building, write_atomically
 from vlm_core.progress import track
 
 if TYPE_CHECKING:

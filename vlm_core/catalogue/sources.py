@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
-from vlm_core.files.addresses import is_address
 from vlm_core.catalogue.containers.arrow_table import (
     ArrowTable,
     EmbeddedPictures,
@@ -50,10 +49,11 @@ from vlm_core.catalogue.kinds import (
 )
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.parts import part_of_file, part_order
-from vlm_core.catalogue.pictures import IMAGES, FilePictures, Pictures, address_of
+from vlm_core.catalogue.picture_files import IMAGES, FilePictures, Pictures, address_of
 from vlm_core.catalogue.reading import Columns, Record, Table, TableRow, number_of, read_products
 from vlm_core.catalogue.zips import BROKEN_ENTRY, ZIP_START, is_workbook, starts_as_zip
 from vlm_core.errors import UserError
+from vlm_core.files.addresses import is_address
 
 TABLE: Final = "styles.csv"
 REAL: Final = Path("data/raw/myntra_fashion_products")

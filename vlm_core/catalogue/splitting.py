@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.config.aliases import former_value
+from vlm_core.catalogue.label_levels import Level
 from vlm_core.catalogue.labels import counted
-from vlm_core.catalogue.levels import Level
 from vlm_core.catalogue.parts import OWN_COLUMNS, PARTS, TEST, TRAIN, VALIDATION, unknown_parts
 from vlm_core.catalogue.reading import number_of
+from vlm_core.config.aliases import former_value
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
 

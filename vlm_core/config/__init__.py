@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vlm_core.config.settings import Settings
 from vlm_core.config.families import Model, family_of, family_problem
 from vlm_core.config.lists import split_list
 from vlm_core.config.presets import reading_problem
+from vlm_core.config.settings import Settings
 
 
 def _search(low: float, high: float, *, log: bool = False) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal, Self, cast, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlm_core.config.aliases import BEFORE, current_settings, former_settings, renaming_notes
-from vlm_core.errors import UserError, redact
 from vlm_core.config.presets import OF_PROTOCOLS, PRESETS, WITH_A_FILE_OF_PARTS
+from vlm_core.errors import UserError, redact
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import InstanceOf, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.evaluation.bootstrap import (
     LEVEL,
@@ -24,13 +23,14 @@ from vlm_core.evaluation.bootstrap import (
     resample_metrics,
 )
 from vlm_core.evaluation.calibration import Calibration, measure_calibration
-from vlm_core.evaluation.levels import LevelsScore, score_levels
+from vlm_core.evaluation.level_scores import LevelsScore, score_levels
 from vlm_core.evaluation.long_tail import TailPart, long_tail_scores
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.slugs import category_slugs
 from vlm_core.evaluation.subgroups import Subgroup, subgroup_table
 from vlm_core.evaluation.subsets import SubsetScore, score_subsets
 from vlm_core.evaluation.summary import Summary, macro_f1, summarise
+from vlm_core.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
-from vlm_core.evaluation.levels import LevelPredictions
-from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
+from vlm_core.evaluation.category_matching import UNKNOWN_CATEGORY
+from vlm_core.evaluation.level_scores import LevelPredictions
+from vlm_core.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

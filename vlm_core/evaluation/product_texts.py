@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from vlm_core.evaluation.texts import phrase_key, split_words
+from vlm_core.evaluation.category_matching import phrase_key, split_words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from vlm_core.evaluation.category_matching import phrase_key, split_words
 from vlm_core.evaluation.product_texts import phrases_in
 from vlm_core.evaluation.slugs import category_slugs
-from vlm_core.evaluation.texts import phrase_key, split_words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import write_atomically
 from vlm_core.models.category_only import CategoryOnly
 from vlm_core.pixels.arrays import Float32Array, FloatArray, Labels, Picture, Pictures, Rows
 from vlm_core.progress import track

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
 from torch import Tensor, nn
 
-from vlm_core.files.atomic import write_atomically
-from vlm_core.errors import UserError
-from vlm_core.evaluation.hierarchy import Hierarchy
-from vlm_core.evaluation.levels import LevelPredictions
-from vlm_core.evaluation.product_texts import TextReading
-from vlm_core.evaluation.texts import closest_category
 from vlm_core.config.families import FAMILIES
+from vlm_core.errors import UserError
+from vlm_core.evaluation.category_matching import closest_category
+from vlm_core.evaluation.hierarchy import Hierarchy
+from vlm_core.evaluation.level_scores import LevelPredictions
+from vlm_core.evaluation.product_texts import TextReading
+from vlm_core.files.atomic import write_atomically
 from vlm_core.models.arithmetic import Precision, mixed_precision
 from vlm_core.models.blip import Blip
 from vlm_core.models.checkpoint_forms import read_json
@@ -29,7 +29,7 @@ from vlm_core.models.clip import Clip
 from vlm_core.models.fusion import Fusion, make_fusion_head, reading_stages, text_width
 from vlm_core.models.git import Git
 from vlm_core.models.heads import Head, LinearHead, PromptHead, SentenceHead, generate_texts
-from vlm_core.models.levels import LevelScores, LevelsHead
+from vlm_core.models.level_heads import LevelScores, LevelsHead
 from vlm_core.models.lora import ADAPTER, add_adapters
 from vlm_core.models.positions import input_size
 from vlm_core.models.preprocessing import write_preprocessing

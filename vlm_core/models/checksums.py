@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Final
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import write_atomically
 
 CHECKSUMS: Final = "checksums.json"
 

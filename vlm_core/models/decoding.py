@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.texts import closest_category
+from vlm_core.evaluation.category_matching import closest_category
 from vlm_core.models.categoriser import IMAGES_PER_BATCH, VisionLanguageCategoriser
 from vlm_core.models.heads import SentenceHead, generate_texts
 from vlm_core.models.stages import Captioner

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 
 from vlm_core.catalogue.exposure import Exposure
-from vlm_core.errors import UserError
 from vlm_core.config.families import FAMILIES, PUBLISHED_MODELS, family_of
+from vlm_core.errors import UserError
 from vlm_core.models.categoriser import ADAPTERS, model_class
 from vlm_core.models.checkpoint_forms import read_json
 from vlm_core.models.checkpoints import CONFIG, AvailableCheckpoint, fetch_checkpoint, find_checkpoint

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field, TypeAdapter
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TextReading
+from vlm_core.files.atomic import write_atomically
 from vlm_core.models.category_only import CategoryOnly
 from vlm_core.models.token_ids import between_ends
 from vlm_core.pixels.arrays import Float32Array, Pictures

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vlm_core.files.atomic import building
 from vlm_core.errors import UserError, require_extra
+from vlm_core.files.atomic import building
 from vlm_core.models.onnx_categoriser import (
     GIVEN,
     GRAPH,

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import write_atomically
 from vlm_core.models.checkpoint_forms import OPEN_CLIP_CONFIG, read_json
 from vlm_core.pixels.views import MEAN, STD, Interpolation, Preprocessing, Resize
 

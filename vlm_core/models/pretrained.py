@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from vlm_core.errors import UserError
 from vlm_core.config.families import FAMILIES
+from vlm_core.errors import UserError
 from vlm_core.models.checkpoint_forms import common_prefix, read_json, without_wrappers
 from vlm_core.models.checkpoints import CONFIG, VOCABULARIES, AvailableCheckpoint, fetch_checkpoint, first_line
 from vlm_core.models.checksums import verify_checksums

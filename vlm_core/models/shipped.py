@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlm_core.catalogue.exposure import Exposure
-from vlm_core.errors import UserError
 from vlm_core.config.families import FAMILIES
+from vlm_core.errors import UserError
 from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint
 from vlm_core.models.checksums import changed_file
 from vlm_core.models.positions import input_size

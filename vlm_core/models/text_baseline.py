@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TextReading
 from vlm_core.evaluation.summary import macro_f1
+from vlm_core.files.atomic import write_atomically
 from vlm_core.models.baseline import SCHEMA, Baseline, balanced_rows, fit_logistic_regression, log_softmax
 from vlm_core.models.category_only import CategoryOnly
 from vlm_core.pixels.arrays import Float32Array, FloatArray, Labels, Pictures, Rows

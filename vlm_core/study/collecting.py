@@ -17,6 +17,7 @@ import pandas as pd
 from vlm_core.attention.faithfulness import Faithfulness
 from vlm_core.attention.statistics import LayerStatistics
 from vlm_core.config import StudyConfig
+from vlm_core.config.lists import split_list
 from vlm_core.data import Data
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.decoding_scores import DecodingScore
@@ -26,7 +27,6 @@ from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import DROP, POSITIVE, SHARE, over_seeds
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.evaluation.summary import macro_f1
-from vlm_core.config.lists import split_list
 from vlm_core.progress import track
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results
@@ -56,8 +56,8 @@ def collect(
     interim: bool = False,
 ) -> results.Results:
     """Return the results of the cells that have finished; `interim` ones lack what takes more than moments."""
-    from vlm_core.study.continual import measure_continual
-    from vlm_core.study.fusion import measure_fusion
+    from vlm_core.study.continual_benchmark import measure_continual
+    from vlm_core.study.fusion_comparison import measure_fusion
     from vlm_core.study.suspects import find_suspects
     from vlm_core.tracking.tags import machine_tags
 
@@ -454,8 +454,8 @@ def _mean_decoding(seeds: Sequence[DecodingScore]) -> DecodingScore:
 
 def _cost_rows(configurations: Configurations, data: Data, config: StudyConfig) -> tuple[results.CostRow, ...]:
     """Measure the first model of each configuration, one after the other, when no cell is running any more."""
-    from vlm_core.benchmark.cost import measure_cost, pareto
     from vlm_core.models.saved import load_categoriser
+    from vlm_core.study.cost import measure_cost, pareto
     from vlm_core.tracking.registry import resolve
 
     threads = min(config.threads, os.cpu_count() or 1)

@@ -13,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.config import Config
 from vlm_core.data import Data
 from vlm_core.evaluation.predictions import Predictions
+from vlm_core.files.atomic import write_atomically
 from vlm_core.models.categoriser import Categoriser, VisionLanguageCategoriser
 from vlm_core.study.results_json import to_json
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from vlm_core.config import OF_MACHINES, Config, StudyConfig
-from vlm_core.errors import UserError
 from vlm_core.config.families import FAMILIES, PUBLISHED_MODELS, family_of
 from vlm_core.config.lists import split_list
 from vlm_core.config.presets import MECHANISM as BUDGET
+from vlm_core.errors import UserError
 
 Part = Literal["families", "ablation", "robustness", "attention", "labels", "cost", "continual", "fusion"]
 PARTS: Final[tuple[str, ...]] = get_args(Part)

@@ -7,7 +7,6 @@ from typing import Final
 
 from vlm_core.attention.faithfulness import Faithfulness
 from vlm_core.attention.statistics import LayerStatistics
-from vlm_core.benchmark.cost import Cost
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.decoding_scores import DecodingScore
 from vlm_core.evaluation.gaps import Gap
@@ -15,6 +14,7 @@ from vlm_core.evaluation.label_audit import WithoutSuspects
 from vlm_core.evaluation.leak import CategoryLeak, ProtocolScore
 from vlm_core.evaluation.paired import better_first
 from vlm_core.evaluation.seed_comparison import SeedComparison
+from vlm_core.study.cost import Cost
 
 FILE: Final = "results.json"  # in the folder `study` of the study's artifacts
 

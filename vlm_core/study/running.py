@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vlm_core.config.aliases import former_value
 from vlm_core.config import StudyConfig
+from vlm_core.config.aliases import former_value
 from vlm_core.data import load_data, text_columns
 from vlm_core.engine.tasks import Ended, Engine, open_engine, run_children
 from vlm_core.errors import UserError
@@ -22,7 +22,7 @@ from vlm_core.tracking.opening import end_orphans, prepare_store
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import store_uri
 from vlm_core.tracking.writer import RunWriter
-from vlm_core.workflows.corrections import fetch_corrections
+from vlm_core.workflows.run_corrections import fetch_corrections
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
 def _run_plan(plan: StudyPlan, config: StudyConfig, name: str, root: Path, resume: str, engine: Engine) -> StudyOutcome:
     """Run the cells that are not finished, in the run `resume` or a new one, and write the report."""
     from vlm_core.study.collecting import collect
-    from vlm_core.study.continual import article_types
+    from vlm_core.study.continual_benchmark import article_types
     from vlm_core.study.report import write_interim_results, write_report
 
     fetch_corrections(config, root)

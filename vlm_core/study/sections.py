@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from vlm_core.config.presets import MECHANISM_LEARNING_RATES
 from vlm_core.evaluation.paired import SIGNIFICANT
 from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.evaluation.subgroups import THIN
-from vlm_core.config.presets import MECHANISM_LEARNING_RATES
 from vlm_core.study import fusion_section, measurement_sections
 from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
 from vlm_core.study.plan import MECHANISM

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import numpy as np
 
-from vlm_core.evaluation.plots import quiet_about_glyphs
 from vlm_core.config.families import FAMILIES, family_of
+from vlm_core.evaluation.plots import quiet_about_glyphs
 from vlm_core.study.report_contents import (
     CostPlot,
     FaithfulnessPlot,

@@ -11,8 +11,8 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError, redact
+from vlm_core.files.atomic import write_atomically
 from vlm_core.tracking.patience import waiting_at_most
 from vlm_core.tracking.problems import is_away, is_locked
 from vlm_core.tracking.store import StoreProblem, short_timeouts, store_errors

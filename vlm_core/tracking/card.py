@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from vlm_core.files.atomic import write_atomically
+from vlm_core.config.families import FAMILIES
 from vlm_core.evaluation.long_tail import RANGES
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.evaluation.subsets import MEANING
-from vlm_core.config.families import FAMILIES
+from vlm_core.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.splitting import Split
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
-    from vlm_core.evaluation.levels import LevelsScore
+    from vlm_core.evaluation.level_scores import LevelsScore
     from vlm_core.evaluation.text_leak import TextFigures
 
 _SHOWN_SETTINGS: Final = (

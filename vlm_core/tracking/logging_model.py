@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import vlm_core
-from vlm_core.evaluation.levels import level_columns
+from vlm_core.evaluation.level_scores import level_columns
 from vlm_core.models.checksums import write_checksums
 from vlm_core.tracking.artifacts import synchronise_artifacts
 from vlm_core.tracking.store import open_mlflow

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vlm_core.files.atomic import remove
 from vlm_core.errors import UserError, redact
+from vlm_core.files.atomic import remove
 from vlm_core.tracking import tags
 from vlm_core.tracking.artifacts import synchronise_artifacts
 from vlm_core.tracking.patience import waiting_at_most

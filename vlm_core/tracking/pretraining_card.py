@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.config import PretrainingConfig
+from vlm_core.files.atomic import write_atomically
 from vlm_core.tracking.card import markdown_code, markdown_table
 from vlm_core.tracking.reader import RunReader
 

@@ -12,8 +12,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from vlm_core.files.atomic import building, write_atomically
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import building, write_atomically
 
 
 @dataclass(frozen=True)

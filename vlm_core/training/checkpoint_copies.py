@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from vlm_core.errors import UserError, redact
 from vlm_core.files.addresses import open_address
 from vlm_core.files.atomic import building, write_atomically
-from vlm_core.errors import UserError, redact
 from vlm_core.training.checkpoint import POSITION, TrainingState, state_of
 
 logger = logging.getLogger(__name__)

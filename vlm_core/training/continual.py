@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import write_atomically
 from vlm_core.pixels.arrays import Float32Array, FloatArray, Labels, Rows
 
 Method = Literal["prototypes", "head", "distil", "joint", "naive"]

@@ -26,8 +26,8 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from vlm_core.files.atomic import write_atomically
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import write_atomically
 from vlm_core.models.stages import State
 from vlm_core.pixels.arrays import Rows
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from vlm_core.evaluation.summary import Summary, summarise
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 from vlm_core.models.heads import SentenceHead
-from vlm_core.models.levels import LevelsHead
+from vlm_core.models.level_heads import LevelsHead
 from vlm_core.pixels.arrays import Rows
 from vlm_core.training.balance import BalancedLoss, LevelTargets
 from vlm_core.training.batches import Batch, Batches

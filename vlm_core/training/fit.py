@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_core.config import Config
+from vlm_core.config.presets import HEAD
 from vlm_core.data import Data
 from vlm_core.pixels.views import DEFAULT
-from vlm_core.config.presets import HEAD
 from vlm_core.progress import track
 from vlm_core.training.prefix_cost import PrefixCost
 

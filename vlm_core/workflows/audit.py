@@ -14,21 +14,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vlm_core.files.addresses import is_address, local_path, shown_address
-from vlm_core.files.atomic import write_atomically
 from vlm_core.catalogue.corrections import COLUMNS, apply_corrections, read_corrections
 from vlm_core.catalogue.labels import normalised
 from vlm_core.catalogue.parts import PART
-from vlm_core.catalogue.pictures import tidy
+from vlm_core.catalogue.picture_files import tidy
 from vlm_core.catalogue.reading import Refusal, id_index
 from vlm_core.catalogue.sources import open_source
 from vlm_core.config import AuditConfig
+from vlm_core.config.lists import split_list
 from vlm_core.data import columns_of, corrections_file, load_catalogue
 from vlm_core.errors import UserError, require_extra
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
+from vlm_core.files.addresses import is_address, local_path, shown_address
+from vlm_core.files.atomic import write_atomically
 from vlm_core.inference import choose_device, set_threads
-from vlm_core.config.lists import split_list
-from vlm_core.workflows.corrections import fetch_corrections
+from vlm_core.workflows.run_corrections import fetch_corrections
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue

@@ -15,8 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from vlm_core.files.atomic import remove, temporary_folders_of_dead, unfinished_of_dead
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import remove, temporary_folders_of_dead, unfinished_of_dead
 from vlm_core.tracking.leftovers import StoreLeftovers, store_is_there
 from vlm_core.training.feature_cache import idle_entries, remove_entry
 

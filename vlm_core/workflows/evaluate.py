@@ -15,7 +15,7 @@ from vlm_core.config import Config
 from vlm_core.data import load_catalogue, words_of_labels
 from vlm_core.errors import UserError, redact
 from vlm_core.inference import evaluate_rows, set_threads
-from vlm_core.workflows.corrections import fetch_corrections
+from vlm_core.workflows.run_corrections import fetch_corrections
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 import pandas as pd
 
-from vlm_core.config.aliases import current_value
 from vlm_core.catalogue.catalogue import find_prepared, joined_catalogue, load_prepared
 from vlm_core.catalogue.duplicates import near_duplicate_groups
 from vlm_core.catalogue.extending import OldParts, choose_new_categories, extend_split
 from vlm_core.catalogue.labels import match_labels
 from vlm_core.config import Config, ExtensionConfig
+from vlm_core.config.aliases import current_value
+from vlm_core.config.lists import split_list
 from vlm_core.data import Data, evaluable_products, load_catalogue, tell_removed
 from vlm_core.errors import UserError
-from vlm_core.config.lists import split_list
-from vlm_core.workflows.corrections import fetch_corrections
+from vlm_core.workflows.run_corrections import fetch_corrections
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from vlm_core.files.addresses import is_address
-from vlm_core.files.atomic import building
 from vlm_core.catalogue.catalogue import check_columns
 from vlm_core.catalogue.containers.files import ENDINGS, Files
 from vlm_core.catalogue.containers.folder import FolderFiles
@@ -27,7 +25,7 @@ from vlm_core.catalogue.containers.remote_files import RemoteFiles
 from vlm_core.catalogue.containers.zip_files import readable_name
 from vlm_core.catalogue.kinds import TABLES, is_table, problem_of
 from vlm_core.catalogue.open_table import OpenTable
-from vlm_core.catalogue.pictures import PictureMissing, address_of, count_further
+from vlm_core.catalogue.picture_files import PictureMissing, address_of, count_further
 from vlm_core.catalogue.reading import (
     SHORTENED,
     Columns,
@@ -43,6 +41,8 @@ from vlm_core.catalogue.zips import is_workbook, open_zip, read_entry
 from vlm_core.errors import UserError
 from vlm_core.evaluation.product_texts import TITLE, join_cells
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
+from vlm_core.files.addresses import is_address
+from vlm_core.files.atomic import building
 from vlm_core.inference import REQUEST_BATCH, predict_records
 from vlm_core.progress import track
 

@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from vlm_core.files import atomic
-from vlm_core.files.atomic import write_atomically
 from vlm_core.catalogue.containers.arrow_table import RowPicture
 from vlm_core.catalogue.reading import Columns, number_of
 from vlm_core.catalogue.shards import Packed, Row, Rows, alone, pack_rows
 from vlm_core.catalogue.sources import open_group
 from vlm_core.config import EngineSettings
 from vlm_core.errors import UserError
+from vlm_core.files import atomic
+from vlm_core.files.atomic import write_atomically
 from vlm_core.models.checksums import digest_of
 from vlm_core.progress import track
 from vlm_core.workflows.predict import (

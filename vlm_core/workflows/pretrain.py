@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_core.files.atomic import building
 from vlm_core.config import PretrainingConfig
+from vlm_core.config.families import FAMILIES
+from vlm_core.config.lists import split_list
 from vlm_core.data import load_catalogue
 from vlm_core.errors import UserError
-from vlm_core.config.families import FAMILIES
+from vlm_core.files.atomic import building
 from vlm_core.inference import choose_device, set_threads
-from vlm_core.config.lists import split_list
 from vlm_core.models.checksums import CHECKSUMS, digest_of, write_checksums
 from vlm_core.tracking import tags
 from vlm_core.tracking.reader import RunReader
-from vlm_core.workflows.corrections import fetch_corrections
 from vlm_core.workflows.resuming import logged_commit, resumed_config
+from vlm_core.workflows.run_corrections import fetch_corrections
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from vlm_core.files.addresses import is_address, shown_address
 from vlm_core.config import Config, ExtensionConfig, PretrainingConfig, WeightsSettings
 from vlm_core.errors import UserError
+from vlm_core.files.addresses import is_address, shown_address
 
 C = TypeVar("C", bound=WeightsSettings)
 R = TypeVar("R", Config, PretrainingConfig)

@@ -17,6 +17,9 @@ import numpy as np
 from vlm_core.catalogue.corrections import digest_of_corrections
 from vlm_core.catalogue.splitting import Split
 from vlm_core.config import Config
+from vlm_core.config.families import FAMILIES
+from vlm_core.config.lists import split_list
+from vlm_core.config.presets import HEAD, SUITING, choose_mode
 from vlm_core.data import (
     CORRECTIONS,
     Data,
@@ -26,16 +29,13 @@ from vlm_core.data import (
     words_of_labels,
     write_dataset_info,
 )
-from vlm_core.config.families import FAMILIES
 from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
-from vlm_core.config.lists import split_list
-from vlm_core.config.presets import HEAD, SUITING, choose_mode
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
 from vlm_core.training.fit import GIB, Trainer
-from vlm_core.workflows.corrections import fetch_corrections
 from vlm_core.workflows.data_parallel import train_together, workers_of
 from vlm_core.workflows.resuming import logged_commit, resumed_config
+from vlm_core.workflows.run_corrections import fetch_corrections
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -310,7 +310,7 @@ def build_model(config: Config, data: Data, weights: LoadedWeights) -> VisionLan
     """Build the model with the head that mode and objective need, on the device of the settings."""
     import torch
 
-    from vlm_core.evaluation.texts import category_terms
+    from vlm_core.evaluation.category_matching import category_terms
     from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 
     head: HeadKind = "linear"

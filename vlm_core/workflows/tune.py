@@ -24,13 +24,13 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from vlm_core.config.aliases import stored_settings
 from vlm_core.config import OF_MACHINES, Config, SearchConfig, searchable
+from vlm_core.config.aliases import stored_settings
+from vlm_core.config.lists import split_list
+from vlm_core.config.presets import HEAD_SEARCH
 from vlm_core.data import Data, load_data
 from vlm_core.engine.tasks import Engine, open_engine, run_children
 from vlm_core.errors import Diverged, UserError, redact
-from vlm_core.config.lists import split_list
-from vlm_core.config.presets import HEAD_SEARCH
 from vlm_core.progress import quiet
 from vlm_core.tracking import tags
 from vlm_core.tracking.opening import prepare_store
@@ -38,7 +38,7 @@ from vlm_core.tracking.patience import Patient, expect, patiently
 from vlm_core.tracking.reader import RunReader
 from vlm_core.tracking.store import store_uri
 from vlm_core.tracking.writer import RunWriter
-from vlm_core.workflows.corrections import fetch_corrections
+from vlm_core.workflows.run_corrections import fetch_corrections
 from vlm_core.workflows.search_storage import (
     RUN,
     SECONDS_SILENT,

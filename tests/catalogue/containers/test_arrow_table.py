@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.catalogue.test_sources import KAGGLE, _folder, _open, _parquet, _pictures, _rows, _zip
-from vlm_core.catalogue.pictures import PictureMissing
+from vlm_core.catalogue.picture_files import PictureMissing
 from vlm_core.catalogue.reading import Columns, read_products
 from vlm_core.errors import UserError
 

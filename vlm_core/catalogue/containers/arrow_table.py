@@ -27,7 +27,7 @@ from urllib.parse import unquote
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES, SeekableFile
 from vlm_core.catalogue.containers.json_lines import cell_text
 from vlm_core.catalogue.parts import PART, part_of_file
-from vlm_core.catalogue.pictures import Found, PictureMissing, Pictures
+from vlm_core.catalogue.picture_files import Found, PictureMissing, Pictures
 from vlm_core.catalogue.reading import Columns, Record, Refusal
 from vlm_core.errors import UserError
 

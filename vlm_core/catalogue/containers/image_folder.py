@@ -9,7 +9,7 @@ from typing import Final
 
 from vlm_core.catalogue.containers.files import is_picture
 from vlm_core.catalogue.parts import part_called
-from vlm_core.catalogue.pictures import Pictures
+from vlm_core.catalogue.picture_files import Pictures
 from vlm_core.catalogue.reading import Columns, Record, Refusal, number_of
 
 FILE: Final = "file"  # the column with the path

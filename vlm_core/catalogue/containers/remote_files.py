@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
-from vlm_core.files.addresses import naming_address, open_address, shown_address
-from vlm_core.files.atomic import building, remove
 from vlm_core.catalogue.containers.files import MOST_FILES, MOST_FOLDERS, MOST_PICTURE_BYTES, is_leftover
 from vlm_core.errors import UserError, redact
+from vlm_core.files.addresses import naming_address, open_address, shown_address
+from vlm_core.files.atomic import building, remove
 from vlm_core.progress import track
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dashboard.settings import differing_params, effective_settings, preset_settings
+from dashboard.run_settings import differing_params, effective_settings, preset_settings
 from vlm_core.config import Config
 from vlm_core.config.presets import HEAD, SUITING, choose_mode
 

@@ -13,7 +13,7 @@ from tests.evaluation.test_hierarchy import CROSSED, TREE
 from tests.models.families import CATEGORIES, make_categoriser, make_tiny
 from vlm_core.evaluation.hierarchy import Hierarchy
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
-from vlm_core.models.levels import LevelsHead
+from vlm_core.models.level_heads import LevelsHead
 from vlm_core.training.balance import LevelTargets
 
 

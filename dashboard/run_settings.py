@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vlm_core.config import OF_MACHINES, Config
-from vlm_core.errors import UserError
 from vlm_core.config.presets import HEAD, SUITING, choose_mode
+from vlm_core.errors import UserError
 
 _OF_THE_RUN: Final = ("preset", "run_name", "resume", "experiment", *OF_MACHINES)  # these do not change how it learns
 _UNTRAINED: Final = ("baseline", "zero-shot")  # models or modes that take no step of training

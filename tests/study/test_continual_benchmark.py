@@ -9,8 +9,8 @@ import torch
 from tests.messages import collected_messages
 from vlm_core.config import StudyConfig
 from vlm_core.errors import UserError
-from vlm_core.study import continual
-from vlm_core.study.continual import METHODS, STEPS, Order, _row, learn_in_steps
+from vlm_core.study import continual_benchmark
+from vlm_core.study.continual_benchmark import METHODS, STEPS, Order, _row, learn_in_steps
 from vlm_core.study.running import run_study
 from vlm_core.tracking.reader import RunReader
 
@@ -80,7 +80,7 @@ def test_the_part_alone_makes_a_study_with_a_report(shop, stocked, monkeypatch):
         run_study(StudyConfig.build({**given, "caption_columns": "gender"}), stocked)
     with pytest.raises(UserError, match="which the catalogue .* does not have"):
         run_study(StudyConfig.build({**given, "study": "other", "caption_columns": "colour"}), stocked)
-    monkeypatch.setattr(continual, "FEWEST_PRODUCTS", 5)
+    monkeypatch.setattr(continual_benchmark, "FEWEST_PRODUCTS", 5)
     monkeypatch.setattr("vlm_core.study.report.plot_svg", lambda plot: "<svg></svg>")
     with collected_messages():
         outcome = run_study(StudyConfig.build({**given, "study": "third", "min_products": 5}), stocked)

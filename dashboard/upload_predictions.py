@@ -18,8 +18,8 @@ from dashboard.heatmaps import overlay
 from dashboard.limits import MOST_PICTURES
 from dashboard.model_cache import ModelCache, Uploads
 from vlm_core.errors import UserError
+from vlm_core.evaluation.category_matching import UNKNOWN_CATEGORY
 from vlm_core.evaluation.spreadsheets import spreadsheet_text
-from vlm_core.evaluation.texts import UNKNOWN_CATEGORY
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture, fit_picture
 from vlm_core.tracking.serving import picture_bytes
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from vlm_core.catalogue.splitting import Split, split_catalogue
 from vlm_core.config import Config, StudyConfig
+from vlm_core.config.lists import split_list
 from vlm_core.data import Data
 from vlm_core.errors import UserError
 from vlm_core.evaluation.forgetting import SequenceScores, score_sequence
 from vlm_core.evaluation.seeds import DIFFERENCE, POSITIVE, SHARE, over_seeds
-from vlm_core.config.lists import split_list
 from vlm_core.progress import track
 from vlm_core.study.cells import load_encoder
 from vlm_core.study.plan import StudyPlan

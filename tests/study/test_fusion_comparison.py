@@ -6,7 +6,7 @@ import pytest
 from tests.study.made_cells import FAIR, GOOD, make_predictions
 from vlm_core.config import StudyConfig
 from vlm_core.errors import UserError
-from vlm_core.study.fusion import MISSING, Reader, Tested, _headline, _pairs, readers
+from vlm_core.study.fusion_comparison import MISSING, Reader, Tested, _headline, _pairs, readers
 from vlm_core.study.running import run_study
 
 POOR = ((4, 6), (6, 4))

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final, get_args
 import numpy as np
 
 from vlm_core.config import Config, StudyConfig
+from vlm_core.config.families import FAMILIES, family_of
 from vlm_core.data import Data, load_data, text_reading, words_of_labels
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import SHARE, over_seeds
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.evaluation.summary import macro_f1
 from vlm_core.evaluation.text_leak import TextLeak, measure_text_leak
-from vlm_core.config.families import FAMILIES, family_of
 from vlm_core.inference import predict_rows
 from vlm_core.progress import quiet, track
 from vlm_core.study.cells import load_encoder

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlm_core.catalogue.levels import find_levels
+from vlm_core.catalogue.label_levels import find_levels
 from vlm_core.errors import UserError
 
 PRODUCTS = pd.DataFrame({"department": ["B", "A", "", "C", "A"], "shop": ["x", "x", "x", "y", "x"]})

@@ -7,7 +7,7 @@ import pytest
 
 from vlm_core.catalogue.containers.folder import FolderFiles
 from vlm_core.catalogue.containers.zip_files import ZipFiles
-from vlm_core.catalogue.pictures import FilePictures, PictureMissing, split_cell
+from vlm_core.catalogue.picture_files import FilePictures, PictureMissing, split_cell
 
 
 def _folder(tmp_path, *names):

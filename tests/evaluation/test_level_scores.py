@@ -9,7 +9,7 @@ import pytest
 from tests.evaluation.made_predictions import sure
 from tests.evaluation.test_hierarchy import TREE
 from vlm_core.evaluation.evaluation import Evaluation, evaluate
-from vlm_core.evaluation.levels import LevelPredictions, level_columns, level_records, metric_names, score_levels
+from vlm_core.evaluation.level_scores import LevelPredictions, level_columns, level_records, metric_names, score_levels
 from vlm_core.evaluation.predictions import Predictions
 
 TRUE = np.array([[0, 1], [0, 2], [1, 0], [1, 0], [-1, 1]])

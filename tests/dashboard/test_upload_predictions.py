@@ -19,8 +19,8 @@ from dashboard.figures.compare import run_styles
 from dashboard.leaderboard import run_choices
 from dashboard.model_cache import ModelCache, Uploads
 from dashboard.pages import categorise as page
-from dashboard.predictions import as_csv, categorise, predicted_category, receive, sample_picture
 from dashboard.runs import Runs
+from dashboard.upload_predictions import as_csv, categorise, predicted_category, receive, sample_picture
 from vlm_core.errors import UserError
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.inference import predict_records
@@ -110,7 +110,7 @@ def test_every_kind_of_picture_has_a_prediction(models, names, kind):
 
 def test_an_upload_is_decoded_once_for_all_models_with_the_same_predictions(models, names, monkeypatch):
     decoded = []
-    for module in ("dashboard.predictions", "vlm_core.inference"):
+    for module in ("dashboard.upload_predictions", "vlm_core.inference"):
         monkeypatch.setattr(f"{module}.decode_picture", lambda data, *_: decoded.append(data) or decode_picture(data))
     uploads = Uploads()
     run_ids = [names[model] for model in ("clip", "blip", "baseline")]

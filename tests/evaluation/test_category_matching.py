@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evaluation.made_predictions import CATEGORIES
-from vlm_core.evaluation.texts import category_terms, closest_category
+from vlm_core.evaluation.category_matching import category_terms, closest_category
 
 TERMS = {
     "shirts": "Apparel",

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models.families import make_categoriser
-from vlm_core.benchmark.cost import measure_cost, pareto
 from vlm_core.models.baseline import fit_baseline
+from vlm_core.study.cost import measure_cost, pareto
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 80, 60, 3), dtype=np.uint8)
 
@@ -33,7 +33,7 @@ def _check(cost):
 def few_calls(monkeypatch):
     """Enough to see that what is measured is there."""
     for name, value in {"CALLS": 5, "BATCHES": 2, "_MEMORY_SECONDS": 0.1}.items():
-        monkeypatch.setattr(f"vlm_core.benchmark.cost.{name}", value)
+        monkeypatch.setattr(f"vlm_core.study.cost.{name}", value)
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_a_networks_cost_holds_its_weights_and_its_arithmetic():
 @pytest.mark.slow
 def test_the_baseline_has_no_flops(monkeypatch):
     here = SimpleNamespace(get_context=lambda method: SimpleNamespace(Pool=ThreadPool))
-    monkeypatch.setattr("vlm_core.benchmark.cost.multiprocessing", here)  # a process of its own starts for seconds
+    monkeypatch.setattr("vlm_core.study.cost.multiprocessing", here)  # a process of its own starts for seconds
     labels, rows = np.array([0, 1, 0, 1, 0]), np.arange(5)
     model = fit_baseline(_Pictures(), labels, rows, rows, ("a", "b"), (80, 60), 0)
     cost = measure_cost(model, PICTURES, threads=1)

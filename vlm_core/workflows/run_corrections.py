@@ -6,10 +6,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from vlm_core.files.atomic import building
 from vlm_core.config import CatalogueSettings
 from vlm_core.data import CORRECTIONS, corrections_file, run_artifact
 from vlm_core.errors import UserError
+from vlm_core.files.atomic import building
 
 
 def fetch_corrections(config: CatalogueSettings, root: Path) -> None:
