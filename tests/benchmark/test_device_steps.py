@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from vlm_core.benchmark import device_steps
-from vlm_core.benchmark.device_steps import TINY, Figure, float32_products, line, measure_architecture, measure_peaks
+from vlm_core.benchmark.device_steps import (
+    TINY,
+    Measurement,
+    float32_matmuls,
+    line,
+    measure_architecture,
+    measure_peaks,
+)
 from vlm_core.models.categoriser import VisionLanguageCategoriser
 
 CPU = torch.device("cpu")
@@ -21,14 +28,14 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(device_steps, "PEAK_SECONDS", 0)
 
 
-def _measure(tmp_path, *figures):
-    return list(measure_architecture(TINY[0], figures, CPU, 2, PEAKS, tmp_path))
+def _measure(tmp_path, *measurements):
+    return list(measure_architecture(TINY[0], measurements, CPU, 2, PEAKS, tmp_path))
 
 
 @pytest.mark.slow
 def test_each_figure_starts_from_the_weights_that_the_cpu_was_given(tmp_path):
     full, block, frozen = _measure(
-        tmp_path, Figure("full", "fp32"), Figure("one block", "fp32"), Figure("frozen layers", "fp32")
+        tmp_path, Measurement("full", "fp32"), Measurement("one block", "fp32"), Measurement("frozen layers", "fp32")
     )
     assert full.loss_error == block.loss_error == 0  # though steps were taken before the second comparison
     assert full.gradient_error < 1e-6 and block.gradient_error < 1e-6 and full.within_tolerance
@@ -48,14 +55,14 @@ def test_peak_memory_is_of_the_steps_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(
         VisionLanguageCategoriser, "run", lambda *args: events.append("frozen" if args[3:] else "step") or run(*args)
     )
-    _measure(tmp_path, Figure("one block", "fp32"))
+    _measure(tmp_path, Measurement("one block", "fp32"))
     counted = events[events.index("restart") :]
     assert counted == ["restart", "step", "step"] and "frozen" in events  # a warm-up and a step, on finished features
 
 
 @pytest.mark.slow
 def test_bf16_is_near_and_views_of_pictures_are_trained_on(tmp_path):
-    full, pictures = _measure(tmp_path, Figure("full", "bf16"), Figure("full from pictures", "fp32"))
+    full, pictures = _measure(tmp_path, Measurement("full", "bf16"), Measurement("full from pictures", "fp32"))
     assert 1e-7 < full.gradient_error < 0.1 and full.within_tolerance
     assert pictures.images_per_second > 0 and pictures.within_tolerance is None
 
@@ -67,7 +74,7 @@ def test_a_figure_that_fails_says_why_and_the_next_is_measured(tmp_path, monkeyp
         raise RuntimeError("no compiler here\nand more")
 
     monkeypatch.setattr(torch, "compile", refuse)
-    failed, measured = _measure(tmp_path, Figure("full", "fp32", compiled=True), Figure("one block", "fp32"))
+    failed, measured = _measure(tmp_path, Measurement("full", "fp32", compiled=True), Measurement("one block", "fp32"))
     assert failed.error == "RuntimeError: no compiler here" and failed.images_per_second is None
     assert "no compiler here" in line(failed)
     assert measured.within_tolerance and "images/s" in line(measured)
@@ -78,7 +85,7 @@ def test_a_figure_that_fails_says_why_and_the_next_is_measured(tmp_path, monkeyp
 def test_tf32_is_used_where_it_is_named_alone(precision, fast, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     before = torch.get_float32_matmul_precision()
-    with float32_products(precision):
+    with float32_matmuls(precision):
         assert torch.backends.cudnn.allow_tf32 == fast
         assert torch.get_float32_matmul_precision() == ("high" if fast else "highest")
     assert torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == before

@@ -33,7 +33,7 @@ from PIL import Image, ImageEnhance
 from vlm_core.catalogue.containers.arrow_table import RowPicture
 from vlm_core.catalogue.picture_files import IMAGES
 from vlm_core.catalogue.reading import Columns, Refusal
-from vlm_core.catalogue.shards import Packed, Row, Rows, pack_rows
+from vlm_core.catalogue.shards import Packed, ShardRow, ShardRows, pack_rows
 from vlm_core.catalogue.sources import TABLE, open_source
 from vlm_core.catalogue.worker_pool import cores, in_processes
 from vlm_core.files.atomic import write_atomically
@@ -108,18 +108,23 @@ def _make(data: str, rows: int, place: Path) -> Result:
     began = time.monotonic()
     names = ("id", "title", "masterCategory")
     packed = pack_rows(
-        Rows(data, names, "image", _changed_rows(data, rows)), place, rows_per_shard=10_240, bytes_per_shard=256_000_000
+        ShardRows(data, names, "image", _changed_rows(data, rows)),
+        place,
+        rows_per_shard=10_240,
+        bytes_per_shard=256_000_000,
     )
     return {"rows": packed.rows, "megabytes": packed.bytes // 10**6, "seconds": round(time.monotonic() - began, 1)}
 
 
-def _changed_rows(data: str, rows: int) -> Iterator[Row]:
+def _changed_rows(data: str, rows: int) -> Iterator[ShardRow]:
     """Yield rows with pictures that are changed a little, another way in each pass over the catalogue."""
     numbered = islice(_passes(data), rows)
     tasks = iter(lambda: list(islice(numbered, PICTURES_PER_TASK)), [])
     for changed in in_processes(_change_all, tasks):
         for number, cells, picture in changed:
-            yield Row((f"{10_000_000 + number}", *cells), "", RowPicture("", source=partial(bytes, picture), state=str))
+            yield ShardRow(
+                (f"{10_000_000 + number}", *cells), "", RowPicture("", source=partial(bytes, picture), state=str)
+            )
 
 
 def _passes(data: str) -> Iterator[tuple[int, int, tuple[str, str], bytes]]:

@@ -72,7 +72,7 @@ def test_two_processes_do_all_tasks_and_errors_come_back_as_texts() -> None:
 def test_a_killed_process_is_one_sentence() -> None:
     from tests.engine.stubs import always_die
 
-    with pytest.raises(UserError, match="A worker process was killed, perhaps because memory ran out"):
+    with pytest.raises(UserError, match="A worker process was killed. Run the same command again to resume"):
         [*Processes(2, 1).run(always_die, ["dies", "lives"], same)]
 
 

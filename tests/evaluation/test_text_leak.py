@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlm_core.evaluation.text_leak import UNMASKED, TextFigures, label_words, measure_text_leak
+from vlm_core.evaluation.text_leak import UNMASKED, TextLeakMetrics, label_words, measure_text_leak
 
 PRODUCTS = pd.DataFrame(
     {
@@ -38,6 +38,6 @@ def test_the_share_counts_a_products_own_category_alone():
 
 def test_unmasked_texts_are_said_to_be_so():
     leak = measure_text_leak(["a shirt"], np.array([0]), {"Apparel": frozenset({"shirt"})})
-    told = " ".join(TextFigures(("title",), False, leak, 0.5, 0.6).sentences())
+    told = " ".join(TextLeakMetrics(("title",), False, leak, 0.5, 0.6).sentences())
     assert UNMASKED in told and "100.0%" in told and "0.5000" in told
-    assert UNMASKED not in " ".join(TextFigures(("title",), True, leak, 0.5, 0.6).sentences())
+    assert UNMASKED not in " ".join(TextLeakMetrics(("title",), True, leak, 0.5, 0.6).sentences())

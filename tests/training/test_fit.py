@@ -160,7 +160,7 @@ def test_each_mode_learns_what_it_says_and_nothing_else(data, tmp_path, family, 
     before = {name: weight.detach().clone() for name, weight in model.hf.named_parameters()}
     trainer = _fit(data, model, tmp_path, epochs=2, **settings)
     counts = []
-    best = trainer.fit(counts.append, lambda report: None)
+    best = trainer.fit(counts.append)
     after = dict(model.hf.named_parameters())
     assert after.keys() == before.keys() and best.epoch == 2 and counts[0] > 0
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -264,7 +264,7 @@ def _trained(data, folder, family="git", log=lambda metrics: None, **settings):
     settings = {"blocks": 1, "epochs": 2, **settings}
     model = _make(family, settings)
     with collected_messages() as lines:
-        _fit(data, model, folder, log, **settings).fit(lambda count: None, lambda report: None)
+        _fit(data, model, folder, log, **settings).fit()
     return model.hf.state_dict() | {f"head.{name}": weight for name, weight in model.head.state_dict().items()}, lines
 
 
@@ -410,12 +410,12 @@ def test_the_head_of_lp_ft_reads_what_the_blocks_make_of_int8_states(data, tmp_p
     with torch.inference_mode():
         wanted = model.run(next(cached.view(1, np.arange(16))).state, cut, end)
     torch.testing.assert_close(next(features.view(1, np.arange(16))).state, wanted, rtol=1e-5, atol=1e-5)
-    assert trainer.fit(lambda count: None, lambda report: None).epoch == 3
+    assert trainer.fit().epoch == 3
 
 
 def test_where_int8_has_no_effect_it_is_said(data, tmp_path):
     logged = {}
     trainer = _fit(data, make_categoriser("clip"), tmp_path, logged.update, prefix="int8", mode="full")
     with collected_messages() as lines:
-        trainer.fit(lambda count: None, lambda report: None)
+        trainer.fit()
     assert any("no layer is frozen" in line for line in lines) and not logged

@@ -102,8 +102,9 @@ def train(case: str, folder: Path, group: Group | None) -> None:
     loop.show_steps = recorded
     try:
         trainer.fit(
-            lambda weights: None,
-            lambda report: scores.append((report.training.loss, report.training.accuracy, report.validation.loss)),
+            on_epoch=lambda report: scores.append(
+                (report.training.loss, report.training.accuracy, report.validation.loss)
+            ),
         )
     finally:
         loop.show_steps = show

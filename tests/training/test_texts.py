@@ -103,7 +103,7 @@ def test_every_mode_trains_and_learns_from_titles(data, tmp_path, family, settin
     trainer = _trainer(data, model, tmp_path, **settings)
     before = {name: weight.clone() for name, weight in model.hf.state_dict().items()}
     losses = []
-    state = trainer.fit(lambda weights: None, lambda report: losses.append(report.training.loss))
+    state = trainer.fit(on_epoch=lambda report: losses.append(report.training.loss))
     assert state.best_epoch >= 1 and losses[-1] < losses[0]
     if settings["mode"] == "probe":
         assert all(torch.equal(weight, before[name]) for name, weight in model.hf.state_dict().items())

@@ -101,7 +101,7 @@ class Ablation:
             first.feature_batches(first.pixel_batches(), cut, self.config.views)
             started = time.perf_counter()
             weights: list[int] = []
-            states = [trainer.fit(weights.append, lambda report: None) for trainer in trainers]
+            states = [trainer.fit(weights.append) for trainer in trainers]
             seconds = time.perf_counter() - started
         scores = [state.best_macro_f1 for state in states]
         best = scores.index(max(scores))

@@ -95,13 +95,13 @@ def _serve_steps(arguments: Sequence[str]) -> None:
     """Take steps for some seconds whenever a line comes in, and print their seconds per image as JSON."""
     import torch
 
-    from vlm_core.benchmark.device_steps import Bench, architecture_of
+    from vlm_core.benchmark.device_steps import StepBench, architecture_of
 
     family, image_size, threads, at_least = arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3])
     torch.set_num_threads(threads)
     images = BATCH[image_size == TINY_SIZE]
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench.build(architecture_of(family, image_size), images, Path(folder))
+        bench = StepBench.build(architecture_of(family, image_size), images, Path(folder))
         for _ in sys.stdin:
             seconds: list[float] = []
             while sum(seconds) < at_least or len(seconds) < 2:

@@ -38,7 +38,7 @@ from vlm_core.training.pretraining_task import Pretraining
 logger = logging.getLogger(__name__)
 
 Numbers = dict[str, NDArray[Any]]
-Check = Callable[["Bench"], Numbers]
+Check = Callable[["AgreementSetup"], Numbers]
 FAMILIES: Final = ("clip", "blip", "git")
 MODES: Final = ("probe", "fusion", "last-blocks", "lora", "lp-ft", "full")
 PRODUCTS: Final = 320  # of the sample catalogue
@@ -71,7 +71,7 @@ class AgreementResult:
 
 
 @dataclass(frozen=True)
-class Bench:
+class AgreementSetup:
     """A family's shipped tiny weights on a device, and the data that they are trained on."""
 
     family: str
@@ -141,9 +141,9 @@ def run_check(
     places = {place: folder / f"{family} {name} {place}".replace(":", "") for place in ("device", "cpu")}
     started = time.perf_counter()
     try:
-        found = check(Bench(family, device, data, places["device"]))
+        found = check(AgreementSetup(family, device, data, places["device"]))
         middle = time.perf_counter()
-        expected = check(Bench(family, "cpu", data, places["cpu"]))
+        expected = check(AgreementSetup(family, "cpu", data, places["cpu"]))
         ended = time.perf_counter()
         differences = {key: relative_difference(found[key], expected[key]) for key in expected}
         return AgreementResult(family, name, tolerance, differences, middle - started, ended - middle)
@@ -166,8 +166,8 @@ def relative_difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
 def _predict(head: HeadKind) -> Check:
     """Return the check of log-probabilities, and where the head is of sentences of generated texts."""
 
-    def check(bench: Bench) -> Numbers:
-        model, pictures = bench.model(head), bench.pictures()
+    def check(setup: AgreementSetup) -> Numbers:
+        model, pictures = setup.model(head), setup.pictures()
         numbers: Numbers = {"log-probabilities": model.log_probabilities(pictures)}
         if model.writes_text:
             decoded = decode_categories(model, pictures)
@@ -181,8 +181,8 @@ def _predict(head: HeadKind) -> Check:
 def _explain(head: HeadKind) -> Check:
     """Return the check of attention maps, of each layer's and of words."""
 
-    def check(bench: Bench) -> Numbers:
-        model, pictures = bench.model(head), bench.pictures()[:EXPLAINED]
+    def check(setup: AgreementSetup) -> Numbers:
+        model, pictures = setup.model(head), setup.pictures()[:EXPLAINED]
         numbers: Numbers = {method: explain(model, pictures, method=method, target=0) for method in ("raw", "gradient")}
         numbers["layers"] = np.concatenate([layer.maps.ravel() for layer in layer_maps(model, pictures, 0)])
         if model.writes_text:
@@ -193,38 +193,38 @@ def _explain(head: HeadKind) -> Check:
     return check
 
 
-def _save(bench: Bench) -> Numbers:
+def _save(setup: AgreementSetup) -> Numbers:
     """Return predictions of a model that was saved and loaded, which puts it on the CPU."""
-    bench.model().save(bench.folder)
-    return {"log-probabilities": load_categoriser(bench.folder).log_probabilities(bench.pictures())}
+    setup.model().save(setup.folder)
+    return {"log-probabilities": load_categoriser(setup.folder).log_probabilities(setup.pictures())}
 
 
 def _train(mode: str, head: HeadKind = "linear") -> Check:
     """Return the check of a short fine-tuning: the losses of its epochs, and what the model predicts after it."""
 
-    def check(bench: Bench) -> Numbers:
+    def check(setup: AgreementSetup) -> Numbers:
         objective = "generate" if head == "sentences" else "classify"
-        config, model = bench.config(mode=mode, objective=objective, blocks=1), bench.model(head)
-        cache = FeatureCache(bench.folder / "cache", GIB, "fp32")
+        config, model = setup.config(mode=mode, objective=objective, blocks=1), setup.model(head)
+        cache = FeatureCache(setup.folder / "cache", GIB, "fp32")
         losses: list[tuple[float, float]] = []
-        Trainer(config, bench.data, model, bench.folder / "checkpoints", cache).fit(
-            lambda weights: None, lambda report: losses.append((report.training.loss, report.validation.loss))
+        Trainer(config, setup.data, model, setup.folder / "checkpoints", cache).fit(
+            on_epoch=lambda report: losses.append((report.training.loss, report.validation.loss))
         )
-        return {"losses": np.array(losses), "log-probabilities": model.log_probabilities(bench.pictures())}
+        return {"losses": np.array(losses), "log-probabilities": model.log_probabilities(setup.pictures())}
 
     return check
 
 
-def _resume(bench: Bench) -> Numbers:
+def _resume(setup: AgreementSetup) -> Numbers:
     """Return the losses of a fine-tuning that is stopped after its first epoch and resumed with fresh weights."""
-    config = bench.config(mode="full")
+    config = setup.config(mode="full")
     arguments = TrainingArguments(config.epochs, config.learning_rate, 0.01, 0.1, 1.0, config.patience, config.seed)
-    validation = bench.data.split.validation
+    validation = setup.data.split.validation
 
     def reports() -> Iterator[Any]:
-        model = bench.model()
-        batches = Trainer(config, bench.data, model, bench.folder, FeatureCache(bench.folder, 0)).pixel_batches()
-        return train(FineTuning(model, 0, batches, validation), arguments, Checkpoint(bench.folder))
+        model = setup.model()
+        batches = Trainer(config, setup.data, model, setup.folder, FeatureCache(setup.folder, 0)).pixel_batches()
+        return train(FineTuning(model, 0, batches, validation), arguments, Checkpoint(setup.folder))
 
     interrupted = reports()
     first = next(report for report in interrupted if isinstance(report, EpochReport))
@@ -234,17 +234,17 @@ def _resume(bench: Bench) -> Numbers:
     return {"losses": np.array([report.validation.loss for report in (first, second)])}
 
 
-def _pretrain(bench: Bench) -> Numbers:
+def _pretrain(setup: AgreementSetup) -> Numbers:
     """Return the loss terms of a few steps of pretraining, without those that depend on negatives drawn at random."""
-    catalogue, config = bench.data.catalogue, bench.config()
+    catalogue, config = setup.data.catalogue, setup.config()
     columns, context = split_list(config.caption_columns), split_list(config.attributes)
     captions = describe_products(catalogue.products, columns, context, PROMPT, TEMPLATES)
-    model = bench.model()
-    rows = np.unique(bench.data.split.train)[:48]
-    batches = PixelBatches(catalogue.pictures, bench.data.split.labels, rows, model.image_size, 16, 0)
+    model = setup.model()
+    rows = np.unique(setup.data.split.train)[:48]
+    batches = PixelBatches(catalogue.pictures, setup.data.split.labels, rows, model.image_size, 16, 0)
     torch.manual_seed(0)  # for the weights that pretraining adds
     task = Pretraining(model.adapter, make_objective(model.adapter), batches, captions, 1.0, lambda: {})
-    steps = train(task, TrainingArguments(1, 1e-4, 0.01, 0.1, 1.0, 1, 0), Checkpoint(bench.folder))
+    steps = train(task, TrainingArguments(1, 1e-4, 0.01, 0.1, 1.0, 1, 0), Checkpoint(setup.folder))
     for _ in itertools.islice(steps, task.steps):
         pass
     terms: Mapping[str, float] = task.training_metrics().metrics

@@ -39,7 +39,7 @@ from vlm_core.training.loop import TrainingArguments, train
 
 logger = logging.getLogger(__name__)
 
-# fp32: single precision; tf32: matrix products of float32 rounded to 10 bits; bf16: autocast over float32 weights.
+# fp32: single precision; tf32: matmuls of float32 rounded to 10 bits; bf16: autocast over float32 weights.
 Precision = Literal["fp32", "tf32", "bf16"]
 Kind = Literal["full", "one block", "frozen layers", "full from pictures"]
 LossAndGradients = tuple[float, dict[str, Tensor]]
@@ -51,7 +51,7 @@ IMAGES_IN_TURN: Final = 8  # per pass, and for how long passes are taken, when p
 SECONDS_IN_TURN: Final = 20.0
 ROUNDS: Final = 3
 STEPS: Final = 5  # per round
-PEAK_SECONDS: Final = 0.5  # of matrix products in each precision; three short series differed by an eighth
+PEAK_SECONDS: Final = 0.5  # of matmuls in each precision; three short series differed by an eighth
 # Largest difference from the CPU's in single precision: of the loss, and of all gradients (relative L2).
 TOLERANCES: Final[Mapping[Precision, tuple[float, float]]] = {
     "fp32": (1e-4, 1e-3),
@@ -81,7 +81,7 @@ TINY: Final = tuple(Architecture(f"tiny {family}", family, 64, 8) for family in 
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """What is measured: a kind of step in one precision, with blocks compiled by `torch.compile` or not."""
 
     kind: Kind
@@ -90,23 +90,23 @@ class Figure:
 
 
 # In the order of their worth: a run that is cut short has the first.
-FIGURES: Final[tuple[Figure, ...]] = (
-    Figure("full", "bf16"),
-    Figure("full", "fp32"),
-    Figure("one block", "bf16"),
-    Figure("one block", "fp32"),
-    Figure("full", "tf32"),
-    Figure("frozen layers", "bf16"),
-    Figure("frozen layers", "fp32"),
-    Figure("full from pictures", "bf16"),
-    Figure("one block", "tf32"),
+MEASUREMENTS: Final[tuple[Measurement, ...]] = (
+    Measurement("full", "bf16"),
+    Measurement("full", "fp32"),
+    Measurement("one block", "bf16"),
+    Measurement("one block", "fp32"),
+    Measurement("full", "tf32"),
+    Measurement("frozen layers", "bf16"),
+    Measurement("frozen layers", "fp32"),
+    Measurement("full from pictures", "bf16"),
+    Measurement("one block", "tf32"),
 )
-COMPILED: Final[tuple[Figure, ...]] = (Figure("full", "bf16", compiled=True),)
+COMPILED: Final[tuple[Measurement, ...]] = (Measurement("full", "bf16", compiled=True),)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The measurements of one figure; a result that failed has its error and nothing else."""
+    """The measurements of one measurement; a result that failed has its error and nothing else."""
 
     architecture: str
     image_size: int
@@ -118,8 +118,8 @@ class StepResult:
     step_seconds: dict[str, Any] | None = None  # quartiles over rounds
     gflop_per_image: float | None = None
     tflops: float | None = None  # 10^12 floating-point operations per second
-    share_of_peak: float | None = None  # of the card's bf16 matrix product
-    share_of_own_peak: float | None = None  # of its matrix product in the same precision
+    share_of_peak: float | None = None  # of the card's bf16 matmul
+    share_of_own_peak: float | None = None  # of its matmul in the same precision
     peak_gib: float | None = None  # of the GPU's memory, weights included
     loss_error: float | None = None  # relative, from the CPU's in single precision
     gradient_error: float | None = None
@@ -157,8 +157,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 @contextmanager
-def float32_products(precision: Precision) -> Iterator[None]:
-    """Compute products of float32 matrices in TF32 within the context if that is the precision, else exactly."""
+def float32_matmuls(precision: Precision) -> Iterator[None]:
+    """Compute matmuls of float32 in TF32 within the context if that is the precision, else exactly."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -187,24 +187,24 @@ def restart_peak_memory(device: torch.device) -> None:
 
 
 def measure_peaks(device: torch.device, precisions: tuple[Precision, ...], size: int) -> dict[Precision, Quartiles]:
-    """Return the rates of products of two random matrices (size, size) in each precision, in TFLOP/s."""
-    return {precision: _product_tflops(device, precision, size) for precision in precisions}
+    """Return the rates of matmuls of two random matrices (size, size) in each precision, in TFLOP/s."""
+    return {precision: _matmul_tflops(device, precision, size) for precision in precisions}
 
 
-def _product_tflops(device: torch.device, precision: Precision, size: int, products: int = 8) -> Quartiles:
-    """Return the rates of series of products, of three at least, after one as a warm-up."""
+def _matmul_tflops(device: torch.device, precision: Precision, size: int, matmuls: int = 8) -> Quartiles:
+    """Return the rates of series of matmuls, three at least, after one as a warm-up."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     rates: list[float] = []
     until = time.perf_counter() + PEAK_SECONDS
-    with float32_products(precision):
+    with float32_matmuls(precision):
         while len(rates) < 4 or time.perf_counter() < until:
             synchronise(device)
             started = time.perf_counter()
-            for _ in range(products):
+            for _ in range(matmuls):
                 torch.matmul(a, b)
             synchronise(device)
-            rates.append(products * 2 * size**3 / (time.perf_counter() - started) / 1e12)
+            rates.append(matmuls * 2 * size**3 / (time.perf_counter() - started) / 1e12)
     return Quartiles.of(rates[1:])
 
 
@@ -212,7 +212,7 @@ def measure_precisions(family: str, image_size: int, threads: int) -> dict[str, 
     """Return the seconds per image of a forward and backward pass on this CPU in fp32 and in bf16, taken in turn."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench.build(architecture_of(family, image_size), IMAGES_IN_TURN, Path(folder))
+        bench = StepBench.build(architecture_of(family, image_size), IMAGES_IN_TURN, Path(folder))
     model = bench.model
     weights = model.freeze_before(0).values()
     seconds = arithmetic.measure_precisions(lambda: model.run((bench.pixels,)), weights, model.device, SECONDS_IN_TURN)
@@ -232,63 +232,67 @@ def architecture_of(family: str, image_size: int) -> Architecture:
 
 def measure_architecture(
     architecture: Architecture,
-    figures: tuple[Figure, ...],
+    measurements: tuple[Measurement, ...],
     device: torch.device,
     images: int,
     peaks: Mapping[Precision, float],
     folder: Path,
 ) -> Iterator[StepResult]:
-    """Yield the result of each figure, with `images` images per step; `folder` takes pictures and checkpoints.
+    """Yield the result of each measurement, with `images` images per step; `folder` takes pictures and checkpoints.
 
     Loss and gradients are compared with the CPU's for the first few images; those of compiled blocks with the
     device's own in single precision for all images, because they would be compiled anew for another number.
     """
-    bench = Bench.build(architecture, images, folder)
-    if compiled := all(figure.compiled for figure in figures):
+    bench = StepBench.build(architecture, images, folder)
+    if compiled := all(measurement.compiled for measurement in measurements):
         bench.model.to(str(device))
     compared = images if compiled else COMPARED
-    with float32_products("fp32"):
+    with float32_matmuls("fp32"):
         reference = bench.loss_and_gradients(0, "fp32", compared)
     bench.model.to(str(device))
-    for figure in figures:
-        yield _measure(bench, figure, reference, compared, peaks)
+    for measurement in measurements:
+        yield _measure(bench, measurement, reference, compared, peaks)
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _measure(
-    bench: Bench, figure: Figure, reference: LossAndGradients, compared: int, peaks: Mapping[Precision, float]
+    bench: StepBench,
+    measurement: Measurement,
+    reference: LossAndGradients,
+    compared: int,
+    peaks: Mapping[Precision, float],
 ) -> StepResult:
-    """Return the figure's result; what it fails with is in the result, so that the other figures are measured."""
-    result = StepResult(bench.architecture.name, bench.architecture.image_size, **asdict(figure))
+    """Return the measurement's result; what it fails with is in the result, and the others are still measured."""
+    result = StepResult(bench.architecture.name, bench.architecture.image_size, **asdict(measurement))
     try:
-        flops = bench.flops_per_image(figure)
-        with float32_products(figure.precision), bench.stages(figure.compiled):
-            errors = _compare(bench, figure, reference, compared)
-            return replace(result, **errors, **bench.speed(figure, flops, peaks))
+        flops = bench.flops_per_image(measurement)
+        with float32_matmuls(measurement.precision), bench.stages(measurement.compiled):
+            errors = _compare(bench, measurement, reference, compared)
+            return replace(result, **errors, **bench.speed(measurement, flops, peaks))
     except Exception as error:  # a card's memory may not do for one of them
-        logger.exception(f"{result.architecture}, {figure}: not measured.")
+        logger.exception(f"{result.architecture}, {measurement}: not measured.")
         return replace(result, error=f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def _compare(bench: Bench, figure: Figure, reference: LossAndGradients, compared: int) -> dict[str, Any]:
+def _compare(bench: StepBench, measurement: Measurement, reference: LossAndGradients, compared: int) -> dict[str, Any]:
     """Return how far loss and gradients are from the reference, and whether that is within the tolerance."""
-    if figure.kind not in ("full", "one block"):
+    if measurement.kind not in ("full", "one block"):
         return {}
     bench.restore()
-    loss, gradients = bench.loss_and_gradients(bench.cut(figure.kind), figure.precision, compared)
+    loss, gradients = bench.loss_and_gradients(bench.cut(measurement.kind), measurement.precision, compared)
     wanted_loss, wanted = reference
     difference = sum(float((gradient - wanted[name]).square().sum()) for name, gradient in gradients.items())
     size = sum(float(wanted[name].square().sum()) for name in gradients)
     loss_error, gradient_error = abs(loss - wanted_loss) / wanted_loss, math.sqrt(difference / size)
-    of_loss, of_gradient = TOLERANCES[figure.precision]
+    of_loss, of_gradient = TOLERANCES[measurement.precision]
     within = loss_error <= of_loss and gradient_error <= of_gradient
     return {"loss_error": loss_error, "gradient_error": gradient_error, "within_tolerance": within}
 
 
 @dataclass(frozen=True)
-class Bench:
+class StepBench:
     """A model with random weights and the images that it is trained on."""
 
     architecture: Architecture
@@ -300,7 +304,7 @@ class Bench:
     weights: Mapping[str, Tensor]  # the initial ones, on the CPU
 
     @classmethod
-    def build(cls, architecture: Architecture, images: int, folder: Path) -> Bench:
+    def build(cls, architecture: Architecture, images: int, folder: Path) -> StepBench:
         """Return a bench whose weights and images depend on the architecture alone."""
         family, size = architecture.family, architecture.image_size
         torch.manual_seed(0)
@@ -371,10 +375,14 @@ class Bench:
         for module in (self.model.hf, *self.model.head.trainable_modules()):
             module.zero_grad(set_to_none=True)
 
-    def speed(self, figure: Figure, flops: int, peaks: Mapping[Precision, float]) -> dict[str, Any]:
-        """Return speed, arithmetic (of `flops` operations per image) and memory of the figure's steps."""
+    def speed(self, measurement: Measurement, flops: int, peaks: Mapping[Precision, float]) -> dict[str, Any]:
+        """Return speed, arithmetic (of `flops` operations per image) and memory of the measurement's steps."""
         device, images = self.model.device, len(self.pixels)
-        seconds = self._frozen_seconds(figure) if figure.kind == "frozen layers" else self._step_seconds(figure)
+        seconds = (
+            self._frozen_seconds(measurement)
+            if measurement.kind == "frozen layers"
+            else self._step_seconds(measurement)
+        )
         peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
         self._forget_gradients()
         per_second = images / seconds.median
@@ -385,24 +393,24 @@ class Bench:
             "gflop_per_image": flops / 1e9,
             "tflops": tflops,
             "share_of_peak": tflops / peaks["bf16"],
-            "share_of_own_peak": tflops / peaks[figure.precision],
+            "share_of_own_peak": tflops / peaks[measurement.precision],
             "peak_gib": peak,
         }
 
-    def _step_seconds(self, figure: Figure) -> Quartiles:
+    def _step_seconds(self, measurement: Measurement) -> Quartiles:
         """Return the seconds of a step of the project's training loop."""
-        self.model.precision = of_model(figure.precision)
-        task = FineTuning(self.model, self.cut(figure.kind), self._batches(figure), np.arange(1))
+        self.model.precision = of_model(measurement.precision)
+        task = FineTuning(self.model, self.cut(measurement.kind), self._batches(measurement), np.arange(1))
         arguments = TrainingArguments(1, 1e-5, 0.01, 0.1, 1.0, 1, 0)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             steps = train(task, arguments, Checkpoint(Path(folder)))
             return self._seconds(lambda: next(steps))
 
-    def _frozen_seconds(self, figure: Figure) -> Quartiles:
+    def _frozen_seconds(self, measurement: Measurement) -> Quartiles:
         """Return the seconds in which the frozen layers compute a batch's features."""
-        cut, pixels = self.cut(figure.kind), self.pixels.to(self.model.device)
+        cut, pixels = self.cut(measurement.kind), self.pixels.to(self.model.device)
         self.model.set_training(False, cut)
-        with torch.inference_mode(), mixed_precision(self.model.device, of_model(figure.precision)):
+        with torch.inference_mode(), mixed_precision(self.model.device, of_model(measurement.precision)):
             return self._seconds(lambda: self.model.run((pixels,), 0, cut))
 
     def _seconds(self, step: Callable[[], Any]) -> Quartiles:
@@ -420,22 +428,22 @@ class Bench:
             rounds.append((time.perf_counter() - started) / STEPS)
         return Quartiles.of(rounds)
 
-    def _batches(self, figure: Figure) -> Batches:
+    def _batches(self, measurement: Measurement) -> Batches:
         """Return batches that stay on the device, or for "full from pictures" views made on the CPU as in a run."""
-        if figure.kind == "full from pictures":
+        if measurement.kind == "full from pictures":
             return self.pictures
-        cut = self.cut(figure.kind)
+        cut = self.cut(measurement.kind)
         self.model.set_training(False, cut)
         with torch.no_grad():
             state = self.model.run((self.pixels,), 0, cut)
         return FeatureBatches(self.pictures, cut, _HeldFeatures(state), [])
 
-    def flops_per_image(self, figure: Figure) -> int:
+    def flops_per_image(self, measurement: Measurement) -> int:
         """Return the floating-point operations of a step's forward and backward pass, or of the frozen layers."""
-        cut, pixels, labels = self.cut(figure.kind), self.pixels[:1], self.labels[:1].to(self.model.device)
+        cut, pixels, labels = self.cut(measurement.kind), self.pixels[:1], self.labels[:1].to(self.model.device)
         with torch.no_grad():
             state = self.model.run((pixels,), 0, cut)
-        if figure.kind == "frozen layers":
+        if measurement.kind == "frozen layers":
             with torch.no_grad():
                 return count_flops(lambda: self.model.run((pixels,), 0, cut))
         self.model.freeze_before(cut)

@@ -27,12 +27,12 @@ def all_tables(results: Result) -> str:
 
 
 def peaks_line(peaks: Result) -> str:
-    """Return the rate of matrix products in each precision: the median of series, and their quartiles."""
+    """Return the rate of matmuls in each precision: the median of series, and their quartiles."""
     rates = [
         f"{rate['median']:,.3g} in {precision} ({rate['lower']:,.3g} to {rate['upper']:,.3g})"
         for precision, rate in peaks.items()
     ]
-    return f"Product of large matrices, TFLOP/s: {', '.join(rates)}."
+    return f"Matmul of large matrices, TFLOP/s: {', '.join(rates)}."
 
 
 def steps_table(results: Sequence[Result]) -> str:
@@ -84,7 +84,7 @@ def agreement_table(results: Sequence[Result]) -> str:
 
 
 def faults(results: Result) -> str:
-    """Return the names of the figures that failed or are outside their tolerance, separated by commas."""
+    """Return the names of the measurements that failed or are outside their tolerance, separated by commas."""
     checks = [f"{each['family']} {each['check']}" for each in results["agreement"] if not each["agrees"]]
     steps = [
         f"{each['architecture']} {each['kind']} {each['precision']}"

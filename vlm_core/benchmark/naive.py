@@ -149,7 +149,7 @@ def trainer_steps(
 
     view, seconds = augment(image_size), list[float]()
 
-    class Pictures(torch.utils.data.Dataset[dict[str, Tensor]]):
+    class JpegDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         def __len__(self) -> int:
             return steps * batch
 
@@ -166,5 +166,5 @@ def trainer_steps(
             folder, per_device_train_batch_size=batch, num_train_epochs=1, report_to=[], disable_tqdm=True,
             save_strategy="no", logging_strategy="no", use_cpu=True, learning_rate=2e-5,
         )  # fmt: skip
-        Trainer(Classifier(), arguments, train_dataset=Pictures(), callbacks=[Clock()]).train()
+        Trainer(Classifier(), arguments, train_dataset=JpegDataset(), callbacks=[Clock()]).train()
     return [later - earlier for earlier, later in itertools.pairwise(seconds)]

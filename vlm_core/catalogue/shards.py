@@ -102,7 +102,7 @@ class Packed:
 _MANIFEST: Final = TypeAdapter(Packed)
 
 
-class Row(NamedTuple):
+class ShardRow(NamedTuple):
     """What a row of a shard is made of."""
 
     cells: Sequence[str | None]  # None for all of a row that could not be read
@@ -119,16 +119,16 @@ class Row(NamedTuple):
         return "\x1f".join(parts).encode("utf-8", "backslashreplace") + b"\n"
 
 
-class Rows(NamedTuple):
+class ShardRows(NamedTuple):
     """What is packed: where it comes from, the names of its columns, that of the pictures, and its rows."""
 
     source: str
     names: Sequence[str]
     picture: str
-    rows: Iterator[Row]
+    rows: Iterator[ShardRow]
 
 
-_Filled = tuple[Row, bytes | None, str]  # with the picture's bytes, or why they are missing
+_Filled = tuple[ShardRow, bytes | None, str]  # with the picture's bytes, or why they are missing
 
 
 def pack(source: Source, columns: Columns, output: Path, *, rows_per_shard: int, bytes_per_shard: int) -> Packed:
@@ -142,21 +142,21 @@ def pack(source: Source, columns: Columns, output: Path, *, rows_per_shard: int,
         named = [name for name in dict.fromkeys(table.table.names) if name and name != own]
         names = [*named, *([] if PART in named else [PART])]
         picture = own or next(name for name in PICTURE_NAMES if name not in names)
-        rows = Rows(source.name, names, picture, _rows_of(table, names))
+        rows = ShardRows(source.name, names, picture, _rows_of(table, names))
         return pack_rows(rows, output, rows_per_shard=rows_per_shard, bytes_per_shard=bytes_per_shard)
 
 
-def _rows_of(table: OpenTable, names: Sequence[str]) -> Iterator[Row]:
+def _rows_of(table: OpenTable, names: Sequence[str]) -> Iterator[ShardRow]:
     for row, picture in table.rows():
         if isinstance(row, Refusal):
             reason = f"{row.place} of {table.table.name}: {row.reason}"
-            yield Row([None] * len(names), "", RowPicture(problem=reason))
+            yield ShardRow([None] * len(names), "", RowPicture(problem=reason))
         else:
             values = row.values | {PART: row.values.get(PART) or part_of_picture(picture.path)}
-            yield Row([values[name] for name in names], table.picture_cell(row), picture)
+            yield ShardRow([values[name] for name in names], table.picture_cell(row), picture)
 
 
-def pack_rows(rows: Rows, output: Path, *, rows_per_shard: int, bytes_per_shard: int) -> Packed:
+def pack_rows(rows: ShardRows, output: Path, *, rows_per_shard: int, bytes_per_shard: int) -> Packed:
     """Pack rows into shards in the folder `output`, and return what is in it.
 
     A shard ends with the batch of pictures that makes it as large as one of the limits. What a killed call packed into
@@ -201,14 +201,16 @@ def alone(folder: Path, output: Path) -> Iterator[None]:
 class _Packing:
     """Packs rows; `read_only` raises UserError where a shard is not as the rows say."""
 
-    def __init__(self, rows: Rows, folder: Path, rows_per_shard: int, bytes_per_shard: int, read_only: bool) -> None:
+    def __init__(
+        self, rows: ShardRows, folder: Path, rows_per_shard: int, bytes_per_shard: int, read_only: bool
+    ) -> None:
         self._source, self._names, self._picture, self._rows = rows
         self._folder, self._read_only = folder, read_only
         self._most_rows, self._most_bytes = rows_per_shard, bytes_per_shard
 
     def run(self, known: Packed) -> Packed:
         """Write the shards that are not there yet, and return all."""
-        rows: Iterator[Row] = track(self._rows, "packing rows")
+        rows: Iterator[ShardRow] = track(self._rows, "packing rows")
         packed = Packed(self._source)
         for number in count():
             kept = known.shards[number] if number < len(known.shards) else None
@@ -226,7 +228,7 @@ class _Packing:
         self._remove_others({shard.file for shard in packed.shards})
         return packed
 
-    def _keep(self, known: Shard, rows: Iterator[Row]) -> tuple[Shard | None, Iterator[Row]]:
+    def _keep(self, known: Shard, rows: Iterator[ShardRow]) -> tuple[Shard | None, Iterator[ShardRow]]:
         """Return a shard that is whole and as the table says, or None; and the rows that come next."""
         path = self._folder / known.file
         if not path.is_file() or path.stat().st_size != known.bytes or _checksum(path) != known.checksum:
@@ -239,7 +241,7 @@ class _Packing:
             return None, chain(some, rows)
         return known, rows
 
-    def _write(self, number: int, rows: Iterator[Row]) -> Shard | None:
+    def _write(self, number: int, rows: Iterator[ShardRow]) -> Shard | None:
         """Write a shard of the next rows; None where there are no more."""
         from pyarrow import parquet
 
@@ -271,7 +273,7 @@ class _Packing:
         size = path.stat().st_size
         return Shard(path.name, written, size, _checksum(path), content.hexdigest(), missing, tuple(reasons))
 
-    def _groups(self, rows: Iterator[Row]) -> Iterator[list[_Filled]]:
+    def _groups(self, rows: Iterator[ShardRow]) -> Iterator[list[_Filled]]:
         """Yield rows with their pictures, or why these are missing, until the shard is as large as a limit."""
         group: list[_Filled] = []
         written = size = group_size = 0

@@ -47,8 +47,8 @@ class Processes:
                         yield future.result()
             except BrokenProcessPool:
                 raise UserError(
-                    "A worker process was killed, perhaps because memory ran out. Run the same command again to go "
-                    "on where it stopped, with fewer workers= if so."
+                    "A worker process was killed. Run the same command again to resume; if memory ran out, use fewer "
+                    "workers=."
                 ) from None
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -113,7 +113,7 @@ def _lead(given: Surroundings, work: Callable[[T, Place], R], task: T, workers: 
             if hasattr(self, "_cores"):
                 self._cores.shutdown()
 
-    class Trainer(TorchTrainer):
+    class _ReleasingTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             """Replace what asks Ray's dashboard every second whether this trainer lives, which may not run."""
             every: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
@@ -122,7 +122,7 @@ def _lead(given: Surroundings, work: Callable[[T, Place], R], task: T, workers: 
 
     api: Any = train  # whose types are those of its first version
     with tempfile.TemporaryDirectory() as folder:  # Ray Train asks for one; our checkpoints are elsewhere
-        trainer: Any = Trainer(
+        trainer: Any = _ReleasingTrainer(
             cast("Any", partial(_work, given, work, task, place)),
             torch_config=TorchConfig(timeout_s=_SECONDS_TO_WAIT),
             scaling_config=api.ScalingConfig(

@@ -95,7 +95,7 @@ def tell_leak(leak: TextLeak, masked: bool) -> str:
 
 
 @dataclass(frozen=True)
-class TextFigures:
+class TextLeakMetrics:
     """What is told of the texts that a run read: how often they name the category, and what they score alone."""
 
     columns: tuple[str, ...]

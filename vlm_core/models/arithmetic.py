@@ -1,4 +1,4 @@
-"""The precision in which a model computes: single precision, or bfloat16 matrix products over float32 weights."""
+"""The precision in which a model computes: single precision, or bfloat16 matmuls over float32 weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_SHARE: Final = 0.9  # of fp32's time that bf16 may take: a smaller gain is 
 
 
 def mixed_precision(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which matrix products run in that precision, whatever an outer context says.
+    """Return the context in which matmuls run in that precision, whatever an outer context says.
 
     In bf16 weights, sums and what is sensitive to rounding stay in float32 (PyTorch's automatic mixed precision).
     """

@@ -145,7 +145,7 @@ def _chain(model: VisionLanguageCategoriser) -> nn.Module:
     """Return the model as one module from the input of its chain to log-probabilities (B, C)."""
     import torch
 
-    class Chain(torch.nn.Module):
+    class _WholeModel(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.weights = torch.nn.ModuleList([model.hf, *model.head.trainable_modules()])
@@ -153,7 +153,7 @@ def _chain(model: VisionLanguageCategoriser) -> nn.Module:
         def forward(self, *state: torch.Tensor) -> torch.Tensor:
             return model.head.log_probabilities(model.run(state))
 
-    return Chain()
+    return _WholeModel()
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class OnnxPrefix:
 
         model, cut = self.model, self.cut
 
-        class Chain(torch.nn.Module):
+        class _PrefixModule(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.weights = torch.nn.ModuleList([module for stage in model.stages[:cut] for module in stage.modules])
@@ -63,4 +63,4 @@ class OnnxPrefix:
             def forward(self, *state: torch.Tensor) -> State:
                 return model.run(state, 0, cut)
 
-        return Chain()
+        return _PrefixModule()

@@ -154,7 +154,7 @@ def _fit_probe(config: Config, data: Data, weights: LoadedWeights, root: Path) -
     cache = FeatureCache(root / "cache", int(config.cache_gib * GIB), config.cache_precision)
     model = build_model(config, data, weights)
     with tempfile.TemporaryDirectory() as folder:
-        Trainer(config, data, model, Path(folder), cache).fit(lambda weights: None, lambda report: None)
+        Trainer(config, data, model, Path(folder), cache).fit()
     return model
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.evaluation.evaluation import Evaluation
     from vlm_core.evaluation.level_scores import LevelsScore
-    from vlm_core.evaluation.text_leak import TextFigures
+    from vlm_core.evaluation.text_leak import TextLeakMetrics
 
 _SHOWN_SETTINGS: Final = (
     *("model", "checkpoint", "mode", "objective", "readout", "preset", "epochs", "batch_size", "learning_rate"),
@@ -44,7 +44,7 @@ def write_card(
     split: Split,
     evaluation: Evaluation,
     learnt: str = "",
-    texts: TextFigures | None = None,
+    texts: TextLeakMetrics | None = None,
 ) -> Path:
     """Write the card `README.md` atomically into the folder that a categoriser was saved in, and return its path.
 
@@ -112,7 +112,7 @@ def _data(catalogue: Catalogue, split: Split) -> str:
     )
 
 
-def _texts(texts: TextFigures) -> str:
+def _texts(texts: TextLeakMetrics) -> str:
     rows = [
         (markdown_text(name), "" if isnan(share) else f"{share:.1%}") for name, share in texts.leak.by_category.items()
     ]

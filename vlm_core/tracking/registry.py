@@ -71,7 +71,7 @@ def register(run_id: str) -> str:
 
 @dataclass(frozen=True)
 class _Extension:
-    """The run that a run went on from, and why its version may not take that one's place ("" if it may)."""
+    """The run that a run extends, and why its version may not take that one's place ("" if it may)."""
 
     parent: str
     obstacle: str

@@ -180,7 +180,7 @@ def store_errors(uri: str) -> Iterator[None]:
 
 
 def forget_connections(uri: str) -> None:
-    """Close this process's open connections to a database: they would go on reading a file that was replaced."""
+    """Close this process's open connections to a database: they would keep reading a file that was replaced."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     engine = SqlAlchemyStore._engine_map.get(uri)

@@ -39,6 +39,10 @@ GIB = 2**30
 IMAGES_COMPARED = 8  # to measure the error of an int8 prefix; at most one batch of `Batches.view`
 
 
+def ignore(_: object = None) -> None:
+    """Do nothing: the default of what may be called back."""
+
+
 @dataclass(frozen=True)
 class Trainer:
     """Trains one model on a run's data; `folder` holds the checkpoints."""
@@ -48,12 +52,12 @@ class Trainer:
     model: VisionLanguageCategoriser
     folder: Path
     cache: FeatureCache
-    log: Callable[[Mapping[str, float]], None] = lambda metrics: None
+    log: Callable[[Mapping[str, float]], None] = ignore
     cost: PrefixCost = field(default_factory=PrefixCost)  # of the frozen layers so far
-    on_save: Callable[[], None] = lambda: None  # called when an epoch's checkpoint is whole
+    on_save: Callable[[], None] = ignore  # called when an epoch's checkpoint is whole
     group: Group | None = None  # of processes that train together; None for this one alone
 
-    def fit(self, on_start: Callable[[int], None], on_epoch: EpochCallback) -> TrainingState:
+    def fit(self, on_start: Callable[[int], None] = ignore, on_epoch: EpochCallback = ignore) -> TrainingState:
         """Train as the mode says, load the best epoch's weights into the model and return the final state.
 
         `on_start` receives the number of trainable weights, `on_epoch` the report of each epoch. Mode `lp-ft` (Kumar
@@ -98,7 +102,7 @@ class Trainer:
         logger.info(f"First phase: the head alone, on frozen features, with {settings}.")
         config, cut = self.config.model_copy(update=HEAD), len(self.model.stages)
         features = self.feature_batches(batches, cut, self.config.views if batches.start else 0)
-        self._train(config, cut, features, self._checkpoint(self.folder / "head"), lambda report: None)
+        self._train(config, cut, features, self._checkpoint(self.folder / "head"))
 
     def _checkpoint(self, folder: Path) -> Checkpoint:
         from vlm_core.training.checkpoint import Checkpoint
@@ -130,7 +134,7 @@ class Trainer:
         )
 
     def _train(
-        self, config: Config, cut: int, batches: Batches, checkpoint: Checkpoint, on_epoch: EpochCallback
+        self, config: Config, cut: int, batches: Batches, checkpoint: Checkpoint, on_epoch: EpochCallback = ignore
     ) -> TrainingState:
         """Train everything from the cut on, and load the best epoch's weights."""
         from vlm_core.training.balance import LevelTargets, balanced_loss

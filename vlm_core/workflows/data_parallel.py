@@ -104,7 +104,7 @@ def train_part(job: SharedTraining, place: Place) -> PrefixCost:
         with quiet():
             copies.fetch(folder)
             trainer = make_trainer(config, data, model, job.root, job.run_id, group=group)
-            trainer.fit(lambda weights: None, lambda report: None)
+            trainer.fit()
             return trainer.cost
     with EpochWriter(job.run_id, job.config.to_params(), job.root) as run:
 
@@ -113,5 +113,5 @@ def train_part(job: SharedTraining, place: Place) -> PrefixCost:
             logger.info(epoch_line(report))
 
         trainer = make_trainer(config, data, model, job.root, job.run_id, run.metrics, group=group)
-        trainer.fit(lambda weights: None, on_epoch)
+        trainer.fit(on_epoch=on_epoch)
         return trainer.cost

@@ -268,8 +268,8 @@ def describe_extension(outcome: ExtensionOutcome) -> str:
     config, forgetting = outcome.config, outcome.forgetting
     names = ", ".join(map(markdown_text, outcome.new_categories)) or "no new category, but more products"
     said = [
-        f"It went on from run `{config.run}` by `method={config.method}` and learnt {names}. It keeps "
-        f"{outcome.memory_bytes:,} bytes of features, of {config.memory} exemplars a category, and no pictures."
+        f"It extends run `{config.run}` (method `{config.method}`) with {names}. It keeps "
+        f"{outcome.memory_bytes:,} bytes of features, of {config.memory} exemplars per category, and no images."
     ]
     if scores := new_scores(outcome.evaluation, outcome.new_categories):
         said.append(

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from vlm_core.catalogue.containers.arrow_table import RowPicture
 from vlm_core.catalogue.reading import Columns, number_of
-from vlm_core.catalogue.shards import Packed, Row, Rows, alone, pack_rows
+from vlm_core.catalogue.shards import Packed, ShardRow, ShardRows, alone, pack_rows
 from vlm_core.catalogue.sources import open_group
 from vlm_core.config import EngineSettings
 from vlm_core.errors import UserError
@@ -179,14 +179,14 @@ def _packed(
     if len(places) == 1 and (packed := Packed.read(Path(places[0]).expanduser())) and packed.whole:
         return Path(places[0]).expanduser().absolute(), packed
     pictures = find_pictures(places, columns.id, columns.picture, root, download=download, text_columns=texts)
-    rows = Rows("pictures", ("id", TEXT), "image", map(_row, pictures))
+    rows = ShardRows("pictures", ("id", TEXT), "image", map(_row, pictures))
     return here, pack_rows(rows, here, rows_per_shard=ROWS_PER_SHARD, bytes_per_shard=BYTES_PER_SHARD)
 
 
-def _row(picture: UnlabelledPicture) -> Row:
+def _row(picture: UnlabelledPicture) -> ShardRow:
     if picture.read is None:
-        return Row((picture.id, picture.text), "", RowPicture(problem="the row names no image"))
-    return Row((picture.id, picture.text), picture.id, RowPicture("", source=picture.read, state=picture.state))
+        return ShardRow((picture.id, picture.text), "", RowPicture(problem="the row names no image"))
+    return ShardRow((picture.id, picture.text), picture.id, RowPicture("", source=picture.read, state=picture.state))
 
 
 def _parts(shards: Path, packed: Packed, columns: Columns, texts: Sequence[str]) -> list[Part]:

@@ -25,19 +25,16 @@ from vlm_core.workflows.resuming import logged_commit, resumed_config
 from vlm_core.workflows.run_corrections import fetch_corrections
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from vlm_core.catalogue.captions import Captions
     from vlm_core.catalogue.catalogue import Catalogue
     from vlm_core.catalogue.exposure import Exposure
     from vlm_core.models.loading import LoadedWeights
     from vlm_core.models.stages import Adapter
+    from vlm_core.pixels.arrays import Rows
     from vlm_core.pixels.views import Preprocessing
     from vlm_core.tracking.writer import RunWriter
     from vlm_core.training.batches import PixelBatches
     from vlm_core.training.pretraining_task import Pretraining
-
-    Rows = NDArray[np.int64]
 
 logger = logging.getLogger(__name__)
 

@@ -139,11 +139,11 @@ def run_name(search: optuna.Study, trial: FrozenTrial | Trial) -> str:
 
 
 @contextmanager
-def saying_alive(alive: Callable[[], object], address: str) -> Iterator[None]:
-    """Call `alive` now and every few seconds inside the block, also while the database at `address` is away."""
+def heartbeat(alive: Callable[[], object], address: str) -> Iterator[None]:
+    """Call `alive` now and every few seconds within the context, also while the database at `address` is away."""
     ended = threading.Event()
 
-    def go_on() -> None:
+    def send_heartbeats() -> None:
         seconds: float = SECONDS_BETWEEN_BEATS
         while not ended.wait(seconds):
             try:
@@ -153,7 +153,7 @@ def saying_alive(alive: Callable[[], object], address: str) -> Iterator[None]:
                 seconds = 1.0
 
     patiently(address, alive)
-    threading.Thread(target=go_on, name="alive", daemon=True).start()
+    threading.Thread(target=send_heartbeats, name="alive", daemon=True).start()
     try:
         yield
     finally:

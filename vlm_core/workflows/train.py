@@ -32,7 +32,7 @@ from vlm_core.data import (
 from vlm_core.inference import choose_device, evaluate_rows, predict_rows, seconds_per_image, set_threads
 from vlm_core.progress import quiet
 from vlm_core.tracking.metrics import epoch_line, epoch_metrics
-from vlm_core.training.fit import GIB, Trainer
+from vlm_core.training.fit import GIB, Trainer, ignore
 from vlm_core.workflows.data_parallel import train_together, workers_of
 from vlm_core.workflows.resuming import logged_commit, resumed_config
 from vlm_core.workflows.run_corrections import fetch_corrections
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.hierarchy import Hierarchy
     from vlm_core.evaluation.product_texts import TextReading
     from vlm_core.evaluation.summary import Summary
-    from vlm_core.evaluation.text_leak import TextFigures
+    from vlm_core.evaluation.text_leak import TextLeakMetrics
     from vlm_core.models.baseline import Baseline
     from vlm_core.models.categoriser import Categoriser, HeadKind, VisionLanguageCategoriser
     from vlm_core.models.loading import LoadedWeights
@@ -68,7 +68,7 @@ class TrainingOutcome:
     split: Split
     evaluation: Evaluation
     registered: str = ""  # a sentence with the version and whether it is champion
-    texts: TextFigures | None = None  # of a model that reads texts
+    texts: TextLeakMetrics | None = None  # of a model that reads texts
 
 
 @dataclass(frozen=True)
@@ -387,7 +387,7 @@ def make_trainer(
     model: VisionLanguageCategoriser,
     root: Path,
     run_id: str,
-    log: Callable[[Mapping[str, float]], None] = lambda metrics: None,
+    log: Callable[[Mapping[str, float]], None] = ignore,
     group: Group | None = None,
 ) -> Trainer:
     """Return what trains the run's model, of a group its process's part."""
@@ -459,10 +459,10 @@ def _finish(
     return TrainingOutcome(run.run_id, config, split, evaluation, registered, figures)
 
 
-def measure_texts(config: Config, data: Data, model: Categoriser) -> TextFigures:
+def measure_texts(config: Config, data: Data, model: Categoriser) -> TextLeakMetrics:
     """Return how often the texts name the category of test products, and what these texts alone score there."""
     from vlm_core.evaluation.summary import macro_f1
-    from vlm_core.evaluation.text_leak import TextFigures, measure_text_leak
+    from vlm_core.evaluation.text_leak import TextLeakMetrics, measure_text_leak
     from vlm_core.models.text_baseline import TextBaseline
 
     assert model.reads
@@ -473,7 +473,7 @@ def measure_texts(config: Config, data: Data, model: Categoriser) -> TextFigures
         model if isinstance(model, TextBaseline) else fit_texts(data, replace(model.reads, tokens=0), config.balance)
     )
     predicted = baseline.of_texts(texts).argmax(axis=1)
-    return TextFigures(
+    return TextLeakMetrics(
         columns=model.reads.columns,
         masked=bool(model.reads.masked),
         leak=measure_text_leak(texts, labels, words),

@@ -43,13 +43,13 @@ from vlm_core.workflows.search_storage import (
     RUN,
     SECONDS_SILENT,
     end_failed_runs,
+    heartbeat,
     open_database,
     open_journal,
     queue_again,
     repeat_forgotten,
     repeat_trial,
     run_name,
-    saying_alive,
 )
 from vlm_core.workflows.train import TrainingOutcome, TrialResult, run_training, run_trial
 
@@ -275,13 +275,13 @@ class _Worker:
 
     def leading(self) -> AbstractContextManager[None]:
         """Say in a database that the search's leader is alive, inside the block."""
-        return self._saying(lambda: self._in_database.set_user_attr(LEADER_BEAT, time.time()))
+        return self._heartbeat(lambda: self._in_database.set_user_attr(LEADER_BEAT, time.time()))
 
     def _alive(self, trial: Trial) -> AbstractContextManager[None]:
-        return self._saying(lambda: self._database.record_heartbeat(trial._trial_id))
+        return self._heartbeat(lambda: self._database.record_heartbeat(trial._trial_id))
 
-    def _saying(self, alive: Callable[[], object]) -> AbstractContextManager[None]:
-        return saying_alive(alive, self.config.storage) if self.config.storage else nullcontext()
+    def _heartbeat(self, alive: Callable[[], object]) -> AbstractContextManager[None]:
+        return heartbeat(alive, self.config.storage) if self.config.storage else nullcontext()
 
     def run_workers(self, engine: Engine, data: Data, parent: str) -> None:
         """Run the trials in `workers` processes. Raises UserError when one of them failed."""
