@@ -43,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", default="sample", help="catalogue whose images are used (default: sample)")
     parser.add_argument("--families", default=",".join(FAMILIES), help="default: clip,blip,git")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="what to measure, comma-separated (also Trainer)")
+    parser.add_argument(
+        "--kinds",
+        default=",".join(KINDS),
+        help=f"what to measure, comma-separated: {', '.join(KINDS)}, "
+        "or Trainer, Hugging Face's (default: all but Trainer)",
+    )
     parser.add_argument("--sizes", default="224", help="input sizes in pixels, comma-separated (default: 224)")
     parser.add_argument(
         "--growth", default="1000,5000,20000,40000", help="numbers of images, comma-separated; empty: none"

@@ -52,10 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--download", choices=("true", "false"), default="false", help="download a table's images at web addresses"
     )
     parser.add_argument(
-        "--threads", type=int, default=0, help="PyTorch threads, at most one per core (default: 8; of each actor 1)"
+        "--threads",
+        type=int,
+        default=0,
+        help="PyTorch threads, at most one per core (default: 8; 1 per actor with engine=ray)",
     )
     parser.add_argument(
-        "--workers", type=int, default=0, help="engine=ray: actors that predict (default: as many as it has cores for)"
+        "--workers",
+        type=int,
+        default=0,
+        help="engine=ray: actors that predict (default: one for every --threads cores)",
     )
     EngineSettings.add_flags(parser, ("engine", "address"))
     options = parser.parse_args(arguments)

@@ -17,12 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write Parquet shards, which every command reads as data=<folder>, and print how many there are."""
     parser = Parser(
         prog="python -m experiments.shard",
-        description="Pack a catalogue and its pictures into Parquet files that every command reads as data=<output>. "
-        "A packing that was stopped resumes when the command is repeated.",
+        description="Pack a catalogue and its images into Parquet files that every command reads as data=<output>. "
+        "Repeat the command to resume a packing that was stopped.",
     )
     parser.add_argument("--output", required=True, help="folder to write, which must not be there yet")
-    parser.add_argument("--rows", type=int, default=10_240, help="most rows of a file (default: 10240)")
-    parser.add_argument("--megabytes", type=int, default=256, help="about the largest file (default: 256)")
+    parser.add_argument("--rows", type=int, default=10_240, help="maximum rows per file (default: 10240)")
+    parser.add_argument("--megabytes", type=int, default=256, help="approximate maximum file size in MB (default: 256)")
     CatalogueSettings.add_flags(parser, ("data", "label", "id_column", "picture_column", "download"))
     values = vars(parser.parse_args(arguments))
     output, rows, megabytes = local_path("output", values.pop("output")), values.pop("rows"), values.pop("megabytes")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if packed.missing:
         reasons = "; ".join(packed.reasons)
-        say(f"{number_of(packed.missing, 'row says', 'rows say')} why there is no picture. The first: {reasons}")
+        say(f"{number_of(packed.missing, 'row says', 'rows say')} why there is no image. The first: {reasons}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def coverage_curves(styles: Sequence[RunStyle], predictions: Sequence[Prediction
     figure.add_vline(x=threshold, line={"color": "#8A8F98", "width": 1.5, "dash": "dash"})
     for style, each in zip(styles, predictions, strict=True):
         points = np.array([coverage_at(each, step) for step in _STEPS])
-        for column, (name, dash) in enumerate((("coverage", "solid"), ("accuracy when answered", "dot"))):
+        for column, (name, dash) in enumerate((("coverage", "solid"), ("accuracy where predicted", "dot"))):
             figure.add_scatter(
                 x=_STEPS,
                 y=points[:, column],

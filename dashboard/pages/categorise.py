@@ -233,7 +233,7 @@ def _model_card(runs: Runs, chosen: Sequence[str], threshold: str | None) -> Com
         html.Div([dmc.Text("Predict “Unknown Category” below this confidence", size="sm", fw=500), slider]),
         dmc.Text(id="categorise-coverage-note", size="sm"),
         dmc.Text(
-            "Solid: coverage, the share of products with a prediction. Dotted: accuracy when answered.",
+            "Solid: coverage, the share of products with a prediction. Dotted: accuracy where predicted.",
             size="xs",
             c="dimmed",
         ),

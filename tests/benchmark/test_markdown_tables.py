@@ -8,7 +8,7 @@ from vlm_core.benchmark.markdown_tables import (
     in_turn_table,
     inference_table,
     naive_training_hours,
-    study_table,
+    paper_table,
     training_table,
 )
 
@@ -48,8 +48,8 @@ def test_ratios_stand_beside_the_naive_figure_of_the_same_size():
         in training_table([NAIVE, CACHED])
     )
     families = [{**result, "family": family} for family in FAMILIES for result in (NAIVE, CACHED)]
-    assert "| one block, 3 views | 0.19 | 0.19 | 0.19 | 0.56 | 11.5 |  |" in study_table(families)
-    assert "one block" not in study_table([NAIVE, CACHED])
+    assert "| one block, 3 views | 0.19 | 0.19 | 0.19 | 0.56 | 11.5 |  |" in paper_table(families)
+    assert "one block" not in paper_table([NAIVE, CACHED])
     assert "| clip | 224 | one block | 0.0050 (0.0050 to 0.0050, 3 steps) |  |" in training_table([CACHED])
 
 

@@ -41,7 +41,7 @@ from tests.campaigns.hostile_server import MIB, Memory, Outcome, free_port, serv
 from tests.campaigns.lying_server import LIES, lying_server
 from tests.campaigns.poisoned_store import FOREIGN, TEXTS, poisoned
 
-DOORS: Final = ("login", "requests", "pages", "stores")
+TARGETS: Final = ("login", "requests", "pages", "stores")
 LOGIN: Final = ("ann", "correct horse battery")
 SECRET: Final = "no-visitor-may-read-this"
 SECONDS_FOR_A_VISITOR: Final = 10.0  # who asks while the dashboard is attacked
@@ -62,9 +62,9 @@ def send(port: int, method: str, path: str, body: bytes = b"", **headers: str) -
         connection.close()
 
 
-def judge(door: str, attacks: Sequence[Attack]) -> Outcome:
+def judge(target: str, attacks: Sequence[Attack]) -> Outcome:
     """Make each attack, which returns what it achieved ("" if nothing)."""
-    outcome, started = Outcome(door), time.monotonic()
+    outcome, started = Outcome(target), time.monotonic()
     durations, kinds = list[float](), Counter[str]()
     for name, attack in attacks:
         began = time.perf_counter()
@@ -180,7 +180,7 @@ def climbs(port: int, folder: Path) -> list[Attack]:
         (place / "secret.txt").write_text(SECRET)
     steps = ("../", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%252f", "..\\", "..%5c", "....//", "..;/", "%c0%ae%c0%ae/")
     files = ("secret.txt", "mlflow.db", "etc/passwd", "proc/self/environ", "secret.txt%00.png")
-    doors = (
+    targets = (
         "/",
         "/assets/",
         "/picture/",
@@ -188,8 +188,8 @@ def climbs(port: int, folder: Path) -> list[Attack]:
         "/_dash-component-suites/dash/",
         "/_favicon.ico/",
     )
-    climbed = [f"{d}{step * n}{f}" for d, step, n, f in itertools.product(doors, steps, (1, 3, 9), files)]
-    climbed += [f"{door}{folder}/secret.txt" for door in doors] + [f"{door}//etc/passwd" for door in doors]
+    climbed = [f"{d}{step * n}{f}" for d, step, n, f in itertools.product(targets, steps, (1, 3, 9), files)]
+    climbed += [f"{target}{folder}/secret.txt" for target in targets] + [f"{target}//etc/passwd" for target in targets]
     named = (f"../{folder.name}/secret.txt", "/etc/passwd", "..", "%2e%2e", "a/../../..")
     climbed += [f"/picture/{part}?product={part}" for part in named] + [f"/run?run={part}" for part in named]
 
@@ -403,41 +403,41 @@ def lying_stores(folder: Path) -> list[Attack]:
     return [(name, partial(lie, name, wanted)) for name, wanted in LIES.items()]
 
 
-def run(work: Path, doors: Sequence[str], seed: int, guesses: int, connections: int) -> Iterator[Outcome]:
-    """Make every attack on those doors; yield the figures of each kind."""
+def run(work: Path, targets: Sequence[str], seed: int, guesses: int, connections: int) -> Iterator[Outcome]:
+    """Make every attack on those targets; yield the figures of each kind."""
     folder = work / "folder"
     folder.mkdir()
     run_ids = poisoned(folder)
-    if "login" in doors:
+    if "login" in targets:
         with dashboard(folder, login=LOGIN) as (port, _):
             yield break_in(port, guesses, seed)
             yield judge("request forgery, logged in", forgeries(port, {"Authorization": basic(*LOGIN)}))
-    if "requests" in doors:
+    if "requests" in targets:
         with dashboard(folder) as (port, _):
             yield judge("request forgery", forgeries(port, {}))
             yield judge("DNS rebinding", rebindings(port))
             yield judge("path traversal", climbs(port, folder))
             yield judge("formulas in CSV", formulas(port))
             yield stall(port, connections)
-    if "pages" in doors:
+    if "pages" in targets:
         with dashboard(folder) as (port, _):
             yield open_pages(port, run_ids)
-    if "stores" in doors:
+    if "stores" in targets:
         yield judge("store of garbage", damaged_stores(folder, folder / "mlflow.db"))
         yield judge("store that lies", lying_stores(folder))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.dashboard_attacks", description=__doc__)
-    parser.add_argument("--doors", default=",".join(DOORS))
+    parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guesses", type=int, default=10_000, help="passwords that are guessed")
     parser.add_argument("--connections", type=int, default=300, help="that are held while a visitor asks")
     options = parser.parse_args(arguments)
     failed = 0
     with tempfile.TemporaryDirectory(prefix="attacks-") as work:
-        doors = options.doors.split(",")
-        for outcome in run(Path(work), doors, options.seed, options.guesses, options.connections):
+        targets = options.targets.split(",")
+        for outcome in run(Path(work), targets, options.seed, options.guesses, options.connections):
             print(table([outcome]), flush=True)
             failed += outcome.failed
     return int(failed > 0)

@@ -1,4 +1,4 @@
-"""Hostile images and requests at every door: `python -m tests.campaigns.hostile --images 10000 --seed 0`.
+"""Hostile images and requests at every interface: `python -m tests.campaigns.hostile --images 10000 --seed 0`.
 
 Mutated and generated images go to the decoder, to `predict` and `prepare`; some of them, and requests of odd shapes, to
 the served model (`mlflow models serve`) and to the dashboard's categorise page, each in its real process on loopback,
@@ -41,7 +41,7 @@ from tests.campaigns.hostile_server import (
     server,
 )
 
-DOORS: Final = ("decode", "predict", "prepare", "serve", "dashboard")
+TARGETS: Final = ("decode", "predict", "prepare", "serve", "dashboard")
 KNOWN: Final = "known"
 _ID: Final = "{:06}"
 
@@ -63,14 +63,14 @@ def isolated(work: Callable[..., Outcome], *given: Any) -> Outcome:
     return outcome
 
 
-def attack_decoder(door: str, images: int, seed: int, seconds: float) -> Outcome:
+def attack_decoder(target: str, images: int, seed: int, seconds: float) -> Outcome:
     """Decode hostile images: each is a picture or an UnreadablePicture, and the known one is right afterwards."""
     import numpy as np
 
     from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture
 
     _silence()
-    chance, outcome, answers, durations = random.Random(seed), Outcome(door), Counter[str](), list[float]()
+    chance, outcome, answers, durations = random.Random(seed), Outcome(target), Counter[str](), list[float]()
     expected = np.asarray(decode_picture(picture()))
     memory, started = Memory(os.getpid()), time.monotonic()
     while outcome.tried < images and time.monotonic() - started < seconds:
@@ -108,13 +108,13 @@ def write_pictures(folder: Path, images: int, seed: int) -> None:
     (folder / "styles.csv").write_text("\n".join(rows))
 
 
-def attack_prediction(door: str, model: Path, images: int, seed: int, work: Path) -> Outcome:
+def attack_prediction(target: str, model: Path, images: int, seed: int, work: Path) -> Outcome:
     """Run `predict` over a folder of hostile images: a row for each, with a category or an error."""
     import pyarrow.csv as csv
 
-    shop, output = work / f"{door}-pictures", work / "predictions.csv"
+    shop, output = work / f"{target}-pictures", work / "predictions.csv"
     write_pictures(shop, images, seed)
-    outcome, started = Outcome(door, images + 40), time.monotonic()
+    outcome, started = Outcome(target, images + 40), time.monotonic()
     script = (
         "import sys; from pathlib import Path; from experiments.cli import run_command\n"
         "import vlm_core.tracking.registry as registry; registry.resolve = lambda name: Path(name)\n"
@@ -140,11 +140,11 @@ def attack_prediction(door: str, model: Path, images: int, seed: int, work: Path
     return outcome
 
 
-def attack_preparation(door: str, images: int, seed: int, work: Path) -> Outcome:
+def attack_preparation(target: str, images: int, seed: int, work: Path) -> Outcome:
     """Run `prepare` over a catalogue of hostile images: the bad ones are left out, with their reasons."""
-    shop = work / f"{door}-shop"
+    shop = work / f"{target}-shop"
     write_pictures(shop, images, seed)
-    outcome, started = Outcome(door, images + 40), time.monotonic()
+    outcome, started = Outcome(target, images + 40), time.monotonic()
     (work / "prepared").mkdir()
     ended, outcome.memory_mib = _run_watched(
         [sys.executable, "-m", "experiments.prepare", "--data", str(shop)], work / "prepared"
@@ -230,15 +230,15 @@ def attack_serving(model: Path, work: Path, seed: int, seconds: float, clients: 
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return a line for each door."""
+    """Return a line for each target."""
     lines = [
-        f"{'door':22} {'tried':>7} {'failed':>6} {'a second':>9} {'p95 ms':>8}  {'MiB: start, peak, end':32} answers"
+        f"{'target':22} {'tried':>7} {'failed':>6} {'a second':>9} {'p95 ms':>8}  {'MiB: start, peak, end':32} answers"
     ]
     for each in outcomes:
         memory = ", ".join(f"{size:,}" for size in each.memory_mib)
         said = ", ".join(f"{name} {count:,}" for name, count in each.answers.items())
         lines.append(
-            f"{each.door:22} {each.tried:7,} {each.failed:6,} {each.rate:9.1f} {each.p95_ms:8.1f}  {memory:32} {said}"
+            f"{each.target:22} {each.tried:7,} {each.failed:6,} {each.rate:9.1f} {each.p95_ms:8.1f}  {memory:32} {said}"
         )
         lines += [f"    {fault}" for fault in each.faults]
     return "\n".join(lines)
@@ -253,11 +253,11 @@ def _silence() -> None:
 
 
 def run(
-    doors: Sequence[str], images: int, seed: int, seconds: float, clients: Sequence[int], work: Path
+    targets: Sequence[str], images: int, seed: int, seconds: float, clients: Sequence[int], work: Path
 ) -> list[Outcome]:
-    """Attack the doors; each server for `seconds` with each number of clients."""
+    """Attack the targets; each server for `seconds` with each number of clients."""
     outcomes: list[Outcome] = []
-    model = make_model(work / "model") if set(doors) - {"decode", "prepare"} else work
+    model = make_model(work / "model") if set(targets) - {"decode", "prepare"} else work
     share = max(50, images // 10)
     steps: dict[str, Callable[[], list[Outcome]]] = {
         "decode": lambda: [isolated(attack_decoder, "decode", images, seed, 10 * seconds)],
@@ -266,8 +266,8 @@ def run(
         "serve": lambda: attack_serving(model, work, seed + 3, seconds, clients),
         "dashboard": lambda: attack_dashboard(model, work, seed + 4, seconds, clients),
     }
-    for door in doors:
-        made = steps[door]()
+    for target in targets:
+        made = steps[target]()
         print(table(made), flush=True)
         outcomes += made
     return outcomes
@@ -279,13 +279,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60, help="of each attack on a server")
     parser.add_argument("--clients", default="1,16")
-    parser.add_argument("--doors", default=",".join(DOORS))
+    parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--output", default="", help="JSON file to write")
     options = parser.parse_args(arguments)
     clients = [int(number) for number in options.clients.split(",")]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its servers end with it
     with tempfile.TemporaryDirectory(prefix="hostile-") as work:
-        outcomes = run(options.doors.split(","), options.images, options.seed, options.seconds, clients, Path(work))
+        outcomes = run(options.targets.split(","), options.images, options.seed, options.seconds, clients, Path(work))
     print(table(outcomes))
     if options.output:
         Path(options.output).write_text(json.dumps([asdict(each) for each in outcomes], indent=1))

@@ -28,9 +28,9 @@ SECONDS_TO_ANSWER: Final = 120
 
 @dataclass
 class Outcome:
-    """What one door did with what came."""
+    """What one target did with what came."""
 
-    door: str
+    target: str
     tried: int = 0
     failed: int = 0
     answers: dict[str, int] = field(default_factory=dict)  # how many of each kind
@@ -174,11 +174,11 @@ class Request:
 
 
 def attack_server(
-    door: str, port: int, pid: int, requests: Sequence[Request], clients: int, seconds: float, known: Request
+    target: str, port: int, pid: int, requests: Sequence[Request], clients: int, seconds: float, known: Request
 ) -> Outcome:
     """Send requests from several clients at once for some time; then the known one must be answered rightly."""
     outcome, answers, durations, lock = (
-        Outcome(f"{door}, {clients} clients"),
+        Outcome(f"{target}, {clients} clients"),
         Counter[str](),
         list[float](),
         threading.Lock(),

@@ -149,7 +149,7 @@ def run_program(master: str, folder: Path) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.spark", description=__doc__.splitlines()[0])
-    parser.add_argument("--products", type=int, default=160, help="of the drawn shop")
+    parser.add_argument("--products", type=int, default=160, help="of the generated catalogue")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="spark-") as temporary:
         folder = Path(temporary)

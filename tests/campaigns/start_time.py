@@ -1,7 +1,8 @@
 """Two states of the project side by side: `python -m tests.campaigns.start_time <folder before> <folder after>`.
 
 Each folder is a clone in which `make setup` has run. Printed are the size of its environment and of its code, and what
-`experiments.train` takes in turns of the two: to say its help, and to train on a small drawn shop in an empty folder.
+`experiments.train` takes in turns of the two: to show its help, and to train on a small
+generated catalogue in an empty folder.
 """
 
 from __future__ import annotations

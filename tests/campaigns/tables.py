@@ -90,7 +90,7 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-def targets(place: Path) -> list[Path]:
+def files_of(place: Path) -> list[Path]:
     """Return the files that can be damaged: the table, or those of a folder."""
     return [place] if place.is_file() else [path for path in sorted(place.rglob("*")) if path.suffix == ".csv"]
 
@@ -123,18 +123,18 @@ def read_all(place: Path) -> str:
         return "one sentence"
 
 
-def attack_tables(door: str, tables: int, seed: int, seconds: float) -> Outcome:
+def attack_tables(target: str, tables: int, seed: int, seconds: float) -> Outcome:
     """Read hostile tables."""
-    chance, outcome, answers, durations = random.Random(seed), Outcome(door), Counter[str](), list[float]()
+    chance, outcome, answers, durations = random.Random(seed), Outcome(target), Counter[str](), list[float]()
     memory, started = Memory(os.getpid()), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="tables-"))
     places = [write_table(folder / f"{number}" / "shop", chance) for number in range(min(PLACES, tables))]
     while outcome.tried < tables and time.monotonic() - started < seconds:
         outcome.tried += 1
         place = chance.choice(places)
-        target = chance.choice(targets(place))
-        whole = target.read_bytes()
-        target.write_bytes(mutate(whole, chance))
+        changed = chance.choice(files_of(place))
+        whole = changed.read_bytes()
+        changed.write_bytes(mutate(whole, chance))
         began = time.perf_counter()
         try:
             answers[read_all(place)] += 1
@@ -143,7 +143,7 @@ def attack_tables(door: str, tables: int, seed: int, seconds: float) -> Outcome:
         durations.append(time.perf_counter() - began)
         if durations[-1] > MOST_SECONDS:
             outcome.fail(f"table {outcome.tried}: {durations[-1]:.0f} seconds")
-        target.write_bytes(whole)
+        changed.write_bytes(whole)
     shutil.rmtree(folder)
     outcome.finish(started, durations, answers)
     outcome.memory_mib = memory.stop()

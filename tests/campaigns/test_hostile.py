@@ -35,7 +35,7 @@ def test_a_seed_makes_the_same_images() -> None:
 
 
 def test_a_crash_is_a_failure_and_not_the_end() -> None:
-    outcome = isolated(lambda door: os._exit(7), "decode")
+    outcome = isolated(lambda target: os._exit(7), "decode")
     assert outcome.faults == ["the process ended with exit code 7"]
 
 

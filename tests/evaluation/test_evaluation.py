@@ -216,7 +216,7 @@ def test_many_categories_and_rows_are_evaluated() -> None:
 
 @pytest.mark.slow
 def test_importing_it_is_light() -> None:
-    """The doors answer `--help` fast, and a served baseline needs no torch."""
+    """The commands show `--help` fast, and a served baseline needs no torch."""
     script = """
 import sys
 import vlm_core.evaluation.evaluation, vlm_core.evaluation.category_matching, vlm_core.evaluation.plots

@@ -1,4 +1,4 @@
-"""The original study's files, key for key."""
+"""The original paper's files, key for key."""
 
 from __future__ import annotations
 

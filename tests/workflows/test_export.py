@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from experiments import export as door
+from experiments import export as command
 from experiments import predict
 from tests.messages import collected_messages
 from tests.models.families import make_shallow
@@ -48,7 +48,7 @@ def keep(shop, stocked, tmp_path, monkeypatch):
 def test_an_exported_run_is_compared_and_served(keep, shop, store, capsys):
     run_id = keep(make_shallow("clip", blocks=1))
     before = RunReader().runs().iloc[0]
-    door.main(["--run", run_id, "--pictures", "8", "--threads", "1"])
+    command.main(["--run", run_id, "--pictures", "8", "--threads", "1"])
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("PyTorch", "fp32", "int8", f"runs:/{run_id}/onnx/int8"))
     metrics = RunReader().metrics(run_id)

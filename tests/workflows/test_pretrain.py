@@ -1,4 +1,4 @@
-"""Whole pretrainings on a small drawn catalogue: tracked, stored, resumed, and fine-tuned."""
+"""Whole pretrainings on a small generated catalogue: tracked, stored, resumed, and fine-tuned."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whole runs on a small drawn catalogue: in every mode, interrupted and resumed, and refused."""
+"""Whole runs on a small generated catalogue: in every mode, interrupted and resumed, and refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A search on a small drawn catalogue; and, with trials that learn nothing, what begins, prunes and resumes them."""
+"""A search on a small catalogue; and, with trials that learn nothing, what begins, prunes and resumes them."""
 
 import json
 import os

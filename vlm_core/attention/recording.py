@@ -68,7 +68,7 @@ def batches(
     Raises UserError for a model that reads texts.
     """
     if model.reads:
-        raise UserError("This model reads texts as well, and maps are drawn over images alone: choose another run.")
+        raise UserError("This model reads texts as well, and maps exist for images only: choose another run.")
     targets = resolve_targets(model, pictures, target)
     model.hf.eval()
     for start in range(0, len(pictures), _BATCH):

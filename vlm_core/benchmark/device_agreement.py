@@ -235,7 +235,7 @@ def _resume(setup: AgreementSetup) -> Numbers:
 
 
 def _pretrain(setup: AgreementSetup) -> Numbers:
-    """Return the loss terms of a few steps of pretraining, without those that depend on negatives drawn at random."""
+    """Return the loss terms of a few steps of pretraining, without those that depend on random negatives."""
     catalogue, config = setup.data.catalogue, setup.config()
     columns, context = split_list(config.caption_columns), split_list(config.attributes)
     captions = describe_products(catalogue.products, columns, context, PROMPT, TEMPLATES)

@@ -139,7 +139,7 @@ def naive_table(results: Sequence[Result]) -> str:
     return markdown_table(("family", "pixels", *costs, "share of GEMM rate", "GEMM rate, GFLOP/s"), rows)
 
 
-def study_table(results: Sequence[Result]) -> str:
+def paper_table(results: Sequence[Result]) -> str:
     """Return hours of the original paper's ten epochs, extrapolated from seconds per image, and the speed-ups.
 
     The original setting is BLIP at its own 384 pixels and the others at 224.
@@ -251,7 +251,7 @@ def all_tables(results: Mapping[str, Any]) -> str:
         ("Full fine-tuning: naive and ours, alternating steps", in_turn_table, of_kind("in turn ")),
         (
             "The original paper's ten epochs (2,400 training and 600 validation images), extrapolated",
-            study_table,
+            paper_table,
             training,
         ),
         ("Inference", inference_table, of_kind("inference ")),

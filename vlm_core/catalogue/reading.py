@@ -175,7 +175,7 @@ def id_index(names: Sequence[str], columns: Columns) -> int:
 def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal]:
     """Yield each product of a table, or why a row is none; no content of a row raises.
 
-    An id written as 1001.0 is 1001. Of several rows with one id the first is the product. Raises UserError for more
+    An id written as 1001.0 is 1001. The first of several rows with one id is the product. Raises UserError for more
     rows than fit in memory.
     """
     most = min(MOST_ROWS, MOST_CELLS // len(table.names))

@@ -1,4 +1,4 @@
-"""Splits into training, validation and test, under a leak-free protocol, the original study's, or as given."""
+"""Splits into training, validation and test, under a leak-free protocol, the original paper's, or as given."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def choose_categories(
     original = not wanted and set(ORIGINAL_CATEGORIES) <= set(counts)
     candidates = ORIGINAL_CATEGORIES if original else tuple(wanted) or tuple(counts)
     removed = {
-        name: "not in categories=" if wanted else "not one of the original study's categories"
+        name: "not in categories=" if wanted else "not one of the original paper's categories"
         for name in counts
         if name not in candidates
     }

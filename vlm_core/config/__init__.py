@@ -66,8 +66,8 @@ class CatalogueSettings(Settings):
     )
     label: str = Field(
         "masterCategory",
-        description="column with the category; to learn several at once, from coarse to fine, comma-separated columns "
-        "of which the last one is split, balanced and ranked by",
+        description="column with the category; several, coarse to fine and comma-separated, are learnt together, and "
+        "the last one decides split, balance and ranking",
     )
     normalise_labels: bool = Field(
         False, description="true: merge categories that are one but written differently, and take nan or N/A as none"
@@ -82,7 +82,7 @@ class CatalogueSettings(Settings):
         description="order of products, which the split depends on; id: the same whatever the order of the table's "
         "rows; table: that of the rows, as in earlier versions",
     )
-    download: bool = Field(False, description="download pictures at web addresses, those that are not there yet")
+    download: bool = Field(False, description="download images at web addresses, unless they are there already")
     title_column: str = Field("productDisplayName", description="column with the product's title, if there is one")
     attributes: str = Field("gender,usage,season", description="comma-separated columns to report subgroups by")
     caption_columns: str = Field(
@@ -139,8 +139,8 @@ class SamplingSettings(CatalogueSettings):
     )
     test_ids: Literal["auto", "reserved"] = Field(
         "auto",
-        description="products to validate and test on under holdout; auto: any, but in a catalogue that weights have "
-        "seen only what no pretraining may use; reserved: only that, in every catalogue",
+        description="products that may be used for validation and test under holdout; auto: all, except where "
+        "pretrained weights have seen the catalogue: then only the reserved quarter; reserved: that quarter always",
     )
 
 
@@ -241,9 +241,9 @@ class TrainingSettings(ReadingSettings, FineTuningSettings, SplitSettings, Model
 
     mode: Literal["auto", "zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full"] = Field(
         "full",
-        description="zero-shot: nothing; probe: the head on frozen features; last-blocks: the last `blocks` blocks; "
-        "fusion: all after the vision tower; lora: low-rank adapters in the last blocks; lp-ft: first the head, then "
-        "the last blocks; full: every weight; auto: lp-ft for pretrained weights, full for random ones",
+        description="what is trained; zero-shot: nothing; probe: the head on frozen features; last-blocks: the last "
+        "`blocks` blocks; fusion: all after the vision tower; lora: low-rank adapters in the last blocks; lp-ft: first "
+        "the head, then the last blocks; full: every weight; auto: lp-ft for pretrained weights, full for random ones",
         json_schema_extra=_choose("probe", "last-blocks", "fusion", "lora", "lp-ft", "full"),
     )
     objective: Literal["classify", "generate"] = Field(
@@ -304,7 +304,7 @@ class EngineSettings(Settings):
         "local", description="local: processes of this machine; ray: a Ray cluster, which takes the extra `ray`"
     )
     address: str = Field(
-        "", description="of the Ray cluster: auto, or host:port (empty: one of this machine, for this command)"
+        "", description="Ray cluster: auto, or host:port (empty: one on this machine, for this command)"
     )
 
     @model_validator(mode="after")
@@ -393,7 +393,7 @@ class StudyConfig(TextColumns, WorkersSettings, FineTuningSettings):
     parts: str = Field(
         "families,ablation,robustness,attention,labels,cost",
         description="comma-separated parts to run (ablation: of the mechanism, on frozen towers; continual: article "
-        "types learnt step by step; fusion: pictures with texts)",
+        "types learnt step by step; fusion: images with texts)",
     )
     towers: str = Field(
         "clip", description="comma-separated frozen towers of the ablation: clip, blip, git, and random (untrained)"

@@ -122,7 +122,8 @@ class Settings(BaseModel):
     @classmethod
     def _help(cls, name: str) -> str:
         field = cls.model_fields[name]
-        return f"{field.description} (default: {field.default!r})".replace("%", "%%")
+        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        return f"{field.description} (default: {default})".removesuffix(" (default: )").replace("%", "%%")
 
     @classmethod
     def _explain(cls, error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""The door to Ray: a cluster of this machine or of many, and tasks that it places, and repeats where a node died.
+"""The interface to Ray: a cluster of this machine or of many, and tasks that it places, and repeats where a node died.
 
 Nothing here or in what it runs depends on a node: tasks are given the folder, the messages and the addresses of stores,
 and what they make is in the store, or in that folder where machines share it.

@@ -1,4 +1,4 @@
-"""Mapping of generated texts to categories: the original study's "closest category, else Unknown Category"."""
+"""Mapping of generated texts to categories: the original paper's "closest category, else Unknown Category"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The original study's metrics of one pass over a split."""
+"""The original paper's metrics of one pass over a split."""
 
 from __future__ import annotations
 

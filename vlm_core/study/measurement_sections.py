@@ -233,7 +233,7 @@ def decoding(results: Results) -> Section | None:
         for row in results.decoding
         for rule, score in row.scores.items()
     )
-    columns = ("Configuration", "Decoding", "Macro-F1", "Accuracy", "Unknown", "Coverage", "Accuracy when answered")
+    columns = ("Configuration", "Decoding", "Macro-F1", "Accuracy", "Unknown", "Coverage", "Accuracy where predicted")
     paragraph = (
         "Models trained to write the category's name, decoded in several ways. An Unknown Category counts as incorrect."
     )

@@ -221,7 +221,7 @@ def _label_findings(config: AuditConfig, catalogue: Catalogue) -> tuple[list[Fin
             notes.append(f"The labels of {len(removed):,} categories, too small or not chosen, were not audited.")
         if len(rows) > config.audited:
             rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.audited])
-            notes.append(f"The labels of {len(rows):,} products, drawn at random, were audited (audited=).")
+            notes.append(f"A random sample of {len(rows):,} labels was audited (audited=).")
         features = _features(config, catalogue, names, rows)
         audit = audit_labels(features, labels[rows], groups[rows], names, seed=config.seed)
     except UserError as error:

@@ -64,7 +64,7 @@ def test_of_a_list_of_pictures_the_first_is_used(tmp_path, kind):
         assert "b'" not in first.values["extra"] and "3 bytes" in first.values["extra"]
         with pytest.raises(PictureMissing, match="row 2 has no picture"):
             table.pictures.read(table.find(second).path)
-        assert table.table.notes == ["of several pictures in a row of the column images the first is used"]
+        assert table.table.notes == ["the first of several images in a row of column images is used"]
 
 
 @pytest.mark.parametrize("first", ["bytes", "path"])

@@ -82,7 +82,7 @@ class ArrowTable:
         self.pictures = EmbeddedPictures(name, self.picture, batches, self.state) if holds else None
         self._is_mixed = holds and not self._in_shards and _has_paths(schema, self.picture) and may_lack(self.picture)
         if holds and schema.field(self.picture).type != _item_type(schema.field(self.picture).type):
-            self.notes.append(f"of several pictures in a row of the column {self.picture} the first is used")
+            self.notes.append(f"the first of several images in a row of column {self.picture} is used")
 
     def _some_have_bytes(self) -> bool:
         """Return whether any picture stands in the table, and not only its path; also where there are no rows."""
