@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text_columns=text_columns(model, options.title_column),
     )
     batches = predict_batches(model, pictures, len(pictures))
-    _tell(write_predictions(output, ["id", *record_columns(model)], batches), output)
+    _report(write_predictions(output, ["id", *record_columns(model)], batches), output)
 
 
 def _predict_into_folder(engine: EngineSettings, options: argparse.Namespace, output: Path) -> None:
@@ -111,10 +111,10 @@ def _predict_into_folder(engine: EngineSettings, options: argparse.Namespace, ou
         threads=options.threads or (8 if engine.engine == "local" else 1),
         download=options.download == "true",
     )
-    _tell(written, output)
+    _report(written, output)
 
 
-def _tell(written: Written, output: Path) -> None:
+def _report(written: Written, output: Path) -> None:
     """Print what was written."""
     say(f"Wrote {written.rows:,} {'row' if written.rows == 1 else 'rows'} to {output}.")
     if written.without_image:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import Parser, run_command, say, show_table
-from vlm_core.config import Config
+from vlm_core.config import PreparationSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m experiments.prepare",
         description="Read, clean and decode a catalogue, split it, and write dataset_info.json.",
     )
-    config = Config.from_flags(arguments, parser)
+    config = PreparationSettings.from_flags(arguments, parser)
     import numpy as np
 
     from vlm_core.catalogue.duplicates import label_conflicts

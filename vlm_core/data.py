@@ -17,7 +17,7 @@ from vlm_core.catalogue.label_levels import find_levels
 from vlm_core.catalogue.labels import counted
 from vlm_core.catalogue.reading import SHORTENED, Refusal, is_shortened, number_of
 from vlm_core.catalogue.splitting import KEEPS_PARTS, Split, dataset_info, split_catalogue
-from vlm_core.config import CatalogueSettings, TextColumns, TrainingSettings
+from vlm_core.config import CatalogueSettings, PreparationSettings, TextColumns, TrainingSettings
 from vlm_core.config.lists import split_list
 from vlm_core.errors import UserError
 from vlm_core.evaluation.subsets import MEANING
@@ -297,7 +297,7 @@ def _listed(texts: Sequence[str], most: int = 10) -> str:
     return "; ".join([*texts[:most], *([f"and {len(texts) - most:,} more"] if len(texts) > most else [])])
 
 
-def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None = None) -> Data:
+def load_data(config: PreparationSettings, root: Path, catalogue: Catalogue | None = None) -> Data:
     """Load the catalogue that the settings name, unless it is given, and split it. Raises UserError for bad data."""
     from vlm_core.catalogue.duplicates import near_duplicate_groups
     from vlm_core.catalogue.parts import given_parts
@@ -320,13 +320,13 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
         given=given,
     )
     split = replace(split, levels=find_levels(catalogue.products, config.labels[:-1], split.train))
-    tell_removed(split.removed)
+    log_removed(split.removed)
     for level in split.levels:
         logger.info(f"Label {level.label}: {len(level.categories)} categories among the training products.")
     if given is not None:
-        _tell_parts(given, config)
+        _log_parts(given, config)
     else:
-        _tell_unknown_parts(catalogue)
+        _log_unknown_parts(catalogue)
     logger.info(
         f"Protocol {split.protocol}: {len(split.train):,} training rows, {len(split.validation):,} for validation, "
         f"{len(split.test):,} for test, {len(split.categories)} categories."
@@ -354,7 +354,9 @@ def load_data(config: TrainingSettings, root: Path, catalogue: Catalogue | None 
     return Data(catalogue, groups, split, evaluable)
 
 
-def evaluable_products(config: TrainingSettings, catalogue: Catalogue, groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+def evaluable_products(
+    config: PreparationSettings, catalogue: Catalogue, groups: NDArray[np.int64]
+) -> NDArray[np.bool_]:
     """Return which products (n,) may be validated and tested on, whatever weights are used.
 
     Runs from scratch are tested on the same products as runs from pretrained weights. The sample keeps the rule, so
@@ -374,7 +376,7 @@ def evaluable_products(config: TrainingSettings, catalogue: Catalogue, groups: N
     return np.asarray(~np.any(seen, axis=0))
 
 
-def _parts_of_file(config: TrainingSettings, catalogue: Catalogue) -> pd.Series[str]:
+def _parts_of_file(config: PreparationSettings, catalogue: Catalogue) -> pd.Series[str]:
     """Return the part (n,) of each product in the file of the settings; what does not fit is logged."""
     from vlm_core.catalogue.part_files import parts_of_products
 
@@ -384,7 +386,7 @@ def _parts_of_file(config: TrainingSettings, catalogue: Catalogue) -> pd.Series[
     return given
 
 
-def _tell_parts(given: pd.Series[str], config: TrainingSettings) -> None:
+def _log_parts(given: pd.Series[str], config: PreparationSettings) -> None:
     """Log the parts that the catalogue is divided into, and whether they are kept."""
     from vlm_core.catalogue.parts import PARTS, TEST, VALIDATION
 
@@ -408,7 +410,7 @@ def _tell_parts(given: pd.Series[str], config: TrainingSettings) -> None:
     logger.info(f"The parts are those of {source}: {'; '.join([parts, *also])}.")
 
 
-def _tell_unknown_parts(catalogue: Catalogue) -> None:
+def _log_unknown_parts(catalogue: Catalogue) -> None:
     """Log what stands in a column of parts and is none."""
     from vlm_core.catalogue.parts import TEST, TRAIN, VALIDATION, unknown_parts
 
@@ -420,7 +422,7 @@ def _tell_unknown_parts(catalogue: Catalogue) -> None:
         )
 
 
-def tell_removed(removed: dict[str, str]) -> None:
+def log_removed(removed: dict[str, str]) -> None:
     """Log the categories that are left out, with their sizes, in one line for each reason."""
     by_reason: dict[str, dict[str, int]] = {}
     for name, text in removed.items():

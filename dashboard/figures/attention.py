@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from dashboard.figures.compare import RunStyle
 from dashboard.theme import DASHES, SERIES, layout, plain_text, shorten
+from vlm_core.study.report_contents import FaithfulnessPlot
 
 if TYPE_CHECKING:
     from vlm_core.attention.faithfulness import Faithfulness, PictureCurves
@@ -43,9 +44,9 @@ def faithfulness_curves(models: Mapping[str, Faithfulness]) -> go.Figure:
     figure.update_annotations(font_size=13)
     figure.update_layout(**layout(margin={"t": 88}, legend={"y": 1 + 0.22 / len(models)}))
     figure.update_xaxes(tickformat=".0%", zeroline=False, range=[0, 1.02])
-    figure.update_xaxes(title_text="share of the grid cells", title_font_size=13, row=len(models))
+    figure.update_xaxes(title_text=FaithfulnessPlot.x_axis, title_font_size=13, row=len(models))
     figure.update_yaxes(zeroline=False, rangemode="tozero")
-    figure.update_yaxes(title_text="probability", title_font_size=13, col=1)
+    figure.update_yaxes(title_text=FaithfulnessPlot.y_axis, title_font_size=13, col=1)
     return figure
 
 
@@ -72,7 +73,7 @@ def picture_curves(styles: Sequence[RunStyle], curves: Sequence[PictureCurves]) 
     for column, change in enumerate(_CHANGES, start=1):
         figure.update_xaxes(title_text=f"share of the image {change}", col=column)
     figure.update_yaxes(zeroline=False, range=[0, 1.03])
-    figure.update_yaxes(title_text="probability", title_font_size=13, col=1)
+    figure.update_yaxes(title_text=FaithfulnessPlot.y_axis, title_font_size=13, col=1)
     return figure
 
 

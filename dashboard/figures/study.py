@@ -181,8 +181,8 @@ def risk_curves(rows: Sequence[CalibrationRow]) -> go.Figure:
         figure.add_scatter(**points, line=line, hovertemplate="coverage %{x:.0%}<br>incorrect %{y:.1%}")
     figure.update_layout(
         **layout(
-            xaxis={"title": {"text": "coverage, most confident first"}, "tickformat": ".0%", "range": [0, 1.02]},
-            yaxis={"title": {"text": "risk"}, "tickformat": ".0%", "rangemode": "tozero"},
+            xaxis={"title": {"text": RiskPlot.x_axis}, "tickformat": ".0%", "range": [0, 1.02]},
+            yaxis={"title": {"text": RiskPlot.y_axis}, "tickformat": ".0%", "rangemode": "tozero"},
         )
     )
     return figure
@@ -211,6 +211,6 @@ def costs(rows: Sequence[CostRow]) -> go.Figure:
             name=plain_text(row.label),
             hovertemplate="%{x:.3g} ms<br>macro-F1 %{y:.3f}",
         )
-    axis = {"title": {"text": "latency of one image, ms (median)"}, "rangemode": "tozero"}
-    figure.update_layout(**layout(xaxis=axis, yaxis={"title": {"text": "macro-F1"}}))
+    axis = {"title": {"text": CostPlot.x_axis}, "rangemode": "tozero"}
+    figure.update_layout(**layout(xaxis=axis, yaxis={"title": {"text": CostPlot.y_axis}}))
     return figure

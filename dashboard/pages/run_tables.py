@@ -65,10 +65,8 @@ def levels_card(evaluation: Evaluation) -> list[Component]:
     head += ["Macro-F1 (95 % interval)", "without the rule"]
     table = html.Div(dmc.Table(data={"head": head, "body": body}), className="scroll-x", tabIndex=0)
     note = (
-        f"Hierarchical F1 {score.hierarchical_f1:.3f} ({score.hierarchical_f1_without_rule:.3f} without the rule). "
-        f"Inconsistent predictions: {score.inconsistent:.2%} ({score.inconsistent_without_rule:.2%} without the rule), "
-        "in which a category stands below one that it never stands below in training. All else on this page is about "
-        f"{score.levels[-1].label}."
+        f"{score.summary(3)} In an inconsistent prediction a category stands below one that it never stands below in "
+        f"training. All else on this page is about {score.levels[-1].label}."
     )
     return [card("Label levels", table, note=note)]
 

@@ -48,7 +48,8 @@ STUDY_EXPERIMENT: Final = "team-study"  # of the study whose database is stopped
 CHAMPION: Final = "models:/categoriser-clip@champion"
 SECONDS: Final = 900  # that a command may take
 _DATA: Final = ("--data", "shop", "--threads", "1")
-_SMALL: Final = ("--preset", "demo", *_DATA, "--per_category", "24", "--train_per_category", "12", "--resamples", "100")
+_SPLIT: Final = ("--preset", "demo", *_DATA, "--per_category", "24", "--train_per_category", "12")
+_SMALL: Final = (*_SPLIT, "--resamples", "100")
 _TRAIN: Final = (*_SMALL, "--model", "clip", "--mode", "probe", "--epochs", "2", "--views", "1")
 _LONG: Final = (*_SMALL, "--model", "clip", "--mode", "full", "--epochs", "8", "--patience", "8")
 _NAMED: Final = ("--experiment", EXPERIMENT)
@@ -115,7 +116,7 @@ class Campaign:
         folder = self._folder(arrangement)
         self._script(arrangement, CREATE, self.team.location(arrangement), EXPERIMENT, STUDY_EXPERIMENT)
         works: dict[str, Callable[[Step], None]] = {
-            "prepare": lambda step: self._do(step, "experiments.prepare", *_SMALL),
+            "prepare": lambda step: self._do(step, "experiments.prepare", *_SPLIT),
             "train": lambda step: self._train(step, _TRAIN),
             "pretrain": lambda step: self._do(step, "experiments.pretrain", *_PRETRAIN, *_NAMED),
             "tune": lambda step: self._do(step, "experiments.tune", *_TUNE, "--storage", self._storage(arrangement)),

@@ -12,7 +12,7 @@ import pytest
 from tests.engine.stubs import always_die, die_once, fail_at_two, same, say_where, work_until_stopped
 from tests.messages import collected_messages
 from tests.standins import wait_for
-from vlm_core.engine.cluster import Cluster, Surroundings, connected, count_machines, cpus_of_nodes, cpus_per_task
+from vlm_core.engine.cluster import Cluster, WorkerEnvironment, connected, count_machines, cpus_of_nodes, cpus_per_task
 from vlm_core.errors import UserError
 
 
@@ -39,7 +39,7 @@ def test_a_task_is_handed_stores_and_their_passwords_but_nothing_of_this_machine
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
     monkeypatch.setenv("TMPDIR", "/of/this/machine")
     monkeypatch.chdir(tmp_path)
-    given = Surroundings.here()
+    given = WorkerEnvironment.here()
     assert given.variables["MLFLOW_TRACKING_PASSWORD"] == "hunter2" and given.folder == tmp_path
     assert not {"TMPDIR", "PATH", "HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"} & given.variables.keys()
     assert "hunter2" not in repr(given)
@@ -47,7 +47,7 @@ def test_a_task_is_handed_stores_and_their_passwords_but_nothing_of_this_machine
 
 def test_a_node_without_the_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere is not on the node .*: all nodes of a cluster need the folder"):
-        Surroundings({}, tmp_path / "nowhere", messages=False).enter()
+        WorkerEnvironment({}, tmp_path / "nowhere", messages=False).enter()
 
 
 def test_the_address_of_rays_client_is_refused() -> None:

@@ -2,7 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlm_core.evaluation.subgroups import subgroup_table, wilson_interval
+from vlm_core.evaluation.subgroups import subgroup_table, well_tested, wilson_interval
+
+
+def test_categories_are_well_tested_with_twenty_products_in_every_seed() -> None:
+    assert well_tested([{"a": 20, "b": 30, "c": 19}, {"a": 25, "b": 20, "c": 99}]) == {"a", "b"}
+    assert well_tested([{"a": 20, "b": 30}, {"a": 25}]) == {"a", "b"}  # b is not tested in the second: too few remain
 
 
 def test_wilsons_interval_is_that_of_the_textbook() -> None:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import pytest
 
-from vlm_core.files.atomic import blaming, building, own_temporary_folder, write_atomically
+from vlm_core.files.atomic import building, errors_name, own_temporary_folder, write_atomically
 
 
 def test_a_file_is_written_with_its_folder(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_an_error_without_a_file_or_with_the_unfinished_one_names_what_was_to_be
 def test_the_error_of_what_writes_weights_becomes_one_of_the_system(tmp_path: Path) -> None:
     from safetensors import SafetensorError
 
-    with pytest.raises(OSError, match="No space left") as raised, blaming(tmp_path):
+    with pytest.raises(OSError, match="No space left") as raised, errors_name(tmp_path):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path))
-    with pytest.raises(SafetensorError), blaming(tmp_path):
+    with pytest.raises(SafetensorError), errors_name(tmp_path):
         raise SafetensorError("header too large")

@@ -6,7 +6,7 @@ import pytest
 from tests.study.made_cells import FAIR, GOOD, make_predictions
 from vlm_core.config import StudyConfig
 from vlm_core.errors import UserError
-from vlm_core.study.fusion_comparison import MISSING, Reader, Tested, _headline, _pairs, readers
+from vlm_core.study.fusion_comparison import MISSING, Reader, ReaderPredictions, _headline, _pairs, readers
 from vlm_core.study.running import run_study
 
 POOR = ((4, 6), (6, 4))
@@ -37,7 +37,7 @@ def test_every_way_stands_beside_its_inputs_alone_masked_and_not():
 
 
 def test_more_titles_are_missing_with_a_larger_share_and_the_others_stay():
-    tested = Tested(make_predictions(GOOD), make_predictions(FAIR))
+    tested = ReaderPredictions(make_predictions(GOOD), make_predictions(FAIR))
     right = [(each.predicted == each.labels).sum() for each in (tested.missing(share, 0) for share in MISSING)]
     assert right[0] == 20 and right[-1] == 14 and right == sorted(right, reverse=True)
     quarter, half = (
@@ -53,16 +53,16 @@ def test_a_fusion_that_is_as_good_without_an_input_has_that_for_its_control(with
     picture, text, both = Reader("clip", "image"), Reader("clip", "text"), Reader("clip", "image+text", "concat")
     good, fair, poor = (make_predictions(each) for each in (GOOD, FAIR, POOR))
     tested = {
-        picture: [Tested(fair, fair)],
-        text: [Tested(poor, poor)],
-        both: [Tested(good, make_predictions(withheld), poor)],
+        picture: [ReaderPredictions(fair, fair)],
+        text: [ReaderPredictions(poor, poor)],
+        both: [ReaderPredictions(good, make_predictions(withheld), poor)],
     }
     (pair,) = _pairs(tested, frozenset({"A", "B"}))
     assert (pair.a, pair.b) == ("clip both, concat", best)
 
 
 def test_thin_categories_are_no_headline_unless_all_are():
-    tested = Tested(make_predictions(GOOD), make_predictions(GOOD))
+    tested = ReaderPredictions(make_predictions(GOOD), make_predictions(GOOD))
     assert _headline([tested]) == {"A", "B"}  # ten products each: all are thin
 
 

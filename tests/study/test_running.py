@@ -179,11 +179,11 @@ def test_a_cell_whose_node_died_goes_on_with_the_run_that_it_had(
     study = run_study(small(shop), stocked).run_id
     plan, begun = plan_study(small(shop), ()), PendingCell(Cell.of(PROBE), "", trained=False)
     finished = run_ids(study)[PROBE]
-    assert running._again(begun, plan, study) == PendingCell(begun.cell, finished, trained=True)
+    assert running._retry_of(begun, plan, study) == PendingCell(begun.cell, finished, trained=True)
     client = RunReader()._client
     client.set_tag(finished, "process", "another-machine:1:1.00")
     client.update_run(finished, status="RUNNING")
-    assert running._again(begun, plan, study) == PendingCell(begun.cell, finished, trained=False)
+    assert running._retry_of(begun, plan, study) == PendingCell(begun.cell, finished, trained=False)
     assert client.get_run(finished).info.status == "KILLED"
 
 

@@ -7,8 +7,8 @@ from scipy.special import log_softmax
 from vlm_core.errors import UserError
 from vlm_core.training.continual import (
     Examples,
+    ExtensionTask,
     HeadWeights,
-    Lesson,
     Memory,
     herd,
     learn,
@@ -86,8 +86,8 @@ def _learnt(method, most=5):
     start = HeadWeights(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
     head = train_head(start, OLD, 2)
     memory = Memory.empty(2).joined(OLD, 2, most)
-    lesson = Lesson(NEW, OLD + NEW, 4, memory, OLD)
-    return head, learn(method, head, lesson, memory.joined(NEW, 4, most))
+    task = ExtensionTask(NEW, OLD + NEW, 4, memory, OLD)
+    return head, learn(method, head, task, memory.joined(NEW, 4, most))
 
 
 @pytest.mark.parametrize(

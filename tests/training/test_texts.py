@@ -11,7 +11,7 @@ from tests.models.test_fusion import make_reader
 from vlm_core.config import Config
 from vlm_core.models.fusion import LateHead
 from vlm_core.pixels.picture_store import PictureStore
-from vlm_core.training.batches import WITHOUT_PICTURE, WITHOUT_TEXT, FeatureBatches, sample_kept
+from vlm_core.training.batches import WITHOUT_PICTURE, WITHOUT_TEXT, FeatureBatches, sample_modality_mask
 from vlm_core.training.feature_cache import FeatureCache
 from vlm_core.training.finetuning_task import FineTuning
 from vlm_core.training.fit import Trainer
@@ -46,11 +46,11 @@ def _trainer(data, model, folder, **settings):
 
 def test_each_input_is_left_out_for_its_share_and_never_both():
     rows = np.arange(4000)
-    kept = sample_kept(0, 1, rows, np.zeros_like(rows), 0.2)
+    kept = sample_modality_mask(0, 1, rows, np.zeros_like(rows), 0.2)
     assert kept.any(axis=1).all()
     np.testing.assert_allclose(kept.mean(axis=0), [0.8, 0.8], atol=0.02)
-    assert (kept != sample_kept(0, 2, rows, np.zeros_like(rows), 0.2)).any()
-    assert sample_kept(0, 1, rows, np.zeros_like(rows), 0).all()
+    assert (kept != sample_modality_mask(0, 2, rows, np.zeros_like(rows), 0.2)).any()
+    assert sample_modality_mask(0, 1, rows, np.zeros_like(rows), 0).all()
 
 
 @pytest.mark.parametrize(("family", "fusion"), [("clip", "late"), ("git", "own")])
@@ -62,7 +62,7 @@ def test_the_cached_features_of_a_probe_are_those_of_the_inputs_it_is_shown(data
     assert isinstance(batches, FeatureBatches) and batches.dropped
     seen = set()
     for batch in batches.training(1):
-        kept = pixels.kept(1, batch.rows, np.zeros(len(batch.rows), np.int64))
+        kept = pixels.modality_mask(1, batch.rows, np.zeros(len(batch.rows), np.int64))
         for place, row in enumerate(batch.rows):
             view = 0 if kept[place].all() else WITHOUT_TEXT if kept[place, 0] else WITHOUT_PICTURE
             seen.add(view)

@@ -81,7 +81,7 @@ def measure(kind: str, family: str, image_size: int, data: str, root: str, threa
     torch.set_num_threads(threads)
     config, loaded = _load(kind, family, data, root)
     result = (
-        _measure_ours(config, family, image_size, loaded, steps)
+        _measure_library(config, family, image_size, loaded, steps)
         if kind in OURS
         else _measure_baseline(kind, family, image_size, loaded, steps)
     )
@@ -134,7 +134,7 @@ def measure_in_turn(family: str, image_size: int, data: str, root: str, threads:
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(Path(folder), 0, config.cache_precision)
         trainer = Trainer(config, loaded, model, Path(folder), cache)
-        ours = _our_steps(config, model, 0, trainer.pixel_batches(), loaded)
+        ours = _library_steps(config, model, 0, trainer.pixel_batches(), loaded)
         pairs = list(itertools.islice(zip(itertools.islice(naive, WARM_UP, None), ours, strict=False), steps))
     naive_seconds, our_seconds = zip(*pairs, strict=True)
     return {
@@ -168,7 +168,7 @@ def categoriser_of(family: str, hf: Any, tokenizer: Any, data: Data) -> VisionLa
     )
 
 
-def _measure_ours(config: Config, family: str, image_size: int, data: Data, steps: int) -> dict[str, Any]:
+def _measure_library(config: Config, family: str, image_size: int, data: Data, steps: int) -> dict[str, Any]:
     """Return the measurements of one of this library's kinds of training."""
     model = categoriser_of(family, *full_size(family, image_size), data)
     cut = model.cut(config.mode, config.blocks)
@@ -182,7 +182,7 @@ def _measure_ours(config: Config, family: str, image_size: int, data: Data, step
         if config.mode == "lora":
             model.add_adapters(cut, config.lora_rank)
         count = min(batches.steps - WARM_UP, steps * (5 if cached else 1))
-        seconds = list(itertools.islice(_our_steps(config, model, cut, batches, data), count))
+        seconds = list(itertools.islice(_library_steps(config, model, cut, batches, data), count))
         evaluation = timed(lambda: FineTuning(model, cut, batches, data.split.validation).validation_metrics(), 3)
     return {
         "step": _seconds_per_image(seconds, config.batch_size),
@@ -211,7 +211,7 @@ def _measure_prefix(trainer: Trainer, cut: int, rows: Rows) -> dict[str, float]:
     }
 
 
-def _our_steps(
+def _library_steps(
     config: Config, model: VisionLanguageCategoriser, cut: int, batches: Batches, data: Data
 ) -> Iterator[float]:
     """Yield the seconds of the training loop's steps in its first epoch, after the warm-up."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES
 from vlm_core.catalogue.containers.folder import FolderFiles
-from vlm_core.catalogue.picture_files import Found, PictureMissing, Pictures, address_of, count_further
+from vlm_core.catalogue.picture_files import MatchedFile, PictureMissing, Pictures, address_of, count_further
 from vlm_core.files.addresses import is_address
 from vlm_core.files.atomic import write_atomically
 from vlm_core.progress import track
@@ -43,7 +43,7 @@ class DownloadedPictures:
         self._files = FolderFiles(folder)
         self._problems: dict[str, str] = {}
 
-    def find(self, cell: str) -> Found:
+    def find(self, cell: str) -> MatchedFile:
         """Return where a picture is. Raises PictureMissing, also for an address that was not downloaded."""
         if not (address := address_of(cell)):
             return self._pictures.find(cell)
@@ -52,7 +52,7 @@ class DownloadedPictures:
                 return self._pictures.find(address)
         name = name_of(address)
         if self._files.contains(name):
-            return Found(f"{DOWNLOADS}/{name}", count_further(cell))
+            return MatchedFile(f"{DOWNLOADS}/{name}", count_further(cell))
         is_web = address.lower().startswith((*_SCHEMES, "//", "www."))
         problem = self._problems.get(address, "add download=true to download it" if is_web else _NO_WEB)
         raise PictureMissing(f"a web address that is not downloaded, {address[:200]}: {problem}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from vlm_core.catalogue.containers.arrow_table import ArrowTable, EmbeddedPictures, RowPicture
-from vlm_core.catalogue.picture_files import IMAGES, Found, PictureMissing, Pictures, address_of
+from vlm_core.catalogue.picture_files import IMAGES, MatchedFile, PictureMissing, Pictures, address_of
 from vlm_core.catalogue.reading import Columns, Record, Refusal, Table, TableRow, id_index, plain_id
 
 
@@ -35,7 +35,7 @@ class OpenTable:
         columns = self.columns
         return row.values[columns.picture] if columns.picture else f"{IMAGES}/{row.values[columns.id]}.jpg"
 
-    def find(self, row: TableRow) -> Found:
+    def find(self, row: TableRow) -> MatchedFile:
         """Return a row's picture. Raises PictureMissing."""
         if isinstance(self.pictures, EmbeddedPictures):
             return self.pictures.of_row(row.line)

@@ -47,7 +47,7 @@ class PictureMissing(OSError):
     """Raised for a cell that names no picture of the catalogue; the message says why."""
 
 
-class Found(NamedTuple):
+class MatchedFile(NamedTuple):
     """A picture's path in its container, and how many further ones its cell names."""
 
     path: str
@@ -57,7 +57,7 @@ class Found(NamedTuple):
 class Pictures(Protocol):
     """The pictures of a catalogue."""
 
-    def find(self, cell: str) -> Found:
+    def find(self, cell: str) -> MatchedFile:
         """Return where the picture is that a cell names. Raises PictureMissing."""
 
     def read(self, path: str) -> bytes:
@@ -92,12 +92,12 @@ class FilePictures:
         """Return a text that changes with the file."""
         return self._files.state(path)
 
-    def find(self, cell: str) -> Found:
+    def find(self, cell: str) -> MatchedFile:
         """Return the file that a cell names: as it is written if there is one, else in any other spelling."""
         literal = cell if cell.startswith("/") else self._start + cell
         may_be = self._outside or not (cell.startswith("/") or ".." in cell)
         if cell and may_be and self._files.contains(literal):
-            return Found(literal)
+            return MatchedFile(literal)
         if not cell.strip(" \t\n[]{}"):
             raise PictureMissing("the cell with the picture is empty")
         if address_of(cell):
@@ -114,7 +114,7 @@ class FilePictures:
                 f"the cell holds JSON in which not exactly one of {', '.join(_PATH_KEYS)} names a picture: give a "
                 "column with paths"
             )
-        return Found(self._find_one(parts[0]), len(parts) - 1)
+        return MatchedFile(self._find_one(parts[0]), len(parts) - 1)
 
     def _find_one(self, name: str) -> str:
         path = tidy(name)

@@ -163,6 +163,28 @@ class SplitSettings(SamplingSettings):
         "training; none: nothing",
     )
 
+    @model_validator(mode="after")
+    def _division(self) -> Self:
+        if self.split and self.protocol in ("holdout", "original"):
+            raise ValueError(f"protocol={self.protocol} divides the products itself: use split= with protocol=given")
+        if self.protocol == "condition-cnn" and not self.split:
+            raise ValueError(
+                "protocol=condition-cnn needs the lists of products that Condition-CNN was trained and tested on: name "
+                "a CSV file of id and part with split="
+            )
+        if self.protocol == "original" and self.balance != "oversample":
+            raise ValueError(
+                f"protocol=original oversamples before it splits, which balance={self.balance} does not: use "
+                "balance=oversample, or another protocol"
+            )
+        return self
+
+
+class PreparationSettings(SplitSettings, WeightsSettings):
+    """Preparation."""
+
+    takes_several_labels: ClassVar[bool] = True
+
 
 class EvaluationSettings(CatalogueSettings):
     """Evaluation."""
@@ -236,7 +258,7 @@ class FineTuningSettings(OptimisationSettings, FreezingSettings, EvaluationSetti
     shared_checkpoints: str = Field("", description="where to copy checkpoints for other machines: s3://bucket/folder")
 
 
-class TrainingSettings(ReadingSettings, FineTuningSettings, SplitSettings, ModelSettings):
+class TrainingSettings(ReadingSettings, FineTuningSettings, PreparationSettings, ModelSettings):
     """Training."""
 
     mode: Literal["auto", "zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full"] = Field(
@@ -261,20 +283,8 @@ class TrainingSettings(ReadingSettings, FineTuningSettings, SplitSettings, Model
                 f"balance={self.balance} changes the loss of a classification head, which objective=generate does not "
                 "have: use balance=oversample or balance=none"
             )
-        if self.split and self.protocol in ("holdout", "original"):
-            raise ValueError(f"protocol={self.protocol} divides the products itself: use split= with protocol=given")
-        if self.protocol == "condition-cnn" and not self.split:
-            raise ValueError(
-                "protocol=condition-cnn needs the lists of products that Condition-CNN was trained and tested on: name "
-                "a CSV file of id and part with split="
-            )
         if len(self.labels) > 1 and (alone := self._learns_one_label()):
             raise ValueError(f"label={self.label} names several columns, and {alone}: name one column")
-        if self.protocol == "original" and self.balance != "oversample":
-            raise ValueError(
-                f"protocol=original oversamples before it splits, which balance={self.balance} does not: use "
-                "balance=oversample, or another protocol"
-            )
         if problem := reading_problem(dict(self)):
             raise ValueError(problem)
         return self
@@ -329,8 +339,6 @@ OF_MACHINES: Final = frozenset(WorkersSettings.model_fields.keys() - Settings.mo
 class Config(RunSettings, WorkersSettings, TrainingSettings):
     """Training run."""
 
-    takes_several_labels: ClassVar[bool] = True
-
     workers: int = Field(
         1, ge=1, le=1000, description="engine=ray: processes that train the model, each on its part of every batch"
     )
@@ -369,7 +377,6 @@ class SearchConfig(WorkersSettings, TrainingSettings):
     """Search."""
 
     is_search: ClassVar[bool] = True
-    takes_several_labels: ClassVar[bool] = True
 
     trials: int = Field(30, ge=1, le=100_000, description="finished trials to reach")
     search: str = Field(

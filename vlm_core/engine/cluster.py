@@ -146,7 +146,7 @@ def cpus_per_task(nodes: Sequence[int], at_once: int, most: int) -> int:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class WorkerEnvironment:
     """What a process of any node needs to work as its leader does."""
 
     variables: Mapping[str, str] = field(repr=False)
@@ -154,7 +154,7 @@ class Surroundings:
     messages: bool
 
     @classmethod
-    def here(cls) -> Surroundings:
+    def here(cls) -> WorkerEnvironment:
         """Return those of this process."""
         variables = {name: text for name, text in os.environ.items() if _HANDED_ON.fullmatch(name)}
         return cls(variables, Path.cwd(), shows_messages())
@@ -175,7 +175,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class _Try(Generic[T]):
+class _Attempt(Generic[T]):
     """A task that was given to Ray, for which time, and with how many cores."""
 
     task: T
@@ -202,9 +202,9 @@ class Cluster:
         gpus = int(self.gpu and ray.cluster_resources().get("GPU", 0) >= 1)
         remote: Any = ray.remote(num_gpus=gpus, max_retries=0)(_attempt)
         cpus = self.threads(len(tasks))
-        given = Surroundings.here()
+        given = WorkerEnvironment.here()
         waiting = deque((task, 1) for task in tasks)
-        running: dict[Any, _Try[T]] = {}
+        running: dict[Any, _Attempt[T]] = {}
         with ending_workers(partial(cancel_tasks, running)):
             while waiting or running:
                 largest = max(cpus_of_nodes(), default=0) or cpus  # 0: nodes are still to come
@@ -215,7 +215,7 @@ class Cluster:
                 while waiting and len(running) < self.workers:
                     task, number = waiting.popleft()
                     now = min(cpus, largest)
-                    running[remote.options(num_cpus=now).remote(given, work, task)] = _Try(task, number, now)
+                    running[remote.options(num_cpus=now).remote(given, work, task)] = _Attempt(task, number, now)
                 done, _ = ray.wait([*running], timeout=SECONDS_OF_A_WAIT)
                 for reference in done:
                     begun = running.pop(reference)
@@ -232,7 +232,7 @@ class Cluster:
                     yield ended
 
 
-def _attempt(given: Surroundings, work: Callable[[T], R], task: T) -> Ended[T, R]:
+def _attempt(given: WorkerEnvironment, work: Callable[[T], R], task: T) -> Ended[T, R]:
     """Do the task on a node."""
 
     def there(task: T) -> R:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vlm_core.engine.cluster import Surroundings, cpus_of_nodes
+from vlm_core.engine.cluster import WorkerEnvironment, cpus_of_nodes
 from vlm_core.errors import UserError, redact
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def through_actors(make: Callable[[], Work[T]], items: Sequence[T], *, workers: 
     numbers = ray.data.from_items([{"number": number} for number in range(len(items))], override_num_blocks=len(items))
     results = numbers.map_batches(
         _Actor,
-        fn_constructor_args=(Surroundings.here(), make, items),
+        fn_constructor_args=(WorkerEnvironment.here(), make, items),
         batch_format="numpy",
         compute=ActorPoolStrategy(min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=2),
         num_cpus=cpus,
@@ -66,7 +66,7 @@ def _rows(results: Any) -> Iterator[Any]:
 class _Actor:
     """Makes something of items; whatever goes wrong is a result, because Ray would repeat it."""
 
-    def __init__(self, given: Surroundings, make: Callable[[], Work[Any]], items: Sequence[Any]) -> None:
+    def __init__(self, given: WorkerEnvironment, make: Callable[[], Work[Any]], items: Sequence[Any]) -> None:
         self._items, self._problem = items, ""
         try:
             given.enter()

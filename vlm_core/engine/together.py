@@ -18,7 +18,7 @@ from vlm_core.engine.cluster import (
     NEEDS_CODE,
     SECONDS_OF_A_WAIT,
     TRIES,
-    Surroundings,
+    WorkerEnvironment,
     cancel_tasks,
     cpus_of_nodes,
     cpus_per_task,
@@ -62,7 +62,7 @@ def work_together(work: Callable[[T, Place], R], task: T, *, workers: int, threa
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(num_cpus=0, max_retries=0)(_lead).options(scheduling_strategy=here)
-    given = Surroundings.here()
+    given = WorkerEnvironment.here()
     for number in range(1, TRIES + 1):
         place = place_workers(workers, threads, device)
         reference = remote.remote(given, work, task, workers, place)
@@ -96,7 +96,7 @@ def place_workers(workers: int, threads: int, device: str) -> Place:
     return Place(cpus_per_task(nodes, workers, threads), device != "cpu" and gpus >= workers)
 
 
-def _lead(given: Surroundings, work: Callable[[T, Place], R], task: T, workers: int, place: Place) -> _Ended[R]:
+def _lead(given: WorkerEnvironment, work: Callable[[T, Place], R], task: T, workers: int, place: Place) -> _Ended[R]:
     """Let Ray Train run the workers to their end, in a process of its own: it takes over the handling of Ctrl-C."""
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # a node that goes is a worker that dies
     from ray import exceptions, train
@@ -149,7 +149,7 @@ def _lead(given: Surroundings, work: Callable[[T, Place], R], task: T, workers: 
             return _Ended(death=first_line(error))
 
 
-def _work(given: Surroundings, work: Callable[[T, Place], R], task: T, place: Place) -> R:
+def _work(given: WorkerEnvironment, work: Callable[[T, Place], R], task: T, place: Place) -> R:
     """Do the task in a worker. Raises UserError, which can be pickled where its kinds cannot, and whatever else."""
     try:
         given.enter()

@@ -114,6 +114,14 @@ class LevelsScore:
             values[f"{name}_{prefix}macro_f1_without_rule"] = level.macro_f1_without_rule
         return values
 
+    def summary(self, digits: int) -> str:
+        """Return in words what the rule changes over all levels, with so many digits."""
+        return (
+            f"Hierarchical F1 {self.hierarchical_f1:.{digits}f} ({self.hierarchical_f1_without_rule:.{digits}f} "
+            f"without the rule). Inconsistent predictions: {self.inconsistent:.2%} "
+            f"({self.inconsistent_without_rule:.2%} without the rule)."
+        )
+
 
 def metric_names(labels: list[str]) -> tuple[str, ...]:
     """Return what each column is called in names of metrics: all but letters, digits, _, - and . become _."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,13 @@ def _subgroup(
         categories_present=len(present),
         thin_categories=tuple(categories[index] for index in present[counts < THIN]),
     )
+
+
+def well_tested(supports: Sequence[Mapping[str, int]]) -> frozenset[str]:
+    """Return the categories with at least 20 test products in each of `supports`; all where fewer than two have."""
+    names = frozenset().union(*supports)
+    enough = frozenset(name for name in names if all(support.get(name, 0) >= THIN for support in supports))
+    return enough if len(enough) > 1 else names
 
 
 def wilson_interval(correct: int, n: int) -> Estimate:

@@ -24,7 +24,7 @@ _SYSTEM_ERROR: Final = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
-def blaming(place: Path, unfinished: Path | None = None) -> Iterator[None]:
+def errors_name(place: Path, unfinished: Path | None = None) -> Iterator[None]:
     """Have errors of writing inside the block name `place`, if they name no file or one of `unfinished`.
 
     What writes weights raises errors of its own, with the system's number in their text: they become an OSError.
@@ -50,8 +50,8 @@ def building(target: Path, *, make_folder: bool = True) -> Iterator[Path]:
     Nothing is at that path yet; it lies beside `target`, in a folder that is made if it is missing, unless
     `make_folder` forbids it. After a failure `target` is as it was and nothing is left; what a killed process of this
     machine was building for the same `target` is removed. Raises OSError when `target` cannot be replaced, as a folder
-    that is not empty; errors of the block name `target`, as in `blaming`. A loss of power leaves either what was there
-    or all that was built.
+    that is not empty; errors of the block name `target`, as in `errors_name`. A loss of power leaves either what was
+    there or all that was built.
     """
     if make_folder:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def building(target: Path, *, make_folder: bool = True) -> Iterator[Path]:
         remove(path)
     partial = target.with_name(f".{target.name}.{_owner()}-{uuid4().hex[:8]}.part")
     try:
-        with blaming(target, partial):
+        with errors_name(target, partial):
             yield partial
             replace(partial, target)
     finally:

@@ -178,7 +178,7 @@ class VisionLanguageCategoriser:
         """Return which texts of products the model reads; None for pictures alone."""
         return self.description.reads
 
-    def keeps_given(self, cut: int) -> bool:
+    def has_input_mask(self, cut: int) -> bool:
         """Return whether the state at the cut still says which inputs are given, because nothing fused them yet."""
         return self.reads_both and not any(stage.part == "fusion" for stage in self.stages[:cut])
 

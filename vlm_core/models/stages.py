@@ -127,8 +127,8 @@ def side_by_side(vision: Sequence[Stage], text: Sequence[Stage]) -> tuple[Stage,
     The text's tokens are embedded first, so that no later state holds ids. Blocks at the same distance from the end
     stand together: a cut before one of the picture's leaves the last blocks of both trainable.
     """
-    start, blocks, end = _in_three([_of_picture(stage) for stage in vision])
-    text_start, text_blocks, text_end = _in_three([_of_text(stage) for stage in text])
+    start, blocks, end = _split_tower([_of_picture(stage) for stage in vision])
+    text_start, text_blocks, text_end = _split_tower([_of_text(stage) for stage in text])
     extra = max(0, len(text_blocks) - len(blocks))
     chain = [*text_start, *start, *text_blocks[:extra]]
     paired = text_blocks[extra:]
@@ -142,7 +142,7 @@ def beside_text(embed: Stage, vision: Sequence[Stage]) -> tuple[Stage, ...]:
     return (_of_text(embed), *(_of_picture(stage) for stage in vision))
 
 
-def _in_three(stages: Sequence[Stage]) -> tuple[list[Stage], list[Stage], list[Stage]]:
+def _split_tower(stages: Sequence[Stage]) -> tuple[list[Stage], list[Stage], list[Stage]]:
     """Divide a tower's chain into what comes before its blocks, the blocks, and what follows."""
     places = [place for place, stage in enumerate(stages) if ".block." in stage.name]
     first, last = places[0], places[-1] + 1

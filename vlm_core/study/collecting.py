@@ -25,7 +25,7 @@ from vlm_core.evaluation.evaluation import Evaluation, evaluate
 from vlm_core.evaluation.leak import CategoryLeak
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import DROP, POSITIVE, SHARE, over_seeds
-from vlm_core.evaluation.subgroups import THIN
+from vlm_core.evaluation.subgroups import well_tested
 from vlm_core.evaluation.summary import macro_f1
 from vlm_core.progress import track
 from vlm_core.study import results
@@ -129,10 +129,7 @@ def _run_ids(cells: Sequence[CellResult]) -> tuple[str, ...]:
 
 def headline_categories(cells: Sequence[CellResult]) -> frozenset[str]:
     """Return the categories with at least 20 test products in every cell; all of them where fewer than two have."""
-    supports = [{each.category: each.support for each in cell.evaluation.per_category} for cell in cells]
-    names = frozenset().union(*supports)
-    enough = frozenset(name for name in names if all(support.get(name, 0) >= THIN for support in supports))
-    return enough if len(enough) > 1 else names
+    return well_tested([{each.category: each.support for each in cell.evaluation.per_category} for cell in cells])
 
 
 def thin_categories(cells: CellResults, headline: frozenset[str]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from vlm_core.progress import track
 from vlm_core.study.cells import load_encoder
 from vlm_core.study.plan import StudyPlan
 from vlm_core.study.results import ContinualRow
-from vlm_core.training.continual import Examples, HeadWeights, Lesson, Memory, Method, learn
+from vlm_core.training.continual import Examples, ExtensionTask, HeadWeights, Memory, Method, learn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,7 +156,7 @@ def learn_in_steps(order: Order, features: Features, method: Method) -> StepBySt
         validation, old = _joined(parts["validation"][: step + 1]), _joined(train[:step], width)
         began = time.perf_counter()
         joined = memory.joined(train[step], known, MEMORY)
-        head = learn(method, head, Lesson(train[step], validation, known, memory, old), joined)
+        head = learn(method, head, ExtensionTask(train[step], validation, known, memory, old), joined)
         seconds.append(time.perf_counter() - began)
         memory = joined
         accuracies[step] = [_accuracy(head, each) for each in test]

@@ -16,7 +16,7 @@ from vlm_core.config.families import FAMILIES, family_of
 from vlm_core.data import Data, load_data, text_reading, words_of_labels
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import SHARE, over_seeds
-from vlm_core.evaluation.subgroups import THIN
+from vlm_core.evaluation.subgroups import well_tested
 from vlm_core.evaluation.summary import macro_f1
 from vlm_core.evaluation.text_leak import TextLeak, measure_text_leak
 from vlm_core.inference import predict_rows
@@ -51,7 +51,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Tested:
+class ReaderPredictions:
     """What a reader predicts for the test products of one seed, and what it does with an input withheld."""
 
     complete: Predictions
@@ -83,7 +83,7 @@ def readers(families: Sequence[str]) -> list[Reader]:
 
 def measure_fusion(plan: StudyPlan, config: StudyConfig, data: Data, root: Path) -> FusionResults:
     """Return the results of all readers over the study's seeds. Raises UserError for a catalogue without texts."""
-    tested: dict[Reader, list[Tested]] = defaultdict(list)
+    tested: dict[Reader, list[ReaderPredictions]] = defaultdict(list)
     leaks: list[TextLeak] = []
     encoders = {family: load_encoder(config, family) for family in plan.families}
     seeds = range(config.seed, config.seed + config.seeds)
@@ -119,7 +119,7 @@ def _test_seed(
     data: Data,
     encoders: Mapping[str, LoadedWeights],
     root: Path,
-) -> Iterator[tuple[Reader, Tested]]:
+) -> Iterator[tuple[Reader, ReaderPredictions]]:
     """Yield each reader, trained on a seed's split, and what it predicts for the test products."""
     from vlm_core.models.baseline import Baseline
     from vlm_core.workflows.train import fit_baseline_of
@@ -158,27 +158,28 @@ def _fit_probe(config: Config, data: Data, weights: LoadedWeights, root: Path) -
     return model
 
 
-def _test(model: Categoriser, data: Data) -> Tested:
+def _test(model: Categoriser, data: Data) -> ReaderPredictions:
     """Return what a model predicts for the test products, with each of its inputs and without."""
     place = data.catalogue, data.split.test, data.split.labels
     complete = predict_rows(model, *place)
     if model.reads is None:
-        return Tested(complete, complete)
+        return ReaderPredictions(complete, complete)
     without_text = predict_rows(model, *place, without="text")
     if model.reads.inputs == "text":
-        return Tested(complete, without_text)
-    return Tested(complete, without_text, predict_rows(model, *place, without="picture"))
+        return ReaderPredictions(complete, without_text)
+    return ReaderPredictions(complete, without_text, predict_rows(model, *place, without="picture"))
 
 
-def _headline(seeds: Sequence[Tested]) -> frozenset[str]:
+def _headline(seeds: Sequence[ReaderPredictions]) -> frozenset[str]:
     """Return the categories with at least 20 test products in every seed; all where fewer than two have."""
     categories = seeds[0].complete.categories
-    counts = np.array([np.bincount(each.complete.labels, minlength=len(categories)) for each in seeds]).min(axis=0)
-    enough = frozenset(name for name, count in zip(categories, counts, strict=True) if count >= THIN)
-    return enough if len(enough) > 1 else frozenset(categories)
+    counts = [np.bincount(each.complete.labels, minlength=len(categories)).tolist() for each in seeds]
+    return well_tested([dict(zip(categories, each, strict=True)) for each in counts])
 
 
-def _row(reader: Reader, seeds: Sequence[Tested], headline: frozenset[str], numbers: Sequence[int]) -> FusionRow:
+def _row(
+    reader: Reader, seeds: Sequence[ReaderPredictions], headline: frozenset[str], numbers: Sequence[int]
+) -> FusionRow:
     def score(predictions: Sequence[Predictions]) -> Estimate:
         chosen = [each.of_categories(headline) for each in predictions]
         return over_seeds([macro_f1(each.labels, each.predicted) for each in chosen], SHARE)
@@ -203,7 +204,7 @@ def _row(reader: Reader, seeds: Sequence[Tested], headline: frozenset[str], numb
     )
 
 
-def _pairs(tested: Mapping[Reader, Sequence[Tested]], headline: frozenset[str]) -> tuple[PairRow, ...]:
+def _pairs(tested: Mapping[Reader, Sequence[ReaderPredictions]], headline: frozenset[str]) -> tuple[PairRow, ...]:
     """Test each fusion against the best of one input alone, by their means.
 
     One input alone is the picture or the text under a linear layer, or the fused model itself with the other withheld:

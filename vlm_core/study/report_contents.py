@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from vlm_core.attention.faithfulness import Faithfulness
 from vlm_core.evaluation.bootstrap import Estimate
@@ -69,6 +70,8 @@ class RobustnessPlot:
 class RiskPlot:
     """Risk over coverage, a line per model."""
 
+    x_axis: ClassVar[str] = "coverage, most confident first"
+    y_axis: ClassVar[str] = "risk"
     caption: str
     rows: tuple[CalibrationRow, ...]
 
@@ -77,6 +80,8 @@ class RiskPlot:
 class FaithfulnessPlot:
     """Deletion and insertion curves, two panels per model."""
 
+    x_axis: ClassVar[str] = "share of the grid cells"
+    y_axis: ClassVar[str] = "probability"
     caption: str
     models: dict[str, Faithfulness]  # by label
 
@@ -85,6 +90,8 @@ class FaithfulnessPlot:
 class CostPlot:
     """Macro-F1 against latency, a point per model."""
 
+    x_axis: ClassVar[str] = "latency of one image, ms (median)"
+    y_axis: ClassVar[str] = "macro-F1"
     caption: str
     rows: tuple[CostRow, ...]
 

@@ -157,10 +157,10 @@ def _run_cells(
     """Run the cells as tasks of the engine, and yield how each ended."""
     shared = replace(plan, shared_settings={**plan.shared_settings, "threads": engine.threads(len(pending))})
     work = partial(run_cell, plan=shared, root=root, parent=parent)
-    yield from run_children(engine, parent, work, pending, partial(_again, plan=plan, parent=parent))
+    yield from run_children(engine, parent, work, pending, partial(_retry_of, plan=plan, parent=parent))
 
 
-def _again(pending: PendingCell, plan: StudyPlan, parent: str) -> PendingCell:
+def _retry_of(pending: PendingCell, plan: StudyPlan, parent: str) -> PendingCell:
     """Return how a cell is resumed whose process died: as the same command would after the study was killed."""
     end_orphans(parent, [pending.cell.key])
     children = RunReader().children(parent)

@@ -119,8 +119,8 @@ def plot_risk(plot: RiskPlot) -> str:
     def paint(axes: Axes) -> None:
         for row in plot.rows:
             axes.plot(row.coverage, row.risk, color=colour_of(row.label), label=row.label, linewidth=1.5)
-        axes.set_xlabel("coverage, most confident first")
-        axes.set_ylabel("risk")
+        axes.set_xlabel(plot.x_axis)
+        axes.set_ylabel(plot.y_axis)
         axes.legend(fontsize=8, frameon=False)
 
     return _svg(paint, height=3.2)
@@ -138,8 +138,8 @@ def plot_costs(plot: CostPlot) -> str:
             axes.annotate(row.label, place, textcoords="offset points", xytext=(7, -3), fontsize=8)
         axes.set_xscale("log")
         axes.margins(x=0.25, y=0.15)
-        axes.set_xlabel("latency of one image, ms (median)")
-        axes.set_ylabel("macro-F1")
+        axes.set_xlabel(plot.x_axis)
+        axes.set_ylabel(plot.y_axis)
 
     return _svg(paint, height=3.2)
 
@@ -153,9 +153,9 @@ def plot_faithfulness(plot: FaithfulnessPlot) -> str:
             for curves in model.curves:
                 axes.plot(model.shares, getattr(curves, curve), label=curves.map, linewidth=1.5)
             axes.set_title(f"{label}: {curve}", fontsize=9)
-            axes.set_xlabel("share of the grid cells", fontsize=8)
+            axes.set_xlabel(plot.x_axis, fontsize=8)
         panels.flat[0].legend(fontsize=7, frameon=False)
-        panels.flat[0].set_ylabel("probability", fontsize=8)
+        panels.flat[0].set_ylabel(plot.y_axis, fontsize=8)
 
     shape = _grid(len(panels_of), columns=2)
     return _svg(paint, height=2.6 * shape[0], panels=shape)

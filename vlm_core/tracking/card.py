@@ -181,9 +181,7 @@ def _levels(score: LevelsScore) -> str:
             "One head per level on shared features. The rule makes predictions consistent: a category stands below one "
             "that it stands below in training. The scores above are those of the last level.",
             markdown_table((*head, "accuracy without the rule", "macro-F1 without it"), rows),
-            f"Hierarchical F1 {score.hierarchical_f1:.4f} ({score.hierarchical_f1_without_rule:.4f} without the rule); "
-            f"{score.inconsistent:.2%} of the predictions are inconsistent ({score.inconsistent_without_rule:.2%} "
-            "without it).",
+            score.summary(4),
         ]
     )
 

@@ -157,23 +157,23 @@ class PixelBatches:
         """Return the batches themselves."""
         return self
 
-    def kept(self, epoch: int, rows: Rows, copies: Rows) -> NDArray[np.bool_]:
+    def modality_mask(self, epoch: int, rows: Rows, copies: Rows) -> NDArray[np.bool_]:
         """Return whether picture and text (B, 2) stay in an epoch; one of them always does."""
         if self.texts is None or not self.dropout:
             return np.ones((len(rows), 2), dtype=bool)
-        return sample_kept(self.seed, epoch, rows, copies, self.dropout)
+        return sample_modality_mask(self.seed, epoch, rows, copies, self.dropout)
 
     def _plain(self, rows: Rows, view: int = 0) -> Batch:
-        kept = np.tile([view != WITHOUT_PICTURE, view != WITHOUT_TEXT], (len(rows), 1))
-        return self._batch(rows, kept, lambda pictures: plain_view(pictures, self.image_size, self.preprocessing))
+        mask = np.tile([view != WITHOUT_PICTURE, view != WITHOUT_TEXT], (len(rows), 1))
+        return self._batch(rows, mask, lambda pictures: plain_view(pictures, self.image_size, self.preprocessing))
 
     def _augmented(self, epoch: int, rows: Rows, copies: Rows) -> Batch:
         view = mirrored_view if self.augmentation == "mirror" else augmented_view
         params = sample_params(self.seed, epoch, rows, copies)
-        kept = self.kept(epoch, rows, copies)
-        return self._batch(rows, kept, lambda pictures: view(pictures, self.image_size, params, self.preprocessing))
+        mask = self.modality_mask(epoch, rows, copies)
+        return self._batch(rows, mask, lambda pictures: view(pictures, self.image_size, params, self.preprocessing))
 
-    def _batch(self, rows: Rows, kept: NDArray[np.bool_], pixels: Callable[[Pictures], Tensor]) -> Batch:
+    def _batch(self, rows: Rows, mask: NDArray[np.bool_], pixels: Callable[[Pictures], Tensor]) -> Batch:
         """Return the input of the rows: pixels, and texts if there are any, of which some are left out."""
         labels = torch.from_numpy(self.labels[rows])
         if self.texts is None:
@@ -181,7 +181,7 @@ class PixelBatches:
         ids, has_text = self.texts.take(rows)
         if self.texts.alone:
             return Batch((ids,), labels, rows)
-        given = np.stack([kept[:, 0] | ~has_text, kept[:, 1] & has_text], axis=1)
+        given = np.stack([mask[:, 0] | ~has_text, mask[:, 1] & has_text], axis=1)
         state = (pixels(self.pictures.take(rows)), ids, torch.from_numpy(given.astype(np.float32)))
         return Batch(state, labels, rows)
 
@@ -237,10 +237,10 @@ class FeatureBatches:
     def _views(self, epoch: int, rows: Rows, copies: Rows) -> State:
         """Return the features (B, ...) of the rows, each of the view that its epoch and copy select."""
         if not self.view_features and self.dropped:
-            kept = self.pixels.kept(epoch, rows, copies)
+            mask = self.pixels.modality_mask(epoch, rows, copies)
             without_text, without_picture = self.dropped
-            whole = kept[:, 0] & kept[:, 1]
-            sources = [(whole, self.plain_features), (~kept[:, 1], without_text), (~kept[:, 0], without_picture)]
+            whole = mask[:, 0] & mask[:, 1]
+            sources = [(whole, self.plain_features), (~mask[:, 1], without_text), (~mask[:, 0], without_picture)]
             return assemble(rows, sources)
         if not self.view_features:
             return self.plain_features.take(rows)
@@ -262,7 +262,7 @@ def assemble(rows: Rows, sources: Sequence[tuple[NDArray[np.bool_], Features]]) 
 
 
 @dataclass(frozen=True)
-class WithoutInput:
+class MaskedFeatures:
     """Features whose last part (B, 2) says what is given, without picture (0) or text (1) where the other is given."""
 
     features: Features
@@ -276,7 +276,7 @@ class WithoutInput:
         return (*parts, given)
 
 
-def sample_kept(seed: int, epoch: int, rows: Rows, copies: Rows, share: float) -> NDArray[np.bool_]:
+def sample_modality_mask(seed: int, epoch: int, rows: Rows, copies: Rows, share: float) -> NDArray[np.bool_]:
     """Return whether picture and text (B, 2) of each row stay; each is left out for a `share` of rows, never both."""
     numbers = np.array([_uniform(seed, epoch, int(row), int(copy)) for row, copy in zip(rows, copies, strict=True)])
     return np.stack([numbers >= share, numbers < 1 - share], axis=1).reshape(-1, 2)

@@ -165,7 +165,7 @@ def herd(features: Float32Array, mean: FloatArray, most: int) -> Rows:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ExtensionTask:
     """What a head that knows some categories is to learn; labels are those of all `categories`."""
 
     new: Examples  # training products
@@ -175,7 +175,7 @@ class Lesson:
     old: Examples | None = None  # all their training products, for `joint`
 
 
-def learn(method: Method, head: HeadWeights, lesson: Lesson, memory: Memory) -> HeadWeights:
+def learn(method: Method, head: HeadWeights, task: ExtensionTask, memory: Memory) -> HeadWeights:
     """Return the head of all categories that a method makes of the old one; `memory` is that of all categories.
 
     - `prototypes`: the nearest class mean, which trains nothing;
@@ -185,15 +185,15 @@ def learn(method: Method, head: HeadWeights, lesson: Lesson, memory: Memory) -> 
     - `naive`: trained on the new products alone.
     """
     if method == "prototypes":
-        return nearest_mean_head(memory, lesson.validation)
-    examples = lesson.new
+        return nearest_mean_head(memory, task.validation)
+    examples = task.new
     if method == "joint":
-        assert lesson.old is not None
-        examples = lesson.old + examples
+        assert task.old is not None
+        examples = task.old + examples
     elif method != "naive":
-        assert lesson.memory is not None
-        examples = lesson.memory.exemplars + examples
-    return train_head(head, examples, lesson.categories, distil=method == "distil")
+        assert task.memory is not None
+        examples = task.memory.exemplars + examples
+    return train_head(head, examples, task.categories, distil=method == "distil")
 
 
 def nearest_mean_head(memory: Memory, validation: Examples) -> HeadWeights:

@@ -165,7 +165,7 @@ class Trainer:
         What they hold depends on the settings alone: the features come from the cache, where each is computed once, or
         are computed in every step if the cache has no room.
         """
-        from vlm_core.training.batches import WITHOUT_PICTURE, WITHOUT_TEXT, FeatureBatches, WithoutInput
+        from vlm_core.training.batches import WITHOUT_PICTURE, WITHOUT_TEXT, FeatureBatches, MaskedFeatures
 
         if cut == source.start:
             if not cut and self.config.prefix != "torch":
@@ -174,7 +174,7 @@ class Trainer:
         train, validation = np.unique(self.data.split.train), np.unique(self.data.split.validation)
         rows = {0: validation if views else np.union1d(train, validation), **dict.fromkeys(range(1, views + 1), train)}
         drops = not views and self.config.modality_dropout > 0 and self.model.reads_both
-        if drops and not self.model.keeps_given(cut):
+        if drops and not self.model.has_input_mask(cut):
             rows |= {WITHOUT_TEXT: train, WITHOUT_PICTURE: train}
             if source.start < (towers := self.model.cut("fusion", 0)):  # which need not run again for what is left out
                 source = self.feature_batches(source, towers, 0)
@@ -184,7 +184,7 @@ class Trainer:
         if WITHOUT_TEXT in features:
             dropped = features[WITHOUT_TEXT], features[WITHOUT_PICTURE]
         elif drops:
-            dropped = WithoutInput(features[0], 1), WithoutInput(features[0], 0)
+            dropped = MaskedFeatures(features[0], 1), MaskedFeatures(features[0], 0)
         of_views = [features[view] for view in range(1, views + 1)]
         return FeatureBatches(source.pixels, cut, features[0], of_views, dropped)
 

@@ -53,7 +53,7 @@ class Leftover:
 
 
 @dataclass(frozen=True)
-class Kept:
+class RetainedFolders:
     """Folders that stay."""
 
     folders: list[Path]
@@ -73,9 +73,9 @@ class Findings:
     """
 
     leftovers: list[Leftover]
-    resumable: Kept
-    unknown: Kept
-    begun: Kept
+    resumable: RetainedFolders
+    unknown: RetainedFolders
+    begun: RetainedFolders
 
 
 def find_leftovers(root: Path, *, idle_days: float, to_remove: bool = False) -> Findings:
@@ -103,9 +103,9 @@ def find_leftovers(root: Path, *, idle_days: float, to_remove: bool = False) -> 
     leftovers += [_on_disk(root, path, "features that no run uses", partial(remove_entry, path)) for path in idle]
     return Findings(
         leftovers + (list(_in_store(store)) if store else []),
-        Kept([folder for folder, use in uses.items() if use == "resumable"]),
-        Kept([folder for folder, use in uses.items() if use == "unknown"]),
-        Kept([folder for ending in _BEGUN for folder in sorted(root.glob(f".*{ending}/"))]),
+        RetainedFolders([folder for folder, use in uses.items() if use == "resumable"]),
+        RetainedFolders([folder for folder, use in uses.items() if use == "unknown"]),
+        RetainedFolders([folder for ending in _BEGUN for folder in sorted(root.glob(f".*{ending}/"))]),
     )
 
 

@@ -75,11 +75,11 @@ def run_evaluation(reference: str, config: Config, root: Path) -> tuple[str, Eva
         run.tags({"catalogue": catalogue.name, "fingerprint": catalogue.fingerprint})
         run.evaluation(evaluation, name="external")
         if model.reads:
-            _tell_texts(model.reads, config, catalogue, model.categories, rows, labels, run)
+            _log_texts(model.reads, config, catalogue, model.categories, rows, labels, run)
     return run.run_id, evaluation
 
 
-def _tell_texts(
+def _log_texts(
     reads: TextReading,
     config: Config,
     catalogue: Catalogue,
@@ -89,13 +89,13 @@ def _tell_texts(
     run: RunWriter,
 ) -> None:
     """Log how often the texts of the evaluated rows (n,) name their category, and that they may."""
-    from vlm_core.evaluation.text_leak import measure_text_leak, tell_leak
+    from vlm_core.evaluation.text_leak import log_leak, measure_text_leak
 
     words = words_of_labels(config, catalogue, categories)
     leak = measure_text_leak(reads.texts(catalogue.products.iloc[rows]), labels[rows], words)
     run.params({"inputs": reads.inputs, "mask_label_words": str(bool(reads.masked))})
     run.metrics(leak.metrics())
-    logger.info(tell_leak(leak, bool(reads.masked)))
+    logger.info(log_leak(leak, bool(reads.masked)))
 
 
 def _labels(column: pd.Series[str], categories: Sequence[str], catalogue: str) -> NDArray[np.int64]:

@@ -123,7 +123,7 @@ def _learn(
     config: ExtensionConfig, old: OldRun, extension: ExtensionData, root: Path
 ) -> tuple[HeadWeights, Memory | None]:
     """Return the head of all categories, and what the model keeps; None where nothing is kept of the old ones."""
-    from vlm_core.training.continual import HeadWeights, Lesson, Memory, learn
+    from vlm_core.training.continual import ExtensionTask, HeadWeights, Memory, learn
 
     split, parts = extension.data.split, extension.old
     needs_old = len(parts.train) > 0 and (old.memory is None or config.method == "joint")
@@ -134,11 +134,11 @@ def _learn(
     memory = old.memory.limited(config.memory) if old.memory else None
     if memory is None and needs_old:
         memory = Memory.empty(width).joined(old_products, known, config.memory)
-    lesson = Lesson(new_products, validation, len(split.categories), memory, old_products if needs_old else None)
-    joined = memory.joined(new_products, lesson.categories, config.memory) if memory else None
+    task = ExtensionTask(new_products, validation, len(split.categories), memory, old_products if needs_old else None)
+    joined = memory.joined(new_products, task.categories, config.memory) if memory else None
     layer = old.model.head.linear  # type: ignore[attr-defined]  # a LinearHead: see open_old_run
     head = HeadWeights(layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy())
-    return learn(config.method, head, lesson, joined or Memory.empty(width)), joined
+    return learn(config.method, head, task, joined or Memory.empty(width)), joined
 
 
 def _features(

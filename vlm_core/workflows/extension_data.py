@@ -18,7 +18,7 @@ from vlm_core.catalogue.labels import match_labels
 from vlm_core.config import Config, ExtensionConfig
 from vlm_core.config.aliases import current_value
 from vlm_core.config.lists import split_list
-from vlm_core.data import Data, evaluable_products, load_catalogue, tell_removed
+from vlm_core.data import Data, evaluable_products, load_catalogue, log_removed
 from vlm_core.errors import UserError
 from vlm_core.workflows.run_corrections import fetch_corrections
 
@@ -135,7 +135,7 @@ def load_extension(config: ExtensionConfig, old: OldRun, root: Path) -> Extensio
     names, removed = choose_new_categories(
         new.column, new.groups, old.model.categories, split_list(config.categories), config.min_products
     )
-    tell_removed(removed)
+    log_removed(removed)
     new = replace(new, column=new.column.where(new.column.isin(names), ""))
     old_rows = _rows_of(before, old) if before else {}
     used: Rows = np.unique(np.concatenate([np.empty(0, np.int64), *old_rows.values()]))
@@ -166,7 +166,7 @@ def load_extension(config: ExtensionConfig, old: OldRun, root: Path) -> Extensio
         new_train=np.setdiff1d(split.train, parts.train),
         new_categories=split.categories[len(parts.categories) :],
     )
-    _tell(extension)
+    _log_extension(extension)
     return extension
 
 
@@ -214,7 +214,7 @@ def _seen(old: OldRun, before: Catalogue | None, used: Rows, new: _NewProducts) 
     return np.concatenate(seen)
 
 
-def _tell(extension: ExtensionData) -> None:
+def _log_extension(extension: ExtensionData) -> None:
     split, parts = extension.data.split, extension.old
     logger.info(
         f"{len(extension.new_train):,} new products to learn from, {len(split.validation) - len(parts.validation):,} "

@@ -130,7 +130,7 @@ def find_pictures(
         files += [file._replace(name=posixpath.join(start, file.name) if file.name else start) for file in found]
         passed_over += [posixpath.join(start, name) for name in others]
     if passed_over:
-        _tell_of(passed_over)
+        _log_skipped(passed_over)
     if not (number := len(files) + in_tables):
         zips = [name for name in passed_over if name.lower().endswith(".zip")]
         within = f" but another zip, {zips[0]}: unpack it, and give its folder" if zips else f" ({', '.join(ENDINGS)})"
@@ -180,7 +180,7 @@ def _has_columns(place: Place, columns: Columns, root: Path) -> bool:
         return False
 
 
-def _tell_of(passed_over: Sequence[str]) -> None:
+def _log_skipped(passed_over: Sequence[str]) -> None:
     """Log which files are no images, and how the rows of a table among them are predicted."""
     number = number_of(len(passed_over), "file that is no image", "files that are no images")
     more = f" and {len(passed_over) - MOST_NAMED:,} more" if len(passed_over) > MOST_NAMED else ""

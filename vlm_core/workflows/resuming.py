@@ -18,18 +18,12 @@ def resumed_config(given: R) -> R:
 
     Raises UserError for a run that cannot be resumed.
     """
-    from vlm_core.tracking.reader import RunReader
-    from vlm_core.tracking.tags import EXTENDS
-
-    reader, run_id = RunReader(), given.resume
-    reader.check_resumable(run_id)
-    params = reader.params(run_id)
+    params, extends = _logged(run_id := given.resume)
     if not params:
         raise UserError(
             f"resume={run_id}: that run was stopped before its settings were logged: repeat its command instead."
         )
-    run_tags = reader.tags(run_id)
-    if EXTENDS in run_tags:
+    if extends:
         raise UserError(
             f"resume={run_id}: that run learns more from another: python -m experiments.extend --resume {run_id}."
         )
@@ -41,18 +35,23 @@ def resumed_extension(given: ExtensionConfig) -> ExtensionConfig:
 
     Raises UserError for a run that is none, or has ended.
     """
-    from vlm_core.tracking.reader import RunReader
-    from vlm_core.tracking.tags import EXTENDS
-
-    reader, run_id = RunReader(), given.resume
-    reader.check_resumable(run_id)
-    if EXTENDS not in reader.tags(run_id):
+    params, extends = _logged(run_id := given.resume)
+    if not extends:
         raise UserError(
             f"resume={run_id}: that run is no extension, or was stopped before its settings were logged: repeat its "
             "command instead."
         )
-    stored = ExtensionConfig.from_params(reader.params(run_id))
-    return _with_addresses(stored, given).model_copy(update={"resume": run_id})
+    return _with_addresses(ExtensionConfig.from_params(params), given).model_copy(update={"resume": run_id})
+
+
+def _logged(run_id: str) -> tuple[dict[str, str], bool]:
+    """Return the params of an unfinished run, and whether it extends another. Raises UserError for any other run."""
+    from vlm_core.tracking.reader import RunReader
+    from vlm_core.tracking.tags import EXTENDS
+
+    reader = RunReader()
+    reader.check_resumable(run_id)
+    return reader.params(run_id), EXTENDS in reader.tags(run_id)
 
 
 def _with_addresses(stored: S, given: S) -> S:

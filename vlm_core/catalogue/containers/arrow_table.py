@@ -27,7 +27,7 @@ from urllib.parse import unquote
 from vlm_core.catalogue.containers.files import MOST_PICTURE_BYTES, SeekableFile
 from vlm_core.catalogue.containers.json_lines import cell_text
 from vlm_core.catalogue.parts import PART, part_of_file
-from vlm_core.catalogue.picture_files import Found, PictureMissing, Pictures
+from vlm_core.catalogue.picture_files import MatchedFile, PictureMissing, Pictures
 from vlm_core.catalogue.reading import Columns, Record, Refusal
 from vlm_core.errors import UserError
 
@@ -186,14 +186,14 @@ class EmbeddedPictures:
         self.paths: dict[int, str] = {}  # of pictures elsewhere, by their rows, as far as these were read
         self.elsewhere: Pictures | None = None
 
-    def of_row(self, line: int) -> Found:
+    def of_row(self, line: int) -> MatchedFile:
         """Return the picture of a row. Raises PictureMissing."""
         if line in self.problems:
             raise PictureMissing(self.problems[line])
         if line in self.paths and self.elsewhere:
             found = self.elsewhere.find(self.paths[line])
-            return Found(f"{_FILE}{found.path}", found.further)
-        return Found(f"{_ROW}{line}")
+            return MatchedFile(f"{_FILE}{found.path}", found.further)
+        return MatchedFile(f"{_ROW}{line}")
 
     def elsewhere_at(self, path: str) -> RowPicture:
         """Return a picture of which the table has only the path."""
@@ -205,11 +205,11 @@ class EmbeddedPictures:
             return RowPicture(problem=str(error))
         return RowPicture(found, "", partial(self.elsewhere.read, found), partial(self.elsewhere.state, found))
 
-    def find(self, cell: str) -> Found:
+    def find(self, cell: str) -> MatchedFile:
         """Return the row that a cell names."""
         if not cell.startswith(_ROW):
             raise PictureMissing(f"{cell[:100]} is no row of {self._name}")
-        return Found(cell)
+        return MatchedFile(cell)
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a row's picture, up to a limit."""
