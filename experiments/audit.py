@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Audit labels and pictures, and write one table and one page of what was found."""
     parser = Parser(
         prog="python -m experiments.audit",
-        description="Find suspicious labels, duplicates, placeholders and poor pictures in a catalogue.",
+        description="Find suspicious labels, duplicates, placeholders and poor images in a catalogue.",
     )
     config = AuditConfig.from_flags(arguments, parser)
     from vlm_core.workflows.audit import run_audit

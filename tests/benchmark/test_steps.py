@@ -4,7 +4,7 @@ import pytest
 
 from tests.models.families import RoundedPrefix, make_tiny
 from vlm_core.benchmark import growth, steps
-from vlm_core.benchmark.profiling import timed
+from vlm_core.models.profiling import timed
 
 pytestmark = pytest.mark.slow
 

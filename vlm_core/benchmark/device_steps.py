@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from vlm_core.benchmark.naive import full_size
-from vlm_core.benchmark.profiling import count_flops
 from vlm_core.benchmark.steps import Quartiles
 from vlm_core.models import arithmetic
 from vlm_core.models.arithmetic import mixed_precision
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.models.profiling import count_flops
 from vlm_core.models.stages import State
 from vlm_core.models.tiny import build_tiny
 from vlm_core.pixels.picture_store import PictureStore

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlm_core.benchmark.profiling import PeakMemory
 from vlm_core.config import Config
 from vlm_core.data import load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
 from vlm_core.models.loading import load_weights
+from vlm_core.models.profiling import PeakMemory
 from vlm_core.training.batches import FeatureBatches, PixelBatches
 from vlm_core.training.checkpoint import Checkpoint
 from vlm_core.training.feature_cache import FeatureCache

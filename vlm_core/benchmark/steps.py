@@ -26,10 +26,10 @@ from vlm_core.benchmark.naive import (
     naive_steps,
     trainer_steps,
 )
-from vlm_core.benchmark.profiling import count_flops, timed
 from vlm_core.config import Config
 from vlm_core.data import Data, load_data
 from vlm_core.models.categoriser import Description, VisionLanguageCategoriser
+from vlm_core.models.profiling import count_flops, timed
 from vlm_core.models.stages import Captioner
 from vlm_core.pixels.arrays import Rows
 from vlm_core.training.batches import Batches, PixelBatches

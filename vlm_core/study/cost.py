@@ -46,7 +46,7 @@ def measure_cost(model: Categoriser, pictures: Pictures, *, threads: int) -> Cos
     Memory is measured in a separate process that loads the saved model. `multiprocessing` spawns it, so a script that
     calls this needs its `if __name__ == "__main__"`.
     """
-    from vlm_core.benchmark.profiling import count_flops, fixed_threads, timed
+    from vlm_core.models.profiling import count_flops, fixed_threads, timed
     from vlm_core.pixels.picture_store import fit_pictures
 
     batch = fit_pictures(np.take(pictures, np.arange(BATCH), axis=0, mode="wrap"), model.canvas)
@@ -88,7 +88,7 @@ def _saved_weights(folder: Path) -> int:
 
 def _peak_mib(folder: str, batch: Pictures, threads: int) -> float:
     """Return the peak MiB of a batch above that of the loaded model after its first prediction, in a fresh process."""
-    from vlm_core.benchmark.profiling import PeakMemory, fixed_threads
+    from vlm_core.models.profiling import PeakMemory, fixed_threads
     from vlm_core.models.saved import load_categoriser
 
     model = load_categoriser(Path(folder))

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.models.families import make_tiny
 from tests.stores import run_python
-from vlm_core.benchmark.profiling import count_flops, fixed_threads, timed
+from vlm_core.models.profiling import count_flops, fixed_threads, timed
 
 
 def test_fused_attention_counts_as_the_two_products_that_it_is():
@@ -53,7 +53,7 @@ def test_threads_are_fixed_and_given_back(fails):
 
 HOLDING = """
 import numpy as np
-from vlm_core.benchmark.profiling import PeakMemory
+from vlm_core.models.profiling import PeakMemory
 with PeakMemory(0.001) as peak:
     for _ in range(20):
         np.ones(8_000_000)  # 61 MiB
