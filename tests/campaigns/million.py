@@ -32,10 +32,10 @@ from PIL import Image, ImageEnhance
 
 from vlm_core.catalogue.containers.arrow_table import RowPicture
 from vlm_core.catalogue.picture_files import IMAGES
+from vlm_core.catalogue.processes import cores, in_processes
 from vlm_core.catalogue.reading import Columns, Refusal
 from vlm_core.catalogue.shards import Packed, ShardRow, ShardRows, pack_rows
 from vlm_core.catalogue.sources import TABLE, open_source
-from vlm_core.catalogue.worker_pool import cores, in_processes
 from vlm_core.files.atomic import write_atomically
 from vlm_core.pixels.picture_store import UnreadablePicture, decode_picture
 from vlm_core.progress import log_to_stdout

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlm_core.catalogue import linking, worker_pool
+from vlm_core.catalogue import linking, processes
 from vlm_core.catalogue.linking import HASH_RADIUS, link_pictures, merge
 from vlm_core.catalogue.sample import draw_picture, plan_rows
 from vlm_core.pixels.picture_store import PictureStore, decode_picture
@@ -103,7 +103,7 @@ def test_processes_give_the_same_groups(store, monkeypatch):
     for name, value in (("WORTH_PROCESSES", 10), ("ROWS_PER_BLOCK", 32), ("ROWS_PER_TASK", 16)):
         monkeypatch.setattr(linking, name, value)
     started = []
-    monkeypatch.setattr(worker_pool, "shows_messages", lambda: started.append(1) or True)
-    monkeypatch.setattr(worker_pool, "cores", lambda: 2)
+    monkeypatch.setattr(processes, "shows_messages", lambda: started.append(1) or True)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
     assert link_pictures(store, np.arange(len(store))).tolist() == expected.tolist()
     assert len(started) == 2

@@ -325,7 +325,7 @@ def test_two_workers_share_the_trials(quick, store, monkeypatch):
 
     monkeypatch.setattr(TRIAL, try_nothing(meet))
     here = SimpleNamespace(get_context=lambda method: get_context("fork"))  # where the stand-in is known
-    monkeypatch.setattr("vlm_core.engine.processes.multiprocessing", here)
+    monkeypatch.setattr("vlm_core.engine.local_processes.multiprocessing", here)
     outcome, _ = quick(workers=2, trials=4, epochs=1)
     states = count_states(outcome.search)
     assert 4 <= states["complete"] + states.get("pruned", 0) <= 5 and "running" not in states

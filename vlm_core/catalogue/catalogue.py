@@ -28,9 +28,9 @@ from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.ordering import places_in_order
 from vlm_core.catalogue.parts import PART, part_of_picture
 from vlm_core.catalogue.picture_files import PictureMissing, Pictures, tidy
+from vlm_core.catalogue.processes import in_processes
 from vlm_core.catalogue.reading import FURTHER, Columns, ReadingReport, Refusal, number_of, read_products, writable_text
 from vlm_core.catalogue.sources import Source, open_source
-from vlm_core.catalogue.worker_pool import in_processes
 from vlm_core.errors import UserError
 from vlm_core.files.atomic import building, write_atomically
 from vlm_core.pixels.arrays import Rows

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_core.catalogue.framing import FAINTEST_CELL, SIDE, background_of, frame_picture, hash_frame
-from vlm_core.catalogue.worker_pool import in_processes
+from vlm_core.catalogue.processes import in_processes
 from vlm_core.errors import UserError
 from vlm_core.pixels.arrays import Rows
 from vlm_core.pixels.picture_store import PictureStore

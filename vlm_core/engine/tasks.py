@@ -73,7 +73,7 @@ def open_engine(settings: WorkersSettings, *stores: str) -> Iterator[Engine]:
     Raises UserError where its cluster cannot be reached, or where not all of its machines reach one of the stores.
     """
     if settings.engine == "local":
-        from vlm_core.engine.processes import Processes
+        from vlm_core.engine.local_processes import Processes
 
         yield Processes(settings.workers, settings.threads)
         return

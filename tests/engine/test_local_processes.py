@@ -11,23 +11,23 @@ import pytest
 
 from tests.engine.stubs import double, fail_at_two, same, say_where
 from tests.stores import ROOT
-from vlm_core.engine import processes
-from vlm_core.engine.processes import Processes
+from vlm_core.engine import local_processes
+from vlm_core.engine.local_processes import Processes
 from vlm_core.errors import UserError
 
 _HEAVY = ("torch", "pandas", "mlflow", "optuna", "numpy", "ray", "pydantic")
 
 
 def test_a_worker_watches_before_it_imports_anything_heavy() -> None:
-    script = f"import sys, vlm_core.engine.processes; print(*[name for name in {_HEAVY} if name in sys.modules])"
+    script = f"import sys, vlm_core.engine.local_processes; print(*[name for name in {_HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
 
 
 def test_a_worker_watches_its_leader(monkeypatch: pytest.MonkeyPatch) -> None:
     watched: list[int] = []
-    monkeypatch.setattr(processes, "end_with", watched.append)
-    processes.start_worker(4711, messages=False)
+    monkeypatch.setattr(local_processes, "end_with", watched.append)
+    local_processes.start_worker(4711, messages=False)
     assert watched == [4711]
 
 
@@ -36,7 +36,7 @@ def _stop(_: object) -> NoReturn:
 
 
 def test_a_worker_that_is_stopped_begins_no_other_task() -> None:
-    worker = get_context("fork").Process(target=processes._attempt, args=(_stop, None))
+    worker = get_context("fork").Process(target=local_processes._attempt, args=(_stop, None))
     worker.start()
     worker.join()
     assert worker.exitcode == 130
