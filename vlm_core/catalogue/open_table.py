@@ -10,14 +10,14 @@ from functools import partial
 
 from vlm_core.catalogue.containers.arrow_table import ArrowTable, EmbeddedPictures, RowPicture
 from vlm_core.catalogue.picture_files import IMAGES, MatchedFile, PictureMissing, Pictures, address_of
-from vlm_core.catalogue.reading import Columns, Record, Refusal, Table, TableRow, id_index, plain_id
+from vlm_core.catalogue.reading import Columns, Record, Refusal, TableReader, TableRow, id_index, plain_id
 
 
 @dataclass(frozen=True)
 class OpenTable:
     """A table that is open at its first row, and the pictures of its rows."""
 
-    table: Table
+    table: TableReader
     columns: Columns  # as the user gave them, and where they gave none as the container has them
     pictures: Pictures
     digest: Callable[[], str]

@@ -105,7 +105,7 @@ class Record(NamedTuple):
     sheet: str = ""  # of a workbook, where several are read
 
 
-class Table(Protocol):
+class TableReader(Protocol):
     """The rows of a table, whatever it lies in; they are read once."""
 
     name: str
@@ -172,7 +172,7 @@ def id_index(names: Sequence[str], columns: Columns) -> int:
     return next((names.index(name) for name in (columns.id, columns.picture) if name in names), 0)
 
 
-def read_products(table: Table, columns: Columns) -> Iterator[TableRow | Refusal]:
+def read_products(table: TableReader, columns: Columns) -> Iterator[TableRow | Refusal]:
     """Yield each product of a table, or why a row is none; no content of a row raises.
 
     An id written as 1001.0 is 1001. The first of several rows with one id is the product. Raises UserError for more

@@ -50,7 +50,7 @@ from vlm_core.catalogue.kinds import (
 from vlm_core.catalogue.open_table import OpenTable
 from vlm_core.catalogue.parts import part_of_file, part_order
 from vlm_core.catalogue.picture_files import IMAGES, FilePictures, Pictures, address_of
-from vlm_core.catalogue.reading import Columns, Record, Table, TableRow, number_of, read_products
+from vlm_core.catalogue.reading import Columns, Record, TableReader, TableRow, number_of, read_products
 from vlm_core.catalogue.zips import BROKEN_ENTRY, ZIP_START, is_workbook, starts_as_zip
 from vlm_core.errors import UserError
 from vlm_core.files.addresses import is_address
@@ -71,7 +71,7 @@ class Source:
 
     name: str
     pictures: Pictures
-    _open: Callable[[Columns], tuple[Table, Callable[[], str]]]
+    _open: Callable[[Columns], tuple[TableReader, Callable[[], str]]]
 
     def download(self, columns: Columns) -> None:
         """Download the pictures of which the table has a web address, those that are not there yet."""
@@ -226,7 +226,7 @@ def _in_files(files: Files, name: str) -> Source:
 def _of_file(files: Files, path: str, *, outside: bool = False, name: str = "") -> Source:
     """Return the source of a table that is a file of others; `outside` as in FilePictures."""
 
-    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
+    def open_table(columns: Columns) -> tuple[TableReader, Callable[[], str]]:
         return open_table_file(files, path, columns)
 
     return Source(
@@ -234,7 +234,7 @@ def _of_file(files: Files, path: str, *, outside: bool = False, name: str = "") 
     )
 
 
-def open_table_file(files: Files, path: str, columns: Columns) -> tuple[Table, Callable[[], str]]:
+def open_table_file(files: Files, path: str, columns: Columns) -> tuple[TableReader, Callable[[], str]]:
     """Open a table that is read from its first byte to its last, and a function that returns a hash of all of them.
 
     The names of its columns are looked for in its first lines.
@@ -269,7 +269,7 @@ def _of_arrow(table: ArrowTable, pictures: Pictures) -> Source:
 def _of_parts(files: Files, paths: Sequence[str], name: str) -> Source:
     """Return the source of several tables, such as Hugging Face's, each of which names pictures from its folder on."""
 
-    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
+    def open_table(columns: Columns) -> tuple[TableReader, Callable[[], str]]:
         opened = {path: _open_any(files, path, columns) for path in paths}
         tables = {path: table for path, (table, _) in opened.items()}
         return JoinedTable(name, tables, files), lambda: "|".join(digest() for _, digest in opened.values())
@@ -277,7 +277,7 @@ def _of_parts(files: Files, paths: Sequence[str], name: str) -> Source:
     return Source(name, FilePictures(files), open_table)
 
 
-def _open_any(files: Files, path: str, columns: Columns) -> tuple[Table, Callable[[], str]]:
+def _open_any(files: Files, path: str, columns: Columns) -> tuple[TableReader, Callable[[], str]]:
     if endings_of(path)[0] not in (*PARQUET, *ARROW):
         return open_table_file(files, path, columns)
     return _open_arrows(files, [path], posixpath.basename(path)), lambda: files.state(path)
@@ -327,7 +327,7 @@ def _of_tables_unless_stray(
 ) -> Source:
     """Return the source of tables; where none is one of products, that of the folders in their place, or an error."""
 
-    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
+    def open_table(columns: Columns) -> tuple[TableReader, Callable[[], str]]:
         if any(_is_of_products(files, path, columns) for path in tables):
             return _of_tables(files, tables, name)._open(columns)
         if folders is None:
@@ -366,7 +366,7 @@ def _of_image_folder(files: Files, paths: Sequence[str], others: Sequence[str], 
     """Return the source of pictures at these paths from `top` on; `others` are the files of other kinds."""
     pictures = FilePictures(files, top.rstrip("/"))
 
-    def open_table(columns: Columns) -> tuple[Table, Callable[[], str]]:
+    def open_table(columns: Columns) -> tuple[TableReader, Callable[[], str]]:
         beside = sorted([*others, *files.unreadable()])
         return ImageFolder(name, paths, columns, pictures, [path.removeprefix(top) for path in beside]), lambda: ""
 
@@ -441,7 +441,7 @@ def _describe(name: str, paths: Sequence[str], pictures: Sequence[str]) -> str:
     return f"{nothing} and no other table, but {found}: {way}.{also}"
 
 
-def _fill_in(columns: Columns, table: Table) -> Columns:
+def _fill_in(columns: Columns, table: TableReader) -> Columns:
     """Return the columns, with those that the container itself names where the user gave none.
 
     A label of the container's own takes the name of the usual one.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from vlm_core.catalogue.containers.files import Files, is_picture
 from vlm_core.catalogue.parts import PART, part_of_file
-from vlm_core.catalogue.reading import Columns, Record, Refusal, Table
+from vlm_core.catalogue.reading import Columns, Record, Refusal, TableReader
 
 FILE_NAMES = ("file_name", "image_file_name", "image", "file")  # of the column with the picture
 
@@ -15,7 +15,7 @@ FILE_NAMES = ("file_name", "image_file_name", "image", "file")  # of the column 
 class JoinedTable:
     """Tables one after the other; a picture is named from the folder of its own table on, if that holds pictures."""
 
-    def __init__(self, name: str, tables: Mapping[str, Table], files: Files) -> None:
+    def __init__(self, name: str, tables: Mapping[str, TableReader], files: Files) -> None:
         """Take each table by its path in the files."""
         self.name = name
         self.names = list(dict.fromkeys(column for table in tables.values() for column in table.names))
