@@ -52,6 +52,7 @@ FIRST_PICTURE: Final = "sample:2"
 FAITHFULNESS: Final = "study/faithfulness.json"  # of a run that a study measured
 _PREDICTED: Final = "the predicted category"
 _KINDS: Final = {"vision": "attention of the class token", "cross": "text to image", "joint": "text to image"}
+_OF_PATCHES: Final = "mean attention of the patches"  # in a tower that does not read its class token, if it has one
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,8 @@ def attention_panel(
     if head > len(maps):
         return AttentionPanel(run_id, layers=len(layers), heads=heads, error=f"This layer has {len(maps)} heads.")
     part = f"head {head} of {len(maps)}" if head else f"mean of {len(maps)} heads"
-    caption = f"layer {layer} of {len(layers)} ({shown.name}), {part}: {_KINDS.get(shown.kind, shown.kind)}"
+    attention = _OF_PATCHES if shown.of_patches else _KINDS.get(shown.kind, shown.kind)
+    caption = f"layer {layer} of {len(layers)} ({shown.name}), {part}: {attention}"
     heat = maps[head - 1] if head else maps.mean(axis=0)
     of_category = shown.kind != "vision"
     return AttentionPanel(run_id, view, heat, caption, len(layers), heads, of_layer=True, of_category=of_category)

@@ -7,7 +7,14 @@ from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 from tests.attention.planted import CATEGORIES, SIDE, draw_cues, draw_pictures, learnt, mass_on_cue
-from tests.models.families import CAPTIONERS, FAMILIES, SHIPPED, WITH_LANGUAGE, make_categoriser
+from tests.models.families import (
+    CAPTIONERS,
+    FAMILIES,
+    SHIPPED,
+    WITH_LANGUAGE,
+    make_categoriser,
+    make_mean_pooled,
+)
 from vlm_core.attention.maps import _resize, _words, explain, explain_words, layer_maps
 from vlm_core.attention.recording import record
 from vlm_core.errors import UserError
@@ -135,6 +142,17 @@ def test_layer_maps_are_each_heads_row(family: str) -> None:
         row = heads.mean(dim=0) if family == "siglip" else of_one  # it has no class token
         assert ours.maps.shape == (9, 4, 80, 60)
         np.testing.assert_allclose(ours.maps[8, 1], _resize(row[None], (80, 60))[0], rtol=1e-3)
+
+
+def test_layer_maps_of_pooled_patches_are_the_mean_of_their_rows() -> None:
+    model = make_mean_pooled()
+    layers = layer_maps(model, PICTURES[:1])
+    recording = record(model, plain_view(PICTURES[:1], 64), torch.tensor([0]))
+    for ours, layer in zip(layers, recording.layers, strict=True):
+        mean = layer.probabilities[0, 1, 1:, 1:].detach().mean(dim=0)
+        np.testing.assert_allclose(ours.maps[0, 1], _resize(mean[None], (80, 60))[0], rtol=1e-3)
+    assert all(layer.of_patches for layer in layers)
+    assert not any(layer.of_patches for layer in layer_maps(make_categoriser("clip"), PICTURES[:1]))
 
 
 @pytest.mark.slow

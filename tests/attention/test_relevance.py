@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.attention.reference import attention_of_hugging_face, chefer_by_hand, rollout_by_hand, weighted_by_hand
-from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser
+from tests.models.families import CAPTIONERS, FAMILIES, make_categoriser, make_mean_pooled
 from vlm_core.attention.recording import log_odds, record, record_text
 from vlm_core.attention.relevance import (
     _cross_relevance,
@@ -121,6 +121,25 @@ def test_a_vision_readout_is_explained_by_its_tower(family: str) -> None:
     rolled = rollout([layer.detach().mean(dim=1) for layer in recording.of_kind("vision")])
     torch.testing.assert_close(raw, rolled.mean(dim=1) if family == "siglip" else rolled[:, 0, 1:])
     assert (gradient_relevance(recording, recording.score_mask) >= 0).all()
+
+
+def test_pooled_patches_are_explained_by_the_mean_of_their_rows() -> None:
+    model = make_mean_pooled()
+    recording = record(model, PIXELS, TARGETS)
+    hf = model.hf
+    hf.set_attn_implementation("eager")
+    seen = hf.vision_model(PIXELS, output_attentions=True)
+    pooled = hf.vision_model.post_layernorm(seen.last_hidden_state[:, 1:].mean(dim=1))
+    rolled = rollout_by_hand([layer[0].detach().double().numpy() for layer in seen.attentions])
+    raw = raw_relevance(recording, recording.score_mask)
+    np.testing.assert_allclose(raw[0], rolled[1:, 1:].mean(axis=0), rtol=1e-4)
+    score = _head_scores(model, hf.visual_projection(pooled))
+    relevance = _self_relevance(
+        [torch.from_numpy(each)[None] for each in _weighted({"vision": seen.attentions}, score, 0)["vision"]]
+    )
+    ours = gradient_relevance(recording, recording.score_mask)[0]
+    by_hand = relevance[0, 1:, 1:].mean(dim=0)
+    np.testing.assert_allclose(ours, by_hand, rtol=1e-3, atol=1e-4 * float(by_hand.max()))
 
 
 def test_rollout_of_identity_stays_and_of_uniform_attention_by_hand() -> None:

@@ -86,6 +86,14 @@ def make_categoriser(
     return VisionLanguageCategoriser(hf, tokenizer, description)
 
 
+def make_mean_pooled() -> VisionLanguageCategoriser:
+    """A CLIP of three categories that pools the mean of its patches."""
+    hf, tokenizer = make_tiny("clip")
+    hf.config.vision_config.pooling = "mean"
+    torch.manual_seed(1)
+    return VisionLanguageCategoriser(hf, tokenizer, Description("clip", CATEGORIES, (80, 60), "linear", "fused", {}))
+
+
 def trim(family: str, hf: Any, blocks: int, text_blocks: int | None = None) -> None:
     """Keep few blocks of a tiny model's towers, all of the text's by default: its graph is quicker to trace."""
     if family == "vision":

@@ -83,3 +83,13 @@ def test_a_tower_of_another_shape_or_family_is_refused(clip, tmp_path):
     with pytest.raises(UserError, match="is not a folder"):
         load_vision_tower(git, tmp_path / "nothing", PIXELS)
     assert clip_tower_as_blip(dict(hf.vision_model.state_dict()), hf.vision_model.embeddings(PIXELS))
+
+
+def test_a_tower_that_pools_in_another_way_is_refused(clip):
+    hf, folder = clip
+    hf.config.vision_config.pooling = "mean"
+    hf.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"pretrained with pooling=mean, and model=blip.*: give another tower"):
+        load_vision_tower(make_tiny("blip", 128)[0], folder, PIXELS)
+    with pytest.raises(UserError, match="model=clip reads with pooling=class-token: add pooling=mean, or give another"):
+        load_vision_tower(make_tiny("clip", 128)[0], folder, PIXELS)

@@ -157,3 +157,29 @@ def test_what_cannot_be_pretrained_is_refused(pretrain, tmp_path):
         pretrain(model="clip", output=str(tmp_path))
     with pytest.raises(UserError, match="is not a folder"):
         pretrain(model="git", tower=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.slow
+def test_a_mean_pooled_clip_is_resumed_continued_and_contradicted(pretrain, monkeypatch):
+    def stopped(**given):
+        """The run of a pretraining that is stopped before its first step."""
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Pretraining, "batch_losses", interrupted)
+            pretrain(model="clip", **given)
+        return RunReader().runs("attributes.status = 'KILLED'")["run_id"].iloc[0]
+
+    def interrupted(task, epoch):
+        assert task.adapter.pools_patches
+        raise KeyboardInterrupt
+
+    start, _ = pretrain(resume=stopped(pooling="mean"))
+    assert json.loads((start.folder / "config.json").read_text())["vision_config"]["pooling"] == "mean"
+    card = (start.folder / "README.md").read_text()
+    assert "--pooling mean" in card and "Hugging Face's own `CLIPModel` does not" in card
+    assert RunReader().params(stopped(checkpoint=str(start.folder)))["pooling"] == "mean"
+    with pytest.raises(UserError, match=r"were pretrained with pooling=mean, and go on so: omit pooling=class-token"):
+        pretrain(model="clip", checkpoint=str(start.folder), pooling="class-token")
+    with pytest.raises(UserError, match=r"shipped:clip were pretrained with pooling=class-token.*omit pooling=mean"):
+        pretrain(model="clip", weights="tiny", pooling="mean")
+    with pytest.raises(UserError, match="pooling=mean is CLIP's, and model=git pools in its own way"):
+        pretrain(model="git", pooling="mean")

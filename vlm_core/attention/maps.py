@@ -43,11 +43,12 @@ _OCCLUSIONS: Final = 14  # per side, of a model without patches
 
 @dataclass(frozen=True)
 class LayerMaps:
-    """The maps of a layer's heads: from the class token, or from the text tokens that are scored."""
+    """The maps of a layer's heads: from the class token or all patches, or from the text tokens that are scored."""
 
     name: str
     kind: LayerKind
     maps: NDArray[np.float32]  # (B, heads, H, W), each sums to one
+    of_patches: bool = False  # the mean of all patches' rows, in a tower that does not read its class token
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,27 @@ def layer_maps(
 ) -> tuple[LayerMaps, ...]:
     """Return the maps of every layer and head that attends to image tokens, in order.
 
-    Vision layers give the class token's row, or the mean of all rows in a tower without one (SigLIP); layers from text
-    to the picture give the mean over the text tokens that are scored. A convolutional network has none.
+    Vision layers give the class token's row, or the mean of all patches' rows in a tower that pools them; layers from
+    text to the picture give the mean over the text tokens that are scored. A convolutional network has none.
     """
     if not model.adapter.has_attention:
         return ()
     size, preprocessing = pictures.shape[1:3], model.description.preprocessing
     parts = [_layer_maps(recording, size, preprocessing) for recording in record_batches(model, pictures, target)]
     return tuple(
-        LayerMaps(first.name, first.kind, np.concatenate([layer.maps for layer in (first, *rest)]))
+        LayerMaps(first.name, first.kind, np.concatenate([layer.maps for layer in (first, *rest)]), first.of_patches)
         for first, *rest in zip(*parts, strict=True)
     )
 
 
 def _layer_maps(recording: Recording, size: tuple[int, ...], preprocessing: Preprocessing) -> list[LayerMaps]:
     return [
-        LayerMaps(layer.name, layer.kind, _resize(_rows(recording, layer), size, preprocessing))
+        LayerMaps(
+            layer.name,
+            layer.kind,
+            _resize(_rows(recording, layer), size, preprocessing),
+            of_patches=layer.kind == "vision" and recording.pools_patches,
+        )
         for layer in recording.layers
         if layer.kind != "text"
     ]
@@ -198,7 +204,7 @@ def _rows(recording: Recording, layer: AttentionLayer) -> Tensor:
     """Return the attention of a layer's heads to patches (B, heads, P)."""
     weights, mask, prefix = layer.probabilities.detach(), recording.score_mask, recording.prefix_tokens
     if layer.kind == "vision":
-        return weights[:, :, 0, prefix:] if prefix else weights.mean(dim=2)
+        return weights[:, :, prefix:, prefix:].mean(dim=2) if recording.pools_patches else weights[:, :, 0, prefix:]
     return torch.einsum("bk,bhkn->bhn", mask, weights[:, :, -mask.shape[1] :, prefix : recording.image_tokens])
 
 

@@ -46,6 +46,7 @@ class Recording:
     score_mask: Tensor  # (B, K) 1, or 0 where a text token has no target
     image_tokens: int  # N
     prefix_tokens: int = 1  # of these, before the patches: the class token first, if there is one, and registers
+    pools_patches: bool = False  # whether the tower's features are of all patches, and not of the class token alone
 
     def of_kind(self, kind: LayerKind) -> list[Tensor]:
         """Return the attention weights of the layers of one kind, first layer first."""
@@ -186,4 +187,5 @@ def _recording(
         score_mask,
         image_tokens=weights[0][0].shape[-1],
         prefix_tokens=model.adapter.prefix_tokens,
+        pools_patches=model.adapter.pools_patches,
     )

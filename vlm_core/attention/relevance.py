@@ -2,7 +2,7 @@
 
 The kinds of layers decide which rule applies: cross-attention from text to image tokens (BLIP), joint attention over
 image and text (GIT), a learnt query's attention (SigLIP), or else what reaches the class token (CLIP), or the mean of
-all tokens where there is none.
+all patches where these are pooled.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def raw_relevance(recording: Recording, weights: Tensor) -> Tensor:
     """Return the attention to each patch (B, N - 1), unscaled, whatever the prediction.
 
     Where text attends to the picture (BLIP, GIT): the attention of the last K text tokens to image tokens, weighted by
-    `weights` (B, K), mean over heads and layers; that of a learnt query (SigLIP) likewise. Else (CLIP): the class
-    token's row of the rollout.
+    `weights` (B, K), mean over heads and layers; that of a learnt query (SigLIP) likewise. Else (CLIP): the row of
+    the rollout that is read, or the mean of those.
     """
     layers = recording.of_kind("cross") + recording.of_kind("joint") + recording.of_kind("pool")
     if not layers:
@@ -50,9 +50,9 @@ def gradient_relevance(recording: Recording, weights: Tensor) -> Tensor:
 
 
 def _read(tokens: Tensor, recording: Recording) -> Tensor:
-    """Return the patches' columns (B, P) of a matrix (B, N, N) in the row that the head reads, or the rows' mean."""
+    """Return the patches' columns (B, P) of a matrix (B, N, N) in the row that is read, or the mean of the patches'."""
     prefix = recording.prefix_tokens
-    return tokens[:, 0, prefix:] if prefix else tokens.mean(dim=1)
+    return tokens[:, prefix:, prefix:].mean(dim=1) if recording.pools_patches else tokens[:, 0, prefix:]
 
 
 def rollout(layers: list[Tensor]) -> Tensor:

@@ -25,7 +25,8 @@ AttentionWeights = NDArray[np.float32]  # (heads, Q, N): of Q queries to N token
 class LayerStatistics:
     """Means over pictures, heads and queries.
 
-    Queries are those that the prediction depends on: a single one in a last block that computes only that.
+    Queries are those that the prediction depends on: a single one in a last block that computes only that. Where a
+    tower pools its patches, its class token, if it has one, is counted among them.
     """
 
     name: str  # the layer's

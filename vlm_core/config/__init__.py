@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vlm_core.config.families import Model, family_of, family_problem
+from vlm_core.config.families import Model, Pooling, family_of, family_problem
 from vlm_core.config.lists import split_list
 from vlm_core.config.presets import reading_problem
 from vlm_core.config.settings import Settings
@@ -428,8 +428,21 @@ class PretrainingConfig(RunSettings, OptimisationSettings, CatalogueSettings, Mo
         "pretrain", description="named set of settings to start from"
     )
     patches_kept: float = Field(1.0, gt=0, le=1, description="share of an image's patches that the model sees")
+    pooling: Pooling = Field(
+        "class-token",
+        description="what CLIP's embedding of an image is made of: its class token, or the mean of its patches; "
+        "weights to start from keep theirs",
+    )
     tower: str = Field("", description="folder of a pretrained model whose vision tower is the start")
     output: str = Field("", description="folder for the weights (empty: pretrained/<run id>)")
+
+    @model_validator(mode="after")
+    def _pooling_is_used(self) -> Self:
+        if self.pooling != "class-token" and self.family != "clip":
+            raise ValueError(
+                f"pooling={self.pooling} is CLIP's, and model={self.model} pools in its own way: omit pooling="
+            )
+        return self
 
 
 def searchable() -> dict[str, dict[str, Any]]:

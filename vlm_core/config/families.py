@@ -100,6 +100,8 @@ if TYPE_CHECKING:
 else:
     Model = Literal[(*PUBLISHED_MODELS, "baseline")]  # the choices of the setting `model`
 
+Pooling = Literal["class-token", "mean"]  # of CLIP's image tokens: what its embedding of a picture is made from
+
 
 def family_problem(name: str, settings: Mapping[str, object]) -> str:
     """Return why a family, or the baseline, cannot do what the settings ask for; "" if it can."""

@@ -1,20 +1,30 @@
-"""CLIP: self-attention over image tokens; the fused features are the embedding in the space shared with text."""
+"""CLIP: self-attention over image tokens; the fused features are the embedding in the space shared with text.
+
+A picture is pooled by its class token, as published, or by the mean of its patches, if it was pretrained so here.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vlm_core.errors import UserError
+from vlm_core.config.families import Pooling
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, vision_block, vision_stages
 from vlm_core.models.stages import Readout, Stage, State, causal_mask, last_token, side_by_side
 from vlm_core.pixels.views import DEFAULT
 
+CLASS_TOKEN: Final[Pooling] = "class-token"
+
 
 class Clip:
-    """Adapter of `transformers.CLIPModel`. Radford et al. 2021, arXiv 2103.00020."""
+    """Adapter of `transformers.CLIPModel`. Radford et al. 2021, arXiv 2103.00020.
+
+    With the mean of the patches for pooling, the class token is a register: it is attended to, and not read.
+    """
 
     family = "clip"
     hf_class = "CLIPModel"
@@ -25,6 +35,7 @@ class Clip:
     def __init__(self, hf: Any, tokenizer: Any) -> None:
         self.hf = hf
         self.tokenizer = tokenizer
+        self.pools_patches = pooling_of(hf) != CLASS_TOKEN
 
     def width(self, readout: Readout) -> int:
         """Return the shared space's width for `fused`, else the vision tower's."""
@@ -33,16 +44,19 @@ class Clip:
     def stages(self, readout: Readout) -> tuple[Stage, ...]:
         """Return the chain; for `tokens` it ends at the last block, because no part of CLIP uses all tokens."""
         vision, projection = self.hf.vision_model, self.hf.visual_projection
+        reads_all = readout == "tokens" or self.pools_patches
 
         def embed(state: State) -> State:
             return (vision.pre_layrnorm(vision.embeddings(state[0])),)  # (B, N, D)
 
         def pool(state: State) -> State:
-            return (vision.post_layernorm(state[0][:, 0]),)  # (B, D)
+            tokens = state[0]  # (B, N, D)
+            pooled = tokens[:, 1:].mean(dim=1) if self.pools_patches else tokens[:, 0]
+            return (vision.post_layernorm(pooled),)  # (B, D)
 
         chain = [
             Stage("vision.embed", "vision", (vision.embeddings, vision.pre_layrnorm), embed),
-            *vision_stages(vision.encoder.layers, outputs=ALL_TOKENS if readout == "tokens" else FIRST_TOKEN),
+            *vision_stages(vision.encoder.layers, outputs=ALL_TOKENS if reads_all else FIRST_TOKEN),
         ]
         if readout == "tokens":
             return tuple(chain)
@@ -117,3 +131,17 @@ class Clip:
     def match_logits(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return the cosines (B, C) of unit vectors (B, D) and (C, D) over the learnt temperature."""
         return torch.exp(self.hf.logit_scale) * images @ texts.T
+
+
+def pooling_of(hf: Any) -> Pooling:
+    """Return how a model pools its image tokens, which `vision_config` says of a CLIP that takes their mean.
+
+    Raise UserError for a way that is not known.
+    """
+    pooling = getattr(hf.config.vision_config, "pooling", CLASS_TOKEN)
+    if pooling not in get_args(Pooling):
+        raise UserError(
+            f"The model's config.json has pooling={pooling} in its vision_config, which is not known: it takes "
+            f"{' or '.join(get_args(Pooling))}."
+        )
+    return pooling

@@ -20,6 +20,7 @@ class Git:
     hf_class = "GitForCausalLM"
     has_attention = True
     prefix_tokens = 1  # the class token
+    pools_patches = False
     preprocessing = DEFAULT
 
     def __init__(self, hf: Any, tokenizer: Any) -> None:

@@ -26,6 +26,7 @@ class Siglip:
     hf_class = "SiglipModel"
     has_attention = True
     prefix_tokens = 0
+    pools_patches = True
     preprocessing = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
 
     def __init__(self, hf: Any, tokenizer: Any) -> None:

@@ -48,6 +48,10 @@ class Adapter(Protocol):
     def prefix_tokens(self) -> int:
         """Return the number of image tokens before the patches: a class token, registers."""
 
+    @property
+    def pools_patches(self) -> bool:
+        """Return whether the vision tower's pooled features are of all patches, and not of the class token alone."""
+
     def stages(self, readout: Readout) -> tuple[Stage, ...]:
         """Return the chain from `(pixels (B, 3, S, S),)` to the readout."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from vlm_core.catalogue.exposure import Exposure
 from vlm_core.errors import UserError
 from vlm_core.models.checkpoints import AvailableCheckpoint, find_checkpoint
+from vlm_core.models.clip import pooling_of
 from vlm_core.models.pretrained import load_pretrained
 from vlm_core.models.shipped import read_exposure
 
@@ -25,13 +26,15 @@ def load_vision_tower(hf: Any, folder: Path, pixels: Tensor) -> Exposure | None:
     """Load the vision tower of the CLIP model in `folder` into a CLIP, BLIP or GIT model; return the tower's exposure.
 
     `pixels` (B, 3, S, S) are examples of the input to come. Raise UserError if the folder holds no CLIP model, or one
-    whose tower has another shape.
+    whose tower has another shape or pools in another way.
     """
     from transformers import CLIPModel
 
     checkpoint = find_checkpoint(str(folder.expanduser().resolve()))
     assert isinstance(checkpoint, AvailableCheckpoint)
-    source = load_pretrained(checkpoint, CLIPModel)[0].vision_model
+    clip = load_pretrained(checkpoint, CLIPModel)[0]
+    _require_pooling(folder, pooling_of(clip), hf)
+    source: Any = clip.vision_model
     target = hf.git.image_encoder.vision_model if hasattr(hf, "git") else hf.vision_model
     tower, own = dict(source.state_dict()), target.state_dict()
     if "encoder.layers.0.self_attn.qkv.weight" in own:
@@ -48,6 +51,19 @@ def load_vision_tower(hf: Any, folder: Path, pixels: Tensor) -> Exposure | None:
         )
     target.load_state_dict(tower)
     return read_exposure(checkpoint)
+
+
+def _require_pooling(folder: Path, pooling: str, hf: Any) -> None:
+    """Raise UserError if the tower in the folder does not pool as the model does that it is to start."""
+    own = pooling_of(hf)
+    if pooling == own:
+        return
+    kind = str(hf.config.model_type)
+    instead = f"add pooling={pooling}, or give" if kind == "clip" else "give"
+    raise UserError(
+        f"tower={folder} was pretrained with pooling={pooling}, and model={kind} reads with pooling={own}: {instead} "
+        "another tower."
+    )
 
 
 def clip_tower_as_blip(clip: Tower, embedded: Tensor) -> Tower:

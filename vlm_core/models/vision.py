@@ -64,6 +64,7 @@ class Vision:
 
     family = "vision"
     hf_class = "AutoModel"
+    pools_patches = False  # but the class token
     preprocessing = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")  # of ImageNet
 
     def __init__(self, hf: Any, tokenizer: Any = None) -> None:

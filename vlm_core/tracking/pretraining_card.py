@@ -38,6 +38,7 @@ def write_pretraining_card(
             "A model in Hugging Face's format (fp16), pretrained on a shop's images, titles and attributes: a start "
             "for fine-tuning where no published checkpoint is available.",
             "## How it was made\n\n" + _recipe(config) + "\n\n" + _curve(run_id),
+            *([_MEAN_POOLED] if config.pooling == "mean" else []),
             "## What it saw\n\n" + _data(exposure, config),
             "## What it can do before fine-tuning\n\n" + _scores(metrics),
             "## Limits\n\n" + _LIMITS,
@@ -96,6 +97,12 @@ def _scores(metrics: Mapping[str, float]) -> str:
     )
 
 
+_MEAN_POOLED: Final = (
+    "## How it pools\n\nThe embedding of an image is the projection of the norm of the mean over its patches, not of "
+    "the class token, which is a register: other tokens attend to it, and nothing else reads it. `pooling` in the "
+    "`vision_config` of `config.json` says so, and this platform honours it. Hugging Face's own `CLIPModel` does not: "
+    "it would read the class token instead, whose embedding was never trained."
+)
 _LIMITS: Final = "\n".join(
     [
         "- It knows this catalogue's images and words; others are untested.",

@@ -79,12 +79,14 @@ def run_pretraining(config: PretrainingConfig, root: Path) -> PretrainingOutcome
         logger.info(f"Resuming run {config.resume} with its own settings: model={config.model}.")
     if config.output and Path(config.output).exists() and not _has_written(config.resume, Path(config.output)):
         raise UserError(f"output={config.output} exists already: name a new folder.")
+    from vlm_core.models.clip import pooling_of
+
     set_threads(config.threads)
     fetch_corrections(config, root)
     data = _load_data(config, root)
     adapter, exposure, weights = _load_adapter(config, data)
     task = _make_task(config, data, adapter, weights.preprocessing)
-    config = config.model_copy(update={"precision": task.precision})
+    config = config.model_copy(update={"precision": task.precision, "pooling": pooling_of(adapter.hf)})
     from vlm_core.tracking.writer import RunWriter
 
     with RunWriter(
@@ -160,6 +162,7 @@ def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Ad
         seed=config.seed,
         commit=logged_commit(config.resume),
     )
+    _set_pooling(config, weights)
     before = [weights.exposure]
     if config.tower:
         size = input_size(weights.hf)
@@ -175,6 +178,21 @@ def _load_adapter(config: PretrainingConfig, data: _PretrainingData) -> tuple[Ad
     ids = catalogue.products["product_id"].iloc[data.training]
     seen = SeenProducts.of(ids, hash_pictures(catalogue.pictures, data.training))
     return adapter, record_exposure(catalogue.name, catalogue.fingerprint, ids, before, seen), weights
+
+
+def _set_pooling(config: PretrainingConfig, weights: LoadedWeights) -> None:
+    """Make a new CLIP pool as the settings say. Raise UserError if they contradict the weights to start from."""
+    from vlm_core.models.clip import pooling_of
+
+    own = pooling_of(weights.hf)
+    if config.pooling == own or (weights.pretrained and "pooling" not in config.model_fields_set):
+        return
+    if weights.pretrained:
+        raise UserError(
+            f"The weights of {weights.source} were pretrained with pooling={own}, and go on so: omit "
+            f"pooling={config.pooling}, or start from others."
+        )
+    weights.hf.config.vision_config.pooling = config.pooling  # stored with the weights
 
 
 def _make_task(
