@@ -116,6 +116,8 @@ def test_thin_categories_do_not_count_for_the_headline(tmp_path):
     headline = headline_categories(cells)
     assert headline == {"A", "B"}
     assert thin_categories(make_cells(*cells), headline) == {"C": 4}
+    given = make_cell(tmp_path, "mechanism/mean-pool-all@clip/classify/given/0", small)
+    assert thin_categories(make_cells(given), headline) == {"C": 4}
     (row,) = score_rows(make_cells(*cells), headline)
     # by hand, without the four products of C: F1 of A 2·18/(20+22), of B 2·16/(20+18)
     assert row.headline_macro_f1.value == pytest.approx((36 / 42 + 32 / 38) / 2)

@@ -94,6 +94,15 @@ def test_cells_of_the_ablation_say_what_they_read_and_on_which_tower() -> None:
     assert label("attention-pool-shuffled") == "attention-pool, patches only, shuffled weights"  # of an earlier version
 
 
+def test_given_parts_are_kept_by_every_cell() -> None:
+    plan = planned(protocols="given", seeds=1, modes="probe,lp-ft")
+    assert {cell.protocol for cell in plan.cells} == {plan.honest_protocol} == {"given"}
+    assert {plan.settings(cell).protocol for cell in (*plan.cells[:2], plan.cells[-1])} == {"given"}
+    measured = {cell.key: plan.measurements(cell) for cell in plan.cells}
+    assert measured["clip/lp-ft/classify/given/0"] == ("unknown", "held_out", "robustness", "attention")
+    assert len(plan.cells) == len([cell for cell in planned(seeds=1, modes="probe,lp-ft").cells if cell.is_honest])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -102,6 +111,11 @@ def test_cells_of_the_ablation_say_what_they_read_and_on_which_tower() -> None:
         ({"parts": "robustness"}, "leaves nothing to run: name families, ablation, continual or fusion"),
         ({"protocols": " , "}, "protocols is empty"),
         ({"towers": "vit"}, "towers=vit is not known: choose among clip, blip, git, random"),
+        (
+            {"protocols": "given,holdout"},
+            "protocols=given,holdout: given keeps the parts of the catalogue, and stands alone",
+        ),
+        ({"protocols": "given", "parts": "fusion"}, "protocols=given keeps parts that parts=fusion divides anew"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(settings: dict[str, str], message: str) -> None:

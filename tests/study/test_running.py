@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.messages import collected_messages
+from tests.models.families import make_tiny
 from tests.stub_training import kill_at, train_nothing
 from vlm_core.config import Config, StudyConfig
 from vlm_core.errors import UserError
@@ -196,6 +197,21 @@ def test_other_settings_do_not_resume_a_study(shop: Path, stocked: Path, monkeyp
         UserError, match=r"was started with seeds=1, not 3: resume it with its settings, or name another"
     ):
         run_study(small(shop, seeds=3), stocked)
+
+
+def test_a_study_goes_on_with_the_tower_that_it_began_with(
+    shop: Path, stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "own"
+    for part in make_tiny("git"):
+        part.save_pretrained(folder)
+    config = small(shop, parts="ablation", towers=str(folder))
+    monkeypatch.setattr(running, "_run_cells", _stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, stocked)
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    with pytest.raises(UserError, match="own has other files than when the study began: put those back"):
+        run_study(config, stocked)
 
 
 def test_all_is_to_do_where_nothing_was_run(shop: Path) -> None:

@@ -211,6 +211,16 @@ def test_a_pair_has_one_direction_in_its_table_its_plot_and_its_sentence(differe
     assert label == cells[0] and estimate.value == pytest.approx(0.04)
 
 
+def test_given_parts_are_said_to_be_the_same_in_all_seeds():
+    rows = tuple(replace(row, protocol="given") for row in RESULTS.scores if row.protocol == "holdout")
+    changes = {"settings": {**RESULTS.settings, "protocols": "given", "seeds": "5"}, "scores": rows}
+    overview = section("overview", **changes)
+    assert "the parts are those that the catalogue has, the same in all seeds" in overview.paragraphs[1]
+    assert "of a split" not in overview.paragraphs[1] and overview.tiles[1].note == "all on the given parts"
+    assert len(section("ablation", **changes).tables[0].rows) == 2
+    assert {row[1] for row in texts(section("runs", **changes).tables[0])} == {"given"}
+
+
 def test_few_seeds_are_said_to_be_too_few():
     assert "2 seeds are too few" in " ".join(section("scores").paragraphs)
     assert section("overview").tiles[1].note == "too few for intervals"

@@ -395,7 +395,10 @@ class StudyConfig(TextColumns, WorkersSettings, FineTuningSettings):
     families: str = Field("clip,blip,git", description="comma-separated models to compare, siglip and vision too")
     modes: str = Field("zero-shot,probe,full", description="comma-separated modes; the last is compared in most detail")
     objectives: str = Field("classify,generate", description="comma-separated objectives (generate: only blip and git)")
-    protocols: str = Field("holdout,original", description="comma-separated protocols; original shows the leak")
+    protocols: str = Field(
+        "holdout,original",
+        description="comma-separated protocols; original shows the leak; given, by itself, keeps the catalogue's parts",
+    )
     seeds: int = Field(5, ge=1, le=100, description="number of seeds, from `seed` on, each with its own split")
     parts: str = Field(
         "families,ablation,robustness,attention,labels,cost",
@@ -403,7 +406,9 @@ class StudyConfig(TextColumns, WorkersSettings, FineTuningSettings):
         "types learnt step by step; fusion: images with texts)",
     )
     towers: str = Field(
-        "clip", description="comma-separated frozen towers of the ablation: clip, blip, git, and random (untrained)"
+        "clip",
+        description="comma-separated frozen towers of the ablation: clip, blip, git, random (untrained), and folders "
+        "of CLIP, BLIP or GIT models",
     )
     study: str = Field("", description="name of the study, by which it is resumed (empty: the preset's name)")
 

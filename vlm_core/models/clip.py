@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlm_core.errors import UserError
 from vlm_core.config.families import Pooling
+from vlm_core.errors import UserError
 from vlm_core.models.blocks import ALL_TOKENS, FIRST_TOKEN, vision_block, vision_stages
 from vlm_core.models.stages import Readout, Stage, State, causal_mask, last_token, side_by_side
 from vlm_core.pixels.views import DEFAULT

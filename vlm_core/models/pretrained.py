@@ -44,7 +44,7 @@ def load_pretrained(
         return _load_adapter(checkpoint, model_class, has_language, **settings)
     folder = fetch_checkpoint(checkpoint)
     verify_checksums(folder)
-    config = {"model_type": open_clip_family(folder)} if checkpoint.open_clip else read_json(folder / CONFIG)
+    config = _read_config(checkpoint, folder)
     _require_family(checkpoint, config, model_class)
     read = _read_open_clip if checkpoint.open_clip else _read_weights
     with _naming(checkpoint), quiet_transformers():
@@ -54,6 +54,17 @@ def load_pretrained(
     _require_numbers(checkpoint, model)
     model.config._name_or_path = checkpoint.name  # saved with the model, where a local path would be of no use
     return model, tokenizer
+
+
+def family_of_checkpoint(checkpoint: AvailableCheckpoint) -> str:
+    """Return the family of a checkpoint's model, an adapter's that of the model it belongs to; "" if none is stated."""
+    model = checkpoint.base or checkpoint
+    return str(_read_config(model, fetch_checkpoint(model)).get("model_type") or "")
+
+
+def _read_config(checkpoint: AvailableCheckpoint, folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's `config.json`; of what open_clip has saved the family alone."""
+    return {"model_type": open_clip_family(folder)} if checkpoint.open_clip else read_json(folder / CONFIG)
 
 
 def _load_adapter(

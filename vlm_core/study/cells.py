@@ -81,6 +81,8 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
     from vlm_core.training.feature_cache import FeatureCache
     from vlm_core.training.fit import GIB
 
+    if tower_in_folder := plan.towers.get(cell.tower):
+        tower_in_folder.check()
     config = plan.settings(cell)
     set_threads(config.threads)
     data = _load(config, root)

@@ -30,7 +30,7 @@ from vlm_core.evaluation.summary import macro_f1
 from vlm_core.progress import track
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results
-from vlm_core.study.plan import BASELINE, MECHANISM, StudyPlan
+from vlm_core.study.plan import BASELINE, LEAKING, MECHANISM, StudyPlan
 from vlm_core.study.robustness import Robustness
 
 T = TypeVar("T")
@@ -63,9 +63,9 @@ def collect(
 
     with tempfile.TemporaryDirectory() as temporary:
         cells = read_cell_results(parent, plan, Path(temporary))
-        main = cells.main("holdout")
+        main = cells.main(plan.honest_protocol)
         first = {label: seeds[0] for label, seeds in main.items()}
-        headline = headline_categories([cell for cell in cells.cells if cell.cell.protocol == "holdout"])
+        headline = headline_categories([cell for cell in cells.cells if cell.cell.is_honest])
         parts: dict[str, Callable[[], Any]] = {
             "thin": lambda: thin_categories(cells, headline),
             "scores": lambda: (*score_rows(cells, headline), *simple_baseline_rows(cells, headline)),
@@ -75,7 +75,7 @@ def collect(
                 *pair_rows(HELD_OUT, _held_out(main, headline)),
             ),
             "held_out": lambda: held_out_rows(main, headline),
-            "leak": lambda: leak_rows(main, cells.main("original")),
+            "leak": lambda: leak_rows(main, cells.main(LEAKING)),
             "robustness": lambda: robustness_rows(main),
             "calibration": lambda: calibration_rows(main),
             "gaps": lambda: gap_rows(main, data, split_list(config.attributes)),
@@ -137,7 +137,7 @@ def thin_categories(cells: CellResults, headline: frozenset[str]) -> dict[str, i
     supports = [
         (each.category, each.support)
         for cell in cells.cells
-        if cell.cell.protocol == "holdout"
+        if cell.cell.is_honest
         for each in cell.evaluation.per_category
         if each.category not in headline
     ]

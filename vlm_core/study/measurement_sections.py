@@ -8,6 +8,7 @@ from typing import Final
 from vlm_core.evaluation.gaps import Gap, ServedValue
 from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
+from vlm_core.study.plan import LEAKING
 from vlm_core.study.report_contents import (
     CostPlot,
     FaithfulnessPlot,
@@ -245,7 +246,7 @@ def cost(results: Results) -> Section | None:
     """Return the section on the cost of a prediction."""
     if not results.cost:
         return None
-    scores = {row.label: row for row in results.scores if row.protocol == "holdout"}
+    scores = {row.label: row for row in results.scores if row.protocol != LEAKING}
     columns = (
         *(
             "Configuration",

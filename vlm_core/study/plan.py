@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from vlm_core.config import OF_MACHINES, Config, StudyConfig
@@ -11,15 +11,18 @@ from vlm_core.config.families import FAMILIES, PUBLISHED_MODELS, family_of
 from vlm_core.config.lists import split_list
 from vlm_core.config.presets import MECHANISM as BUDGET
 from vlm_core.errors import UserError
+from vlm_core.study.frozen_towers import KNOWN, Tower, find_towers
 
 Part = Literal["families", "ablation", "robustness", "attention", "labels", "cost", "continual", "fusion"]
 PARTS: Final[tuple[str, ...]] = get_args(Part)
 BASELINE: Final = "baseline"
 MECHANISM: Final = "mechanism"
-TOWERS: Final = ("clip", "blip", "git", "random")  # whose vision tower is frozen; random: CLIP's, untrained
 MODES: Final = ("zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full")
 # Generative cells keep the vision tower frozen, so that its tokens are cached, and train all that writes text.
 GENERATIVE_MODE: Final = "fusion"
+HONEST: Final = "holdout"
+LEAKING: Final = "original"  # the protocol whose scores reward memory
+GIVEN: Final = "given"  # the protocol that keeps the parts of a catalogue, for all seeds
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,13 @@ class Cell:
         if self.model == MECHANISM:
             from vlm_core.attention.mechanisms import label_of
 
-            return label_of(self.mechanism) + (f" ({self.tower} tower)" if self.tower != TOWERS[0] else "")
+            return label_of(self.mechanism) + (f" ({self.tower} tower)" if self.tower != KNOWN[0] else "")
         return f"{self.model} {self.mode}" + (" (generate)" if self.objective == "generate" else "")
+
+    @property
+    def is_honest(self) -> bool:
+        """Whether scores under its protocol are those that are reported."""
+        return self.protocol != LEAKING
 
     @property
     def mechanism(self) -> str:
@@ -60,8 +68,8 @@ class Cell:
 
     @property
     def tower(self) -> str:
-        """The frozen tower under it, one of TOWERS; CLIP's where an earlier version names none."""
-        return self.mode.partition("@")[2] or TOWERS[0]
+        """The name of the frozen tower under it; CLIP's where an earlier version names none."""
+        return self.mode.partition("@")[2] or KNOWN[0]
 
     @classmethod
     def of(cls, key: str) -> Cell:
@@ -80,6 +88,12 @@ class StudyPlan:
     first_seed: int
     shared_settings: dict[str, Any]  # of every cell
     families: tuple[str, ...] = ()
+    towers: Mapping[str, Tower] = field(default_factory=dict)  # of the ablation, those in folders, by name
+
+    @property
+    def honest_protocol(self) -> str:
+        """The protocol that scores are reported of."""
+        return next((cell.protocol for cell in self.cells if cell.is_honest), HONEST)
 
     def settings(self, cell: Cell) -> Config:
         """Return the cell's configuration; of a mechanism that of its frozen tower, with the ablation's budget."""
@@ -90,14 +104,17 @@ class StudyPlan:
 
     def probe_settings(self) -> Config:
         """Return the configuration of the first family's probe, whether that is a cell or not."""
-        return self.settings(Cell(self.families[0], "probe", "classify", "holdout", self.first_seed))
+        return self.settings(Cell(self.families[0], "probe", "classify", self.honest_protocol, self.first_seed))
 
     def _tower_settings(self, cell: Cell) -> Config:
-        family = TOWERS[0] if cell.tower == "random" else cell.tower
+        tower = self.towers.get(cell.tower)
+        family = tower.family if tower else KNOWN[0] if cell.tower == "random" else cell.tower
         config = self.settings(Cell(family, "probe", "classify", cell.protocol, cell.seed))
         update = {name: value for name, value in BUDGET.items() if name not in self.shared_settings}
         if cell.tower == "random":
             update |= {"weights": "tiny-random", "checkpoint": ""}
+        if tower:
+            update |= {"weights": "pretrained", "checkpoint": tower.folder}
         return config.model_copy(update=update)
 
     def is_main(self, cell: Cell) -> bool:
@@ -109,11 +126,11 @@ class StudyPlan:
         """Return the names of what is measured on the cell's model beyond its test split."""
         main, family = self.is_main(cell), cell.model not in (BASELINE, MECHANISM)
         wanted = {
-            "leak": main and cell.protocol == "original",
-            "unknown": main and cell.protocol == "holdout",
-            "held_out": main and cell.protocol == "holdout",
-            "robustness": main and cell.protocol == "holdout" and "robustness" in self.parts,
-            "attention": main and family and cell.protocol == "holdout" and self._first(cell, "attention"),
+            "leak": main and not cell.is_honest,
+            "unknown": main and cell.is_honest,
+            "held_out": main and cell.is_honest,
+            "robustness": main and cell.is_honest and "robustness" in self.parts,
+            "attention": main and family and cell.is_honest and self._first(cell, "attention"),
             "decoding": cell.objective == "generate",
             "simple_baselines": cell.mode == "probe" and family,
         }
@@ -128,16 +145,19 @@ def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
     families = _listed("families", config.families, tuple(PUBLISHED_MODELS))
     modes = _listed("modes", config.modes, MODES)
     objectives = _listed("objectives", config.objectives, ("classify", "generate"))
-    protocols = _listed("protocols", config.protocols, ("holdout", "original"))
+    protocols = _protocols(config.protocols)
     parts = frozenset(_listed("parts", config.parts, PARTS))
-    towers = _listed("towers", config.towers, TOWERS)
+    if GIVEN in protocols and (dividing := sorted({"continual", "fusion"} & parts)):
+        raise UserError(f"protocols=given keeps parts that parts={dividing[0]} divides anew: leave out one of them.")
+    towers = find_towers(config.towers)
+    honest = GIVEN if GIVEN in protocols else HONEST
     cells: list[Cell] = []
     for seed in range(config.seed, config.seed + config.seeds):
         if "families" in parts:
             cells += _family_cells(families, modes, objectives, protocols, seed)
         if "ablation" in parts:
             named = [f"{name}@{tower}" for tower in towers for name in mechanisms]
-            cells += [Cell(MECHANISM, mode, "classify", "holdout", seed) for mode in named]
+            cells += [Cell(MECHANISM, mode, "classify", honest, seed) for mode in named]
     if not cells and not {"continual", "fusion"} & parts:
         raise UserError(
             f"parts={config.parts} leaves nothing to run: name families, ablation, continual or fusion among them."
@@ -145,7 +165,18 @@ def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
     names = config.model_fields_set & Config.model_fields.keys() - OF_MACHINES
     settings = {name: getattr(config, name) for name in names}
     settings |= {"preset": config.preset}
-    return StudyPlan(tuple(cells), parts, modes[-1], config.seed, settings, families)
+    in_folders = {name: tower for name, tower in towers.items() if tower}
+    if in_folders:  # which may have seen the catalogue: all cells are tested on the same products
+        settings["test_ids"] = "reserved"
+    return StudyPlan(tuple(cells), parts, modes[-1], config.seed, settings, families, in_folders)
+
+
+def _protocols(text: str) -> tuple[str, ...]:
+    """Return the protocols that a setting names. Raises UserError for an unknown one, or `given` beside another."""
+    protocols = _listed("protocols", text, (HONEST, LEAKING, GIVEN))
+    if GIVEN in protocols and len(protocols) > 1:
+        raise UserError(f"protocols={text}: given keeps the parts of the catalogue, and stands alone: omit the others.")
+    return protocols
 
 
 def _family_cells(
@@ -158,10 +189,10 @@ def _family_cells(
     for protocol in protocols:
         yield Cell(BASELINE, "full", "classify", protocol, seed)
         for family in families:
-            for mode in modes if protocol == "holdout" else modes[-1:]:
+            for mode in modes if protocol != LEAKING else modes[-1:]:
                 if mode in _modes_of(family):
                     yield Cell(family, mode, "classify", protocol, seed)
-            if protocol == "holdout" and "generate" in objectives and FAMILIES[family_of(family)].generates:
+            if protocol != LEAKING and "generate" in objectives and FAMILIES[family_of(family)].generates:
                 yield Cell(family, GENERATIVE_MODE, "generate", protocol, seed)
 
 

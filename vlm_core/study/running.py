@@ -15,6 +15,7 @@ from vlm_core.data import load_data, text_columns
 from vlm_core.engine.tasks import Ended, Engine, open_engine, run_children
 from vlm_core.errors import UserError
 from vlm_core.study.cells import PendingCell, run_cell
+from vlm_core.study.frozen_towers import check_towers, checksums_text
 from vlm_core.study.measurements import ADDED_LATER, CURRENT_NAMES
 from vlm_core.study.plan import MECHANISM, Cell, StudyPlan, plan_study
 from vlm_core.tracking import tags
@@ -57,6 +58,7 @@ def run_study(config: StudyConfig, root: Path) -> StudyOutcome:
     if resume := _unfinished(name, config):
         config = config.resuming(RunReader().params(resume))
         plan = plan_study(config, tuple(MECHANISMS))
+        check_towers(plan.towers, RunReader().tags(resume).get(tags.TOWERS, ""))
     with open_engine(config, store_uri()) as engine:
         return _run_plan(plan, config, name, root, resume, engine)
 
@@ -76,6 +78,7 @@ def _run_plan(plan: StudyPlan, config: StudyConfig, name: str, root: Path, resum
     with RunWriter(config.experiment, f"study {name}", resume=resume, folder=root) as run:
         run.tags({tags.KIND: "study", tags.STUDY: name, "cells": str(len(plan.cells))})
         run.params(config.to_params())
+        run.tags({tags.TOWERS: checksums_text(plan.towers)} if plan.towers else {})
         end_orphans(run.run_id)  # of a leader on another machine: cells end with their leader
         pending = find_pending(plan, RunReader().children(run.run_id))
         finished = len(plan.cells) - len(pending)

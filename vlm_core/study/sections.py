@@ -13,7 +13,7 @@ from vlm_core.evaluation.seeds import few_seeds
 from vlm_core.evaluation.subgroups import THIN
 from vlm_core.study import fusion_section, measurement_sections
 from vlm_core.study.formatting import UNKNOWN, format_count, format_estimate, format_number, p_value
-from vlm_core.study.plan import MECHANISM
+from vlm_core.study.plan import GIVEN, LEAKING, MECHANISM
 from vlm_core.study.report_contents import IntervalPlot, LeakPlot, Section, Table, Tile, linked_row
 from vlm_core.study.results import PairRow, Results, ScoreRow, is_simple_baseline
 
@@ -41,16 +41,29 @@ def make_sections(results: Results) -> list[Section]:
     return [section for make in makers if (section := make(results)) is not None]
 
 
+_OWN_SPLITS: Final = (
+    "A seed sets the split, the initialisation, the order and the augmentation. Near-duplicates never lie on both "
+    "sides of a split."
+)
+_GIVEN_PARTS: Final = (
+    "A seed sets the initialisation, the order and the augmentation; the parts are those that the catalogue has, the "
+    "same in all seeds, so intervals over seeds are of trainings alone."
+)
+
+
+def _keeps_parts(results: Results) -> bool:
+    return results.settings.get("protocols") == GIVEN
+
+
 def _overview(results: Results) -> Section:
     settings, machine = defaultdict(lambda: UNKNOWN, results.settings), defaultdict(lambda: UNKNOWN, results.machine)
     seeds = settings["seeds"]
     paragraphs = (
         f"Catalogue {results.catalogue}, label {settings['label']}, {len(results.categories)} categories: "
         f"{', '.join(results.categories)}.",
-        f"{seeds} seed{'s' * (seeds != '1')}. A seed sets the split, the initialisation, the order and the "
-        "augmentation. Means over seeds have a 95 % interval: Student's t, on the logit scale for scores between 0 "
-        "and 1. Near-duplicates never lie on both sides of a split, only training is balanced, models are selected on "
-        "validation, and each run reads its test split once.",
+        f"{seeds} seed{'s' * (seeds != '1')}. {_GIVEN_PARTS if _keeps_parts(results) else _OWN_SPLITS} Only training "
+        "is balanced, models are selected on validation, and each run reads its test split once. Means over seeds have "
+        "a 95 % interval: Student's t, on the logit scale for scores between 0 and 1.",
         f"No family was tuned: all use the settings of the preset {settings['preset']}, so a family that these "
         "settings happen to suit has an advantage. The baselines tune a little on validation (HOG + colour its "
         "regularisation, nearest neighbours their number), and the mechanisms of the ablation their learning rate.",
@@ -64,7 +77,8 @@ def _overview(results: Results) -> Section:
 def _tiles(results: Results) -> tuple[Tile, ...]:
     compared = [pair for pair in results.pairs if pair.group != "held_out"]  # which has pairs of families once more
     significant = sum(min(pair.test.p_bootstrap_holm, pair.test.p_mcnemar_holm) < SIGNIFICANT for pair in compared)
-    seeds, own_split = results.settings.get("seeds", UNKNOWN), "each with a split of its own"
+    seeds = results.settings.get("seeds", UNKNOWN)
+    own_split = "all on the given parts" if _keeps_parts(results) else "each with a split of its own"
     cells = Tile("Runs in these results", f"{results.cells_finished} of {results.cells_planned}")
     pairs = f"{significant} of {len(compared)}"
     tiles = (
@@ -87,7 +101,7 @@ def _best_tile(results: Results) -> Tile | None:
 
 def _best_first(results: Results, *kinds: str) -> list[ScoreRow]:
     """Return the configurations of these kinds under the honest protocol."""
-    rows = [row for row in results.scores if row.kind in kinds and row.protocol == "holdout"]
+    rows = [row for row in results.scores if row.kind in kinds and row.protocol != LEAKING]
     return sorted(rows, key=lambda row: -row.headline_macro_f1.value)
 
 
@@ -400,7 +414,7 @@ def _runs(results: Results) -> Section | None:
         linked_row(
             row.label,
             _own_runs(row),
-            row.protocol if row.protocol == "holdout" else f"{row.protocol} (leaks)",
+            row.protocol if row.protocol != LEAKING else f"{row.protocol} (leaks)",
             ", ".join(f"{seed}: {run_id}" for seed, run_id in zip(row.seeds, row.run_ids, strict=True)),
         )
         for row in results.scores

@@ -29,6 +29,7 @@ KIND: Final = "kind"  # of a run that is not a plain training: search, trial, st
 STUDY: Final = "study"  # name of the study that a run leads
 SEARCH_NAME: Final = "search_name"  # name of the search that a run leads
 STUDY_PARTS: Final = "study_parts"  # on a study's cell: what was measured after training
+TOWERS: Final = "towers_checksums"  # on a study: JSON of the checksum of each tower in a folder, by its name
 WEIGHTS: Final = "weights_checksums"  # of a pretraining: SHA-256 of the checksums of the weights that it wrote
 COMMIT: Final = "weights_commit"  # of the hub's checkpoint that the run started from
 EXTENDS: Final = "extends"  # on an extension: the run whose model it extends
