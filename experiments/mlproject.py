@@ -24,6 +24,7 @@ _VERBS: Final[dict[str, str]] = {
     "benchmark": "compares every training mode with a naive loop",
     "prepare": "reads, cleans, decodes and splits a catalogue; takes the settings about data",
     "shard": "packs a catalogue and its images into Parquet files that every command reads",
+    "relations": "pairs the products of a catalogue: is each pair of one category? takes settings about data",
     "evaluate": "evaluates a stored run's model on another labelled catalogue",
     "extend": "teaches a finished run more categories, or more products of those it has, as a new version",
     "predict": "categorises images: single ones, or those of folders, zips and tables",
