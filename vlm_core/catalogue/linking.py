@@ -119,7 +119,7 @@ def _frame(files: _Files, task: tuple[int, Rows]) -> NDArray[np.uint64]:
         frames[index, :3], frames[index, 3] = frame.transpose(2, 0, 1), away > FAINTEST_CELL
     cells = SIDE // COARSE_SIDE
     means = frames[:, :3].reshape(-1, 3, COARSE_SIDE, cells, COARSE_SIDE, cells).mean(axis=(3, 5)).astype(np.uint8)
-    coarse = means.reshape(len(rows), 3, -1).transpose(0, 2, 1)[:, CELL_ORDER]
+    coarse = means.reshape(len(rows), 3, -1)[:, :, CELL_ORDER]
     for name, array in ((FRAMES, frames), (COARSE, coarse)):
         with (files.folder / name).open("r+b", 0) as file:  # not mapped: a full disk is an error, not a signal
             file.seek(start * array[0].nbytes)
@@ -303,7 +303,7 @@ class _Matcher:
 
     def __init__(self, files: _Files) -> None:
         self._planes = files.open(FRAMES, np.uint8, 4, SIDE, SIDE)
-        self._coarse = files.open(COARSE, np.uint8, COARSE_SIDE**2, 3)
+        self._coarse = files.open(COARSE, np.uint8, 3, COARSE_SIDE**2)
 
     def coarsely(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
         """Return which pairs (p,) of rows may be the same photograph by a few means of their frames."""
@@ -312,20 +312,20 @@ class _Matcher:
 
     def same(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
         """Return which pairs (p,) of rows, in any order, are the same photograph, of those that may be."""
-        return _narrow((self._unregistered, 1000), (self._registered, 100))(first, second)
+        return _narrow((self._unregistered, 200), (self._registered, 100))(first, second)
 
     def _few_differ(self, cells: int, first: Rows, second: Rows) -> NDArray[np.bool_]:
-        gap = np.abs(self._coarse[first, :cells].astype(np.int16) - self._coarse[second, :cells]).max(axis=2)
-        return np.asarray((gap > COARSE_TOLERANCE).sum(axis=1) <= MOST_COARSE_CELLS)
+        gap = _gap(self._coarse[first, :, :cells], self._coarse[second, :, :cells])
+        return np.asarray(_count(_in_any_channel(gap > COARSE_TOLERANCE)) <= MOST_COARSE_CELLS)
 
     def _corner_and_few_differ(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
         # The window's corner is nearly always background, which `_share` ignores.
-        corner = np.abs(self._coarse[first, 0].astype(np.int16) - self._coarse[second, 0]).max(axis=1) <= TOLERANCE
-        return np.asarray(corner & self._few_differ(COARSE_SIDE**2, first, second))
+        corner_differs = _in_any_channel(_gap(self._coarse[first, :, 0], self._coarse[second, :, 0]) > TOLERANCE)
+        return np.asarray(~corner_differs & self._few_differ(COARSE_SIDE**2, first, second))
 
     def _unregistered(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
         one, other = self._planes[first], self._planes[second]
-        gap = np.abs(one[:, :3].astype(np.int16) - other[:, :3])
+        gap = _gap(one[:, :3], other[:, :3])
         return np.asarray(_share(gap, one[:, 3] | other[:, 3]) <= MOST_UNREGISTERED)
 
     def _registered(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
@@ -349,10 +349,25 @@ def _narrow(*tests: tuple[Callable[[Rows, Rows], NDArray[np.bool_]], int]) -> Ca
     return passes
 
 
+def _gap(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the absolute difference of levels, which needs no more than their eight bits."""
+    return np.asarray(np.maximum(one, other) - np.minimum(one, other))
+
+
+def _in_any_channel(differs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where a channel (p, 3, ...) differs, without a reduction: NumPy is slow along so short an axis."""
+    return np.asarray(differs[:, 0] | differs[:, 1] | differs[:, 2])
+
+
+def _count(cells: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return how many of the cells (p, ...) of each pair are set, at most SIDE squared."""
+    return np.asarray(cells.reshape(len(cells), -1).sum(axis=1, dtype=np.uint16))
+
+
 def _share(gap: NDArray[Any], content: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the share (p,) of content cells (p, SIDE, SIDE) with a visible difference, by gaps (p, 3, SIDE, SIDE)."""
-    differing = (gap.max(axis=1) > TOLERANCE) & (content > 0)
-    return np.asarray(differing.sum(axis=(1, 2)) / np.maximum(content.sum(axis=(1, 2)), FEWEST_CELLS))
+    differing = _in_any_channel(gap > TOLERANCE) & (content > 0)
+    return np.asarray(_count(differing) / np.maximum(_count(content), FEWEST_CELLS))
 
 
 def _residual(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
