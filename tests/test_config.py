@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_core.config import AuditConfig, Config, ExtensionConfig, PretrainingConfig, SearchConfig, StudyConfig
+from vlm_core.config import (
+    AuditConfig,
+    Config,
+    ExtensionConfig,
+    PreparationSettings,
+    PretrainingConfig,
+    SearchConfig,
+    StudyConfig,
+)
 from vlm_core.config.presets import PRESETS, SUITING
 from vlm_core.errors import UserError, redact
 
@@ -260,3 +268,20 @@ def test_stored_params_with_former_names_are_read_in_silence(caplog):
     study = StudyConfig.from_params({"study": "mine", "answers": "classify", "protocols": "holdout,study"})
     assert (study.study, study.objectives, study.protocols) == ("mine", "classify", "holdout,original")
     assert caplog.messages == []
+
+
+def test_preparation_has_the_settings_of_catalogue_and_split_alone():
+    settings = PreparationSettings.build({"label": "masterCategory,articleType", "per_category": 10})
+    assert (settings.labels, settings.per_category) == (("masterCategory", "articleType"), 10)
+    with pytest.raises(UserError, match="there is no setting called lora_rank"):
+        PreparationSettings.build({"lora_rank": 4})
+    with pytest.raises(UserError, match="protocol=condition-cnn needs the lists"):
+        PreparationSettings.build({"protocol": "condition-cnn"})
+
+
+def test_help_says_defaults_as_they_are_typed():
+    parser = argparse.ArgumentParser()
+    Config.add_flags(parser)
+    shown = " ".join(parser.format_help().split())
+    assert "{true,false} download images at web addresses, unless they are there already (default: false)" in shown
+    assert "(default: )" not in shown and "(default: '" not in shown

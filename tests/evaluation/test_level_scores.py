@@ -39,6 +39,9 @@ def test_each_level_is_scored_with_and_without_the_rule():
     assert score.hierarchical_f1 == pytest.approx(6 / 8)
     # without the rule the first has three categories, of which two are right: 2 * 6 / (8 + 9)
     assert score.hierarchical_f1_without_rule == pytest.approx(2 * 6 / 17)
+    assert score.summary(2) == (
+        "Hierarchical F1 0.75 (0.71 without the rule). Inconsistent predictions: 0.00% (20.00% without the rule)."
+    )
 
 
 def test_metrics_name_the_level_and_survive_files(tmp_path):
