@@ -63,6 +63,12 @@ def test_a_presets_weights_give_way_to_a_checkpoint_that_is_named():
         _flags("--preset", "demo", "--checkpoint", "folder", "--weights", "tiny")
 
 
+def test_pooling_is_clips():
+    assert PretrainingConfig.build({"model": "clip-large", "pooling": "mean"}).pooling == "mean"
+    with pytest.raises(UserError, match="pooling=mean is CLIP's, and model=git pools in its own way: omit pooling="):
+        PretrainingConfig.build({"model": "git", "pooling": "mean"})
+
+
 def test_every_preset_names_real_settings_and_makes_a_valid_configuration():
     for name, values in {**PRESETS, **SUITING}.items():
         assert set(values) <= {setting for kind in KINDS for setting in kind.model_fields}
