@@ -53,4 +53,4 @@ def make_cell(
 
 def make_cells(*cells: CellResult, main_mode: str = "full") -> CellResults:
     plan = StudyPlan(tuple(cell.cell for cell in cells), frozenset({"families"}), main_mode, 0, {})
-    return CellResults(plan, cells)
+    return CellResults(plan, cells, len(cells))

@@ -6,34 +6,13 @@ import pytest
 from tests.study.made_cells import FAIR, GOOD, make_predictions
 from vlm_core.config import StudyConfig
 from vlm_core.errors import UserError
-from vlm_core.study.fusion_comparison import MISSING, Reader, ReaderPredictions, _headline, _pairs, readers
+from vlm_core.study import fusion_comparison
+from vlm_core.study.fusion_comparison import MISSING, ReaderPredictions, _headline, _pairs
+from vlm_core.study.readers import Reader
 from vlm_core.study.running import run_study
+from vlm_core.tracking.reader import RunReader
 
 POOR = ((4, 6), (6, 4))
-
-
-def test_a_family_without_language_reads_pictures_alone():
-    assert [reader.label for reader in readers(["vision"]) if reader.family == "vision"] == ["vision picture"]
-
-
-def test_every_way_stands_beside_its_inputs_alone_masked_and_not():
-    found = readers(["clip"])
-    assert [reader.label for reader in found if reader.family == "baseline"] == [
-        "baseline picture",
-        "baseline text",
-        "baseline both, stacked",
-        "baseline text (masked)",
-        "baseline both, stacked (masked)",
-    ]
-    of_clip = [reader for reader in found if reader.family == "clip"]
-    assert {reader.fusion for reader in of_clip if not reader.masked} == {
-        "",
-        "late",
-        "concat",
-        "cross-attention",
-        "own",
-    }
-    assert sum(reader.inputs == "image" for reader in of_clip) == 1 and len(of_clip) == 11
 
 
 def test_more_titles_are_missing_with_a_larger_share_and_the_others_stay():
@@ -67,21 +46,40 @@ def test_thin_categories_are_no_headline_unless_all_are():
 
 
 @pytest.mark.slow
-def test_the_part_alone_is_a_study(shop, stocked, monkeypatch):
+def test_the_part_is_a_study_of_cells_of_which_the_failed_ones_are_repeated(shop, stocked, monkeypatch):
     monkeypatch.setattr("vlm_core.study.report.plot_svg", lambda plot: "<svg></svg>")
+    some = [
+        Reader("baseline", "text"),
+        Reader("clip", "image"),
+        Reader("clip", "text"),
+        Reader("clip", "image+text", "late"),
+    ]
+    monkeypatch.setattr("vlm_core.study.plan.readers", lambda families: some)
     given = {"preset": "demo", "parts": "fusion", "families": "clip", "seeds": 1, "threads": 1, "data": str(shop)}
     small = {"per_category": 20, "train_per_category": 12, "epochs": 2, "resamples": 100}
     with pytest.raises(UserError, match="text_columns=brand is not a column"):
         run_study(StudyConfig.build({**given, **small, "text_columns": "brand"}), stocked)
-    found = run_study(StudyConfig.build({**given, **small}), stocked).results.fusion
+    fit = fusion_comparison._fit_probe
+
+    def fit_all_but_one(config, *rest):
+        if config.inputs == "image+text" and config.fusion == "late":
+            raise UserError("no room")
+        return fit(config, *rest)
+
+    monkeypatch.setattr(fusion_comparison, "_fit_probe", fit_all_but_one)
+    with pytest.raises(UserError, match="1 of 4 cells failed, the first with: UserError: no room"):
+        run_study(StudyConfig.build({**given, **small}), stocked)
+    monkeypatch.setattr(fusion_comparison, "_fit_probe", fit)
+    results = run_study(StudyConfig.build({**given, **small}), stocked).results
+    assert results.cells_finished == results.cells_planned == 4
+    children = RunReader().children(results.run_id)
+    assert sorted(children["status"]) == ["FAILED"] + ["FINISHED"] * 4
+    found = results.fusion
     assert found is not None
-    assert [row.label for row in found.rows] == [reader.label for reader in readers(["clip"])]
-    fused = [reader.label for reader in readers(["clip"]) if reader.inputs == "image+text"]
-    assert [pair.a for pair in found.pairs] == fused
-    for pair in found.pairs:
-        family, masked = pair.a.split(" ")[0], " (masked)" * pair.a.endswith("(masked)")
-        withheld = {f"{pair.a}, {what} withheld" for what in ("texts", "pictures")}
-        assert pair.b in {f"{family} picture", f"{family} text{masked}", *withheld}
+    assert [row.label for row in found.rows] == [reader.label for reader in some]
+    (pair,) = found.pairs
+    withheld = {f"clip both, late, {what} withheld" for what in ("texts", "pictures")}
+    assert pair.a == "clip both, late" and pair.b in {"clip picture", "clip text", *withheld}
     scores = {row.label: row for row in found.rows}
     assert scores["clip picture"].missing == {}
     text = scores["baseline text"]

@@ -128,6 +128,17 @@ def test_the_continual_part_needs_no_cell() -> None:
     assert plan.cells == () and plan.probe_settings().model == "git"
 
 
+def test_the_part_on_texts_has_a_cell_for_each_reader_with_the_budget_of_a_probe() -> None:
+    plan = planned(parts="fusion", families="clip", seeds=2, text_columns="title,brand")
+    assert len(plan.cells) == 2 * 16 and {cell.seed for cell in plan.cells} == {0, 1}
+    cell = Cell.of("reader/clip:image+text:own:masked/classify/holdout/1")
+    assert cell in plan.cells and cell.label == "clip both, own (masked)"
+    settings, probe = plan.settings(cell), plan.probe_settings()
+    assert (settings.inputs, settings.fusion, settings.mask_label_words) == ("image+text", "own", True)
+    assert (settings.seed, settings.text_columns, settings.mode) == (1, "title,brand", "probe")
+    assert (settings.learning_rate, settings.epochs) == (probe.learning_rate, probe.epochs)
+
+
 def test_a_family_has_no_cells_of_modes_that_it_lacks() -> None:
     config = StudyConfig.build(
         {"families": "siglip,vision", "modes": "zero-shot,fusion,probe", "seeds": 1, "parts": "families"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from vlm_core.evaluation.evaluation import Evaluation
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.progress import track
 from vlm_core.study.measurements import FOLDER, FORMER_NAMES
-from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
+from vlm_core.study.plan import MECHANISM, READER, Cell, StudyPlan
 from vlm_core.study.results_json import read_json
 from vlm_core.tracking.reader import RunReader
 
@@ -47,10 +47,11 @@ class CellResult:
 
 @dataclass(frozen=True)
 class CellResults:
-    """All finished cells of a study."""
+    """All finished cells of a study but for readers, which only their own section compares."""
 
     plan: StudyPlan
     cells: tuple[CellResult, ...]
+    finished: int  # cells, readers among them
 
     @cached_property
     def by_configuration(self) -> dict[str, list[CellResult]]:
@@ -78,14 +79,23 @@ class CellResults:
 def read_cell_results(parent: str, plan: StudyPlan, folder: Path) -> CellResults:
     """Read the finished cells of the study whose run is `parent`; artifacts are copied into `folder`."""
     reader = RunReader()
+    runs = finished_runs(reader, parent, plan.cells)
+    results = [
+        _read_cell_result(reader, cell, row, folder / str(row["run_id"]))
+        for cell, row in track(runs, "reading the study's runs", len(runs))
+        if cell.model != READER
+    ]
+    return CellResults(plan, tuple(results), len(runs))
+
+
+def finished_runs(reader: RunReader, parent: str, cells: Sequence[Cell]) -> list[tuple[Cell, pd.Series[Any]]]:
+    """Return those of the cells that are finished, each with the row of its run, a child of `parent`."""
     children = reader.children(parent)
-    results = []
-    for cell in track(plan.cells, "reading the study's runs", len(plan.cells)):
-        runs = children[(children["name"] == cell.key) & (children["status"] == "FINISHED")]
-        if len(runs):
-            row = runs.iloc[0]
-            results.append(_read_cell_result(reader, cell, row, folder / str(row["run_id"])))
-    return CellResults(plan, tuple(results))
+    if not len(children):
+        return []
+    finished = children[children["status"] == "FINISHED"].drop_duplicates("name")
+    rows = {str(row["name"]): row for _, row in finished.iterrows()}
+    return [(cell, rows[cell.key]) for cell in cells if cell.key in rows]
 
 
 def _read_cell_result(reader: RunReader, cell: Cell, row: pd.Series[Any], folder: Path) -> CellResult:

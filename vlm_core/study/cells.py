@@ -11,7 +11,7 @@ from vlm_core.config import CatalogueSettings, Config, WeightsSettings
 from vlm_core.config.settings import Settings
 from vlm_core.data import load_catalogue, load_data
 from vlm_core.progress import quiet
-from vlm_core.study.plan import MECHANISM, Cell, StudyPlan
+from vlm_core.study.plan import MECHANISM, READER, Cell, StudyPlan
 
 if TYPE_CHECKING:
     from vlm_core.catalogue.catalogue import Catalogue
@@ -41,6 +41,8 @@ def _run(pending: PendingCell, plan: StudyPlan, root: Path, parent: str) -> str:
 
     if pending.cell.model == MECHANISM:
         return _run_mechanism(pending.cell, plan, root, parent)
+    if pending.cell.model == READER:
+        return _run_reader(pending.cell, plan, root, parent)
     config = plan.settings(pending.cell)
     data = _load(config, root)
     run_id = pending.run_id if pending.trained else _train(pending, config, data, root, parent)
@@ -101,6 +103,28 @@ def _run_mechanism(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
         run.predictions(result.validation, "validation")
         run.tags({"weights_trained": str(result.weights), "chosen_learning_rate": str(result.learning_rate)})
         run.metrics({"train_seconds": result.seconds, "best_epoch": result.best_epoch})
+        return run.run_id
+
+
+def _run_reader(cell: Cell, plan: StudyPlan, root: Path, parent: str) -> str:
+    """Train one reader's head on frozen towers, and store its scores and what it predicts with an input withheld."""
+    from vlm_core.inference import evaluate_predictions, set_threads
+    from vlm_core.study.fusion_comparison import train_and_test
+    from vlm_core.tracking import tags
+    from vlm_core.tracking.writer import RunWriter
+
+    config = plan.settings(cell)
+    set_threads(config.threads)
+    data = _load(config, root)
+    with RunWriter(config.experiment, cell.key, parent=parent, folder=root) as run:
+        run.params(config.to_params())
+        run.dataset(data.catalogue, data.split)
+        run.tags({tags.KIND: "reader", "reader": cell.reader.label})
+        tested = train_and_test(config, data, root)
+        split = data.split
+        run.evaluation(evaluate_predictions(config, data.catalogue, tested.complete, split.test, split.prior))
+        for name, predictions in tested.withheld.items():
+            run.predictions(predictions, name)
         return run.run_id
 
 

@@ -30,7 +30,8 @@ from vlm_core.evaluation.summary import macro_f1
 from vlm_core.progress import track
 from vlm_core.study import results
 from vlm_core.study.cell_results import CellResult, CellResults, read_cell_results
-from vlm_core.study.plan import BASELINE, LEAKING, MECHANISM, StudyPlan
+from vlm_core.study.plan import LEAKING, MECHANISM, StudyPlan
+from vlm_core.study.readers import BASELINE
 from vlm_core.study.robustness import Robustness
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ def collect(
 ) -> results.Results:
     """Return the results of the cells that have finished; `interim` ones lack what takes more than moments."""
     from vlm_core.study.continual_benchmark import measure_continual
-    from vlm_core.study.fusion_comparison import measure_fusion
+    from vlm_core.study.fusion_comparison import compare_readers
     from vlm_core.study.suspects import find_suspects
     from vlm_core.tracking.tags import machine_tags
 
@@ -85,7 +86,7 @@ def collect(
             "faithfulness": lambda: _measured(first, "faithfulness", Faithfulness),
             "layers": lambda: _measured(first, "layers", tuple[LayerStatistics, ...]),
             "continual": lambda: measure_continual(plan, config, data, root) if "continual" in plan.parts else (),
-            "fusion": lambda: measure_fusion(plan, config, data, root) if "fusion" in plan.parts else None,
+            "fusion": lambda: compare_readers(parent, plan, config, data, root) if "fusion" in plan.parts else None,
         }
         left_out: dict[str, Any] = dict(_SLOW) if interim else {}
         collected = {name: _timed(name, make) for name, make in parts.items() if name not in left_out}
@@ -97,7 +98,7 @@ def collect(
             catalogue=data.catalogue.name,
             categories=data.split.categories,
             cells_planned=len(plan.cells),
-            cells_finished=len(cells.cells),
+            cells_finished=cells.finished,
             failed=dict(failed),
             **collected,
             **left_out,

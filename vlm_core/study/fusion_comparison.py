@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from vlm_core.config import Config, StudyConfig
-from vlm_core.config.families import FAMILIES, family_of
 from vlm_core.data import Data, load_data, text_reading, words_of_labels
 from vlm_core.evaluation.predictions import Predictions
 from vlm_core.evaluation.seeds import SHARE, over_seeds
@@ -20,34 +19,22 @@ from vlm_core.evaluation.subgroups import well_tested
 from vlm_core.evaluation.summary import macro_f1
 from vlm_core.evaluation.text_leak import TextLeak, measure_text_leak
 from vlm_core.inference import predict_rows
-from vlm_core.progress import quiet, track
+from vlm_core.progress import quiet
+from vlm_core.study.cell_results import finished_runs
 from vlm_core.study.cells import load_encoder
-from vlm_core.study.plan import StudyPlan
+from vlm_core.study.plan import READER, StudyPlan
+from vlm_core.study.readers import BASELINE, Reader
 from vlm_core.study.results import FusionResults, FusionRow, PairRow, TextLeakRow
+from vlm_core.tracking.reader import RunReader
 
 if TYPE_CHECKING:
     from vlm_core.evaluation.bootstrap import Estimate
     from vlm_core.models.categoriser import Categoriser
     from vlm_core.models.loading import LoadedWeights
 
-BASELINE: Final = "baseline"
 MISSING: Final = (0.0, 0.25, 0.5, 1.0)  # shares of titles that are left out in tests
-
-
-@dataclass(frozen=True)
-class Reader:
-    """What is compared: a family, or the baseline, with its inputs and the way they are fused."""
-
-    family: str
-    inputs: str  # image, text or image+text
-    fusion: str = ""  # of both
-    masked: bool = False  # whether the texts lack the words of labels
-
-    @property
-    def label(self) -> str:
-        """The reader in words."""
-        read = {"image": "picture", "text": "text"}.get(self.inputs, f"both, {self.fusion}")
-        return f"{self.family} {read}{' (masked)' if self.masked else ''}"
+WITHOUT_TEXT: Final = "without_text"
+WITHOUT_PICTURE: Final = "without_picture"
 
 
 @dataclass(frozen=True)
@@ -58,6 +45,23 @@ class ReaderPredictions:
     without_text: Predictions
     without_picture: Predictions | None = None  # of a reader of both
 
+    @property
+    def withheld(self) -> dict[str, Predictions]:
+        """The predictions with an input withheld, by their names in a run; none of a reader of pictures alone."""
+        named = {WITHOUT_TEXT: self.without_text, WITHOUT_PICTURE: self.without_picture}
+        return {name: each for name, each in named.items() if each is not None and each is not self.complete}
+
+    @classmethod
+    def read(cls, store: RunReader, run_id: str, reader: Reader) -> ReaderPredictions:
+        """Read them from the reader's run."""
+        complete = store.predictions(run_id)
+        if reader.inputs == "image":
+            return cls(complete, complete)
+        without_text = store.predictions(run_id, WITHOUT_TEXT)
+        if reader.inputs == "text":
+            return cls(complete, without_text)
+        return cls(complete, without_text, store.predictions(run_id, WITHOUT_PICTURE))
+
     def missing(self, share: float, seed: int) -> Predictions:
         """Return the predictions where a share of the products has no text: more of them with a larger share."""
         missing = np.random.default_rng([seed, 3]).random(len(self.complete)) < share
@@ -65,42 +69,34 @@ class ReaderPredictions:
         return replace(self.complete, log_probabilities=rows)
 
 
-def readers(families: Sequence[str]) -> list[Reader]:
-    """Return all that are compared, the baseline first; a family without language reads pictures alone."""
-    from vlm_core.models.fusion import Fusion
+def compare_readers(parent: str, plan: StudyPlan, config: StudyConfig, data: Data, root: Path) -> FusionResults | None:
+    """Return the results of the readers that have finished with every seed, None where there is none.
 
-    found = []
-    for family in (BASELINE, *families):
-        ways = ("stacked",) if family == BASELINE else get_args(Fusion)
-        found.append(Reader(family, "image"))
-        if family != BASELINE and not FAMILIES[family_of(family)].has_language:
-            continue
-        for masked in (False, True):
-            found.append(Reader(family, "text", masked=masked))
-            found += [Reader(family, "image+text", way, masked) for way in ways]
-    return found
-
-
-def measure_fusion(plan: StudyPlan, config: StudyConfig, data: Data, root: Path) -> FusionResults:
-    """Return the results of all readers over the study's seeds. Raises UserError for a catalogue without texts."""
-    tested: dict[Reader, list[ReaderPredictions]] = defaultdict(list)
-    leaks: list[TextLeak] = []
-    encoders = {family: load_encoder(config, family) for family in plan.families}
+    Their runs are children of the run `parent`.
+    """
+    tested = _read_finished(parent, plan)
+    if not tested:
+        return None
     seeds = range(config.seed, config.seed + config.seeds)
+    leaks = []
     for seed in seeds:
-        settings = plan.probe_settings().model_copy(
-            update={"seed": seed, "inputs": "text", "text_columns": config.text_columns}
-        )
+        settings = plan.probe_settings().model_copy(update={"seed": seed, "inputs": "text"})
         with quiet():
-            split = load_data(settings, root, data.catalogue)
-            leaks.append(_leak(settings, split))
-        all_readers = readers(plan.families)
-        found = _test_seed(all_readers, settings, split, encoders, root)
-        for reader, each in track(found, f"picture and text, seed {seed}", len(all_readers)):
-            tested[reader].append(each)
+            leaks.append(_leak(settings, load_data(settings, root, data.catalogue)))
     headline = _headline(next(iter(tested.values())))
     rows = [_row(reader, each, headline, seeds) for reader, each in tested.items()]
     return FusionResults(tuple(rows), _pairs(tested, headline), _leak_rows(leaks))
+
+
+def _read_finished(parent: str, plan: StudyPlan) -> dict[Reader, list[ReaderPredictions]]:
+    """Return what the readers predicted, seed by seed, of those that have finished with every seed."""
+    store = RunReader()
+    cells = [cell for cell in plan.cells if cell.model == READER]
+    tested: dict[Reader, list[ReaderPredictions]] = defaultdict(list)
+    for cell, row in finished_runs(store, parent, cells):
+        tested[cell.reader].append(ReaderPredictions.read(store, str(row["run_id"]), cell.reader))
+    seeds = len({cell.seed for cell in cells})
+    return {reader: each for reader, each in tested.items() if len(each) == seeds}
 
 
 def _leak(settings: Config, data: Data) -> TextLeak:
@@ -113,35 +109,13 @@ def _leak(settings: Config, data: Data) -> TextLeak:
     return measure_text_leak(texts, data.split.labels[rows], words)
 
 
-def _test_seed(
-    all_readers: Sequence[Reader],
-    settings: Config,
-    data: Data,
-    encoders: Mapping[str, LoadedWeights],
-    root: Path,
-) -> Iterator[tuple[Reader, ReaderPredictions]]:
-    """Yield each reader, trained on a seed's split, and what it predicts for the test products."""
-    from vlm_core.models.baseline import Baseline
+def train_and_test(config: Config, data: Data, root: Path) -> ReaderPredictions:
+    """Train a reader's head on frozen towers, and return what it predicts for the test products."""
     from vlm_core.workflows.train import fit_baseline_of
 
-    picture: Baseline | None = None
-    for reader in all_readers:
-        config = settings.model_copy(
-            update={
-                "model": reader.family,
-                "inputs": reader.inputs,
-                "mask_label_words": reader.masked,
-                **({"fusion": reader.fusion} if reader.family != BASELINE and reader.fusion else {}),
-            }
-        )
-        with quiet():
-            if reader.family == BASELINE:
-                model = fit_baseline_of(config, data, picture)
-                picture = model if isinstance(model, Baseline) else picture
-            else:
-                model = _fit_probe(config, data, encoders[reader.family], root)
-            tested = _test(model, data)
-        yield reader, tested
+    if config.model == BASELINE:
+        return _test(fit_baseline_of(config, data), data)
+    return _test(_fit_probe(config, data, load_encoder(config, config.model), root), data)
 
 
 def _fit_probe(config: Config, data: Data, weights: LoadedWeights, root: Path) -> Categoriser:

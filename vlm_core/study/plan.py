@@ -12,11 +12,12 @@ from vlm_core.config.lists import split_list
 from vlm_core.config.presets import MECHANISM as BUDGET
 from vlm_core.errors import UserError
 from vlm_core.study.frozen_towers import KNOWN, Tower, find_towers
+from vlm_core.study.readers import BASELINE, Reader, readers
 
 Part = Literal["families", "ablation", "robustness", "attention", "labels", "cost", "continual", "fusion"]
 PARTS: Final[tuple[str, ...]] = get_args(Part)
-BASELINE: Final = "baseline"
 MECHANISM: Final = "mechanism"
+READER: Final = "reader"
 MODES: Final = ("zero-shot", "probe", "last-blocks", "fusion", "lora", "lp-ft", "full")
 # Generative cells keep the vision tower frozen, so that its tokens are cached, and train all that writes text.
 GENERATIVE_MODE: Final = "fusion"
@@ -27,7 +28,11 @@ GIVEN: Final = "given"  # the protocol that keeps the parts of a catalogue, for 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the matrix. For a run of the ablation `model` is "mechanism" and `mode` `<mechanism>@<tower>`."""
+    """One run of the matrix.
+
+    For a run of the ablation `model` is "mechanism" and `mode` `<mechanism>@<tower>`; for one of the part on pictures
+    with texts they are "reader" and the reader's key.
+    """
 
     model: str
     mode: str
@@ -54,6 +59,8 @@ class Cell:
             from vlm_core.attention.mechanisms import label_of
 
             return label_of(self.mechanism) + (f" ({self.tower} tower)" if self.tower != KNOWN[0] else "")
+        if self.model == READER:
+            return self.reader.label
         return f"{self.model} {self.mode}" + (" (generate)" if self.objective == "generate" else "")
 
     @property
@@ -70,6 +77,11 @@ class Cell:
     def tower(self) -> str:
         """The name of the frozen tower under it; CLIP's where an earlier version names none."""
         return self.mode.partition("@")[2] or KNOWN[0]
+
+    @property
+    def reader(self) -> Reader:
+        """What a run of the part on pictures with texts reads."""
+        return Reader.of(self.mode)
 
     @classmethod
     def of(cls, key: str) -> Cell:
@@ -99,6 +111,9 @@ class StudyPlan:
         """Return the cell's configuration; of a mechanism that of its frozen tower, with the ablation's budget."""
         if cell.model == MECHANISM:
             return self._tower_settings(cell)
+        if cell.model == READER:
+            update = {**cell.reader.settings, "seed": cell.seed, "run_name": cell.key}
+            return self.probe_settings().model_copy(update=update)
         names = {"model": cell.model, "mode": cell.mode, "objective": cell.objective, "protocol": cell.protocol}
         return Config.build({**self.shared_settings, **names, "seed": cell.seed, "run_name": cell.key})
 
@@ -158,7 +173,9 @@ def plan_study(config: StudyConfig, mechanisms: Sequence[str]) -> StudyPlan:
         if "ablation" in parts:
             named = [f"{name}@{tower}" for tower in towers for name in mechanisms]
             cells += [Cell(MECHANISM, mode, "classify", honest, seed) for mode in named]
-    if not cells and not {"continual", "fusion"} & parts:
+        if "fusion" in parts:
+            cells += [Cell(READER, reader.key, "classify", honest, seed) for reader in readers(families)]
+    if not cells and "continual" not in parts:
         raise UserError(
             f"parts={config.parts} leaves nothing to run: name families, ablation, continual or fusion among them."
         )

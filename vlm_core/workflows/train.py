@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from vlm_core.evaluation.product_texts import TextReading
     from vlm_core.evaluation.summary import Summary
     from vlm_core.evaluation.text_leak import TextLeakMetrics
-    from vlm_core.models.baseline import Baseline
     from vlm_core.models.categoriser import Categoriser, HeadKind, VisionLanguageCategoriser
     from vlm_core.models.loading import LoadedWeights
     from vlm_core.models.text_baseline import TextBaseline
@@ -243,8 +242,8 @@ def _train_baseline(config: Config, data: Data, root: Path, parent: str, registe
         return _finish(config, data, model, run, "none", register_model)
 
 
-def fit_baseline_of(config: Config, data: Data, picture: Baseline | None = None) -> Categoriser:
-    """Return the baseline of the settings' inputs, fitted; that of pictures may be given, if it is fitted already."""
+def fit_baseline_of(config: Config, data: Data) -> Categoriser:
+    """Return the baseline of the settings' inputs, fitted."""
     from vlm_core.models.baseline import fit_baseline
     from vlm_core.models.text_baseline import stack_baselines
 
@@ -254,7 +253,7 @@ def fit_baseline_of(config: Config, data: Data, picture: Baseline | None = None)
         return text
     canvas = catalogue.pictures.canvas
     rows = split.train, split.validation
-    picture = picture or fit_baseline(
+    picture = fit_baseline(
         catalogue.pictures, split.labels, *rows, split.categories, canvas, config.seed, balance=config.balance
     )
     if text is None:
