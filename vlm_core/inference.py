@@ -128,15 +128,15 @@ def predict_rows(
     for start in track(starts, "predicting", len(starts)):
         chosen = slice(start, start + PREDICTION_BATCH)
         batch = fit_pictures(catalogue.pictures.take(rows[chosen]), model.canvas)
-        told = model.reads.texts(catalogue.products.iloc[rows[chosen]]) if model.reads else None
+        some_texts = model.reads.texts(catalogue.products.iloc[rows[chosen]]) if model.reads else None
         if without == "text":
-            told = [""] * len(batch)
+            some_texts = [""] * len(batch)
         has_picture = np.zeros(len(batch), dtype=bool) if without == "picture" else None
         if several := model.levels(batch):
             scores.append(several[0])
             levels.append(several[1])
         else:
-            scores.append(model.log_probabilities(batch, told, has_picture))
+            scores.append(model.log_probabilities(batch, some_texts, has_picture))
         if described := model.describe(batch):
             texts.extend(described[0])
             closest.append(described[1])
@@ -195,8 +195,8 @@ def predict_records(
         return [{"error": picture or NOTHING} for picture in pictures]
     blank = np.zeros((*model.canvas, 3), dtype=np.uint8)
     shown = np.stack([blank if isinstance(pictures[place], str) else pictures[place] for place in used])
-    told = [texts[place] for place in used] if texts is not None else None
-    predicted = dict(zip(used.tolist(), predict_pictures(model, shown, told, has_picture[used]), strict=True))
+    some_texts = [texts[place] for place in used] if texts is not None else None
+    predicted = dict(zip(used.tolist(), predict_pictures(model, shown, some_texts, has_picture[used]), strict=True))
     records = []
     for place, picture in enumerate(pictures):
         record = predicted.get(place, {})

@@ -289,8 +289,8 @@ def _prediction(
             )
         )
     if "read" in prediction:
-        told = {"image": "From the image: no title.", "text": "From the title alone."}
-        read = told.get(prediction["read"], "From image and title.")
+        sources = {"image": "From the image: no title.", "text": "From the title alone."}
+        read = sources.get(prediction["read"], "From image and title.")
         words = ", ".join(f"{word} {fall:+.2f}" for word, fall in prediction["words"])
         parts.append(dmc.Text(f"{read} Drop in log odds without each: {words}.", size="xs", c="dimmed"))
     parts.append(_model_views(prediction, run_id, source))

@@ -466,8 +466,8 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 def _fingerprint(products: pd.DataFrame, picture_column: str) -> str:
     """Return 16 hex digits of all rows, in whatever order, place and spelling of paths they and their pictures came."""
-    told = products.drop(columns=[name for name in (picture_column, PART) if name in products])
-    lines = sorted("\x1f".join(values) for values in told.itertuples(index=False))
+    contents = products.drop(columns=[name for name in (picture_column, PART) if name in products])
+    lines = sorted("\x1f".join(values) for values in contents.itertuples(index=False))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

@@ -94,8 +94,8 @@ class OnnxCategoriser(CategoryOnly):
         count, calls = IMAGES_PER_CALL[self.description.precision], []
         for start in range(0, len(pictures), count):
             some = slice(start, start + count)
-            told = None if texts is None else texts[some]
-            inputs = self._inputs(pictures[some], told, None if has_picture is None else has_picture[some])
+            some_texts = None if texts is None else texts[some]
+            inputs = self._inputs(pictures[some], some_texts, None if has_picture is None else has_picture[some])
             calls.append(self._session.run([LOG_PROBABILITIES], inputs)[0])
         return np.concatenate(calls) if calls else np.empty((0, len(self.categories)), np.float32)
 

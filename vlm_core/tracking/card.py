@@ -117,8 +117,8 @@ def _texts(texts: TextLeakMetrics) -> str:
         (markdown_text(name), "" if isnan(share) else f"{share:.1%}") for name, share in texts.leak.by_category.items()
     ]
     columns, leak, alone = map(markdown_text, texts.sentences())
-    told = " ".join([columns, leak if texts.masked else f"**{leak}**", alone])
-    return f"{told}\n\n{markdown_table(('category', 'texts with a word of it'), rows)}"
+    summary = " ".join([columns, leak if texts.masked else f"**{leak}**", alone])
+    return f"{summary}\n\n{markdown_table(('category', 'texts with a word of it'), rows)}"
 
 
 def _leakage(split: Split) -> str:

@@ -74,7 +74,7 @@ def patiently(uri: str, work: Callable[..., T], *given: Any, **named: Any) -> T:
     none if it is away. Raises what `work` raises last; a store that was waited for in vain is not waited for again.
     """
     began = time.monotonic()
-    told = False
+    logged = False
     while True:
         try:
             result = work(*given, **named)
@@ -82,14 +82,14 @@ def patiently(uri: str, work: Callable[..., T], *given: Any, **named: Any) -> T:
             now = time.monotonic()
             waited = now - began
             if waited >= _patience(uri, error) or now >= min(_ends, default=math.inf):
-                if told:
+                if logged:
                     _written.discard(uri)
                 raise
-            if waited >= SECONDS_SILENT and not told:
-                told = True
+            if waited >= SECONDS_SILENT and not logged:
+                logged = True
                 _tell(uri, _problem(error))
         else:
-            if told:
+            if logged:
                 _log.warning("The store %s is back.", redact(uri))
             return result
         time.sleep(SECONDS_BETWEEN)

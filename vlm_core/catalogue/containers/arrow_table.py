@@ -66,11 +66,13 @@ class ArrowTable:
         self.name, self.state = name, _state(files.values())
         self.notes: list[str] = []
         self._stored = tuple(schema.names)
-        self._told = {file: {PART: part_of_file(file), **_partitions(file)} for file in files}
-        told = dict.fromkeys(name for values in self._told.values() for name in values if name not in self._stored)
-        if len({values[PART] for values in self._told.values()}) == 1:
-            told.pop(PART, None)
-        self._own_names = (*self._stored, *told)
+        self._path_values = {file: {PART: part_of_file(file), **_partitions(file)} for file in files}
+        names_in_paths = dict.fromkeys(
+            name for values in self._path_values.values() for name in values if name not in self._stored
+        )
+        if len({values[PART] for values in self._path_values.values()}) == 1:
+            names_in_paths.pop(PART, None)
+        self._own_names = (*self._stored, *names_in_paths)
         self.names = list(self._own_names)
         self._files, self._schema = files, schema
         self.picture = _picture_column(schema)
@@ -122,7 +124,7 @@ class ArrowTable:
         for file, batch in self._batches(columns):
             values = {name: self._texts(name, _column(batch, name)) for name in wanted}
             for name in self._own_names[len(self._stored) :]:
-                values[name] = [self._told[file].get(name, "")] * batch.num_rows
+                values[name] = [self._path_values[file].get(name, "")] * batch.num_rows
             found = batch.column(self.picture) if self.picture in batch.schema.names else None
             for place in range(batch.num_rows):
                 line += 1
@@ -267,8 +269,8 @@ def open_parquet(
         """Return whether the files say that all rows have bytes in a column, or do not say so."""
         for path in files.values():
             with _opened(path) as source:
-                told = parquet.read_metadata(source)
-            groups = (told.row_group(number) for number in range(told.num_row_groups))
+                metadata = parquet.read_metadata(source)
+            groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
             parts = (group.column(place) for group in groups for place in range(group.num_columns))
             of_bytes = [part.statistics for part in parts if part.path_in_schema == f"{column}.bytes"]
             if not of_bytes or any(each is None or each.null_count != 0 for each in of_bytes):

@@ -205,8 +205,8 @@ class Workbook:
                 yield [_cell(value) for value in values]
             return
         formulas = self._formulas[sheet.title].iter_rows(values_only=True, max_col=MOST_COLUMNS)
-        for cells, told in zip(sheet.iter_rows(max_col=MOST_COLUMNS), formulas, strict=True):
-            yield [_computed(cell, formula) for cell, formula in zip(cells, told, strict=True)]
+        for cells, row_formulas in zip(sheet.iter_rows(max_col=MOST_COLUMNS), formulas, strict=True):
+            yield [_computed(cell, formula) for cell, formula in zip(cells, row_formulas, strict=True)]
 
 
 def _is_sheet(name: str) -> bool:
@@ -233,11 +233,11 @@ def _read_beforehand(parts: zipfile.ZipFile, name: str) -> tuple[bool, dict[int,
 
 def _computed(cell: Any, formula: Any) -> str:
     """Return the text of a cell, which is a `_Formula` where it holds one."""
-    told = getattr(formula, "text", formula)  # of an array's formula
-    if not (isinstance(told, str) and told.startswith("=")):
+    written = getattr(formula, "text", formula)  # of an array's formula
+    if not (isinstance(written, str) and written.startswith("=")):
         return _cell(cell.value)
     text = _Formula(_cell(cell.value))
-    text.formula = told
+    text.formula = written
     text.is_stored = cell.value is not None or cell.data_type == "str"  # Excel says so of an empty text
     return text
 
