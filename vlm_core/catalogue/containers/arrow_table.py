@@ -66,13 +66,11 @@ class ArrowTable:
         self.name, self.state = name, _state(files.values())
         self.notes: list[str] = []
         self._stored = tuple(schema.names)
-        self._path_values = {file: {PART: part_of_file(file), **_partitions(file)} for file in files}
-        names_in_paths = dict.fromkeys(
-            name for values in self._path_values.values() for name in values if name not in self._stored
-        )
-        if len({values[PART] for values in self._path_values.values()}) == 1:
-            names_in_paths.pop(PART, None)
-        self._own_names = (*self._stored, *names_in_paths)
+        self._in_paths = {file: {PART: part_of_file(file), **_partitions(file)} for file in files}
+        more = dict.fromkeys(name for values in self._in_paths.values() for name in values if name not in self._stored)
+        if len({values[PART] for values in self._in_paths.values()}) == 1:
+            more.pop(PART, None)
+        self._own_names = (*self._stored, *more)
         self.names = list(self._own_names)
         self._files, self._schema = files, schema
         self.picture = _picture_column(schema)
@@ -124,7 +122,7 @@ class ArrowTable:
         for file, batch in self._batches(columns):
             values = {name: self._texts(name, _column(batch, name)) for name in wanted}
             for name in self._own_names[len(self._stored) :]:
-                values[name] = [self._path_values[file].get(name, "")] * batch.num_rows
+                values[name] = [self._in_paths[file].get(name, "")] * batch.num_rows
             found = batch.column(self.picture) if self.picture in batch.schema.names else None
             for place in range(batch.num_rows):
                 line += 1
