@@ -154,7 +154,8 @@ def update_curves(runs: Runs, version: int | None, run_id: str, epoch: int | Non
     else:
         running = row.get("status") == "RUNNING" and not tested
         without = "The first epoch has not finished yet" if running else "This run was not trained in epochs"
-        figure = no_data(_missing_files(row) or without)
+        missing = "" if extension_of_run(row) else _missing_files(row)  # an extension has no epochs to miss
+        figure = no_data(missing or without)
     return figure, end, value, marks
 
 

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.shops import write_shop
 from vlm_core.catalogue import catalogue as module
-from vlm_core.catalogue.catalogue import prepare_catalogue
+from vlm_core.catalogue.catalogue import joined_catalogue, prepare_catalogue
 from vlm_core.catalogue.containers.folder import FolderFiles
 from vlm_core.catalogue.containers.zip_files import ZipFiles
 from vlm_core.catalogue.reading import Columns
 from vlm_core.errors import UserError
 
+OWN = Columns("id", "photo", "", "category", ())
 KAGGLE = Columns("id", "", "productDisplayName", "masterCategory", ("gender", "season"))
 TABLE = (
     "id,gender,masterCategory,productDisplayName\n"
@@ -290,3 +292,18 @@ def test_names_that_are_no_utf8_are_shown_with_what_they_hold(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path / "shop" / "Bags") + b"/M\xf6bel.jpg")).write_bytes(picture)
     catalogue = prepare_catalogue(str(tmp_path / "shop"), Columns("id", "", "", "masterCategory", ()), tmp_path)
     assert "M\\xf6bel" in set(catalogue.products["id"])
+
+
+def test_joined_rows_keep_their_order_and_canvas_whatever_was_joined_before(tmp_path):
+    old = prepare_catalogue(str(write_shop(tmp_path / "old", {"A": 3}, kind=1)), OWN, tmp_path)
+    new = prepare_catalogue(str(write_shop(tmp_path / "new", {"B": 2}, kind=2)), OWN, tmp_path)
+    joined = {}
+    for canvas in ((80, 60), (40, 30)):
+        for order in ((0, 1, 2), (2, 0, 1)):
+            joined[canvas, order] = joined_catalogue(old, np.array(order), new, new.products, canvas, tmp_path)
+    for (canvas, order), catalogue in joined.items():
+        assert catalogue.fingerprint == joined[(80, 60), (0, 1, 2)].fingerprint
+        assert list(catalogue.products["product_id"][:3]) == [f"p{row + 1}" for row in order]
+        assert catalogue.pictures.canvas == canvas
+    first, second = joined[(80, 60), (0, 1, 2)], joined[(80, 60), (2, 0, 1)]
+    np.testing.assert_array_equal(first.pictures.take(np.array([2, 0, 1, 3, 4])), second.pictures.take(np.arange(5)))

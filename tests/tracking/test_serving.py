@@ -17,9 +17,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from tests.models.families import CATEGORIES, make_categoriser
+from tests.models.test_fusion import make_reader
 from tests.models.test_onnx_export import exported
 from tests.stores import run_python
 from tests.tracking.models import save_categoriser
@@ -166,6 +168,13 @@ def test_a_model_that_writes_answers_with_its_text() -> None:
 def test_an_answer_is_json_without_nan() -> None:
     rows = ServedCategoriser(make_categoriser("clip")).predict(pd.DataFrame({"picture": ["bad!", _text(_picture(1))]}))
     json.dumps(rows.to_dict(orient="records"), allow_nan=False)
+
+
+def test_a_request_with_other_columns_alone_is_refused_with_those_that_are_read() -> None:
+    served = ServedCategoriser(make_reader("clip", "text"))
+    with pytest.raises(MlflowException, match="no column named picture, nor one named text") as refused:
+        served.predict(pd.DataFrame(index=range(0)))
+    assert refused.value.get_http_status_code() == 400
 
 
 def test_no_pictures_no_answers() -> None:

@@ -157,7 +157,8 @@ def joined_catalogue(
     """Return a catalogue of some rows of one, then of rows of another, prepared in a folder of its own.
 
     `added` are the rows of `new`, by their number, as they shall be; an id that `old` has becomes "<id> (<name>)".
-    Columns with paths of pictures are left out. The pictures have the canvas (height, width).
+    Columns with paths of pictures are left out. The pictures have the canvas (height, width). Rows stand in the order
+    in which they are given, whatever order a catalogue of the same products has that was joined before.
     """
     parts = [(old, old_rows), (new, added.index.to_numpy())] if old else [(new, added.index.to_numpy())]
     tables = [added.assign(product_id=_distinct(added["product_id"], new.name, old))]
@@ -166,8 +167,10 @@ def joined_catalogue(
     paths = {part.reading.picture_column for part, _ in parts} - {""}
     products = pd.concat(tables, ignore_index=True).fillna("").drop(columns=paths, errors="ignore")
     reading = replace(new.reading, products=len(products), picture_column="")
-    name, fingerprint = " + ".join(part.name for part, _ in parts), _fingerprint(products, "")
-    folder = root / "data" / "processed" / f"extended-{fingerprint}"
+    name = " + ".join(part.name for part, _ in parts)
+    contents = "\n".join([_fingerprint(products, ""), str(canvas), *products["product_id"]])
+    key = hashlib.blake2b(contents.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    folder = root / "data" / "processed" / f"extended-{key}"
     if not (folder / "reading.json").exists():
         with _preparing(folder) as partial:
             with (partial / "pictures.npy").open("wb") as file:

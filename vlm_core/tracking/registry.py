@@ -83,8 +83,10 @@ def _extension(run: Any) -> _Extension:
     forgotten, most = run.data.metrics.get(FORGETTING), float(run.data.params.get("max_forgetting", 0))
     if forgotten is None:
         return _Extension(parent, "what it forgets of its old categories could not be measured", "")
-    told = f"{forgotten:.4f} of its old categories' macro-F1, where max_forgetting={most:g}"
-    return _Extension(parent, f"it forgets {told}" if forgotten > most else "", f"it forgets {told}")
+    if forgotten < 0:
+        return _Extension(parent, "", f"its old categories' macro-F1 rose by {-forgotten:.4f}")
+    told = f"it forgets {forgotten:.4f} of its old categories' macro-F1, where max_forgetting={most:g}"
+    return _Extension(parent, told if forgotten > most else "", told)
 
 
 def run_of(reference: str) -> str:

@@ -55,8 +55,14 @@ class ServedCategoriser:
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return one row (see the module) for each row of the table.
 
-        Images beyond `MOST_REQUEST_PIXELS` of a request have an `error`.
+        Images beyond `MOST_REQUEST_PIXELS` of a request have an `error`. Raises MlflowException where both are missing.
         """
+        if not {"picture", "text"} & set(table):  # MLflow drops columns of other names, and the rows with them
+            from mlflow.exceptions import MlflowException
+
+            raise MlflowException.invalid_parameter_value(
+                "The request has no column named picture, nor one named text: send rows with one of them, or both."
+            )
         readers, texts = self._inputs(table)
         records: list[dict[str, Any]] = []
         budget = PixelBudget()

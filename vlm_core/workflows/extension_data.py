@@ -166,7 +166,7 @@ def load_extension(config: ExtensionConfig, old: OldRun, root: Path) -> Extensio
         new_train=np.setdiff1d(split.train, parts.train),
         new_categories=split.categories[len(parts.categories) :],
     )
-    _log_extension(extension)
+    _log_extension(extension, seen)
     return extension
 
 
@@ -214,7 +214,7 @@ def _seen(old: OldRun, before: Catalogue | None, used: Rows, new: _NewProducts) 
     return np.concatenate(seen)
 
 
-def _log_extension(extension: ExtensionData) -> None:
+def _log_extension(extension: ExtensionData, seen: NDArray[np.bool_]) -> None:
     split, parts = extension.data.split, extension.old
     logger.info(
         f"{len(extension.new_train):,} new products to learn from, {len(split.validation) - len(parts.validation):,} "
@@ -223,6 +223,14 @@ def _log_extension(extension: ExtensionData) -> None:
     )
     if split.leaking:
         logger.info("LEAKING: evaluated products are in training or pretraining, too: scores reward memory.")
+    evaluated = np.concatenate([split.validation, split.test])
+    counts = Counter(split.categories[place] for place in split.labels[evaluated[seen[evaluated]]])
+    if counts:
+        named = ", ".join(f"{name} ({count})" for name, count in counts.most_common())
+        logger.info(
+            f"The weights may have been pretrained on {sum(counts.values()):,} of the {len(evaluated):,} evaluated "
+            f"products: {named}. Such a version cannot become champion; categories= names others to learn."
+        )
 
 
 def _old_catalogue(config: ExtensionConfig, old: OldRun, root: Path) -> Catalogue | None:

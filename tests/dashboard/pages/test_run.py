@@ -182,6 +182,13 @@ def test_the_model_card_is_read_wherever_the_dashboard_was_started(runs, clip, t
     assert "macro-F1" in _text(page._model_card(runs, clip))
 
 
+def test_an_extension_has_no_epochs_to_be_missed(runs, clip, monkeypatch):
+    row = {**runs.row(clip), "tags.extends": "0123456789abcdef"}
+    monkeypatch.setattr(runs, "row", lambda run_id: row)
+    monkeypatch.setattr(runs, "epochs", lambda run_id: [])
+    assert "was not trained in epochs" in _text(page.update_curves(runs, 1, clip, None, None)[0])
+
+
 def test_files_that_are_gone_are_not_taken_for_a_test_that_never_was(runs, clip, monkeypatch):
     monkeypatch.setattr(runs, "evaluation", lambda *names: None)
     monkeypatch.setattr(runs, "epochs", lambda run_id: [])
