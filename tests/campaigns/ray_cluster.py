@@ -125,6 +125,8 @@ class Campaign:
     def _study_locally(self) -> None:
         if self.options.local:
             self.expected = _cells(self._read(Path(self.options.local).resolve(), ""))
+            if not self.expected:
+                raise SystemExit(f"--local {self.options.local}: no finished cell; name the folder of its mlflow.db.")
             return
         folder, log = self._place("local"), self.folder / "local.log"
         command = [sys.executable, "-m", "experiments.study", *self._flags(*_STUDY)]
