@@ -134,6 +134,7 @@ def test_paper_is_white_and_has_every_row_and_the_screen_is_as_before_afterwards
     page = _settled(site.open("/"))
     _show(page, 1440, "dark")
     _wait_until(page, GRIDS_ARE_DRAWN)
+    expect(page.locator("#leaderboard-grid .ag-center-cols-container .ag-row")).not_to_have_count(0)
     theme, rows = page.locator("html"), page.locator("table.printed tbody tr")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
