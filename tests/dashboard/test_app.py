@@ -18,13 +18,6 @@ from vlm_core.tracking.store import StoreProblem
 
 
 @pytest.fixture
-def runs(filled_store):
-    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
-    made.refresh()
-    return made
-
-
-@pytest.fixture
 def client(runs):
     return create_app(runs).server.test_client()
 

@@ -35,13 +35,6 @@ def _text(component):
 
 
 @pytest.fixture
-def runs(filled_store):
-    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
-    made.refresh()
-    return made
-
-
-@pytest.fixture
 def names(runs):
     table = runs.table()
     return table[table["metrics.test_macro_f1"].notna()].set_index("params.model")["run_id"].to_dict()

@@ -118,13 +118,6 @@ def test_what_a_score_depends_on_is_found_and_constants_are_not():
     assert importance_bars(shares, "#000000").data[0].y[-1] == "rate"
 
 
-@pytest.fixture
-def runs(filled_store):
-    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
-    made.refresh()
-    return made
-
-
 def test_a_store_without_a_search_says_how_to_begin_one(runs):
     state, hidden, choices = search_page.update_state(runs, 1, None)
     assert hidden and "make tune" in _text(state) and choices == []

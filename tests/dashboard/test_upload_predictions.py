@@ -29,13 +29,6 @@ from vlm_core.tracking.registry import resolve
 
 
 @pytest.fixture
-def runs(filled_store):
-    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
-    made.refresh()
-    return made
-
-
-@pytest.fixture
 def models(runs):
     return ModelCache(partial(resolve, uri=runs.uri))
 

@@ -12,13 +12,6 @@ from dashboard.pages import leaderboard
 from dashboard.runs import Runs
 
 
-@pytest.fixture
-def runs(filled_store):
-    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
-    made.refresh()
-    return made
-
-
 def _text(component):
     return json.dumps(component, default=lambda part: part.to_plotly_json())
 

@@ -12,17 +12,9 @@ from dashboard.comparison import compare_runs
 from dashboard.pages import compare
 from dashboard.pages import run as page
 from dashboard.pages.run_tables import long_tail_card, subsets_card
-from dashboard.runs import Runs
 from vlm_core.evaluation.bootstrap import Estimate
 from vlm_core.evaluation.long_tail import TailPart
 from vlm_core.evaluation.subsets import SubsetScore
-
-
-@pytest.fixture
-def runs(filled_store):
-    made = Runs(f"sqlite:///{filled_store}/mlflow.db", filled_store)
-    made.refresh()
-    return made
 
 
 @pytest.fixture
