@@ -177,5 +177,5 @@ def test_a_mean_pooled_clip_is_resumed_continued_and_contradicted(pretrain, monk
     card = (start.folder / "README.md").read_text()
     assert "--pooling mean" in card and "Hugging Face's own `CLIPModel` does not" in card
     assert RunReader().params(stopped(checkpoint=str(start.folder)))["pooling"] == "mean"
-    with pytest.raises(UserError, match=r"were pretrained with pooling=mean, and go on so: omit pooling=class-token"):
+    with pytest.raises(UserError, match=r"were pretrained with pooling=mean, and keep it: omit pooling=class-token"):
         pretrain(model="clip", checkpoint=str(start.folder), pooling="class-token")

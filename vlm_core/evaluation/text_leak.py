@@ -85,7 +85,7 @@ def measure_text_leak(
     )
 
 
-def log_leak(leak: TextLeak, masked: bool) -> str:
+def describe_leak(leak: TextLeak, masked: bool) -> str:
     """Return what is told of texts that a model read, as it read them."""
     state = "masked" if masked else UNMASKED
     return (
@@ -113,7 +113,7 @@ class TextLeakMetrics:
         """Return what is told wherever the run's scores are shown."""
         return [
             f"It reads the texts of {', '.join(self.columns)}.",
-            log_leak(self.leak, self.masked),
+            describe_leak(self.leak, self.masked),
             f"The texts alone (TF-IDF and logistic regression) score {self.alone_macro_f1:.4f} macro-F1 and "
             f"{self.alone_accuracy:.4f} accuracy.",
         ]

@@ -89,13 +89,13 @@ def _log_texts(
     run: RunWriter,
 ) -> None:
     """Log how often the texts of the evaluated rows (n,) name their category, and that they may."""
-    from vlm_core.evaluation.text_leak import log_leak, measure_text_leak
+    from vlm_core.evaluation.text_leak import describe_leak, measure_text_leak
 
     words = words_of_labels(config, catalogue, categories)
     leak = measure_text_leak(reads.texts(catalogue.products.iloc[rows]), labels[rows], words)
     run.params({"inputs": reads.inputs, "mask_label_words": str(bool(reads.masked))})
     run.metrics(leak.metrics())
-    logger.info(log_leak(leak, bool(reads.masked)))
+    logger.info(describe_leak(leak, bool(reads.masked)))
 
 
 def _labels(column: pd.Series[str], categories: Sequence[str], catalogue: str) -> NDArray[np.int64]:

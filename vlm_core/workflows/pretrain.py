@@ -189,7 +189,7 @@ def _set_pooling(config: PretrainingConfig, weights: LoadedWeights) -> None:
         return
     if weights.pretrained:
         raise UserError(
-            f"The weights of {weights.source} were pretrained with pooling={own}, and go on so: omit "
+            f"The weights of {weights.source} were pretrained with pooling={own}, and keep it: omit "
             f"pooling={config.pooling}, or start from others."
         )
     weights.hf.config.vision_config.pooling = config.pooling  # stored with the weights
